@@ -1,0 +1,330 @@
+# shellcheck shell=bash
+# What the lab's scripts share: packages, Debian's suites, and a cache that is never half full.
+#
+# The lab runs real clients and real peers against pausenet. All of them come from Debian, by the
+# machine's own mirror; whatever is unpacked or built is kept in one folder, outside the checkout:
+#
+#   ${PAUSENET_LAB:-$HOME/.cache/pausenet-lab}
+#
+# Use: `source` this file from a script, then
+#
+#   lab_dir                       print the cache folder (made if missing)
+#   lab_once TARGET FUNC ARG...   make TARGET, a folder in the cache, once: see below
+#   need_packages PKG...          install what is missing (as root) or say how to (as anyone else)
+#   sid_get PKG...                print a folder with these packages of Debian sid unpacked together
+#   sid_unpack DIR PKG...         the same into a folder of yours, not cached
+#   sid_source PKG                print a folder with the source package, Debian's patches applied
+#   sid_upstream PKG              print a folder with the source as upstream released it, no patches
+#   sid_depends PKG               print what the package depends on, a name a line; fails if sid has no PKG
+#   bookworm_get, bookworm_unpack...   all of these from Debian bookworm
+#   say, die                      a line to stderr; die also ends the script
+#
+# Answers go to stdout, everything else to stderr. What is cached stays until its folder is removed:
+# `rm -r` it to get the suite's current version. Folders printed from the cache are for reading:
+# copy a source tree before building in it, if the build writes there.
+
+set -euo pipefail
+shopt -s inherit_errexit
+
+say() { printf 'lab: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+lab_dir() {
+    local dir=${PAUSENET_LAB:-${HOME:?set HOME or PAUSENET_LAB}/.cache/pausenet-lab}
+    mkdir -p -- "$dir"
+    (cd -- "$dir" && pwd -P)
+}
+
+# --- once -----------------------------------------------------------------------------------------
+
+# lab_once TARGET FUNC ARG...: unless TARGET (an absolute path in lab_dir) exists, calls
+# `FUNC OUT WORK ARG...` with two empty folders, and renames OUT to TARGET when FUNC succeeded. So
+# what exists is complete. Of two at once, one works and the other waits and finds it done. On
+# failure or a signal both folders go away, and so do those that a killed run left behind.
+#
+# FUNC runs in a bash of its own, which knows this script's functions but only its exported
+# variables. There `set -e` holds, wherever lab_once was called (a function called as
+# `if f` or `f ||` otherwise goes on after an error), and one signal ends all that FUNC started.
+lab_once() {
+    local target=$1
+    [[ ! -e $target ]] || return 0
+    local lab job
+    lab=$(lab_dir)
+    [[ $target == "$lab"/* ]] || die "lab_once: $target is not in $lab"
+    job=(bash -c "set -euo pipefail; shopt -s inherit_errexit; $(declare -f); lab__job \"\$@\"" lab "$lab" "$@")
+    if [[ -n ${LAB_JOB:-} ]]; then # within a job: part of it, and of its process group
+        "${job[@]}"
+        return
+    fi
+    local traps pid status=0
+    traps=$(trap -p INT TERM HUP)
+    LAB_JOB=1 setsid "${job[@]}" </dev/null &
+    pid=$!
+    trap 'lab__stop INT' INT
+    trap 'lab__stop TERM' TERM
+    trap 'lab__stop HUP' HUP
+    wait "$pid" || status=$?
+    trap - INT TERM HUP
+    eval "$traps"
+    return "$status"
+}
+
+# A signal while lab_once waits: end the job, let it clean up, then let the signal do what it would
+# have done. (lab_once's variables are in sight.)
+lab__stop() {
+    kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+    trap - INT TERM HUP
+    eval "$traps"
+    kill -s "$1" "$BASHPID"
+    exit 1
+}
+
+lab__job() {
+    local lab=$1 target=$2 func=$3
+    shift 3
+    local name=${target#"$lab"/} lock
+    name=${name//\//-}
+    lab__lock lock "$lab" "$name"
+    [[ ! -e $target ]] || exit 0
+    lab__tmp=$lab/.tmp/$name # the lock's holder is the only one to use this folder
+    trap 'rm -rf -- "$lab__tmp"' EXIT
+    trap 'exit 143' TERM
+    trap 'exit 130' INT
+    rm -rf -- "$lab__tmp"
+    mkdir -p -- "$lab__tmp/out" "$lab__tmp/work" "${target%/*}"
+    "$func" "$lab__tmp/out" "$lab__tmp/work" "$@"
+    mv -T -- "$lab__tmp/out" "$target"
+}
+
+# lab__lock VAR LAB NAME: take the lock NAME; VAR becomes the file descriptor that holds it.
+lab__lock() {
+    mkdir -p -- "$2/.locks"
+    exec {lab__fd}>>"$2/.locks/$3"
+    if ! flock -n "$lab__fd"; then
+        say "$3: another run is at it, waiting"
+        flock "$lab__fd"
+    fi
+    printf -v "$1" %s "$lab__fd"
+}
+
+# --- the machine's packages -----------------------------------------------------------------------
+
+need_packages() {
+    local missing lab lock log install
+    lab__missing "$@"
+    ((${#missing[@]})) || return 0
+    ((EUID == 0)) ||
+        die "missing packages: ${missing[*]}; do: sudo apt-get install --no-install-recommends ${missing[*]}"
+    lab=$(lab_dir)
+    lab__lock lock "$lab" apt-install
+    lab__missing "$@" # another run may have installed them meanwhile
+    if ((${#missing[@]} == 0)); then
+        exec {lock}>&-
+        return 0
+    fi
+    log=$lab/apt-install.log
+    say "installing ${missing[*]}"
+    install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=600 "${missing[@]}")
+    if ! lab__outside "${install[@]}" >"$log" 2>&1; then
+        say "the package lists may be missing or old: apt-get update"
+        { lab__outside apt-get update -q && lab__outside "${install[@]}"; } >"$log" 2>&1 || {
+            cat -- "$log" >&2
+            die "could not install ${missing[*]}"
+        }
+    fi
+    rm -f -- "$log"
+    exec {lock}>&-
+}
+
+# lab__missing PKG...: sets `missing` to those that are not installed.
+lab__missing() {
+    local state package have=' '
+    missing=()
+    while read -r state package; do
+        [[ $state != installed ]] || have+="$package "
+    done < <(dpkg-query -W -f='${db:Status-Status} ${Package}\n' -- "$@" 2>/dev/null)
+    for package; do
+        [[ $have == *" $package "* ]] || missing+=("$package")
+    done
+}
+
+# lab__outside COMMAND...: in a session of its own, since a signal to this script must not stop dpkg
+# half way; and without our locks, which a daemon that a package starts would hold for ever.
+lab__outside() (
+    for fd in /proc/self/fd/*; do
+        fd=${fd##*/}
+        ((fd <= 2)) || exec {fd}>&-
+    done
+    exec env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 setsid -w "$@" </dev/null
+)
+
+# --- Debian's suites, beside the machine's own lists ----------------------------------------------
+
+sid_get() { lab__get sid "$@"; }
+sid_unpack() { lab__unpack sid "$@"; }
+sid_source() { lab__source sid patched "$1"; }
+sid_upstream() { lab__source sid upstream "$1"; }
+sid_depends() { lab__depends sid "$1"; }
+bookworm_get() { lab__get bookworm "$@"; }
+bookworm_unpack() { lab__unpack bookworm "$@"; }
+bookworm_source() { lab__source bookworm patched "$1"; }
+bookworm_upstream() { lab__source bookworm upstream "$1"; }
+bookworm_depends() { lab__depends bookworm "$1"; }
+
+lab__get() {
+    local suite=$1 target
+    shift
+    target=$(lab_dir)/$suite/packages/$(printf '%s\n' "$@" | sort -u | paste -sd+)
+    lab_once "$target" lab__make_get "$suite" "$@"
+    printf '%s\n' "$target"
+}
+
+lab__make_get() {
+    local out=$1 suite=$3
+    shift 3
+    lab__unpack "$suite" "$out" "$@"
+}
+
+lab__unpack() {
+    local suite=$1 out=$2 debs deb
+    shift 2
+    mkdir -p -- "$out"
+    debs=$(mktemp -d -- "$out/.debs.XXXXXX")
+    say "$suite: fetching $*"
+    lab__fetch "$suite" "$debs" download "$@"
+    for deb in "$debs"/*.deb; do
+        dpkg -x "$deb" "$out"
+    done
+    rm -r -- "$debs"
+}
+
+lab__source() {
+    local suite=$1 kind=$2 package=$3 target
+    target=$(lab_dir)/$suite/source/$package-$kind
+    lab_once "$target" "lab__make_$kind" "$suite" "$package"
+    printf '%s\n' "$target"
+}
+
+lab__make_patched() {
+    local out=$1 work=$2 suite=$3 package=$4
+    need_packages dpkg-dev
+    say "$suite: fetching the source of $package"
+    lab__fetch "$suite" "$work" source --download-only --only-source "$package"
+    rmdir -- "$out" # dpkg-source wants to make it
+    dpkg-source -q --no-check -x "$work"/*.dsc "$out" >&2 # apt has checked it against the signed list
+}
+
+lab__make_upstream() {
+    local out=$1 work=$2 suite=$3 package=$4 tarball
+    need_packages xz-utils
+    say "$suite: fetching the source of $package"
+    lab__fetch "$suite" "$work" source --download-only --only-source --tar-only "$package"
+    for tarball in "$work"/*.tar.*; do
+        [[ $tarball == *.asc ]] || tar -x -f "$tarball" -C "$out" --strip-components=1 --no-same-owner
+    done
+}
+
+lab__depends() {
+    local lab lock answer
+    lab=$(lab_dir)
+    lab__lock lock "$lab" "apt-$1"
+    lab__lists "$lab" "$1"
+    answer=$(lab__apt "$lab" "$1" apt-cache --important depends "$2" 2>/dev/null) || answer=
+    exec {lock}>&-
+    [[ $answer == "$2"* ]] || return 1
+    sed -n 's/^  Depends: //p' <<<"$answer"
+}
+
+# lab__fetch SUITE DIR ARG...: apt-get ARG... in DIR. Suites move on: where a file is gone from the
+# mirror, the lists are renewed and it is tried once more.
+lab__fetch() {
+    local suite=$1 dir=$2 lab lock log
+    shift 2
+    lab=$(lab_dir)
+    log=$lab/apt/$suite/log
+    lab__lock lock "$lab" "apt-$suite"
+    lab__lists "$lab" "$suite"
+    (
+        cd -- "$dir" || exit
+        lab__apt "$lab" "$suite" apt-get -q "$@" >"$log" 2>&1 && exit
+        lab__update "$lab" "$suite"
+        lab__apt "$lab" "$suite" apt-get -q "$@" >"$log" 2>&1
+    ) || {
+        cat -- "$log" >&2
+        die "$suite: apt-get $* failed"
+    }
+    exec {lock}>&-
+}
+
+# lab__lists LAB SUITE: have lists of the suite that are not older than a day.
+lab__lists() {
+    [[ -z $(find "$1/apt/$2/updated" -mtime -1 2>/dev/null) ]] || return 0
+    lab__update "$1" "$2"
+}
+
+# lab__update LAB SUITE: fetch the suite's lists of packages and sources, from the first of the
+# machine's mirrors that has it under the signature of Debian's archive.
+lab__update() {
+    local lab=$1 suite=$2 dir=$1/apt/$2 keyring uri
+    need_packages debian-archive-keyring
+    for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
+        [[ ! -e $keyring ]] || break
+    done
+    mkdir -p -- "$dir/lists" "$dir/cache"
+    # The machine's hooks after an update concern its own lists and cache, not these. No sandbox
+    # user: it could not enter a cache in a private home; signature and hashes are checked anyway.
+    cat >"$dir/apt.conf" <<END
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+APT::Update::Error-Mode "any";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::PDiffs "false";
+Acquire::GzipIndexes "true";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::Etc::sourceparts "/dev/null";
+END
+    rm -f -- "$dir/log"
+    say "$suite: fetching the package lists"
+    for uri in $(lab__mirrors "$dir"); do
+        printf '%s\n' 'Types: deb deb-src' "URIs: $uri" "Suites: $suite" 'Components: main' \
+            "Signed-By: $keyring" >"$dir/new.sources"
+        if lab__apt "$lab" "$suite" apt-get -q -o "Dir::Etc::sourcelist=$dir/new.sources" update >"$dir/log" 2>&1; then
+            mv -- "$dir/new.sources" "$dir/debian.sources"
+            touch -- "$dir/updated"
+            return 0
+        fi
+    done
+    rm -f -- "$dir/new.sources"
+    [[ ! -e $dir/log ]] || cat -- "$dir/log" >&2
+    [[ -e $dir/updated ]] || die "$suite: none of this machine's apt sources is a Debian mirror that has it"
+    say "$suite: could not renew the package lists, going on with the old ones"
+}
+
+# lab__apt LAB SUITE TOOL ARG...: an apt tool that sees the suite and nothing of the machine's lists.
+# Its proxies and credentials hold here too.
+lab__apt() {
+    local dir=$1/apt/$2 tool=$3
+    shift 3
+    LC_ALL=C.UTF-8 "$tool" -c "$dir/apt.conf" -o "Dir::Etc::sourcelist=$dir/debian.sources" \
+        -o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache" "$@"
+}
+
+# lab__mirrors DIR: where the machine gets Debian from, the likeliest first. apt itself reads its
+# sources for us, in both their formats. With its lists fetched it knows what is Debian's; without,
+# whatever has a suite of its own (not -security, -updates and the like) is worth trying.
+lab__mirrors() {
+    mkdir -p -- "$1/none"
+    {
+        # shellcheck disable=SC2016 # apt's variables
+        apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 2>/dev/null |
+            sed -n 's/^Debian|Debian|//p'
+        apt-get -o Debug::NoLocking=true -o "Dir::State::Lists=$1/none" update --print-uris 2>/dev/null |
+            sed -n "s#^'\(.*/\)dists/[^-/]*/InRelease' .*#\1#p"
+    } | grep -v '^cdrom:' | awk '!seen[$0]++' || true
+}

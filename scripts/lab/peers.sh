@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Prints a folder with the reference CNI plugins (bridge, ptp, host-local, portmap...): what pausenet
+# stands in for, what it is chained and compared with, and what it is measured against.
+#
+# Use: scripts/lab/peers.sh [bookworm|sid]
+#
+#   bookworm   (default) 1.1.1, of the machine's package containernetworking-plugins
+#   sid        1.9.1 or newer, unpacked in the lab's cache (see lib.sh)
+
+# shellcheck source=lib.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+# peers_from_sid OUT WORK
+peers_from_sid() {
+    sid_unpack "$2" containernetworking-plugins
+    mv -- "$2"/usr/lib/cni/* "$1"
+    check_plugins "$1"
+}
+
+# check_plugins DIR: they are there and answer.
+check_plugins() {
+    local name answer
+    for name in bridge ptp host-local loopback portmap; do
+        answer=$(CNI_COMMAND=VERSION "$1/$name" <<<'{"cniVersion":"1.0.0"}') || die "$1/$name does not run"
+        [[ $answer == *supportedVersions*1.0.0* ]] || die "$1/$name does not speak CNI 1.0.0: $answer"
+    done
+}
+
+main() {
+    local suite=${1:-bookworm} target changed
+    (($# <= 1)) || suite=
+    case $suite in
+    bookworm)
+        need_packages containernetworking-plugins
+        target=/usr/lib/cni
+        # Somebody may have put other plugins in their place, pausenet's among them.
+        changed=$(dpkg --verify containernetworking-plugins | grep -F " $target/" || true)
+        [[ -z $changed ]] || die "not as the package containernetworking-plugins has them:"$'\n'"$changed"
+        check_plugins "$target"
+        ;;
+    sid)
+        target=$(lab_dir)/peers-sid
+        lab_once "$target" peers_from_sid
+        ;;
+    *)
+        say "use: peers.sh [bookworm|sid]"
+        exit 2
+        ;;
+    esac
+    printf '%s\n' "$target"
+}
+
+main "$@"

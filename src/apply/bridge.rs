@@ -1,0 +1,117 @@
+//! The bridge of a network: made on demand, shared, never removed.
+
+use crate::cni::{Code, Error, MacAddr, Result};
+use crate::kernel::link::{Link, Which};
+use crate::kernel::sysctl::Sysctl;
+use crate::kernel::{RouteSocket, address, link};
+use crate::plan::{AddressChange, BridgePlan, bridge_addresses};
+
+/// Sees to it that the bridge exists and is as planned.
+///
+/// # Errors
+/// Code 7 when the name belongs to something else, or another address is in a gateway's way;
+/// 5 and 101 when the kernel refuses something.
+pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
+    let name = &plan.name;
+    let present = find(socket, plan)?;
+    let bridge = match present {
+        Some(bridge) => bridge,
+        None => create(socket, plan)?,
+    };
+    if bridge.kind != "bridge" {
+        let what = if bridge.kind.is_empty() {
+            "a device"
+        } else {
+            &bridge.kind
+        };
+        return Err(Error::new(
+            Code::InvalidConfig,
+            format!(
+                "bridge {name:?}: a link of this name exists and is no bridge, but {what}",
+                name = name.as_str()
+            ),
+        )
+        .hint("give the config another \"bridge\" name, or remove the link"));
+    }
+    // Routes on this link are ours to give.
+    Sysctl::AcceptRa(name).set_if_there("0")?;
+    if !bridge.up || (plan.promiscuous && !bridge.promiscuous) {
+        link::set_up(socket, bridge.index, plan.promiscuous)
+            .map_err(|refusal| refusal.during(format!("switch on bridge {name}")))?;
+    }
+    if !plan.gateways.is_empty() {
+        ensure_gateways(socket, plan, &bridge)?;
+        ensure_forwarding(plan)?;
+    }
+    Ok(bridge)
+}
+
+fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
+    link::get(socket, Which::Name(&plan.name))
+        .map_err(|refusal| refusal.during(format!("look up bridge {}", plan.name)))
+}
+
+fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
+    let name = &plan.name;
+    let mac = MacAddr::random()
+        .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
+    match link::create_bridge(socket, name, mac, plan.mtu, plan.promiscuous) {
+        // Another ADD was faster.
+        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
+        outcome => outcome.map_err(|refusal| refusal.during(format!("create bridge {name}")))?,
+    }
+    find(socket, plan)?.ok_or_else(|| {
+        Error::new(
+            Code::TryAgainLater,
+            format!("bridge {name} was removed while in use"),
+        )
+    })
+}
+
+fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, bridge: &Link) -> Result<()> {
+    let name = &plan.name;
+    let present = address::of_link(socket, bridge.index)
+        .map_err(|refusal| refusal.during(format!("list the addresses of bridge {name}")))?;
+    let changes = bridge_addresses(&present, &plan.gateways, plan.force_address).map_err(|have| {
+        Error::new(
+            Code::InvalidConfig,
+            format!("bridge {name} has address {have}, which is not the gateway's"),
+        )
+        .hint("give the network a bridge of its own, or set \"forceAddress\" to replace the address")
+    })?;
+    for change in &changes {
+        match *change {
+            AddressChange::Remove(have) => address::remove(socket, bridge.index, have)
+                .map_err(|refusal| refusal.during(format!("remove {have} from bridge {name}")))?,
+            AddressChange::Add(gateway) => {
+                let (message, flags) = address::add_request(bridge.index, gateway);
+                match socket.request(message, flags) {
+                    // Another ADD was faster.
+                    Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
+                    outcome => {
+                        outcome.map_err(|refusal| {
+                            refusal.during(format!("add {gateway} to bridge {name}"))
+                        })?;
+                    }
+                }
+            }
+        }
+    }
+    // A bridge whose MAC nobody has set takes the lowest of its ports', and containers would
+    // lose their gateway whenever that changes. Setting it to what it is makes it stay.
+    if let Some(mac) = bridge.mac.filter(|_| !changes.is_empty()) {
+        link::set_mac(socket, bridge.index, mac)
+            .map_err(|refusal| refusal.during(format!("keep the MAC of bridge {name}")))?;
+    }
+    Ok(())
+}
+
+fn ensure_forwarding(plan: &BridgePlan) -> Result<()> {
+    if plan.gateways.iter().any(|gateway| gateway.is_ipv4()) {
+        Sysctl::ForwardIpv4.ensure("1")?;
+    }
+    if plan.gateways.iter().any(|gateway| gateway.is_ipv6()) {
+        Sysctl::ForwardIpv6.ensure("1")?;
+    }
+    Ok(())
+}

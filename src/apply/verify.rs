@@ -1,0 +1,190 @@
+//! CHECK: what ADD promised in its result, compared with what is there.
+
+use std::net::IpAddr;
+
+use super::{Host, container, host_end};
+use crate::cni::request::{FrameMode, GatewayRole, Request};
+use crate::cni::result::{AddResult, Interface};
+use crate::cni::{Code, Error, IfName, Result};
+use crate::kernel::link::{Link, Which};
+use crate::kernel::netns::Netns;
+use crate::kernel::{RouteSocket, address, link, route};
+
+/// Compares the kernel with `promised`, the result of the attachment's ADD.
+///
+/// # Errors
+/// Code 102 for the first difference; 8 and 101 when the comparison cannot be made.
+pub fn verify(
+    host: &mut Host,
+    netns: &Netns,
+    request: &Request,
+    promised: &AddResult,
+) -> Result<()> {
+    let mut inside = netns.enter(&host.netns, container::open)?;
+    let ifname = &request.attachment.ifname;
+    let end = find(&mut inside, ifname, "in the container")?;
+    let promised_end = promised
+        .interfaces
+        .iter()
+        .position(|interface| interface.name == ifname.as_str() && !interface.sandbox.is_empty());
+    if let Some(at) = promised_end {
+        same_mac(&end, &promised.interfaces[at])?;
+    }
+    if !end.up {
+        return Err(differs(format!(
+            "{ifname} is switched off in the container"
+        )));
+    }
+    host_side(host, request, promised, &end)?;
+    addresses(&mut inside, promised, promised_end, &end)?;
+    routes(&mut inside, promised, &end)
+}
+
+fn host_side(host: &mut Host, request: &Request, promised: &AddResult, end: &Link) -> Result<()> {
+    let bridge_name = &request.bridge.name;
+    let bridge = find(&mut host.socket, bridge_name, "on the host")?;
+    if bridge.kind != "bridge" {
+        return Err(differs(format!(
+            "{bridge_name} is no bridge, but a {}",
+            bridge.kind
+        )));
+    }
+    if request.bridge.frames == FrameMode::Promiscuous && !bridge.promiscuous {
+        return Err(differs(format!("bridge {bridge_name} is not promiscuous")));
+    }
+    let on_host = |name: &str| {
+        promised
+            .interfaces
+            .iter()
+            .find(|interface| interface.sandbox.is_empty() && interface.name == name)
+    };
+    if let Some(promised) = on_host(&bridge.name) {
+        same_mac(&bridge, promised)?;
+    }
+
+    let Some(port) = host_end(&mut host.socket, &request.attachment)? else {
+        return Err(differs("the host end of the veth pair is gone".into()));
+    };
+    if port.alias.is_none() {
+        return Err(differs(format!(
+            "the host end {} is only half made",
+            port.name
+        )));
+    }
+    if let Some(promised) = on_host(&port.name) {
+        same_mac(&port, promised)?;
+    }
+    // The pair has to be one pair: each end names the other. A namespace that has come to lie
+    // under this path since then has another interface, whatever its name.
+    if port.peer != Some(end.index) || end.peer != Some(port.index) {
+        return Err(differs(format!(
+            "{} in the container is not the other end of {}",
+            end.name, port.name
+        ))
+        .hint("the path in CNI_NETNS leads to another namespace than at ADD"));
+    }
+    if port.controller != Some(bridge.index) {
+        return Err(differs(format!(
+            "{} is not a port of bridge {bridge_name}",
+            port.name
+        )));
+    }
+    if port.hairpin != (request.bridge.frames == FrameMode::Hairpin) {
+        return Err(differs(format!(
+            "hairpin mode of port {} is {}",
+            port.name,
+            if port.hairpin { "on" } else { "off" }
+        )));
+    }
+    if request.bridge.gateway >= GatewayRole::Gateway {
+        gateways(host, promised, &bridge)?;
+    }
+    Ok(())
+}
+
+fn gateways(host: &mut Host, promised: &AddResult, bridge: &Link) -> Result<()> {
+    let present = address::of_link(&mut host.socket, bridge.index)
+        .map_err(|refusal| refusal.during(format!("list the addresses of {}", bridge.name)))?;
+    for gateway in promised.ips.iter().filter_map(|ip| ip.gateway) {
+        if !present.iter().any(|have| have.ip() == gateway) {
+            return Err(differs(format!(
+                "bridge {} has lost gateway address {gateway}",
+                bridge.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn addresses(
+    inside: &mut RouteSocket,
+    promised: &AddResult,
+    promised_end: Option<usize>,
+    end: &Link,
+) -> Result<()> {
+    let present = address::of_link(inside, end.index)
+        .map_err(|refusal| refusal.during(format!("list the addresses of {}", end.name)))?;
+    // An address without an interface is the container's: old results know no interfaces.
+    let ours = |index: Option<usize>| index.is_none() || index == promised_end;
+    for ip in promised.ips.iter().filter(|ip| ours(ip.interface)) {
+        if !present.contains(&ip.address) {
+            return Err(differs(format!(
+                "{} has lost address {}",
+                end.name, ip.address
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<()> {
+    if promised.routes.is_empty() {
+        return Ok(());
+    }
+    let present = route::list(inside)
+        .map_err(|refusal| refusal.during("list the routes in the container"))?;
+    for promised_route in &promised.routes {
+        let via: Option<IpAddr> = promised_route.gw.or_else(|| {
+            let gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
+            gateways
+                .into_iter()
+                .find(|gateway| gateway.is_ipv4() == promised_route.dst.is_ipv4())
+        });
+        let table = promised_route.table.unwrap_or(route::MAIN_TABLE);
+        let found = present.iter().any(|have| {
+            have.dst == promised_route.dst
+                && have.link == Some(end.index)
+                && have.table == table
+                && (via.is_none() || have.via == via)
+        });
+        if !found {
+            let via = via.map_or_else(String::new, |via| format!(" via {via}"));
+            return Err(differs(format!(
+                "the container has lost its route to {}{via} out of {}",
+                promised_route.dst, end.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn find(socket: &mut RouteSocket, name: &IfName, place: &str) -> Result<Link> {
+    link::get(socket, Which::Name(name))
+        .map_err(|refusal| refusal.during(format!("look up {name} {place}")))?
+        .ok_or_else(|| differs(format!("{name} is gone {place}")))
+}
+
+fn same_mac(link: &Link, promised: &Interface) -> Result<()> {
+    let have = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    if promised.mac.is_empty() || promised.mac.eq_ignore_ascii_case(&have) {
+        return Ok(());
+    }
+    Err(differs(format!(
+        "{} has MAC {have}, not {} as in prevResult",
+        link.name, promised.mac
+    )))
+}
+
+fn differs(what: String) -> Error {
+    Error::new(Code::AttachmentDiffers, what)
+}

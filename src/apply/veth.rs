@@ -1,0 +1,188 @@
+//! The pair of links of one attachment, seen from the host.
+
+use std::time::Duration;
+
+use super::Host;
+use crate::cni::request::Attachment;
+use crate::cni::request::FrameMode;
+use crate::cni::{Code, Error, MacAddr, Result};
+use crate::kernel::link::{Link, NewVeth, Which};
+use crate::kernel::netns::Netns;
+use crate::kernel::{RouteSocket, link};
+use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name};
+
+/// How long a host end may take to come up once both ends are switched on. The kernel does it
+/// in well under a millisecond; the limit is there to end in an error and not in a time-out
+/// of the runtime.
+const UP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Makes the pair. Debris of a killed ADD that is in the way is removed first.
+///
+/// # Errors
+/// Code 100 when the interface or the attachment exists; 101 when the kernel refuses.
+pub fn create(
+    host: &mut Host,
+    netns: &Netns,
+    plan: &Plan,
+    bridge: &Link,
+) -> Result<(Link, MacAddr)> {
+    let random = || {
+        MacAddr::random()
+            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))
+    };
+    let container_mac = match plan.veth.container_mac {
+        Some(mac) => mac,
+        None => random()?,
+    };
+    let new = NewVeth {
+        host_name: &plan.veth.host_name,
+        container_name: &plan.attachment.ifname,
+        container_netns: std::os::fd::AsFd::as_fd(netns),
+        container_mac,
+        host_mac: random()?,
+        mtu: plan.veth.mtu,
+        controller: Some(bridge.index),
+        group: LINK_GROUP,
+    };
+    let mut outcome = link::create_veth(&mut host.socket, &new);
+    if outcome
+        .as_ref()
+        .is_err_and(|refusal| refusal.is(rustix::io::Errno::EXIST))
+    {
+        if !clear_debris(&mut host.socket, &plan.attachment)? {
+            return Err(name_taken(plan, netns));
+        }
+        outcome = link::create_veth(&mut host.socket, &new);
+    }
+    match outcome {
+        Ok(host_end) => Ok((host_end, container_mac)),
+        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => Err(name_taken(plan, netns)),
+        Err(refusal) => Err(refusal.during(format!(
+            "create the veth pair {} (host, port of {}) and {} (in {})",
+            plan.veth.host_name,
+            bridge.name,
+            plan.attachment.ifname,
+            netns.path().display()
+        ))),
+    }
+}
+
+fn name_taken(plan: &Plan, netns: &Netns) -> Error {
+    Error::new(
+        Code::InterfaceExists,
+        format!(
+            "interface {} exists already in {}; nothing was changed",
+            plan.attachment.ifname,
+            netns.path().display()
+        ),
+    )
+    .hint(
+        "each attachment of a container needs an interface name of its own; DEL the old one first",
+    )
+}
+
+/// The host end of an attachment, whole or half made; None when there is none, or when the
+/// name belongs to somebody else.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn host_end(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
+    let link = look_up(socket, attachment)?;
+    Ok(link.filter(|link| match Owner::of(link.alias.as_deref()) {
+        Owner::Attachment(owner) => owner == *attachment,
+        Owner::Nobody => is_half_made(link),
+        Owner::Foreign(_) => false,
+    }))
+}
+
+fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
+    let name = host_end_name(attachment);
+    link::get(socket, Which::Name(&name))
+        .map_err(|refusal| refusal.during(format!("look up the host end {name}")))
+}
+
+/// A link with our mark that never got its alias.
+fn is_half_made(link: &Link) -> bool {
+    link.alias.is_none() && link.group == LINK_GROUP && link.kind == "veth"
+}
+
+/// Removes what a killed ADD of this attachment left. True when there was something. The
+/// caller holds the attachment's lock, so what is half made has no maker any more.
+///
+/// # Errors
+/// Code 100 when the host end is whole, or somebody else's; 101 when the kernel refuses.
+pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool> {
+    let Some(found) = look_up(socket, attachment)? else {
+        return Ok(false);
+    };
+    let exists = |msg: String| Error::new(Code::InterfaceExists, msg);
+    match Owner::of(found.alias.as_deref()) {
+        Owner::Nobody if is_half_made(&found) => {
+            link::delete(socket, found.index).map_err(|refusal| {
+                refusal.during(format!("remove the half-made {}", found.name))
+            })?;
+            Ok(true)
+        }
+        Owner::Attachment(owner) if owner == *attachment => Err(exists(format!(
+            "this attachment exists already (host end {})",
+            found.name
+        ))
+        .hint("a runtime that wants it anew has to DEL it first")),
+        Owner::Attachment(other) => Err(exists(format!(
+            "the host end's name {} is that of another attachment ({other})",
+            found.name
+        ))
+        .hint("two attachments with one hash: DEL one, or change its interface name")),
+        Owner::Nobody | Owner::Foreign(_) => Err(exists(format!(
+            "a link named {} exists and is not ours",
+            found.name
+        ))
+        .hint(format!("see: ip -d link show {}", found.name))),
+    }
+}
+
+/// Removes the attachment's pair, if it is there and the attachment's.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<()> {
+    match host_end(socket, attachment)? {
+        Some(found) => link::delete(socket, found.index)
+            .map_err(|refusal| refusal.during(format!("remove the host end {}", found.name))),
+        None => Ok(()),
+    }
+}
+
+/// Sets the port's flags, waits until it carries traffic, and writes the alias, last.
+///
+/// # Errors
+/// Code 101 when the kernel refuses, or the port does not come up.
+pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<Link> {
+    let index = host_end.index;
+    let attempt = || format!("finish the host end {}", host_end.name);
+    let mut batch = Vec::with_capacity(3);
+    if plan.veth.frames == FrameMode::Hairpin {
+        batch.push(link::hairpin_request(index));
+    }
+    // Asking for a link's state makes the kernel settle it first (linkwatch_sync_dev), so the
+    // port forwards from here on; older kernels do it a moment later.
+    batch.push(link::get_request(Which::Index(index)));
+    batch.push(link::alias_request(index, &alias(&plan.attachment)));
+    let answers = socket
+        .exchange(batch)
+        .map_err(|err| crate::kernel::Refusal::from(err).during(attempt()))?;
+    let mut finished = None;
+    for answer in answers {
+        let messages = answer.map_err(|refusal| refusal.during(attempt()))?;
+        finished = link::first(messages).or(finished);
+    }
+    match finished {
+        Some(link) if link.running => Ok(link),
+        _ => link::wait_running(index, UP_LIMIT).map_err(|refusal| {
+            refusal.during(format!(
+                "wait for the host end {} to come up",
+                host_end.name
+            ))
+        }),
+    }
+}

@@ -1,0 +1,138 @@
+//! `CNI_ARGS`: `KEY=VALUE` pairs between semicolons (specification, section 2, "Parameters").
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{Code, Error, MacAddr, Result};
+
+/// What we understand of `CNI_ARGS`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Args {
+    /// `MAC`: the address the container's interface is to have.
+    pub mac: Option<MacAddr>,
+    /// `IP`: an address to be allocated.
+    pub ip: Option<IpAddr>,
+    /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME`, for messages.
+    pub pod: Option<String>,
+}
+
+impl Args {
+    /// Parses the variable's value. An empty one has no pairs.
+    ///
+    /// Unknown keys are refused unless `IgnoreUnknown` is true, as in the reference.
+    ///
+    /// # Errors
+    /// Code 4 for a malformed pair, a malformed value or an unknown key.
+    pub fn parse(text: &str) -> Result<Self> {
+        let bad = |what: String| Error::new(Code::InvalidEnvironment, format!("CNI_ARGS: {what}"));
+        let mut args = Self::default();
+        let mut unknown = Vec::new();
+        let mut ignore_unknown = false;
+        let (mut namespace, mut name) = ("", "");
+        for pair in text.split(';').filter(|_| !text.is_empty()) {
+            let (key, value) = match pair.split_once('=') {
+                Some((key, value)) if !key.is_empty() && !value.contains('=') => (key, value),
+                _ => return Err(bad(format!("{pair:?} is not KEY=VALUE"))),
+            };
+            match key {
+                "IgnoreUnknown" => {
+                    ignore_unknown = parse_bool(value).ok_or_else(|| {
+                        bad(format!("IgnoreUnknown={value:?} is neither true nor false"))
+                    })?
+                }
+                "MAC" => args.mac = Some(MacAddr::parse(value).map_err(bad)?),
+                "IP" => args.ip = Some(parse_ip(value).map_err(bad)?),
+                "K8S_POD_NAMESPACE" => namespace = value,
+                "K8S_POD_NAME" => name = value,
+                "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
+                _ => unknown.push(key),
+            }
+        }
+        if !unknown.is_empty() && !ignore_unknown {
+            return Err(bad(format!("unknown keys {}", unknown.join(", ")))
+                .hint("add IgnoreUnknown=1 to let a plugin pass over keys it does not know"));
+        }
+        if !name.is_empty() {
+            args.pod = Some(format!("{namespace}/{name}"));
+        }
+        Ok(args)
+    }
+}
+
+/// An address, alone or with a prefix length that is then not looked at (the range decides).
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
+    let ip = match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip),
+        Err(_) => text.parse::<IpNetwork>().map(|net| net.ip()),
+    };
+    // An IPv4 address mapped into IPv6 means the IPv4 one, as in the reference.
+    ip.map(|ip| ip.to_canonical())
+        .map_err(|_| format!("{text:?} is not an IP address"))
+}
+
+/// The words Go's strconv.ParseBool takes, since runtimes are mostly written in Go.
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn kubelet_s_arguments_are_understood() {
+        let args = Args::parse(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;\
+             K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=1-2;FOO=bar",
+        )
+        .unwrap();
+        assert_eq!(args.pod.as_deref(), Some("default/web"));
+    }
+
+    #[test]
+    fn requested_addresses_are_read() {
+        let args = Args::parse("IP=10.1.0.5/16;MAC=02:00:00:00:00:05").unwrap();
+        assert_eq!(args.ip, Some("10.1.0.5".parse().unwrap()));
+        assert_eq!(args.mac.unwrap().to_string(), "02:00:00:00:00:05");
+    }
+
+    #[test]
+    fn malformed_pairs_are_code_4() {
+        for bad in [
+            "x",
+            "a=b=c",
+            "=b",
+            "a=b;",
+            ";",
+            "IP=x",
+            "MAC=1",
+            "IgnoreUnknown=maybe",
+            "A=1",
+        ] {
+            let err = Args::parse(bad).unwrap_err();
+            assert_eq!(err.code, Code::InvalidEnvironment, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let err = Args::parse("FOO=1;BAR=2").unwrap_err();
+        assert!(err.msg.contains("FOO, BAR"), "{err}");
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_any_text_never_panics(text: String) {
+            let _ = Args::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The network configuration as it was written: types only, nothing checked but the JSON.
+//!
+//! [`super::request`] turns it into something that cannot be wrong. Unknown keys are passed
+//! over, as the specification asks; `null` counts as absent, as in the reference.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use super::result::{Dns, Route};
+use super::{Code, Error, Result};
+
+/// One plugin's configuration (specification, section 1), with the keys of the reference's
+/// `bridge` and our own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetConf {
+    pub cni_version: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub r#type: String,
+    /// `bridge`, the default; other modes are named in [`super::request`].
+    pub mode: Option<String>,
+
+    /// The bridge's name on the host; `cni0` by default.
+    pub bridge: Option<String>,
+    /// For both ends of the veth and a new bridge, in bytes; 0 leaves it to the kernel.
+    pub mtu: Option<u32>,
+    /// The bridge gets the gateway's address.
+    #[serde(default, deserialize_with = "nullable")]
+    pub is_gateway: bool,
+    /// And the container a default route through it; implies `isGateway`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub is_default_gateway: bool,
+    /// Replaces an address on the bridge that differs from the gateway's.
+    #[serde(default, deserialize_with = "nullable")]
+    pub force_address: bool,
+    /// The bridge sends a container's frames back to it.
+    #[serde(default, deserialize_with = "nullable")]
+    pub hairpin_mode: bool,
+    /// The bridge receives every frame.
+    #[serde(default, deserialize_with = "nullable")]
+    pub promisc_mode: bool,
+
+    pub ipam: Option<Ipam>,
+    pub dns: Option<Dns>,
+    pub args: Option<ConfArgs>,
+    pub runtime_config: Option<RuntimeConfig>,
+    /// The result of the plugin before this one, or of the whole ADD; any version.
+    pub prev_result: Option<Value>,
+}
+
+/// The `ipam` object, with the keys of the reference's `host-local`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ipam {
+    #[serde(default, deserialize_with = "nullable")]
+    pub r#type: String,
+    /// The legacy form: one range directly in `ipam`, which becomes the first range set.
+    #[serde(flatten)]
+    pub legacy_range: LegacyRange,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ranges: Vec<Vec<Range>>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub routes: Vec<Route>,
+    /// The folder that holds a store per network; `/var/lib/cni/networks` by default.
+    pub data_dir: Option<String>,
+    /// A file in the form of /etc/resolv.conf, whose content becomes the result's `dns`.
+    pub resolv_conf: Option<String>,
+}
+
+/// A range as it stands in `ranges`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Range {
+    #[serde(with = "cidr")]
+    pub subnet: IpNetwork,
+    /// First address to give, inclusive.
+    pub range_start: Option<IpAddr>,
+    /// Last address to give, inclusive.
+    pub range_end: Option<IpAddr>,
+    pub gateway: Option<IpAddr>,
+}
+
+/// The same keys directly in `ipam`, where all of them may be missing.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LegacyRange {
+    pub subnet: Option<String>,
+    pub range_start: Option<IpAddr>,
+    pub range_end: Option<IpAddr>,
+    pub gateway: Option<IpAddr>,
+}
+
+/// `args`: what the runtime adds for all plugins (CONVENTIONS.md of the specification).
+#[derive(Debug, Default, Clone, Deserialize)]
+pub struct ConfArgs {
+    pub cni: Option<ConfArgsCni>,
+}
+
+/// `args.cni`.
+#[derive(Debug, Default, Clone, Deserialize)]
+pub struct ConfArgsCni {
+    pub mac: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ips: Vec<String>,
+}
+
+/// `runtimeConfig`: the capability arguments (CONVENTIONS.md of the specification).
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    pub mac: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ips: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ip_ranges: Vec<Vec<Range>>,
+}
+
+impl NetConf {
+    /// Reads stdin's bytes.
+    ///
+    /// # Errors
+    /// Code 6, with what is wrong and where.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        if bytes.trim_ascii().is_empty() {
+            return Err(Error::new(Code::Decode, "no network config on stdin")
+                .hint("the runtime writes the config to stdin; by hand: pausenet < conf.json"));
+        }
+        serde_json::from_slice(bytes)
+            .map_err(|err| Error::new(Code::Decode, format!("network config: {err}")))
+    }
+}
+
+/// For fields where `null` means the default.
+pub fn nullable<'de, D, T>(deserializer: D) -> std::result::Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Addresses in CIDR notation. Unlike ipnetwork's own form, the prefix length has to be there.
+pub mod cidr {
+    use super::*;
+
+    /// Parses `10.1.0.5/16`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str) -> std::result::Result<IpNetwork, String> {
+        let net = text.parse::<IpNetwork>().ok();
+        net.filter(|_| text.contains('/'))
+            .ok_or_else(|| format!("{text:?} is not an address with a prefix length (CIDR)"))
+    }
+
+    pub fn serialize<S: Serializer>(
+        net: &IpNetwork,
+        to: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        net.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> std::result::Result<IpNetwork, D::Error> {
+        parse(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_not_json_is_code_6() {
+        for bad in [
+            "",
+            "  \n",
+            "x",
+            "[]",
+            "{",
+            "3",
+            "{\"name\": 3}",
+            "{\"mtu\": -1}",
+        ] {
+            let err = NetConf::parse(bad.as_bytes()).unwrap_err();
+            assert_eq!(err.code, Code::Decode, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_tells_line_and_column() {
+        let err = NetConf::parse(b"{\"name\": \"x\",\n \"isGateway\": \"yes\"}").unwrap_err();
+        assert!(err.msg.contains("line 2"), "{}", err.msg);
+    }
+
+    #[test]
+    fn unknown_keys_and_nulls_are_passed_over() {
+        let text = r#"{"name": "x", "isGateway": null, "ipam": null, "futureKey": {"a": [1]}}"#;
+        let conf = NetConf::parse(text.as_bytes()).unwrap();
+        assert!(!conf.is_gateway && conf.ipam.is_none());
+    }
+
+    #[test]
+    fn an_address_without_a_prefix_length_is_no_subnet() {
+        assert!(cidr::parse("10.0.0.0").is_err());
+        assert!(cidr::parse("10.0.0.0/33").is_err());
+        assert!(cidr::parse("10.0.0.0/8").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_any_bytes_never_panics(bytes: Vec<u8>) {
+            let _ = NetConf::parse(&bytes);
+        }
+    }
+}

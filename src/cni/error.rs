@@ -1,0 +1,125 @@
+//! The error a runtime sees: a code of the specification, what went wrong, and what to do.
+
+use serde::Serialize;
+
+/// Error codes: 1 to 99 are the specification's, from 100 on our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The config's `cniVersion` is unknown, or too old for the verb.
+    IncompatibleVersion = 1,
+    /// A field's value asks for something that cannot be had here.
+    UnsupportedField = 2,
+    /// A `CNI_*` variable is missing or malformed.
+    InvalidEnvironment = 4,
+    /// Reading stdin, or reading or writing the address store, failed.
+    Io = 5,
+    /// What was read is not the JSON it should be.
+    Decode = 6,
+    /// The config is well-formed JSON, but cannot be right.
+    InvalidConfig = 7,
+    /// `CNI_NETNS` is not a network namespace, or is the plugin's own.
+    InvalidNetns = 8,
+    /// Nothing is wrong but the moment: the same call may succeed later.
+    TryAgainLater = 11,
+    /// STATUS: the next ADD cannot work.
+    NotAvailable = 50,
+    /// Ours: the attachment exists already, or its interface name is taken in the container.
+    InterfaceExists = 100,
+    /// Ours: the kernel refused a change that it was asked for.
+    KernelRefused = 101,
+    /// Ours: CHECK found a difference between prevResult and the kernel or the store.
+    AttachmentDiffers = 102,
+    /// A fault of the plugin itself.
+    Internal = 999,
+}
+
+/// What every fallible function of the plugin returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed request, in the words of the person who has to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{msg}{}{details}", if details.is_empty() { "" } else { "; " })]
+pub struct Error {
+    /// The code that a runtime branches on.
+    pub code: Code,
+    /// What was attempted, on what, and what came back.
+    pub msg: String,
+    /// What to do about it; may be empty.
+    pub details: String,
+}
+
+impl Error {
+    /// An error without advice.
+    pub fn new(code: Code, msg: impl Into<String>) -> Self {
+        Self {
+            code,
+            msg: msg.into(),
+            details: String::new(),
+        }
+    }
+
+    /// Adds what the reader can do about it.
+    #[must_use]
+    pub fn hint(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// Puts what was being done in front of the message.
+    #[must_use]
+    pub fn context(mut self, what: impl std::fmt::Display) -> Self {
+        self.msg = format!("{what}: {}", self.msg);
+        self
+    }
+
+    /// The error as the specification's JSON object (section 5, "Error").
+    pub fn to_json(&self, cni_version: &str) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            cni_version: &'a str,
+            code: u32,
+            msg: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            details: &'a str,
+        }
+        serde_json::to_string_pretty(&Wire {
+            cni_version,
+            code: self.code as u32,
+            msg: &self.msg,
+            details: &self.details,
+        })
+        .expect("strings and a number always serialise")
+    }
+}
+
+/// Shorthand: an I/O error on a path becomes a code 5 error that names the path.
+pub fn io(action: &str, path: &std::path::Path, err: impl std::fmt::Display) -> Error {
+    Error::new(Code::Io, format!("{action} {}: {err}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_four_fields_of_the_specification() {
+        let err = Error::new(Code::InvalidNetns, "a \"quoted\" path").hint("look there");
+        let json: serde_json::Value = serde_json::from_str(&err.to_json("1.0.0")).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "cniVersion": "1.0.0",
+                "code": 8,
+                "msg": "a \"quoted\" path",
+                "details": "look there"
+            })
+        );
+    }
+
+    #[test]
+    fn context_goes_in_front() {
+        let err = Error::new(Code::Io, "disk full").context("reserve 10.0.0.2");
+        assert_eq!(err.msg, "reserve 10.0.0.2: disk full");
+    }
+}

@@ -1,0 +1,249 @@
+//! Names that are parsed once at the door and safe ever after.
+//!
+//! Each of these ends up in a path, a link's alias or a log line; a value of one of these
+//! types has been checked for all of them.
+
+use super::{Code, Error, Result};
+
+/// How long a network name may be. Both become file names, and fit into a link's alias
+/// together with an interface name (255 bytes: see [`crate::plan::alias`]).
+const MAX_NETWORK: usize = 100;
+
+/// How long a container ID may be; runtimes make them 64 bytes long at most.
+const MAX_CONTAINER: usize = 128;
+
+/// True for the alphabet that the specification gives to network names and container IDs.
+fn is_plain(text: &str, max: usize) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    text.len() <= max
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(plain)
+}
+
+/// A hostile value may be long: an error shows its head only.
+fn shown(text: &str) -> String {
+    let mut head: String = text.chars().take(64).collect();
+    if head.len() < text.len() {
+        head.push('…');
+    }
+    format!("{head:?} ({} bytes)", text.len())
+}
+
+macro_rules! checked_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+checked_name! {
+    /// A network's name, from the config's `name`.
+    NetworkName
+}
+checked_name! {
+    /// A container's ID, from `CNI_CONTAINERID`.
+    ContainerId
+}
+checked_name! {
+    /// A network interface's name: 1 to 15 bytes (the kernel's IFNAMSIZ less its NUL).
+    IfName
+}
+
+impl NetworkName {
+    /// # Errors
+    /// Code 7 when the name is not of the specification's form, or over 100 bytes.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::new(Code::InvalidConfig, "missing network name")
+                .hint("the config needs a \"name\""));
+        }
+        if !is_plain(text, MAX_NETWORK) {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                format!("network name {} is not usable", shown(text)),
+            )
+            .hint(plain_form(MAX_NETWORK)));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl ContainerId {
+    /// # Errors
+    /// Code 4 when the ID is not of the specification's form, or over 128 bytes.
+    pub fn parse(text: &str) -> Result<Self> {
+        if !is_plain(text, MAX_CONTAINER) {
+            return Err(Error::new(
+                Code::InvalidEnvironment,
+                format!("CNI_CONTAINERID {} is not usable", shown(text)),
+            )
+            .hint(plain_form(MAX_CONTAINER)));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+fn plain_form(max: usize) -> String {
+    format!(
+        "it must start with a letter or digit, go on with letters, digits, '_', '.' or '-', \
+         and be at most {max} bytes long"
+    )
+}
+
+impl IfName {
+    /// # Errors
+    /// A sentence that says what is wrong with the name; the caller knows where it came from.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        let bad = |why: &str| Err(format!("interface name {} {why}", shown(text)));
+        match text {
+            "" => return bad("is empty"),
+            "." | ".." => return bad("is not allowed"),
+            _ if text.len() > 15 => return bad("is longer than 15 bytes"),
+            _ => {}
+        }
+        // The kernel's dev_valid_name; control characters are ours, for logs and terminals.
+        if text.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control()) {
+            return bad("contains '/', ':', a space or a control character");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// A random address as the kernel makes them: locally administered, unicast.
+    pub fn random() -> std::io::Result<Self> {
+        let mut bytes = [0; 6];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        bytes[0] = (bytes[0] & 0xfe) | 0x02;
+        Ok(Self(bytes))
+    }
+
+    /// Reads `aa:bb:cc:dd:ee:ff` (or with `-`), any case.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong; the caller knows where the value came from.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let parts: Vec<_> = text.split(separator).collect();
+        let mut bytes = [0; 6];
+        let well_formed = parts.len() == 6
+            && parts.iter().zip(&mut bytes).all(|(part, byte)| {
+                part.len() == 2
+                    && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+                    && u8::from_str_radix(part, 16)
+                        .map(|value| *byte = value)
+                        .is_ok()
+            });
+        if !well_formed {
+            return Err(format!("{} is not a MAC address", shown(text)));
+        }
+        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+            return Err(format!("MAC address {text} cannot belong to an interface"));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl std::fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_that_could_leave_a_folder_or_a_line_are_refused() {
+        let long = "a".repeat(300);
+        for hostile in [
+            "../x", "a/b", "", ".", "-a", "_a", "a b", "a\0b", "a\nb", "é", &long,
+        ] {
+            assert!(NetworkName::parse(hostile).is_err(), "{hostile:?}");
+            assert!(ContainerId::parse(hostile).is_err(), "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_only_the_head_of_a_long_name() {
+        let err = NetworkName::parse(&"/".repeat(100_000)).unwrap_err();
+        assert!(err.msg.len() < 300, "{} bytes", err.msg.len());
+    }
+
+    #[test]
+    fn interface_names_follow_the_kernel() {
+        for good in ["eth0", "a", "net1.100", "fifteen-bytes-x"] {
+            assert!(IfName::parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\tb",
+            "a\u{1b}b",
+            "sixteen-bytes-xx",
+        ] {
+            assert!(IfName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn multicast_and_zero_addresses_are_no_macs() {
+        for bad in [
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "02:00:00:00:00",
+            "0:1:2:3:4:5",
+            "+2:00:00:00:00:00",
+        ] {
+            assert!(MacAddr::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_mac_reads_back_as_itself(mut bytes: [u8; 6]) {
+            bytes[0] = bytes[0] & 0xfe | 0x02;
+            let mac = MacAddr(bytes);
+            prop_assert_eq!(MacAddr::parse(&mac.to_string()).unwrap(), mac);
+        }
+
+        #[test]
+        fn parsing_any_text_never_panics(text: String) {
+            let _ = NetworkName::parse(&text);
+            let _ = ContainerId::parse(&text);
+            let _ = IfName::parse(&text);
+            let _ = MacAddr::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The result of an ADD, held in its newest form and written in whatever version was asked for
+//! (specification, section 5, "ADD Success", and the same section of older versions).
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::config::{cidr, nullable};
+use super::{Code, Error, Result, SpecVersion};
+
+/// What an attachment looks like: interfaces, addresses, routes and name servers.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct AddResult {
+    #[serde(default, deserialize_with = "nullable")]
+    pub interfaces: Vec<Interface>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ips: Vec<IpConfig>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub routes: Vec<Route>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub dns: Dns,
+}
+
+/// An interface that the attachment made, in the container (`sandbox` set) or on the host.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub mac: String,
+    /// In bytes; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// `CNI_NETNS` for interfaces in the container, empty on the host.
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub sandbox: String,
+    /// From 1.1.0 on; passed through.
+    #[serde(
+        default,
+        rename = "socketPath",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub socket_path: Option<String>,
+    /// From 1.1.0 on; passed through.
+    #[serde(default, rename = "pciID", skip_serializing_if = "Option::is_none")]
+    pub pci_id: Option<String>,
+}
+
+/// An address of the attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpConfig {
+    /// Index into `interfaces`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<usize>,
+    /// The address with the prefix length of its subnet.
+    #[serde(with = "cidr")]
+    pub address: IpNetwork,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route of the attachment. The numbers are the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    #[serde(with = "cidr")]
+    pub dst: IpNetwork,
+    /// None: the gateway of the first address of the same family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// Lower is preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// 0 global, 253 link, 254 host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u8>,
+}
+
+impl Route {
+    /// A route to `dst` by way of `gw`, everything else left to the kernel.
+    pub fn via(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
+        Self {
+            dst,
+            gw,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+        }
+    }
+}
+
+/// Name servers for the container; the plugin only passes them on.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub nameservers: Vec<String>,
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub domain: String,
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub search: Vec<String>,
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub options: Vec<String>,
+}
+
+impl Dns {
+    /// True when no name server, domain, search list or option is given.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The `ip4` and `ip6` objects of 0.1.0 and 0.2.0.
+#[derive(Serialize, Deserialize)]
+struct OldIpConfig {
+    #[serde(with = "cidr")]
+    ip: IpNetwork,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    routes: Vec<Route>,
+}
+
+impl AddResult {
+    /// Reads a result of any version, such as a `prevResult`.
+    ///
+    /// Its own `cniVersion` says which; one without is taken to be of the config's version.
+    ///
+    /// # Errors
+    /// Code 1 for an unknown version, code 6 for a result that is not of its version's form.
+    pub fn from_json(value: &Value, config_version: SpecVersion) -> Result<Self> {
+        let version = match value.get("cniVersion").and_then(Value::as_str) {
+            Some(text) => SpecVersion::parse(Some(text))?,
+            None => config_version,
+        };
+        let decode = |err: serde_json::Error| {
+            Error::new(Code::Decode, format!("result of version {version}: {err}"))
+        };
+        if version >= SpecVersion::V0_3_0 {
+            return Self::deserialize(value).map_err(decode);
+        }
+        let mut result = Self {
+            dns: match value.get("dns") {
+                Some(dns) if !dns.is_null() => Dns::deserialize(dns).map_err(decode)?,
+                _ => Dns::default(),
+            },
+            ..Self::default()
+        };
+        for key in ["ip4", "ip6"] {
+            let Some(old) = value.get(key).filter(|old| !old.is_null()) else {
+                continue;
+            };
+            let old = OldIpConfig::deserialize(old).map_err(decode)?;
+            result.ips.push(IpConfig {
+                interface: None,
+                address: old.ip,
+                gateway: old.gateway,
+            });
+            result.routes.extend(old.routes);
+        }
+        Ok(result)
+    }
+
+    /// The result as JSON of the given version. What the version does not know is left out.
+    pub fn to_json(&self, version: SpecVersion) -> Value {
+        let mut out = Map::new();
+        out.insert("cniVersion".into(), json!(version.as_str()));
+        if version < SpecVersion::V0_3_0 {
+            self.write_old_ips(&mut out);
+        } else {
+            self.write_ips(&mut out, version);
+        }
+        // Before 1.0.0 the reference writes an empty object too.
+        if version < SpecVersion::V1_0_0 || !self.dns.is_empty() {
+            out.insert("dns".into(), json!(self.dns));
+        }
+        Value::Object(out)
+    }
+
+    fn write_ips(&self, out: &mut Map<String, Value>, version: SpecVersion) {
+        if !self.interfaces.is_empty() {
+            let known = |interface: &Interface| match version {
+                SpecVersion::V1_1_0 => interface.clone(),
+                _ => Interface {
+                    mtu: None,
+                    socket_path: None,
+                    pci_id: None,
+                    ..interface.clone()
+                },
+            };
+            let interfaces: Vec<_> = self.interfaces.iter().map(known).collect();
+            out.insert("interfaces".into(), json!(interfaces));
+        }
+        if !self.ips.is_empty() {
+            let mut ips = json!(self.ips);
+            if version < SpecVersion::V1_0_0 {
+                for (json, ip) in ips.as_array_mut().into_iter().flatten().zip(&self.ips) {
+                    json["version"] = json!(if ip.address.is_ipv4() { "4" } else { "6" });
+                }
+            }
+            out.insert("ips".into(), ips);
+        }
+        if !self.routes.is_empty() {
+            out.insert("routes".into(), json!(self.routes));
+        }
+    }
+
+    /// One address per family is all that the old form can say.
+    fn write_old_ips(&self, out: &mut Map<String, Value>) {
+        for (key, v4) in [("ip4", true), ("ip6", false)] {
+            let Some(ip) = self.ips.iter().find(|ip| ip.address.is_ipv4() == v4) else {
+                continue;
+            };
+            let of_family = |route: &&Route| route.dst.is_ipv4() == v4;
+            let old = OldIpConfig {
+                ip: ip.address,
+                gateway: ip.gateway,
+                routes: self
+                    .routes
+                    .iter()
+                    .filter(of_family)
+                    .map(|route| Route::via(route.dst, route.gw))
+                    .collect(),
+            };
+            out.insert(key.into(), json!(old));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> AddResult {
+        AddResult {
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                mac: "02:00:00:00:00:01".into(),
+                mtu: Some(1450),
+                sandbox: "/run/netns/x".into(),
+                ..Interface::default()
+            }],
+            ips: vec![
+                IpConfig {
+                    interface: Some(0),
+                    address: "10.1.0.5/16".parse().unwrap(),
+                    gateway: Some("10.1.0.1".parse().unwrap()),
+                },
+                IpConfig {
+                    interface: Some(0),
+                    address: "fd00::5/64".parse().unwrap(),
+                    gateway: None,
+                },
+            ],
+            routes: vec![Route {
+                priority: Some(10),
+                ..Route::via("0.0.0.0/0".parse().unwrap(), None)
+            }],
+            dns: Dns {
+                nameservers: vec!["10.1.0.1".into()],
+                ..Dns::default()
+            },
+        }
+    }
+
+    #[test]
+    fn version_1_1_tells_the_mtu_and_older_ones_do_not() {
+        let newest = sample().to_json(SpecVersion::V1_1_0);
+        assert_eq!(newest["interfaces"][0]["mtu"], 1450);
+        let older = sample().to_json(SpecVersion::V1_0_0);
+        assert!(older["interfaces"][0].get("mtu").is_none());
+        assert!(older["ips"][0].get("version").is_none());
+    }
+
+    #[test]
+    fn version_0_4_numbers_the_address_families() {
+        let json = sample().to_json(SpecVersion::V0_4_0);
+        assert_eq!(json["ips"][0]["version"], "4");
+        assert_eq!(json["ips"][1]["version"], "6");
+    }
+
+    #[test]
+    fn version_0_2_has_one_object_per_family() {
+        let json = sample().to_json(SpecVersion::V0_2_0);
+        assert_eq!(json["ip4"]["ip"], "10.1.0.5/16");
+        assert_eq!(json["ip4"]["routes"][0]["dst"], "0.0.0.0/0");
+        assert_eq!(json["ip6"]["ip"], "fd00::5/64");
+        assert!(json.get("ips").is_none() && json.get("interfaces").is_none());
+    }
+
+    #[test]
+    fn the_newest_form_reads_back_as_itself() {
+        let json = sample().to_json(SpecVersion::V1_1_0);
+        let back = AddResult::from_json(&json, SpecVersion::V0_1_0).unwrap();
+        assert_eq!(back, sample());
+    }
+
+    #[test]
+    fn a_result_without_a_version_is_of_the_config_s() {
+        let json = json!({"ip4": {"ip": "10.0.0.2/24", "gateway": "10.0.0.1"}});
+        let result = AddResult::from_json(&json, SpecVersion::V0_2_0).unwrap();
+        assert_eq!(result.ips[0].address.to_string(), "10.0.0.2/24");
+    }
+
+    #[test]
+    fn nulls_are_taken_as_absent() {
+        let json = json!({"cniVersion": "0.4.0", "interfaces": null, "ips": null, "dns": null});
+        assert_eq!(
+            AddResult::from_json(&json, SpecVersion::V0_4_0).unwrap(),
+            AddResult::default()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_survive_every_version_there_and_back(a: [u8; 4], version in 0usize..7) {
+            let version = SpecVersion::ALL[version];
+            let address = IpNetwork::new(IpAddr::from(a), 24).unwrap();
+            let ips = vec![IpConfig { interface: None, address, gateway: None }];
+            let result = AddResult { ips, ..AddResult::default() };
+            let back = AddResult::from_json(&result.to_json(version), version).unwrap();
+            prop_assert_eq!(back, result);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Ranges of addresses and the order in which they are tried (pure; host-local's rules).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use crate::cni::config;
+
+/// Addresses that may be given out of one subnet, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    pub subnet: IpNetwork,
+    pub start: IpAddr,
+    pub end: IpAddr,
+    /// Never given out.
+    pub gateway: IpAddr,
+}
+
+impl Range {
+    /// Fills in what the config leaves out: from network + 1 to broadcast − 1 (IPv6: to the
+    /// last), gateway at network + 1.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the range.
+    pub fn new(conf: &config::Range) -> Result<Self, String> {
+        let subnet = conf.subnet;
+        let bits = if subnet.is_ipv4() { 32 } else { 128 };
+        if subnet.prefix() > bits - 2 {
+            return Err(format!("subnet {subnet} is too small to allocate from"));
+        }
+        let network = subnet.network();
+        if subnet.ip() != network {
+            return Err(format!(
+                "subnet {subnet} has host bits set: the network is {network}/{}",
+                subnet.prefix()
+            ));
+        }
+        let v4 = subnet.is_ipv4();
+        let first = number(network) + 1;
+        let last = match subnet.broadcast() {
+            last @ IpAddr::V4(_) => number(last) - 1,
+            last @ IpAddr::V6(_) => number(last),
+        };
+        let range = Self {
+            subnet,
+            start: conf
+                .range_start
+                .unwrap_or_else(|| address(first, v4))
+                .to_canonical(),
+            end: conf
+                .range_end
+                .unwrap_or_else(|| address(last, v4))
+                .to_canonical(),
+            gateway: conf
+                .gateway
+                .unwrap_or_else(|| address(first, v4))
+                .to_canonical(),
+        };
+        for (what, ip) in [("rangeStart", range.start), ("rangeEnd", range.end)] {
+            if !subnet.contains(ip) {
+                return Err(format!("{what} {ip} is not in subnet {subnet}"));
+            }
+        }
+        if number(range.end) < number(range.start) {
+            return Err(format!(
+                "rangeEnd {} comes before rangeStart {}",
+                range.end, range.start
+            ));
+        }
+        if range.gateway.is_ipv4() != v4 {
+            return Err(format!(
+                "gateway {} is of another family than subnet {subnet}",
+                range.gateway
+            ));
+        }
+        Ok(range)
+    }
+
+    /// True when the address may be given out of this range (or is its gateway).
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.start.is_ipv4()
+            && (number(self.start)..=number(self.end)).contains(&number(ip))
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.start) || other.contains(self.start)
+    }
+
+    fn size(&self) -> u128 {
+        let all = (number(self.end) - number(self.start)).saturating_add(1);
+        all - u128::from(self.contains(self.gateway))
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.start, self.end)
+    }
+}
+
+/// Ranges of one family of which an attachment gets one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeSet(Vec<Range>);
+
+impl RangeSet {
+    /// # Errors
+    /// A sentence that says what is wrong with the set.
+    pub fn new(conf: &[config::Range]) -> Result<Self, String> {
+        let ranges: Vec<_> = conf.iter().map(Range::new).collect::<Result<_, _>>()?;
+        let Some(first) = ranges.first() else {
+            return Err("the range set is empty".into());
+        };
+        if ranges
+            .iter()
+            .any(|range| range.start.is_ipv4() != first.start.is_ipv4())
+        {
+            return Err("the ranges are of different address families".into());
+        }
+        for (i, range) in ranges.iter().enumerate() {
+            if let Some(other) = ranges[..i].iter().find(|other| other.overlaps(range)) {
+                return Err(format!("ranges {other} and {range} overlap"));
+            }
+        }
+        Ok(Self(ranges))
+    }
+
+    /// The family of all its addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.0[0].start.is_ipv4()
+    }
+
+    /// The range that an address belongs to.
+    pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
+        self.0.iter().find(|range| range.contains(ip))
+    }
+
+    /// True when an address could be given by both sets.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().any(|a| other.0.iter().any(|b| a.overlaps(b)))
+    }
+
+    /// How many addresses can be given out in all.
+    pub fn size(&self) -> u128 {
+        self.0
+            .iter()
+            .fold(0, |sum, range| sum.saturating_add(range.size()))
+    }
+
+    /// Every address once, gateways left out, in the order to try them: from the one after
+    /// `last` to the end of its range, through the ranges that follow, and around to `last`.
+    pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
+        let resume = last.and_then(|last| {
+            let at = self.0.iter().position(|range| range.contains(last))?;
+            Some((at, number(last)))
+        });
+        // Pieces of ranges, as inclusive bounds.
+        let mut pieces = Vec::with_capacity(self.0.len() + 1);
+        let first = resume.map_or(0, |(at, _)| at);
+        for range in self.0.iter().cycle().skip(first).take(self.0.len()) {
+            pieces.push((range, number(range.start), number(range.end)));
+        }
+        if let Some((_, last)) = resume {
+            let (range, start, end) = pieces[0];
+            if last < end {
+                pieces[0].1 = last + 1;
+            } else {
+                pieces.remove(0);
+            }
+            pieces.push((range, start, last));
+        }
+        pieces.into_iter().flat_map(|(range, from, to)| {
+            (from..=to)
+                .map(|n| address(n, range.start.is_ipv4()))
+                .filter(|ip| *ip != range.gateway)
+                .map(move |ip| (ip, range))
+        })
+    }
+}
+
+impl std::fmt::Display for RangeSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, range) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            range.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
+    }
+}
+
+fn address(number: u128, v4: bool) -> IpAddr {
+    if v4 {
+        // Ranges keep within their subnet, so an IPv4 number never has more bits.
+        Ipv4Addr::from(number as u32).into()
+    } else {
+        Ipv6Addr::from(number).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(json: &str) -> Result<Range, String> {
+        Range::new(&serde_json::from_str(json).unwrap())
+    }
+
+    fn set(json: &str) -> Result<RangeSet, String> {
+        let conf: Vec<config::Range> = serde_json::from_str(json).unwrap();
+        RangeSet::new(&conf)
+    }
+
+    fn order(set: &RangeSet, last: Option<&str>) -> Vec<String> {
+        set.candidates(last.map(|ip| ip.parse().unwrap()))
+            .map(|(ip, _)| ip.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn defaults_leave_out_network_broadcast_and_gateway() {
+        let v4 = range(r#"{"subnet": "10.1.0.0/29"}"#).unwrap();
+        assert_eq!(v4.to_string(), "10.1.0.1-10.1.0.6");
+        assert_eq!(v4.gateway.to_string(), "10.1.0.1");
+        assert_eq!(v4.size(), 5);
+        let v6 = range(r#"{"subnet": "fd00::/120"}"#).unwrap();
+        assert_eq!(v6.to_string(), "fd00::1-fd00::ff");
+    }
+
+    #[test]
+    fn what_cannot_be_allocated_from_is_refused() {
+        for bad in [
+            r#"{"subnet": "10.1.0.0/31"}"#,
+            r#"{"subnet": "fd00::/127"}"#,
+            r#"{"subnet": "10.1.0.5/24"}"#,
+            r#"{"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1"}"#,
+            r#"{"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.1"}"#,
+            r#"{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8"}"#,
+            r#"{"subnet": "10.1.0.0/24", "gateway": "fd00::1"}"#,
+        ] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_a_set_share_a_family_and_no_address() {
+        assert!(set("[]").is_err());
+        assert!(set(r#"[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]"#).is_err());
+        assert!(set(r#"[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.0.0/25"}]"#).is_err());
+        let halves = r#"[{"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.9"},
+                         {"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.10"}]"#;
+        assert!(set(halves).is_ok());
+    }
+
+    #[test]
+    fn the_search_goes_on_after_the_last_address_and_wraps_over_all_ranges() {
+        let set = set(r#"[{"subnet": "10.1.0.0/29"}, {"subnet": "10.2.0.0/30"}]"#).unwrap();
+        let fresh = [
+            "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6", "10.2.0.2",
+        ];
+        assert_eq!(order(&set, None), fresh);
+        let after = [
+            "10.1.0.5", "10.1.0.6", "10.2.0.2", "10.1.0.2", "10.1.0.3", "10.1.0.4",
+        ];
+        assert_eq!(order(&set, Some("10.1.0.4")), after);
+        let from_second = [
+            "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6", "10.2.0.2",
+        ];
+        assert_eq!(order(&set, Some("10.2.0.2")), from_second);
+    }
+
+    #[test]
+    fn a_last_address_of_another_config_starts_over() {
+        let set = set(r#"[{"subnet": "10.1.0.0/29"}]"#).unwrap();
+        assert_eq!(order(&set, Some("192.168.0.1")), order(&set, None));
+    }
+
+    #[test]
+    fn the_whole_of_ipv6_does_not_overflow() {
+        let set = set(r#"[{"subnet": "8000::/1"}]"#).unwrap();
+        assert_eq!(
+            set.candidates(None).next().unwrap().0.to_string(),
+            "8000::2"
+        );
+        let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+        assert_eq!(
+            set.candidates(Some(last)).next().unwrap().0.to_string(),
+            "8000::2"
+        );
+    }
+
+    proptest! {
+        /// Whatever the cursor: all addresses, each once, none a gateway.
+        #[test]
+        fn candidates_are_a_permutation(prefix in 24u8..=30, start in any::<u8>(), last in any::<u8>()) {
+            let subnet = format!("10.1.0.0/{prefix}");
+            let set = set(&format!(r#"[{{"subnet": "{subnet}"}}, {{"subnet": "10.2.0.0/28"}}]"#)).unwrap();
+            let last = IpAddr::from([10, 1 + start % 2, 0, last]);
+            let mut seen: Vec<_> = set.candidates(Some(last)).map(|(ip, _)| ip).collect();
+            prop_assert_eq!(seen.len() as u128, set.size());
+            seen.sort();
+            seen.dedup();
+            prop_assert_eq!(seen.len() as u128, set.size());
+            prop_assert!(!seen.contains(&"10.1.0.1".parse().unwrap()));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! One lock for each attachment, so that its ADD, DEL and CHECK never run at the same time,
+//! and a half-made link without a holder of its lock is known to be the debris of a crash.
+//!
+//! A lock is a file under /run/pausenet/lock, named like the host end and held by flock(2):
+//! it ends with its process, however that ends. DEL removes the file.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::cni::error::io as io_error;
+use crate::cni::{IfName, Result};
+
+/// A held lock; dropping it lets go.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for the lock of the attachment whose host end has this name.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn take(dir: &Path, host_end: &IfName) -> Result<Self> {
+        let path = dir.join(host_end.as_str());
+        let file = loop {
+            let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
+            let held = rustix::io::retry_on_intr(|| {
+                rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            });
+            held.map_err(|err| io_error("cannot take the lock", &path, err))?;
+            if is_current(&file, &path) {
+                break file;
+            }
+            // The one we waited for has removed the file: what we hold is nobody's lock.
+        };
+        Ok(Self { path, _file: file })
+    }
+
+    /// Lets go and removes the file: the attachment is gone.
+    pub fn remove(self) {
+        // While we hold it; whoever waits for it notices and makes a new one.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(path, flags, Mode::from(0o600));
+    match open() {
+        Err(rustix::io::Errno::NOENT) => {
+            make_dir(path.parent().unwrap_or(path))?;
+            Ok(open()?.into())
+        }
+        other => Ok(other?.into()),
+    }
+}
+
+/// Makes a folder and those above it, writable for us alone whatever the umask is.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+}
+
+fn is_current(file: &File, path: &Path) -> bool {
+    let (Ok(held), Ok(named)) = (rustix::fs::fstat(file), rustix::fs::stat(path)) else {
+        return false;
+    };
+    (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time_though_the_file_is_removed_by_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("lock");
+        let name = IfName::parse("vethx").unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let lock = Lock::take(&dir, &name).unwrap();
+                        use std::sync::atomic::Ordering::SeqCst;
+                        assert_eq!(inside.fetch_add(1, SeqCst), 0);
+                        inside.fetch_sub(1, SeqCst);
+                        lock.remove();
+                    }
+                });
+            }
+        });
+    }
+}

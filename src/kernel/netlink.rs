@@ -1,0 +1,323 @@
+//! A netlink socket that sends several requests at once and sorts the answers.
+//!
+//! Requests in one send are worked through without a break, but an error does not stop the
+//! ones behind it: only requests that may each stand alone belong in one batch.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::cni::{Code, Error};
+
+/// Larger than any answer of the families we speak (the kernel's dumps are at most 32 KiB).
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// How often an interrupted dump is started again before giving up.
+const DUMP_TRIES: usize = 16;
+
+/// The kernel's "no" to one request: the error number, and its own words where it has some
+/// (extended ACK).
+#[derive(Debug)]
+pub struct Refusal {
+    pub error: io::Error,
+    pub note: Option<String>,
+}
+
+impl Refusal {
+    /// True for this error number.
+    pub fn is(&self, errno: rustix::io::Errno) -> bool {
+        self.error.raw_os_error() == Some(errno.raw_os_error())
+    }
+
+    /// The refusal as a plugin's error, with what was attempted in front.
+    pub fn during(self, attempt: impl std::fmt::Display) -> Error {
+        let hint = match rustix::io::Errno::from_io_error(&self.error) {
+            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
+                "the plugin needs CAP_NET_ADMIN in both network namespaces"
+            }
+            Some(rustix::io::Errno::OPNOTSUPP) => "this kernel was built without what it needs",
+            _ => "",
+        };
+        Error::new(
+            Code::KernelRefused,
+            format!("{attempt}: the kernel says: {self}"),
+        )
+        .hint(hint)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.note {
+            Some(note) => write!(f, "{} ({note})", self.error),
+            None => self.error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self { error, note: None }
+    }
+}
+
+/// A request and the flags beyond REQUEST and ACK that it carries.
+pub type Request<T> = (T, u16);
+
+/// What a request brought back: messages (often none), or a refusal.
+pub type Answer<T> = Result<Vec<T>, Refusal>;
+
+/// A socket of one netlink family, in the namespace where it was opened.
+pub struct Socket {
+    socket: netlink_sys::Socket,
+    sequence: u32,
+}
+
+/// A socket of the family that links, addresses and routes belong to.
+pub struct RouteSocket(Socket);
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(protocol: isize) -> io::Result<Self> {
+        let socket = netlink_sys::Socket::new(protocol)?;
+        // The kernel's own words in errors; short ACKs. Both are as old as Linux 4.12.
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// Sends requests together and gives back one answer for each, in their order.
+    ///
+    /// # Errors
+    /// When the socket itself fails; what the kernel refuses is in the answers.
+    pub fn exchange<T>(&mut self, requests: Vec<Request<T>>) -> io::Result<Vec<Answer<T>>>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let first = self.sequence.wrapping_add(1);
+        let count = requests.len();
+        let mut bytes = Vec::with_capacity(1024);
+        for (payload, flags) in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut header = NetlinkHeader::default();
+            header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+            header.sequence_number = self.sequence;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+            message.serialize(&mut bytes[start..]);
+        }
+        self.socket.send(&bytes, 0)?;
+        self.collect(first, count)
+    }
+
+    fn collect<T: NetlinkDeserializable>(
+        &mut self,
+        first: u32,
+        count: usize,
+    ) -> io::Result<Vec<Answer<T>>> {
+        let mut answers: Vec<Answer<T>> = (0..count).map(|_| Ok(Vec::new())).collect();
+        let mut open = count;
+        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+        while open > 0 {
+            buffer.clear();
+            rustix::io::retry_on_intr(|| {
+                self.socket.recv(&mut buffer, 0).map_err(|err| {
+                    rustix::io::Errno::from_io_error(&err).unwrap_or(rustix::io::Errno::IO)
+                })
+            })?;
+            let mut rest = &buffer[..];
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<T>::deserialize(rest).map_err(io::Error::other)?;
+                let length = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(length..).unwrap_or_default();
+                // Not ours: left over from an exchange that failed half-way.
+                let Some(answer) = message
+                    .header
+                    .sequence_number
+                    .checked_sub(first)
+                    .and_then(|at| answers.get_mut(at as usize))
+                else {
+                    continue;
+                };
+                if message.header.flags & NLM_F_DUMP_INTR != 0 {
+                    *answer = Err(io::Error::from(rustix::io::Errno::INTR).into());
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => {
+                        if let Ok(messages) = answer {
+                            messages.push(inner);
+                        }
+                    }
+                    NetlinkPayload::Done(done) => {
+                        if done.code != 0 && answer.is_ok() {
+                            *answer = Err(io::Error::from_raw_os_error(done.code.abs()).into());
+                        }
+                        open -= 1;
+                    }
+                    NetlinkPayload::Error(error) => {
+                        if error.code.is_some() {
+                            let note = extended_ack(&error.header);
+                            *answer = Err(Refusal {
+                                error: error.to_io(),
+                                note,
+                            });
+                        }
+                        open -= 1;
+                    }
+                    NetlinkPayload::Overrun(_) => return Err(rustix::io::Errno::NOBUFS.into()),
+                    _ => {}
+                }
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// The kernel's message behind an error: attribute NLMSGERR_ATTR_MSG after the echoed header.
+fn extended_ack(echoed: &[u8]) -> Option<String> {
+    const HEADER: usize = 16;
+    const ATTR_MSG: u16 = 1;
+    let mut rest = echoed.get(HEADER..)?;
+    while let [len_lo, len_hi, kind_lo, kind_hi, ..] = rest {
+        let length = usize::from(u16::from_ne_bytes([*len_lo, *len_hi]));
+        let kind = u16::from_ne_bytes([*kind_lo, *kind_hi]) & 0x3fff;
+        let value = rest.get(4..length)?;
+        if kind == ATTR_MSG {
+            let text = value.split(|byte| *byte == 0).next()?;
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+impl RouteSocket {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::open(NETLINK_ROUTE)?;
+        // Dumps filtered by the kernel, not by us (Linux 4.20; older ones send everything,
+        // and every caller of `dump` filters what it gets).
+        let _ = socket.socket.set_netlink_get_strict_chk(true);
+        Ok(Self(socket))
+    }
+
+    /// Has the kernel tell this socket of every change to a link. A socket that listens is no
+    /// good for requests any more.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn subscribe_links(&self) -> io::Result<()> {
+        const RTNLGRP_LINK: u32 = 1;
+        self.0.socket.add_membership(RTNLGRP_LINK)
+    }
+
+    /// Waits for news on a listening socket and swallows them. False when the deadline passed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait_event(&self, deadline: std::time::Instant) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let timeout = left.try_into().map_err(io::Error::other)?;
+        let fd = std::os::fd::AsFd::as_fd(&self.0.socket);
+        let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)))? == 0 {
+            return Ok(false);
+        }
+        self.0
+            .socket
+            .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)?;
+        Ok(true)
+    }
+
+    /// See [`Socket::exchange`].
+    ///
+    /// # Errors
+    /// When the socket itself fails.
+    pub fn exchange(
+        &mut self,
+        requests: Vec<Request<RouteNetlinkMessage>>,
+    ) -> io::Result<Vec<Answer<RouteNetlinkMessage>>> {
+        self.0.exchange(requests)
+    }
+
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// The socket's error or the kernel's refusal.
+    pub fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Answer<RouteNetlinkMessage> {
+        let answer = self.exchange(vec![(message, flags)])?.pop();
+        answer.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// Sends requests together.
+    ///
+    /// # Errors
+    /// The first refusal, after all of them have been worked through.
+    pub fn all(
+        &mut self,
+        requests: Vec<Request<RouteNetlinkMessage>>,
+    ) -> Result<(), (usize, Refusal)> {
+        let answers = self.exchange(requests).map_err(|err| (0, err.into()))?;
+        for (at, answer) in answers.into_iter().enumerate() {
+            answer.map_err(|refusal| (at, refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Lists objects. A listing that changed while it was read is read again.
+    ///
+    /// # Errors
+    /// The socket's error or the kernel's refusal.
+    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Answer<RouteNetlinkMessage> {
+        for _ in 1..DUMP_TRIES {
+            match self.request(message.clone(), NLM_F_DUMP) {
+                Err(refusal) if refusal.is(rustix::io::Errno::INTR) => {}
+                answer => return answer,
+            }
+        }
+        self.request(message, NLM_F_DUMP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_s_words_are_found_among_other_attributes() {
+        let mut echoed = vec![0; 16];
+        echoed.extend([8, 0, 2, 0, 9, 9, 9, 9]); // NLMSGERR_ATTR_OFFS
+        echoed.extend([11, 0, 1, 0]);
+        echoed.extend(b"no way\0\0");
+        assert_eq!(extended_ack(&echoed).as_deref(), Some("no way"));
+    }
+
+    #[test]
+    fn a_cut_off_extended_ack_is_no_extended_ack() {
+        for length in 0..20 {
+            assert_eq!(extended_ack(&vec![0xff; length]), None);
+        }
+        assert_eq!(extended_ack(&[0; 40]), None);
+    }
+}

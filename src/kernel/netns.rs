@@ -1,0 +1,115 @@
+//! Network namespaces: opened once by path, checked, and used by file descriptor ever after,
+//! so that a path which comes to mean something else in between cannot lead us astray.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FsWord, Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::ioctl;
+use crate::cni::{Code, Error, Result};
+
+/// The filesystem that namespace files live on (NSFS_MAGIC in linux/magic.h).
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+
+/// The calling thread's own network namespace.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// An open network namespace.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Opens the calling thread's own namespace.
+    ///
+    /// # Errors
+    /// Code 8.
+    pub fn own() -> Result<Self> {
+        Self::open(Path::new(OWN))
+    }
+
+    /// Opens a namespace by path and makes sure that it is one: the file has to live on nsfs,
+    /// and the kernel to call it one of the network kind.
+    ///
+    /// # Errors
+    /// Code 8.
+    pub fn open(path: &Path) -> Result<Self> {
+        let invalid = |why: &str| {
+            Error::new(Code::InvalidNetns, format!("{} {why}", path.display()))
+                .hint("CNI_NETNS has to be the path of a network namespace, such as /run/netns/NAME or /proc/PID/ns/net")
+        };
+        // NONBLOCK: a FIFO must not make us wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Err(invalid("does not exist")),
+            Err(err) => return Err(invalid(&format!("cannot be opened: {err}"))),
+        };
+        let on_nsfs = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
+        if !on_nsfs {
+            return Err(invalid("is not a network namespace"));
+        }
+        if ioctl::namespace_kind(&file) != Ok(ioctl::NETWORK) {
+            return Err(invalid("is a namespace, but not a network namespace"));
+        }
+        Ok(Self {
+            file: file.into(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The path it was opened by, for results and messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True when both are one namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_same(&self, other: &Self) -> io::Result<bool> {
+        let (a, b) = (
+            rustix::fs::fstat(&self.file)?,
+            rustix::fs::fstat(&other.file)?,
+        );
+        Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    }
+
+    /// Runs `work` inside this namespace, on the calling thread, and comes back to `home`.
+    /// What `work` opens (sockets, files under /proc/sys/net) stays bound to the namespace.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be entered; `work`'s own.
+    pub fn enter<T>(&self, home: &Self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let go = |to: &Self| {
+            move_into_link_name_space(to.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+                |err| {
+                    Error::new(
+                        Code::InvalidNetns,
+                        format!(
+                            "cannot enter network namespace {}: {err}",
+                            to.path.display()
+                        ),
+                    )
+                    .hint("entering needs CAP_SYS_ADMIN")
+                },
+            )
+        };
+        go(self)?;
+        let outcome = work();
+        go(home)?;
+        outcome
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

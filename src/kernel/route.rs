@@ -1,0 +1,121 @@
+//! Routes.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+};
+use rtnetlink::RouteMessageBuilder;
+
+use super::netlink::Request;
+use super::{Refusal, RouteSocket};
+use crate::cni::result::Route;
+
+/// A request that adds a route out of a link, for a batch. `via` is the next hop.
+///
+/// # Errors
+/// A sentence, when destination and next hop do not fit together.
+pub fn add_request(
+    index: u32,
+    route: &Route,
+    via: Option<IpAddr>,
+) -> Result<Request<RouteNetlinkMessage>, String> {
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .protocol(RouteProtocol::Boot)
+        .output_interface(index)
+        .destination_prefix(route.dst.ip(), route.dst.prefix())
+        .map_err(|err| err.to_string())?;
+    if let Some(via) = via {
+        if via.is_ipv4() != route.dst.is_ipv4() {
+            return Err(format!(
+                "next hop {via} is of another family than {}",
+                route.dst
+            ));
+        }
+        builder = builder.gateway(via).map_err(|err| err.to_string())?;
+    }
+    if let Some(priority) = route.priority {
+        builder = builder.priority(priority);
+    }
+    if let Some(table) = route.table {
+        builder = builder.table_id(table);
+    }
+    if let Some(scope) = route.scope {
+        builder = builder.scope(scope.into());
+    }
+    let mut message = builder.build();
+    let metrics: Vec<_> = [
+        route.mtu.map(RouteMetric::Mtu),
+        route.advmss.map(RouteMetric::Advmss),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    Ok((RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE))
+}
+
+/// A route as the kernel has it, as far as CHECK compares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    pub dst: IpNetwork,
+    pub via: Option<IpAddr>,
+    pub link: Option<u32>,
+    pub table: u32,
+}
+
+/// Every route of the namespace, of both families and all tables.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, Refusal> {
+    let messages = socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+    let read = |message| match message {
+        RouteNetlinkMessage::NewRoute(message) => read(message),
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(read).collect())
+}
+
+/// The table that a route without one is put into.
+pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+fn read(message: RouteMessage) -> Option<Present> {
+    let header = message.header;
+    let unspecified: IpAddr = match u8::from(header.address_family) {
+        2 => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        10 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut dst = unspecified;
+    let mut route = Present {
+        dst: IpNetwork::new(unspecified, 0).ok()?,
+        via: None,
+        link: None,
+        table: header.table.into(),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => dst = ip(address)?,
+            RouteAttribute::Gateway(address) => route.via = ip(address),
+            RouteAttribute::Oif(index) => route.link = Some(index),
+            RouteAttribute::Table(table) => route.table = table,
+            _ => {}
+        }
+    }
+    route.dst = IpNetwork::new(dst, header.destination_prefix_length).ok()?;
+    Some(route)
+}
+
+fn ip(address: RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(ip.into()),
+        RouteAddress::Inet6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}

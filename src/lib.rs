@@ -1,0 +1,33 @@
+//! pausenet: a CNI plugin, and all that belongs to a pod's pause container.
+//!
+//! # Layout
+//!
+//! One ADD walks through these rooms from top to bottom; no arrow runs up.
+//!
+//! * [`verbs`]: what the runtime asks for, one file per verb. Each reads like the
+//!   specification's paragraph about it.
+//! * [`apply`]: the thin layer that makes a plan so in the kernel, undoes it, or compares the
+//!   two.
+//! * [`plan`]: the pure part: from a request and an allocation to what the kernel should look
+//!   like, and the identity that a link carries.
+//! * [`ipam`]: addresses: ranges, and the store on disk that is shared with the reference's
+//!   `host-local`.
+//! * [`kernel`]: netlink, namespaces, sysctls and locks, in the kernel's own words.
+//! * [`cni`]: the protocol: environment, config, results, errors, versions.
+//!
+//! Beside them stand the tools for people, which come in by the same doors:
+//!
+//! * [`anchor`]: pause processes and the namespaces they hold.
+//! * [`ctl`]: the commands of `pausectl`.
+//!
+//! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl` and `pause`
+//! (`src/bin/`).
+
+#![deny(unsafe_code)]
+
+pub mod apply;
+pub mod cni;
+pub mod ipam;
+pub mod kernel;
+pub mod plan;
+pub mod verbs;

@@ -1,0 +1,14 @@
+//! VERSION: which versions of the specification the plugin speaks.
+
+use serde_json::json;
+
+use crate::cni::SpecVersion;
+
+/// The answer to VERSION (specification, section 5, "VERSION Success").
+pub fn run() -> String {
+    json!({
+        "cniVersion": SpecVersion::NEWEST.as_str(),
+        "supportedVersions": SpecVersion::ALL.map(SpecVersion::as_str),
+    })
+    .to_string()
+}
