@@ -41,7 +41,6 @@ pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     }
     if !plan.gateways.is_empty() {
         ensure_gateways(socket, plan, &bridge)?;
-        ensure_forwarding(plan)?;
     }
     Ok(bridge)
 }
@@ -84,7 +83,7 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, bridge: &Link) -
             AddressChange::Remove(have) => address::remove(socket, bridge.index, have)
                 .map_err(|refusal| refusal.during(format!("remove {have} from bridge {name}")))?,
             AddressChange::Add(gateway) => {
-                let (message, flags) = address::add_request(bridge.index, gateway);
+                let (message, flags) = address::add_request(bridge.index, gateway, address::PLAIN);
                 match socket.request(message, flags) {
                     // Another ADD was faster.
                     Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
@@ -102,16 +101,6 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, bridge: &Link) -
     if let Some(mac) = bridge.mac.filter(|_| !changes.is_empty()) {
         link::set_mac(socket, bridge.index, mac)
             .map_err(|refusal| refusal.during(format!("keep the MAC of bridge {name}")))?;
-    }
-    Ok(())
-}
-
-fn ensure_forwarding(plan: &BridgePlan) -> Result<()> {
-    if plan.gateways.iter().any(|gateway| gateway.is_ipv4()) {
-        Sysctl::ForwardIpv4.ensure("1")?;
-    }
-    if plan.gateways.iter().any(|gateway| gateway.is_ipv6()) {
-        Sysctl::ForwardIpv6.ensure("1")?;
     }
     Ok(())
 }

@@ -1,14 +1,20 @@
 //! The container's side: addresses, routes, and the settings that belong to its interface.
 
-use std::net::IpAddr;
+use std::time::Duration;
+
+use netlink_packet_route::RouteNetlinkMessage;
 
 use super::Host;
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
+use crate::kernel::netlink::Request;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Refusal, RouteSocket, address, link, route};
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedRoute};
+
+/// Detection takes a second or two (RFC 4862); the reference waits this long too.
+const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// Configures the container's end of a new pair, switched on last but for the routes.
 ///
@@ -23,7 +29,26 @@ pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<
     socket.all(batch).map_err(|(at, refusal)| {
         let attempt = attempts.get(at).map_or("configure", String::as_str);
         refusal.during(format!("{attempt} in {}", netns.path().display()))
-    })
+    })?;
+    if plan.container.detect_duplicates && plan.container.has_ipv6() {
+        return wait_for_detection(host, netns, index);
+    }
+    Ok(())
+}
+
+/// Waits until the kernel has found that nobody else has the IPv6 addresses.
+fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
+    let attempt = || format!("duplicate address detection in {}", netns.path().display());
+    let outcome = netns.enter(&host.netns, || {
+        address::wait_settled(index, DETECTION_LIMIT).map_err(|refusal| refusal.during(attempt()))
+    })?;
+    match outcome {
+        address::Detection::Unique => Ok(()),
+        address::Detection::Duplicate(ip) => Err(Error::new(
+            Code::KernelRefused,
+            format!("{}: somebody on the link has {ip} already", attempt()),
+        )),
+    }
 }
 
 /// Opens a socket in the namespace that the thread is in.
@@ -52,30 +77,48 @@ fn settings(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-type Batch = Vec<crate::kernel::netlink::Request<netlink_packet_route::RouteNetlinkMessage>>;
+type Batch = Vec<Request<RouteNetlinkMessage>>;
 
 /// All requests in their order, and what each of them attempts. They address the link by the
 /// index that its creation gave back, so one that fails cannot lead another astray.
 fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
     let ifname = &plan.attachment.ifname;
     let (mut batch, mut attempts) = (Vec::new(), Vec::new());
+    let how = address::How {
+        prefix_route: plan.container.prefix_routes,
+        detect_duplicates: plan.container.detect_duplicates,
+    };
     for given in &plan.container.addresses {
-        batch.push(address::add_request(index, given.address));
+        batch.push(address::add_request(index, given.address, how));
         attempts.push(format!("add address {} to {ifname}", given.address));
     }
-    batch.push(link::up_request(index));
-    attempts.push(format!("switch on {ifname}"));
+    if plan.container.up {
+        batch.push(link::up_request(index));
+        attempts.push(format!("switch on {ifname}"));
+    }
     for planned in &plan.container.routes {
-        let via = plan.container.next_hop(planned);
-        let attempt = format!("add route {}{} to {ifname}", planned.dst, shown_via(via));
-        let request = route::add_request(index, planned, via)
-            .map_err(|why| Error::new(Code::InvalidConfig, format!("{attempt}: {why}")))?;
+        let (request, attempt) = route_request(index, ifname, planned)?;
         batch.push(request);
         attempts.push(attempt);
     }
     Ok((batch, attempts))
 }
 
-fn shown_via(via: Option<IpAddr>) -> String {
-    via.map_or_else(String::new, |via| format!(" via {via}"))
+/// A request for a planned route, and what it attempts.
+///
+/// # Errors
+/// Code 7 when destination and next hop do not fit together.
+pub fn route_request(
+    index: u32,
+    link: &IfName,
+    planned: &PlannedRoute,
+) -> Result<(Request<RouteNetlinkMessage>, String)> {
+    let dst = planned.route.dst;
+    let attempt = match planned.via {
+        Some(via) => format!("add route {dst} via {via} to {link}"),
+        None => format!("add route {dst} to {link}"),
+    };
+    let request = route::add_request(index, &planned.route, planned.via, planned.source)
+        .map_err(|why| Error::new(Code::InvalidConfig, format!("{attempt}: {why}")))?;
+    Ok((request, attempt))
 }

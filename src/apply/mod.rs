@@ -6,11 +6,15 @@
 
 mod bridge;
 mod container;
+mod ports;
+pub mod rules;
 mod verify;
 mod veth;
 
 use std::path::Path;
 
+pub use container::open as open_inside;
+pub use ports::open_ways;
 pub use verify::verify;
 pub use veth::{clear_debris, host_end, remove};
 
@@ -18,17 +22,26 @@ use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
+use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Refusal, RouteSocket, link};
-use crate::plan::Plan;
+use crate::plan::{Families, Plan};
 
 /// Where the locks of attachments are.
 const LOCKS: &str = "/run/pausenet/lock";
+
+/// The lock of an attachment, if nobody holds it.
+///
+/// # Errors
+/// Code 5, naming the path.
+pub fn try_lock(host_end: &IfName) -> Result<Option<Lock>> {
+    Lock::try_take(Path::new(LOCKS), host_end)
+}
 
 /// The kernel as one request sees it: the host's side, opened once, and the attachment's lock.
 pub struct Host {
     pub netns: Netns,
     pub socket: RouteSocket,
-    lock: Lock,
+    _lock: Lock,
 }
 
 impl Host {
@@ -39,43 +52,46 @@ impl Host {
     pub fn open(host_end: &IfName) -> Result<Self> {
         let lock = Lock::take(Path::new(LOCKS), host_end)?;
         let netns = Netns::own()?;
-        let socket = RouteSocket::open()
-            .map_err(|err| Refusal::from(err).during("open a netlink socket on the host"))?;
+        let socket = Self::open_socket()?;
         Ok(Self {
             netns,
             socket,
-            lock,
+            _lock: lock,
         })
     }
 
-    /// The attachment is gone, and so is its lock.
-    pub fn forget(self) {
-        self.lock.remove();
+    /// Opens the host's side for work on the whole network: no attachment's lock is held.
+    ///
+    /// # Errors
+    /// Codes 8 and 101.
+    pub fn open_socket() -> Result<RouteSocket> {
+        RouteSocket::open()
+            .map_err(|err| Refusal::from(err).during("open a netlink socket on the host"))
     }
 }
 
 /// What an attachment came to look like, for the result.
 #[derive(Debug)]
 pub struct Attached {
-    pub bridge: Link,
+    /// None in mode ptp.
+    pub bridge: Option<Link>,
     pub host_end: Link,
-    pub container_mac: crate::cni::MacAddr,
 }
 
 /// Makes the plan so. On failure everything that belongs to this attachment is undone.
 ///
 /// # Errors
-/// Code 100 when the interface or the attachment exists; 7 when the bridge is none or has
-/// another address; 5 and 101 when the kernel refuses something.
+/// Code 100 when the interface or the attachment exists; 103 when a host port is taken; 7 when
+/// the bridge is none or has another address; 5 and 101 when the kernel refuses something.
 pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
-    let bridge = bridge::ensure(&mut host.socket, &plan.bridge)?;
-    let (host_end, container_mac) = veth::create(host, netns, plan, &bridge)?;
-    match wire(host, netns, plan, &host_end) {
-        Ok(host_end) => Ok(Attached {
-            bridge,
-            host_end,
-            container_mac,
-        }),
+    let bridge = match &plan.bridge {
+        Some(bridge) => Some(bridge::ensure(&mut host.socket, bridge)?),
+        None => None,
+    };
+    forward(plan.forward)?;
+    let host_end = veth::create(host, netns, plan, bridge.as_ref())?;
+    match wire(host, netns, plan, &host_end, bridge.as_ref()) {
+        Ok(host_end) => Ok(Attached { bridge, host_end }),
         Err(err) => {
             // A failure here adds nothing that the reader could use: what is left has no
             // alias, so the next ADD or DEL takes it for the debris that it is.
@@ -86,13 +102,63 @@ pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
 }
 
 /// Configures both ends of a new pair. The last change is the alias, which makes it whole.
-fn wire(host: &mut Host, netns: &Netns, plan: &Plan, host_end: &Link) -> Result<Link> {
+fn wire(
+    host: &mut Host,
+    netns: &Netns,
+    plan: &Plan,
+    host_end: &Link,
+    bridge: Option<&Link>,
+) -> Result<Link> {
     let container_index = host_end.peer.ok_or_else(|| {
         Error::new(
             Code::Internal,
             format!("the kernel gave {} no peer", host_end.name),
         )
     })?;
+    Sysctl::AcceptRa(&plan.host.name).set_if_there("0")?;
     container::configure(host, netns, plan, container_index)?;
-    veth::finish(&mut host.socket, plan, host_end)
+    veth::route(&mut host.socket, plan, host_end)?;
+    claim(
+        host,
+        plan,
+        bridge.map_or(&plan.host.name, |_| bridge_name(plan)),
+    )
+    .and_then(|()| veth::finish(&mut host.socket, plan, host_end))
+    .inspect_err(|_| {
+        let owner = crate::plan::alias(&plan.attachment);
+        let keys = plan
+            .rules
+            .iter()
+            .map(|wish| (wish.set.clone(), wish.element.key.clone()));
+        let _ = rules::release_keys(&owner, &keys.collect::<Vec<_>>());
+    })
+}
+
+fn bridge_name(plan: &Plan) -> &IfName {
+    plan.bridge
+        .as_ref()
+        .map_or(&plan.host.name, |bridge| &bridge.name)
+}
+
+/// Elements of nftables, and what mapped ports need beside them. `towards` is the host's link
+/// to the container.
+fn claim(host: &mut Host, plan: &Plan, towards: &IfName) -> Result<()> {
+    let socket = std::cell::RefCell::new(&mut host.socket);
+    rules::claim(&plan.rules, |other| {
+        matches!(host_end(&mut socket.borrow_mut(), other), Ok(None))
+    })?;
+    match &plan.ports {
+        Some(ports) => ports::open_ways(ports, &plan.container_addresses(), towards),
+        None => Ok(()),
+    }
+}
+
+fn forward(families: Families) -> Result<()> {
+    if families.ipv4 {
+        Sysctl::ForwardIpv4.ensure("1")?;
+    }
+    if families.ipv6 {
+        Sysctl::ForwardIpv6.ensure("1")?;
+    }
+    Ok(())
 }

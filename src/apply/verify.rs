@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Host, container, host_end};
-use crate::cni::request::{FrameMode, GatewayRole, Request};
+use crate::cni::request::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation, Request};
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
@@ -30,38 +30,27 @@ pub fn verify(
     if let Some(at) = promised_end {
         same_mac(&end, &promised.interfaces[at])?;
     }
-    if !end.up {
+    let down = matches!(&request.network.link, Some(LinkConf::Bridge(conf)) if conf.leave_down);
+    if !end.up && !down {
         return Err(differs(format!(
             "{ifname} is switched off in the container"
         )));
     }
-    host_side(host, request, promised, &end)?;
+    let port = host_end_of(host, request, promised, &end)?;
+    if let Some(LinkConf::Bridge(conf)) = &request.network.link {
+        bridge_side(host, conf, promised, &port)?;
+    }
     addresses(&mut inside, promised, promised_end, &end)?;
     routes(&mut inside, promised, &end)
 }
 
-fn host_side(host: &mut Host, request: &Request, promised: &AddResult, end: &Link) -> Result<()> {
-    let bridge_name = &request.bridge.name;
-    let bridge = find(&mut host.socket, bridge_name, "on the host")?;
-    if bridge.kind != "bridge" {
-        return Err(differs(format!(
-            "{bridge_name} is no bridge, but a {}",
-            bridge.kind
-        )));
-    }
-    if request.bridge.frames == FrameMode::Promiscuous && !bridge.promiscuous {
-        return Err(differs(format!("bridge {bridge_name} is not promiscuous")));
-    }
-    let on_host = |name: &str| {
-        promised
-            .interfaces
-            .iter()
-            .find(|interface| interface.sandbox.is_empty() && interface.name == name)
-    };
-    if let Some(promised) = on_host(&bridge.name) {
-        same_mac(&bridge, promised)?;
-    }
-
+/// The host end that belongs to the container's end.
+fn host_end_of(
+    host: &mut Host,
+    request: &Request,
+    promised: &AddResult,
+    end: &Link,
+) -> Result<Link> {
     let Some(port) = host_end(&mut host.socket, &request.attachment)? else {
         return Err(differs("the host end of the veth pair is gone".into()));
     };
@@ -71,7 +60,7 @@ fn host_side(host: &mut Host, request: &Request, promised: &AddResult, end: &Lin
             port.name
         )));
     }
-    if let Some(promised) = on_host(&port.name) {
+    if let Some(promised) = on_host(promised, &port.name) {
         same_mac(&port, promised)?;
     }
     // The pair has to be one pair: each end names the other. A namespace that has come to lie
@@ -83,20 +72,53 @@ fn host_side(host: &mut Host, request: &Request, promised: &AddResult, end: &Lin
         ))
         .hint("the path in CNI_NETNS leads to another namespace than at ADD"));
     }
+    Ok(port)
+}
+
+fn on_host<'a>(promised: &'a AddResult, name: &str) -> Option<&'a Interface> {
+    promised
+        .interfaces
+        .iter()
+        .find(|interface| interface.sandbox.is_empty() && interface.name == name)
+}
+
+fn bridge_side(
+    host: &mut Host,
+    conf: &BridgeConf,
+    promised: &AddResult,
+    port: &Link,
+) -> Result<()> {
+    let name = &conf.name;
+    let bridge = find(&mut host.socket, name, "on the host")?;
+    if bridge.kind != "bridge" {
+        return Err(differs(format!(
+            "{name} is no bridge, but a {}",
+            bridge.kind
+        )));
+    }
+    if conf.frames == FrameMode::Promiscuous && !bridge.promiscuous {
+        return Err(differs(format!("bridge {name} is not promiscuous")));
+    }
+    if let Some(promised) = on_host(promised, &bridge.name) {
+        same_mac(&bridge, promised)?;
+    }
     if port.controller != Some(bridge.index) {
         return Err(differs(format!(
-            "{} is not a port of bridge {bridge_name}",
+            "{} is not a port of bridge {name}",
             port.name
         )));
     }
-    if port.hairpin != (request.bridge.frames == FrameMode::Hairpin) {
-        return Err(differs(format!(
-            "hairpin mode of port {} is {}",
-            port.name,
-            if port.hairpin { "on" } else { "off" }
-        )));
+    let isolated = conf.isolation == PortIsolation::Isolated;
+    for (what, is, should) in [
+        ("hairpin mode", port.hairpin, conf.hairpin()),
+        ("isolation", port.isolated, isolated),
+    ] {
+        if is != should {
+            let is = if is { "on" } else { "off" };
+            return Err(differs(format!("{what} of port {} is {is}", port.name)));
+        }
     }
-    if request.bridge.gateway >= GatewayRole::Gateway {
+    if conf.gateway >= GatewayRole::Gateway {
         gateways(host, promised, &bridge)?;
     }
     Ok(())

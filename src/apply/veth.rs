@@ -1,14 +1,15 @@
 //! The pair of links of one attachment, seen from the host.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Host;
+use super::container::route_request;
 use crate::cni::request::Attachment;
-use crate::cni::request::FrameMode;
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
-use crate::kernel::{RouteSocket, link};
+use crate::kernel::{RouteSocket, address, link};
 use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name};
 
 /// How long a host end may take to come up once both ends are switched on. The kernel does it
@@ -20,28 +21,16 @@ const UP_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Code 100 when the interface or the attachment exists; 101 when the kernel refuses.
-pub fn create(
-    host: &mut Host,
-    netns: &Netns,
-    plan: &Plan,
-    bridge: &Link,
-) -> Result<(Link, MacAddr)> {
-    let random = || {
-        MacAddr::random()
-            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))
-    };
-    let container_mac = match plan.veth.container_mac {
-        Some(mac) => mac,
-        None => random()?,
-    };
+pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>) -> Result<Link> {
     let new = NewVeth {
-        host_name: &plan.veth.host_name,
+        host_name: &plan.host.name,
         container_name: &plan.attachment.ifname,
-        container_netns: std::os::fd::AsFd::as_fd(netns),
-        container_mac,
-        host_mac: random()?,
-        mtu: plan.veth.mtu,
-        controller: Some(bridge.index),
+        container_netns: netns.as_fd(),
+        container_mac: plan.container.mac,
+        host_mac: MacAddr::random()
+            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?,
+        mtu: plan.host.mtu,
+        controller: bridge.map(|bridge| bridge.index),
         group: LINK_GROUP,
     };
     let mut outcome = link::create_veth(&mut host.socket, &new);
@@ -54,17 +43,18 @@ pub fn create(
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }
-    match outcome {
-        Ok(host_end) => Ok((host_end, container_mac)),
-        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => Err(name_taken(plan, netns)),
-        Err(refusal) => Err(refusal.during(format!(
-            "create the veth pair {} (host, port of {}) and {} (in {})",
-            plan.veth.host_name,
-            bridge.name,
+    outcome.map_err(|refusal| {
+        if refusal.is(rustix::io::Errno::EXIST) {
+            return name_taken(plan, netns);
+        }
+        let port = bridge.map_or_else(String::new, |bridge| format!(", port of {}", bridge.name));
+        refusal.during(format!(
+            "create the veth pair {} (host{port}) and {} (in {})",
+            plan.host.name,
             plan.attachment.ifname,
             netns.path().display()
-        ))),
-    }
+        ))
+    })
 }
 
 fn name_taken(plan: &Plan, netns: &Netns) -> Error {
@@ -153,6 +143,36 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<()> {
     }
 }
 
+/// Gives the host end the addresses and routes that mode ptp has it hold.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn route(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<()> {
+    let (mut batch, mut attempts) = (Vec::new(), Vec::new());
+    for address in &plan.host.addresses {
+        batch.push(address::add_request(
+            host_end.index,
+            *address,
+            address::PLAIN,
+        ));
+        attempts.push(format!("add address {address} to {}", host_end.name));
+    }
+    for planned in &plan.host.routes {
+        let (request, attempt) = route_request(host_end.index, &plan.host.name, planned)?;
+        batch.push(request);
+        attempts.push(attempt);
+    }
+    if batch.is_empty() {
+        return Ok(());
+    }
+    socket.all(batch).map_err(|(at, refusal)| {
+        let attempt = attempts
+            .get(at)
+            .map_or("route to the container", String::as_str);
+        refusal.during(attempt)
+    })
+}
+
 /// Sets the port's flags, waits until it carries traffic, and writes the alias, last.
 ///
 /// # Errors
@@ -161,8 +181,12 @@ pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<
     let index = host_end.index;
     let attempt = || format!("finish the host end {}", host_end.name);
     let mut batch = Vec::with_capacity(3);
-    if plan.veth.frames == FrameMode::Hairpin {
-        batch.push(link::hairpin_request(index));
+    if plan.host.hairpin || plan.host.isolated {
+        batch.push(link::port_request(
+            index,
+            plan.host.hairpin,
+            plan.host.isolated,
+        ));
     }
     // Asking for a link's state makes the kernel settle it first (linkwatch_sync_dev), so the
     // port forwards from here on; older kernels do it a moment later.
@@ -177,7 +201,7 @@ pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<
         finished = link::first(messages).or(finished);
     }
     match finished {
-        Some(link) if link.running => Ok(link),
+        Some(link) if link.running || !plan.container.up => Ok(link),
         _ => link::wait_running(index, UP_LIMIT).map_err(|refusal| {
             refusal.during(format!(
                 "wait for the host end {} to come up",

@@ -11,8 +11,10 @@ use super::{Code, Error, MacAddr, Result};
 pub struct Args {
     /// `MAC`: the address the container's interface is to have.
     pub mac: Option<MacAddr>,
-    /// `IP`: an address to be allocated.
-    pub ip: Option<IpAddr>,
+    /// `IP`: addresses to be allocated, between commas.
+    pub ips: Vec<RequestedIp>,
+    /// `GATEWAY`: gateways for them, between commas.
+    pub gateways: Vec<IpAddr>,
     /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME`, for messages.
     pub pod: Option<String>,
 }
@@ -42,7 +44,14 @@ impl Args {
                     })?
                 }
                 "MAC" => args.mac = Some(MacAddr::parse(value).map_err(bad)?),
-                "IP" => args.ip = Some(parse_ip(value).map_err(bad)?),
+                "IP" => {
+                    let list = value.split(',').map(|ip| RequestedIp::parse(ip.trim()));
+                    args.ips = list.collect::<std::result::Result<_, _>>().map_err(bad)?;
+                }
+                "GATEWAY" => {
+                    let list = value.split(',').map(|ip| parse_ip(ip.trim()));
+                    args.gateways = list.collect::<std::result::Result<_, _>>().map_err(bad)?;
+                }
                 "K8S_POD_NAMESPACE" => namespace = value,
                 "K8S_POD_NAME" => name = value,
                 "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
@@ -60,17 +69,37 @@ impl Args {
     }
 }
 
-/// An address, alone or with a prefix length that is then not looked at (the range decides).
+/// An address that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestedIp {
+    pub ip: IpAddr,
+    /// Of its subnet, if it came with one. `host-local` goes by its ranges; `static` needs it.
+    pub prefix: Option<u8>,
+}
+
+impl RequestedIp {
+    /// Reads an address, alone or with a prefix length.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.parse::<IpNetwork>() {
+            Ok(net) if text.contains('/') => Ok(Self {
+                ip: net.ip().to_canonical(),
+                prefix: Some(net.prefix()),
+            }),
+            _ => parse_ip(text).map(|ip| Self { ip, prefix: None }),
+        }
+    }
+}
+
+/// Reads an address. An IPv4 one mapped into IPv6 means the IPv4 one, as in the reference.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
-    let ip = match text.parse::<IpAddr>() {
-        Ok(ip) => Ok(ip),
-        Err(_) => text.parse::<IpNetwork>().map(|net| net.ip()),
-    };
-    // An IPv4 address mapped into IPv6 means the IPv4 one, as in the reference.
-    ip.map(|ip| ip.to_canonical())
+    text.parse::<IpAddr>()
+        .map(|ip| ip.to_canonical())
         .map_err(|_| format!("{text:?} is not an IP address"))
 }
 
@@ -101,7 +130,8 @@ mod tests {
     #[test]
     fn requested_addresses_are_read() {
         let args = Args::parse("IP=10.1.0.5/16;MAC=02:00:00:00:00:05").unwrap();
-        assert_eq!(args.ip, Some("10.1.0.5".parse().unwrap()));
+        assert_eq!(args.ips[0].ip.to_string(), "10.1.0.5");
+        assert_eq!(args.ips[0].prefix, Some(16));
         assert_eq!(args.mac.unwrap().to_string(), "02:00:00:00:00:05");
     }
 

@@ -13,19 +13,35 @@ use serde_json::Value;
 use super::result::{Dns, Route};
 use super::{Code, Error, Result};
 
-/// One plugin's configuration (specification, section 1), with the keys of the reference's
-/// `bridge` and our own.
+/// What every plugin's configuration has (specification, section 1).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetConf {
     pub cni_version: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
+    /// Its form depends on its `type`; see [`Ipam`] for those that are built in.
+    pub ipam: Option<Value>,
+    pub dns: Option<Dns>,
+    pub args: Option<ConfArgs>,
+    pub runtime_config: Option<RuntimeConfig>,
+    /// The result of the plugin before this one, or of the whole ADD; any version.
+    pub prev_result: Option<Value>,
+    /// STATUS does not count a network as unavailable because its addresses are all in use.
     #[serde(default, deserialize_with = "nullable")]
-    pub r#type: String,
-    /// `bridge`, the default; other modes are named in [`super::request`].
-    pub mode: Option<String>,
+    pub status_ignores_exhaustion: bool,
+    /// GC: what the runtime still has; everything else goes.
+    #[serde(rename = "cni.dev/valid-attachments")]
+    pub valid_attachments: Option<Vec<ValidAttachment>>,
+}
 
+/// Keys of the link: those of the reference's `bridge` and `ptp`, and our own `mode`. Other
+/// plugins may give them other types, so they are read only where they are ours.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkKeys {
+    /// `bridge`, the default, or `ptp`.
+    pub mode: Option<String>,
     /// The bridge's name on the host; `cni0` by default.
     pub bridge: Option<String>,
     /// For both ends of the veth and a new bridge, in bytes; 0 leaves it to the kernel.
@@ -45,21 +61,78 @@ pub struct NetConf {
     /// The bridge receives every frame.
     #[serde(default, deserialize_with = "nullable")]
     pub promisc_mode: bool,
-
-    pub ipam: Option<Ipam>,
-    pub dns: Option<Dns>,
-    pub args: Option<ConfArgs>,
-    pub runtime_config: Option<RuntimeConfig>,
-    /// The result of the plugin before this one, or of the whole ADD; any version.
-    pub prev_result: Option<Value>,
+    /// The bridge drops what a container sends from another MAC than its own.
+    #[serde(default, deserialize_with = "nullable")]
+    pub macspoofchk: bool,
+    /// Containers of this bridge do not reach each other through it.
+    #[serde(default, deserialize_with = "nullable")]
+    pub port_isolation: bool,
+    /// The container's interface stays down; not together with IPAM.
+    #[serde(default, deserialize_with = "nullable")]
+    pub disable_container_interface: bool,
+    /// IPv6 addresses are checked for duplicates before they are used.
+    #[serde(default, deserialize_with = "nullable")]
+    pub enabledad: bool,
+    /// The port's own VLAN, 1 to 4094.
+    pub vlan: Option<i64>,
+    /// VLANs that the port carries tagged.
+    #[serde(default, deserialize_with = "nullable")]
+    pub vlan_trunk: Vec<VlanTrunk>,
+    /// The port stays in the bridge's default VLAN too.
+    #[serde(default, deserialize_with = "nullable")]
+    pub preserve_default_vlan: bool,
+    /// Traffic to outside the subnet leaves with the host's address.
+    #[serde(default, deserialize_with = "nullable")]
+    pub ip_masq: bool,
+    /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
+    pub ip_masq_backend: Option<String>,
 }
 
-/// The `ipam` object, with the keys of the reference's `host-local`.
+/// Keys of the reference's `portmap`, with the capability; see [`super::ports`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortKeys {
+    pub snat: Option<bool>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub masq_all: bool,
+    pub mark_masq_bit: Option<i64>,
+    pub external_set_mark_chain: Option<String>,
+    pub conditions_v4: Option<Vec<String>>,
+    pub conditions_v6: Option<Vec<String>>,
+    pub runtime_config: Option<PortRuntime>,
+}
+
+/// The capability `portMappings` in `runtimeConfig`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRuntime {
+    #[serde(default, deserialize_with = "nullable")]
+    pub port_mappings: Vec<super::ports::PortEntry>,
+}
+
+/// An entry of `vlanTrunk`: one VLAN, a range, or both.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VlanTrunk {
+    pub id: Option<i64>,
+    #[serde(rename = "minID")]
+    pub min_id: Option<i64>,
+    #[serde(rename = "maxID")]
+    pub max_id: Option<i64>,
+}
+
+/// An entry of `cni.dev/valid-attachments`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    pub ifname: String,
+}
+
+/// The `ipam` object of the IPAM that is built in: the keys of the reference's `host-local` and
+/// `static`.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ipam {
-    #[serde(default, deserialize_with = "nullable")]
-    pub r#type: String,
     /// The legacy form: one range directly in `ipam`, which becomes the first range set.
     #[serde(flatten)]
     pub legacy_range: LegacyRange,
@@ -71,6 +144,19 @@ pub struct Ipam {
     pub data_dir: Option<String>,
     /// A file in the form of /etc/resolv.conf, whose content becomes the result's `dns`.
     pub resolv_conf: Option<String>,
+    /// Of the built-in `static`: the addresses themselves.
+    #[serde(default, deserialize_with = "nullable")]
+    pub addresses: Vec<StaticAddress>,
+    /// Of the built-in `static`.
+    pub dns: Option<Dns>,
+}
+
+/// An address of the built-in `static`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StaticAddress {
+    #[serde(with = "cidr")]
+    pub address: IpNetwork,
+    pub gateway: Option<IpAddr>,
 }
 
 /// A range as it stands in `ranges`.
@@ -121,19 +207,25 @@ pub struct RuntimeConfig {
     pub ip_ranges: Vec<Vec<Range>>,
 }
 
-impl NetConf {
-    /// Reads stdin's bytes.
-    ///
-    /// # Errors
-    /// Code 6, with what is wrong and where.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.trim_ascii().is_empty() {
-            return Err(Error::new(Code::Decode, "no network config on stdin")
-                .hint("the runtime writes the config to stdin; by hand: pausenet < conf.json"));
-        }
-        serde_json::from_slice(bytes)
-            .map_err(|err| Error::new(Code::Decode, format!("network config: {err}")))
+/// Reads stdin's bytes, as whichever keys are wanted.
+///
+/// # Errors
+/// Code 6, with what is wrong and where.
+pub fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::new(Code::Decode, "no network config on stdin")
+            .hint("the runtime writes the config to stdin; by hand: pausenet < conf.json"));
     }
+    serde_json::from_slice(bytes)
+        .map_err(|err| Error::new(Code::Decode, format!("network config: {err}")))
+}
+
+/// Reads a part of the config that has been parsed as JSON already.
+///
+/// # Errors
+/// Code 6, with what is wrong.
+pub fn parse_part<T: for<'de> Deserialize<'de>>(what: &str, part: &Value) -> Result<T> {
+    T::deserialize(part).map_err(|err| Error::new(Code::Decode, format!("{what}: {err}")))
 }
 
 /// For fields where `null` means the default.
@@ -180,32 +272,25 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_code_6() {
-        for bad in [
-            "",
-            "  \n",
-            "x",
-            "[]",
-            "{",
-            "3",
-            "{\"name\": 3}",
-            "{\"mtu\": -1}",
-        ] {
-            let err = NetConf::parse(bad.as_bytes()).unwrap_err();
+        for bad in ["", "  \n", "x", "[]", "{", "3", "{\"name\": 3}"] {
+            let err = parse::<NetConf>(bad.as_bytes()).unwrap_err();
             assert_eq!(err.code, Code::Decode, "{bad:?}");
         }
+        assert!(parse::<LinkKeys>(b"{\"mtu\": -1}").is_err());
     }
 
     #[test]
     fn an_error_tells_line_and_column() {
-        let err = NetConf::parse(b"{\"name\": \"x\",\n \"isGateway\": \"yes\"}").unwrap_err();
+        let err = parse::<LinkKeys>(b"{\"name\": \"x\",\n \"isGateway\": \"yes\"}").unwrap_err();
         assert!(err.msg.contains("line 2"), "{}", err.msg);
     }
 
     #[test]
     fn unknown_keys_and_nulls_are_passed_over() {
         let text = r#"{"name": "x", "isGateway": null, "ipam": null, "futureKey": {"a": [1]}}"#;
-        let conf = NetConf::parse(text.as_bytes()).unwrap();
-        assert!(!conf.is_gateway && conf.ipam.is_none());
+        let conf: NetConf = parse(text.as_bytes()).unwrap();
+        let link: LinkKeys = parse(text.as_bytes()).unwrap();
+        assert!(!link.is_gateway && conf.ipam.is_none());
     }
 
     #[test]
@@ -218,7 +303,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_any_bytes_never_panics(bytes: Vec<u8>) {
-            let _ = NetConf::parse(&bytes);
+            let _ = parse::<NetConf>(&bytes);
         }
     }
 }

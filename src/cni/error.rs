@@ -23,14 +23,43 @@ pub enum Code {
     TryAgainLater = 11,
     /// STATUS: the next ADD cannot work.
     NotAvailable = 50,
+    /// STATUS: nor do existing attachments work fully.
+    LimitedConnectivity = 51,
     /// Ours: the attachment exists already, or its interface name is taken in the container.
     InterfaceExists = 100,
     /// Ours: the kernel refused a change that it was asked for.
     KernelRefused = 101,
     /// Ours: CHECK found a difference between prevResult and the kernel or the store.
     AttachmentDiffers = 102,
+    /// Ours: a port of the host is mapped to another container already.
+    PortTaken = 103,
     /// A fault of the plugin itself.
     Internal = 999,
+}
+
+impl Code {
+    /// The code with this number; one that we do not know is an internal error to us.
+    pub fn from_number(number: u32) -> Self {
+        const ALL: [Code; 15] = [
+            Code::IncompatibleVersion,
+            Code::UnsupportedField,
+            Code::InvalidEnvironment,
+            Code::Io,
+            Code::Decode,
+            Code::InvalidConfig,
+            Code::InvalidNetns,
+            Code::TryAgainLater,
+            Code::NotAvailable,
+            Code::LimitedConnectivity,
+            Code::InterfaceExists,
+            Code::KernelRefused,
+            Code::AttachmentDiffers,
+            Code::PortTaken,
+            Code::Internal,
+        ];
+        let known = ALL.into_iter().find(|code| *code as u32 == number);
+        known.unwrap_or(Self::Internal)
+    }
 }
 
 /// What every fallible function of the plugin returns.

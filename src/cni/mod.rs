@@ -8,9 +8,11 @@
 
 pub mod args;
 pub mod config;
+pub mod delegate;
 pub mod env;
 pub mod error;
 pub mod names;
+pub mod ports;
 pub mod request;
 pub mod result;
 pub mod version;

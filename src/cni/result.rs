@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::config::{cidr, nullable};
-use super::{Code, Error, Result, SpecVersion};
+use super::{Code, Error, IfName, MacAddr, Result, SpecVersion};
 
 /// What an attachment looks like: interfaces, addresses, routes and name servers.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
@@ -194,6 +194,15 @@ impl AddResult {
             result.routes.extend(old.routes);
         }
         Ok(result)
+    }
+
+    /// The MAC of the container's interface of this name, if the result tells it.
+    pub fn mac_of(&self, ifname: &IfName) -> Option<MacAddr> {
+        let ours = |interface: &&Interface| {
+            interface.name == ifname.as_str() && !interface.sandbox.is_empty()
+        };
+        let interface = self.interfaces.iter().find(ours)?;
+        MacAddr::parse(&interface.mac).ok()
     }
 
     /// The result as JSON of the given version. What the version does not know is left out.

@@ -1,37 +1,26 @@
-//! IPAM, built in: the behaviour and the store of the reference's `host-local`.
+//! IPAM: who gives an attachment its addresses.
 //!
-//! [`range`] is pure; [`store`] is the only place that touches the disk.
+//! `host-local` and `static` are built in; any other type is a plugin that is delegated to, as
+//! the specification says (section 4). [`range`] is pure; [`store`] is the only place that
+//! touches the disk.
 
+mod fixed;
+mod host_local;
 pub mod range;
 mod resolv_conf;
 pub mod store;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
+use fixed::Fixed;
+pub use host_local::HostLocal;
 use ipnetwork::IpNetwork;
-use range::RangeSet;
-use store::{Holder, Store};
 
-use crate::cni::config::{self, Ipam, cidr};
-use crate::cni::error::io as io_error;
-use crate::cni::request::{Attachment, Request};
-use crate::cni::result::{Dns, Route};
+use crate::cni::config;
+use crate::cni::delegate::Delegate;
+use crate::cni::request::{Attachment, Network, Request};
+use crate::cni::result::{AddResult, Dns, Route};
 use crate::cni::{Code, Error, Result, SpecVersion};
-
-/// Where the reference keeps its stores.
-const DATA_DIR: &str = "/var/lib/cni/networks";
-
-/// `host-local` for one request: ranges that have been checked, and where the store is.
-#[derive(Debug)]
-pub struct HostLocal {
-    sets: Vec<RangeSet>,
-    routes: Vec<Route>,
-    requested: Vec<IpAddr>,
-    resolv_conf: Option<PathBuf>,
-    dir: PathBuf,
-    attachment: Attachment,
-}
 
 /// What an attachment gets, in the order of the range sets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -48,6 +37,21 @@ pub struct Allocated {
     pub gateway: Option<IpAddr>,
 }
 
+impl Allocation {
+    /// What a delegate's result gives.
+    fn from_result(result: AddResult) -> Self {
+        let addresses = result.ips.into_iter().map(|ip| Allocated {
+            address: ip.address,
+            gateway: ip.gateway,
+        });
+        Self {
+            addresses: addresses.collect(),
+            routes: result.routes,
+            dns: result.dns,
+        }
+    }
+}
+
 /// What became of an allocation.
 #[derive(Debug)]
 pub enum Outcome {
@@ -56,236 +60,137 @@ pub enum Outcome {
     AlreadyHeld(Vec<IpAddr>),
 }
 
-impl HostLocal {
-    /// Checks the `ipam` object of a request.
+/// The IPAM of a network.
+#[derive(Debug)]
+pub enum Ipam {
+    HostLocal(HostLocal),
+    Static(Fixed),
+    Delegated(Delegated),
+}
+
+/// Another plugin, and what it is told.
+#[derive(Debug)]
+pub struct Delegated {
+    plugin: Delegate,
+    config: Vec<u8>,
+    version: SpecVersion,
+}
+
+impl Ipam {
+    /// The IPAM that a network's config names; None when it names none.
     ///
     /// # Errors
-    /// Code 7, naming the range set and what is wrong with it.
-    pub fn new(request: &Request, ipam: &Ipam) -> Result<Self> {
-        let sets = range_sets(request, ipam)?;
-        if request.version < SpecVersion::V0_3_0 {
-            for v4 in [true, false] {
-                if sets.iter().filter(|set| set.is_ipv4() == v4).count() > 1 {
-                    return Err(invalid(format!(
-                        "cniVersion {} has room for one address per family, not more",
-                        request.version
-                    )));
-                }
-            }
-        }
-        let data_dir = ipam.data_dir.as_deref().filter(|dir| !dir.is_empty());
-        Ok(Self {
-            sets,
-            routes: ipam.routes.clone(),
-            requested: request.requested_ips.clone(),
-            resolv_conf: ipam
-                .resolv_conf
-                .as_deref()
-                .filter(|file| !file.is_empty())
-                .map(PathBuf::from),
-            dir: PathBuf::from(data_dir.unwrap_or(DATA_DIR))
-                .join(request.attachment.network.as_str()),
-            attachment: request.attachment.clone(),
-        })
-    }
-
-    fn holder(&self) -> Holder {
-        Holder::new(&self.attachment.container, &self.attachment.ifname)
-    }
-
-    /// Takes an address from each range set: all of them, or none.
-    ///
-    /// # Errors
-    /// Code 11 when a set has no free address, or a requested one is taken; 7 when a requested
-    /// one cannot be had at all; 5 when the store cannot be used.
-    pub fn allocate(&self) -> Result<Outcome> {
-        // Read first: what fails here must not have taken an address.
-        let dns = self.dns()?;
-        let wishes = self.wishes()?;
-        let holder = self.holder();
-        let store = Store::open(&self.dir)?;
-        let held = store.held_by(&holder)?;
-        if !held.is_empty() {
-            return Ok(Outcome::AlreadyHeld(held));
-        }
-        let mut addresses = Vec::with_capacity(self.sets.len());
-        for (index, (set, wish)) in self.sets.iter().zip(wishes).enumerate() {
-            match allocate_one(&store, &holder, index, set, wish) {
-                Ok(given) => addresses.push(given),
-                Err(err) => {
-                    store.release(&holder)?;
-                    return Err(err);
-                }
-            }
-        }
-        Ok(Outcome::Allocated(Allocation {
-            addresses,
-            routes: self.routes.clone(),
-            dns,
+    /// Code 7 when its config cannot be right, or the plugin is not there.
+    pub fn new(network: &Network) -> Result<Option<Self>> {
+        let Some(conf) = &network.ipam else {
+            return Ok(None);
+        };
+        let object = || config::parse_part("ipam", &conf.object);
+        Ok(Some(match conf.plugin.as_str() {
+            "host-local" => Self::HostLocal(HostLocal::new(network, &object()?)?),
+            "static" => Self::Static(Fixed::new(network, &object()?)),
+            other => Self::Delegated(Delegated {
+                plugin: Delegate::find(other, &network.path).map_err(|err| err.context("ipam"))?,
+                config: network.raw.clone(),
+                version: network.version,
+            }),
         }))
     }
 
-    /// Frees whatever the attachment has. Nothing to free is success.
+    /// Takes addresses for an attachment: all that it is to have, or none.
     ///
     /// # Errors
-    /// Code 5 when the store cannot be used.
-    pub fn release(&self) -> Result<()> {
-        match Store::open_existing(&self.dir)? {
-            Some(store) => store.release(&self.holder()),
-            None => Ok(()),
-        }
-    }
-
-    /// The first address of `expected` that lies in our ranges and that the store does not
-    /// give to the attachment.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
-    pub fn first_not_held(&self, expected: &[IpAddr]) -> Result<Option<IpAddr>> {
-        let ours = |ip: &&IpAddr| self.sets.iter().any(|set| set.range_of(**ip).is_some());
-        let mut ours = expected.iter().filter(ours);
-        let Some(store) = Store::open_existing(&self.dir)? else {
-            return Ok(ours.next().copied());
-        };
-        let holder = self.holder();
-        Ok(ours.find(|ip| !store.holds(**ip, &holder)).copied())
-    }
-
-    /// For each set the requested address that it is to give: the first that it contains.
-    fn wishes(&self) -> Result<Vec<Option<IpAddr>>> {
-        let mut open = self.requested.clone();
-        let mut wishes = Vec::with_capacity(self.sets.len());
-        for set in &self.sets {
-            let found = open.iter().position(|ip| set.range_of(*ip).is_some());
-            wishes.push(found.map(|at| open.remove(at)));
-        }
-        // The same address asked for twice, in CNI_ARGS and a capability say, is one wish.
-        open.retain(|ip| !wishes.contains(&Some(*ip)));
-        match open.first() {
-            None => Ok(wishes),
-            Some(ip) => {
-                let sets: Vec<_> = self.sets.iter().map(RangeSet::to_string).collect();
-                Err(invalid(format!(
-                    "requested address {ip} is in no range set that has not given one already ({})",
-                    sets.join("; ")
-                )))
+    /// The IPAM's own.
+    pub fn allocate(&self, request: &Request) -> Result<Outcome> {
+        let allocation = match self {
+            Self::HostLocal(ipam) => {
+                let requested: Vec<_> = request.requested_ips.all().collect();
+                return ipam.allocate(&request.attachment, &requested);
             }
+            Self::Static(ipam) => ipam.allocate(&request.requested_ips)?,
+            Self::Delegated(ipam) => {
+                let result = ipam
+                    .plugin
+                    .add(&ipam.config, ipam.version)
+                    .inspect_err(|_| {
+                        // It may have taken something before it failed (specification, section 4).
+                        let _ = ipam.plugin.call("DEL", &ipam.config);
+                    })?;
+                Allocation::from_result(result)
+            }
+        };
+        if allocation.addresses.is_empty() {
+            return Err(Error::new(Code::InvalidConfig, "ipam gave no address"));
+        }
+        Ok(Outcome::Allocated(allocation))
+    }
+
+    /// Gives back whatever the attachment has. Nothing to give back is success.
+    ///
+    /// # Errors
+    /// The IPAM's own.
+    pub fn release(&self, attachment: &Attachment) -> Result<()> {
+        match self {
+            Self::HostLocal(ipam) => ipam.release(attachment),
+            Self::Static(_) => Ok(()),
+            Self::Delegated(ipam) => ipam.plugin.call("DEL", &ipam.config).map(drop),
         }
     }
 
-    fn dns(&self) -> Result<Dns> {
-        match &self.resolv_conf {
-            None => Ok(Dns::default()),
-            Some(path) => std::fs::read_to_string(path)
-                .map(|text| resolv_conf::parse(&text))
-                .map_err(|err| io_error("cannot read resolvConf", path, err)),
+    /// The addresses that an attachment has, as far as the IPAM knows.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn held(&self, request: &Request) -> Result<Vec<IpNetwork>> {
+        match self {
+            Self::HostLocal(ipam) => ipam.held(&request.attachment),
+            Self::Static(ipam) => Ok(ipam.held(&request.requested_ips)),
+            Self::Delegated(_) => Ok(Vec::new()),
         }
     }
-}
 
-/// All range sets: those of the runtime first, then the legacy form, then `ranges`.
-fn range_sets(request: &Request, ipam: &Ipam) -> Result<Vec<RangeSet>> {
-    let legacy = match ipam
-        .legacy_range
-        .subnet
-        .as_deref()
-        .filter(|text| !text.is_empty())
-    {
-        None => None,
-        Some(text) => Some(vec![config::Range {
-            subnet: cidr::parse(text).map_err(|why| invalid(format!("ipam.subnet: {why}")))?,
-            range_start: ipam.legacy_range.range_start,
-            range_end: ipam.legacy_range.range_end,
-            gateway: ipam.legacy_range.gateway,
-        }]),
-    };
-    let mut sets: Vec<RangeSet> = Vec::new();
-    for conf in request
-        .requested_ranges
-        .iter()
-        .chain(&legacy)
-        .chain(&ipam.ranges)
-    {
-        let index = sets.len();
-        let set = RangeSet::new(conf)
-            .map_err(|why| invalid(format!("ipam: range set {index}: {why}")))?;
-        if let Some(other) = sets.iter().position(|other| other.overlaps(&set)) {
-            return Err(invalid(format!(
-                "ipam: range set {other} overlaps with {index}"
-            )));
+    /// Whether the attachment still has what its ADD promised.
+    ///
+    /// # Errors
+    /// Code 102 for the first address that it has not; the IPAM's own.
+    pub fn check(&self, attachment: &Attachment, promised: &AddResult) -> Result<()> {
+        match self {
+            Self::HostLocal(ipam) => {
+                let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address.ip()).collect();
+                match ipam.first_not_held(attachment, &addresses)? {
+                    None => Ok(()),
+                    Some(lost) => Err(Error::new(
+                        Code::AttachmentDiffers,
+                        format!("the address store does not give {lost} to this container"),
+                    )),
+                }
+            }
+            Self::Static(_) => Ok(()),
+            Self::Delegated(ipam) => ipam.plugin.call("CHECK", &ipam.config).map(drop),
         }
-        sets.push(set);
     }
-    if sets.is_empty() {
-        return Err(invalid("ipam: no range to allocate from")
-            .hint("give \"subnet\", \"ranges\" or the capability ipRanges"));
-    }
-    Ok(sets)
-}
 
-fn allocate_one(
-    store: &Store,
-    holder: &Holder,
-    index: usize,
-    set: &RangeSet,
-    wish: Option<IpAddr>,
-) -> Result<Allocated> {
-    let given = |ip, range: &range::Range| Allocated {
-        address: IpNetwork::new(ip, range.subnet.prefix())
-            .expect("the prefix length of a subnet of the same family"),
-        gateway: Some(range.gateway),
-    };
-    if let Some((ip, range)) = wish.and_then(|ip| Some((ip, set.range_of(ip)?))) {
-        if ip == range.gateway {
-            return Err(invalid(format!(
-                "requested address {ip} is the gateway of {}",
-                range.subnet
-            )));
-        }
-        if !store.reserve(ip, holder, index)? {
-            return Err(Error::new(
-                Code::TryAgainLater,
-                format!("requested address {ip} is taken"),
-            )
-            .hint(format!(
-                "{} names its holder",
-                store.dir().join(ip.to_string()).display()
-            )));
-        }
-        return Ok(given(ip, range));
-    }
-    // Try the next few by name, the way of a range with room. In a crowded one that would be
-    // a system call for each neighbour: one listing then tells them all.
-    const TRIES: usize = 8;
-    let mut candidates = set.candidates(store.last_reserved(index));
-    for (ip, range) in candidates.by_ref().take(TRIES) {
-        if store.reserve(ip, holder, index)? {
-            return Ok(given(ip, range));
+    /// Gives back the addresses of all attachments that `keep` does not want kept.
+    ///
+    /// # Errors
+    /// The IPAM's own.
+    pub fn collect(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+        match self {
+            Self::HostLocal(ipam) => ipam.release_others(keep),
+            Self::Static(_) => Ok(()),
+            Self::Delegated(ipam) => ipam.plugin.call("GC", &ipam.config).map(drop),
         }
     }
-    let taken: std::collections::HashSet<_> = store.taken()?.into_iter().collect();
-    for (ip, range) in candidates.filter(|(ip, _)| !taken.contains(ip)) {
-        if store.reserve(ip, holder, index)? {
-            return Ok(given(ip, range));
-        }
-    }
-    let in_use = taken
-        .iter()
-        .filter(|ip| set.range_of(**ip).is_some())
-        .count();
-    Err(Error::new(
-        Code::TryAgainLater,
-        format!(
-            "no free address in range set {index} ({set}): {in_use} of {} in use",
-            set.size()
-        ),
-    )
-    .hint(format!(
-        "each file in {} is an address and names the container that holds it",
-        store.dir().display()
-    )))
-}
 
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
+    /// Whether the next ADD can have addresses.
+    ///
+    /// # Errors
+    /// Code 11 when they are all in use; the IPAM's own.
+    pub fn ready(&self) -> Result<()> {
+        match self {
+            Self::HostLocal(ipam) => ipam.ready(),
+            Self::Static(_) => Ok(()),
+            Self::Delegated(ipam) => ipam.plugin.call("STATUS", &ipam.config).map(drop),
+        }
+    }
 }

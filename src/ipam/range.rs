@@ -146,6 +146,15 @@ impl RangeSet {
             .fold(0, |sum, range| sum.saturating_add(range.size()))
     }
 
+    /// How many of these addresses can be given out by the set.
+    pub fn count(&self, addresses: &[IpAddr]) -> u128 {
+        let ours = |ip: &&IpAddr| {
+            self.range_of(**ip)
+                .is_some_and(|range| range.gateway != **ip)
+        };
+        addresses.iter().filter(ours).count() as u128
+    }
+
     /// Every address once, gateways left out, in the order to try them: from the one after
     /// `last` to the end of its range, through the ranges that follow, and around to `last`.
     pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {

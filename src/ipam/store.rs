@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 
 use crate::cni::error::io as io_error;
+use crate::cni::request::Attachment;
 use crate::cni::{ContainerId, IfName, Result};
 
 /// The store of one network, locked for as long as this lives.
@@ -34,6 +35,11 @@ impl Holder {
     /// The content that an attachment's address files have.
     pub fn new(container: &ContainerId, ifname: &IfName) -> Self {
         Self(format!("{container}\r\n{ifname}"))
+    }
+
+    /// The same of an attachment.
+    pub fn of(attachment: &Attachment) -> Self {
+        Self::new(&attachment.container, &attachment.ifname)
     }
 
     /// Old versions of the reference wrote the container alone.
@@ -162,6 +168,41 @@ impl Store {
             }
         }
         outcome
+    }
+
+    /// Frees every address whose file tells a container and an interface that `keep` does not
+    /// want kept. What tells no holder stays: it may be an ADD of the reference in the making.
+    ///
+    /// # Errors
+    /// Code 5, after having freed what could be.
+    pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+        let mut outcome = Ok(());
+        for ip in self.taken()? {
+            let path = self.dir.join(ip.to_string());
+            let Ok(content) = fs::read_to_string(&path) else {
+                continue;
+            };
+            let (container, ifname) = match content.trim().split_once("\r\n") {
+                Some((container, ifname)) => (container, ifname),
+                None => (content.trim(), ""),
+            };
+            if container.is_empty() || keep(container, ifname) {
+                continue;
+            }
+            if let Err(err) = fs::remove_file(&path) {
+                outcome = Err(io_error("cannot free", &path, err));
+            }
+        }
+        outcome
+    }
+
+    /// Whether an address file could be made.
+    ///
+    /// # Errors
+    /// Code 5, naming the folder.
+    pub fn probe(&self) -> Result<()> {
+        rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
+            .map_err(|err| io_error("cannot write to the address store", &self.dir, err))
     }
 
     /// True when the holder has this address.

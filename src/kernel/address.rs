@@ -1,22 +1,47 @@
 //! Addresses on links.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
 use rtnetlink::AddressMessageBuilder;
 
-use super::netlink::Request;
+use super::netlink::{self, Request};
 use super::{Refusal, RouteSocket};
 
-/// A request that adds an address, for a batch. IPv6 addresses come without duplicate address
-/// detection: IPAM has seen to it that there is no duplicate, and they work at once.
-pub fn add_request(index: u32, address: IpNetwork) -> Request<RouteNetlinkMessage> {
+/// How an address is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct How {
+    /// The kernel makes a route to the address's subnet.
+    pub prefix_route: bool,
+    /// An IPv6 address is checked for duplicates before it is used. IPAM has seen to it that
+    /// there is none, so it need not wait.
+    pub detect_duplicates: bool,
+}
+
+/// With a route to its subnet, and usable at once.
+pub const PLAIN: How = How {
+    prefix_route: true,
+    detect_duplicates: false,
+};
+
+/// A request that adds an address, for a batch.
+pub fn add_request(index: u32, address: IpNetwork, how: How) -> Request<RouteNetlinkMessage> {
     let mut message = message(index, address);
-    if address.is_ipv6() {
-        message.header.flags |= AddressHeaderFlags::Nodad;
+    let mut flags = AddressFlags::empty();
+    if address.is_ipv6() && !how.detect_duplicates {
+        flags |= AddressFlags::Nodad;
+    }
+    if !how.prefix_route {
+        flags |= AddressFlags::Noprefixroute;
+    }
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
     }
     (
         RouteNetlinkMessage::NewAddress(message),
@@ -76,4 +101,49 @@ fn read(message: AddressMessage) -> Option<IpNetwork> {
         }
     }
     IpNetwork::new(local.or(address)?, prefix).ok()
+}
+
+/// What duplicate address detection found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detection {
+    Unique,
+    Duplicate(IpAddr),
+}
+
+/// Waits, in the calling thread's namespace, until no IPv6 address of a link is tentative.
+///
+/// # Errors
+/// ETIMEDOUT after `limit`; the kernel's refusal.
+pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, Refusal> {
+    let deadline = Instant::now() + limit;
+    // Subscribed first and asked after that, no change can slip through between the two.
+    let events = RouteSocket::open()?;
+    events.subscribe(netlink::Group::Ipv6Addresses)?;
+    let mut socket = RouteSocket::open()?;
+    loop {
+        let mut request = AddressMessage::default();
+        request.header.index = index;
+        let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
+        let mut settled = true;
+        for message in messages {
+            let RouteNetlinkMessage::NewAddress(message) = message else {
+                continue;
+            };
+            if message.header.index != index {
+                continue;
+            }
+            if message.header.flags.contains(AddressHeaderFlags::Dadfailed)
+                && let Some(address) = read(message.clone())
+            {
+                return Ok(Detection::Duplicate(address.ip()));
+            }
+            settled &= !message.header.flags.contains(AddressHeaderFlags::Tentative);
+        }
+        if settled {
+            return Ok(Detection::Unique);
+        }
+        if !events.wait_event(deadline)? {
+            return Err(std::io::Error::from(rustix::io::Errno::TIMEDOUT).into());
+        }
+    }
 }

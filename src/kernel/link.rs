@@ -10,7 +10,7 @@ use netlink_packet_route::link::{
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::netlink::Request;
+use super::netlink::{self, Request};
 use super::{Refusal, RouteSocket};
 use crate::cni::{IfName, MacAddr};
 
@@ -36,6 +36,8 @@ pub struct Link {
     pub group: u32,
     /// Of a bridge port.
     pub hairpin: bool,
+    /// Of a bridge port.
+    pub isolated: bool,
 }
 
 impl Link {
@@ -55,6 +57,7 @@ impl Link {
             alias: None,
             group: 0,
             hairpin: false,
+            isolated: false,
         };
         for attribute in message.attributes {
             match attribute {
@@ -81,6 +84,7 @@ impl Link {
                 LinkInfo::Kind(kind) => self.kind = kind.to_string(),
                 LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
                     self.hairpin = port.contains(&InfoBridgePort::HairpinMode(true));
+                    self.isolated = port.contains(&InfoBridgePort::Isolated(true));
                 }
                 _ => {}
             }
@@ -237,13 +241,14 @@ pub fn alias_request(index: u32, alias: &str) -> Request<RouteNetlinkMessage> {
     (RouteNetlinkMessage::SetLink(message), 0)
 }
 
-/// A request that lets a bridge port send frames back where they came from, for a batch.
-pub fn hairpin_request(index: u32) -> Request<RouteNetlinkMessage> {
+/// A request that sets a bridge port's flags, for a batch.
+pub fn port_request(index: u32, hairpin: bool, isolated: bool) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index)
         .set_port_kind(InfoPortKind::Bridge)
-        .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-            true,
-        )]))
+        .set_port_data(InfoPortData::BridgePort(vec![
+            InfoBridgePort::HairpinMode(hairpin),
+            InfoBridgePort::Isolated(isolated),
+        ]))
         .build();
     (RouteNetlinkMessage::NewLink(message), 0)
 }
@@ -273,6 +278,16 @@ pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result
     Ok(())
 }
 
+/// Switches a link off.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), Refusal> {
+    let message = LinkUnspec::new_with_index(index).down().build();
+    socket.request(RouteNetlinkMessage::SetLink(message), 0)?;
+    Ok(())
+}
+
 /// Removes a link; a veth goes with both its ends. One that is gone already is no error.
 ///
 /// # Errors
@@ -293,7 +308,7 @@ pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, Refu
     let deadline = std::time::Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
     let events = RouteSocket::open()?;
-    events.subscribe_links()?;
+    events.subscribe(netlink::Group::Links)?;
     let mut socket = RouteSocket::open()?;
     loop {
         match get(&mut socket, Which::Index(index))? {

@@ -2,7 +2,8 @@
 //! and a half-made link without a holder of its lock is known to be the debris of a crash.
 //!
 //! A lock is a file under /run/pausenet/lock, named like the host end and held by flock(2):
-//! it ends with its process, however that ends. DEL removes the file.
+//! it ends with its process, however that ends. The file is there only while somebody holds
+//! it, or was killed while holding it.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +14,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use crate::cni::error::io as io_error;
 use crate::cni::{IfName, Result};
 
-/// A held lock; dropping it lets go.
+/// A held lock; dropping it lets go and removes the file.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -41,9 +42,26 @@ impl Lock {
         Ok(Self { path, _file: file })
     }
 
-    /// Lets go and removes the file: the attachment is gone.
-    pub fn remove(self) {
-        // While we hold it; whoever waits for it notices and makes a new one.
+    /// Takes the lock if nobody holds it.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn try_take(dir: &Path, host_end: &IfName) -> Result<Option<Self>> {
+        let path = dir.join(host_end.as_str());
+        let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A file that its holder has removed meanwhile: there is somebody at work.
+            Ok(()) if !is_current(&file, &path) => Ok(None),
+            Ok(()) => Ok(Some(Self { path, _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(err) => Err(io_error("cannot take the lock", &path, err)),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is held; whoever waits for it notices and makes a new one.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -94,7 +112,7 @@ mod tests {
                         use std::sync::atomic::Ordering::SeqCst;
                         assert_eq!(inside.fetch_add(1, SeqCst), 0);
                         inside.fetch_sub(1, SeqCst);
-                        lock.remove();
+                        drop(lock);
                     }
                 });
             }

@@ -8,11 +8,13 @@
 //! (epoll, an eventfd, a wake-up for each answer) and could never overlap anything.
 
 pub mod address;
+pub mod conntrack;
 mod ioctl;
 pub mod link;
 pub mod lock;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod route;
 pub mod sysctl;
 

@@ -69,6 +69,10 @@ impl From<io::Error> for Refusal {
 /// A request and the flags beyond REQUEST and ACK that it carries.
 pub type Request<T> = (T, u16);
 
+/// In place of flags: a request that the kernel answers only to refuse it (the brackets around
+/// an nftables transaction). Its refusal stands for all that were sent with it.
+pub const SILENT: u16 = u16::MAX;
+
 /// What a request brought back: messages (often none), or a refusal.
 pub type Answer<T> = Result<Vec<T>, Refusal>;
 
@@ -80,6 +84,14 @@ pub struct Socket {
 
 /// A socket of the family that links, addresses and routes belong to.
 pub struct RouteSocket(Socket);
+
+/// What can be listened to (RTNLGRP_… in linux/rtnetlink.h).
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub enum Group {
+    Links = 1,
+    Ipv6Addresses = 9,
+}
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
@@ -106,12 +118,15 @@ impl Socket {
         T: NetlinkSerializable + NetlinkDeserializable,
     {
         let first = self.sequence.wrapping_add(1);
-        let count = requests.len();
+        let silent: Vec<bool> = requests.iter().map(|(_, flags)| *flags == SILENT).collect();
         let mut bytes = Vec::with_capacity(1024);
         for (payload, flags) in requests {
             self.sequence = self.sequence.wrapping_add(1);
             let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+            header.flags = match flags {
+                SILENT => NLM_F_REQUEST,
+                flags => NLM_F_REQUEST | NLM_F_ACK | flags,
+            };
             header.sequence_number = self.sequence;
             let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
             message.finalize();
@@ -120,16 +135,16 @@ impl Socket {
             message.serialize(&mut bytes[start..]);
         }
         self.socket.send(&bytes, 0)?;
-        self.collect(first, count)
+        self.collect(first, &silent)
     }
 
     fn collect<T: NetlinkDeserializable>(
         &mut self,
         first: u32,
-        count: usize,
+        silent: &[bool],
     ) -> io::Result<Vec<Answer<T>>> {
-        let mut answers: Vec<Answer<T>> = (0..count).map(|_| Ok(Vec::new())).collect();
-        let mut open = count;
+        let mut answers: Vec<Answer<T>> = silent.iter().map(|_| Ok(Vec::new())).collect();
+        let mut open = silent.iter().filter(|silent| !**silent).count();
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         while open > 0 {
             buffer.clear();
@@ -144,12 +159,8 @@ impl Socket {
                 let length = (message.header.length as usize).next_multiple_of(4);
                 rest = rest.get(length..).unwrap_or_default();
                 // Not ours: left over from an exchange that failed half-way.
-                let Some(answer) = message
-                    .header
-                    .sequence_number
-                    .checked_sub(first)
-                    .and_then(|at| answers.get_mut(at as usize))
-                else {
+                let at = message.header.sequence_number.wrapping_sub(first) as usize;
+                let Some(answer) = answers.get_mut(at) else {
                     continue;
                 };
                 if message.header.flags & NLM_F_DUMP_INTR != 0 {
@@ -174,6 +185,9 @@ impl Socket {
                                 error: error.to_io(),
                                 note,
                             });
+                        }
+                        if silent[at] {
+                            return Ok(answers);
                         }
                         open -= 1;
                     }
@@ -217,14 +231,13 @@ impl RouteSocket {
         Ok(Self(socket))
     }
 
-    /// Has the kernel tell this socket of every change to a link. A socket that listens is no
+    /// Has the kernel tell this socket of every change of a kind. A socket that listens is no
     /// good for requests any more.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn subscribe_links(&self) -> io::Result<()> {
-        const RTNLGRP_LINK: u32 = 1;
-        self.0.socket.add_membership(RTNLGRP_LINK)
+    pub fn subscribe(&self, group: Group) -> io::Result<()> {
+        self.0.socket.add_membership(group as u32)
     }
 
     /// Waits for news on a listening socket and swallows them. False when the deadline passed.

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use rtnetlink::RouteMessageBuilder;
 
@@ -14,7 +14,8 @@ use super::netlink::Request;
 use super::{Refusal, RouteSocket};
 use crate::cni::result::Route;
 
-/// A request that adds a route out of a link, for a batch. `via` is the next hop.
+/// A request that adds a route out of a link, for a batch. `via` is the next hop, `source` the
+/// preferred source address.
 ///
 /// # Errors
 /// A sentence, when destination and next hop do not fit together.
@@ -22,6 +23,7 @@ pub fn add_request(
     index: u32,
     route: &Route,
     via: Option<IpAddr>,
+    source: Option<IpAddr>,
 ) -> Result<Request<RouteNetlinkMessage>, String> {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .protocol(RouteProtocol::Boot)
@@ -36,6 +38,9 @@ pub fn add_request(
             ));
         }
         builder = builder.gateway(via).map_err(|err| err.to_string())?;
+    }
+    if let Some(source) = source {
+        builder = builder.pref_source(source).map_err(|err| err.to_string())?;
     }
     if let Some(priority) = route.priority {
         builder = builder.priority(priority);
@@ -80,6 +85,30 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, Refusal> {
         _ => None,
     };
     Ok(messages.into_iter().filter_map(read).collect())
+}
+
+/// The link that a packet to this address would leave by; None when there is no way.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Refusal> {
+    let bits = if ip.is_ipv4() { 32 } else { 128 };
+    let mut message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(ip, bits)
+        .map_err(std::io::Error::other)?
+        .build();
+    // A question may not carry what only a new route has.
+    message.header.protocol = RouteProtocol::Unspec;
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.kind = RouteType::Unspec;
+    match socket.request(RouteNetlinkMessage::GetRoute(message), 0) {
+        Ok(messages) => Ok(messages.into_iter().find_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => read(message)?.link,
+            _ => None,
+        })),
+        Err(refusal) if refusal.is(rustix::io::Errno::NETUNREACH) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// The table that a route without one is put into.

@@ -27,6 +27,8 @@ pub enum Sysctl<'a> {
     ArpNotify(&'a IfName),
     /// An unsolicited neighbour advertisement is sent for a new address.
     NdiscNotify(&'a IfName),
+    /// 127.0.0.0/8 may be routed out of an interface.
+    RouteLocalnet(&'a IfName),
 }
 
 impl Sysctl<'_> {
@@ -39,6 +41,7 @@ impl Sysctl<'_> {
             Self::KeepAddrOnDown(link) => ("ipv6", link, "keep_addr_on_down"),
             Self::ArpNotify(link) => ("ipv4", link, "arp_notify"),
             Self::NdiscNotify(link) => ("ipv6", link, "ndisc_notify"),
+            Self::RouteLocalnet(link) => ("ipv4", link, "route_localnet"),
         };
         format!("/proc/sys/net/{family}/conf/{scope}/{key}").into()
     }

@@ -1,23 +1,26 @@
-//! Mode `bridge`: from request and allocation to a plan, with the reference's rules.
+//! Mode `bridge`: gateways and default routes by the reference's rules, and what they mean for
+//! the addresses of the bridge itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::{BridgePlan, ContainerPlan, Plan, VethPlan, host_end_name};
-use crate::cni::request::{FrameMode, GatewayRole, Request};
+use super::{BridgePlan, invalid};
+use crate::cni::Result;
+use crate::cni::request::{BridgeConf, FrameMode, GatewayRole};
 use crate::cni::result::Route;
-use crate::cni::{Code, Error, Result};
 use crate::ipam::Allocation;
 
-/// Plans an attachment. `allocation` is None when the config has no IPAM: then the container
-/// is on layer 2 only.
+/// Plans the bridge, and completes the allocation with the gateways and default routes that
+/// the bridge's role brings.
 ///
 /// # Errors
 /// Code 7 when the bridge is to be a gateway, and an address has no room for one beside it.
-pub fn plan(request: &Request, allocation: Option<Allocation>) -> Result<Plan> {
-    let conf = &request.bridge;
-    let mut allocation = allocation.unwrap_or_default();
+pub fn plan(
+    conf: &BridgeConf,
+    mtu: Option<u32>,
+    allocation: &mut Allocation,
+) -> Result<BridgePlan> {
     let mut gateways = Vec::new();
     if conf.gateway >= GatewayRole::Gateway {
         for given in &mut allocation.addresses {
@@ -29,33 +32,14 @@ pub fn plan(request: &Request, allocation: Option<Allocation>) -> Result<Plan> {
         }
     }
     if conf.gateway == GatewayRole::DefaultGateway {
-        add_default_routes(&mut allocation);
+        add_default_routes(allocation);
     }
-    let dns = if request.dns.is_empty() {
-        allocation.dns
-    } else {
-        request.dns.clone()
-    };
-    Ok(Plan {
-        attachment: request.attachment.clone(),
-        bridge: BridgePlan {
-            name: conf.name.clone(),
-            mtu: conf.mtu,
-            promiscuous: conf.frames == FrameMode::Promiscuous,
-            gateways,
-            force_address: conf.force_address,
-        },
-        veth: VethPlan {
-            host_name: host_end_name(&request.attachment),
-            mtu: conf.mtu,
-            container_mac: request.requested_mac,
-            frames: conf.frames,
-        },
-        container: ContainerPlan {
-            addresses: allocation.addresses,
-            routes: allocation.routes,
-        },
-        dns,
+    Ok(BridgePlan {
+        name: conf.name.clone(),
+        mtu,
+        promiscuous: conf.frames == FrameMode::Promiscuous,
+        gateways,
+        force_address: conf.force_address,
     })
 }
 
@@ -69,12 +53,7 @@ fn first_host(address: IpNetwork) -> Result<IpAddr> {
             .checked_add(1)
             .map(|next| Ipv6Addr::from(next).into()),
     };
-    next.ok_or_else(|| {
-        Error::new(
-            Code::InvalidConfig,
-            format!("no room for a gateway in the subnet of {address}"),
-        )
-    })
+    next.ok_or_else(|| invalid(format!("no room for a gateway in the subnet of {address}")))
 }
 
 fn with_prefix_of(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork> {
@@ -82,15 +61,15 @@ fn with_prefix_of(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork> {
         .ok()
         .filter(|_| gateway.is_ipv4() == address.is_ipv4())
         .ok_or_else(|| {
-            Error::new(
-                Code::InvalidConfig,
-                format!("gateway {gateway} and address {address} are of different families"),
-            )
+            invalid(format!(
+                "gateway {gateway} and address {address} are of different families"
+            ))
         })
 }
 
 /// `isDefaultGateway`: one default route for each family that has an address, unless the
-/// config names one with a next hop of its own.
+/// config names one. (One without a next hop goes through the gateway too; the reference adds
+/// a second, which the kernel refuses.)
 fn add_default_routes(allocation: &mut Allocation) {
     for v4 in [true, false] {
         let Some(first) = allocation
@@ -106,10 +85,7 @@ fn add_default_routes(allocation: &mut Allocation) {
             Ipv6Addr::UNSPECIFIED.into()
         };
         let default = IpNetwork::new(everywhere, 0).expect("0 is a prefix length");
-        let named = allocation
-            .routes
-            .iter()
-            .any(|route| route.dst == default && route.gw.is_some());
+        let named = allocation.routes.iter().any(|route| route.dst == default);
         if !named {
             allocation.routes.push(Route::via(default, first.gateway));
         }
@@ -169,112 +145,11 @@ fn is_in_the_way(have: &IpNetwork, want: &IpNetwork) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::config::NetConf;
-    use crate::cni::env::Environment;
-    use crate::ipam::Allocated;
+    use crate::plan::AddressChange;
     use proptest::prelude::*;
 
     fn net(text: &str) -> IpNetwork {
         text.parse().unwrap()
-    }
-
-    fn plan_of(conf: &str, addresses: &[(&str, Option<&str>)], routes: &[&str]) -> Plan {
-        let env = Environment::parse(|name| {
-            let value = match name {
-                "CNI_COMMAND" => "ADD",
-                "CNI_CONTAINERID" => "c1",
-                "CNI_IFNAME" => "eth0",
-                "CNI_NETNS" => "/run/netns/x",
-                "CNI_PATH" => "/",
-                _ => return None,
-            };
-            Some(value.into())
-        });
-        let conf = NetConf::parse(conf.as_bytes()).unwrap();
-        let request = Request::new(&env.unwrap().unwrap(), conf).unwrap();
-        let allocation = Allocation {
-            addresses: addresses
-                .iter()
-                .map(|(address, gateway)| Allocated {
-                    address: net(address),
-                    gateway: gateway.map(|gateway| gateway.parse().unwrap()),
-                })
-                .collect(),
-            routes: routes
-                .iter()
-                .map(|dst| Route::via(net(dst), None))
-                .collect(),
-            ..Allocation::default()
-        };
-        plan(&request, Some(allocation)).unwrap()
-    }
-
-    #[test]
-    fn a_plain_switch_holds_no_address() {
-        let plan = plan_of(
-            r#"{"name": "x"}"#,
-            &[("10.1.0.5/16", Some("10.1.0.1"))],
-            &[],
-        );
-        assert!(plan.bridge.gateways.is_empty());
-        assert!(plan.container.routes.is_empty());
-    }
-
-    #[test]
-    fn a_gateway_holds_the_gateway_s_address_of_each_family() {
-        let plan = plan_of(
-            r#"{"name": "x", "isGateway": true}"#,
-            &[("10.1.0.5/16", None), ("fd00::5/64", Some("fd00::ff"))],
-            &[],
-        );
-        assert_eq!(
-            plan.bridge.gateways,
-            [net("10.1.0.1/16"), net("fd00::ff/64")]
-        );
-    }
-
-    #[test]
-    fn a_default_gateway_adds_one_default_route_for_each_family() {
-        let plan = plan_of(
-            r#"{"name": "x", "isDefaultGateway": true}"#,
-            &[
-                ("10.1.0.5/16", None),
-                ("10.2.0.5/16", None),
-                ("fd00::5/64", None),
-            ],
-            &[],
-        );
-        let routes: Vec<_> = plan
-            .container
-            .routes
-            .iter()
-            .map(|r| (r.dst, r.gw.unwrap()))
-            .collect();
-        assert_eq!(
-            routes,
-            [
-                (net("0.0.0.0/0"), "10.1.0.1".parse().unwrap()),
-                (net("::/0"), "fd00::1".parse().unwrap())
-            ]
-        );
-    }
-
-    #[test]
-    fn routes_without_a_next_hop_go_through_the_first_gateway_of_their_family() {
-        let plan = plan_of(
-            r#"{"name": "x"}"#,
-            &[
-                ("fd00::5/64", Some("fd00::1")),
-                ("10.1.0.5/16", Some("10.1.0.1")),
-            ],
-            &["192.168.0.0/16"],
-        );
-        let route = &plan.container.routes[0];
-        assert_eq!(route.gw, None, "the result tells what was configured");
-        assert_eq!(
-            plan.container.next_hop(route),
-            Some("10.1.0.1".parse().unwrap())
-        );
     }
 
     #[test]

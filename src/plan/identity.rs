@@ -15,6 +15,9 @@ const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// What the alias starts with.
 const MARK: &str = "pausenet";
 
+/// What the comments of chained port mappings start with.
+const CHAINED_MARK: &str = "portmap";
+
 /// The host end's name: `veth` and the first 55 bits of SHA-256 over network, container and
 /// interface (each followed by a NUL) in base 32. 15 characters in all.
 ///
@@ -51,6 +54,25 @@ pub fn alias(attachment: &Attachment) -> String {
     format!("{MARK} {network} {container} {ifname}")
 }
 
+/// What an element in nftables tells of a container that another plugin wired: `portmap` in
+/// front instead of `pausenet`, so that the two are never taken for each other.
+pub fn chained_alias(attachment: &Attachment) -> String {
+    let Attachment {
+        network,
+        container,
+        ifname,
+    } = attachment;
+    format!("{CHAINED_MARK} {network} {container} {ifname}")
+}
+
+/// Whose an element in nftables is, by either mark.
+pub fn element_owner(comment: &str) -> Owner {
+    match parse(CHAINED_MARK, comment) {
+        Some(attachment) => Owner::Attachment(attachment),
+        None => Owner::of(Some(comment)),
+    }
+}
+
 /// Whose a link is, as far as its alias tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
@@ -68,13 +90,13 @@ impl Owner {
         let Some(text) = alias.filter(|alias| !alias.is_empty()) else {
             return Self::Nobody;
         };
-        parse(text).map_or_else(|| Self::Foreign(text.to_owned()), Self::Attachment)
+        parse(MARK, text).map_or_else(|| Self::Foreign(text.to_owned()), Self::Attachment)
     }
 }
 
-fn parse(alias: &str) -> Option<Attachment> {
+fn parse(mark: &str, alias: &str) -> Option<Attachment> {
     let mut words = alias.split(' ');
-    if words.next() != Some(MARK) {
+    if words.next() != Some(mark) {
         return None;
     }
     let attachment = Attachment {

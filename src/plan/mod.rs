@@ -5,31 +5,75 @@
 
 mod bridge;
 mod identity;
+mod ptp;
+pub mod rules;
 
-pub use bridge::{AddressChange, bridge_addresses, plan};
-pub use identity::{Owner, alias, host_end_name};
+pub use bridge::{AddressChange, bridge_addresses};
+pub use identity::{Owner, alias, chained_alias, element_owner, host_end_name};
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::cni::request::{Attachment, FrameMode};
+use crate::cni::ports::PortsConf;
+use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{IfName, MacAddr};
-use crate::ipam::Allocated;
+use crate::cni::{Code, Error, IfName, MacAddr, Result};
+use crate::ipam::{Allocated, Allocation};
 
 /// The link group of everything that pausenet makes: "paus" in ASCII. It is set when a link is
 /// born, so that even a half-made one can be told from somebody else's.
 pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
 
 /// An attachment as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub attachment: Attachment,
-    pub bridge: BridgePlan,
-    pub veth: VethPlan,
+    /// None in mode ptp.
+    pub bridge: Option<BridgePlan>,
+    /// The host forwards for these families.
+    pub forward: Families,
+    pub host: HostPlan,
     pub container: ContainerPlan,
+    /// What nftables should hold for the attachment.
+    pub rules: Vec<rules::Wish>,
+    /// Ports of the host that lead to the container.
+    pub ports: Option<PortsConf>,
+    /// As they were configured, for the result; the container's own list has them filled in.
+    pub routes: Vec<Route>,
     pub dns: Dns,
+}
+
+impl Plan {
+    /// The container's addresses, with the prefix lengths of their subnets.
+    pub fn container_addresses(&self) -> Vec<IpNetwork> {
+        self.container
+            .addresses
+            .iter()
+            .map(|given| given.address)
+            .collect()
+    }
+}
+
+/// Address families, as a set.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Families {
+    pub ipv4: bool,
+    pub ipv6: bool,
+}
+
+impl Families {
+    /// The families of some addresses.
+    pub fn of(addresses: impl IntoIterator<Item = IpNetwork>) -> Self {
+        let mut families = Self::default();
+        for address in addresses {
+            match address {
+                IpNetwork::V4(_) => families.ipv4 = true,
+                IpNetwork::V6(_) => families.ipv6 = true,
+            }
+        }
+        families
+    }
 }
 
 /// The bridge, shared by all attachments of its networks and never removed with one.
@@ -39,45 +83,151 @@ pub struct BridgePlan {
     /// For a bridge that has to be made; None leaves it to the kernel.
     pub mtu: Option<u32>,
     pub promiscuous: bool,
-    /// Gateway addresses that the bridge is to hold; the host forwards for their families.
+    /// Gateway addresses that the bridge is to hold.
     pub gateways: Vec<IpNetwork>,
     /// Replace an address that is in a gateway's way.
     pub force_address: bool,
 }
 
-/// The pair of links. Its peer is the container's interface.
+/// The host's end of the pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VethPlan {
-    /// The host end's name, made from the attachment by [`host_end_name`].
-    pub host_name: IfName,
+pub struct HostPlan {
+    /// Made from the attachment by [`host_end_name`].
+    pub name: IfName,
     /// Of both ends; None leaves it to the kernel.
     pub mtu: Option<u32>,
-    /// None: any.
-    pub container_mac: Option<MacAddr>,
-    pub frames: FrameMode,
+    /// As a bridge port: frames may go back where they came from.
+    pub hairpin: bool,
+    /// As a bridge port: no frames to other isolated ports.
+    pub isolated: bool,
+    /// In mode ptp: the gateways' addresses, as single hosts.
+    pub addresses: Vec<IpNetwork>,
+    /// In mode ptp: a route to each of the container's addresses.
+    pub routes: Vec<PlannedRoute>,
 }
 
 /// The container's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerPlan {
+    /// Whether the interface is to be switched on.
+    pub up: bool,
+    pub mac: MacAddr,
     pub addresses: Vec<Allocated>,
-    /// As they were configured; [`ContainerPlan::next_hop`] fills in what they leave open.
-    pub routes: Vec<Route>,
+    /// False in mode ptp: the kernel is not to make a route to the subnet for each address.
+    pub prefix_routes: bool,
+    /// IPv6 addresses are checked for duplicates before they are used.
+    pub detect_duplicates: bool,
+    pub routes: Vec<PlannedRoute>,
 }
 
 impl ContainerPlan {
-    /// A route's own next hop, or else the first gateway of its family.
-    pub fn next_hop(&self, route: &Route) -> Option<IpAddr> {
-        route.gw.or_else(|| {
-            self.addresses
-                .iter()
-                .filter_map(|given| given.gateway)
-                .find(|gateway| gateway.is_ipv4() == route.dst.is_ipv4())
-        })
-    }
-
     /// True when an IPv6 address is among the addresses.
     pub fn has_ipv6(&self) -> bool {
         self.addresses.iter().any(|given| given.address.is_ipv6())
     }
 }
+
+/// A route with all that the kernel is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedRoute {
+    pub route: Route,
+    /// The next hop: the route's own or the gateway of its family.
+    pub via: Option<IpAddr>,
+    /// The preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// Plans an attachment. `allocation` is None when the config has no IPAM: then the container
+/// is on layer 2 only. `mac` is for the container's interface when none is asked for.
+///
+/// # Errors
+/// Code 7 when gateways and addresses do not fit together.
+pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> Result<Plan> {
+    let network = &request.network;
+    let mut allocation = allocation.unwrap_or_default();
+    let mut bridge = None;
+    let mut plan_host = HostPlan {
+        name: host_end_name(&request.attachment),
+        mtu: network.mtu,
+        hairpin: false,
+        isolated: false,
+        addresses: Vec::new(),
+        routes: Vec::new(),
+    };
+    let mut up = true;
+    let mut detect_duplicates = false;
+    let mut first_routes = Vec::new();
+    let forward;
+    match &network.link {
+        Some(LinkConf::Bridge(conf)) => {
+            let planned = bridge::plan(conf, network.mtu, &mut allocation)?;
+            forward = Families::of(planned.gateways.iter().copied());
+            bridge = Some(planned);
+            plan_host.hairpin = conf.hairpin();
+            plan_host.isolated = conf.isolation == PortIsolation::Isolated;
+            up = !conf.leave_down;
+            detect_duplicates = conf.detect_duplicates;
+        }
+        Some(LinkConf::Ptp) => {
+            forward = Families::of(allocation.addresses.iter().map(|given| given.address));
+            plan_host.addresses = ptp::host_addresses(&allocation.addresses)?;
+            plan_host.routes = ptp::host_routes(&allocation.addresses);
+            first_routes = ptp::container_routes(&allocation.addresses);
+        }
+        None => {
+            return Err(invalid(
+                "no link to plan: somebody else wires the container",
+            ));
+        }
+    }
+    let gateway_of = |v4: bool| {
+        let gateways = allocation
+            .addresses
+            .iter()
+            .filter_map(|given| given.gateway);
+        gateways.into_iter().find(|gateway| gateway.is_ipv4() == v4)
+    };
+    let mut routes = first_routes;
+    routes.extend(allocation.routes.iter().map(|route| PlannedRoute {
+        via: route.gw.or_else(|| gateway_of(route.dst.is_ipv4())),
+        source: None,
+        route: route.clone(),
+    }));
+    let container = ContainerPlan {
+        up,
+        mac: request.requested_mac.unwrap_or(mac),
+        prefix_routes: bridge.is_some(),
+        detect_duplicates,
+        routes,
+        addresses: allocation.addresses,
+    };
+    let addresses: Vec<_> = container
+        .addresses
+        .iter()
+        .map(|given| given.address)
+        .collect();
+    let rules = rules::wishes(request, &addresses, Some(container.mac));
+    let dns = if network.dns.is_empty() {
+        allocation.dns
+    } else {
+        network.dns.clone()
+    };
+    Ok(Plan {
+        attachment: request.attachment.clone(),
+        bridge,
+        forward,
+        host: plan_host,
+        container,
+        rules,
+        ports: network.ports.clone(),
+        routes: allocation.routes,
+        dns,
+    })
+}
+
+fn invalid(what: impl Into<String>) -> Error {
+    Error::new(Code::InvalidConfig, what)
+}
+
+#[cfg(test)]
+mod tests;

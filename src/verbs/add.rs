@@ -3,8 +3,8 @@
 use crate::apply::{Attached, Host, attach, clear_debris};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
-use crate::cni::{Code, Error, Result};
-use crate::ipam::{Allocation, HostLocal, Outcome};
+use crate::cni::{Code, Error, MacAddr, Result};
+use crate::ipam::{Allocation, Ipam, Outcome};
 use crate::kernel::netns::Netns;
 use crate::plan::{Plan, host_end_name, plan};
 
@@ -14,28 +14,28 @@ use crate::plan::{Plan, host_end_name, plan};
 /// Whatever stood in the way; kernel and store are then as before, but for the shared bridge.
 pub fn run(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
-    let ipam = super::ipam_of(request)?;
+    let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
-    if !request.netns_override && netns.is_same(&host.netns).unwrap_or(false) {
-        return Err(own_netns(&netns));
-    }
+    refuse_own_netns(request, &netns, &host.netns)?;
+    let mac = MacAddr::random()
+        .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
     let allocation = match &ipam {
         Some(ipam) => Some(allocate(&mut host, ipam, request)?),
         None => None,
     };
-    let outcome = plan(request, allocation)
+    let outcome = plan(request, allocation, mac)
         .and_then(|plan| attach(&mut host, &netns, &plan).map(|attached| (plan, attached)));
     match outcome {
         Ok((plan, attached)) => {
             let result = result(&plan, attached, &netns);
-            Ok(result.to_json(request.version).to_string())
+            Ok(result.to_json(request.network.version).to_string())
         }
-        Err(err) => {
-            if let Some(Err(second)) = ipam.map(|ipam| ipam.release()) {
-                return Err(err.hint(format!("and its address could not be freed: {second}")));
+        Err(err) => match ipam.map(|ipam| ipam.release(&request.attachment)) {
+            Some(Err(second)) => {
+                Err(err.hint(format!("and its address could not be freed: {second}")))
             }
-            Err(err)
-        }
+            _ => Err(err),
+        },
     }
 }
 
@@ -47,28 +47,32 @@ pub(super) fn open_netns(request: &Request) -> Result<Netns> {
     }
 }
 
-pub(super) fn own_netns(netns: &Netns) -> Error {
-    Error::new(
+/// Unless it is allowed, the container's namespace may not be the plugin's own.
+pub(super) fn refuse_own_netns(request: &Request, netns: &Netns, own: &Netns) -> Result<()> {
+    if request.netns_override || !netns.is_same(own).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(Error::new(
         Code::InvalidNetns,
         format!(
             "{} is the plugin's own network namespace",
             netns.path().display()
         ),
     )
-    .hint("a container's interface would be made on the host; CNI_NETNS_OVERRIDE=1 allows it")
+    .hint("a container's interface would be made on the host; CNI_NETNS_OVERRIDE=1 allows it"))
 }
 
 /// An address from each range set. Those that a killed ADD of this attachment left are freed
 /// first; those of a finished one are not touched.
-fn allocate(host: &mut Host, ipam: &HostLocal, request: &Request) -> Result<Allocation> {
-    let held = match ipam.allocate()? {
+fn allocate(host: &mut Host, ipam: &Ipam, request: &Request) -> Result<Allocation> {
+    let held = match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => return Ok(allocation),
         Outcome::AlreadyHeld(held) => held,
     };
     // An error here means that the attachment is whole.
     clear_debris(&mut host.socket, &request.attachment)?;
-    ipam.release()?;
-    match ipam.allocate()? {
+    ipam.release(&request.attachment)?;
+    match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
         Outcome::AlreadyHeld(_) => Err(Error::new(
             Code::TryAgainLater,
@@ -78,38 +82,31 @@ fn allocate(host: &mut Host, ipam: &HostLocal, request: &Request) -> Result<Allo
 }
 
 fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
-    let Attached {
-        bridge,
-        host_end,
-        container_mac,
-    } = attached;
-    let mtu = Some(host_end.mtu);
-    let on_host = |name: String, mac: Option<crate::cni::MacAddr>, mtu| Interface {
-        name,
-        mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        mtu,
+    let on_host = |link: crate::kernel::link::Link| Interface {
+        name: link.name,
+        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        mtu: Some(link.mtu),
         ..Interface::default()
     };
+    let inside = Interface {
+        name: plan.attachment.ifname.to_string(),
+        mac: plan.container.mac.to_string(),
+        mtu: Some(attached.host_end.mtu),
+        sandbox: netns.path().display().to_string(),
+        ..Interface::default()
+    };
+    let mut interfaces: Vec<_> = attached.bridge.into_iter().map(on_host).collect();
+    interfaces.extend([on_host(attached.host_end), inside]);
+    let index = interfaces.len() - 1;
+    let ips = plan.container.addresses.iter().map(|given| IpConfig {
+        interface: Some(index),
+        address: given.address,
+        gateway: given.gateway,
+    });
     AddResult {
-        interfaces: vec![
-            on_host(bridge.name, bridge.mac, Some(bridge.mtu)),
-            on_host(host_end.name, host_end.mac, mtu),
-            Interface {
-                sandbox: netns.path().display().to_string(),
-                ..on_host(plan.attachment.ifname.to_string(), Some(container_mac), mtu)
-            },
-        ],
-        ips: plan
-            .container
-            .addresses
-            .iter()
-            .map(|given| IpConfig {
-                interface: Some(2),
-                address: given.address,
-                gateway: given.gateway,
-            })
-            .collect(),
-        routes: plan.container.routes.clone(),
+        ips: ips.collect(),
+        interfaces,
+        routes: plan.routes.clone(),
         dns: plan.dns.clone(),
     }
 }

@@ -1,12 +1,13 @@
 //! CHECK: whether an attachment still is what its ADD said.
 
-use std::net::IpAddr;
-
-use super::add::{open_netns, own_netns};
-use crate::apply::{Host, verify};
+use super::add::{open_netns, refuse_own_netns};
+use crate::apply::{Host, rules, verify};
 use crate::cni::request::Request;
+use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
+use crate::ipam::Ipam;
 use crate::plan::host_end_name;
+use crate::plan::rules::wishes;
 
 /// Serves CHECK.
 ///
@@ -14,24 +15,24 @@ use crate::plan::host_end_name;
 /// Code 102 for the first difference, 7 without prevResult, or what made CHECK impossible.
 pub fn run(request: &Request) -> Result<()> {
     let netns = open_netns(request)?;
-    let promised = request.prev_result.as_ref().ok_or_else(|| {
+    let promised = promised(request)?;
+    let ipam = Ipam::new(&request.network)?;
+    let mut host = Host::open(&host_end_name(&request.attachment))?;
+    refuse_own_netns(request, &netns, &host.netns)?;
+    verify(&mut host, &netns, request, promised)?;
+    let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
+    let mac = promised.mac_of(&request.attachment.ifname);
+    rules::verify_wishes(&wishes(request, &addresses, mac))?;
+    match ipam {
+        Some(ipam) => ipam.check(&request.attachment, promised),
+        None => Ok(()),
+    }
+}
+
+/// The result that CHECK compares with.
+pub(super) fn promised(request: &Request) -> Result<&AddResult> {
+    request.network.prev_result.as_ref().ok_or_else(|| {
         Error::new(Code::InvalidConfig, "CHECK without prevResult")
             .hint("the runtime puts the result of ADD into the config as \"prevResult\"")
-    })?;
-    let ipam = super::ipam_of(request)?;
-    let mut host = Host::open(&host_end_name(&request.attachment))?;
-    if !request.netns_override && netns.is_same(&host.netns).unwrap_or(false) {
-        return Err(own_netns(&netns));
-    }
-    verify(&mut host, &netns, request, promised)?;
-    if let Some(ipam) = ipam {
-        let addresses: Vec<IpAddr> = promised.ips.iter().map(|ip| ip.address.ip()).collect();
-        if let Some(lost) = ipam.first_not_held(&addresses)? {
-            return Err(Error::new(
-                Code::AttachmentDiffers,
-                format!("the address store does not give {lost} to this container"),
-            ));
-        }
-    }
-    Ok(())
+    })
 }

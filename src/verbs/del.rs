@@ -1,23 +1,44 @@
 //! DEL: undoes an ADD. Needs neither the namespace nor prevResult, and succeeds when there is
 //! nothing left to undo.
 
-use crate::apply::{Host, remove};
+use ipnetwork::IpNetwork;
+
+use crate::apply::{Host, remove, rules};
 use crate::cni::Result;
 use crate::cni::request::Request;
-use crate::plan::host_end_name;
+use crate::ipam::Ipam;
+use crate::plan;
 
-/// Serves DEL: the links first, and the address last, so that it is free only when nothing of
-/// it is left.
+/// Serves DEL: the links first, then nftables, and the address last, so that it is free only
+/// when nothing of it is left.
 ///
 /// # Errors
 /// Codes 5 and 101, when something is left that could not be removed.
 pub fn run(request: &Request) -> Result<()> {
-    let ipam = super::ipam_of(request)?;
-    let mut host = Host::open(&host_end_name(&request.attachment))?;
+    let ipam = Ipam::new(&request.network)?;
+    let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
     remove(&mut host.socket, &request.attachment)?;
-    if let Some(ipam) = ipam {
-        ipam.release()?;
+    if plan::rules::are_used(&request.network) {
+        let promised = request.network.prev_result.as_ref();
+        let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
+        rules::release(request, &addresses(request, ipam.as_ref())?, mac)?;
     }
-    host.forget();
+    if let Some(ipam) = ipam {
+        ipam.release(&request.attachment)?;
+    }
     Ok(())
+}
+
+/// The attachment's addresses, from whoever still knows them.
+fn addresses(request: &Request, ipam: Option<&Ipam>) -> Result<Vec<IpNetwork>> {
+    let mut addresses = match ipam {
+        Some(ipam) => ipam.held(request)?,
+        None => Vec::new(),
+    };
+    if let Some(promised) = &request.network.prev_result {
+        addresses.extend(promised.ips.iter().map(|ip| ip.address));
+    }
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
 }

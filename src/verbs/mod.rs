@@ -1,19 +1,27 @@
-//! What a runtime asks for, one file per verb, and the way in and out that they share.
+//! What a runtime asks for, and the way in and out that all plugins share.
+//!
+//! The binary is several plugins: what it is called as (the last part of `argv[0]`) decides
+//! which, as [`Plugin`] tells. One file here for each verb of the plugins that wire containers
+//! ([`add`], [`del`], [`check`], [`gc`], [`status`]), and one for each of the others.
 
 mod add;
 mod check;
 mod del;
+mod gc;
+mod host_local;
+mod loopback;
+mod portmap;
+mod status;
 mod version;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cni::config::NetConf;
 use crate::cni::env::{Environment, Verb};
-use crate::cni::request::Request;
+use crate::cni::request::{Mode, Network, Request};
 use crate::cni::{Code, Error, Result, SpecVersion};
-use crate::ipam::HostLocal;
 
 /// More than any config: what is longer is a mistake, not a network.
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
@@ -28,18 +36,56 @@ Container runtimes call it, with CNI_* variables and a network config on stdin:
   CNI_COMMAND=ADD CNI_CONTAINERID=web CNI_NETNS=/run/netns/web CNI_IFNAME=eth0 \\
   CNI_PATH=/opt/cni/bin pausenet < podnet.conf
 
-Verbs: ADD, DEL, CHECK, VERSION. The result, or an error with its code, is JSON
-on stdout; the exit status is 0 or 1. People use pausectl."
+Verbs: ADD, DEL, CHECK, GC, STATUS, VERSION. The result, or an error with its
+code, is JSON on stdout; the exit status is 0 or 1. Linked or copied as bridge,
+ptp, host-local, loopback or portmap, it is that plugin. People use pausectl."
 );
+
+/// Which plugin the binary is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// Link, addresses, masquerade and ports from one config.
+    Pausenet,
+    /// The reference's, by name.
+    Bridge,
+    Ptp,
+    HostLocal,
+    Loopback,
+    Portmap,
+}
+
+impl Plugin {
+    /// The plugin that a file name means; any name that is none of the reference's is ours.
+    pub fn called(program: &OsStr) -> Self {
+        match Path::new(program).file_name().and_then(OsStr::to_str) {
+            Some("bridge") => Self::Bridge,
+            Some("ptp") => Self::Ptp,
+            Some("host-local") => Self::HostLocal,
+            Some("loopback") => Self::Loopback,
+            Some("portmap") => Self::Portmap,
+            _ => Self::Pausenet,
+        }
+    }
+
+    fn mode(self) -> Mode {
+        match self {
+            Self::Pausenet => Mode::Configured,
+            Self::Bridge => Mode::Bridge,
+            Self::Ptp => Mode::Ptp,
+            Self::HostLocal | Self::Loopback | Self::Portmap => Mode::Foreign,
+        }
+    }
+}
 
 /// The whole plugin: reads the request, serves it, writes the answer.
 ///
 /// Nothing but the answer goes to stdout. The exit status is 1 with an error object.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
+    let plugin = Plugin::called(&std::env::args_os().next().unwrap_or_default());
     let lookup = |name: &str| std::env::var_os(name);
     let mut stdin = Vec::new();
-    let outcome = serve(&lookup, std::io::stdin(), &mut stdin);
+    let outcome = serve(plugin, &lookup, std::io::stdin(), &mut stdin);
     let (text, status) = match outcome {
         Ok(answer) => (answer, ExitCode::SUCCESS),
         Err(err) => (describe(err, &lookup, &stdin), ExitCode::FAILURE),
@@ -56,6 +102,7 @@ pub fn main() -> ExitCode {
 
 /// Serves one request; what was read from `input` stays in `stdin`, for the error to name.
 fn serve(
+    plugin: Plugin,
     lookup: &impl Fn(&str) -> Option<OsString>,
     input: impl Read,
     stdin: &mut Vec<u8>,
@@ -74,16 +121,51 @@ fn serve(
     let Some(env) = environment? else {
         return Ok(HELP.to_owned());
     };
-    let request = |stdin: &[u8]| Request::new(&env, NetConf::parse(stdin)?);
+    dispatch(plugin, &env, stdin.clone())
+}
+
+fn dispatch(plugin: Plugin, env: &Environment, config: Vec<u8>) -> Result<String> {
+    let mode = plugin.mode();
+    let silent = |()| String::new();
     match env.verb {
-        Verb::Add => add::run(&request(stdin)?),
-        Verb::Del => del::run(&request(stdin)?).map(|()| String::new()),
-        Verb::Check => check::run(&request(stdin)?).map(|()| String::new()),
         Verb::Version => Ok(version::run()),
-        Verb::Gc | Verb::Status => Err(Error::new(
-            Code::InvalidEnvironment,
-            format!("CNI_COMMAND {} is not served yet", env.verb.as_str()),
-        )),
+        Verb::Add | Verb::Del | Verb::Check => {
+            let request = Request::new(env, mode, config)?;
+            match (plugin, env.verb) {
+                (Plugin::HostLocal, Verb::Add) => host_local::add(&request),
+                (Plugin::HostLocal, Verb::Del) => host_local::del(&request).map(silent),
+                (Plugin::HostLocal, _) => host_local::check(&request).map(silent),
+                (Plugin::Loopback, Verb::Add) => loopback::add(&request),
+                (Plugin::Loopback, Verb::Del) => loopback::del(&request).map(silent),
+                (Plugin::Loopback, _) => loopback::check(&request).map(silent),
+                (Plugin::Portmap, Verb::Add) => portmap::add(&request),
+                (Plugin::Portmap, Verb::Del) => portmap::del(&request).map(silent),
+                (Plugin::Portmap, _) => portmap::check(&request).map(silent),
+                (_, Verb::Add) => add::run(&request),
+                (_, Verb::Del) => del::run(&request).map(silent),
+                (_, _) => check::run(&request).map(silent),
+            }
+        }
+        Verb::Gc => {
+            let network = Network::new(env, mode, config)?;
+            match plugin {
+                Plugin::Loopback => Ok(()),
+                Plugin::HostLocal => gc::addresses(&network),
+                Plugin::Portmap => gc::ports(&network),
+                Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => gc::run(&network),
+            }
+            .map(silent)
+        }
+        Verb::Status => {
+            let network = Network::new(env, mode, config)?;
+            match plugin {
+                Plugin::Loopback => Ok(()),
+                Plugin::HostLocal => status::addresses(&network),
+                Plugin::Portmap => status::kernel(),
+                Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => status::run(&network),
+            }
+            .map(silent)
+        }
     }
 }
 
@@ -127,15 +209,20 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
     std::process::exit(1);
 }
 
-/// The request's IPAM, if it has one.
-fn ipam_of(request: &Request) -> Result<Option<HostLocal>> {
-    match &request.ipam {
-        None => Ok(None),
-        Some(ipam) if ipam.r#type == "host-local" => HostLocal::new(request, ipam).map(Some),
-        Some(ipam) => Err(Error::new(
-            Code::UnsupportedField,
-            format!("ipam.type {:?} is not supported", ipam.r#type),
-        )
-        .hint("the built-in IPAM is \"host-local\"")),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_it_is_called_by_decides() {
+        for (name, plugin) in [
+            ("/opt/cni/bin/bridge", Plugin::Bridge),
+            ("host-local", Plugin::HostLocal),
+            ("/x/pausenet", Plugin::Pausenet),
+            ("/x/bridge2", Plugin::Pausenet),
+            ("", Plugin::Pausenet),
+        ] {
+            assert_eq!(Plugin::called(OsStr::new(name)), plugin, "{name}");
+        }
     }
 }

@@ -1,0 +1,265 @@
+//! An attachment's elements in nftables: claimed at ADD, released at DEL and GC.
+//!
+//! An element's key is what packets carry, an address or a port, and may have had another
+//! owner before. So whoever removes one compares the owner first, and the removal counts only
+//! if the ruleset has not changed in between.
+
+use ipnetwork::IpNetwork;
+
+use crate::cni::request::{Attachment, Request};
+use crate::cni::{Code, Error, MacAddr, Result};
+use crate::kernel::Refusal;
+use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
+use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, keys, target};
+use crate::plan::{Owner, alias, element_owner};
+
+/// How often a change is tried anew because somebody else's came in between. Each failure
+/// means that another one got through, so this many in a row is a storm.
+const TRIES: usize = 64;
+
+/// Sees to it that every wished element is there and the attachment's.
+///
+/// # Errors
+/// Code 103 when a port of the host is taken; 101 when the kernel refuses.
+pub fn claim(wishes: &[Wish], is_gone: impl Fn(&Attachment) -> bool) -> Result<()> {
+    if wishes.is_empty() {
+        return Ok(());
+    }
+    let attempt = || "add the attachment's elements to nftables";
+    let mut nft = open()?;
+    let adds: Vec<_> = wishes
+        .iter()
+        .map(|wish| Change::Add(wish.set.clone(), wish.element.clone()))
+        .collect();
+    let mut changes = adds.clone();
+    let mut generation = None;
+    for _ in 0..TRIES {
+        let (_, refusal) = match nft.commit(&changes, generation) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        if refusal.is(rustix::io::Errno::NOENT) {
+            // The first attachment of its kind, or somebody has flushed the ruleset.
+            changes = blocks(wishes);
+            changes.extend(adds.iter().cloned());
+            generation = None;
+        } else if refusal.is(rustix::io::Errno::EXIST) || is_outdated(&refusal) {
+            generation = Some(
+                nft.generation()
+                    .map_err(|refusal| refusal.during(attempt()))?,
+            );
+            changes = removals_for(&mut nft, wishes, &is_gone)?;
+            changes.extend(adds.iter().cloned());
+        } else {
+            return Err(explain(refusal, attempt()));
+        }
+    }
+    Err(storm(attempt()))
+}
+
+/// Removals of elements whose owner is dead, or is the attachment itself in an earlier life.
+fn removals_for(
+    nft: &mut Nft,
+    wishes: &[Wish],
+    is_gone: &impl Fn(&Attachment) -> bool,
+) -> Result<Vec<Change>> {
+    let wanted: Vec<_> = wishes
+        .iter()
+        .map(|wish| (&wish.set, wish.element.key.clone()))
+        .collect();
+    let found = nft
+        .look_up(&wanted)
+        .map_err(|refusal| refusal.during("look up elements in nftables"))?;
+    let mut changes = Vec::new();
+    for (wish, found) in wishes.iter().zip(found) {
+        let Some(found) = found else {
+            continue;
+        };
+        let dead = wish.own_key
+            || found.owner == wish.element.owner
+            || target(&found) == target(&wish.element)
+            || matches!(Owner::of(Some(&found.owner)), Owner::Attachment(other) if is_gone(&other));
+        if !dead {
+            return Err(port_taken(&found));
+        }
+        changes.push(Change::Remove(wish.set.clone(), found.key));
+    }
+    Ok(changes)
+}
+
+fn port_taken(found: &Element) -> Error {
+    let holder = match element_owner(&found.owner) {
+        Owner::Attachment(other) => other.to_string(),
+        _ if found.owner.is_empty() => "an element without a comment".to_owned(),
+        _ => found.owner.clone(),
+    };
+    // The key ends with the protocol and the port, 4 bytes each.
+    let (protocol, port) = match found.key.len().checked_sub(8).map(|at| &found.key[at..]) {
+        Some([protocol, _, _, _, high, low, ..]) => (*protocol, u16::from_be_bytes([*high, *low])),
+        _ => (0, 0),
+    };
+    let protocol = match protocol {
+        6 => "tcp",
+        17 => "udp",
+        132 => "sctp",
+        _ => "?",
+    };
+    Error::new(
+        Code::PortTaken,
+        format!("host port {port}/{protocol} is mapped to {holder} already"),
+    )
+    .hint("choose another hostPort, or give each of the two a hostIP of its own")
+}
+
+/// Whether every element that the attachment should have is there and its own.
+///
+/// # Errors
+/// Code 102 for the first that is not.
+pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
+    if wishes.is_empty() {
+        return Ok(());
+    }
+    let attempt = "look up elements in nftables";
+    let wanted: Vec<_> = wishes
+        .iter()
+        .map(|wish| (&wish.set, wish.element.key.clone()))
+        .collect();
+    let found = open()?
+        .look_up(&wanted)
+        .map_err(|refusal| explain(refusal, attempt))?;
+    for (wish, found) in wishes.iter().zip(found) {
+        let right = found.as_ref().is_some_and(|found| {
+            found.owner == wish.element.owner && found.data == wish.element.data
+        });
+        if !right {
+            let set = &wish.set;
+            return Err(Error::new(
+                Code::AttachmentDiffers,
+                format!(
+                    "{} of table {} in nftables has lost the attachment",
+                    set.name, set.table.name
+                ),
+            )
+            .hint("a foreign flush of the ruleset takes ours with it; DEL and ADD again"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether nftables can be asked and changed.
+///
+/// # Errors
+/// Code 101.
+pub fn ready() -> Result<()> {
+    let attempt = "ask for the generation of nftables";
+    open()?
+        .generation()
+        .map(drop)
+        .map_err(|refusal| explain(refusal, attempt))
+}
+
+/// Removes the elements that an attachment has.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Result<()> {
+    let owner = alias(&request.attachment);
+    match keys(request, addresses, mac) {
+        Some(keys) => release_keys(&owner, &keys),
+        None => release_where(|found| found.owner == owner),
+    }
+}
+
+/// Removes elements of `owner` under these keys.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn release_keys(owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
+    remove(|nft| {
+        let found = nft.look_up(&wanted)?;
+        let ours = wanted.iter().zip(found).filter_map(|((set, _), found)| {
+            let found = found.filter(|found| found.owner == owner)?;
+            Some(Change::Remove((*set).clone(), found.key))
+        });
+        Ok(ours.collect())
+    })
+}
+
+/// Removes every element of ours, whoever's it is, that `unwanted` says so of.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn release_where(unwanted: impl Fn(&Element) -> bool) -> Result<()> {
+    remove(|nft| {
+        let mut changes = Vec::new();
+        for table in [TABLE, BRIDGE_TABLE] {
+            for name in nft.sets(table)? {
+                let elements = nft.elements(table, &name)?;
+                let unwanted = elements.into_iter().filter(|element| unwanted(element));
+                changes
+                    .extend(unwanted.map(|found| Change::Remove(by_name(table, &name), found.key)));
+            }
+        }
+        Ok(changes)
+    })
+}
+
+/// A set to remove from: only its name matters then.
+fn by_name(table: Table, name: &str) -> Set {
+    Set {
+        table,
+        name: name.to_owned(),
+        key: Vec::new(),
+        data: Vec::new(),
+    }
+}
+
+/// Removes what `find` finds, if the ruleset is still as it was found in.
+fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>) -> Result<()> {
+    let attempt = "remove the attachment's elements from nftables";
+    let mut nft = open()?;
+    for _ in 0..TRIES {
+        let generation = nft
+            .generation()
+            .map_err(|refusal| explain(refusal, attempt))?;
+        let changes = find(&mut nft).map_err(|refusal| explain(refusal, attempt))?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match nft.commit(&changes, Some(generation)) {
+            Ok(()) => return Ok(()),
+            Err((_, refusal)) if is_outdated(&refusal) => {}
+            // Gone in between.
+            Err((_, refusal)) if refusal.is(rustix::io::Errno::NOENT) => {}
+            Err((_, refusal)) => return Err(explain(refusal, attempt)),
+        }
+    }
+    Err(storm(attempt))
+}
+
+fn open() -> Result<Nft> {
+    Nft::open().map_err(|err| Refusal::from(err).during("open a netlink socket for nftables"))
+}
+
+fn explain(refusal: Refusal, attempt: &str) -> Error {
+    let unknown = refusal.is(rustix::io::Errno::INVAL) || refusal.is(rustix::io::Errno::OPNOTSUPP);
+    let err = refusal.during(attempt);
+    if unknown {
+        return err.hint(
+            "the kernel needs nf_tables with nat, masq, fib and ct \
+             (CONFIG_NF_TABLES_INET, NFT_NAT, NFT_MASQ, NFT_FIB_INET, NFT_CT)",
+        );
+    }
+    err
+}
+
+fn storm(attempt: &str) -> Error {
+    Error::new(
+        Code::TryAgainLater,
+        format!("{attempt}: others changed the ruleset {TRIES} times in between"),
+    )
+}

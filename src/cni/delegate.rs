@@ -1,0 +1,137 @@
+//! Delegation: another plugin does a part of the work (specification, section 4).
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::result::AddResult;
+use super::{Code, Error, Result, SpecVersion};
+
+/// A plugin that the config names, found in CNI_PATH.
+#[derive(Debug, Clone)]
+pub struct Delegate {
+    program: PathBuf,
+}
+
+impl Delegate {
+    /// Looks for a plugin in the folders of CNI_PATH, in their order.
+    ///
+    /// # Errors
+    /// Code 7 for a name that is no file name, or that is in none of the folders.
+    pub fn find(name: &str, path: &[PathBuf]) -> Result<Self> {
+        if name.contains(['/', '\\', '\0']) || matches!(name, "." | "..") {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                format!("plugin type {name:?} is not a file name"),
+            ));
+        }
+        let found = path
+            .iter()
+            .map(|dir| dir.join(name))
+            .find(|file| is_program(file));
+        found.map(|program| Self { program }).ok_or_else(|| {
+            let looked: Vec<_> = path.iter().map(|dir| dir.display().to_string()).collect();
+            Error::new(
+                Code::InvalidConfig,
+                format!("plugin {name:?} is in no folder of CNI_PATH"),
+            )
+            .hint(format!("looked in {}", looked.join(", ")))
+        })
+    }
+
+    /// Has it serve the verb that we serve, with our environment and the config as it came in.
+    ///
+    /// # Errors
+    /// The delegate's own, with its name in front; 5 when it cannot be run.
+    pub fn call(&self, verb: &str, config: &[u8]) -> Result<Vec<u8>> {
+        let name = self.program.display();
+        let failed = |what: &str, err: std::io::Error| {
+            Error::new(Code::Io, format!("{what} delegate {name}: {err}"))
+        };
+        let mut child = Command::new(&self.program)
+            .env("CNI_COMMAND", verb)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|err| failed("start", err))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that answers without reading everything has closed its end: no fault.
+            let _ = stdin.write_all(config);
+        }
+        let output = child
+            .wait_with_output()
+            .map_err(|err| failed("wait for", err))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(refusal(&output.stdout, &output.status).context(format!("delegate {name}")))
+    }
+
+    /// The same for ADD, whose answer is a result.
+    ///
+    /// # Errors
+    /// As [`Delegate::call`]; 6 when the answer is no result.
+    pub fn add(&self, config: &[u8], version: SpecVersion) -> Result<AddResult> {
+        let name = self.program.display();
+        let answer = self.call("ADD", config)?;
+        serde_json::from_slice(&answer)
+            .map_err(|err| Error::new(Code::Decode, err.to_string()))
+            .and_then(|json| AddResult::from_json(&json, version))
+            .map_err(|err| err.context(format!("answer of delegate {name}")))
+    }
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// The delegate's error object, or what can be said without one.
+fn refusal(answer: &[u8], status: &std::process::ExitStatus) -> Error {
+    #[derive(Deserialize)]
+    struct Wire {
+        code: u32,
+        msg: String,
+        #[serde(default)]
+        details: String,
+    }
+    match serde_json::from_slice::<Wire>(answer) {
+        Ok(wire) => Error::new(Code::from_number(wire.code), wire.msg).hint(wire.details),
+        Err(_) => Error::new(
+            Code::Internal,
+            format!("ended with {status} and no error object"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_out_of_the_folders_is_refused() {
+        let path = ["/bin".into()];
+        for hostile in ["../bin/sh", "/bin/sh", "..", "a\0b"] {
+            assert_eq!(
+                Delegate::find(hostile, &path).unwrap_err().code,
+                Code::InvalidConfig
+            );
+        }
+        assert!(Delegate::find("sh", &path).is_ok());
+        assert!(Delegate::find("sh", &[]).is_err());
+    }
+
+    #[test]
+    fn the_delegate_s_error_keeps_its_code() {
+        let status = std::os::unix::process::ExitStatusExt::from_raw(256);
+        let err = refusal(
+            br#"{"cniVersion":"1.0.0","code":11,"msg":"full","details":"d"}"#,
+            &status,
+        );
+        assert_eq!((err.code, err.msg.as_str()), (Code::TryAgainLater, "full"));
+        assert_eq!(refusal(b"panic: x", &status).code, Code::Internal);
+    }
+}

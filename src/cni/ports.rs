@@ -1,0 +1,292 @@
+//! Port mappings: the capability `portMappings` and the keys of the reference's `portmap`.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use super::config::{self, PortKeys};
+use super::{Code, Error, Result};
+
+/// Layer 4 protocols that can be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// The IANA number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "" | "tcp" => Some(Self::Tcp),
+            "udp" => Some(Self::Udp),
+            "sctp" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// An entry of `portMappings` as it was written (CONVENTIONS.md of the specification).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortEntry {
+    pub host_port: i64,
+    pub container_port: i64,
+    #[serde(default, deserialize_with = "super::config::nullable")]
+    pub protocol: String,
+    #[serde(
+        default,
+        rename = "hostIP",
+        deserialize_with = "super::config::nullable"
+    )]
+    pub host_ip: String,
+}
+
+/// A port of the host that leads to a port of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortMapping {
+    pub host_port: u16,
+    pub container_port: u16,
+    pub protocol: Protocol,
+    /// None: every address of the host.
+    pub host_ip: Option<IpAddr>,
+    /// The family it is for, if `hostIP` says one without saying an address (0.0.0.0, ::).
+    only_ipv4: Option<bool>,
+}
+
+impl PortMapping {
+    /// True when it is for containers' addresses of this family.
+    pub fn is_for(&self, v4: bool) -> bool {
+        self.only_ipv4.is_none_or(|only| only == v4)
+    }
+}
+
+impl std::fmt::Display for PortMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
+            Some(ip) => write!(f, "{ip}:")?,
+            None => {}
+        }
+        write!(f, "{}/{}", self.host_port, self.protocol)
+    }
+}
+
+/// Port mappings of one request, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortsConf {
+    pub mappings: Vec<PortMapping>,
+    /// Neighbours and the host's 127.0.0.1 may use the ports too.
+    pub snat: bool,
+    /// Every connection through a mapping is masqueraded.
+    pub masquerade_all: bool,
+}
+
+impl PortsConf {
+    /// Reads the mappings of a config as it came in. None without any.
+    ///
+    /// # Errors
+    /// Code 7 for what cannot be a mapping; 2 for keys that only iptables could serve.
+    pub fn new(config: &[u8]) -> Result<Option<Self>> {
+        let conf: PortKeys = config::parse(config)?;
+        Self::check(&conf)
+    }
+
+    fn check(conf: &PortKeys) -> Result<Option<Self>> {
+        let entries = conf
+            .runtime_config
+            .iter()
+            .flat_map(|runtime| &runtime.port_mappings);
+        let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
+        check_masquerade_keys(conf)?;
+        for (at, mapping) in mappings.iter().enumerate() {
+            let same = |other: &&PortMapping| {
+                (other.host_ip, other.host_port, other.protocol)
+                    == (mapping.host_ip, mapping.host_port, mapping.protocol)
+                    && (other.is_for(true) && mapping.is_for(true)
+                        || other.is_for(false) && mapping.is_for(false))
+            };
+            if mappings[..at].iter().any(|other| same(&other)) {
+                return Err(invalid(format!("portMappings: {mapping} is mapped twice")));
+            }
+        }
+        Ok((!mappings.is_empty()).then_some(Self {
+            mappings,
+            snat: conf.snat.unwrap_or(true),
+            masquerade_all: conf.masq_all && conf.snat.unwrap_or(true),
+        }))
+    }
+
+    /// Mappings from JSON, for tests.
+    #[cfg(test)]
+    pub fn for_test(mappings: &str) -> Self {
+        let conf = format!(r#"{{"name": "x", "runtimeConfig": {{"portMappings": {mappings}}}}}"#);
+        Self::new(conf.as_bytes()).unwrap().unwrap()
+    }
+}
+
+/// Keys of the reference that say how packets are marked on their way to masquerade. We need
+/// no mark, so a bit for it is checked and not used; what asks for more cannot be had.
+fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
+    let unsupported = |key: &str, value: &dyn std::fmt::Debug, why: &str| {
+        Err(Error::new(
+            Code::UnsupportedField,
+            format!("{key} {value:?} is not supported"),
+        )
+        .hint(why))
+    };
+    if let Some(chain) = conf
+        .external_set_mark_chain
+        .as_deref()
+        .filter(|chain| !chain.is_empty())
+    {
+        if conf.mark_masq_bit.is_some() {
+            return Err(invalid(
+                "externalSetMarkChain and markMasqBit exclude each other",
+            ));
+        }
+        return unsupported(
+            "externalSetMarkChain",
+            &chain,
+            "rules of nftables cannot jump into a table of iptables; leave the key out",
+        );
+    }
+    if let Some(bit) = conf.mark_masq_bit.filter(|bit| !(0..=31).contains(bit)) {
+        return Err(invalid(format!("markMasqBit {bit} is outside 0 to 31")));
+    }
+    for (key, conditions) in [
+        ("conditionsV4", &conf.conditions_v4),
+        ("conditionsV6", &conf.conditions_v6),
+    ] {
+        if let Some(conditions) = conditions.as_ref().filter(|list| !list.is_empty()) {
+            return unsupported(
+                key,
+                conditions,
+                "mappings are elements of maps that all networks share; name a hostIP instead",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn mapping(entry: &PortEntry) -> Result<PortMapping> {
+    let port = |what: &str, number: i64| {
+        u16::try_from(number)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| invalid(format!("portMappings: {what} {number} is not a port")))
+    };
+    let protocol = Protocol::parse(&entry.protocol).ok_or_else(|| {
+        invalid(format!(
+            "portMappings: protocol {:?} is not tcp, udp or sctp",
+            entry.protocol
+        ))
+    })?;
+    let host_ip = match entry.host_ip.as_str() {
+        "" => None,
+        text => Some(
+            super::args::parse_ip(text)
+                .map_err(|why| invalid(format!("portMappings: hostIP {why}")))?,
+        ),
+    };
+    Ok(PortMapping {
+        host_port: port("hostPort", entry.host_port)?,
+        container_port: port("containerPort", entry.container_port)?,
+        protocol,
+        host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+        only_ipv4: host_ip.map(|ip| ip.is_ipv4()),
+    })
+}
+
+fn invalid(what: impl Into<String>) -> Error {
+    Error::new(Code::InvalidConfig, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(keys: &str, mappings: &str) -> Result<Option<PortsConf>> {
+        let conf =
+            format!(r#"{{"name": "x"{keys}, "runtimeConfig": {{"portMappings": {mappings}}}}}"#);
+        PortsConf::new(conf.as_bytes())
+    }
+
+    #[test]
+    fn a_wildcard_address_only_says_the_family() {
+        let list =
+            r#"[{"hostPort": 1, "containerPort": 2, "hostIP": "0.0.0.0", "protocol": "UDP"}]"#;
+        let mapping = ports("", list).unwrap().unwrap().mappings[0];
+        assert_eq!(mapping.host_ip, None);
+        assert!(mapping.is_for(true) && !mapping.is_for(false));
+        assert_eq!(mapping.to_string(), "1/udp");
+    }
+
+    #[test]
+    fn what_is_no_port_is_code_7() {
+        for bad in [
+            r#"[{"hostPort": 0, "containerPort": 2}]"#,
+            r#"[{"hostPort": 1, "containerPort": 65536}]"#,
+            r#"[{"hostPort": -1, "containerPort": 1}]"#,
+            r#"[{"hostPort": 1, "containerPort": 2, "protocol": "icmp"}]"#,
+            r#"[{"hostPort": 1, "containerPort": 2, "hostIP": "x"}]"#,
+            r#"[{"hostPort": 1, "containerPort": 2}, {"hostPort": 1, "containerPort": 3, "protocol": "tcp"}]"#,
+        ] {
+            assert_eq!(
+                ports("", bad).unwrap_err().code,
+                Code::InvalidConfig,
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_only_iptables_could_serve_is_code_2_and_named() {
+        for (keys, name) in [
+            (
+                r#", "externalSetMarkChain": "KUBE-MARK-MASQ""#,
+                "externalSetMarkChain",
+            ),
+            (
+                r#", "conditionsV4": ["!", "-d", "192.0.2.0/24"]"#,
+                "conditionsV4",
+            ),
+            (
+                r#", "conditionsV6": ["ip6 daddr != fd00::/8"]"#,
+                "conditionsV6",
+            ),
+        ] {
+            let err = ports(keys, "[]").unwrap_err();
+            assert_eq!(err.code, Code::UnsupportedField);
+            assert!(err.msg.contains(name), "{err}");
+        }
+        assert!(
+            ports(r#", "markMasqBit": 13, "backend": "iptables""#, "[]")
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(
+            ports(r#", "markMasqBit": 32"#, "[]").unwrap_err().code,
+            Code::InvalidConfig
+        );
+    }
+}

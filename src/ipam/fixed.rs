@@ -1,0 +1,108 @@
+//! The behaviour of the reference's `static`: the config says the addresses.
+
+use ipnetwork::IpNetwork;
+
+use super::{Allocated, Allocation};
+use crate::cni::args::RequestedIp;
+use crate::cni::config;
+use crate::cni::request::{Network, RequestedIps};
+use crate::cni::result::{Dns, Route};
+use crate::cni::{Code, Error, Result, SpecVersion};
+
+/// `static` for one network.
+#[derive(Debug)]
+pub struct Fixed {
+    addresses: Vec<Allocated>,
+    routes: Vec<Route>,
+    dns: Dns,
+    version: SpecVersion,
+}
+
+impl Fixed {
+    /// Takes a network's `ipam` object.
+    pub fn new(network: &Network, conf: &config::Ipam) -> Self {
+        let addresses = conf.addresses.iter().map(|fixed| Allocated {
+            address: fixed.address,
+            gateway: fixed.gateway,
+        });
+        Self {
+            addresses: addresses.collect(),
+            routes: conf.routes.clone(),
+            dns: conf.dns.clone().unwrap_or_default(),
+            version: network.version,
+        }
+    }
+
+    /// The config's addresses and those of CNI_ARGS, or instead of them those of args, or
+    /// instead of them those of the capability.
+    ///
+    /// # Errors
+    /// Code 7 for an address without a prefix length, or too many for an old version.
+    pub fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
+        let addresses = self.addresses(requested)?;
+        for v4 in [true, false] {
+            let count = addresses
+                .iter()
+                .filter(|given| given.address.is_ipv4() == v4)
+                .count();
+            if self.version < SpecVersion::V0_3_0 && count > 1 {
+                return Err(invalid(format!(
+                    "cniVersion {} has room for one address per family, not {count}",
+                    self.version
+                )));
+            }
+        }
+        Ok(Allocation {
+            addresses,
+            routes: self.routes.clone(),
+            dns: self.dns.clone(),
+        })
+    }
+
+    /// What an ADD of the same request gives.
+    pub fn held(&self, requested: &RequestedIps) -> Vec<IpNetwork> {
+        let addresses = self.addresses(requested).unwrap_or_default();
+        addresses.into_iter().map(|given| given.address).collect()
+    }
+
+    fn addresses(&self, requested: &RequestedIps) -> Result<Vec<Allocated>> {
+        for instead in [&requested.runtime, &requested.args] {
+            if !instead.is_empty() {
+                return instead.iter().map(given).collect();
+            }
+        }
+        let mut addresses = self.addresses.clone();
+        for ip in &requested.env {
+            addresses.push(given(ip)?);
+        }
+        for gateway in &requested.env_gateways {
+            for given in addresses
+                .iter_mut()
+                .filter(|given| given.address.contains(*gateway))
+            {
+                given.gateway = Some(*gateway);
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+fn given(requested: &RequestedIp) -> Result<Allocated> {
+    let address = requested
+        .prefix
+        .and_then(|prefix| IpNetwork::new(requested.ip, prefix).ok())
+        .ok_or_else(|| {
+            invalid(format!(
+                "requested address {} has no prefix length",
+                requested.ip
+            ))
+        })?;
+    Ok(Allocated {
+        address,
+        gateway: None,
+    })
+}
+
+fn invalid(what: impl Into<String>) -> Error {
+    Error::new(Code::InvalidConfig, what)
+}

@@ -1,0 +1,305 @@
+//! The behaviour of the reference's `host-local`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+
+use super::range::{self, RangeSet};
+use super::resolv_conf;
+use super::store::{Holder, Store};
+use super::{Allocated, Allocation, Outcome};
+
+use crate::cni::config::{self, Ipam, cidr};
+use crate::cni::error::io as io_error;
+use crate::cni::request::{Attachment, Network};
+use crate::cni::result::{Dns, Route};
+use crate::cni::{Code, Error, Result, SpecVersion};
+
+/// Where the reference keeps its stores.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// `host-local` for one network: ranges that have been checked, and where the store is.
+#[derive(Debug)]
+pub struct HostLocal {
+    sets: Vec<RangeSet>,
+    routes: Vec<Route>,
+    resolv_conf: Option<PathBuf>,
+    dir: PathBuf,
+}
+
+impl HostLocal {
+    /// Checks a network's `ipam` object.
+    ///
+    /// # Errors
+    /// Code 7, naming the range set and what is wrong with it.
+    pub fn new(network: &Network, ipam: &Ipam) -> Result<Self> {
+        let sets = range_sets(&network.requested_ranges, ipam)?;
+        if network.version < SpecVersion::V0_3_0 {
+            for v4 in [true, false] {
+                if sets.iter().filter(|set| set.is_ipv4() == v4).count() > 1 {
+                    return Err(invalid(format!(
+                        "cniVersion {} has room for one address per family, not more",
+                        network.version
+                    )));
+                }
+            }
+        }
+        let data_dir = ipam.data_dir.as_deref().filter(|dir| !dir.is_empty());
+        Ok(Self {
+            sets,
+            routes: ipam.routes.clone(),
+            resolv_conf: ipam
+                .resolv_conf
+                .as_deref()
+                .filter(|file| !file.is_empty())
+                .map(PathBuf::from),
+            dir: PathBuf::from(data_dir.unwrap_or(DATA_DIR)).join(network.name.as_str()),
+        })
+    }
+
+    /// Takes an address from each range set: all of them, or none.
+    ///
+    /// # Errors
+    /// Code 11 when a set has no free address, or a requested one is taken; 7 when a requested
+    /// one cannot be had at all; 5 when the store cannot be used.
+    pub fn allocate(&self, attachment: &Attachment, requested: &[IpAddr]) -> Result<Outcome> {
+        // Read first: what fails here must not have taken an address.
+        let dns = self.dns()?;
+        let wishes = self.wishes(requested)?;
+        let holder = Holder::of(attachment);
+        let store = Store::open(&self.dir)?;
+        let held = store.held_by(&holder)?;
+        if !held.is_empty() {
+            return Ok(Outcome::AlreadyHeld(held));
+        }
+        let mut addresses = Vec::with_capacity(self.sets.len());
+        for (index, (set, wish)) in self.sets.iter().zip(wishes).enumerate() {
+            match allocate_one(&store, &holder, index, set, wish) {
+                Ok(given) => addresses.push(given),
+                Err(err) => {
+                    store.release(&holder)?;
+                    return Err(err);
+                }
+            }
+        }
+        Ok(Outcome::Allocated(Allocation {
+            addresses,
+            routes: self.routes.clone(),
+            dns,
+        }))
+    }
+
+    /// Frees whatever the attachment has. Nothing to free is success.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn release(&self, attachment: &Attachment) -> Result<()> {
+        match Store::open_existing(&self.dir)? {
+            Some(store) => store.release(&Holder::of(attachment)),
+            None => Ok(()),
+        }
+    }
+
+    /// What the attachment has now, as far as it lies in the ranges.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
+        let Some(store) = Store::open_existing(&self.dir)? else {
+            return Ok(Vec::new());
+        };
+        let held = store.held_by(&Holder::of(attachment))?;
+        Ok(held
+            .into_iter()
+            .filter_map(|ip| self.in_subnet(ip))
+            .collect())
+    }
+
+    fn in_subnet(&self, ip: IpAddr) -> Option<IpNetwork> {
+        let range = self.sets.iter().find_map(|set| set.range_of(ip))?;
+        IpNetwork::new(ip, range.subnet.prefix()).ok()
+    }
+
+    /// Frees every address of an attachment that `keep` does not want kept.
+    ///
+    /// # Errors
+    /// Code 5, after having freed what could be.
+    pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+        match Store::open_existing(&self.dir)? {
+            Some(store) => store.release_others(keep),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the next allocation can work: the store can be written, and each set has a free
+    /// address.
+    ///
+    /// # Errors
+    /// Code 11 naming the first set without one; 5 when the store cannot be used.
+    pub fn ready(&self) -> Result<()> {
+        let store = Store::open(&self.dir)?;
+        store.probe()?;
+        let taken = store.taken()?;
+        for (index, set) in self.sets.iter().enumerate() {
+            let in_use = set.count(&taken);
+            if in_use >= set.size() {
+                return Err(exhausted(&store, index, set, in_use));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first address of `expected` that lies in our ranges and that the store does not
+    /// give to the attachment.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn first_not_held(
+        &self,
+        attachment: &Attachment,
+        expected: &[IpAddr],
+    ) -> Result<Option<IpAddr>> {
+        let ours = |ip: &&IpAddr| self.sets.iter().any(|set| set.range_of(**ip).is_some());
+        let mut ours = expected.iter().filter(ours);
+        let Some(store) = Store::open_existing(&self.dir)? else {
+            return Ok(ours.next().copied());
+        };
+        let holder = Holder::of(attachment);
+        Ok(ours.find(|ip| !store.holds(**ip, &holder)).copied())
+    }
+
+    /// For each set the requested address that it is to give: the first that it contains.
+    fn wishes(&self, requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
+        let mut open = requested.to_vec();
+        let mut wishes = Vec::with_capacity(self.sets.len());
+        for set in &self.sets {
+            let found = open.iter().position(|ip| set.range_of(*ip).is_some());
+            wishes.push(found.map(|at| open.remove(at)));
+        }
+        // The same address asked for twice, in CNI_ARGS and a capability say, is one wish.
+        open.retain(|ip| !wishes.contains(&Some(*ip)));
+        match open.first() {
+            None => Ok(wishes),
+            Some(ip) => {
+                let sets: Vec<_> = self.sets.iter().map(RangeSet::to_string).collect();
+                Err(invalid(format!(
+                    "requested address {ip} is in no range set that has not given one already ({})",
+                    sets.join("; ")
+                )))
+            }
+        }
+    }
+
+    fn dns(&self) -> Result<Dns> {
+        match &self.resolv_conf {
+            None => Ok(Dns::default()),
+            Some(path) => std::fs::read_to_string(path)
+                .map(|text| resolv_conf::parse(&text))
+                .map_err(|err| io_error("cannot read resolvConf", path, err)),
+        }
+    }
+}
+
+/// All range sets: those of the runtime first, then the legacy form, then `ranges`.
+fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<Vec<RangeSet>> {
+    let legacy = match ipam
+        .legacy_range
+        .subnet
+        .as_deref()
+        .filter(|text| !text.is_empty())
+    {
+        None => None,
+        Some(text) => Some(vec![config::Range {
+            subnet: cidr::parse(text).map_err(|why| invalid(format!("ipam.subnet: {why}")))?,
+            range_start: ipam.legacy_range.range_start,
+            range_end: ipam.legacy_range.range_end,
+            gateway: ipam.legacy_range.gateway,
+        }]),
+    };
+    let mut sets: Vec<RangeSet> = Vec::new();
+    for conf in requested.iter().chain(&legacy).chain(&ipam.ranges) {
+        let index = sets.len();
+        let set = RangeSet::new(conf)
+            .map_err(|why| invalid(format!("ipam: range set {index}: {why}")))?;
+        if let Some(other) = sets.iter().position(|other| other.overlaps(&set)) {
+            return Err(invalid(format!(
+                "ipam: range set {other} overlaps with {index}"
+            )));
+        }
+        sets.push(set);
+    }
+    if sets.is_empty() {
+        return Err(invalid("ipam: no range to allocate from")
+            .hint("give \"subnet\", \"ranges\" or the capability ipRanges"));
+    }
+    Ok(sets)
+}
+
+fn allocate_one(
+    store: &Store,
+    holder: &Holder,
+    index: usize,
+    set: &RangeSet,
+    wish: Option<IpAddr>,
+) -> Result<Allocated> {
+    let given = |ip, range: &range::Range| Allocated {
+        address: IpNetwork::new(ip, range.subnet.prefix())
+            .expect("the prefix length of a subnet of the same family"),
+        gateway: Some(range.gateway),
+    };
+    if let Some((ip, range)) = wish.and_then(|ip| Some((ip, set.range_of(ip)?))) {
+        if ip == range.gateway {
+            return Err(invalid(format!(
+                "requested address {ip} is the gateway of {}",
+                range.subnet
+            )));
+        }
+        if !store.reserve(ip, holder, index)? {
+            return Err(Error::new(
+                Code::TryAgainLater,
+                format!("requested address {ip} is taken"),
+            )
+            .hint(format!(
+                "{} names its holder",
+                store.dir().join(ip.to_string()).display()
+            )));
+        }
+        return Ok(given(ip, range));
+    }
+    // Try the next few by name, the way of a range with room. In a crowded one that would be
+    // a system call for each neighbour: one listing then tells them all.
+    const TRIES: usize = 8;
+    let mut candidates = set.candidates(store.last_reserved(index));
+    for (ip, range) in candidates.by_ref().take(TRIES) {
+        if store.reserve(ip, holder, index)? {
+            return Ok(given(ip, range));
+        }
+    }
+    let taken: std::collections::HashSet<_> = store.taken()?.into_iter().collect();
+    for (ip, range) in candidates.filter(|(ip, _)| !taken.contains(ip)) {
+        if store.reserve(ip, holder, index)? {
+            return Ok(given(ip, range));
+        }
+    }
+    let taken: Vec<_> = taken.into_iter().collect();
+    Err(exhausted(store, index, set, set.count(&taken)))
+}
+
+fn exhausted(store: &Store, index: usize, set: &RangeSet, in_use: u128) -> Error {
+    Error::new(
+        Code::TryAgainLater,
+        format!(
+            "no free address in range set {index} ({set}): {in_use} of {} in use",
+            set.size()
+        ),
+    )
+    .hint(format!(
+        "each file in {} is an address and names the container that holds it",
+        store.dir().display()
+    ))
+}
+
+fn invalid(what: impl Into<String>) -> Error {
+    Error::new(Code::InvalidConfig, what)
+}

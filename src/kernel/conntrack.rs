@@ -1,0 +1,95 @@
+//! Connection tracking: forgetting flows whose way has changed.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::netlink::{Refusal, Socket};
+
+/// Forgets UDP flows to a port of the host's, so that the next packet of each finds its new
+/// way. TCP flows end by themselves; UDP ones live as long as packets come.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Refusal> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let all = message(v4, ConntrackMessage::Get(Vec::new()));
+    let answer = socket.exchange(vec![(all, NLM_F_DUMP)])?.pop();
+    let flows = answer.unwrap_or_else(|| Ok(Vec::new()))?;
+    let stale: Vec<_> = flows
+        .into_iter()
+        .filter_map(original)
+        .filter(|tuple| is_to(tuple, ports))
+        .map(|tuple| {
+            let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(tuple)]);
+            (message(v4, delete), 0)
+        })
+        .collect();
+    if stale.is_empty() {
+        return Ok(());
+    }
+    for answer in socket.exchange(stale)? {
+        match answer {
+            Err(refusal) if !refusal.is(rustix::io::Errno::NOENT) => return Err(refusal),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn message(v4: bool, inner: ConntrackMessage) -> NetfilterMessage {
+    let family = if v4 {
+        NetfilterProtoFamily::IPv4
+    } else {
+        NetfilterProtoFamily::IPv6
+    };
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
+}
+
+/// A flow's first direction.
+fn original(message: NetfilterMessage) -> Option<Vec<Tuple>> {
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
+        return None;
+    };
+    attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => Some(tuple),
+            _ => None,
+        })
+}
+
+fn is_to(tuple: &[Tuple], ports: &[(Option<IpAddr>, u16)]) -> bool {
+    let (mut udp, mut port, mut address) = (false, None, None);
+    for part in tuple {
+        match part {
+            Tuple::Ip(parts) => {
+                for part in parts {
+                    if let IPTuple::DestinationAddress(ip) = part {
+                        address = Some(*ip);
+                    }
+                }
+            }
+            Tuple::Proto(parts) => {
+                for part in parts {
+                    match part {
+                        ProtoTuple::Protocol(protocol) => udp = *protocol == Protocol::Udp,
+                        ProtoTuple::DestinationPort(number) => port = Some(*number),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    udp && ports
+        .iter()
+        .any(|(ip, number)| port == Some(*number) && (ip.is_none() || *ip == address))
+}

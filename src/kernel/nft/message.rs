@@ -1,0 +1,436 @@
+//! Changes and questions as netlink messages, and answers back into our words.
+
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, DataAttribute, GenAttribute, GenMessage, Hook as WireHook,
+    HookNumber, InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
+    SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
+    TableAttribute, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+
+use super::{Chain, Change, Element, Family, HookPoint, Kind, Rule, Set, Table};
+use crate::kernel::netlink::Request;
+
+/// NFNL_SUBSYS_NFTABLES, whose transaction it is.
+const SUBSYSTEM: u16 = 10;
+
+/// Type of the comment in an element's user data (libnftnl's NFTNL_UDATA_SET_ELEM_COMMENT)
+/// and in a rule's (NFTNL_UDATA_RULE_COMMENT).
+const COMMENT: u8 = 0;
+
+fn message(family: Family, inner: NfTablesMessage) -> NetfilterMessage {
+    let family = match family {
+        Family::Inet => NetfilterProtoFamily::Inet,
+        Family::Ipv4 => NetfilterProtoFamily::IPv4,
+        Family::Ipv6 => NetfilterProtoFamily::IPv6,
+        Family::Bridge => NetfilterProtoFamily::Bridge,
+    };
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
+}
+
+fn bracket(inner: ControlMessage) -> NetfilterMessage {
+    NetfilterMessage::new(
+        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM),
+        inner,
+    )
+}
+
+/// The opening bracket, with the generation (NFNL_BATCH_GENID) that the rest relies on.
+pub fn begin(generation: Option<u32>) -> NetfilterMessage {
+    const BATCH_BEGIN: u8 = 16;
+    const BATCH_GENID: u16 = 1;
+    match generation {
+        None => bracket(ControlMessage::BatchBegin),
+        Some(id) => bracket(ControlMessage::Other {
+            message_type: BATCH_BEGIN,
+            attributes: vec![DefaultNla::new(BATCH_GENID, id.to_be_bytes().to_vec())],
+        }),
+    }
+}
+
+/// The closing bracket.
+pub fn end() -> NetfilterMessage {
+    bracket(ControlMessage::BatchEnd)
+}
+
+/// The messages that make one change.
+pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
+    match change {
+        Change::Table(table) => vec![(
+            message(
+                table.family,
+                NfTablesMessage::NewTable(TableMessage {
+                    attributes: vec![TableAttribute::Name(table.name.into())],
+                }),
+            ),
+            NLM_F_CREATE,
+        )],
+        Change::Set(set) => vec![(new_set(set), NLM_F_CREATE)],
+        Change::Chain(chain) => new_chain(chain),
+        Change::Add(set, element) => vec![(add_element(set, element), NLM_F_CREATE | NLM_F_EXCL)],
+        Change::Remove(set, key) => vec![(
+            message(
+                set.table.family,
+                NfTablesMessage::DeleteSetElement(elements(
+                    set,
+                    vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))],
+                )),
+            ),
+            0,
+        )],
+        Change::RemoveRule(table, rule) => vec![(
+            message(
+                table.family,
+                NfTablesMessage::DeleteRule(RuleMessage {
+                    attributes: vec![
+                        RuleAttribute::Table(table.name.into()),
+                        RuleAttribute::Chain(rule.chain.clone()),
+                        RuleAttribute::Handle(rule.handle),
+                    ],
+                }),
+            ),
+            0,
+        )],
+    }
+}
+
+/// User data by which `nft list` knows that keys are in the host's byte order: type
+/// (libnftnl's NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
+const HOST_BYTE_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+
+/// nft's number for a data type and its length in bytes. The kernel only looks at the length;
+/// the number is for `nft list`.
+fn described(kind: Kind) -> (u32, u32) {
+    match kind {
+        Kind::Ipv4 => (7, 4),
+        Kind::Ipv6 => (8, 16),
+        Kind::Ether => (9, 6),
+        Kind::Protocol => (12, 1),
+        Kind::Port => (13, 2),
+        Kind::IfName => (41, 16),
+    }
+}
+
+/// Type and length of several fields in a row, each padded to 4 bytes if there are several.
+fn concatenated(kinds: &[Kind]) -> (u32, u32) {
+    if let [kind] = kinds {
+        return described(*kind);
+    }
+    kinds.iter().fold((0, 0), |(types, len), kind| {
+        let (one, one_len) = described(*kind);
+        (types << 6 | one, len + one_len.next_multiple_of(4))
+    })
+}
+
+fn new_set(set: &Set) -> NetfilterMessage {
+    let (key_type, key_len) = concatenated(&set.key);
+    // Fields in a row need no flag: that is for rows of intervals.
+    let mut flags = SetFlags::empty();
+    let mut attributes = vec![
+        SetAttribute::Table(set.table.name.into()),
+        SetAttribute::Name(set.name.clone()),
+        SetAttribute::KeyType(key_type),
+        SetAttribute::KeyLen(key_len),
+        // Required, though nothing refers to it: rules look sets up by name.
+        SetAttribute::Id(1),
+    ];
+    if !set.data.is_empty() {
+        flags |= SetFlags::Map;
+        let (data_type, data_len) = concatenated(&set.data);
+        attributes.push(SetAttribute::DataType(data_type));
+        attributes.push(SetAttribute::DataLen(data_len));
+    }
+    attributes.push(SetAttribute::Flags(flags));
+    if set.key == [Kind::IfName] {
+        attributes.push(SetAttribute::UserData(HOST_BYTE_ORDER.to_vec()));
+    }
+    message(
+        set.table.family,
+        NfTablesMessage::NewSet(SetMessage { attributes }),
+    )
+}
+
+/// Makes the chain, empties it, and fills it: the same end whatever was there before.
+fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
+    let (family, table) = (chain.table.family, chain.table.name.to_owned());
+    let mut attributes = vec![
+        ChainAttribute::Table(table.clone()),
+        ChainAttribute::Name(chain.name.clone()),
+    ];
+    if let Some(hook) = chain.hook {
+        let point = match hook.point {
+            HookPoint::PreRouting => InetHookNumber::PreRouting,
+            HookPoint::Output => InetHookNumber::LocalOut,
+            HookPoint::PostRouting => InetHookNumber::PostRouting,
+        };
+        attributes.push(ChainAttribute::Hook(vec![
+            WireHook::Number(HookNumber::Inet(point)),
+            WireHook::Priority(hook.priority as u32),
+        ]));
+        attributes.push(ChainAttribute::Type(hook.kind.into()));
+    }
+    let in_chain = || {
+        vec![
+            RuleAttribute::Table(table.clone()),
+            RuleAttribute::Chain(chain.name.clone()),
+        ]
+    };
+    let mut requests = vec![
+        (
+            message(
+                family,
+                NfTablesMessage::NewChain(ChainMessage { attributes }),
+            ),
+            NLM_F_CREATE,
+        ),
+        (
+            message(
+                family,
+                NfTablesMessage::DeleteRule(RuleMessage {
+                    attributes: in_chain(),
+                }),
+            ),
+            0,
+        ),
+    ];
+    for rule in &chain.rules {
+        let mut attributes = in_chain();
+        attributes.push(RuleAttribute::Expressions(rule.clone()));
+        requests.push((
+            message(family, NfTablesMessage::NewRule(RuleMessage { attributes })),
+            NLM_F_CREATE | NLM_F_APPEND,
+        ));
+    }
+    requests
+}
+
+fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
+    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(
+        element.key.clone(),
+    ))];
+    if !element.data.is_empty() {
+        attributes.push(SetElementAttribute::Data(DataAttribute::Value(
+            element.data.clone(),
+        )));
+    }
+    attributes.push(SetElementAttribute::UserData(comment(&element.owner)));
+    message(
+        set.table.family,
+        NfTablesMessage::NewSetElement(elements(set, attributes)),
+    )
+}
+
+fn elements(set: &Set, element: Vec<SetElementAttribute>) -> SetElementMessage {
+    SetElementMessage {
+        attributes: vec![
+            SetElementList::Table(set.table.name.into()),
+            SetElementList::Set(set.name.clone()),
+            SetElementList::Elements(vec![ListAttribute::Element(element)]),
+        ],
+    }
+}
+
+/// A comment as user data: type, length, text, NUL. An owner is never longer than a link's
+/// alias, so it fits.
+fn comment(text: &str) -> Vec<u8> {
+    let mut bytes = vec![COMMENT, (text.len() + 1) as u8];
+    bytes.extend(text.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+/// The comment in user data: fields of type, length, value.
+fn read_comment(mut data: &[u8]) -> String {
+    while let [kind, len, rest @ ..] = data {
+        let (Some(value), after) = (rest.get(..*len as usize), rest.get(*len as usize..)) else {
+            break;
+        };
+        if *kind == COMMENT {
+            let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+            return String::from_utf8_lossy(text).into_owned();
+        }
+        data = after.unwrap_or_default();
+    }
+    String::new()
+}
+
+/// Asks for the ruleset's generation.
+pub fn get_generation() -> NetfilterMessage {
+    message(
+        Family::Inet,
+        NfTablesMessage::GetGen(GenMessage {
+            attributes: Vec::new(),
+        }),
+    )
+}
+
+/// Asks for one element.
+pub fn get_element(set: &Set, key: &[u8]) -> NetfilterMessage {
+    let key = SetElementAttribute::Key(DataAttribute::Value(key.to_vec()));
+    message(
+        set.table.family,
+        NfTablesMessage::GetSetElement(elements(set, vec![key])),
+    )
+}
+
+/// Asks for every element of a set.
+pub fn get_elements(table: Table, set: &str) -> NetfilterMessage {
+    message(
+        table.family,
+        NfTablesMessage::GetSetElement(SetElementMessage {
+            attributes: vec![
+                SetElementList::Table(table.name.into()),
+                SetElementList::Set(set.into()),
+            ],
+        }),
+    )
+}
+
+/// Asks for a table's sets.
+pub fn get_sets(table: Table) -> NetfilterMessage {
+    message(
+        table.family,
+        NfTablesMessage::GetSet(SetMessage {
+            attributes: vec![SetAttribute::Table(table.name.into())],
+        }),
+    )
+}
+
+/// Asks for a table's rules, or one chain's.
+pub fn get_rules(table: Table, chain: Option<&str>) -> NetfilterMessage {
+    let mut attributes = vec![RuleAttribute::Table(table.name.into())];
+    attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.into())));
+    message(
+        table.family,
+        NfTablesMessage::GetRule(RuleMessage { attributes }),
+    )
+}
+
+fn inner(message: NetfilterMessage) -> Option<NfTablesMessage> {
+    match message.inner {
+        NetfilterMessageInner::NfTables(inner) => Some(inner),
+        _ => None,
+    }
+}
+
+/// The generation in an answer.
+pub fn read_generation(message: NetfilterMessage) -> Option<u32> {
+    let Some(NfTablesMessage::NewGen(message)) = inner(message) else {
+        return None;
+    };
+    message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            GenAttribute::Id(id) => Some(id),
+            _ => None,
+        })
+}
+
+/// The elements in an answer.
+pub fn read_elements(message: NetfilterMessage) -> Vec<Element> {
+    let Some(NfTablesMessage::NewSetElement(message)) = inner(message) else {
+        return Vec::new();
+    };
+    let lists = message
+        .attributes
+        .into_iter()
+        .filter_map(|attribute| match attribute {
+            SetElementList::Elements(list) => Some(list),
+            _ => None,
+        });
+    lists
+        .flatten()
+        .filter_map(|entry| match entry {
+            ListAttribute::Element(attributes) => Some(read_element(attributes)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn read_element(attributes: Vec<SetElementAttribute>) -> Element {
+    let mut element = Element {
+        key: Vec::new(),
+        data: Vec::new(),
+        owner: String::new(),
+    };
+    for attribute in attributes {
+        match attribute {
+            SetElementAttribute::Key(DataAttribute::Value(bytes)) => element.key = bytes,
+            SetElementAttribute::Data(DataAttribute::Value(bytes)) => element.data = bytes,
+            SetElementAttribute::UserData(bytes) => element.owner = read_comment(&bytes),
+            _ => {}
+        }
+    }
+    element
+}
+
+/// The name of the set in an answer.
+pub fn read_set_name(message: NetfilterMessage) -> Option<String> {
+    let Some(NfTablesMessage::NewSet(message)) = inner(message) else {
+        return None;
+    };
+    message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            SetAttribute::Name(name) => Some(name),
+            _ => None,
+        })
+}
+
+/// The rule in an answer.
+pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
+    let Some(NfTablesMessage::NewRule(message)) = inner(message) else {
+        return None;
+    };
+    let mut rule = Rule {
+        chain: String::new(),
+        handle: 0,
+        comment: String::new(),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            RuleAttribute::Chain(name) => rule.chain = name,
+            RuleAttribute::Handle(handle) => rule.handle = handle,
+            RuleAttribute::UserData(bytes) => rule.comment = read_comment(&bytes),
+            _ => {}
+        }
+    }
+    Some(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_reads_back_as_itself() {
+        let longest = "x".repeat(254);
+        for text in ["", "pausenet podnet c1 eth0", &longest] {
+            assert_eq!(read_comment(&comment(text)), text);
+        }
+    }
+
+    #[test]
+    fn other_user_data_before_the_comment_is_passed_over() {
+        let mut data = vec![7, 2, 1, 1];
+        data.extend(comment("mine"));
+        assert_eq!(read_comment(&data), "mine");
+        assert_eq!(read_comment(&[0, 200, b'x']), "");
+    }
+
+    #[test]
+    fn fields_of_a_concatenation_are_padded() {
+        assert_eq!(concatenated(&[Kind::Port]), (13, 2));
+        assert_eq!(
+            concatenated(&[Kind::Protocol, Kind::Port]),
+            (12 << 6 | 13, 8)
+        );
+        assert_eq!(concatenated(&[Kind::IfName, Kind::Ether]).1, 24);
+    }
+}

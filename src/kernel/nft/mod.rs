@@ -1,0 +1,248 @@
+//! nftables over netlink: transactions of changes, and elements with an owner.
+//!
+//! What a rule can say is in [`expr`]. Elements of sets and maps carry a comment, which is
+//! how they tell whose they are; `nft list ruleset` prints it.
+
+pub mod expr;
+mod message;
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR};
+use netlink_packet_netfilter::NetfilterMessage;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::netlink::{Answer, Refusal, SILENT, Socket};
+use expr::Expression;
+
+/// The families that we have tables in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet,
+    /// IPv4 alone; others' tables.
+    Ipv4,
+    /// IPv6 alone; others' tables.
+    Ipv6,
+    /// Frames on bridges.
+    Bridge,
+}
+
+/// A table by family and name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Table {
+    pub family: Family,
+    pub name: &'static str,
+}
+
+/// What a set's keys and a map's data are made of: nft's data types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ipv4,
+    Ipv6,
+    Ether,
+    Protocol,
+    Port,
+    IfName,
+}
+
+/// A set or a map and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    pub table: Table,
+    pub name: String,
+    pub key: Vec<Kind>,
+    /// What keys map to; empty for a set.
+    pub data: Vec<Kind>,
+}
+
+/// Where and when a base chain is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// `nat` or `filter`.
+    pub kind: &'static str,
+    pub point: HookPoint,
+    pub priority: i32,
+}
+
+/// The kernel's NF_INET_… numbers; those of bridges are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookPoint {
+    PreRouting,
+    Output,
+    PostRouting,
+}
+
+/// A chain with all its rules. Putting it in place replaces the rules that it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    pub table: Table,
+    pub name: String,
+    /// None: other chains jump to it.
+    pub hook: Option<Hook>,
+    pub rules: Vec<Vec<Expression>>,
+}
+
+/// An element of a set or map. Fields of keys and data are padded to 4 bytes each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    pub key: Vec<u8>,
+    pub data: Vec<u8>,
+    /// Its comment: whose it is.
+    pub owner: String,
+}
+
+/// A rule of anybody's, as far as it can be told whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub chain: String,
+    pub handle: u64,
+    pub comment: String,
+}
+
+/// One step of a transaction.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Makes a table if it is not there.
+    Table(Table),
+    /// Makes a set or map if it is not there.
+    Set(Set),
+    /// Makes a chain if it is not there, and gives it its rules.
+    Chain(Chain),
+    /// Adds an element; refused with EEXIST when its key is there.
+    Add(Set, Element),
+    /// Removes an element; refused with ENOENT when its key is not there.
+    Remove(Set, Vec<u8>),
+    /// Removes a rule by its handle.
+    RemoveRule(Table, Rule),
+}
+
+/// A socket that speaks nftables, in the namespace where it was opened.
+pub struct Nft(Socket);
+
+impl Nft {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(NETLINK_NETFILTER).map(Self)
+    }
+
+    /// The number of the ruleset's present state: every transaction of anybody changes it.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn generation(&mut self) -> Result<u32, Refusal> {
+        let messages = self.one(message::get_generation(), 0)?;
+        let found = messages.into_iter().find_map(message::read_generation);
+        found.ok_or_else(|| io::Error::other("no generation in the answer").into())
+    }
+
+    /// Makes all changes or none. With a generation, only if the ruleset is still in that
+    /// state; otherwise the refusal is ERESTART ([`is_outdated`]).
+    ///
+    /// # Errors
+    /// The index of the first change that was refused, and why.
+    pub fn commit(
+        &mut self,
+        changes: &[Change],
+        generation: Option<u32>,
+    ) -> Result<(), (usize, Refusal)> {
+        let mut requests = vec![(message::begin(generation), SILENT)];
+        let mut origin = vec![0];
+        for (at, change) in changes.iter().enumerate() {
+            for request in message::change(change) {
+                requests.push(request);
+                origin.push(at);
+            }
+        }
+        requests.push((message::end(), SILENT));
+        origin.push(0);
+        let answers = self.0.exchange(requests).map_err(|err| (0, err.into()))?;
+        for (at, answer) in origin.into_iter().zip(answers) {
+            answer.map_err(|refusal| (at, refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Looks up elements by key, all in one send. None where there is no such key, set or
+    /// table.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn look_up(&mut self, wanted: &[(&Set, Vec<u8>)]) -> Result<Vec<Option<Element>>, Refusal> {
+        let requests = wanted
+            .iter()
+            .map(|(set, key)| (message::get_element(set, key), 0))
+            .collect();
+        let answers = self.0.exchange(requests)?;
+        answers
+            .into_iter()
+            .map(|answer| match answer {
+                Ok(messages) => Ok(messages.into_iter().flat_map(message::read_elements).next()),
+                Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => Ok(None),
+                Err(refusal) => Err(refusal),
+            })
+            .collect()
+    }
+
+    /// Every element of a set or map; none when it is not there.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, Refusal> {
+        let messages = self.list(message::get_elements(table, set))?;
+        Ok(messages
+            .into_iter()
+            .flat_map(message::read_elements)
+            .collect())
+    }
+
+    /// The names of a table's sets and maps; none when it is not there.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn sets(&mut self, table: Table) -> Result<Vec<String>, Refusal> {
+        let messages = self.list(message::get_sets(table))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(message::read_set_name)
+            .collect())
+    }
+
+    /// The rules of a table, those of one chain if it is named; none when it is not there.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, Refusal> {
+        let messages = self.list(message::get_rules(table, chain))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(message::read_rule)
+            .collect())
+    }
+
+    fn list(&mut self, request: NetfilterMessage) -> Answer<NetfilterMessage> {
+        // A listing that changed while it was read comes back as EINTR: read it again.
+        for _ in 0..16 {
+            match self.one(request.clone(), NLM_F_DUMP) {
+                Err(refusal) if refusal.is(rustix::io::Errno::INTR) => {}
+                Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+                answer => return answer,
+            }
+        }
+        self.one(request, NLM_F_DUMP & !NLM_F_DUMP_INTR)
+    }
+
+    fn one(&mut self, request: NetfilterMessage, flags: u16) -> Answer<NetfilterMessage> {
+        let answer = self.0.exchange(vec![(request, flags)])?.pop();
+        answer.unwrap_or_else(|| Ok(Vec::new()))
+    }
+}
+
+/// True when a commit was refused because the ruleset has changed since.
+pub fn is_outdated(refusal: &Refusal) -> bool {
+    const ERESTART: i32 = 85;
+    refusal.error.raw_os_error() == Some(ERESTART)
+}

@@ -1,0 +1,84 @@
+//! Mode `ptp`: no bridge; every pod is a host of its own behind a routed link.
+//!
+//! The host end holds the gateway's address as a single host, and the host has a route to each
+//! address of the pod. Inside, everything goes through the gateway, so that no two pods share
+//! a layer 2.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{PlannedRoute, invalid};
+use crate::cni::Result;
+use crate::cni::result::Route;
+use crate::ipam::Allocated;
+
+/// The kernel's scopes (RT_SCOPE_…).
+const LINK: u8 = 253;
+const HOST: u8 = 254;
+
+/// An address as a network of one.
+fn single(ip: IpAddr) -> IpNetwork {
+    IpNetwork::from(ip)
+}
+
+/// The gateways, as the host end is to hold them, each once.
+///
+/// # Errors
+/// Code 7 when an address has no gateway: mode ptp has nowhere else to send a packet.
+pub fn host_addresses(addresses: &[Allocated]) -> Result<Vec<IpNetwork>> {
+    let mut gateways: Vec<IpNetwork> = Vec::new();
+    for given in addresses {
+        let gateway = given.gateway.ok_or_else(|| {
+            invalid(format!(
+                "address {} came without a gateway, which mode ptp needs",
+                given.address
+            ))
+        })?;
+        if !gateways.contains(&single(gateway)) {
+            gateways.push(single(gateway));
+        }
+    }
+    Ok(gateways)
+}
+
+/// The host's routes to the pod.
+pub fn host_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
+    let route = |given: &Allocated| PlannedRoute {
+        route: Route {
+            scope: Some(HOST),
+            ..Route::via(single(given.address.ip()), None)
+        },
+        via: None,
+        source: None,
+    };
+    addresses.iter().map(route).collect()
+}
+
+/// The pod's routes for each address: to the gateway on the link, and to the rest of the
+/// subnet through it.
+pub fn container_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
+    let mut routes = Vec::with_capacity(2 * addresses.len());
+    for given in addresses {
+        let Some(gateway) = given.gateway else {
+            continue;
+        };
+        let source = Some(given.address.ip());
+        let subnet = IpNetwork::new(given.address.network(), given.address.prefix())
+            .expect("the address's own prefix length");
+        routes.push(PlannedRoute {
+            route: Route {
+                scope: Some(LINK),
+                ..Route::via(single(gateway), None)
+            },
+            via: None,
+            source,
+        });
+        routes.push(PlannedRoute {
+            route: Route::via(subnet, Some(gateway)),
+            via: Some(gateway),
+            source,
+        });
+    }
+    routes
+}

@@ -1,0 +1,152 @@
+use super::*;
+use crate::cni::env::Environment;
+use crate::cni::request::Mode;
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn plan_of(conf: &str, addresses: &[(&str, Option<&str>)], routes: &[&str]) -> Plan {
+    let env = Environment::parse(|name| {
+        let value = match name {
+            "CNI_COMMAND" => "ADD",
+            "CNI_CONTAINERID" => "c1",
+            "CNI_IFNAME" => "eth0",
+            "CNI_NETNS" => "/run/netns/x",
+            "CNI_PATH" => "/",
+            _ => return None,
+        };
+        Some(value.into())
+    });
+    let conf = conf.as_bytes().to_vec();
+    let request = Request::new(&env.unwrap().unwrap(), Mode::Configured, conf).unwrap();
+    let allocation = Allocation {
+        addresses: addresses
+            .iter()
+            .map(|(address, gateway)| Allocated {
+                address: net(address),
+                gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            })
+            .collect(),
+        routes: routes
+            .iter()
+            .map(|dst| Route::via(net(dst), None))
+            .collect(),
+        ..Allocation::default()
+    };
+    plan(&request, Some(allocation), MacAddr([2; 6])).unwrap()
+}
+
+#[test]
+fn a_plain_switch_holds_no_address() {
+    let plan = plan_of(
+        r#"{"name": "x"}"#,
+        &[("10.1.0.5/16", Some("10.1.0.1"))],
+        &[],
+    );
+    assert!(plan.bridge.unwrap().gateways.is_empty());
+    assert!(plan.container.routes.is_empty());
+}
+
+#[test]
+fn a_gateway_holds_the_gateway_s_address_of_each_family() {
+    let plan = plan_of(
+        r#"{"name": "x", "isGateway": true}"#,
+        &[("10.1.0.5/16", None), ("fd00::5/64", Some("fd00::ff"))],
+        &[],
+    );
+    assert_eq!(
+        plan.bridge.unwrap().gateways,
+        [net("10.1.0.1/16"), net("fd00::ff/64")]
+    );
+}
+
+#[test]
+fn a_default_gateway_adds_one_default_route_for_each_family() {
+    let plan = plan_of(
+        r#"{"name": "x", "isDefaultGateway": true}"#,
+        &[
+            ("10.1.0.5/16", None),
+            ("10.2.0.5/16", None),
+            ("fd00::5/64", None),
+        ],
+        &[],
+    );
+    let routes: Vec<_> = plan
+        .container
+        .routes
+        .iter()
+        .map(|r| (r.route.dst, r.via.unwrap()))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            (net("0.0.0.0/0"), "10.1.0.1".parse().unwrap()),
+            (net("::/0"), "fd00::1".parse().unwrap())
+        ]
+    );
+}
+
+#[test]
+fn routes_without_a_next_hop_go_through_the_first_gateway_of_their_family() {
+    let plan = plan_of(
+        r#"{"name": "x"}"#,
+        &[
+            ("fd00::5/64", Some("fd00::1")),
+            ("10.1.0.5/16", Some("10.1.0.1")),
+        ],
+        &["192.168.0.0/16"],
+    );
+    assert_eq!(
+        plan.routes[0].gw, None,
+        "the result tells what was configured"
+    );
+    assert_eq!(
+        plan.container.routes[0].via,
+        Some("10.1.0.1".parse().unwrap())
+    );
+}
+
+#[test]
+fn ptp_routes_everything_through_the_gateway() {
+    let plan = plan_of(
+        r#"{"name": "x", "mode": "ptp"}"#,
+        &[
+            ("10.1.0.5/16", Some("10.1.0.1")),
+            ("fd00::5/64", Some("fd00::1")),
+        ],
+        &["0.0.0.0/0"],
+    );
+    assert!(plan.bridge.is_none());
+    assert!(!plan.container.prefix_routes);
+    assert_eq!(
+        plan.forward,
+        Families {
+            ipv4: true,
+            ipv6: true
+        }
+    );
+    assert_eq!(
+        plan.host.addresses,
+        [net("10.1.0.1/32"), net("fd00::1/128")]
+    );
+    let to_pod: Vec<_> = plan.host.routes.iter().map(|r| r.route.dst).collect();
+    assert_eq!(to_pod, [net("10.1.0.5/32"), net("fd00::5/128")]);
+    let inside: Vec<_> = plan
+        .container
+        .routes
+        .iter()
+        .map(|r| (r.route.dst, r.via))
+        .collect();
+    let via = |gateway: &str| Some(gateway.parse::<IpAddr>().unwrap());
+    assert_eq!(
+        inside,
+        [
+            (net("10.1.0.1/32"), None),
+            (net("10.1.0.0/16"), via("10.1.0.1")),
+            (net("fd00::1/128"), None),
+            (net("fd00::/64"), via("fd00::1")),
+            (net("0.0.0.0/0"), via("10.1.0.1")),
+        ]
+    );
+}

@@ -1,0 +1,168 @@
+//! GC: removes what no valid attachment owns. The runtime's list decides, for it owns the
+//! network; what an ADD is making right now is left alone.
+
+use std::collections::HashSet;
+
+use crate::apply::{Host, rules, try_lock};
+use crate::cni::request::{Attachment, Network};
+use crate::cni::{Code, ContainerId, Error, IfName, Result};
+use crate::ipam::Ipam;
+use crate::kernel::link::{Link, Which};
+use crate::kernel::{RouteSocket, link};
+use crate::plan::{self, LINK_GROUP, Owner, host_end_name};
+
+/// What is valid: the runtime's list, and whatever somebody holds the lock of.
+struct Valid<'a> {
+    network: &'a Network,
+    listed: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Valid<'a> {
+    /// # Errors
+    /// Code 7 when the runtime gave no list: that is not an empty one.
+    fn new(network: &'a Network) -> Result<Self> {
+        let Some(list) = &network.valid_attachments else {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                "GC without \"cni.dev/valid-attachments\"; nothing was removed",
+            )
+            .hint("an empty list means that no attachment is valid; a missing one means nothing"));
+        };
+        let listed = list
+            .iter()
+            .map(|(id, ifname)| (id.as_str(), ifname.as_str()))
+            .collect();
+        Ok(Self { network, listed })
+    }
+
+    fn keeps(&self, container: &str, ifname: &str) -> bool {
+        if self.listed.contains(&(container, ifname)) {
+            return true;
+        }
+        if ifname.is_empty() {
+            // An old address file, which names the container alone.
+            return self.listed.iter().any(|(listed, _)| *listed == container);
+        }
+        let (Ok(container), Ok(ifname)) = (ContainerId::parse(container), IfName::parse(ifname))
+        else {
+            return false;
+        };
+        self.is_at_work(&Attachment {
+            network: self.network.name.clone(),
+            container,
+            ifname,
+        })
+    }
+
+    /// Whether somebody holds the attachment's lock; when in doubt, yes.
+    fn is_at_work(&self, attachment: &Attachment) -> bool {
+        !matches!(try_lock(&host_end_name(attachment)), Ok(Some(_)))
+    }
+
+    fn wants_gone(&self, owner: &Owner) -> bool {
+        match owner {
+            Owner::Attachment(attachment) => {
+                attachment.network == self.network.name
+                    && !self.keeps(attachment.container.as_str(), attachment.ifname.as_str())
+            }
+            Owner::Nobody | Owner::Foreign(_) => false,
+        }
+    }
+}
+
+/// Serves GC for the plugins that wire containers: links first, then nftables, and the
+/// addresses last.
+///
+/// # Errors
+/// All that went wrong, together, after everything that could be removed was.
+pub fn run(network: &Network) -> Result<()> {
+    let valid = Valid::new(network)?;
+    let ipam = Ipam::new(network);
+    together([
+        links(&valid),
+        elements(&valid),
+        ipam.and_then(|ipam| match ipam {
+            Some(ipam) => ipam.collect(|container, ifname| valid.keeps(container, ifname)),
+            None => Ok(()),
+        }),
+    ])
+}
+
+/// Serves GC for `host-local`.
+///
+/// # Errors
+/// Code 5 after having freed what could be.
+pub fn addresses(network: &Network) -> Result<()> {
+    let valid = Valid::new(network)?;
+    match Ipam::new(network)? {
+        Some(ipam) => ipam.collect(|container, ifname| valid.keeps(container, ifname)),
+        None => Ok(()),
+    }
+}
+
+/// Serves GC for `portmap`.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn ports(network: &Network) -> Result<()> {
+    elements(&Valid::new(network)?)
+}
+
+fn links(valid: &Valid) -> Result<()> {
+    let mut socket = Host::open_socket()?;
+    let links =
+        link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let mut outcome = Ok(());
+    for found in links.into_iter().filter(|found| found.group == LINK_GROUP) {
+        let removed = match Owner::of(found.alias.as_deref()) {
+            Owner::Nobody => remove_debris(&mut socket, &found),
+            owner if valid.wants_gone(&owner) => remove(&mut socket, &found),
+            _ => Ok(()),
+        };
+        outcome = outcome.and(removed);
+    }
+    outcome
+}
+
+fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
+    link::delete(socket, found.index)
+        .map_err(|refusal| refusal.during(format!("remove the host end {}", found.name)))
+}
+
+/// A half-made link is debris, whosever it was, unless its maker is still at work. Only its
+/// lock tells: so it is taken first, and the link looked at once more.
+fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<()> {
+    let Some(_lock) = IfName::parse(&found.name)
+        .ok()
+        .map(|name| try_lock(&name))
+        .transpose()?
+        .flatten()
+    else {
+        return Ok(());
+    };
+    let now = link::get(socket, Which::Index(found.index))
+        .map_err(|refusal| refusal.during(format!("look up {}", found.name)))?;
+    if now.is_some_and(|now| now.alias.is_none()) {
+        remove(socket, found)?;
+    }
+    Ok(())
+}
+
+fn elements(valid: &Valid) -> Result<()> {
+    rules::release_where(|found| valid.wants_gone(&plan::element_owner(&found.owner)))
+}
+
+/// Goes on after errors and reports them together.
+fn together<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
+    let mut errors = outcomes.into_iter().filter_map(Result::err);
+    let Some(mut first) = errors.next() else {
+        return Ok(());
+    };
+    for error in errors {
+        first.msg = format!("{}; and {}", first.msg, error.msg);
+        if first.details.is_empty() {
+            first.details = error.details;
+        }
+    }
+    Err(first)
+}

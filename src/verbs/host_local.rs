@@ -1,0 +1,75 @@
+//! The plugin `host-local`, for other plugins to delegate to: addresses and nothing else.
+
+use crate::cni::request::Request;
+use crate::cni::result::{AddResult, IpConfig};
+use crate::cni::{Code, Error, Result};
+use crate::ipam::{HostLocal, Outcome};
+
+/// Serves ADD.
+///
+/// # Errors
+/// Code 100 when the container has an address for the interface already; the IPAM's own.
+pub fn add(request: &Request) -> Result<String> {
+    let ipam = ipam(request)?;
+    let requested: Vec<_> = request.requested_ips.all().collect();
+    let allocation = match ipam.allocate(&request.attachment, &requested)? {
+        Outcome::Allocated(allocation) => allocation,
+        Outcome::AlreadyHeld(held) => {
+            let held: Vec<_> = held.iter().map(|ip| ip.to_string()).collect();
+            return Err(Error::new(
+                Code::InterfaceExists,
+                format!(
+                    "{} was given to this container and interface already",
+                    held.join(", ")
+                ),
+            )
+            .hint("DEL frees it; a second address for one interface is not given"));
+        }
+    };
+    let ips = allocation.addresses.iter().map(|given| IpConfig {
+        interface: None,
+        address: given.address,
+        gateway: given.gateway,
+    });
+    let result = AddResult {
+        interfaces: Vec::new(),
+        ips: ips.collect(),
+        routes: allocation.routes,
+        dns: allocation.dns,
+    };
+    Ok(result.to_json(request.network.version).to_string())
+}
+
+/// Serves DEL.
+///
+/// # Errors
+/// Code 5 when the store cannot be used.
+pub fn del(request: &Request) -> Result<()> {
+    ipam(request)?.release(&request.attachment)
+}
+
+/// Serves CHECK: as in the reference, any address of the container's will do; which, is for
+/// the plugin to compare that delegates.
+///
+/// # Errors
+/// Code 102 when it has none.
+pub fn check(request: &Request) -> Result<()> {
+    if ipam(request)?.held(&request.attachment)?.is_empty() {
+        return Err(Error::new(
+            Code::AttachmentDiffers,
+            "the address store gives this container no address",
+        ));
+    }
+    Ok(())
+}
+
+fn ipam(request: &Request) -> Result<HostLocal> {
+    let Some(conf) = &request.network.ipam else {
+        return Err(Error::new(
+            Code::InvalidConfig,
+            "host-local without \"ipam\" in the config",
+        ));
+    };
+    let object = crate::cni::config::parse_part("ipam", &conf.object)?;
+    HostLocal::new(&request.network, &object)
+}
