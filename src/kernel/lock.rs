@@ -2,7 +2,8 @@
 //! and a half-made link without a holder of its lock is known to be the debris of a crash.
 //!
 //! A lock is a file under /run/pausenet/lock, named like the host end and held by flock(2):
-//! it ends with its process, however that ends. DEL removes the file.
+//! it ends with its process, however that ends. DEL removes the file. (`pausectl` has locks of
+//! the same kind for its pods, in a folder of their own.)
 
 use std::fs::File;
 use std::io;
@@ -10,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::cni::Result;
 use crate::cni::error::io as io_error;
-use crate::cni::{IfName, Result};
 
 /// A held lock; dropping it lets go.
 #[derive(Debug)]
@@ -21,12 +22,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock of the attachment whose host end has this name.
+    /// Waits for the lock of this name. The name is one that has been checked: it becomes a
+    /// file's.
     ///
     /// # Errors
     /// Code 5, naming the path.
-    pub fn take(dir: &Path, host_end: &IfName) -> Result<Self> {
-        let path = dir.join(host_end.as_str());
+    pub fn take(dir: &Path, name: &impl std::fmt::Display) -> Result<Self> {
+        let path = dir.join(name.to_string());
         let file = loop {
             let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
             let held = rustix::io::retry_on_intr(|| {
@@ -79,6 +81,7 @@ fn is_current(file: &File, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::IfName;
 
     #[test]
     fn one_holder_at_a_time_though_the_file_is_removed_by_each() {

@@ -8,12 +8,12 @@
 //! (epoll, an eventfd, a wake-up for each answer) and could never overlap anything.
 
 pub mod address;
-mod ioctl;
 pub mod link;
 pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod route;
 pub mod sysctl;
+pub(crate) mod unsafe_calls;
 
 pub use netlink::{Refusal, RouteSocket};
