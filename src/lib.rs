@@ -32,4 +32,5 @@ pub mod cni;
 pub mod ipam;
 pub mod kernel;
 pub mod plan;
+pub mod runtime;
 pub mod verbs;
