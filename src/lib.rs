@@ -29,6 +29,7 @@
 pub mod anchor;
 pub mod apply;
 pub mod cni;
+pub mod ctl;
 pub mod ipam;
 pub mod kernel;
 pub mod plan;
