@@ -17,7 +17,8 @@
 //!
 //! Beside them stand the tools for people, which come in by the same doors:
 //!
-//! * [`anchor`]: pause processes and the namespaces they hold.
+//! * [`anchor`]: pause processes, the namespaces they hold, and who lives in those.
+//! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
 //! * [`ctl`]: the commands of `pausectl`.
 //!
 //! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl` and `pause`
@@ -25,9 +26,12 @@
 
 #![deny(unsafe_code)]
 
+pub mod anchor;
 pub mod apply;
 pub mod cni;
+pub mod ctl;
 pub mod ipam;
 pub mod kernel;
 pub mod plan;
+pub mod runtime;
 pub mod verbs;

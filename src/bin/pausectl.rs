@@ -1,1 +1,54 @@
-fn main() {}
+//! `pausectl`, the tool for people. All it does is in the library: see [`pausenet::ctl`].
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pausenet::ctl::{Output, finish, pod};
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl pod create web --conf conf/10-podnet.conflist
+  pausectl pod exec web -- ip address
+  pausectl pod ls
+  pausectl pod rm web
+
+Exit status: 0 for success, 1 for failure, 2 for wrong usage. An interrupted command
+has 128 and the signal's number; `pod exec` has that of its command.";
+
+/// Pods around a pause process, and what holds their network
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    /// How answers are written
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    output: Output,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make pods, look at them, run commands in them, and take them down
+    #[command(subcommand, arg_required_else_help = true, after_help = EXAMPLES)]
+    Pod(Pod),
+}
+
+#[derive(Debug, Subcommand)]
+enum Pod {
+    Create(pod::Create),
+    Exec(pod::Exec),
+    Ls(pod::List),
+    Rm(pod::Remove),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Command::Pod(command) = cli.command;
+    match command {
+        Pod::Create(options) => finish(pod::create(&options, cli.output)),
+        Pod::Exec(options) => pod::exec(&options).unwrap_or_else(|stop| finish(Err(stop))),
+        Pod::Ls(_) => finish(pod::ls(cli.output)),
+        Pod::Rm(options) => finish(pod::rm(&options, cli.output)),
+    }
+}

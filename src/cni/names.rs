@@ -9,9 +9,6 @@ use super::{Code, Error, Result};
 /// together with an interface name (255 bytes: see [`crate::plan::alias`]).
 const MAX_NETWORK: usize = 100;
 
-/// How long a container ID may be; runtimes make them 64 bytes long at most.
-const MAX_CONTAINER: usize = 128;
-
 /// True for the alphabet that the specification gives to network names and container IDs.
 fn is_plain(text: &str, max: usize) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -83,15 +80,18 @@ impl NetworkName {
 }
 
 impl ContainerId {
+    /// How long one may be, in bytes; runtimes make them 64 long at most.
+    pub const MAX: usize = 128;
+
     /// # Errors
     /// Code 4 when the ID is not of the specification's form, or over 128 bytes.
     pub fn parse(text: &str) -> Result<Self> {
-        if !is_plain(text, MAX_CONTAINER) {
+        if !is_plain(text, Self::MAX) {
             return Err(Error::new(
                 Code::InvalidEnvironment,
                 format!("CNI_CONTAINERID {} is not usable", shown(text)),
             )
-            .hint(plain_form(MAX_CONTAINER)));
+            .hint(plain_form(Self::MAX)));
         }
         Ok(Self(text.to_owned()))
     }

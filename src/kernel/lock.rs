@@ -3,7 +3,8 @@
 //!
 //! A lock is a file under /run/pausenet/lock, named like the host end and held by flock(2):
 //! it ends with its process, however that ends. The file is there only while somebody holds
-//! it, or was killed while holding it.
+//! it, or was killed while holding it. (`pausectl` has locks of the same kind for its pods, in a
+//! folder of their own.)
 
 use std::fs::File;
 use std::io;
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::cni::Result;
 use crate::cni::error::io as io_error;
-use crate::cni::{IfName, Result};
 
 /// A held lock; dropping it lets go and removes the file.
 #[derive(Debug)]
@@ -22,12 +23,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock of the attachment whose host end has this name.
+    /// Waits for the lock of this name. The name is one that has been checked: it becomes a
+    /// file's.
     ///
     /// # Errors
     /// Code 5, naming the path.
-    pub fn take(dir: &Path, host_end: &IfName) -> Result<Self> {
-        let path = dir.join(host_end.as_str());
+    pub fn take(dir: &Path, name: &impl std::fmt::Display) -> Result<Self> {
+        let path = dir.join(name.to_string());
         let file = loop {
             let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
             let held = rustix::io::retry_on_intr(|| {
@@ -46,8 +48,8 @@ impl Lock {
     ///
     /// # Errors
     /// Code 5, naming the path.
-    pub fn try_take(dir: &Path, host_end: &IfName) -> Result<Option<Self>> {
-        let path = dir.join(host_end.as_str());
+    pub fn try_take(dir: &Path, name: &impl std::fmt::Display) -> Result<Option<Self>> {
+        let path = dir.join(name.to_string());
         let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // A file that its holder has removed meanwhile: there is somebody at work.
@@ -97,6 +99,7 @@ fn is_current(file: &File, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::IfName;
 
     #[test]
     fn one_holder_at_a_time_though_the_file_is_removed_by_each() {

@@ -9,7 +9,6 @@
 
 pub mod address;
 pub mod conntrack;
-mod ioctl;
 pub mod link;
 pub mod lock;
 pub mod netlink;
@@ -17,5 +16,6 @@ pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod sysctl;
+pub(crate) mod unsafe_calls;
 
 pub use netlink::{Refusal, RouteSocket};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FsWord, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::ioctl;
+use super::unsafe_calls;
 use crate::cni::{Code, Error, Result};
 
 /// The filesystem that namespace files live on (NSFS_MAGIC in linux/magic.h).
@@ -23,6 +23,19 @@ const OWN: &str = "/proc/thread-self/ns/net";
 pub struct Netns {
     file: File,
     path: PathBuf,
+}
+
+/// The identity of a network namespace, for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NetnsId(u64, u64);
+
+impl NetnsId {
+    /// The namespace that a process's first thread lives in; None when the process is gone, or
+    /// not ours to look at.
+    pub fn of_process(pid: u32) -> Option<Self> {
+        let stat = rustix::fs::stat(format!("/proc/{pid}/ns/net")).ok()?;
+        Some(Self(stat.st_dev, stat.st_ino))
+    }
 }
 
 impl Netns {
@@ -55,7 +68,7 @@ impl Netns {
         if !on_nsfs {
             return Err(invalid("is not a network namespace"));
         }
-        if ioctl::namespace_kind(&file) != Ok(ioctl::NETWORK) {
+        if unsafe_calls::namespace_kind(&file) != Ok(unsafe_calls::NETWORK) {
             return Err(invalid("is a namespace, but not a network namespace"));
         }
         Ok(Self {
@@ -74,11 +87,16 @@ impl Netns {
     /// # Errors
     /// The kernel's.
     pub fn is_same(&self, other: &Self) -> io::Result<bool> {
-        let (a, b) = (
-            rustix::fs::fstat(&self.file)?,
-            rustix::fs::fstat(&other.file)?,
-        );
-        Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+        Ok(self.id()? == other.id()?)
+    }
+
+    /// What tells this namespace from every other that lives at the same time.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn id(&self) -> io::Result<NetnsId> {
+        let stat = rustix::fs::fstat(&self.file)?;
+        Ok(NetnsId(stat.st_dev, stat.st_ino))
     }
 
     /// Runs `work` inside this namespace, on the calling thread, and comes back to `home`.

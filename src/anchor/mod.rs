@@ -1,0 +1,50 @@
+//! Pause processes, the network namespaces that they hold, and who lives in them.
+//!
+//! A pod here is a network namespace with a name: [`pin`] binds it to a file under
+//! /run/pausenet/netns, so that it can be found, and outlives everybody in it. [`pause`] is the
+//! process that stands for it, and [`census`] tells who else is inside. What these tell is read
+//! from the kernel each time; nothing is written down that could become untrue.
+//!
+//! CNI is not spoken here: [`crate::runtime`] does.
+
+pub mod census;
+mod name;
+pub mod pause;
+pub mod pin;
+
+use std::path::Path;
+
+pub use name::PodName;
+
+use crate::cni::Result;
+use crate::cni::request::Attachment;
+use crate::kernel::link::Link;
+use crate::kernel::lock::Lock;
+use crate::kernel::{RouteSocket, link};
+use crate::plan::Owner;
+
+/// Where the locks of pods are.
+const LOCKS: &str = "/run/pausenet/lock/pods";
+
+/// Waits until nobody else makes or removes the pod.
+///
+/// # Errors
+/// Code 5.
+pub fn lock(pod: &PodName) -> Result<Lock> {
+    Lock::take(Path::new(LOCKS), pod)
+}
+
+/// The host ends on this host whose alias names the pod as container.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
+    let links = link::list(socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let ours = |link: Link| match Owner::of(link.alias.as_deref()) {
+        Owner::Attachment(attachment) if attachment.container == pod.container_id() => {
+            Some((link, attachment))
+        }
+        _ => None,
+    };
+    Ok(links.into_iter().filter_map(ours).collect())
+}

@@ -1,0 +1,94 @@
+//! A pod's name, and the container ID that is made from it.
+
+use crate::cni::ContainerId;
+
+/// What container IDs of ours begin with. Runtimes' IDs are long hexadecimal numbers, so none
+/// begins with a `p`, and whoever meets one in an address store or an alias knows whose it is.
+const PREFIX: &str = "pausectl-";
+
+/// The name of a pod: a container ID in form, and so fit for a file's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodName {
+    name: String,
+    id: ContainerId,
+}
+
+impl PodName {
+    /// # Errors
+    /// A sentence that says what a name has to look like.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let id = |text: &str| ContainerId::parse(text).ok();
+        match (id(text), id(&format!("{PREFIX}{text}"))) {
+            (Some(_), Some(id)) => Ok(Self {
+                name: text.to_owned(),
+                id,
+            }),
+            _ => {
+                let head: String = text.chars().take(64).collect();
+                Err(format!(
+                    "pod name {head:?} is not usable: it must start with a letter or digit, go on \
+                     with letters, digits, '_', '.' or '-', and be at most {} bytes long",
+                    ContainerId::MAX - PREFIX.len()
+                ))
+            }
+        }
+    }
+
+    /// The pod that a container ID of ours belongs to.
+    pub fn of_container(id: &ContainerId) -> Option<Self> {
+        Self::parse(id.as_str().strip_prefix(PREFIX)?).ok()
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// `CNI_CONTAINERID` of the pod.
+    pub fn container_id(&self) -> ContainerId {
+        self.id.clone()
+    }
+}
+
+impl std::fmt::Display for PodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hostile_names_are_refused() {
+        for bad in [
+            "", ".", "..", "../x", "a/b", "a b", "-x", ".x", "a\nb", "ä", "a\0",
+        ] {
+            assert!(PodName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(PodName::parse(&"x".repeat(119)).is_ok());
+        assert!(PodName::parse(&"x".repeat(120)).is_err());
+    }
+
+    #[test]
+    fn a_refusal_cannot_move_the_terminal_s_cursor() {
+        let message = PodName::parse("a\x1b[2Jb").unwrap_err();
+        assert!(!message.contains('\x1b'), "{message}");
+    }
+
+    #[test]
+    fn a_runtime_s_container_is_no_pod_of_ours() {
+        let id = ContainerId::parse("0a1b2c3d4e5f").unwrap();
+        assert_eq!(PodName::of_container(&id), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_container_id_leads_back_to_the_name(text in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,118}") {
+            let name = PodName::parse(&text).unwrap();
+            prop_assert_eq!(PodName::of_container(&name.container_id()), Some(name));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The pause process of a pod: started, told from the other processes, and ended.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::PodName;
+use super::census::Process;
+use crate::cni::{Code, Error, Result};
+use crate::kernel::netns::NetnsId;
+use crate::kernel::unsafe_calls::spawn_in_own_session;
+
+/// The file name of the program, by which it is known in /proc.
+pub const PROGRAM: &str = "pause";
+
+/// How long a process may take to leave after SIGTERM. (Ours does so at once.)
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Starts the pause process in the calling thread's namespaces. It outlives the caller: in a
+/// session of its own, with no files, no environment, and / as its folder.
+///
+/// # Errors
+/// Code 5, naming the program.
+pub fn start(program: &Path, pod: &PodName) -> Result<Child> {
+    let mut command = Command::new(program);
+    command
+        .arg0(format!("pause: pod {pod}")) // what ps -f shows
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    spawn_in_own_session(&mut command).map_err(|err| {
+        Error::new(
+            Code::Io,
+            format!(
+                "cannot start the pause process {}: {err}",
+                program.display()
+            ),
+        )
+        .hint("--pause names the program; it usually lies beside pausectl")
+    })
+}
+
+/// True when the process runs a program called pause, even one whose file is gone by now.
+pub fn is_pause(pid: u32) -> bool {
+    let exe = fs::read_link(format!("/proc/{pid}/exe"));
+    exe.is_ok_and(|exe| {
+        let name = exe.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_suffix(" (deleted)").unwrap_or(&name) == PROGRAM
+    })
+}
+
+/// Ends a process, unless it has left the namespace: SIGTERM first, and SIGKILL when that does
+/// not help. One that is gone already is no error.
+///
+/// # Errors
+/// Code 101 when it may not be ended, or does not end.
+pub fn end(process: &Process, netns: NetnsId) -> Result<()> {
+    end_by_pid(process.pid, netns).map_err(|err| {
+        Error::new(
+            Code::KernelRefused,
+            format!("end process {process}: the kernel says: {err}"),
+        )
+    })
+}
+
+fn end_by_pid(pid: u32, netns: NetnsId) -> io::Result<()> {
+    let gone = |err| err == rustix::io::Errno::SRCH;
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    let handle = match pidfd_open(number, PidfdFlags::empty()) {
+        Err(err) if gone(err) => return Ok(()),
+        handle => handle?,
+    };
+    // The number may have come to mean another process until the handle was open.
+    if NetnsId::of_process(pid) != Some(netns) {
+        return Ok(());
+    }
+    for (signal, limit) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
+        match pidfd_send_signal(&handle, signal) {
+            Err(err) if gone(err) => return Ok(()),
+            outcome => outcome?,
+        }
+        let limit = Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        let mut ended = [PollFd::new(&handle, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut ended, Some(&limit)))? > 0 {
+            return Ok(());
+        }
+    }
+    Err(rustix::io::Errno::TIMEDOUT.into())
+}

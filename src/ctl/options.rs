@@ -1,0 +1,96 @@
+//! Options that several commands share.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cni::{Code, Error};
+use crate::runtime::Runtime;
+use crate::runtime::conflist::NetworkList;
+
+/// Which network is meant.
+#[derive(Debug, clap::Args)]
+pub struct NetworkOptions {
+    /// The network's configuration: a conflist, or the config of a single plugin
+    #[arg(long, value_name = "FILE", conflicts_with = "network")]
+    pub conf: Option<PathBuf>,
+
+    /// A network by name, from the folder of configurations; without it, the first file there
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+
+    /// The folder of configurations. Not /etc/cni/net.d: what lies there may become the
+    /// network of a container runtime's pods
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "PAUSENET_CONF_DIR",
+        default_value = "/etc/pausenet/net.d"
+    )]
+    pub conf_dir: PathBuf,
+}
+
+impl NetworkOptions {
+    /// The network that was named, or the first.
+    ///
+    /// # Errors
+    /// Codes 1, 5, 6 and 7, naming the file or the folder.
+    pub fn load(&self) -> Result<NetworkList, Error> {
+        match &self.conf {
+            Some(file) => NetworkList::read(file),
+            None => NetworkList::find(&self.conf_dir, self.network.as_deref()),
+        }
+    }
+}
+
+/// How plugins are found and run.
+#[derive(Debug, clap::Args)]
+pub struct PluginOptions {
+    /// Folders of CNI plugins, with colons between them; by default that of pausectl itself,
+    /// then /opt/cni/bin and /usr/lib/cni
+    #[arg(long, value_name = "DIRS", env = "CNI_PATH")]
+    pub cni_path: Option<OsString>,
+
+    /// How long each plugin may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub timeout: u64,
+}
+
+impl PluginOptions {
+    /// The runtime that these options describe.
+    pub fn runtime(&self) -> Runtime {
+        let path = match &self.cni_path {
+            Some(path) if !path.is_empty() => std::env::split_paths(path).collect(),
+            _ => own_folder()
+                .into_iter()
+                .chain(["/opt/cni/bin".into(), "/usr/lib/cni".into()])
+                .collect(),
+        };
+        Runtime {
+            path,
+            limit: Duration::from_secs(self.timeout),
+        }
+    }
+}
+
+/// The folder that pausectl lies in.
+pub fn own_folder() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.to_owned())
+}
+
+/// Runs the asynchronous part of a command. One thread is enough: it waits for one program.
+///
+/// # Errors
+/// Code 999 when the kernel gives no event queue; `work`'s own.
+pub fn block_on<T, E: From<Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|err| Error::new(Code::Internal, format!("cannot start waiting: {err}")))?
+        .block_on(work)
+}
+
+/// A path for a message.
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

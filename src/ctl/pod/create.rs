@@ -1,0 +1,366 @@
+//! `pausectl pod create`: a namespace with a name, a pause process in it, and a network.
+
+use std::path::PathBuf;
+use std::process::Child;
+
+use ipnetwork::IpNetwork;
+use serde_json::{Map, Value, json};
+
+use super::parse_name;
+use crate::anchor::{self, PodName, pause, pin};
+use crate::cni::args::parse_ip;
+use crate::cni::request::Attachment;
+use crate::cni::result::AddResult;
+use crate::cni::{Code, Error, IfName, MacAddr};
+use crate::ctl::options::{NetworkOptions, PluginOptions, block_on, own_folder, shown};
+use crate::ctl::{Output, Result, Stop, need_root, print, print_json, warn};
+use crate::kernel::link::{self, Which};
+use crate::kernel::unsafe_calls::bequeath_no_files;
+use crate::kernel::{Refusal, RouteSocket};
+use crate::runtime::cache::{self, Entry};
+use crate::runtime::conflist::NetworkList;
+use crate::runtime::{Interrupt, Parameters, Progress, Runtime};
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl pod create web --conf conf/10-podnet.conflist
+  pausectl pod create web --network podnet --ip 10.88.0.7
+  pausectl pod create web --conf podnet.conf --output json
+
+The pod is a network namespace bound to /run/pausenet/netns/NAME and held by a
+pause process, with the network's plugins run on it. For them it is container
+pausectl-NAME: by that name its addresses stand in the store, and
+/var/lib/cni/results keeps what `pod rm` needs to undo it.
+
+If anything fails, or on Ctrl-C, nothing of the pod stays.";
+
+/// Make a pod: a network namespace held by a pause process, attached to a network
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Create {
+    /// The pod's name: letters, digits, '_', '.' and '-'
+    name: String,
+
+    #[command(flatten)]
+    network: NetworkOptions,
+
+    /// The name of the interface in the pod
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    ifname: String,
+
+    /// Ask for this address. Plugins that declare the capability "ips" get it that way; if none
+    /// does, all get it in CNI_ARGS
+    #[arg(long = "ip", value_name = "ADDRESS")]
+    ips: Vec<String>,
+
+    /// Ask for this MAC, by the capability "mac" or CNI_ARGS likewise
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+
+    #[command(flatten)]
+    plugins: PluginOptions,
+
+    /// The program of the pause process; by default the `pause` beside pausectl
+    #[arg(long, value_name = "FILE", env = "PAUSENET_PAUSE")]
+    pause: Option<PathBuf>,
+}
+
+/// What was asked for beyond the network's own rules.
+struct Wishes {
+    ips: Vec<String>,
+    mac: Option<MacAddr>,
+}
+
+/// Makes a pod, or nothing.
+///
+/// # Errors
+/// What stood in the way, after everything was undone.
+pub fn create(options: &Create, output: Output) -> Result<()> {
+    let pod = parse_name(&options.name)?;
+    let usage = |why: String| Stop::Usage(Error::new(Code::InvalidConfig, why));
+    let ifname = IfName::parse(&options.ifname).map_err(|why| usage(format!("--ifname: {why}")))?;
+    let wishes = Wishes::parse(options).map_err(usage)?;
+    need_root()?;
+    let list = options.network.load()?;
+    let runtime = options.plugins.runtime();
+    runtime.find_all(&list)?;
+    let program = pause_program(options.pause.as_ref())?;
+    bequeath_no_files().map_err(|err| {
+        Error::new(
+            Code::Io,
+            format!("cannot mark inherited files as close-on-exec: {err}"),
+        )
+    })?;
+
+    let _lock = anchor::lock(&pod)?;
+    refuse_existing(&pod)?;
+    let outcome = block_on(async {
+        let mut interrupt = Interrupt::listen().map_err(|err| {
+            Error::new(Code::Internal, format!("cannot listen for signals: {err}"))
+        })?;
+        clear_leftovers(&runtime, &pod).await?;
+        let parameters = wishes.parameters(&list, &pod, ifname);
+        let entry = Entry::new(list, parameters);
+        make(&runtime, &pod, &program, &wishes, entry, &mut interrupt).await
+    });
+    match outcome {
+        Ok((entry, pid)) => report(&pod, &entry, pid, output),
+        Err(stop) => Err(stop),
+    }
+}
+
+/// The namespace, the pause process and the attachment, in this order; undone in the other.
+async fn make(
+    runtime: &Runtime,
+    pod: &PodName,
+    program: &std::path::Path,
+    wishes: &Wishes,
+    mut entry: Entry,
+    interrupt: &mut Interrupt,
+) -> Result<(Entry, u32)> {
+    let mut pause = pin::create(pod, || {
+        switch_loopback_on()?;
+        pause::start(program, pod)
+    })?;
+    let mut progress = Progress::default();
+    let outcome = async {
+        entry.write()?;
+        let result = runtime
+            .add(&entry.list, &entry.parameters, &mut progress, interrupt)
+            .await?;
+        wishes.check(&entry, &result)?;
+        entry.result = Some(result);
+        entry.write()?;
+        still_there(&mut pause, program)?;
+        match interrupt.pending().await {
+            Some(signal) => Err(Stop::Interrupted(signal)),
+            None => Ok(()),
+        }
+    };
+    match outcome.await {
+        Ok(()) => Ok((entry, pause.id())),
+        Err(stop) => {
+            undo(runtime, pod, &entry, &progress, &mut pause).await;
+            Err(stop)
+        }
+    }
+}
+
+/// What cannot be undone is said, and left for `pod rm`.
+async fn undo(
+    runtime: &Runtime,
+    pod: &PodName,
+    entry: &Entry,
+    progress: &Progress,
+    pause: &mut Child,
+) {
+    let result = progress.result.as_ref();
+    let undone = runtime
+        .del(&entry.list, &entry.parameters, progress.tried, result)
+        .await;
+    // Killed and not asked: it has nothing to save, and it must be gone for the namespace to go.
+    let _ = pause.kill();
+    let _ = pause.wait();
+    let outcome = match undone {
+        Ok(()) => pin::remove(pod).and_then(|()| entry.forget()),
+        Err(err) => Err(err),
+    };
+    if let Err(err) = outcome {
+        let hint = format!("once that is mended: pausectl pod rm --force {pod}");
+        warn(
+            &err.context(format!("pod {pod} is not wholly undone"))
+                .hint(hint),
+        );
+    }
+}
+
+fn refuse_existing(pod: &PodName) -> Result<()> {
+    let exists = |what: String| {
+        Err(Error::new(
+            Code::InterfaceExists,
+            format!("pod {pod} exists already{what}"),
+        )
+        .hint(format!(
+            "see: pausectl pod ls; to make it anew: pausectl pod rm {pod}"
+        ))
+        .into())
+    };
+    if let pin::Pin::Namespace(netns) = pin::look_up(pod)? {
+        return exists(format!(" ({})", shown(netns.path())));
+    }
+    let mut socket = RouteSocket::open()
+        .map_err(|err| Refusal::from(err).during("open a netlink socket on the host"))?;
+    // Without its name, but alive in its processes.
+    match anchor::attachments(&mut socket, pod)?.first() {
+        Some((link, _)) => exists(format!(": {} is its host end", link.name)),
+        None => Ok(()),
+    }
+}
+
+/// What a reboot or a crash left of a pod with this name. The caller holds its lock, so nobody
+/// is at work on it.
+async fn clear_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error> {
+    for mut entry in cache::of_container(&pod.container_id())? {
+        entry.parameters.netns = None;
+        let (list, result) = (&entry.list, entry.result.as_ref());
+        runtime
+            .del(list, &entry.parameters, list.plugins.len(), result)
+            .await
+            .map_err(|err| err.context(format!("remove what an earlier pod {pod} left")))?;
+        entry.forget()?;
+    }
+    pin::remove(pod)
+}
+
+fn switch_loopback_on() -> Result<(), Error> {
+    let lo = IfName::parse("lo").expect("a fine name");
+    let switch_on = || {
+        let mut socket = RouteSocket::open()?;
+        match link::get(&mut socket, Which::Name(&lo))? {
+            Some(link) => link::set_up(&mut socket, link.index, false),
+            None => Ok(()),
+        }
+    };
+    switch_on().map_err(|refusal: Refusal| refusal.during("switch on lo in the pod"))
+}
+
+fn pause_program(named: Option<&PathBuf>) -> Result<PathBuf> {
+    let program = match named {
+        Some(program) => program.clone(),
+        None => own_folder().unwrap_or_default().join(pause::PROGRAM),
+    };
+    let missing = |why: &str| {
+        Error::new(
+            Code::InvalidConfig,
+            format!("the pause program {} {why}", program.display()),
+        )
+        .hint("--pause names it; it usually lies beside pausectl, and is called pause")
+    };
+    // Resolved here: it is started from another folder.
+    let found = program
+        .canonicalize()
+        .map_err(|err| missing(&format!("cannot be found: {err}")))?;
+    if found.file_name().is_none_or(|name| name != pause::PROGRAM) {
+        return Err(missing("has another name than pause, by which it is known in /proc").into());
+    }
+    Ok(found)
+}
+
+fn still_there(pause: &mut Child, program: &std::path::Path) -> Result<(), Error> {
+    match pause.try_wait() {
+        Ok(None) => Ok(()),
+        Ok(Some(status)) => Err(Error::new(
+            Code::Internal,
+            format!(
+                "the pause process {} ended with {status}",
+                program.display()
+            ),
+        )),
+        Err(err) => Err(Error::new(
+            Code::Internal,
+            format!("cannot look after the pause process: {err}"),
+        )),
+    }
+}
+
+impl Wishes {
+    fn parse(options: &Create) -> Result<Self, String> {
+        for ip in &options.ips {
+            parse_ip(ip).map_err(|why| format!("--ip: {why}"))?;
+        }
+        let mac = options.mac.as_deref().map(MacAddr::parse).transpose();
+        Ok(Self {
+            ips: options.ips.clone(),
+            mac: mac.map_err(|why| format!("--mac: {why}"))?,
+        })
+    }
+
+    /// Each wish goes one way: through a capability where a plugin declares it, or else through
+    /// CNI_ARGS. By both, some plugins would take it for two.
+    fn parameters(&self, list: &NetworkList, pod: &PodName, ifname: IfName) -> Parameters {
+        let declared = |name: &str| {
+            list.plugins
+                .iter()
+                .any(|plugin| plugin.has_capability(name))
+        };
+        let mut capabilities = Map::new();
+        let mut args = Vec::new();
+        let mut wish = |capability: &str, key: &str, json: Value, text: Vec<String>| {
+            if declared(capability) {
+                capabilities.insert(capability.to_owned(), json);
+            } else {
+                args.extend(text.into_iter().map(|text| [key.to_owned(), text]));
+            }
+        };
+        if !self.ips.is_empty() {
+            wish("ips", "IP", json!(self.ips), self.ips.clone());
+        }
+        if let Some(mac) = self.mac {
+            wish("mac", "MAC", json!(mac.to_string()), vec![mac.to_string()]);
+        }
+        if !args.is_empty() {
+            args.insert(0, ["IgnoreUnknown".into(), "1".into()]);
+        }
+        Parameters {
+            attachment: Attachment {
+                network: list.name.clone(),
+                container: pod.container_id(),
+                ifname,
+            },
+            netns: Some(pin::path(pod)),
+            args,
+            capabilities,
+        }
+    }
+
+    /// Plugins may pass over what they do not know; the person who asked must not think that
+    /// it was granted.
+    fn check(&self, entry: &Entry, result: &Value) -> Result<(), Error> {
+        let result = AddResult::from_json(result, entry.list.version)?;
+        let refuse = |what: &str| {
+            let msg = format!("network {} did not give {what}", entry.list.name);
+            Err(Error::new(Code::UnsupportedField, msg)
+                .hint("none of its plugins takes such a wish, or not as an IPAM or by CNI_ARGS"))
+        };
+        for wish in self.ips.iter().filter_map(|ip| parse_ip(ip).ok()) {
+            if !result.ips.iter().any(|given| given.address.ip() == wish) {
+                return refuse(&format!("address {wish}"));
+            }
+        }
+        let ifname = entry.parameters.attachment.ifname.as_str();
+        let has = |mac: MacAddr| {
+            let mut inside = result.interfaces.iter();
+            inside.any(|link| link.name == ifname && MacAddr::parse(&link.mac) == Ok(mac))
+        };
+        match self.mac.filter(|mac| !has(*mac)) {
+            Some(mac) => refuse(&format!("MAC {mac}")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn report(pod: &PodName, entry: &Entry, pid: u32, output: Output) -> Result<()> {
+    let attachment = &entry.parameters.attachment;
+    if output == Output::Json {
+        return print_json(&json!({
+            "name": pod.as_str(),
+            "netns": shown(&pin::path(pod)),
+            "pause": pid,
+            "network": attachment.network.as_str(),
+            "containerId": attachment.container.as_str(),
+            "result": entry.result,
+        }));
+    }
+    let result = entry.result.clone().unwrap_or_default();
+    let result = AddResult::from_json(&result, entry.list.version)?;
+    let addresses: Vec<IpNetwork> = result.ips.iter().map(|ip| ip.address).collect();
+    let addresses: Vec<_> = addresses.iter().map(IpNetwork::to_string).collect();
+    let addresses = match addresses.as_slice() {
+        [] => "no address".to_owned(),
+        addresses => addresses.join(", "),
+    };
+    print(&format!(
+        "{pod}: {addresses} on {} (network {}); pause is process {pid}\n",
+        attachment.ifname, attachment.network
+    ))
+}

@@ -1,0 +1,72 @@
+//! `pausectl pod exec`: a command in a pod's network.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{parse_name, unknown};
+use crate::anchor::pin::{self, Pin};
+use crate::cni::{Code, Error};
+use crate::ctl::{Result, complain, need_root};
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl pod exec web -- ip address
+  pausectl pod exec web -- nginx -g 'daemon off;'
+
+The command joins the pod's network namespace and nothing else: files, processes
+and users are those of the host. It takes pausectl's place, so signals reach it and
+its exit status is the one you see (a shell shows 128 and the number for a signal);
+126 means that it cannot be executed, 127 that there is no such command.";
+
+/// Run a command in a pod's network namespace
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = "pausectl pod exec NAME -- COMMAND...")]
+pub struct Exec {
+    /// The pod's name
+    name: String,
+
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<OsString>,
+}
+
+/// Becomes the command. Returns only when that is not possible, with the exit status.
+///
+/// # Errors
+/// When there is no such pod, or its namespace cannot be joined.
+pub fn exec(options: &Exec) -> Result<ExitCode> {
+    let pod = parse_name(&options.name)?;
+    need_root()?;
+    let Pin::Namespace(netns) = pin::look_up(&pod)? else {
+        return Err(unknown(&pod).into());
+    };
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|err| {
+        Error::new(
+            Code::InvalidNetns,
+            format!("join the network namespace of pod {pod}: the kernel says: {err}"),
+        )
+        .hint("it needs CAP_SYS_ADMIN")
+    })?;
+    let [program, arguments @ ..] = options.command.as_slice() else {
+        unreachable!("clap requires a command");
+    };
+    let err = Command::new(program).args(arguments).exec();
+    complain(&Error::new(
+        Code::Io,
+        format!("cannot run {program:?} in pod {pod}: {err}"),
+    ));
+    Ok(ExitCode::from(match err.kind() {
+        ErrorKind::NotFound => 127,
+        _ => 126,
+    }))
+}

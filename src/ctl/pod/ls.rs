@@ -1,0 +1,341 @@
+//! `pausectl pod ls`: which pods there are, as the kernel shows them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+
+use crate::anchor::PodName;
+use crate::anchor::census::{self, Residents};
+use crate::anchor::pin::{self, Pin};
+use crate::cni::request::Attachment;
+use crate::cni::{Code, Error};
+use crate::ctl::options::shown;
+use crate::ctl::table::table;
+use crate::ctl::{Output, Result, need_root, print, print_json};
+use crate::kernel::link::Link;
+use crate::kernel::netns::{Netns, NetnsId};
+use crate::kernel::{Refusal, RouteSocket, address, link};
+use crate::plan::Owner;
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl pod ls
+  pausectl pod ls --output json
+
+STATE is one of
+  running     a pause process holds the pod
+  unanchored  the pause process is gone; processes that joined the pod live on in it
+  empty       nobody lives in it
+  incomplete  there is a name without a namespace: in the making, or left by a crash
+  nameless    there is an attachment, but the pod's name is gone
+MEMBERS counts the processes in the pod beside the pause process. NETWORK is known for
+interfaces that pausenet made.";
+
+/// List the pods
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct List {}
+
+/// How a pod fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A pause process holds it.
+    Running,
+    /// The pause process is gone, and processes that joined the pod still live in it.
+    Unanchored,
+    /// Nobody lives in it.
+    Empty,
+    /// There is a name without a namespace: in the making, or left by a crash.
+    Incomplete,
+    /// There is a namespace with our attachment, but its name is gone.
+    Nameless,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Unanchored => "unanchored",
+            Self::Empty => "empty",
+            Self::Incomplete => "incomplete",
+            Self::Nameless => "nameless",
+        }
+    }
+}
+
+/// A pod as the kernel shows it.
+struct Pod {
+    name: PodName,
+    state: State,
+    residents: Residents,
+    interfaces: Vec<Interface>,
+}
+
+/// An interface inside a pod, lo left out.
+struct Interface {
+    link: Option<Link>,
+    addresses: Vec<IpNetwork>,
+    /// The other end of a veth, on the host.
+    host_end: Option<Link>,
+    /// From the host end's alias.
+    attachment: Option<Attachment>,
+}
+
+/// Lists the pods.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn ls(output: Output) -> Result<()> {
+    need_root()?;
+    let pods = look()?;
+    match output {
+        Output::Json => print_json(&json!({"pods": pods.iter().map(json).collect::<Vec<_>>()})),
+        Output::Text => print(&text(&pods)),
+    }
+}
+
+fn look() -> Result<Vec<Pod>, Error> {
+    let host_links = host_links()?;
+    let attached = host_links.values().filter_map(|link| {
+        let attachment = attachment_of(link)?;
+        PodName::of_container(&attachment.container)
+    });
+    let names: BTreeSet<_> = pin::list()?.into_iter().chain(attached).collect();
+    let mut pinned = Vec::new();
+    for name in names {
+        let pin = pin::look_up(&name)?;
+        pinned.push((name, pin));
+    }
+    let id = |pin: &Pin| match pin {
+        Pin::Namespace(netns) => netns.id().ok(),
+        Pin::Absent | Pin::Empty => None,
+    };
+    let ids: Vec<NetnsId> = pinned.iter().filter_map(|(_, pin)| id(pin)).collect();
+    let mut residents = census::take(&ids)?;
+    pinned
+        .into_iter()
+        .map(|(name, pin)| {
+            let residents = id(&pin).and_then(|id| residents.remove(&id));
+            describe(name, pin, residents.unwrap_or_default(), &host_links)
+        })
+        .collect()
+}
+
+fn describe(
+    name: PodName,
+    pin: Pin,
+    residents: Residents,
+    host_links: &HashMap<u32, Link>,
+) -> Result<Pod, Error> {
+    let state = match (&pin, &residents.anchor, residents.members.as_slice()) {
+        (Pin::Absent, ..) => State::Nameless,
+        (Pin::Empty, ..) => State::Incomplete,
+        (Pin::Namespace(_), Some(_), _) => State::Running,
+        (Pin::Namespace(_), None, []) => State::Empty,
+        (Pin::Namespace(_), None, _) => State::Unanchored,
+    };
+    let interfaces = match &pin {
+        Pin::Namespace(netns) => interfaces(netns, &name, host_links)?,
+        Pin::Absent | Pin::Empty => unseen(&name, host_links),
+    };
+    Ok(Pod {
+        name,
+        state,
+        residents,
+        interfaces,
+    })
+}
+
+fn interfaces(
+    netns: &Netns,
+    pod: &PodName,
+    host_links: &HashMap<u32, Link>,
+) -> Result<Vec<Interface>, Error> {
+    let mut interfaces = Vec::new();
+    for (link, addresses) in inside(netns, pod)? {
+        // Each end names the other, or it is no pair: numbers repeat between namespaces.
+        let host_end = link
+            .peer
+            .and_then(|peer| host_links.get(&peer))
+            .filter(|host_end| host_end.kind == "veth" && host_end.peer == Some(link.index));
+        let attachment = host_end
+            .and_then(attachment_of)
+            .filter(|attachment| attachment.container == pod.container_id());
+        interfaces.push(Interface {
+            host_end: host_end.cloned(),
+            attachment,
+            addresses,
+            link: Some(link),
+        });
+    }
+    Ok(interfaces)
+}
+
+/// The host ends of a pod whose inside cannot be reached by name.
+fn unseen(pod: &PodName, host_links: &HashMap<u32, Link>) -> Vec<Interface> {
+    let ours = host_links.values().filter_map(|link| {
+        let attachment = attachment_of(link)?;
+        (attachment.container == pod.container_id()).then(|| Interface {
+            link: None,
+            addresses: Vec::new(),
+            host_end: Some(link.clone()),
+            attachment: Some(attachment),
+        })
+    });
+    ours.collect()
+}
+
+/// Links and addresses inside a namespace, on a thread of their own: this process must not
+/// look like a member to others.
+fn inside(netns: &Netns, pod: &PodName) -> Result<Vec<(Link, Vec<IpNetwork>)>, Error> {
+    let read = || -> Result<_, Refusal> {
+        let mut socket = RouteSocket::open()?;
+        let mut found = Vec::new();
+        for link in link::list(&mut socket)? {
+            if link.name != "lo" {
+                let mut addresses = address::of_link(&mut socket, link.index)?;
+                addresses.retain(|net| !is_link_local(net));
+                found.push((link, addresses));
+            }
+        }
+        Ok(found)
+    };
+    let look = || {
+        let home = Netns::own()?;
+        netns.enter(&home, || {
+            read().map_err(|refusal| refusal.during(format!("look into pod {pod}")))
+        })
+    };
+    std::thread::scope(|scope| scope.spawn(look).join())
+        .unwrap_or_else(|_| Err(Error::new(Code::Internal, "the thread in the pod panicked")))
+}
+
+/// Those that the kernel gives every interface by itself.
+fn is_link_local(net: &IpNetwork) -> bool {
+    match net {
+        IpNetwork::V6(net) => net.ip().is_unicast_link_local(),
+        IpNetwork::V4(_) => false,
+    }
+}
+
+fn host_links() -> Result<HashMap<u32, Link>, Error> {
+    let list = || {
+        let mut socket = RouteSocket::open()?;
+        link::list(&mut socket)
+    };
+    let links = list().map_err(|refusal| refusal.during("list the host's links"))?;
+    Ok(links.into_iter().map(|link| (link.index, link)).collect())
+}
+
+fn attachment_of(link: &Link) -> Option<Attachment> {
+    match Owner::of(link.alias.as_deref()) {
+        Owner::Attachment(attachment) => Some(attachment),
+        Owner::Nobody | Owner::Foreign(_) => None,
+    }
+}
+
+impl Interface {
+    fn name(&self) -> &str {
+        match (&self.link, &self.attachment) {
+            (Some(link), _) => &link.name,
+            (None, Some(attachment)) => attachment.ifname.as_str(),
+            (None, None) => "",
+        }
+    }
+
+    fn network(&self) -> Option<&str> {
+        let attachment = self.attachment.as_ref();
+        attachment.map(|attachment| attachment.network.as_str())
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.addresses.iter().map(IpNetwork::to_string).collect()
+    }
+
+    fn host_name(&self) -> Option<&str> {
+        self.host_end.as_ref().map(|link| link.name.as_str())
+    }
+}
+
+/// One line for each interface; a pod's own columns stand in the first of its lines.
+fn text(pods: &[Pod]) -> String {
+    if pods.is_empty() {
+        return "no pods\n".to_owned();
+    }
+    let head = [
+        "NAME",
+        "STATE",
+        "PAUSE",
+        "MEMBERS",
+        "NETWORK",
+        "INTERFACE",
+        "ADDRESSES",
+        "HOST END",
+    ];
+    let mut rows = Vec::new();
+    for pod in pods {
+        let anchor = pod.residents.anchor.as_ref();
+        let own = [
+            pod.name.to_string(),
+            pod.state.as_str().to_owned(),
+            anchor.map_or_else(String::new, |anchor| anchor.pid.to_string()),
+            pod.residents.members.len().to_string(),
+        ];
+        let none = || ["", "", "", ""].map(str::to_owned);
+        let mut interfaces: Vec<_> = pod
+            .interfaces
+            .iter()
+            .map(|interface| {
+                [
+                    interface.network().unwrap_or_default().to_owned(),
+                    interface.name().to_owned(),
+                    interface.addresses().join(","),
+                    interface.host_name().unwrap_or_default().to_owned(),
+                ]
+            })
+            .collect();
+        if interfaces.is_empty() {
+            interfaces.push(none());
+        }
+        for interface in interfaces {
+            let [name, state, pause, members] = own.clone();
+            let [network, link, addresses, host] = interface;
+            rows.push([name, state, pause, members, network, link, addresses, host]);
+        }
+    }
+    table(head, &rows)
+}
+
+fn json(pod: &Pod) -> Value {
+    let interfaces: Vec<_> = pod
+        .interfaces
+        .iter()
+        .map(|interface| {
+            let mac = interface.link.as_ref().and_then(|link| link.mac);
+            json!({
+                "name": interface.name(),
+                "mac": mac.map(|mac| mac.to_string()),
+                "mtu": interface.link.as_ref().map(|link| link.mtu),
+                "addresses": interface.addresses(),
+                "network": interface.network(),
+                "hostEnd": interface.host_name(),
+            })
+        })
+        .collect();
+    let members: Vec<_> = pod
+        .residents
+        .members
+        .iter()
+        .map(|member| json!({"pid": member.pid, "name": member.name}))
+        .collect();
+    json!({
+        "name": pod.name.as_str(),
+        "state": pod.state.as_str(),
+        "netns": shown(&pin::path(&pod.name)),
+        "containerId": pod.name.container_id().as_str(),
+        "pause": pod.residents.anchor.as_ref().map(|anchor| anchor.pid),
+        "members": members,
+        "interfaces": interfaces,
+    })
+}

@@ -1,0 +1,92 @@
+//! All unsafe code of the library, and no more than the calls themselves: what no crate wraps,
+//! or wraps as unsafe.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// CLONE_NEWNET, the answer of [`namespace_kind`] for a network namespace.
+pub const NETWORK: i32 = 0x4000_0000;
+
+/// NS_GET_NSTYPE (linux/nsfs.h, Linux 4.11): which kind of namespace a file of nsfs is.
+struct GetNamespaceType;
+
+// SAFETY: the request takes no argument and writes no memory: the kind is its return value.
+unsafe impl Ioctl for GetNamespaceType {
+    type Output = i32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        opcode::none(0xb7, 3)
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        kind: IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<i32> {
+        Ok(kind)
+    }
+}
+
+/// Asks which kind of namespace a file is: one of the kernel's CLONE_NEW… flags.
+///
+/// The file has to be on nsfs: elsewhere the number may mean another request.
+///
+/// # Errors
+/// The kernel's.
+pub fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
+    // SAFETY: see the implementation of `Ioctl` above.
+    unsafe { ioctl(file, GetNamespaceType) }
+}
+
+/// Moves the calling thread into a new, empty network namespace.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_SYS_ADMIN, ENOSPC at the limit of namespaces.
+pub fn enter_new_network_namespace() -> rustix::io::Result<()> {
+    // SAFETY: of all flags only CLONE_FILES is unsafe: it gives the thread other file
+    // descriptors than its values of type OwnedFd speak of. This one leaves them alone.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
+/// Starts a command as the leader of a session of its own: no terminal, and none of the
+/// signals that a terminal sends.
+///
+/// # Errors
+/// The kernel's, of fork, setsid and exec.
+pub fn spawn_in_own_session(command: &mut Command) -> io::Result<Child> {
+    let become_leader = || Ok(rustix::process::setsid().map(drop)?);
+    // SAFETY: it runs between fork and exec and is one system call: no lock, no allocation.
+    unsafe { command.pre_exec(become_leader) }.spawn()
+}
+
+/// Lets no program that is started from here on inherit a file of ours, but for stdin, stdout
+/// and stderr. (Files that this process opens itself are not inherited anyway; those that it
+/// was started with may be.) For a time when there is one thread.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn bequeath_no_files() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if number > 2 {
+            // SAFETY: it was open a moment ago, and there is nobody else to close it.
+            let file = unsafe { BorrowedFd::borrow_raw(number) };
+            fcntl_setfd(file, FdFlags::CLOEXEC)?;
+        }
+    }
+    Ok(())
+}

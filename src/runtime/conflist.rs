@@ -1,0 +1,281 @@
+//! Network configurations on disk: lists of plugins, and single plugins, which are lists of one
+//! (specification, section 1).
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::cni::config::nullable;
+use crate::cni::error::io as io_error;
+use crate::cni::{Code, Error, NetworkName, Result, SpecVersion};
+
+/// A network: its plugins in their order.
+#[derive(Debug, Clone)]
+pub struct NetworkList {
+    pub name: NetworkName,
+    pub version: SpecVersion,
+    pub plugins: Vec<Plugin>,
+    /// As it was read.
+    pub text: Vec<u8>,
+}
+
+/// One plugin of a list.
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    /// The name of its program.
+    pub r#type: String,
+    /// The whole object.
+    pub config: Map<String, Value>,
+    capabilities: BTreeMap<String, bool>,
+}
+
+/// The file's own form. A list has `plugins`, a single plugin a `type`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    cni_version: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    cni_versions: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    name: String,
+    plugins: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+struct PluginKeys {
+    #[serde(default, deserialize_with = "nullable")]
+    r#type: String,
+    #[serde(default, deserialize_with = "nullable")]
+    capabilities: BTreeMap<String, bool>,
+}
+
+impl NetworkList {
+    /// Reads a list or a single plugin's config.
+    ///
+    /// # Errors
+    /// Codes 1, 6 and 7, with what is wrong.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let not_json =
+            |err: serde_json::Error| Error::new(Code::Decode, format!("network config: {err}"));
+        let whole: Value = serde_json::from_slice(text).map_err(not_json)?;
+        let document = Document::deserialize(&whole).map_err(not_json)?;
+        let plugins = match document.plugins {
+            Some(plugins) => plugins,
+            None if whole.get("type").is_some() => vec![whole],
+            None => {
+                return Err(invalid(
+                    "it has neither \"plugins\" (a list) nor \"type\" (a single plugin)",
+                ));
+            }
+        };
+        if plugins.is_empty() {
+            return Err(invalid("\"plugins\" is empty"));
+        }
+        let plugins = plugins.into_iter().enumerate();
+        Ok(Self {
+            name: NetworkName::parse(&document.name)?,
+            version: newest(document.cni_version.as_deref(), &document.cni_versions)?,
+            plugins: plugins
+                .map(|(at, value)| Plugin::new(at, value))
+                .collect::<Result<_>>()?,
+            text: text.to_owned(),
+        })
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Code 5 and those of [`NetworkList::parse`], naming the file.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = fs::read(file).map_err(|err| io_error("cannot read", file, err))?;
+        Self::parse(&text).map_err(|err| err.context(file.display()))
+    }
+
+    /// Finds a network by name in a folder, or takes the first file there.
+    ///
+    /// # Errors
+    /// Codes 5 and 7, naming the folder and what there is in it.
+    pub fn find(dir: &Path, name: Option<&str>) -> Result<Self> {
+        let files = files(dir)?;
+        let Some(name) = name else {
+            let first = files.first().ok_or_else(|| nothing_in(dir))?;
+            return Self::read(first);
+        };
+        let (mut known, mut broken) = (Vec::new(), Vec::new());
+        for file in &files {
+            match Self::read(file) {
+                Ok(list) if list.name.as_str() == name => return Ok(list),
+                Ok(list) => known.push(list.name.to_string()),
+                Err(err) => broken.push(err.msg),
+            }
+        }
+        if known.is_empty() && broken.is_empty() {
+            return Err(nothing_in(dir));
+        }
+        let mut hint = format!("networks there: {}", known.join(", "));
+        if !broken.is_empty() {
+            hint.push_str(&format!("; not readable: {}", broken.join("; ")));
+        }
+        let msg = format!("no network {name:?} in {}", dir.display());
+        Err(Error::new(Code::InvalidConfig, msg).hint(hint))
+    }
+}
+
+impl Plugin {
+    fn new(at: usize, value: Value) -> Result<Self> {
+        let wrong = |why: String| invalid(format!("plugin {}: {why}", at + 1));
+        let keys = PluginKeys::deserialize(&value).map_err(|err| wrong(err.to_string()))?;
+        let Value::Object(config) = value else {
+            return Err(wrong("it is no object".into()));
+        };
+        match keys.r#type.as_str() {
+            "" => return Err(wrong("it has no \"type\"".into())),
+            name if name.contains('/') || name == "." || name == ".." => {
+                return Err(wrong(format!("type {name:?} is no file name")));
+            }
+            _ => {}
+        }
+        Ok(Self {
+            r#type: keys.r#type,
+            config,
+            capabilities: keys.capabilities,
+        })
+    }
+
+    /// True when the plugin declares the capability.
+    pub fn has_capability(&self, name: &str) -> bool {
+        self.capabilities.get(name) == Some(&true)
+    }
+}
+
+/// The newest of the versions that we speak too.
+fn newest(version: Option<&str>, versions: &[String]) -> Result<SpecVersion> {
+    let known = versions
+        .iter()
+        .map(String::as_str)
+        .chain(version)
+        .filter_map(|text| SpecVersion::parse(Some(text)).ok())
+        .max();
+    known.map_or_else(|| SpecVersion::parse(version), Ok)
+}
+
+/// The configuration files of a folder in lexical order, by libcni's endings.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = |err: std::io::Error| match err.kind() {
+        std::io::ErrorKind::NotFound => nothing_in(dir),
+        _ => io_error("cannot list", dir, err),
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let ending = path.extension().and_then(OsStr::to_str);
+        if matches!(ending, Some("conflist" | "conf" | "json")) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn nothing_in(dir: &Path) -> Error {
+    Error::new(
+        Code::InvalidConfig,
+        format!("no network configuration in {}", dir.display()),
+    )
+    .hint("--conf FILE names one; or copy one of pausenet's conf/ into that folder")
+}
+
+fn invalid(what: impl Into<String>) -> Error {
+    Error::new(
+        Code::InvalidConfig,
+        format!("network config: {}", what.into()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refusal(text: &str) -> Error {
+        NetworkList::parse(text.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn a_single_plugin_is_a_list_of_one() {
+        let list = NetworkList::parse(br#"{"name": "x", "type": "pausenet", "mtu": 9}"#).unwrap();
+        assert_eq!(list.plugins.len(), 1);
+        assert_eq!(list.plugins[0].config["mtu"], 9);
+        assert_eq!(list.version, SpecVersion::V0_1_0);
+    }
+
+    #[test]
+    fn of_several_versions_the_newest_that_we_speak_counts() {
+        let text = br#"{"cniVersion": "0.4.0", "cniVersions": ["1.1.0", "9.0.0", "0.3.1"],
+            "name": "x", "type": "y"}"#;
+        assert_eq!(
+            NetworkList::parse(text).unwrap().version,
+            SpecVersion::V1_1_0
+        );
+        let unknown = refusal(r#"{"cniVersion": "9.0.0", "name": "x", "type": "y"}"#);
+        assert_eq!(unknown.code, Code::IncompatibleVersion);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, word) in [
+            ("[]", "network config"),
+            (r#"{"name": "x"}"#, "plugins"),
+            (r#"{"name": "x", "plugins": []}"#, "empty"),
+            (r#"{"name": "x", "plugins": [3]}"#, "plugin 1"),
+            (
+                r#"{"name": "x", "plugins": [{"type": "a"}, {}]}"#,
+                "plugin 2",
+            ),
+            (r#"{"name": "x", "type": "../sh"}"#, "../sh"),
+            (r#"{"name": "../x", "type": "y"}"#, "../x"),
+        ] {
+            let msg = refusal(text).msg;
+            assert!(msg.contains(word), "{msg}");
+        }
+    }
+
+    #[test]
+    fn the_first_file_counts_or_the_one_with_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
+        write("20-b.conf", r#"{"name": "b", "type": "y"}"#);
+        write(
+            "10-a.conflist",
+            r#"{"name": "a", "plugins": [{"type": "y"}]}"#,
+        );
+        write("00-README.txt", "no config");
+        let found = |name| NetworkList::find(dir.path(), name).map(|list| list.name.to_string());
+        assert_eq!(found(None).unwrap(), "a");
+        assert_eq!(found(Some("b")).unwrap(), "b");
+        write("30-c.json", "{");
+        assert_eq!(found(Some("b")).unwrap(), "b");
+        let err = found(Some("c")).unwrap_err();
+        assert!(err.details.contains("a, b") && err.details.contains("30-c.json"));
+    }
+
+    #[test]
+    fn an_empty_folder_and_a_missing_one_say_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        for dir in [dir.path(), &dir.path().join("missing")] {
+            let err = NetworkList::find(dir, None).unwrap_err();
+            assert!(err.details.contains("--conf"), "{err}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_any_bytes_never_panics(bytes: Vec<u8>) {
+            let _ = NetworkList::parse(&bytes);
+        }
+    }
+}

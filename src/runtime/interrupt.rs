@@ -1,0 +1,66 @@
+//! Ctrl-C and its like, heard instead of dying of them.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals by which a person or the system asks a program to leave.
+pub struct Interrupt {
+    int: Option<Signal>,
+    term: Option<Signal>,
+    hup: Option<Signal>,
+}
+
+impl Interrupt {
+    /// From here on the signals do not end the process. One that the caller had us ignore
+    /// stays ignored (nohup; a shell's background jobs).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen() -> io::Result<Self> {
+        let ignored = ignored();
+        let hear = |kind: SignalKind| {
+            let is_ignored = ignored >> (kind.as_raw_value() - 1) & 1 == 1;
+            (!is_ignored).then(|| signal(kind)).transpose()
+        };
+        Ok(Self {
+            int: hear(SignalKind::interrupt())?,
+            term: hear(SignalKind::terminate())?,
+            hup: hear(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one, and gives back its number.
+    pub async fn next(&mut self) -> i32 {
+        tokio::select! {
+            () = heard(&mut self.int) => SignalKind::interrupt().as_raw_value(),
+            () = heard(&mut self.term) => SignalKind::terminate().as_raw_value(),
+            () = heard(&mut self.hup) => SignalKind::hangup().as_raw_value(),
+        }
+    }
+
+    /// One that has come already.
+    pub async fn pending(&mut self) -> Option<i32> {
+        tokio::time::timeout(Duration::ZERO, self.next()).await.ok()
+    }
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The set of signals that this process ignores; bit 0 is signal 1.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,200 @@
+//! One call of one plugin, as a program.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use rustix::fs::Access;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+
+use super::{Interrupt, Parameters, Stop};
+use crate::cni::env::Verb;
+use crate::cni::{Code, Error, Result};
+
+/// A call that is ready to be made.
+pub struct Call<'a> {
+    pub program: &'a Path,
+    pub verb: Verb,
+    pub parameters: &'a Parameters,
+    pub path: &'a [PathBuf],
+    /// For stdin.
+    pub config: String,
+    pub limit: Duration,
+}
+
+/// Why a plugin was not waited for to its end.
+enum Cut {
+    Late,
+    Signal(i32),
+}
+
+/// Finds a plugin's program in the folders of CNI_PATH.
+///
+/// # Errors
+/// Code 7, with the folders.
+pub fn find(name: &str, path: &[PathBuf]) -> Result<PathBuf> {
+    let is_program =
+        |file: &PathBuf| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok();
+    path.iter()
+        .map(|dir| dir.join(name))
+        .find(is_program)
+        .ok_or_else(|| {
+            let folders: Vec<_> = path.iter().map(|dir| dir.display().to_string()).collect();
+            Error::new(
+                Code::InvalidConfig,
+                format!("plugin {name:?} is in none of {}", folders.join(", ")),
+            )
+            .hint("--cni-path names the folders to look in")
+        })
+}
+
+impl Call<'_> {
+    /// Runs the plugin and gives back its stdout.
+    ///
+    /// # Errors
+    /// What the plugin says, when it fails; code 11 when it takes too long; a signal, if there
+    /// is somebody to listen for it. The plugin is dead then.
+    pub async fn run(
+        &self,
+        interrupt: Option<&mut Interrupt>,
+    ) -> std::result::Result<Vec<u8>, Stop> {
+        let cannot_run = |err: io::Error| {
+            let msg = format!("cannot run {}: {err}", self.program.display());
+            Error::new(Code::Io, msg)
+        };
+        let mut child = self.command().spawn().map_err(cannot_run)?;
+        let group = child.id().and_then(|id| Pid::from_raw(id as i32));
+        let output = tokio::select! {
+            output = self.converse(&mut child) => Ok(output),
+            () = tokio::time::sleep(self.limit) => Err(Cut::Late),
+            signal = next_signal(interrupt) => Err(Cut::Signal(signal)),
+        };
+        match output {
+            Ok(output) => Ok(self.judge(output.map_err(cannot_run)?)?),
+            Err(cut) => {
+                // With whatever it has started itself, such as an IPAM plugin.
+                if let Some(group) = group {
+                    let _ = kill_process_group(group, Signal::KILL);
+                }
+                let _ = child.wait().await;
+                Err(match cut {
+                    Cut::Signal(signal) => Stop::Interrupted(signal),
+                    Cut::Late => Error::new(
+                        Code::TryAgainLater,
+                        format!(
+                            "{} did not end within {} seconds and was killed",
+                            self.program.display(),
+                            self.limit.as_secs()
+                        ),
+                    )
+                    .hint("--timeout gives it more")
+                    .into(),
+                })
+            }
+        }
+    }
+
+    fn command(&self) -> Command {
+        let Parameters {
+            attachment,
+            netns,
+            args,
+            ..
+        } = self.parameters;
+        let netns = netns.as_deref().unwrap_or(Path::new(""));
+        let args: Vec<_> = args
+            .iter()
+            .map(|[key, value]| format!("{key}={value}"))
+            .collect();
+        let path = std::env::join_paths(self.path).unwrap_or_else(|_| OsString::new());
+        let mut command = Command::new(self.program);
+        command
+            .env("CNI_COMMAND", self.verb.as_str())
+            .env("CNI_CONTAINERID", attachment.container.as_str())
+            .env("CNI_IFNAME", attachment.ifname.as_str())
+            .env("CNI_NETNS", netns)
+            .env("CNI_ARGS", args.join(";"))
+            .env("CNI_PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A Ctrl-C is ours to hear: we undo what the plugin did.
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Writes the config, and reads both outputs to their ends.
+    async fn converse(&self, child: &mut Child) -> io::Result<Output> {
+        use tokio::io::AsyncReadExt;
+        let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("no pipes"));
+        };
+        let write = async {
+            // A plugin may answer without having read everything.
+            let _ = stdin.write_all(self.config.as_bytes()).await;
+            drop(stdin);
+        };
+        let (mut answer, mut complaint) = (Vec::new(), Vec::new());
+        let ((), read, complained, status) = tokio::join!(
+            write,
+            stdout.read_to_end(&mut answer),
+            stderr.read_to_end(&mut complaint),
+            child.wait()
+        );
+        read.and(complained)?;
+        Ok(Output {
+            status: status?,
+            stdout: answer,
+            stderr: complaint,
+        })
+    }
+
+    fn judge(&self, output: Output) -> Result<Vec<u8>> {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            // A plugin that has something to say and still succeeds: not ours to hide.
+            eprint!("{complaint}");
+            return Ok(output.stdout);
+        }
+        let said =
+            [String::from_utf8_lossy(&output.stdout), complaint].map(|text| text.trim().to_owned());
+        Err(error_object(&output.stdout).unwrap_or_else(|| {
+            let said: Vec<_> = said.into_iter().filter(|text| !text.is_empty()).collect();
+            Error::new(
+                Code::Internal,
+                format!("{} ended with {}", self.program.display(), output.status),
+            )
+            .hint(said.join("; "))
+        }))
+    }
+}
+
+/// The plugin's own error (specification, section 5, "Error").
+fn error_object(stdout: &[u8]) -> Option<Error> {
+    #[derive(Deserialize)]
+    struct Wire {
+        code: u32,
+        msg: String,
+        #[serde(default)]
+        details: String,
+    }
+    let wire: Wire = serde_json::from_slice(stdout).ok()?;
+    let msg = format!("code {}: {}", wire.code, wire.msg);
+    Some(Error::new(Code::Internal, msg).hint(wire.details))
+}
+
+/// The next signal; without anybody to listen, never.
+async fn next_signal(interrupt: Option<&mut Interrupt>) -> i32 {
+    match interrupt {
+        Some(interrupt) => interrupt.next().await,
+        None => std::future::pending().await,
+    }
+}
