@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Host;
+use super::{Host, SETTLE_LIMIT};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::netns::Netns;
@@ -10,11 +10,12 @@ use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Refusal, RouteSocket, address, link, route};
 use crate::plan::Plan;
 
-/// Configures the container's end of a new pair, switched on last but for the routes.
+/// Configures the container's end of a new pair, switched on last but for the routes. Gives back
+/// the socket in the container, for [`settle`].
 ///
 /// # Errors
 /// Codes 5, 8 and 101, naming what was refused.
-pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<()> {
+pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<RouteSocket> {
     let mut socket = netns.enter(&host.netns, || {
         settings(plan)?;
         open()
@@ -23,6 +24,28 @@ pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<
     socket.all(batch).map_err(|(at, refusal)| {
         let attempt = attempts.get(at).map_or("configure", String::as_str);
         refusal.during(format!("{attempt} in {}", netns.path().display()))
+    })?;
+    Ok(socket)
+}
+
+/// Waits until the container answers to its IPv6 addresses.
+///
+/// # Errors
+/// Code 101.
+pub fn settle(host: &Host, netns: &Netns, plan: &Plan, mut socket: RouteSocket) -> Result<()> {
+    let addresses = plan.container.addresses.iter();
+    let addresses = addresses.filter_map(|given| match given.address.ip() {
+        IpAddr::V6(ip) => Some(ip),
+        IpAddr::V4(_) => None,
+    });
+    let open = || {
+        netns
+            .enter(&host.netns, open)
+            .map_err(std::io::Error::other)
+    };
+    route::wait_local(&mut socket, addresses, SETTLE_LIMIT, open).map_err(|refusal| {
+        let place = netns.path().display();
+        refusal.during(format!("wait for the IPv6 addresses in {place}"))
     })
 }
 

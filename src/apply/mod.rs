@@ -10,6 +10,7 @@ mod verify;
 mod veth;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use verify::verify;
 pub use veth::{clear_debris, host_end, remove};
@@ -23,6 +24,11 @@ use crate::plan::Plan;
 
 /// Where the locks of attachments are.
 const LOCKS: &str = "/run/pausenet/lock";
+
+/// How long the kernel may take for what it does by itself: a host end that comes up once both
+/// ends are switched on, an IPv6 address that is taken into use. It does either in well under a
+/// millisecond; the limit is there to end in an error and not in a time-out of the runtime.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The kernel as one request sees it: the host's side, opened once, and the attachment's lock.
 pub struct Host {
@@ -70,7 +76,7 @@ pub struct Attached {
 pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
     let bridge = bridge::ensure(&mut host.socket, &plan.bridge)?;
     let (host_end, container_mac) = veth::create(host, netns, plan, &bridge)?;
-    match wire(host, netns, plan, &host_end) {
+    match wire(host, netns, plan, &bridge, &host_end) {
         Ok(host_end) => Ok(Attached {
             bridge,
             host_end,
@@ -86,13 +92,21 @@ pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
 }
 
 /// Configures both ends of a new pair. The last change is the alias, which makes it whole.
-fn wire(host: &mut Host, netns: &Netns, plan: &Plan, host_end: &Link) -> Result<Link> {
+fn wire(
+    host: &mut Host,
+    netns: &Netns,
+    plan: &Plan,
+    bridge: &Link,
+    host_end: &Link,
+) -> Result<Link> {
     let container_index = host_end.peer.ok_or_else(|| {
         Error::new(
             Code::Internal,
             format!("the kernel gave {} no peer", host_end.name),
         )
     })?;
-    container::configure(host, netns, plan, container_index)?;
-    veth::finish(&mut host.socket, plan, host_end)
+    let inside = container::configure(host, netns, plan, container_index)?;
+    let host_end = veth::finish(&mut host.socket, plan, bridge, host_end)?;
+    container::settle(host, netns, plan, inside)?;
+    Ok(host_end)
 }

@@ -1,20 +1,14 @@
 //! The pair of links of one attachment, seen from the host.
 
-use std::time::Duration;
-
-use super::Host;
+use super::{Host, SETTLE_LIMIT};
 use crate::cni::request::Attachment;
 use crate::cni::request::FrameMode;
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
+use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, link};
 use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name};
-
-/// How long a host end may take to come up once both ends are switched on. The kernel does it
-/// in well under a millisecond; the limit is there to end in an error and not in a time-out
-/// of the runtime.
-const UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes the pair. Debris of a killed ADD that is in the way is removed first.
 ///
@@ -50,13 +44,15 @@ pub fn create(
         .is_err_and(|refusal| refusal.is(rustix::io::Errno::EXIST))
     {
         if !clear_debris(&mut host.socket, &plan.attachment)? {
-            return Err(name_taken(plan, netns));
+            return Err(name_taken(&plan.attachment, netns));
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }
     match outcome {
         Ok(host_end) => Ok((host_end, container_mac)),
-        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => Err(name_taken(plan, netns)),
+        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {
+            Err(name_taken(&plan.attachment, netns))
+        }
         Err(refusal) => Err(refusal.during(format!(
             "create the veth pair {} (host, port of {}) and {} (in {})",
             plan.veth.host_name,
@@ -67,12 +63,12 @@ pub fn create(
     }
 }
 
-fn name_taken(plan: &Plan, netns: &Netns) -> Error {
+fn name_taken(attachment: &Attachment, netns: &Netns) -> Error {
     Error::new(
         Code::InterfaceExists,
         format!(
             "interface {} exists already in {}; nothing was changed",
-            plan.attachment.ifname,
+            attachment.ifname,
             netns.path().display()
         ),
     )
@@ -156,17 +152,29 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<()> {
 /// Sets the port's flags, waits until it carries traffic, and writes the alias, last.
 ///
 /// # Errors
-/// Code 101 when the kernel refuses, or the port does not come up.
-pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<Link> {
+/// Codes 5 and 101 when the kernel refuses, or the port does not come up.
+pub fn finish(
+    socket: &mut RouteSocket,
+    plan: &Plan,
+    bridge: &Link,
+    host_end: &Link,
+) -> Result<Link> {
+    // Routes on this link are ours to give.
+    Sysctl::AcceptRa(&plan.veth.host_name).set_if_there("0")?;
     let index = host_end.index;
     let attempt = || format!("finish the host end {}", host_end.name);
-    let mut batch = Vec::with_capacity(3);
+    let mut batch = Vec::with_capacity(4);
     if plan.veth.frames == FrameMode::Hairpin {
         batch.push(link::hairpin_request(index));
     }
     // Asking for a link's state makes the kernel settle it first (linkwatch_sync_dev), so the
     // port forwards from here on; older kernels do it a moment later.
     batch.push(link::get_request(Which::Index(index)));
+    // The first port gives the bridge its carrier; until that is settled, the bridge drops what
+    // the host sends.
+    if !bridge.running {
+        batch.push(link::get_request(Which::Index(bridge.index)));
+    }
     batch.push(link::alias_request(index, &alias(&plan.attachment)));
     let answers = socket
         .exchange(batch)
@@ -174,11 +182,12 @@ pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<
     let mut finished = None;
     for answer in answers {
         let messages = answer.map_err(|refusal| refusal.during(attempt()))?;
-        finished = link::first(messages).or(finished);
+        let about_port = |link: &Link| link.index == index;
+        finished = link::first(messages).filter(about_port).or(finished);
     }
     match finished {
         Some(link) if link.running => Ok(link),
-        _ => link::wait_running(index, UP_LIMIT).map_err(|refusal| {
+        _ => link::wait_running(index, SETTLE_LIMIT).map_err(|refusal| {
             refusal.during(format!(
                 "wait for the host end {} to come up",
                 host_end.name

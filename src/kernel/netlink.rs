@@ -222,9 +222,25 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn subscribe_links(&self) -> io::Result<()> {
+    pub fn subscribe_links(&mut self) -> io::Result<()> {
         const RTNLGRP_LINK: u32 = 1;
-        self.0.socket.add_membership(RTNLGRP_LINK)
+        self.subscribe(RTNLGRP_LINK)
+    }
+
+    /// The same for IPv6 routes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn subscribe_ipv6_routes(&mut self) -> io::Result<()> {
+        const RTNLGRP_IPV6_ROUTE: u32 = 11;
+        self.subscribe(RTNLGRP_IPV6_ROUTE)
+    }
+
+    fn subscribe(&mut self, group: u32) -> io::Result<()> {
+        // A socket without an address of its own has the kernel's, 0, and is told nothing of
+        // what the kernel does: nobody hears their own news.
+        self.0.socket.bind_auto()?;
+        self.0.socket.add_membership(group)
     }
 
     /// Waits for news on a listening socket and swallows them. False when the deadline passed.
