@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use verify::verify;
-pub use veth::{clear_debris, host_end, remove};
+pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::Link;

@@ -1,6 +1,6 @@
 //! The pair of links of one attachment, seen from the host.
 
-use super::{Host, SETTLE_LIMIT};
+use super::{Host, SETTLE_LIMIT, container};
 use crate::cni::request::Attachment;
 use crate::cni::request::FrameMode;
 use crate::cni::{Code, Error, MacAddr, Result};
@@ -60,6 +60,20 @@ pub fn create(
             plan.attachment.ifname,
             netns.path().display()
         ))),
+    }
+}
+
+/// Makes sure that the container has no interface of the attachment's name, whoever made it.
+///
+/// # Errors
+/// Code 100 when it has one; 8 and 101 when that cannot be told.
+pub fn ensure_name_is_free(host: &Host, netns: &Netns, attachment: &Attachment) -> Result<()> {
+    let mut socket = netns.enter(&host.netns, container::open)?;
+    let name = &attachment.ifname;
+    match link::get(&mut socket, Which::Name(name)) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(name_taken(attachment, netns)),
+        Err(refusal) => Err(refusal.during(format!("look up {name} in the container"))),
     }
 }
 

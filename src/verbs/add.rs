@@ -1,6 +1,6 @@
 //! ADD: connects a container to a network and says how.
 
-use crate::apply::{Attached, Host, attach, clear_debris};
+use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, Result};
@@ -20,7 +20,7 @@ pub fn run(request: &Request) -> Result<String> {
         return Err(own_netns(&netns));
     }
     let allocation = match &ipam {
-        Some(ipam) => Some(allocate(&mut host, ipam, request)?),
+        Some(ipam) => Some(allocate(&mut host, &netns, ipam, request)?),
         None => None,
     };
     let outcome = plan(request, allocation)
@@ -60,13 +60,20 @@ pub(super) fn own_netns(netns: &Netns) -> Error {
 
 /// An address from each range set. Those that a killed ADD of this attachment left are freed
 /// first; those of a finished one are not touched.
-fn allocate(host: &mut Host, ipam: &HostLocal, request: &Request) -> Result<Allocation> {
+fn allocate(
+    host: &mut Host,
+    netns: &Netns,
+    ipam: &HostLocal,
+    request: &Request,
+) -> Result<Allocation> {
     let held = match ipam.allocate()? {
         Outcome::Allocated(allocation) => return Ok(allocation),
         Outcome::AlreadyHeld(held) => held,
     };
     // An error here means that the attachment is whole.
     clear_debris(&mut host.socket, &request.attachment)?;
+    // Other plugins share the store: the addresses may be those of an interface of theirs.
+    ensure_name_is_free(host, netns, &request.attachment)?;
     ipam.release()?;
     match ipam.allocate()? {
         Outcome::Allocated(allocation) => Ok(allocation),
