@@ -23,6 +23,9 @@ pub fn verify(
     let mut inside = netns.enter(&host.netns, container::open)?;
     let ifname = &request.attachment.ifname;
     let end = find(&mut inside, ifname, "in the container")?;
+    // First of all whether the two ends are a pair: what differs beyond that on an interface
+    // which is not ours says nothing.
+    host_side(host, request, promised, &end)?;
     let promised_end = promised
         .interfaces
         .iter()
@@ -35,7 +38,6 @@ pub fn verify(
             "{ifname} is switched off in the container"
         )));
     }
-    host_side(host, request, promised, &end)?;
     addresses(&mut inside, promised, promised_end, &end)?;
     routes(&mut inside, promised, &end)
 }
@@ -51,6 +53,9 @@ fn host_side(host: &mut Host, request: &Request, promised: &AddResult, end: &Lin
     }
     if request.bridge.frames == FrameMode::Promiscuous && !bridge.promiscuous {
         return Err(differs(format!("bridge {bridge_name} is not promiscuous")));
+    }
+    if !bridge.up {
+        return Err(differs(format!("bridge {bridge_name} is switched off")));
     }
     let on_host = |name: &str| {
         promised
@@ -82,6 +87,12 @@ fn host_side(host: &mut Host, request: &Request, promised: &AddResult, end: &Lin
             end.name, port.name
         ))
         .hint("the path in CNI_NETNS leads to another namespace than at ADD"));
+    }
+    if !port.up {
+        return Err(differs(format!(
+            "the host end {} is switched off",
+            port.name
+        )));
     }
     if port.controller != Some(bridge.index) {
         return Err(differs(format!(
