@@ -1,9 +1,12 @@
 //! The bridge of a network: made on demand, shared, never removed.
 
+use ipnetwork::IpNetwork;
+
+use super::SETTLE_LIMIT;
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{RouteSocket, address, link};
+use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{AddressChange, BridgePlan, bridge_addresses};
 
 /// Sees to it that the bridge exists and is as planned.
@@ -59,6 +62,9 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
         Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
         outcome => outcome.map_err(|refusal| refusal.during(format!("create bridge {name}")))?,
     }
+    // While its link-local address is being probed, a second or two after the first port, the
+    // host could not ask for a container's MAC, and nothing routed would reach it by IPv6.
+    Sysctl::AcceptDad(name).set_if_there("0")?;
     find(socket, plan)?.ok_or_else(|| {
         Error::new(
             Code::TryAgainLater,
@@ -96,6 +102,12 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, bridge: &Link) -
             }
         }
     }
+    let added = changes.iter().filter_map(|change| match change {
+        AddressChange::Add(IpNetwork::V6(gateway)) => Some(gateway.ip()),
+        _ => None,
+    });
+    route::wait_local(socket, added, SETTLE_LIMIT, RouteSocket::open)
+        .map_err(|refusal| refusal.during(format!("wait for the IPv6 addresses of {name}")))?;
     // A bridge whose MAC nobody has set takes the lowest of its ports', and containers would
     // lose their gateway whenever that changes. Setting it to what it is makes it stay.
     if let Some(mac) = bridge.mac.filter(|_| !changes.is_empty()) {

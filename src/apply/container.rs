@@ -1,10 +1,11 @@
 //! The container's side: addresses, routes, and the settings that belong to its interface.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::Host;
+use super::{Host, SETTLE_LIMIT};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::netlink::Request;
@@ -16,11 +17,12 @@ use crate::plan::{Plan, PlannedRoute};
 /// Detection takes a second or two (RFC 4862); the reference waits this long too.
 const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
-/// Configures the container's end of a new pair, switched on last but for the routes.
+/// Configures the container's end of a new pair, switched on last but for the routes. Gives
+/// back the socket in the container, for [`settle`].
 ///
 /// # Errors
 /// Codes 5, 8 and 101, naming what was refused.
-pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<()> {
+pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<RouteSocket> {
     let mut socket = netns.enter(&host.netns, || {
         settings(plan)?;
         open()
@@ -30,10 +32,40 @@ pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<
         let attempt = attempts.get(at).map_or("configure", String::as_str);
         refusal.during(format!("{attempt} in {}", netns.path().display()))
     })?;
+    Ok(socket)
+}
+
+/// Waits until the container answers to its IPv6 addresses.
+///
+/// # Errors
+/// Code 101.
+pub fn settle(
+    host: &Host,
+    netns: &Netns,
+    plan: &Plan,
+    index: u32,
+    mut socket: RouteSocket,
+) -> Result<()> {
     if plan.container.detect_duplicates && plan.container.has_ipv6() {
-        return wait_for_detection(host, netns, index);
+        wait_for_detection(host, netns, index)?;
     }
-    Ok(())
+    if !plan.container.up {
+        return Ok(());
+    }
+    let addresses = plan.container.addresses.iter();
+    let addresses = addresses.filter_map(|given| match given.address.ip() {
+        IpAddr::V6(ip) => Some(ip),
+        IpAddr::V4(_) => None,
+    });
+    let open = || {
+        netns
+            .enter(&host.netns, open)
+            .map_err(std::io::Error::other)
+    };
+    route::wait_local(&mut socket, addresses, SETTLE_LIMIT, open).map_err(|refusal| {
+        let place = netns.path().display();
+        refusal.during(format!("wait for the IPv6 addresses in {place}"))
+    })
 }
 
 /// Waits until the kernel has found that nobody else has the IPv6 addresses.

@@ -12,11 +12,12 @@ mod verify;
 mod veth;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use container::open as open_inside;
 pub use ports::open_ways;
 pub use verify::verify;
-pub use veth::{clear_debris, host_end, remove};
+pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::Link;
@@ -28,6 +29,11 @@ use crate::plan::{Families, Plan};
 
 /// Where the locks of attachments are.
 const LOCKS: &str = "/run/pausenet/lock";
+
+/// How long the kernel may take for what it does by itself: a host end that comes up once both
+/// ends are switched on, an IPv6 address that is taken into use. It does either in well under a
+/// millisecond; the limit is there to end in an error and not in a time-out of the runtime.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The lock of an attachment, if nobody holds it.
 ///
@@ -116,37 +122,30 @@ fn wire(
         )
     })?;
     Sysctl::AcceptRa(&plan.host.name).set_if_there("0")?;
-    container::configure(host, netns, plan, container_index)?;
+    let inside = container::configure(host, netns, plan, container_index)?;
     veth::route(&mut host.socket, plan, host_end)?;
-    claim(
-        host,
-        plan,
-        bridge.map_or(&plan.host.name, |_| bridge_name(plan)),
-    )
-    .and_then(|()| veth::finish(&mut host.socket, plan, host_end))
-    .inspect_err(|_| {
-        let owner = crate::plan::alias(&plan.attachment);
-        let keys = plan
-            .rules
-            .iter()
-            .map(|wish| (wish.set.clone(), wish.element.key.clone()));
-        let _ = rules::release_keys(&owner, &keys.collect::<Vec<_>>());
-    })
+    claim(host, plan)
+        .and_then(|()| container::settle(host, netns, plan, container_index, inside))
+        .and_then(|()| veth::finish(&mut host.socket, plan, bridge, host_end))
+        .inspect_err(|_| {
+            let owner = crate::plan::alias(&plan.attachment);
+            let wishes = plan.rules.iter();
+            let keys: Vec<_> = wishes
+                .map(|wish| (wish.set.clone(), wish.element.key.clone()))
+                .collect();
+            let _ = rules::release_keys(&owner, &keys);
+        })
 }
 
-fn bridge_name(plan: &Plan) -> &IfName {
-    plan.bridge
-        .as_ref()
-        .map_or(&plan.host.name, |bridge| &bridge.name)
-}
-
-/// Elements of nftables, and what mapped ports need beside them. `towards` is the host's link
-/// to the container.
-fn claim(host: &mut Host, plan: &Plan, towards: &IfName) -> Result<()> {
-    let socket = std::cell::RefCell::new(&mut host.socket);
+/// Elements of nftables, and what mapped ports need beside them.
+fn claim(host: &mut Host, plan: &Plan) -> Result<()> {
     rules::claim(&plan.rules, |other| {
-        matches!(host_end(&mut socket.borrow_mut(), other), Ok(None))
+        matches!(host_end(&mut host.socket, other), Ok(None))
     })?;
+    let towards = plan
+        .bridge
+        .as_ref()
+        .map_or(&plan.host.name, |bridge| &bridge.name);
     match &plan.ports {
         Some(ports) => ports::open_ways(ports, &plan.container_addresses(), towards),
         None => Ok(()),

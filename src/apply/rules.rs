@@ -21,7 +21,7 @@ const TRIES: usize = 64;
 ///
 /// # Errors
 /// Code 103 when a port of the host is taken; 101 when the kernel refuses.
-pub fn claim(wishes: &[Wish], is_gone: impl Fn(&Attachment) -> bool) -> Result<()> {
+pub fn claim(wishes: &[Wish], mut is_gone: impl FnMut(&Attachment) -> bool) -> Result<()> {
     if wishes.is_empty() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub fn claim(wishes: &[Wish], is_gone: impl Fn(&Attachment) -> bool) -> Result<(
                 nft.generation()
                     .map_err(|refusal| refusal.during(attempt()))?,
             );
-            changes = removals_for(&mut nft, wishes, &is_gone)?;
+            changes = removals_for(&mut nft, wishes, &mut is_gone)?;
             changes.extend(adds.iter().cloned());
         } else {
             return Err(explain(refusal, attempt()));
@@ -61,7 +61,7 @@ pub fn claim(wishes: &[Wish], is_gone: impl Fn(&Attachment) -> bool) -> Result<(
 fn removals_for(
     nft: &mut Nft,
     wishes: &[Wish],
-    is_gone: &impl Fn(&Attachment) -> bool,
+    is_gone: &mut impl FnMut(&Attachment) -> bool,
 ) -> Result<Vec<Change>> {
     let wanted: Vec<_> = wishes
         .iter()

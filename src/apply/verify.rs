@@ -23,6 +23,12 @@ pub fn verify(
     let mut inside = netns.enter(&host.netns, container::open)?;
     let ifname = &request.attachment.ifname;
     let end = find(&mut inside, ifname, "in the container")?;
+    // First of all whether the two ends are a pair: what differs beyond that on an interface
+    // which is not ours says nothing.
+    let port = host_end_of(host, request, promised, &end)?;
+    if let Some(LinkConf::Bridge(conf)) = &request.network.link {
+        bridge_side(host, conf, promised, &port)?;
+    }
     let promised_end = promised
         .interfaces
         .iter()
@@ -35,10 +41,6 @@ pub fn verify(
         return Err(differs(format!(
             "{ifname} is switched off in the container"
         )));
-    }
-    let port = host_end_of(host, request, promised, &end)?;
-    if let Some(LinkConf::Bridge(conf)) = &request.network.link {
-        bridge_side(host, conf, promised, &port)?;
     }
     addresses(&mut inside, promised, promised_end, &end)?;
     routes(&mut inside, promised, &end)
@@ -60,9 +62,6 @@ fn host_end_of(
             port.name
         )));
     }
-    if let Some(promised) = on_host(promised, &port.name) {
-        same_mac(&port, promised)?;
-    }
     // The pair has to be one pair: each end names the other. A namespace that has come to lie
     // under this path since then has another interface, whatever its name.
     if port.peer != Some(end.index) || end.peer != Some(port.index) {
@@ -71,6 +70,15 @@ fn host_end_of(
             end.name, port.name
         ))
         .hint("the path in CNI_NETNS leads to another namespace than at ADD"));
+    }
+    if let Some(promised) = on_host(promised, &port.name) {
+        same_mac(&port, promised)?;
+    }
+    if !port.up {
+        return Err(differs(format!(
+            "the host end {} is switched off",
+            port.name
+        )));
     }
     Ok(port)
 }
@@ -95,6 +103,9 @@ fn bridge_side(
             "{name} is no bridge, but a {}",
             bridge.kind
         )));
+    }
+    if !bridge.up {
+        return Err(differs(format!("bridge {name} is switched off")));
     }
     if conf.frames == FrameMode::Promiscuous && !bridge.promiscuous {
         return Err(differs(format!("bridge {name} is not promiscuous")));

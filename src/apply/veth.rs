@@ -1,21 +1,15 @@
 //! The pair of links of one attachment, seen from the host.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
 
-use super::Host;
 use super::container::route_request;
+use super::{Host, SETTLE_LIMIT, container};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link};
 use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name};
-
-/// How long a host end may take to come up once both ends are switched on. The kernel does it
-/// in well under a millisecond; the limit is there to end in an error and not in a time-out
-/// of the runtime.
-const UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes the pair. Debris of a killed ADD that is in the way is removed first.
 ///
@@ -39,13 +33,13 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
         .is_err_and(|refusal| refusal.is(rustix::io::Errno::EXIST))
     {
         if !clear_debris(&mut host.socket, &plan.attachment)? {
-            return Err(name_taken(plan, netns));
+            return Err(name_taken(&plan.attachment, netns));
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }
     outcome.map_err(|refusal| {
         if refusal.is(rustix::io::Errno::EXIST) {
-            return name_taken(plan, netns);
+            return name_taken(&plan.attachment, netns);
         }
         let port = bridge.map_or_else(String::new, |bridge| format!(", port of {}", bridge.name));
         refusal.during(format!(
@@ -57,12 +51,26 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
     })
 }
 
-fn name_taken(plan: &Plan, netns: &Netns) -> Error {
+/// Makes sure that the container has no interface of the attachment's name, whoever made it.
+///
+/// # Errors
+/// Code 100 when it has one; 8 and 101 when that cannot be told.
+pub fn ensure_name_is_free(host: &Host, netns: &Netns, attachment: &Attachment) -> Result<()> {
+    let mut socket = netns.enter(&host.netns, container::open)?;
+    let name = &attachment.ifname;
+    match link::get(&mut socket, Which::Name(name)) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(name_taken(attachment, netns)),
+        Err(refusal) => Err(refusal.during(format!("look up {name} in the container"))),
+    }
+}
+
+fn name_taken(attachment: &Attachment, netns: &Netns) -> Error {
     Error::new(
         Code::InterfaceExists,
         format!(
             "interface {} exists already in {}; nothing was changed",
-            plan.attachment.ifname,
+            attachment.ifname,
             netns.path().display()
         ),
     )
@@ -177,10 +185,15 @@ pub fn route(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<(
 ///
 /// # Errors
 /// Code 101 when the kernel refuses, or the port does not come up.
-pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<Link> {
+pub fn finish(
+    socket: &mut RouteSocket,
+    plan: &Plan,
+    bridge: Option<&Link>,
+    host_end: &Link,
+) -> Result<Link> {
     let index = host_end.index;
     let attempt = || format!("finish the host end {}", host_end.name);
-    let mut batch = Vec::with_capacity(3);
+    let mut batch = Vec::with_capacity(4);
     if plan.host.hairpin || plan.host.isolated {
         batch.push(link::port_request(
             index,
@@ -191,6 +204,11 @@ pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<
     // Asking for a link's state makes the kernel settle it first (linkwatch_sync_dev), so the
     // port forwards from here on; older kernels do it a moment later.
     batch.push(link::get_request(Which::Index(index)));
+    // The first port gives the bridge its carrier; until that is settled, the bridge drops what
+    // the host sends.
+    if let Some(bridge) = bridge.filter(|bridge| !bridge.running) {
+        batch.push(link::get_request(Which::Index(bridge.index)));
+    }
     batch.push(link::alias_request(index, &alias(&plan.attachment)));
     let answers = socket
         .exchange(batch)
@@ -198,11 +216,12 @@ pub fn finish(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<
     let mut finished = None;
     for answer in answers {
         let messages = answer.map_err(|refusal| refusal.during(attempt()))?;
-        finished = link::first(messages).or(finished);
+        let about_port = |link: &Link| link.index == index;
+        finished = link::first(messages).filter(about_port).or(finished);
     }
     match finished {
         Some(link) if link.running || !plan.container.up => Ok(link),
-        _ => link::wait_running(index, UP_LIMIT).map_err(|refusal| {
+        _ => link::wait_running(index, SETTLE_LIMIT).map_err(|refusal| {
             refusal.during(format!(
                 "wait for the host end {} to come up",
                 host_end.name

@@ -171,6 +171,9 @@ impl AddResult {
         let decode = |err: serde_json::Error| {
             Error::new(Code::Decode, format!("result of version {version}: {err}"))
         };
+        if !value.is_object() {
+            return Err(Error::new(Code::Decode, "a result is a JSON object"));
+        }
         if version >= SpecVersion::V0_3_0 {
             return Self::deserialize(value).map_err(decode);
         }
@@ -345,6 +348,12 @@ mod tests {
         let json = json!({"ip4": {"ip": "10.0.0.2/24", "gateway": "10.0.0.1"}});
         let result = AddResult::from_json(&json, SpecVersion::V0_2_0).unwrap();
         assert_eq!(result.ips[0].address.to_string(), "10.0.0.2/24");
+    }
+
+    #[test]
+    fn a_list_is_no_result() {
+        let err = AddResult::from_json(&json!([]), SpecVersion::V1_1_0).unwrap_err();
+        assert_eq!(err.code, Code::Decode);
     }
 
     #[test]

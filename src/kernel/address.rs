@@ -117,7 +117,7 @@ pub enum Detection {
 pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, Refusal> {
     let deadline = Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
-    let events = RouteSocket::open()?;
+    let mut events = RouteSocket::open()?;
     events.subscribe(netlink::Group::Ipv6Addresses)?;
     let mut socket = RouteSocket::open()?;
     loop {

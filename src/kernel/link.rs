@@ -307,7 +307,7 @@ pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), Refusal> {
 pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, Refusal> {
     let deadline = std::time::Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
-    let events = RouteSocket::open()?;
+    let mut events = RouteSocket::open()?;
     events.subscribe(netlink::Group::Links)?;
     let mut socket = RouteSocket::open()?;
     loop {

@@ -91,6 +91,7 @@ pub struct RouteSocket(Socket);
 pub enum Group {
     Links = 1,
     Ipv6Addresses = 9,
+    Ipv6Routes = 11,
 }
 
 impl Socket {
@@ -236,7 +237,10 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn subscribe(&self, group: Group) -> io::Result<()> {
+    pub fn subscribe(&mut self, group: Group) -> io::Result<()> {
+        // A socket without an address of its own has the kernel's, 0, and is told nothing of
+        // what the kernel does: nobody hears their own news.
+        self.0.socket.bind_auto()?;
         self.0.socket.add_membership(group as u32)
     }
 

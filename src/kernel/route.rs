@@ -1,16 +1,17 @@
 //! Routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::NLM_F_CREATE;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 
-use super::netlink::Request;
+use super::netlink::{Group, Request};
 use super::{Refusal, RouteSocket};
 use crate::cni::result::Route;
 
@@ -85,6 +86,49 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, Refusal> {
         _ => None,
     };
     Ok(messages.into_iter().filter_map(read).collect())
+}
+
+/// Waits until the namespace answers to IPv6 addresses that it has been given: the kernel accepts
+/// an address first, and takes it into use a moment later, on its own. `open` opens a socket in
+/// the namespace, for the kernel's notice; it is called only if there is something to wait for.
+///
+/// # Errors
+/// ETIMEDOUT after `limit`; the kernel's refusal.
+pub fn wait_local(
+    socket: &mut RouteSocket,
+    addresses: impl IntoIterator<Item = Ipv6Addr>,
+    limit: Duration,
+    open: impl Fn() -> std::io::Result<RouteSocket>,
+) -> Result<(), Refusal> {
+    let deadline = Instant::now() + limit;
+    for address in addresses {
+        if is_local(socket, address)? {
+            continue;
+        }
+        // Subscribed first and asked after that, no change can slip through between the two.
+        let mut events = open()?;
+        events.subscribe(Group::Ipv6Routes)?;
+        while !is_local(socket, address)? {
+            if !events.wait_event(deadline)? {
+                return Err(std::io::Error::from(rustix::io::Errno::TIMEDOUT).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Refusal> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet6;
+    request.header.destination_prefix_length = 128;
+    request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet6(address))];
+    match socket.request(RouteNetlinkMessage::GetRoute(request), 0) {
+        Ok(answer) => Ok(answer.iter().any(|message| {
+            matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
+        })),
+        Err(refusal) if refusal.is(rustix::io::Errno::NETUNREACH) => Ok(false),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// The link that a packet to this address would leave by; None when there is no way.

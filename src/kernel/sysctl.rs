@@ -19,6 +19,8 @@ pub enum Sysctl<'a> {
     /// An interface takes routes from router advertisements. (CVE-2020-10749: a container
     /// must not be able to send the host any.)
     AcceptRa(&'a IfName),
+    /// An interface's IPv6 addresses are first probed for duplicates.
+    AcceptDad(&'a IfName),
     /// An interface has no IPv6.
     DisableIpv6(&'a IfName),
     /// IPv6 addresses outlive the interface being switched off.
@@ -37,6 +39,7 @@ impl Sysctl<'_> {
             Self::ForwardIpv4 => return "/proc/sys/net/ipv4/ip_forward".into(),
             Self::ForwardIpv6 => return "/proc/sys/net/ipv6/conf/all/forwarding".into(),
             Self::AcceptRa(link) => ("ipv6", link, "accept_ra"),
+            Self::AcceptDad(link) => ("ipv6", link, "accept_dad"),
             Self::DisableIpv6(link) => ("ipv6", link, "disable_ipv6"),
             Self::KeepAddrOnDown(link) => ("ipv6", link, "keep_addr_on_down"),
             Self::ArpNotify(link) => ("ipv4", link, "arp_notify"),

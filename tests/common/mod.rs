@@ -26,6 +26,13 @@ use serde_json::{Value, json};
 /// Where the plugin keeps addresses when the config says nothing else.
 pub const STORES: &str = "/var/lib/cni/networks";
 
+/// The host end's name for network `podnet`, container `c1`, interface `eth0`. Frozen: see
+/// `plan::identity`.
+pub const HOST_END: &str = "vethkqtm6rbkqlw";
+
+/// The link group of all that pausenet makes, in the words of `ip`.
+pub const GROUP: &str = "1885435251";
+
 /// A fresh host for the calling thread.
 pub struct World {
     _private: (),
@@ -77,6 +84,13 @@ impl World {
         self.links().into_iter().find(|link| link.name == name)
     }
 
+    /// The host's own address store of `podnet`, as if a runtime had put a file there.
+    pub fn put_address(&self, ip: &str, holder: &str) {
+        let dir = Path::new(STORES).join("podnet");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(ip), holder).unwrap();
+    }
+
     /// Addresses of a link on the host, the kernel's own link-local ones left out.
     pub fn addresses(&self, name: &str) -> Vec<String> {
         addresses_of(name)
@@ -89,6 +103,22 @@ pub struct Container {
 }
 
 impl Container {
+    /// What `ip netns` calls it.
+    pub fn name(&self) -> &str {
+        self.path.file_name().unwrap().to_str().unwrap()
+    }
+
+    /// Runs `ip` inside the container.
+    #[track_caller]
+    pub fn ip(&self, args: &str) -> String {
+        ip(&format!("-n {} {args}", self.name()))
+    }
+
+    /// A setting under /proc/sys/net, as the container sees it.
+    pub fn sysctl(&self, key: &str) -> String {
+        self.enter(|| sysctl(key))
+    }
+
     /// Runs `work` inside the container, on this thread.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         let home = Netns::own().unwrap();
@@ -142,18 +172,13 @@ impl Container {
 
     /// The namespace is gone for everybody who did not hold it open.
     pub fn destroy(self) {
-        run(
-            "ip",
-            [
-                "netns",
-                "del",
-                self.path.file_name().unwrap().to_str().unwrap(),
-            ],
-        );
+        ip(&format!("netns del {}", self.name()));
     }
 }
 
-/// Links, addresses and routes of one namespace. Counters and ages are not part of it.
+/// Links, addresses and routes of one namespace. Counters and ages are not part of it, nor what
+/// the kernel does by itself and in its own time: IPv6's link-local addresses and their routes,
+/// and whether a link is `running`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetState {
     pub links: Vec<Link>,
@@ -165,17 +190,20 @@ impl NetState {
     /// Reads the calling thread's namespace.
     pub fn read() -> Self {
         let mut socket = RouteSocket::open().unwrap();
-        let links = link::list(&mut socket).unwrap();
+        let mut links = link::list(&mut socket).unwrap();
+        for link in &mut links {
+            link.running = false;
+        }
         let addresses = links
             .iter()
             .map(|link| {
-                (
-                    link.name.clone(),
-                    address::of_link(&mut socket, link.index).unwrap(),
-                )
+                let mut present = address::of_link(&mut socket, link.index).unwrap();
+                present.retain(|net| !is_link_local(net));
+                (link.name.clone(), present)
             })
             .collect();
-        let routes = route::list(&mut socket).unwrap();
+        let mut routes = route::list(&mut socket).unwrap();
+        routes.retain(|route| !is_link_local(&route.dst));
         Self {
             links,
             addresses,
@@ -420,15 +448,42 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Runs `ip`, which has to succeed, with arguments between spaces.
+#[track_caller]
+pub fn ip(args: &str) -> String {
+    run("ip", args.split_whitespace())
+}
+
+/// A setting under /proc/sys/net, in the calling thread's namespace.
+#[track_caller]
+pub fn sysctl(key: &str) -> String {
+    let path = Path::new("/proc/sys/net").join(key);
+    fs::read_to_string(&path)
+        .unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+        .trim()
+        .to_owned()
+}
+
+/// Changes a setting under /proc/sys/net, in the calling thread's namespace.
+#[track_caller]
+pub fn set_sysctl(key: &str, value: &str) {
+    let path = Path::new("/proc/sys/net").join(key);
+    fs::write(&path, value).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+}
+
+/// Link-local or multicast: what the kernel gives every IPv6 interface.
+fn is_link_local(net: &IpNetwork) -> bool {
+    match net {
+        IpNetwork::V6(net) => net.ip().is_unicast_link_local() || net.ip().is_multicast(),
+        IpNetwork::V4(_) => false,
+    }
+}
+
 fn addresses_of(name: &str) -> Vec<String> {
     let mut socket = RouteSocket::open().unwrap();
     let name = IfName::parse(name).unwrap();
     let Some(found) = link::get(&mut socket, Which::Name(&name)).unwrap() else {
         return Vec::new();
-    };
-    let is_link_local = |net: &IpNetwork| match net {
-        IpNetwork::V6(net) => net.ip().is_unicast_link_local(),
-        IpNetwork::V4(_) => false,
     };
     address::of_link(&mut socket, found.index)
         .unwrap()

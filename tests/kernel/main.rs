@@ -4,3 +4,12 @@
 mod common;
 
 mod add;
+mod bad_input;
+mod check;
+mod concurrency;
+mod debris;
+mod del;
+mod invocation;
+mod traffic;
+mod versions;
+mod waiting;

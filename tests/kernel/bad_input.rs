@@ -1,0 +1,710 @@
+//! Whatever comes in that is wrong: an error with its code that names network, container and
+//! interface, JSON alone on stdout, and kernel and store as before. Only the bridge, which is
+//! shared, may stay.
+
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::{Call, Container, STORES, World, allocated, ip, podnet, run, with};
+
+/// The call fails with this code, and its message has these words; nothing else is different.
+#[track_caller]
+fn refused(world: &World, container: &Container, call: &Call, code: u32, words: &[&str]) -> Value {
+    let known = ["network podnet", "container c1", "interface eth0"];
+    let all: Vec<_> = words.iter().chain(&known).copied().collect();
+    refused_unnamed(world, container, call, code, &all)
+}
+
+/// The same, where network, container or interface are themselves what is wrong.
+#[track_caller]
+fn refused_unnamed(
+    world: &World,
+    container: &Container,
+    call: &Call,
+    code: u32,
+    words: &[&str],
+) -> Value {
+    let before = world.snapshot().addresses_only();
+    let inside = container.state();
+
+    let error = call.run().err_code(code);
+
+    let msg = error["msg"].as_str().unwrap();
+    for word in words {
+        assert!(msg.contains(word), "no {word:?} in {msg:?}");
+    }
+    assert!(msg.len() < 2_000, "{} bytes", msg.len());
+    let shown = |c: char| !c.is_control();
+    assert!(msg.chars().all(shown), "{msg:?} would mess up a log");
+    let after = world.snapshot().addresses_only();
+    assert_eq!(after.without_bridge("cni0"), before.without_bridge("cni0"));
+    assert_eq!(container.state(), inside);
+    error
+}
+
+fn add(container: &Container, config: &Value) -> Call {
+    Call::new("ADD", config).netns(container)
+}
+
+#[test]
+fn what_is_not_a_config_is_code_6() {
+    let world = World::new();
+    let x = world.container("x");
+    let call = add(&x, &podnet());
+    let deep = format!("{{\"name\": {}", "[".repeat(100_000));
+    let stdin: &[&[u8]] = &[
+        b"",
+        b" \n\t",
+        b"ADD",
+        b"[]",
+        b"3",
+        b"null",
+        b"{",
+        b"{\"name\": \"podnet\"",
+        b"{\"name\": \"podnet\"} {}",
+        b"\xff\xfe",
+        b"{\"name\": \"\xff\"}",
+        deep.as_bytes(),
+    ];
+    for bytes in stdin {
+        let call = call.clone().stdin(*bytes);
+        let words = ["ADD", "container c1", "interface eth0"];
+        refused_unnamed(&world, &x, &call, 6, &words);
+    }
+}
+
+#[test]
+fn a_config_without_an_end_is_refused() {
+    let world = World::new();
+    let x = world.container("x");
+    let mut bytes = vec![b' '; 20 * 1024 * 1024];
+    bytes.extend(podnet().to_string().into_bytes());
+    refused_unnamed(
+        &world,
+        &x,
+        &add(&x, &podnet()).stdin(bytes),
+        6,
+        &["container c1"],
+    );
+}
+
+#[test]
+fn a_wrong_type_is_code_6_and_its_place_is_told() {
+    let world = World::new();
+    let x = world.container("x");
+    for changes in [
+        json!({"mtu": "1500"}),
+        json!({"mtu": -1}),
+        json!({"mtu": 1e99}),
+        json!({"mtu": 1500.5}),
+        json!({"isGateway": "yes"}),
+        json!({"bridge": ["cni0"]}),
+        json!({"ipam": "host-local"}),
+        json!({"ipam": {"type": "host-local", "subnet": 10}}),
+        json!({"ipam": {"type": "host-local", "ranges": [{"subnet": "10.1.0.0/24"}]}}),
+        json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0"}]]}}),
+        json!({"ipam": {"type": "host-local", "ranges": [[{"rangeStart": "10.1.0.5"}]]}}),
+        json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/24", "routes": [{"gw": "10.1.0.1"}]}}),
+        json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/24", "routes": [{"dst": "x"}]}}),
+        json!({"dns": "10.1.0.1"}),
+        json!({"args": {"cni": {"ips": "10.1.0.5"}}}),
+        json!({"runtimeConfig": {"mac": 2}}),
+        json!({"runtimeConfig": {"ipRanges": [[{"subnet": null}]]}}),
+    ] {
+        let error = refused(
+            &world,
+            &x,
+            &add(&x, &with(podnet(), changes.clone())),
+            6,
+            &[],
+        );
+        // A part that only one IPAM knows is read later, when its place in the text is gone.
+        let msg = error["msg"].as_str().unwrap();
+        let place = if changes.get("ipam").is_some() {
+            "ipam"
+        } else {
+            "line 1"
+        };
+        assert!(msg.contains(place), "{changes}: {error}");
+    }
+    // Where the name itself is of a wrong type, it cannot be told.
+    let call = add(&x, &with(podnet(), json!({"name": 3})));
+    refused_unnamed(&world, &x, &call, 6, &["network unknown", "container c1"]);
+    let call = add(&x, &with(podnet(), json!({"cniVersion": 1.0})));
+    refused_unnamed(&world, &x, &call, 6, &["container c1"]);
+}
+
+#[test]
+fn an_unknown_version_is_code_1() {
+    let world = World::new();
+    let x = world.container("x");
+    for version in ["9.9.9", "1.1", "v1.0.0", "0.1.0 ", "1.2.0"] {
+        let config = with(podnet(), json!({"cniVersion": version}));
+        let error = refused(&world, &x, &add(&x, &config), 1, &[version]);
+        assert!(
+            error["details"].as_str().unwrap().contains("0.1.0"),
+            "{error}"
+        );
+        assert_eq!(error["cniVersion"], "1.1.0", "one that we speak");
+    }
+}
+
+#[test]
+fn a_network_name_that_is_missing_or_hostile_is_code_7() {
+    let world = World::new();
+    let x = world.container("x");
+    for name in [
+        json!(null),
+        json!(""),
+        json!("."),
+        json!(".."),
+        json!("../x"),
+        json!("/etc"),
+        json!("a/b"),
+        json!("-rf"),
+        json!("a b"),
+        json!("a\0b"),
+        json!("a\nb"),
+        json!("a\u{1b}[31mb"),
+        json!("é"),
+        json!("n".repeat(300)),
+        json!("n".repeat(1_000_000)),
+    ] {
+        let config = with(podnet(), json!({"name": name}));
+        let words = ["network name", "container c1", "interface eth0"];
+        refused_unnamed(&world, &x, &add(&x, &config), 7, &words);
+    }
+    assert!(!Path::new(STORES).exists());
+    assert!(!Path::new("/var/lib/cni/x").exists());
+}
+
+#[test]
+fn a_container_id_that_is_hostile_is_code_4() {
+    let world = World::new();
+    let x = world.container("x");
+    for id in [
+        "../x",
+        "a/b",
+        ".",
+        "..",
+        "-a",
+        "a b",
+        "a\nb",
+        "é",
+        &"c".repeat(300),
+    ] {
+        let call = add(&x, &podnet()).id(id);
+        refused_unnamed(&world, &x, &call, 4, &["CNI_CONTAINERID", "network podnet"]);
+    }
+}
+
+#[test]
+fn an_interface_name_that_the_kernel_could_not_have_is_code_4() {
+    let world = World::new();
+    let x = world.container("x");
+    for name in [
+        ".",
+        "..",
+        "a/b",
+        "a:b",
+        "a b",
+        "a\tb",
+        "a\nb",
+        "sixteen-bytes-xx",
+    ] {
+        let call = add(&x, &podnet()).ifname(name);
+        refused_unnamed(&world, &x, &call, 4, &["CNI_IFNAME", "network podnet"]);
+    }
+}
+
+#[test]
+fn variables_that_are_not_text_are_code_4() {
+    let world = World::new();
+    let x = world.container("x");
+    let not_text = || std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+    for name in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_COMMAND"] {
+        let call = add(&x, &podnet()).var(name, not_text());
+        refused_unnamed(&world, &x, &call, 4, &[name]);
+    }
+}
+
+#[test]
+fn each_missing_variable_is_named_and_all_of_them_at_once() {
+    let world = World::new();
+    let x = world.container("x");
+    let needed = [
+        (
+            "ADD",
+            &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"][..],
+        ),
+        (
+            "CHECK",
+            &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],
+        ),
+        ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"]),
+    ];
+    for (verb, names) in needed {
+        let whole = Call::new(verb, &podnet()).netns(&x);
+        let mut none = whole.clone().without("CNI_NETNS");
+        for name in names {
+            let without = whole.clone().without(name);
+            refused_unnamed(&world, &x, &without, 4, &[verb, name, "network podnet"]);
+            let empty = whole.clone().var(name, "");
+            refused_unnamed(&world, &x, &empty, 4, &[verb, name, "network podnet"]);
+            none = none.without(name);
+        }
+        refused_unnamed(&world, &x, &none, 4, names);
+    }
+}
+
+#[test]
+fn a_verb_that_does_not_exist_is_code_4() {
+    let world = World::new();
+    let x = world.container("x");
+    for verb in ["add", "UPDATE", "ADD ", "ADD\n", "\u{1b}[2J"] {
+        refused(
+            &world,
+            &x,
+            &Call::new(verb, &podnet()).netns(&x),
+            4,
+            &["CNI_COMMAND"],
+        );
+    }
+}
+
+#[test]
+fn a_netns_that_is_none_is_code_8_and_named() {
+    let world = World::new();
+    let x = world.container("x");
+    fs::write("/run/file", "").unwrap();
+    run("mkfifo", ["/run/fifo"]);
+    std::os::unix::fs::symlink("/run/loop", "/run/loop").unwrap();
+    for path in [
+        "/run/file",
+        "/run",
+        "/run/fifo",
+        "/run/gone",
+        "/run/loop",
+        "/run/file/x",
+        "/dev/null",
+        "/proc/self/ns/mnt",
+        "/proc/self/ns/user",
+        "/proc/self/stat",
+        "relative",
+    ] {
+        for verb in ["ADD", "CHECK"] {
+            let config = with(podnet(), json!({"prevResult": {"cniVersion": "1.1.0"}}));
+            let call = Call::new(verb, &config).var("CNI_NETNS", path);
+            refused(&world, &x, &call, 8, &[path]);
+        }
+    }
+    let long = "/x".repeat(100_000 / 2);
+    refused_long_netns(&world, &x, &long);
+}
+
+/// A path over PATH_MAX: still code 8, however the message shows it.
+fn refused_long_netns(world: &World, container: &Container, path: &str) {
+    let before = world.snapshot();
+    Call::new("ADD", &podnet())
+        .var("CNI_NETNS", path)
+        .run()
+        .err_code(8);
+    assert_eq!(world.snapshot(), before);
+    assert!(container.link("eth0").is_none());
+}
+
+#[test]
+fn the_plugin_s_own_netns_is_code_8_unless_that_is_wanted() {
+    let world = World::new();
+    let x = world.container("x");
+    run("touch", ["/run/netns/own"]);
+    run(
+        "mount",
+        ["--bind", "/proc/thread-self/ns/net", "/run/netns/own"],
+    );
+    let config = with(podnet(), json!({"prevResult": {"cniVersion": "1.1.0"}}));
+    for path in [
+        "/proc/self/ns/net",
+        "/proc/thread-self/ns/net",
+        "/run/netns/own",
+    ] {
+        for verb in ["ADD", "CHECK"] {
+            let call = Call::new(verb, &config).var("CNI_NETNS", path);
+            refused(&world, &x, &call, 8, &[path, "own"]);
+            for no in ["", "0", "false", "yes"] {
+                refused(
+                    &world,
+                    &x,
+                    &call.clone().var("CNI_NETNS_OVERRIDE", no),
+                    8,
+                    &["own"],
+                );
+            }
+        }
+    }
+    for yes in ["1", "true", "TRUE"] {
+        let config = with(podnet(), json!({"isDefaultGateway": null}));
+        let call = |verb, config: &Value| {
+            Call::new(verb, config)
+                .var("CNI_NETNS", "/run/netns/own")
+                .var("CNI_NETNS_OVERRIDE", yes)
+        };
+        let result = call("ADD", &config).run().ok();
+        assert_eq!(world.addresses("eth0").len(), 1);
+        let checked = with(config.clone(), json!({"prevResult": result}));
+        call("CHECK", &checked).run().ok();
+        call("DEL", &config).run().ok();
+        assert!(world.link("eth0").is_none());
+    }
+}
+
+#[test]
+fn arguments_that_are_malformed_are_code_4() {
+    let world = World::new();
+    let x = world.container("x");
+    for args in [
+        "IP",
+        "IP=",
+        "IP=10.1.0",
+        "IP=10.1.0.5;",
+        ";",
+        "=x",
+        "IP=10.1.0.5=7",
+        "MAC=xx",
+        "MAC=01:00:5e:00:00:01",
+        "IgnoreUnknown=perhaps",
+        "FOO=bar",
+        "IgnoreUnknown=0;FOO=bar",
+    ] {
+        refused(
+            &world,
+            &x,
+            &add(&x, &podnet()).var("CNI_ARGS", args),
+            4,
+            &["CNI_ARGS"],
+        );
+    }
+    let kubelet = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;FOO=bar";
+    add(&x, &podnet()).var("CNI_ARGS", kubelet).run().ok();
+}
+
+#[test]
+fn a_config_that_contradicts_itself_is_code_7() {
+    let world = World::new();
+    let x = world.container("x");
+    let ipam = |rest: Value| json!({"ipam": with(json!({"type": "host-local"}), rest)});
+    for (changes, word) in [
+        (
+            json!({"hairpinMode": true, "promiscMode": true}),
+            "hairpinMode",
+        ),
+        (json!({"bridge": "a/b"}), "bridge"),
+        (json!({"bridge": "sixteen-bytes-xx"}), "bridge"),
+        (json!({"mtu": 67}), "mtu 67"),
+        (json!({"mtu": 65536}), "mtu 65536"),
+        (json!({"runtimeConfig": {"mac": "xx"}}), "MAC"),
+        (
+            json!({"args": {"cni": {"ips": ["10.1.0.300"]}}}),
+            "10.1.0.300",
+        ),
+        (ipam(json!({})), "no range"),
+        (ipam(json!({"ranges": [[]]})), "range set 0"),
+        (ipam(json!({"subnet": "10.1.0.0"})), "ipam.subnet"),
+        (ipam(json!({"subnet": "10.1.0.0/31"})), "10.1.0.0/31"),
+        (ipam(json!({"subnet": "10.1.0.5/24"})), "10.1.0.5/24"),
+        (
+            ipam(json!({"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1"})),
+            "rangeStart",
+        ),
+        (
+            ipam(json!({"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.1"})),
+            "rangeEnd",
+        ),
+        (
+            ipam(json!({"subnet": "10.1.0.0/24", "gateway": "fd00::1"})),
+            "gateway",
+        ),
+        (
+            ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]})),
+            "range set 0 overlaps with 1",
+        ),
+        (
+            ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.0.128/25"}]]})),
+            "overlap",
+        ),
+        (
+            ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]})),
+            "families",
+        ),
+    ] {
+        refused(&world, &x, &add(&x, &with(podnet(), changes)), 7, &[word]);
+    }
+    assert!(
+        world.link("cni0").is_none(),
+        "all of it is noticed before anything is made"
+    );
+    assert!(!Path::new(STORES).exists());
+}
+
+#[test]
+fn what_is_not_supported_is_code_2() {
+    let world = World::new();
+    let x = world.container("x");
+    let changes = json!({"mode": "no-such-mode"});
+    refused(
+        &world,
+        &x,
+        &add(&x, &with(podnet(), changes)),
+        2,
+        &["no-such-mode"],
+    );
+}
+
+#[test]
+fn an_ipam_that_is_in_no_folder_of_cni_path_is_code_7() {
+    let world = World::new();
+    let x = world.container("x");
+    let changes = json!({"ipam": {"type": "no-such-ipam"}});
+    refused(
+        &world,
+        &x,
+        &add(&x, &with(podnet(), changes)),
+        7,
+        &["no-such-ipam", "CNI_PATH"],
+    );
+}
+
+#[test]
+fn a_prev_result_that_is_none_is_told_so() {
+    let world = World::new();
+    let x = world.container("x");
+    for (prev, code) in [
+        (json!({"cniVersion": "9.9.9"}), 1),
+        (json!("x"), 6),
+        (json!([]), 6),
+        (
+            json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.5"}]}),
+            6,
+        ),
+        (json!({"cniVersion": "1.0.0", "ips": "x"}), 6),
+        (json!({"cniVersion": "0.2.0", "ip4": {"ip": "x"}}), 6),
+        (
+            json!({"cniVersion": "1.1.0", "interfaces": [{"mac": "x"}]}),
+            6,
+        ),
+    ] {
+        let config = with(podnet(), json!({"prevResult": prev}));
+        for verb in ["ADD", "CHECK", "DEL"] {
+            let call = Call::new(verb, &config).netns(&x);
+            refused(&world, &x, &call, code, &["prevResult"]);
+        }
+    }
+}
+
+#[test]
+fn a_bridge_s_name_that_belongs_to_something_else_is_code_7() {
+    let world = World::new();
+    let x = world.container("x");
+    ip("link add br0 type veth peer name other");
+    for name in ["br0", "lo"] {
+        let config = with(podnet(), json!({"bridge": name}));
+        let error = refused(&world, &x, &add(&x, &config), 7, &[name, "no bridge"]);
+        assert!(
+            error["details"].as_str().unwrap().contains("bridge"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_exhausted_range_is_code_11_and_says_where_to_look() {
+    let world = World::new();
+    let x = world.container("x");
+    let config = with(
+        podnet(),
+        json!({"ipam": {"type": "host-local", "ranges": [
+            [{"subnet": "fd00::/64"}],
+            [{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.11"}]]}}),
+    );
+    for (n, holder) in ["a", "b", "c"].iter().enumerate() {
+        world.put_address(&format!("10.1.0.{}", n + 9), &format!("{holder}\r\neth0"));
+    }
+
+    let words = ["range set 1", "10.1.0.9-10.1.0.11", "3 of 3 in use"];
+    let error = refused(&world, &x, &add(&x, &config), 11, &words);
+
+    let details = error["details"].as_str().unwrap();
+    assert!(
+        details.contains("/var/lib/cni/networks/podnet"),
+        "{details}"
+    );
+    assert_eq!(allocated("podnet").len(), 3, "the IPv6 one is given back");
+}
+
+#[test]
+fn a_requested_address_that_cannot_be_had_is_told_so() {
+    let world = World::new();
+    let x = world.container("x");
+    world.put_address("10.1.0.5", "c9\r\neth0");
+    for (wish, code, word) in [
+        ("10.1.0.5", 11, "10.1.0.5 is taken"),
+        ("10.1.0.1", 7, "10.1.0.1 is the gateway"),
+        ("10.2.0.5", 7, "10.2.0.5 is in no range set"),
+        ("fd00::5", 7, "fd00::5 is in no range set"),
+    ] {
+        let call = add(&x, &podnet()).var("CNI_ARGS", format!("IP={wish}"));
+        refused(&world, &x, &call, code, &[word]);
+    }
+}
+
+/// The kernel refuses the last step of all: everything before it is undone.
+#[test]
+fn a_route_that_the_kernel_refuses_undoes_the_attachment() {
+    let world = World::new();
+    let x = world.container("x");
+    for route in [
+        json!({"dst": "192.168.7.0/24", "gw": "172.31.0.1"}),
+        json!({"dst": "192.168.7.0/24", "table": 0xffff_fff0_u32, "gw": "10.99.0.1"}),
+    ] {
+        let config = with(
+            podnet(),
+            json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/24", "routes": [route]}}),
+        );
+        refused(
+            &world,
+            &x,
+            &add(&x, &config),
+            101,
+            &["route 192.168.7.0/24", "/run/netns/x"],
+        );
+    }
+    let mixed = json!({"dst": "192.168.7.0/24", "gw": "fd00::1"});
+    let config = with(
+        podnet(),
+        json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/24", "routes": [mixed]}}),
+    );
+    refused(
+        &world,
+        &x,
+        &add(&x, &config),
+        7,
+        &["192.168.7.0/24", "fd00::1"],
+    );
+    // And nothing is in the way of the next one.
+    add(&x, &podnet()).run().ok();
+}
+
+#[test]
+fn a_resolv_conf_that_cannot_be_read_is_code_5_before_anything_is_made() {
+    let world = World::new();
+    let x = world.container("x");
+    let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/24", "resolvConf": "/run/gone"});
+    let config = with(podnet(), json!({"ipam": ipam}));
+    refused(&world, &x, &add(&x, &config), 5, &["/run/gone"]);
+    assert!(world.link("cni0").is_none());
+    assert!(!Path::new(STORES).exists());
+}
+
+#[test]
+fn a_store_that_is_read_only_is_code_5_and_named() {
+    let world = World::new();
+    let x = world.container("x");
+    fs::create_dir_all(STORES).unwrap();
+    run("mount", ["-t", "tmpfs", "-o", "ro", "tmpfs", STORES]);
+    refused(
+        &world,
+        &x,
+        &add(&x, &podnet()),
+        5,
+        &["/var/lib/cni/networks/podnet"],
+    );
+    assert!(world.link("cni0").is_none());
+}
+
+#[test]
+fn a_store_that_is_full_is_code_5_and_named() {
+    let world = World::new();
+    let x = world.container("x");
+    fs::create_dir_all(STORES).unwrap();
+    run("mount", ["-t", "tmpfs", "-o", "size=16k", "tmpfs", STORES]);
+    fs::create_dir(Path::new(STORES).join("podnet")).unwrap();
+    let fill = || {
+        let filler = fs::write(Path::new(STORES).join("filler"), vec![0; 64 * 1024]);
+        assert_eq!(filler.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    };
+    fill();
+    refused(
+        &world,
+        &x,
+        &add(&x, &podnet()),
+        5,
+        &["/var/lib/cni/networks/podnet/10.1.0.2"],
+    );
+
+    // Room for the address, but not for the cursor.
+    let filler = Path::new(STORES).join("filler");
+    let file = fs::File::options().write(true).open(&filler).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 4096).unwrap();
+    refused(&world, &x, &add(&x, &podnet()), 5, &["last_reserved_ip.0"]);
+
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    add(&x, &podnet()).run().ok();
+    assert_eq!(x.addresses("eth0"), ["10.1.0.2/24"]);
+}
+
+#[test]
+fn a_store_whose_folder_is_a_file_is_code_5_and_named() {
+    let world = World::new();
+    let x = world.container("x");
+    fs::create_dir_all(STORES).unwrap();
+    fs::write(Path::new(STORES).join("podnet"), "").unwrap();
+    refused(
+        &world,
+        &x,
+        &add(&x, &podnet()),
+        5,
+        &["/var/lib/cni/networks/podnet"],
+    );
+}
+
+#[test]
+fn a_run_that_is_read_only_is_code_5_and_named() {
+    let world = World::new();
+    let x = world.container("x");
+    run("mount", ["-o", "remount,ro", "/run"]);
+    refused(&world, &x, &add(&x, &podnet()), 5, &["/run/pausenet/lock"]);
+    assert!(world.link("cni0").is_none());
+    assert!(!Path::new(STORES).exists());
+}
+
+/// Files in the store that are not of its form are nobody's, and in nobody's way.
+#[test]
+fn corrupt_files_in_the_store_are_in_nobody_s_way() {
+    let world = World::new();
+    let x = world.container("x");
+    for (name, content) in [
+        ("10.1.0.2", ""),
+        ("10.1.0.3", "\u{0}\u{1}"),
+        ("last_reserved_ip.0", "10.1."),
+        ("README", "c1\r\neth0"),
+        ("010.1.0.5", "c1\r\neth0"),
+    ] {
+        world.put_address(name, content);
+    }
+    fs::create_dir(Path::new(STORES).join("podnet/10.1.0.4")).unwrap();
+
+    add(&x, &podnet()).run().ok();
+    assert_eq!(
+        x.addresses("eth0"),
+        ["10.1.0.5/24"],
+        "what is not readable counts as taken"
+    );
+    Call::new("DEL", &podnet()).netns(&x).run().ok();
+
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
+    assert!(Path::new(STORES).join("podnet/README").exists());
+}

@@ -1,0 +1,239 @@
+//! Real packets: what is wired carries them, from the first one on.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::{Call, Container, World, podnet, set_sysctl, with};
+
+/// Within the second after which the kernel would repeat an unanswered ARP or neighbour
+/// solicitation: whatever is answered by then was answered at the first asking.
+const AT_ONCE: Duration = Duration::from_millis(900);
+
+fn dual_stack() -> Value {
+    with(
+        podnet(),
+        json!({"ipam": {"type": "host-local",
+            "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]}}),
+    )
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// `client` connects to a listener at `server`, says something, and hears it back.
+fn tcp_works(server: impl FnOnce() -> TcpListener, client: impl FnOnce(SocketAddr) -> TcpStream) {
+    let listener = server();
+    let address = listener.local_addr().unwrap();
+    let echo = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut said = [0; 5];
+        stream.read_exact(&mut said).unwrap();
+        stream.write_all(&said).unwrap();
+    });
+    let mut stream = client(address);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    stream.write_all(b"hello").unwrap();
+    let mut back = [0; 5];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
+    echo.join().unwrap();
+}
+
+fn listen(at: IpAddr) -> TcpListener {
+    TcpListener::bind((at, 0)).unwrap()
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    TcpStream::connect_timeout(&to, AT_ONCE).unwrap_or_else(|err| panic!("{to}: {err}"))
+}
+
+fn added(world: &World, config: &Value, name: &str) -> Container {
+    let container = world.container(name);
+    Call::new("ADD", config)
+        .netns(&container)
+        .id(name)
+        .run()
+        .ok();
+    container
+}
+
+#[test]
+fn pods_of_one_bridge_talk_to_each_other_in_both_families() {
+    let world = World::new();
+    let x = added(&world, &dual_stack(), "x");
+    let y = added(&world, &dual_stack(), "y");
+    for at in ["10.1.0.2", "fd00::2"] {
+        tcp_works(|| x.enter(|| listen(ip(at))), |to| y.enter(|| connect(to)));
+    }
+    for at in ["10.1.0.3", "fd00::3"] {
+        tcp_works(|| y.enter(|| listen(ip(at))), |to| x.enter(|| connect(to)));
+    }
+}
+
+#[test]
+fn pods_and_their_gateway_talk_to_each_other_in_both_families() {
+    let world = World::new();
+    let x = added(&world, &dual_stack(), "x");
+    for gateway in ["10.1.0.1", "fd00::1"] {
+        tcp_works(|| listen(ip(gateway)), |to| x.enter(|| connect(to)));
+    }
+    for pod in ["10.1.0.2", "fd00::2"] {
+        tcp_works(|| x.enter(|| listen(ip(pod))), connect);
+    }
+}
+
+#[test]
+fn pods_of_two_bridges_talk_to_each_other_through_the_host() {
+    let world = World::new();
+    let x = added(&world, &dual_stack(), "x");
+    let other = with(
+        dual_stack(),
+        json!({"name": "othernet", "bridge": "cni1", "ipam": {"type": "host-local",
+            "ranges": [[{"subnet": "10.2.0.0/24"}], [{"subnet": "fd02::/64"}]]}}),
+    );
+    let y = added(&world, &other, "y");
+    for at in ["10.2.0.2", "fd02::2"] {
+        tcp_works(|| y.enter(|| listen(ip(at))), |to| x.enter(|| connect(to)));
+    }
+}
+
+/// One datagram each, sent the moment ADD has answered. Nothing repeats it.
+#[test]
+fn the_first_packet_after_add_arrives() {
+    let world = World::new();
+    let x = added(&world, &dual_stack(), "x");
+    for (round, (pod, gateway)) in [("10.1.0.2", "10.1.0.1"), ("fd00::2", "fd00::1")]
+        .into_iter()
+        .enumerate()
+    {
+        for at in [pod, gateway] {
+            let at = ip(at);
+            let receiver = match at == ip(pod) {
+                true => x.enter(|| UdpSocket::bind((at, 7000))),
+                false => UdpSocket::bind((at, 7000)),
+            }
+            .unwrap();
+            receiver.set_read_timeout(Some(AT_ONCE)).unwrap();
+            let name = format!("y{round}{}", u8::from(at == ip(pod)));
+
+            let y = added(&world, &dual_stack(), &name);
+            y.enter(|| {
+                let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                UdpSocket::bind(any).unwrap().send_to(&[42], (at, 7000))
+            })
+            .unwrap();
+
+            let mut got = [0];
+            let outcome = receiver.recv(&mut got);
+            assert!(outcome.is_ok() && got == [42], "to {at}: {outcome:?}");
+        }
+    }
+}
+
+/// The other direction: the host reaches a new pod at once.
+#[test]
+fn the_first_packet_to_a_new_pod_arrives() {
+    let world = World::new();
+    let x = added(&world, &dual_stack(), "x");
+    for at in ["10.1.0.2", "fd00::2"] {
+        let receiver = x.enter(|| UdpSocket::bind((ip(at), 7000))).unwrap();
+        receiver.set_read_timeout(Some(AT_ONCE)).unwrap();
+        let any = if ip(at).is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
+        UdpSocket::bind(any)
+            .unwrap()
+            .send_to(&[42], (ip(at), 7000))
+            .unwrap();
+        assert_eq!(receiver.recv(&mut [0]).unwrap(), 1, "{at}");
+    }
+}
+
+/// Neighbours who knew the address's last holder learn of the new one without asking.
+#[test]
+fn an_address_given_anew_is_reachable_for_those_who_knew_its_last_holder() {
+    let world = World::new();
+    let y = added(&world, &dual_stack(), "y");
+    let old = world.container("old");
+    let wish = with(
+        dual_stack(),
+        json!({"runtimeConfig": {"ips": ["10.1.0.50", "fd00::50"]}}),
+    );
+    Call::new("ADD", &wish).netns(&old).id("old").run().ok();
+    for at in ["10.1.0.50", "fd00::50"] {
+        tcp_works(
+            || old.enter(|| listen(ip(at))),
+            |to| y.enter(|| connect(to)),
+        );
+    }
+    Call::new("DEL", &wish).netns(&old).id("old").run().ok();
+
+    let new = world.container("new");
+    Call::new("ADD", &wish).netns(&new).id("new").run().ok();
+
+    for at in ["10.1.0.50", "fd00::50"] {
+        tcp_works(
+            || new.enter(|| listen(ip(at))),
+            |to| y.enter(|| connect(to)),
+        );
+    }
+}
+
+/// Broadcasts of the container to itself: one copy comes by way of its own loopback, and with
+/// hairpin mode another one back from the bridge.
+fn copies_heard(container: &Container) -> usize {
+    container.enter(|| {
+        // Else its own address as source of a frame from outside counts as a forgery.
+        set_sysctl("ipv4/conf/eth0/accept_local", "1");
+        set_sysctl("ipv4/conf/eth0/rp_filter", "0");
+        set_sysctl("ipv4/conf/all/rp_filter", "0");
+        let socket = UdpSocket::bind("0.0.0.0:7001").unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket.send_to(&[1], "10.1.0.255:7001").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        let mut copies = 0;
+        loop {
+            match socket.recv(&mut [0]) {
+                Ok(_) => copies += 1,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => return copies,
+                Err(err) if err.kind() == ErrorKind::Interrupted => {}
+                Err(err) => panic!("{err}"),
+            }
+        }
+    })
+}
+
+#[test]
+fn hairpin_mode_brings_a_container_s_frames_back_to_it() {
+    let world = World::new();
+    let with_it = added(&world, &with(podnet(), json!({"hairpinMode": true})), "x");
+    let without = added(&world, &podnet(), "y");
+    assert_eq!(copies_heard(&with_it), 2);
+    assert_eq!(copies_heard(&without), 1);
+}
+
+#[test]
+fn nothing_passes_between_pods_after_del() {
+    let world = World::new();
+    let x = added(&world, &podnet(), "x");
+    let y = added(&world, &podnet(), "y");
+    tcp_works(
+        || x.enter(|| listen(ip("10.1.0.2"))),
+        |to| y.enter(|| connect(to)),
+    );
+
+    Call::new("DEL", &podnet()).netns(&y).id("y").run().ok();
+
+    let refused = y.enter(|| TcpStream::connect_timeout(&(ip("10.1.0.2"), 7000).into(), AT_ONCE));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::NetworkUnreachable);
+}
