@@ -105,7 +105,7 @@ impl Store {
             Err(err) => return Err(io_error("cannot reserve", &path, err)),
         }
         let cursor = self.cursor(set);
-        if let Err(err) = fs::write(&cursor, ip.to_string()) {
+        if let Err(err) = write_cursor(&cursor, ip) {
             let _ = fs::remove_file(&path);
             return Err(io_error("cannot write", &cursor, err));
         }
@@ -252,6 +252,13 @@ fn publish_in_place(path: &Path, holder: &Holder) -> io::Result<()> {
     file.write_all(holder.0.as_bytes()).inspect_err(|_| {
         let _ = fs::remove_file(path);
     })
+}
+
+/// With the reference's mode: it is for root alone, as the address files are.
+fn write_cursor(path: &Path, ip: IpAddr) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::from(0o600))?);
+    file.write_all(ip.to_string().as_bytes())
 }
 
 /// An address file's name; None for the lock, the cursors and anything else. Only the form in
