@@ -7,6 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::Host;
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
+use crate::kernel::link::Which;
 use crate::kernel::netlink::Request;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
@@ -75,6 +76,17 @@ fn settings(plan: &Plan) -> Result<()> {
         Sysctl::NdiscNotify(ifname).set_if_there("1")?;
     }
     Ok(())
+}
+
+/// True when the container has an interface of this name, whoever made it.
+///
+/// # Errors
+/// Codes 8 and 101.
+pub fn has_interface(host: &Host, netns: &Netns, name: &IfName) -> Result<bool> {
+    let mut inside = netns.enter(&host.netns, open)?;
+    link::get(&mut inside, Which::Name(name))
+        .map(|found| found.is_some())
+        .map_err(|refusal| refusal.during(format!("look for {name} in {}", netns.path().display())))
 }
 
 type Batch = Vec<Request<RouteNetlinkMessage>>;

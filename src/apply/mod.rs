@@ -13,7 +13,7 @@ mod veth;
 
 use std::path::Path;
 
-pub use container::open as open_inside;
+pub use container::{has_interface, open as open_inside};
 pub use ports::open_ways;
 pub use verify::verify;
 pub use veth::{clear_debris, host_end, remove};

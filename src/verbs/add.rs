@@ -1,6 +1,6 @@
 //! ADD: connects a container to a network and says how.
 
-use crate::apply::{Attached, Host, attach, clear_debris};
+use crate::apply::{Attached, Host, attach, clear_debris, has_interface};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
@@ -20,7 +20,7 @@ pub fn run(request: &Request) -> Result<String> {
     let mac = MacAddr::random()
         .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
     let allocation = match &ipam {
-        Some(ipam) => Some(allocate(&mut host, ipam, request)?),
+        Some(ipam) => Some(allocate(&mut host, &netns, ipam, request)?),
         None => None,
     };
     let outcome = plan(request, allocation, mac)
@@ -63,14 +63,26 @@ pub(super) fn refuse_own_netns(request: &Request, netns: &Netns, own: &Netns) ->
 }
 
 /// An address from each range set. Those that a killed ADD of this attachment left are freed
-/// first; those of a finished one are not touched.
-fn allocate(host: &mut Host, ipam: &Ipam, request: &Request) -> Result<Allocation> {
+/// first; those of a finished one are not touched, be it ours or another plugin's.
+fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> Result<Allocation> {
     let held = match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => return Ok(allocation),
         Outcome::AlreadyHeld(held) => held,
     };
     // An error here means that the attachment is whole.
     clear_debris(&mut host.socket, &request.attachment)?;
+    let ifname = &request.attachment.ifname;
+    if has_interface(host, netns, ifname)? {
+        return Err(Error::new(
+            Code::InterfaceExists,
+            format!(
+                "interface {ifname} exists already in {}, and the address store gives {held:?} to it; \
+                 nothing was changed",
+                netns.path().display()
+            ),
+        )
+        .hint("another plugin with the same store made it; DEL it first"));
+    }
     ipam.release(&request.attachment)?;
     match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
