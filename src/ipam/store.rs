@@ -230,9 +230,12 @@ impl Store {
     fn find(&self, holder: &Holder) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
         let (mut exact, mut old) = (Vec::new(), Vec::new());
         for ip in self.taken()? {
-            // A file that cannot be read is somebody's, but not provably this holder's.
-            let Ok(content) = fs::read_to_string(self.dir.join(ip.to_string())) else {
-                continue;
+            let path = self.dir.join(ip.to_string());
+            let content = match fs::read_to_string(&path) {
+                Ok(content) => content,
+                Err(err) if is_shortage(&err) => return Err(io_error("cannot read", &path, err)),
+                // It is somebody's, but not provably this holder's.
+                Err(_) => continue,
             };
             let content = content.trim();
             if content == holder.0 {
@@ -243,6 +246,14 @@ impl Store {
         }
         Ok((exact, old))
     }
+}
+
+/// True for what ails this process or this moment and not the file: a holder's address must not
+/// pass for somebody else's because of that.
+fn is_shortage(err: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(err).is_some_and(|errno| shortages.contains(&errno))
 }
 
 /// The reference's way, where files without a name are not to be had.
