@@ -41,6 +41,8 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
         if refusal.is(rustix::io::Errno::EXIST) {
             return name_taken(&plan.attachment, netns);
         }
+        // It may be the answer that was lost, and not the pair.
+        let _ = clear_debris(&mut host.socket, &plan.attachment);
         let port = bridge.map_or_else(String::new, |bridge| format!(", port of {}", bridge.name));
         refusal.during(format!(
             "create the veth pair {} (host{port}) and {} (in {})",

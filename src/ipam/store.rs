@@ -105,7 +105,7 @@ impl Store {
             Err(err) => return Err(io_error("cannot reserve", &path, err)),
         }
         let cursor = self.cursor(set);
-        if let Err(err) = fs::write(&cursor, ip.to_string()) {
+        if let Err(err) = write_cursor(&cursor, ip) {
             let _ = fs::remove_file(&path);
             return Err(io_error("cannot write", &cursor, err));
         }
@@ -230,9 +230,12 @@ impl Store {
     fn find(&self, holder: &Holder) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
         let (mut exact, mut old) = (Vec::new(), Vec::new());
         for ip in self.taken()? {
-            // A file that cannot be read is somebody's, but not provably this holder's.
-            let Ok(content) = fs::read_to_string(self.dir.join(ip.to_string())) else {
-                continue;
+            let path = self.dir.join(ip.to_string());
+            let content = match fs::read_to_string(&path) {
+                Ok(content) => content,
+                Err(err) if is_shortage(&err) => return Err(io_error("cannot read", &path, err)),
+                // It is somebody's, but not provably this holder's.
+                Err(_) => continue,
             };
             let content = content.trim();
             if content == holder.0 {
@@ -245,6 +248,14 @@ impl Store {
     }
 }
 
+/// True for what ails this process or this moment and not the file: a holder's address must not
+/// pass for somebody else's because of that.
+fn is_shortage(err: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(err).is_some_and(|errno| shortages.contains(&errno))
+}
+
 /// The reference's way, where files without a name are not to be had.
 fn publish_in_place(path: &Path, holder: &Holder) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -252,6 +263,13 @@ fn publish_in_place(path: &Path, holder: &Holder) -> io::Result<()> {
     file.write_all(holder.0.as_bytes()).inspect_err(|_| {
         let _ = fs::remove_file(path);
     })
+}
+
+/// With the reference's mode: it is for root alone, as the address files are.
+fn write_cursor(path: &Path, ip: IpAddr) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::from(0o600))?);
+    file.write_all(ip.to_string().as_bytes())
 }
 
 /// An address file's name; None for the lock, the cursors and anything else. Only the form in

@@ -63,7 +63,7 @@ pub(super) fn refuse_own_netns(request: &Request, netns: &Netns, own: &Netns) ->
 }
 
 /// An address from each range set. Those that a killed ADD of this attachment left are freed
-/// first; those of a finished one are not touched.
+/// first; those of a finished one are not touched, be it ours or another plugin's.
 fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> Result<Allocation> {
     let held = match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => return Ok(allocation),

@@ -86,17 +86,37 @@ pub fn main() -> ExitCode {
     let lookup = |name: &str| std::env::var_os(name);
     let mut stdin = Vec::new();
     let outcome = serve(plugin, &lookup, std::io::stdin(), &mut stdin);
-    let (text, status) = match outcome {
-        Ok(answer) => (answer, ExitCode::SUCCESS),
-        Err(err) => (describe(err, &lookup, &stdin), ExitCode::FAILURE),
+    let (added, text, status) = match outcome {
+        Ok(answer) => (is_add(&lookup), answer, ExitCode::SUCCESS),
+        Err(err) => (false, describe(err, &lookup, &stdin), ExitCode::FAILURE),
     };
     let line = if text.is_empty() { text } else { text + "\n" };
-    match std::io::stdout().write_all(line.as_bytes()) {
-        Ok(()) => status,
-        Err(err) => {
-            eprintln!("pausenet: cannot write the answer: {err}");
-            ExitCode::FAILURE
-        }
+    let Err(err) = std::io::stdout().write_all(line.as_bytes()) else {
+        return status;
+    };
+    let mut lost = Error::new(Code::Io, format!("cannot write the answer: {err}"));
+    if added {
+        lost = lost.hint(undo_add(plugin, &lookup, &stdin));
+    }
+    eprintln!("pausenet: {lost}");
+    let _ = writeln!(std::io::stdout(), "{}", describe(lost, &lookup, &stdin));
+    ExitCode::FAILURE
+}
+
+fn is_add(lookup: &impl Fn(&str) -> Option<OsString>) -> bool {
+    lookup("CNI_COMMAND").is_some_and(|verb| verb == Verb::Add.as_str())
+}
+
+/// An ADD whose result did not reach the runtime has failed as far as that knows. Tells what
+/// became of the attachment.
+fn undo_add(plugin: Plugin, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &[u8]) -> String {
+    let as_del = |name: &str| match name {
+        "CNI_COMMAND" => Some(Verb::Del.as_str().into()),
+        other => lookup(other),
+    };
+    match serve(plugin, &as_del, stdin, &mut Vec::new()) {
+        Ok(_) => "the attachment was removed again".to_owned(),
+        Err(err) => format!("and the attachment could not be removed again: {err}"),
     }
 }
 

@@ -6,6 +6,8 @@
 //! namespace where the caller is not root.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod lab;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;

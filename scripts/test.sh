@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Runs every test, on a Debian or Ubuntu machine that has Rust and nothing else yet.
+#
+# Use: scripts/test.sh [ARGUMENT OF cargo test]...        e.g. scripts/test.sh --test crash
+#      scripts/test.sh --setup                            packages and peers only, no tests
+#
+# Installs the Debian packages that are missing (as root), or names them. The tests need to be root,
+# for they make networks; whatever they make is in namespaces of their own, and the machine stays as
+# it is. Anyone else becomes root in a user namespace first, where nothing but tests can see it.
+#
+# The real clients and peers that pausenet is tested with (cnitool, the reference plugins) come from
+# Debian too; see scripts/lab/. A test that cannot run here says so in a line with SKIPPED and why.
+# With CI=true that is a failure, unless it is the kernel that lacks something.
+
+set -euo pipefail
+# shellcheck source=lab/lib.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/lab/lib.sh"
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+# What no test can do without: a linker for Rust, and the tools that the tests themselves call.
+NEEDED=(gcc libc6-dev iproute2 iputils-ping mount util-linux strace)
+# What tests of single clients and peers use; without it (and without root) they are skipped.
+LAB=(iptables nftables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
+    debian-archive-keyring xz-utils dpkg-dev)
+
+packages() {
+    ((EUID == 0)) && { need_packages "${NEEDED[@]}" "${LAB[@]}"; return; }
+    local missing all
+    lab__missing "${NEEDED[@]}" "${LAB[@]}"
+    all=${missing[*]}
+    [[ -n $all ]] || return 0
+    say "missing packages; do: sudo apt-get install --no-install-recommends $all"
+    lab__missing "${NEEDED[@]}"
+    ((${#missing[@]} == 0)) || exit 1
+    say "going on without them: the tests that need them are skipped"
+}
+
+rust() {
+    command -v cargo >/dev/null || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs"
+}
+
+# peer VARIABLE SCRIPT ARG...: the tests find a peer by this variable; empty means that it is not to
+# be had. Asked for here, since in a user namespace nothing can be installed.
+peer() {
+    local variable=$1 path
+    shift
+    [[ -z ${!variable+set} ]] || return 0
+    path=$("scripts/lab/$1.sh" "${@:2}") || path=
+    export "$variable=$path"
+}
+
+# Sets `become_root` to the command that runs another as root over networks and mounts.
+namespaces() {
+    become_root=()
+    ((EUID != 0)) || return 0
+    become_root=(unshare --user --map-root-user --net --mount --)
+    local problem
+    problem=$("${become_root[@]}" sh -c 'mount -t tmpfs tmpfs /run && ip link set lo up' 2>&1) && return
+    say "this machine does not let you make user namespaces: ${problem##*$'\n'}"
+    if [[ $(sysctl_value kernel.apparmor_restrict_unprivileged_userns) == 1 ]]; then
+        say "AppArmor forbids them (Ubuntu's default); until the next boot, this allows them:"
+        say "  sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    elif [[ $(sysctl_value kernel.unprivileged_userns_clone) == 0 ]]; then
+        say "until the next boot, this allows them: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+    fi
+    die "or run it as root: sudo env PATH=\"\$PATH\" HOME=\"\$HOME\" scripts/test.sh"
+}
+
+sysctl_value() { cat "/proc/sys/${1//.//}" 2>/dev/null || true; }
+
+# totals LOG: sets passed, failed and ignored from the lines of all test programs.
+totals() {
+    read -r passed failed ignored < <(
+        sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$1" |
+            awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }'
+    )
+}
+
+main() {
+    local start=$SECONDS built status=0 passed failed ignored skipped become_root log
+    packages
+    rust
+    namespaces
+    peer PAUSENET_CNITOOL cnitool 1.3
+    peer PAUSENET_CNITOOL_1_1 cnitool 1.1
+    peer PAUSENET_PEERS peers bookworm
+    peer PAUSENET_PEERS_SID peers sid
+    [[ ${1-} != --setup ]] || return 0
+
+    # Built outside of the user namespace, which has no network to fetch crates from.
+    cargo test --locked --no-run "$@"
+    built=$SECONDS
+
+    log=$(mktemp)
+    # shellcheck disable=SC2064 # now: it is a local
+    trap "rm -f -- '$log'" EXIT
+    "${become_root[@]}" cargo test --locked --offline --no-fail-fast "$@" 2>&1 </dev/null | tee "$log" || status=1
+
+    totals "$log"
+    skipped=$(grep -c '^SKIPPED ' "$log" || true)
+    # The test harness counts a test that ended early as passed.
+    passed=$((passed - skipped))
+    skipped=$((skipped + ignored))
+    if ((status != 0 && failed == 0)); then
+        failed=1 # a program that did not get as far as its result
+    fi
+    printf '\nbuilt in %d s, ran in %d s' $((built - start)) $((SECONDS - built))
+    ((EUID == 0)) || printf ', in a user namespace'
+    printf '\n'
+    if ((skipped)); then
+        printf 'skipped:\n'
+        grep '^SKIPPED \|^test .* \.\.\. ignored' "$log" | sed 's/^/  /'
+    fi
+    if ((failed)); then
+        printf 'failed:\n'
+        sed -n 's/^test \(.*\) \.\.\. FAILED$/  \1/p' "$log"
+    fi
+    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+    return "$status"
+}
+
+main "$@"

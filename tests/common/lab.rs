@@ -1,0 +1,81 @@
+//! Real clients and peers from the lab, and what to do where they are not to be had.
+//!
+//! Ask for them before the test's [`super::World`] begins: its fresh /var/lib hides the
+//! packages that the lab's scripts look for.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Says that the running test cannot run here, and why. On CI all of them can: a failure.
+pub fn skip(why: &str) {
+    assert!(!on_ci(), "cannot run on CI: {why}");
+    print_skipped(why);
+}
+
+/// The same for what only another kernel than this one has.
+pub fn skip_for_the_kernel(lacks: &str) {
+    print_skipped(&format!("this kernel lacks {lacks}"));
+}
+
+fn on_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+/// A line for `scripts/test.sh` to count; past the harness, which hides what tests print.
+fn print_skipped(why: &str) {
+    let current = std::thread::current();
+    let test = current.name().unwrap_or("a test");
+    let line = format!("\nSKIPPED {test}: {why}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// cnitool 1.3, which speaks CNI 1.1.0.
+pub fn cnitool() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_CNITOOL", &["cnitool.sh", "1.3"])
+}
+
+/// cnitool 1.1, which speaks CNI 1.0.0.
+pub fn cnitool_1_1() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_CNITOOL_1_1", &["cnitool.sh", "1.1"])
+}
+
+/// A folder with the reference plugins of Debian bookworm (1.1.1).
+pub fn peers() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_PEERS", &["peers.sh", "bookworm"])
+}
+
+/// A folder with the reference plugins of today (1.9.1 or newer).
+pub fn peers_sid() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_PEERS_SID", &["peers.sh", "sid"])
+}
+
+/// What the variable names, or else the path that the lab's script prints. None, and the test
+/// counted as skipped, when there is none.
+fn find(once: &OnceLock<Option<PathBuf>>, variable: &str, script: &[&str]) -> Option<PathBuf> {
+    let found = once.get_or_init(|| match std::env::var_os(variable) {
+        Some(path) => Some(PathBuf::from(path)).filter(|path| path.exists()),
+        None => ask(script),
+    });
+    if found.is_none() {
+        skip(&format!("scripts/lab/{} gives nothing", script.join(" ")));
+    }
+    found.clone()
+}
+
+fn ask(script: &[&str]) -> Option<PathBuf> {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lab");
+    let output = Command::new(lab.join(script[0]))
+        .args(&script[1..])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .ok()?;
+    let path = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| path.trim().into())
+}

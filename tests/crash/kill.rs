@@ -1,0 +1,79 @@
+//! kill -9 before each system call that changes something: the next call of the runtime heals.
+
+use crate::common::Call;
+use crate::scene::{Host, Scene};
+use crate::strace::{changing, killed};
+
+/// Kills `call` at every point; `prepare` comes before each, `heal` after. Gives back how often.
+fn at_every_point(call: &Call, prepare: impl Fn(), heal: impl Fn(&str)) -> usize {
+    let mut kills = 0;
+    prepare();
+    for name in changing(call) {
+        for nth in 1.. {
+            prepare();
+            let killed = killed(call, &name, nth);
+            heal(&format!("killed before {name} number {nth}"));
+            if !killed {
+                assert!(nth > 1, "never killed before {name}");
+                break;
+            }
+            kills += 1;
+        }
+    }
+    kills
+}
+
+/// ADD, as a runtime tries it again. One that was finished before it could say so is refused,
+/// and has to be deleted first.
+fn add_again(scene: &Scene, after: &str) {
+    let add = scene.call("ADD");
+    if scene.is_committed() {
+        add.run().err_code(100);
+        del(scene, after);
+    }
+    let answer = add.run();
+    assert!(answer.0.status.success(), "{after}: {answer:?}");
+    scene.assert_whole(&answer.ok(), after);
+}
+
+fn del(scene: &Scene, after: &str) {
+    let answer = scene.call("DEL").run();
+    assert!(answer.0.status.success(), "{after}: {answer:?}");
+    scene.assert_nothing_left(after);
+}
+
+fn kill_add(host: Host) {
+    let scene = Scene::new(host);
+    let prepare = || scene.reset();
+    let kills = at_every_point(&scene.call("ADD"), prepare, |after| {
+        add_again(&scene, after);
+        del(&scene, after);
+    });
+    let again = at_every_point(&scene.call("ADD"), prepare, |after| del(&scene, after));
+    assert!(kills == again && kills > 20, "{kills}, {again}");
+}
+
+#[test]
+fn a_killed_add_on_a_fresh_host() {
+    kill_add(Host::Fresh);
+}
+
+#[test]
+fn a_killed_add_beside_a_neighbour() {
+    kill_add(Host::Shared);
+}
+
+#[test]
+fn a_killed_del() {
+    let scene = Scene::new(Host::Shared);
+    let prepare = || {
+        scene.reset();
+        scene.call("ADD").run().ok();
+    };
+    let kills = at_every_point(&scene.call("DEL"), prepare, |after| del(&scene, after));
+    let again = at_every_point(&scene.call("DEL"), prepare, |after| {
+        add_again(&scene, after);
+        del(&scene, after);
+    });
+    assert!(kills == again && kills > 8, "{kills}, {again}");
+}

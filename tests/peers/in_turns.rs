@@ -1,0 +1,89 @@
+//! The reference and ours one after the other, on one network.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Call, World, allocated, store_files};
+use crate::{error, ips, peers};
+use serde_json::json;
+
+#[test]
+fn each_goes_on_where_the_other_left_off() {
+    let Some(peers) = peers() else { return };
+    for peers in peers {
+        let world = World::new();
+        let stores = Path::new("/var/lib/cni/networks");
+        let config = peers.network(json!([[{"subnet": "10.1.0.0/24"}]]), stores);
+        let containers = ["c1", "c2", "c3", "c4"].map(|id| (id, world.container(id)));
+        let [c1, c2, c3, c4] = &containers;
+        let theirs = |verb, at: &(&str, _)| peers.bridge(verb, &config).id(at.0).netns(&at.1);
+        let ours = |verb, at: &(&str, _)| Call::new(verb, &config).id(at.0).netns(&at.1);
+
+        // The bridge of whoever came first serves both.
+        let first = theirs("ADD", c1).run().ok();
+        assert_eq!(ips(&first)[0].0, "10.1.0.2/24");
+        assert_eq!(ips(&ours("ADD", c2).run().ok())[0].0, "10.1.0.3/24");
+        assert_eq!(ips(&theirs("ADD", c3).run().ok())[0].0, "10.1.0.4/24");
+        assert_eq!(world.addresses("cni0"), ["10.1.0.1/24"]);
+        for (id, container) in [c1, c2, c3] {
+            let ping = container
+                .command("ping")
+                .args(["-c1", "-W5", "10.1.0.1"])
+                .output();
+            assert!(ping.unwrap().status.success(), "{id}");
+        }
+
+        // What one has reserved the other frees.
+        ours("DEL", c1).run().ok();
+        assert_eq!(allocated("podnet"), ["10.1.0.3", "10.1.0.4"]);
+        theirs("DEL", c2).run().ok();
+        assert_eq!(allocated("podnet"), ["10.1.0.4"]);
+        assert!(c2.1.link("eth0").is_none());
+
+        // Freed addresses are not the next ones: the cursor goes on.
+        assert_eq!(ips(&ours("ADD", c4).run().ok())[0].0, "10.1.0.5/24");
+        theirs("DEL", c4).run().ok();
+        ours("DEL", c3).run().ok();
+        assert!(allocated("podnet").is_empty());
+    }
+}
+
+#[test]
+fn a_repeated_add_is_refused_whoever_made_the_first() {
+    let Some(peers) = peers() else { return };
+    for peers in peers {
+        let world = World::new();
+        let stores = tempfile::tempdir().unwrap();
+        let config = peers.network(json!([[{"subnet": "10.1.0.0/24"}]]), stores.path());
+        let (x, y) = (world.container("x"), world.container("y"));
+
+        Call::new("ADD", &config).id("ours").netns(&x).run().ok();
+        peers
+            .bridge("ADD", &config)
+            .id("theirs")
+            .netns(&y)
+            .run()
+            .ok();
+        let before = store_files(stores.path());
+        error(&peers.host_local("ADD", &config).id("ours").run());
+        error(&peers.bridge("ADD", &config).id("ours").netns(&x).run());
+        assert_eq!(store_files(stores.path()), before);
+        assert!(x.link("eth0").is_some());
+        Call::new("ADD", &config).id("theirs").netns(&y).run().err();
+        assert!(y.link("eth0").is_some());
+        assert_eq!(store_files(stores.path()), before);
+    }
+}
+
+#[test]
+fn files_of_versions_before_interface_names_are_freed_by_ours() {
+    let world = World::new();
+    let container = world.container("x");
+    let store = Path::new("/var/lib/cni/networks/podnet");
+    fs::create_dir_all(store).unwrap();
+    fs::write(store.join("10.1.0.2"), "c1").unwrap();
+    fs::write(store.join("10.1.0.3"), "other").unwrap();
+    let config = crate::podnet();
+    Call::new("DEL", &config).netns(&container).run().ok();
+    assert_eq!(allocated("podnet"), ["10.1.0.3"]);
+}
