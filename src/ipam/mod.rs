@@ -5,6 +5,8 @@
 pub mod range;
 mod resolv_conf;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
