@@ -8,9 +8,10 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::store::Store;
 use super::*;
-use crate::cni::config::NetConf;
 use crate::cni::env::Environment;
+use crate::cni::request::Mode;
 
 /// A folder for stores, and configs that use it.
 struct Stores(tempfile::TempDir);
@@ -32,7 +33,7 @@ impl Stores {
         args: &str,
         ipam: &Value,
         beside: &Value,
-    ) -> Result<HostLocal> {
+    ) -> Result<Bound> {
         let mut conf = json!({"cniVersion": "1.1.0", "name": "podnet", "ipam": {
             "type": "host-local", "dataDir": self.0.path()}});
         merge(&mut conf, beside);
@@ -49,9 +50,12 @@ impl Stores {
             };
             Some(OsString::from(value))
         });
-        let conf = NetConf::parse(conf.to_string().as_bytes())?;
-        let request = Request::new(&environment?.unwrap(), conf)?;
-        HostLocal::new(&request, request.ipam.as_ref().unwrap())
+        let conf = conf.to_string().into_bytes();
+        let request = Request::new(&environment?.unwrap(), Mode::Foreign, conf)?;
+        match Ipam::new(&request.network)? {
+            Some(Ipam::HostLocal(ipam)) => Ok(Bound { ipam, request }),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn allocate(&self, container: &str, ipam: &Value) -> Result<Vec<String>> {
@@ -69,6 +73,28 @@ impl Stores {
         let mut taken = store.map_or_else(Vec::new, |store| store.taken().unwrap());
         taken.sort();
         taken
+    }
+}
+
+/// `host-local` and the attachment that asks it.
+#[derive(Debug)]
+struct Bound {
+    ipam: HostLocal,
+    request: Request,
+}
+
+impl Bound {
+    fn allocate(&self) -> Result<Outcome> {
+        let requested: Vec<_> = self.request.requested_ips.all().collect();
+        self.ipam.allocate(&self.request.attachment, &requested)
+    }
+
+    fn release(&self) -> Result<()> {
+        self.ipam.release(&self.request.attachment)
+    }
+
+    fn first_not_held(&self, expected: &[IpAddr]) -> Result<Option<IpAddr>> {
+        self.ipam.first_not_held(&self.request.attachment, expected)
     }
 }
 
@@ -350,7 +376,7 @@ fn no_data_dir_means_the_reference_s() {
             &json!({}),
         );
         assert_eq!(
-            host_local.unwrap().dir,
+            host_local.unwrap().ipam.dir(),
             Path::new("/var/lib/cni/networks/podnet")
         );
     }
