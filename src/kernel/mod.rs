@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod route;
+pub mod shaping;
 pub mod sysctl;
 pub(crate) mod unsafe_calls;
 

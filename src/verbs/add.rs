@@ -100,6 +100,7 @@ fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
     let mut interfaces: Vec<_> = attached.bridge.into_iter().map(on_host).collect();
     interfaces.extend([on_host(attached.host_end), inside]);
     let index = interfaces.len() - 1;
+    interfaces.extend(attached.ifb.map(on_host));
     let ips = plan.container.addresses.iter().map(|given| IpConfig {
         interface: Some(index),
         address: given.address,
