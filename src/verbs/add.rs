@@ -97,10 +97,14 @@ fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
         sandbox: netns.path().display().to_string(),
         ..Interface::default()
     };
-    let mut interfaces: Vec<_> = attached.bridge.into_iter().map(on_host).collect();
+    let (bridge, gateway) = match attached.bridge {
+        Some(bridge) => (Some(bridge.link), bridge.gateway),
+        None => (None, None),
+    };
+    let mut interfaces: Vec<_> = bridge.into_iter().map(on_host).collect();
     interfaces.extend([on_host(attached.host_end), inside]);
     let index = interfaces.len() - 1;
-    interfaces.extend(attached.ifb.map(on_host));
+    interfaces.extend(gateway.into_iter().chain(attached.ifb).map(on_host));
     let ips = plan.container.addresses.iter().map(|given| IpConfig {
         interface: Some(index),
         address: given.address,
