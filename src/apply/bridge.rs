@@ -94,6 +94,9 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     ) {
         // Another ADD was faster.
         Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
+        Err(refusal) if plan.vlans.is_some() && refusal.is(rustix::io::Errno::OPNOTSUPP) => {
+            return Err(vlan::no_filtering());
+        }
         outcome => outcome.map_err(|refusal| refusal.during(format!("create bridge {name}")))?,
     }
     // While its link-local address is being probed, a second or two after the first port, the

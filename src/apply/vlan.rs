@@ -19,23 +19,31 @@ pub fn require_filtering(socket: &mut RouteSocket, bridge: &Link, made: bool) ->
     if bridge.vlan_filtering {
         return Ok(());
     }
-    let unsupported = |what: String| Error::new(Code::UnsupportedField, what);
     if made {
         let _ = link::delete(socket, bridge.index);
-        return Err(unsupported(
-            "vlan and vlanTrunk: this kernel's bridges cannot filter VLANs".into(),
-        )
-        .hint("it was built without CONFIG_BRIDGE_VLAN_FILTERING"));
+        return Err(no_filtering());
     }
-    Err(unsupported(format!(
-        "vlan and vlanTrunk: bridge {} exists and does not filter VLANs",
-        bridge.name
-    ))
+    Err(Error::new(
+        Code::UnsupportedField,
+        format!(
+            "vlan and vlanTrunk: bridge {} exists and does not filter VLANs",
+            bridge.name
+        ),
+    )
     .hint(format!(
         "ip link set {} type bridge vlan_filtering 1, or another bridge \
          (a kernel without CONFIG_BRIDGE_VLAN_FILTERING has none that can)",
         bridge.name
     )))
+}
+
+/// The kernel cannot do what `vlan` and `vlanTrunk` ask for.
+pub fn no_filtering() -> Error {
+    Error::new(
+        Code::UnsupportedField,
+        "vlan and vlanTrunk: this kernel's bridges cannot filter VLANs",
+    )
+    .hint("it was built without CONFIG_BRIDGE_VLAN_FILTERING")
 }
 
 /// Puts a bridge port into its VLANs.
