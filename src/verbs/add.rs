@@ -73,7 +73,7 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     clear_debris(&mut host.socket, &request.attachment)?;
     // Other plugins share the store: the addresses may be those of an interface of theirs.
     ensure_name_is_free(host, netns, &request.attachment)?;
-    ipam.release(&request.attachment)?;
+    super::del::undo(host, Some(ipam), request)?;
     match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
         Outcome::AlreadyHeld(_) => Err(Error::new(
