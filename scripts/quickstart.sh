@@ -183,7 +183,7 @@ show() {
     tell "$result"
     pauses+=("$(field pause <<<"$result")")
     db_address=$(field address <<<"$result")
-    [[ $address == 10.88.* && $db_address == 10.88.* && $address != "$db_address" ]] ||
+    [[ $address == 10.77.* && $db_address == 10.77.* && $address != "$db_address" ]] ||
         die "FAILED: the pods' addresses are \"$address\" and \"$db_address\""
 
     title "Two processes join pod web"

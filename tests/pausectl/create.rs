@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -331,4 +332,44 @@ fn what_is_missing_is_said_before_anything_is_made() {
         "{said}"
     );
     site.assert_nothing_is_left();
+}
+
+#[test]
+fn the_conflists_to_copy_work() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let mut tried = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|ending| ending != "conflist") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        if text.contains("tuning") && !Path::new("/usr/lib/cni/tuning").exists() {
+            eprintln!(
+                "{}: not tried: containernetworking-plugins is not installed",
+                file.display()
+            );
+            continue;
+        }
+        tried += 1;
+        std::thread::spawn(move || {
+            let site = Site::new();
+            let mut command = site.command(&["pod", "create", "web", "--conf"]);
+            let beside = Path::new(PAUSECTL).parent().unwrap().to_str().unwrap();
+            command
+                .arg(&file)
+                .env("CNI_PATH", format!("{beside}:/usr/lib/cni"));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}: {output:?}", file.display());
+            let pod = &site.pods()[0];
+            assert!(pod["interfaces"][0]["network"].is_string(), "{pod}");
+            let mut command = site.command(&["pod", "rm", "web"]);
+            command.env("CNI_PATH", format!("{beside}:/usr/lib/cni"));
+            assert!(command.output().unwrap().status.success());
+            assert!(site.pods().is_empty());
+        })
+        .join()
+        .unwrap();
+    }
+    assert!(tried >= 2);
 }
