@@ -8,6 +8,7 @@ mod bandwidth;
 mod bridge;
 mod container;
 mod ports;
+pub mod reference;
 pub mod rules;
 mod verify;
 mod veth;
@@ -19,7 +20,7 @@ use std::time::Duration;
 pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::open_ways;
-pub use verify::verify;
+pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::{Code, Error, IfName, Result};

@@ -6,6 +6,7 @@
 mod bridge;
 mod identity;
 mod ptp;
+pub mod reference;
 pub mod rules;
 
 pub use bridge::{AddressChange, bridge_addresses};

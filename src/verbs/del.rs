@@ -3,9 +3,9 @@
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{Host, remove, rules};
+use crate::apply::{Host, reference, remove, rules};
 use crate::cni::Result;
-use crate::cni::request::Request;
+use crate::cni::request::{LinkConf, Request};
 use crate::ipam::Ipam;
 use crate::plan;
 
@@ -25,16 +25,44 @@ pub fn run(request: &Request) -> Result<()> {
 /// # Errors
 /// Codes 5 and 101, when something is left that could not be removed.
 pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
-    remove(&mut host.socket, &request.attachment)?;
-    if plan::rules::are_used(&request.network) {
-        let promised = request.network.prev_result.as_ref();
-        let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
-        rules::release(request, &addresses(request, ipam)?, mac)?;
+    let was_ours = remove(&mut host.socket, &request.attachment)?;
+    let has_rules = plan::rules::are_used(&request.network);
+    if has_rules || !was_ours {
+        let addresses = addresses(request, ipam)?;
+        if !was_ours {
+            remove_another_s(host, request, &addresses, has_rules)?;
+        }
+        if has_rules {
+            let promised = request.network.prev_result.as_ref();
+            let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
+            rules::release(request, &addresses, mac)?;
+        }
     }
     match ipam {
         Some(ipam) => ipam.release(&request.attachment),
         None => Ok(()),
     }
+}
+
+/// What a plugin before us may have made: on a node that has changed to ours, its pods are ours
+/// to look after.
+fn remove_another_s(
+    host: &mut Host,
+    request: &Request,
+    addresses: &[IpNetwork],
+    has_rules: bool,
+) -> Result<()> {
+    let bridge = match &request.network.link {
+        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
+        _ => None,
+    };
+    reference::remove_link(host, request, bridge, addresses)?;
+    if has_rules {
+        let places = plan::reference::link_places(&request.attachment);
+        reference::remove_rules(&places)?;
+        reference::warn_of_old_iptables(&places);
+    }
+    Ok(())
 }
 
 /// The attachment's addresses, from whoever still knows them.
