@@ -8,6 +8,7 @@ mod bandwidth;
 mod bridge;
 mod container;
 mod ports;
+mod reclaim;
 pub mod reference;
 pub mod rules;
 mod verify;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::open_ways;
+pub use reclaim::reclaim;
 pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 

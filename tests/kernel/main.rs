@@ -5,11 +5,14 @@ mod common;
 
 mod add;
 mod bad_input;
+mod bandwidth;
 mod check;
 mod concurrency;
 mod debris;
 mod del;
 mod invocation;
+mod reclaim;
 mod traffic;
 mod versions;
+mod vlan;
 mod waiting;
