@@ -140,7 +140,7 @@ fn wire(
         // container's MAC, and nothing routed would reach it by IPv6.
         Sysctl::AcceptDad(&plan.host.name).set_if_there("0")?;
     }
-    let inside = container::configure(host, netns, plan, container_index)?;
+    let mut inside = container::configure(host, netns, plan, container_index)?;
     veth::route(&mut host.socket, plan, host_end)?;
     let vlans = plan
         .bridge
@@ -154,8 +154,9 @@ fn wire(
         None => None,
     };
     claim(host, plan)
-        .and_then(|()| container::settle(host, netns, plan, container_index, inside))
+        .and_then(|()| container::settle(host, netns, plan, container_index, &mut inside))
         .and_then(|()| veth::finish(&mut host.socket, plan, bridge, host_end))
+        .inspect(|_| container::announce(&mut inside, plan, container_index))
         .map(|host_end| (host_end, ifb))
         .inspect_err(|_| {
             let owner = crate::plan::alias(&plan.attachment);
