@@ -1,11 +1,12 @@
 //! ADD: connects a container to a network and says how.
 
-use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free};
+use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free, rules};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::ipam::{Allocation, Ipam, Outcome};
 use crate::kernel::netns::Netns;
+use crate::plan::rules::are_used;
 use crate::plan::{Plan, host_end_name, plan};
 
 /// Serves ADD: an address first, then the links; undone in the other direction on failure.
@@ -73,6 +74,9 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     clear_debris(&mut host.socket, &request.attachment)?;
     // Other plugins share the store: the addresses may be those of an interface of theirs.
     ensure_name_is_free(host, netns, &request.attachment)?;
+    if are_used(&request.network) {
+        rules::release_all(&request.attachment)?;
+    }
     ipam.release(&request.attachment)?;
     match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
