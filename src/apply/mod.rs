@@ -8,16 +8,19 @@ mod bandwidth;
 mod bridge;
 mod container;
 mod ports;
+pub mod reference;
 pub mod rules;
 mod verify;
 mod veth;
+mod vlan;
 
 use std::path::Path;
 use std::time::Duration;
 
+pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::open_ways;
-pub use verify::verify;
+pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::{Code, Error, IfName, Result};
@@ -81,7 +84,7 @@ impl Host {
 #[derive(Debug)]
 pub struct Attached {
     /// None in mode ptp.
-    pub bridge: Option<Link>,
+    pub bridge: Option<Bridge>,
     pub host_end: Link,
     /// The detour of what the container sends, if that is limited.
     pub ifb: Option<Link>,
@@ -98,8 +101,9 @@ pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
         None => None,
     };
     forward(plan.forward)?;
-    let host_end = veth::create(host, netns, plan, bridge.as_ref())?;
-    match wire(host, netns, plan, &host_end, bridge.as_ref()) {
+    let switch = bridge.as_ref().map(|bridge| &bridge.link);
+    let host_end = veth::create(host, netns, plan, switch)?;
+    match wire(host, netns, plan, &host_end, switch) {
         Ok((host_end, ifb)) => Ok(Attached {
             bridge,
             host_end,
@@ -136,6 +140,13 @@ fn wire(
     }
     let inside = container::configure(host, netns, plan, container_index)?;
     veth::route(&mut host.socket, plan, host_end)?;
+    let vlans = plan
+        .bridge
+        .as_ref()
+        .and_then(|bridge| bridge.vlans.as_ref());
+    if let (Some(vlans), Some(bridge)) = (vlans, bridge) {
+        vlan::join(&mut host.socket, bridge, host_end, vlans)?;
+    }
     let ifb = match &plan.bandwidth {
         Some(limits) => bandwidth::limit(&mut host.socket, &plan.attachment, limits, host_end)?,
         None => None,

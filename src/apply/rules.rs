@@ -13,6 +13,9 @@ use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
 use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, keys, target};
 use crate::plan::{Owner, alias, element_owner};
 
+/// What removals attempt.
+const REMOVAL: &str = "remove the attachment's elements from nftables";
+
 /// How often a change is tried anew because somebody else's came in between. Each failure
 /// means that another one got through, so this many in a row is a storm.
 const TRIES: usize = 64;
@@ -162,32 +165,32 @@ pub fn ready() -> Result<()> {
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Result<()> {
+pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Result<bool> {
     match keys(request, addresses, mac) {
         Some(keys) => release_keys(&alias(&request.attachment), &keys),
         None => release_all(&request.attachment),
     }
 }
 
-/// Removes every element of an attachment, wherever it is.
+/// Removes every element of an attachment, wherever it is. True when there was one.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_all(attachment: &Attachment) -> Result<()> {
+pub fn release_all(attachment: &Attachment) -> Result<bool> {
     let owner = alias(attachment);
     release_where(|found| found.owner == owner)
 }
 
-/// Removes elements of `owner` under these keys.
+/// Removes elements of `owner` under these keys. True when there was one.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_keys(owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<()> {
+pub fn release_keys(owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
     if keys.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
-    remove(|nft| {
+    remove(REMOVAL, |nft| {
         let found = nft.look_up(&wanted)?;
         let ours = wanted.iter().zip(found).filter_map(|((set, _), found)| {
             let found = found.filter(|found| found.owner == owner)?;
@@ -201,8 +204,8 @@ pub fn release_keys(owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<()> {
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_where(unwanted: impl Fn(&Element) -> bool) -> Result<()> {
-    remove(|nft| {
+pub fn release_where(unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
+    remove(REMOVAL, |nft| {
         let mut changes = Vec::new();
         for table in [TABLE, BRIDGE_TABLE] {
             for name in nft.sets(table)? {
@@ -226,9 +229,12 @@ fn by_name(table: Table, name: &str) -> Set {
     }
 }
 
-/// Removes what `find` finds, if the ruleset is still as it was found in.
-fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>) -> Result<()> {
-    let attempt = "remove the attachment's elements from nftables";
+/// Removes what `find` finds, if the ruleset is still as it was found in. True when there was
+/// something.
+pub(super) fn remove(
+    attempt: &str,
+    find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>,
+) -> Result<bool> {
     let mut nft = open()?;
     for _ in 0..TRIES {
         let generation = nft
@@ -236,10 +242,10 @@ fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>) -> Result<()>
             .map_err(|refusal| explain(refusal, attempt))?;
         let changes = find(&mut nft).map_err(|refusal| explain(refusal, attempt))?;
         if changes.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         match nft.commit(&changes, Some(generation)) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(true),
             Err((_, refusal)) if is_outdated(&refusal) => {}
             // Gone in between.
             Err((_, refusal)) if refusal.is(rustix::io::Errno::NOENT) => {}

@@ -9,8 +9,9 @@ use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
+use crate::plan::host_end_name;
 
-/// Compares the kernel with `promised`, the result of the attachment's ADD.
+/// Compares the kernel with `promised`, the result of the attachment's ADD. Tells whose it is.
 ///
 /// # Errors
 /// Code 102 for the first difference; 8 and 101 when the comparison cannot be made.
@@ -19,13 +20,13 @@ pub fn verify(
     netns: &Netns,
     request: &Request,
     promised: &AddResult,
-) -> Result<()> {
+) -> Result<Maker> {
     let mut inside = netns.enter(&host.netns, container::open)?;
     let ifname = &request.attachment.ifname;
     let end = find(&mut inside, ifname, "in the container")?;
     // First of all whether the two ends are a pair: what differs beyond that on an interface
     // which is not ours says nothing.
-    let port = host_end_of(host, request, promised, &end)?;
+    let (port, maker) = host_end_of(host, request, promised, &end)?;
     if let Some(LinkConf::Bridge(conf)) = &request.network.link {
         bridge_side(host, conf, promised, &port)?;
     }
@@ -49,25 +50,36 @@ pub fn verify(
         )));
     }
     addresses(&mut inside, promised, promised_end, &end)?;
-    routes(&mut inside, promised, &end)
+    routes(&mut inside, promised, &end)?;
+    Ok(maker)
 }
 
-/// The host end that belongs to the container's end.
+/// Who made an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    Us,
+    /// A plugin that the node had before; its rules in nftables are not ours to know.
+    Another,
+}
+
+/// The host end that belongs to the container's end: ours by its name, or else the one that
+/// the result names.
 fn host_end_of(
     host: &mut Host,
     request: &Request,
     promised: &AddResult,
     end: &Link,
-) -> Result<Link> {
-    let Some(port) = host_end(&mut host.socket, &request.attachment)? else {
-        return Err(differs("the host end of the veth pair is gone".into()));
+) -> Result<(Link, Maker)> {
+    let (port, maker) = match host_end(&mut host.socket, &request.attachment)? {
+        Some(port) if port.alias.is_none() => {
+            return Err(differs(format!(
+                "the host end {} is only half made",
+                port.name
+            )));
+        }
+        Some(port) => (port, Maker::Us),
+        None => (another_s_host_end(host, request, promised)?, Maker::Another),
     };
-    if port.alias.is_none() {
-        return Err(differs(format!(
-            "the host end {} is only half made",
-            port.name
-        )));
-    }
     // The pair has to be one pair: each end names the other. A namespace that has come to lie
     // under this path since then has another interface, whatever its name.
     if port.peer != Some(end.index) || end.peer != Some(port.index) {
@@ -86,7 +98,21 @@ fn host_end_of(
             port.name
         )));
     }
-    Ok(port)
+    Ok((port, maker))
+}
+
+fn another_s_host_end(host: &mut Host, request: &Request, promised: &AddResult) -> Result<Link> {
+    let bridge = match &request.network.link {
+        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
+        _ => None,
+    };
+    let name = super::reference::promised_host_end(promised, bridge)
+        .and_then(|interface| IfName::parse(&interface.name).ok())
+        .filter(|name| *name != host_end_name(&request.attachment));
+    match name {
+        Some(name) => find(&mut host.socket, &name, "on the host"),
+        None => Err(differs("the host end of the veth pair is gone".into())),
+    }
 }
 
 fn on_host<'a>(promised: &'a AddResult, name: &str) -> Option<&'a Interface> {

@@ -140,17 +140,18 @@ pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result
 }
 
 /// Removes the attachment's links, as far as they are there and the attachment's: the pair,
-/// and the IFB of one whose bandwidth is limited.
+/// and the IFB of one whose bandwidth is limited. True when the host end was there.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<()> {
+pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool> {
     let (host_end, ifb) = (host_end_name(attachment), ifb_name(attachment));
     let attempt = || format!("look up {host_end} and {ifb}");
     let requests = [&host_end, &ifb].map(|name| link::get_request(Which::Name(name)));
     let answers = socket
         .exchange(requests.into())
         .map_err(|err| crate::kernel::Refusal::from(err).during(attempt()))?;
+    let mut found_host_end = false;
     for answer in answers {
         let found = match answer {
             Ok(messages) => link::first(messages).filter(|link| is_of(link, attachment)),
@@ -158,11 +159,12 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<()> {
             Err(refusal) => return Err(refusal.during(attempt())),
         };
         if let Some(found) = found {
+            found_host_end |= found.name == host_end.as_str();
             link::delete(socket, found.index)
                 .map_err(|refusal| refusal.during(format!("remove {}", found.name)))?;
         }
     }
-    Ok(())
+    Ok(found_host_end)
 }
 
 /// True when a link is the attachment's, whole or half made.

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::range::{self, RangeSet};
 use super::resolv_conf;
-use super::store::{Holder, Store};
+use super::store::{Holder, Stale, Store};
 use super::{Allocated, Allocation, Outcome};
 
 use crate::cni::config::{self, Ipam, cidr};
@@ -124,6 +124,17 @@ impl HostLocal {
     fn in_subnet(&self, ip: IpAddr) -> Option<IpNetwork> {
         let range = self.sets.iter().find_map(|set| set.range_of(ip))?;
         IpNetwork::new(ip, range.subnet.prefix()).ok()
+    }
+
+    /// Every address of an attachment that `keep` does not want kept.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
+        match Store::open_existing(&self.dir)? {
+            Some(store) => store.stale(keep),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Frees every address of an attachment that `keep` does not want kept.

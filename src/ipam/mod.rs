@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use fixed::Fixed;
 pub use host_local::HostLocal;
 use ipnetwork::IpNetwork;
+use store::Stale;
 
 use crate::cni::config;
 use crate::cni::delegate::Delegate;
@@ -169,6 +170,17 @@ impl Ipam {
             }
             Self::Static(_) => Ok(()),
             Self::Delegated(ipam) => ipam.plugin.call("CHECK", &ipam.config).map(drop),
+        }
+    }
+
+    /// The addresses that [`Ipam::collect`] would give back, as far as the IPAM knows.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
+        match self {
+            Self::HostLocal(ipam) => ipam.stale(keep),
+            Self::Static(_) | Self::Delegated(_) => Ok(Vec::new()),
         }
     }
 

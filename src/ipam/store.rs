@@ -48,6 +48,15 @@ impl Holder {
     }
 }
 
+/// An address that nobody valid holds, and who holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stale {
+    pub ip: IpAddr,
+    pub container: String,
+    /// Empty in files of the old form.
+    pub ifname: String,
+}
+
 impl Store {
     /// Opens a network's store, made if it is not there, and waits for its lock.
     ///
@@ -170,25 +179,35 @@ impl Store {
         outcome
     }
 
-    /// Frees every address whose file tells a container and an interface that `keep` does not
-    /// want kept. What tells no holder stays: it may be an ADD of the reference in the making.
+    /// Every address whose file tells a container and an interface that `keep` does not want
+    /// kept, with both. What tells no holder is kept: it may be an ADD of the reference in the
+    /// making.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
+        let read = |ip: IpAddr| {
+            let content = fs::read_to_string(self.dir.join(ip.to_string())).ok()?;
+            let content = content.trim();
+            let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
+            let stale = !container.is_empty() && !keep(container, ifname);
+            stale.then(|| Stale {
+                ip,
+                container: container.to_owned(),
+                ifname: ifname.to_owned(),
+            })
+        };
+        Ok(self.taken()?.into_iter().filter_map(read).collect())
+    }
+
+    /// Frees every address that [`Store::stale`] tells.
     ///
     /// # Errors
     /// Code 5, after having freed what could be.
     pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
         let mut outcome = Ok(());
-        for ip in self.taken()? {
-            let path = self.dir.join(ip.to_string());
-            let Ok(content) = fs::read_to_string(&path) else {
-                continue;
-            };
-            let (container, ifname) = match content.trim().split_once("\r\n") {
-                Some((container, ifname)) => (container, ifname),
-                None => (content.trim(), ""),
-            };
-            if container.is_empty() || keep(container, ifname) {
-                continue;
-            }
+        for stale in self.stale(keep)? {
+            let path = self.dir.join(stale.ip.to_string());
             if let Err(err) = fs::remove_file(&path) {
                 outcome = Err(io_error("cannot free", &path, err));
             }

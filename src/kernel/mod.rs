@@ -18,5 +18,6 @@ pub mod route;
 pub mod shaping;
 pub mod sysctl;
 pub(crate) mod unsafe_calls;
+pub mod vlan;
 
 pub use netlink::{Refusal, RouteSocket};

@@ -6,6 +6,7 @@
 mod bridge;
 mod identity;
 mod ptp;
+pub mod reference;
 pub mod rules;
 
 pub use bridge::{AddressChange, bridge_addresses};
@@ -19,7 +20,7 @@ use ipnetwork::IpNetwork;
 
 use crate::cni::bandwidth::Bandwidth;
 use crate::cni::ports::PortsConf;
-use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request};
+use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request, VlanConf};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, IfName, MacAddr, Result};
 use crate::ipam::{Allocated, Allocation};
@@ -92,6 +93,8 @@ pub struct BridgePlan {
     pub gateways: Vec<IpNetwork>,
     /// Replace an address that is in a gateway's way.
     pub force_address: bool,
+    /// The VLANs that the container's port is in. The gateways are in its own.
+    pub vlans: Option<VlanConf>,
 }
 
 /// The host's end of the pair.

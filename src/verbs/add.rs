@@ -1,12 +1,11 @@
 //! ADD: connects a container to a network and says how.
 
-use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free, rules};
+use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::ipam::{Allocation, Ipam, Outcome};
 use crate::kernel::netns::Netns;
-use crate::plan::rules::are_used;
 use crate::plan::{Plan, host_end_name, plan};
 
 /// Serves ADD: an address first, then the links; undone in the other direction on failure.
@@ -74,10 +73,7 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     clear_debris(&mut host.socket, &request.attachment)?;
     // Other plugins share the store: the addresses may be those of an interface of theirs.
     ensure_name_is_free(host, netns, &request.attachment)?;
-    if are_used(&request.network) {
-        rules::release_all(&request.attachment)?;
-    }
-    ipam.release(&request.attachment)?;
+    super::del::undo(host, Some(ipam), request)?;
     match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
         Outcome::AlreadyHeld(_) => Err(Error::new(
@@ -101,10 +97,14 @@ fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
         sandbox: netns.path().display().to_string(),
         ..Interface::default()
     };
-    let mut interfaces: Vec<_> = attached.bridge.into_iter().map(on_host).collect();
+    let (bridge, gateway) = match attached.bridge {
+        Some(bridge) => (Some(bridge.link), bridge.gateway),
+        None => (None, None),
+    };
+    let mut interfaces: Vec<_> = bridge.into_iter().map(on_host).collect();
     interfaces.extend([on_host(attached.host_end), inside]);
     let index = interfaces.len() - 1;
-    interfaces.extend(attached.ifb.map(on_host));
+    interfaces.extend(gateway.into_iter().chain(attached.ifb).map(on_host));
     let ips = plan.container.addresses.iter().map(|given| IpConfig {
         interface: Some(index),
         address: given.address,

@@ -1,7 +1,7 @@
 //! CHECK: whether an attachment still is what its ADD said.
 
 use super::add::{open_netns, refuse_own_netns};
-use crate::apply::{Host, rules, verify};
+use crate::apply::{Host, Maker, rules, verify};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
@@ -19,10 +19,11 @@ pub fn run(request: &Request) -> Result<()> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
     refuse_own_netns(request, &netns, &host.netns)?;
-    verify(&mut host, &netns, request, promised)?;
-    let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
-    let mac = promised.mac_of(&request.attachment.ifname);
-    rules::verify_wishes(&wishes(request, &addresses, mac))?;
+    if verify(&mut host, &netns, request, promised)? == Maker::Us {
+        let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
+        let mac = promised.mac_of(&request.attachment.ifname);
+        rules::verify_wishes(&wishes(request, &addresses, mac))?;
+    }
     match ipam {
         Some(ipam) => ipam.check(&request.attachment, promised),
         None => Ok(()),

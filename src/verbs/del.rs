@@ -3,9 +3,9 @@
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{Host, remove, rules};
+use crate::apply::{Host, reference, remove, rules};
 use crate::cni::Result;
-use crate::cni::request::Request;
+use crate::cni::request::{LinkConf, Request};
 use crate::ipam::Ipam;
 use crate::plan;
 
@@ -17,14 +17,50 @@ use crate::plan;
 pub fn run(request: &Request) -> Result<()> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
-    remove(&mut host.socket, &request.attachment)?;
-    if plan::rules::are_used(&request.network) {
-        let promised = request.network.prev_result.as_ref();
-        let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
-        rules::release(request, &addresses(request, ipam.as_ref())?, mac)?;
+    undo(&mut host, ipam.as_ref(), request)
+}
+
+/// Removes whatever there is of the attachment.
+///
+/// # Errors
+/// Codes 5 and 101, when something is left that could not be removed.
+pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
+    let was_ours = remove(&mut host.socket, &request.attachment)?;
+    let has_rules = plan::rules::are_used(&request.network);
+    if has_rules || !was_ours {
+        let addresses = addresses(request, ipam)?;
+        if !was_ours {
+            remove_another_s(host, request, &addresses, has_rules)?;
+        }
+        if has_rules {
+            let promised = request.network.prev_result.as_ref();
+            let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
+            rules::release(request, &addresses, mac)?;
+        }
     }
-    if let Some(ipam) = ipam {
-        ipam.release(&request.attachment)?;
+    match ipam {
+        Some(ipam) => ipam.release(&request.attachment),
+        None => Ok(()),
+    }
+}
+
+/// What a plugin before us may have made: on a node that has changed to ours, its pods are ours
+/// to look after.
+fn remove_another_s(
+    host: &mut Host,
+    request: &Request,
+    addresses: &[IpNetwork],
+    has_rules: bool,
+) -> Result<()> {
+    let bridge = match &request.network.link {
+        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
+        _ => None,
+    };
+    reference::remove_link(host, request, bridge, addresses)?;
+    if has_rules {
+        let places = plan::reference::link_places(&request.attachment);
+        reference::remove_rules(&places)?;
+        reference::warn_of_old_iptables(&places);
     }
     Ok(())
 }

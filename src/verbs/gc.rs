@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::apply::{Host, rules, try_lock};
+use crate::apply::{Host, reference, rules, try_lock};
 use crate::cni::request::{Attachment, Network};
 use crate::cni::{Code, ContainerId, Error, IfName, Result};
 use crate::ipam::Ipam;
@@ -59,6 +59,17 @@ impl<'a> Valid<'a> {
         !matches!(try_lock(&host_end_name(attachment)), Ok(Some(_)))
     }
 
+    fn attachments(&self) -> Vec<Attachment> {
+        let parse = |(container, ifname): &(&str, &str)| {
+            Some(Attachment {
+                network: self.network.name.clone(),
+                container: ContainerId::parse(container).ok()?,
+                ifname: IfName::parse(ifname).ok()?,
+            })
+        };
+        self.listed.iter().filter_map(parse).collect()
+    }
+
     fn wants_gone(&self, owner: &Owner) -> bool {
         match owner {
             Owner::Attachment(attachment) => {
@@ -78,11 +89,17 @@ impl<'a> Valid<'a> {
 pub fn run(network: &Network) -> Result<()> {
     let valid = Valid::new(network)?;
     let ipam = Ipam::new(network);
+    let keep = |container: &str, ifname: &str| valid.keeps(container, ifname);
+    let stale = match &ipam {
+        Ok(Some(ipam)) => ipam.stale(keep),
+        _ => Ok(Vec::new()),
+    };
     together([
         links(&valid),
         elements(&valid),
+        stale.and_then(|stale| reference::collect(&network.name, &valid.attachments(), &stale)),
         ipam.and_then(|ipam| match ipam {
-            Some(ipam) => ipam.collect(|container, ifname| valid.keeps(container, ifname)),
+            Some(ipam) => ipam.collect(keep),
             None => Ok(()),
         }),
     ])
@@ -148,7 +165,7 @@ fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<()> {
 }
 
 fn elements(valid: &Valid) -> Result<()> {
-    rules::release_where(|found| valid.wants_gone(&plan::element_owner(&found.owner)))
+    rules::release_where(|found| valid.wants_gone(&plan::element_owner(&found.owner))).map(drop)
 }
 
 /// Goes on after errors and reports them together.

@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 
 use super::check::promised;
-use crate::apply::{Host, open_ways, rules};
+use crate::apply::{Host, open_ways, reference, rules};
 use crate::cni::ports::PortsConf;
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
@@ -76,14 +76,18 @@ fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
 pub fn del(request: &Request) -> Result<()> {
     let owner = owner(request);
     let _host = Host::open(&host_end_name(&request.attachment))?;
-    match (&request.network.ports, &request.network.prev_result) {
-        (Some(ports), Some(before)) => {
-            rules::release_keys(
-                &owner,
-                &port_keys(ports, &container_addresses(request, before)),
-            )?;
-        }
+    let was_ours = match (&request.network.ports, &request.network.prev_result) {
+        (Some(ports), Some(before)) => rules::release_keys(
+            &owner,
+            &port_keys(ports, &container_addresses(request, before)),
+        )?,
         _ => rules::release_where(|found| found.owner == owner)?,
+    };
+    if !was_ours {
+        // On a node that has changed to ours, what a plugin before us mapped is ours to remove.
+        let places = plan::reference::port_places(&request.attachment);
+        reference::remove_rules(&places)?;
+        reference::warn_of_old_iptables(&places);
     }
     Ok(())
 }
@@ -97,7 +101,15 @@ pub fn check(request: &Request) -> Result<()> {
     match &request.network.ports {
         Some(ports) => {
             let addresses = container_addresses(request, before);
-            rules::verify_wishes(&port_wishes(ports, &addresses, &owner(request)))
+            rules::verify_wishes(&port_wishes(ports, &addresses, &owner(request))).or_else(|err| {
+                let places = plan::reference::port_places(&request.attachment);
+                // Mapped by a plugin before us: its rules count as well.
+                if reference::has_rules(&places)? {
+                    Ok(())
+                } else {
+                    Err(err)
+                }
+            })
         }
         None => Ok(()),
     }

@@ -2,10 +2,11 @@
 
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, GenAttribute, GenMessage, Hook as WireHook,
-    HookNumber, InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
-    SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
-    TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
+    GenAttribute, GenMessage, Hook as WireHook, HookNumber, Immediate, InetHookNumber,
+    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
+    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
+    VerdictAttribute,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -82,6 +83,7 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             ),
             0,
         )],
+        Change::RemoveChain(table, chain) => remove_chain(*table, chain),
         Change::RemoveRule(table, rule) => vec![(
             message(
                 table.family,
@@ -206,6 +208,33 @@ fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
         ));
     }
     requests
+}
+
+fn remove_chain(table: Table, chain: &str) -> Vec<Request<NetfilterMessage>> {
+    let rules = vec![
+        RuleAttribute::Table(table.name.into()),
+        RuleAttribute::Chain(chain.into()),
+    ];
+    let chain = vec![
+        ChainAttribute::Table(table.name.into()),
+        ChainAttribute::Name(chain.into()),
+    ];
+    vec![
+        (
+            message(
+                table.family,
+                NfTablesMessage::DeleteRule(RuleMessage { attributes: rules }),
+            ),
+            0,
+        ),
+        (
+            message(
+                table.family,
+                NfTablesMessage::DeleteChain(ChainMessage { attributes: chain }),
+            ),
+            0,
+        ),
+    ]
 }
 
 fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
@@ -392,9 +421,16 @@ pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
         chain: String::new(),
         handle: 0,
         comment: String::new(),
+        jumps: Vec::new(),
+        values: Vec::new(),
     };
     for attribute in message.attributes {
         match attribute {
+            RuleAttribute::Expressions(expressions) => {
+                for data in expressions.into_iter().flat_map(data_of) {
+                    read_data(data, &mut rule);
+                }
+            }
             RuleAttribute::Chain(name) => rule.chain = name,
             RuleAttribute::Handle(handle) => rule.handle = handle,
             RuleAttribute::UserData(bytes) => rule.comment = read_comment(&bytes),
@@ -402,6 +438,57 @@ pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
         }
     }
     Some(rule)
+}
+
+/// The data that an expression loads or compares with.
+fn data_of(expression: ListAttribute<ExpressionAttribute>) -> Vec<DataAttribute> {
+    let ListAttribute::Element(attributes) = expression else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for attribute in attributes {
+        match attribute {
+            ExpressionAttribute::Data(Expressions::Immediate(attributes)) => {
+                found.extend(
+                    attributes
+                        .into_iter()
+                        .filter_map(|attribute| match attribute {
+                            Immediate::Data(data) => Some(data),
+                            _ => None,
+                        }),
+                );
+            }
+            ExpressionAttribute::Data(Expressions::Cmp(attributes)) => {
+                found.extend(
+                    attributes
+                        .into_iter()
+                        .filter_map(|attribute| match attribute {
+                            Cmp::Data(data) => Some(data),
+                            _ => None,
+                        }),
+                );
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn read_data(data: DataAttribute, rule: &mut Rule) {
+    match data {
+        DataAttribute::Value(bytes) => rule.values.push(bytes),
+        DataAttribute::Verdict(attributes) => {
+            rule.jumps.extend(
+                attributes
+                    .into_iter()
+                    .filter_map(|attribute| match attribute {
+                        VerdictAttribute::Chain(name) => Some(name),
+                        _ => None,
+                    }),
+            );
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -98,6 +98,10 @@ pub struct Rule {
     pub chain: String,
     pub handle: u64,
     pub comment: String,
+    /// The chains that it jumps or goes to.
+    pub jumps: Vec<String>,
+    /// The values that it loads or compares with, addresses among them.
+    pub values: Vec<Vec<u8>>,
 }
 
 /// One step of a transaction.
@@ -115,6 +119,8 @@ pub enum Change {
     Remove(Set, Vec<u8>),
     /// Removes a rule by its handle.
     RemoveRule(Table, Rule),
+    /// Empties and removes a chain that nobody jumps to any more.
+    RemoveChain(Table, String),
 }
 
 /// A socket that speaks nftables, in the namespace where it was opened.

@@ -1,0 +1,225 @@
+//! Pods that the reference's plugins wired before a node changed to ours: found by what
+//! prevResult and the store tell, and taken down with all that belongs to them.
+
+use ipnetwork::IpNetwork;
+
+use super::{Host, container};
+use crate::cni::request::{Attachment, Request};
+use crate::cni::result::{AddResult, Interface};
+use crate::cni::{ContainerId, IfName, NetworkName, Result};
+use crate::ipam::store::Stale;
+use crate::kernel::link::{Link, Which};
+use crate::kernel::netns::Netns;
+use crate::kernel::nft::expr::address_bytes;
+use crate::kernel::nft::{Change, Nft, Rule};
+use crate::kernel::{Refusal, RouteSocket, address, link};
+use crate::plan::reference::{
+    MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places, masquerade_network,
+};
+
+/// The host end that a result names: on the host, and not the bridge.
+pub fn promised_host_end<'a>(
+    promised: &'a AddResult,
+    bridge: Option<&IfName>,
+) -> Option<&'a Interface> {
+    promised.interfaces.iter().find(|interface| {
+        let is_bridge = bridge.is_some_and(|bridge| interface.name == bridge.as_str());
+        interface.sandbox.is_empty() && !is_bridge && !interface.mac.is_empty()
+    })
+}
+
+/// Removes the link of an attachment that is not ours: the host end that prevResult names, if
+/// its MAC is still that one; without prevResult the interface in the namespace, only if it
+/// has an address that the store gives to this container.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn remove_link(
+    host: &mut Host,
+    request: &Request,
+    bridge: Option<&IfName>,
+    held: &[IpNetwork],
+) -> Result<()> {
+    match &request.network.prev_result {
+        Some(promised) => match promised_host_end(promised, bridge) {
+            Some(interface) => remove_named(&mut host.socket, interface),
+            None => Ok(()),
+        },
+        None => remove_inside(host, request, held),
+    }
+}
+
+fn remove_named(socket: &mut RouteSocket, interface: &Interface) -> Result<()> {
+    let Ok(name) = IfName::parse(&interface.name) else {
+        return Ok(());
+    };
+    let attempt = || format!("remove the host end {name} that prevResult names");
+    let found =
+        link::get(socket, Which::Name(&name)).map_err(|refusal| refusal.during(attempt()))?;
+    let same = |found: &Link| {
+        let mac = found.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        found.kind == "veth" && interface.mac.eq_ignore_ascii_case(&mac)
+    };
+    match found.filter(same) {
+        Some(found) => {
+            link::delete(socket, found.index).map_err(|refusal| refusal.during(attempt()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn remove_inside(host: &Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
+    // A path that leads nowhere, or to the host, has nothing of the container.
+    let Some(Ok(netns)) = request.netns.as_deref().map(Netns::open) else {
+        return Ok(());
+    };
+    if netns.is_same(&host.netns).unwrap_or(true) {
+        return Ok(());
+    }
+    let name = &request.attachment.ifname;
+    let attempt = || format!("remove {name} in {}", netns.path().display());
+    let mut inside = netns.enter(&host.netns, container::open)?;
+    let found =
+        link::get(&mut inside, Which::Name(name)).map_err(|refusal| refusal.during(attempt()))?;
+    let Some(found) = found.filter(|found| found.kind == "veth") else {
+        return Ok(());
+    };
+    let addresses =
+        address::of_link(&mut inside, found.index).map_err(|refusal| refusal.during(attempt()))?;
+    let holds = addresses
+        .iter()
+        .any(|has| held.iter().any(|given| given.ip() == has.ip()));
+    if holds {
+        link::delete(&mut inside, found.index).map_err(|refusal| refusal.during(attempt()))?;
+    }
+    Ok(())
+}
+
+/// Says so on stderr when the kernel has rules that only the old iptables can see and change:
+/// the reference's chains may be among them.
+pub fn warn_of_old_iptables(chains: &[Place]) {
+    let tables = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
+    if tables.lines().any(|table| table == "nat") {
+        let chains: Vec<_> = chains
+            .iter()
+            .flat_map(|place| &place.own_chains)
+            .map(String::as_str)
+            .collect();
+        eprintln!(
+            "pausenet: warning: iptables-legacy is in use; of a plugin before us, its chains {} may be left",
+            chains.join(", ")
+        );
+    }
+}
+
+/// Removes what rules the reference's plugins made in these places.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn remove_rules(places: &[Place]) -> Result<()> {
+    remove(|nft| {
+        let mut changes = Vec::new();
+        for place in places {
+            // Chain by chain: a table of iptables may have thousands of others.
+            let mut rules = Vec::new();
+            let own = place.own_chains.iter().map(String::as_str);
+            for chain in place.chains.iter().copied().chain(own) {
+                rules.extend(nft.rules(place.table, Some(chain))?);
+            }
+            changes.extend(removals(place, rules));
+        }
+        Ok(changes)
+    })
+}
+
+/// Whether a plugin before us has made rules in one of these places.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn has_rules(places: &[Place]) -> Result<bool> {
+    let attempt = "look for the rules of a plugin before us";
+    let mut nft = Nft::open().map_err(|err| Refusal::from(err).during(attempt))?;
+    for place in places {
+        for chain in place.chains {
+            let rules = nft
+                .rules(place.table, Some(chain))
+                .map_err(|refusal| refusal.during(attempt))?;
+            if rules.iter().any(|rule| place.has(rule)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn removals(place: &Place, rules: Vec<Rule>) -> Vec<Change> {
+    // A chain is there if it has a rule, and chains of the reference are never empty.
+    let there = |chain: &&String| rules.iter().any(|rule| rule.chain == **chain);
+    let chains: Vec<_> = place.own_chains.iter().filter(there).cloned().collect();
+    let mut changes: Vec<_> = rules
+        .into_iter()
+        .filter(|rule| place.has(rule))
+        .map(|rule| Change::RemoveRule(place.table, rule))
+        .collect();
+    changes.extend(
+        chains
+            .into_iter()
+            .map(|chain| Change::RemoveChain(place.table, chain)),
+    );
+    changes
+}
+
+/// Removes the masquerade rules of a network's attachments that are not among `valid`, and all
+/// rules of those `stale` ones whose addresses are still known.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> Result<()> {
+    let start = masquerade_network(network.as_str());
+    let of_nobody = |rule: &Rule| {
+        rule.comment.starts_with(&start)
+            && !valid
+                .iter()
+                .any(|valid| is_masquerade_of(&rule.comment, valid))
+    };
+    // A container's port rules tell no network: only one that leads to its address here is ours
+    // to remove.
+    let leads_nowhere = |rule: &Rule| {
+        stale.iter().any(|stale| {
+            rule.comment == stale.container && rule.values.contains(&address_bytes(stale.ip))
+        })
+    };
+    remove(|nft| {
+        let (table, chain) = MASQUERADE;
+        let mut rules: Vec<_> = nft
+            .rules(table, Some(chain))?
+            .into_iter()
+            .filter(|rule| of_nobody(rule))
+            .map(|rule| Change::RemoveRule(table, rule))
+            .collect();
+        for table in PORTS {
+            for chain in PORT_CHAINS.iter().filter(|_| !stale.is_empty()) {
+                let found = nft.rules(table, Some(chain))?.into_iter();
+                let found = found.filter(|rule| leads_nowhere(rule));
+                rules.extend(found.map(|rule| Change::RemoveRule(table, rule)));
+            }
+        }
+        Ok(rules)
+    })?;
+    let attachment = |stale: &Stale| {
+        Some(Attachment {
+            network: network.clone(),
+            container: ContainerId::parse(&stale.container).ok()?,
+            ifname: IfName::parse(&stale.ifname).ok()?,
+        })
+    };
+    let attachments = stale.iter().filter_map(attachment);
+    let places: Vec<_> = attachments
+        .flat_map(|attachment| link_places(&attachment))
+        .collect();
+    remove_rules(&places)
+}
+
+fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>) -> Result<()> {
+    super::rules::remove("remove the rules of a plugin before us", find).map(drop)
+}

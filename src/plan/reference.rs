@@ -1,0 +1,208 @@
+//! Where the reference's plugins keep what they made for an attachment, so that pods which they
+//! wired can be taken down by ours (pure: names and comments only).
+//!
+//! Their nftables backends make a rule for each attachment, with a comment that says whose it
+//! is; their iptables backends a chain, whose name says it. Hashes are SHA-512 in hexadecimal.
+
+use sha2::{Digest, Sha512};
+
+use crate::cni::request::Attachment;
+use crate::kernel::nft::{Family, Rule, Table};
+
+/// Rules of the reference that have a comment: the table, its chains, and the comment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub table: Table,
+    pub chains: &'static [&'static str],
+    pub comment: Comment,
+    /// Chains that are the attachment's own, and go with the rules that jump to them.
+    pub own_chains: Vec<String>,
+}
+
+/// How a comment tells its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Comment {
+    Is(String),
+    StartsWith(String),
+    /// None: the rule's jump to one of the own chains tells.
+    ByJump,
+}
+
+impl Place {
+    /// True for a rule of the attachment's.
+    pub fn has(&self, rule: &Rule) -> bool {
+        let chain = self.chains.contains(&rule.chain.as_str());
+        chain
+            && match &self.comment {
+                Comment::Is(comment) => rule.comment == *comment,
+                Comment::StartsWith(start) => rule.comment.starts_with(start),
+                Comment::ByJump => rule.jumps.iter().any(|jump| self.own_chains.contains(jump)),
+            }
+    }
+}
+
+fn table(family: Family, name: &'static str) -> Table {
+    Table { family, name }
+}
+
+/// The table of the reference's masquerade with nftables, and the chain with a rule for each
+/// attachment.
+pub const MASQUERADE: (Table, &str) = (
+    Table {
+        family: Family::Inet,
+        name: "cni_plugins_masquerade",
+    },
+    "masq_checks",
+);
+
+/// The tables of the reference's port mappings with nftables.
+pub const PORTS: [Table; 2] = [
+    Table {
+        family: Family::Ipv4,
+        name: "cni_hostport",
+    },
+    Table {
+        family: Family::Ipv6,
+        name: "cni_hostport",
+    },
+];
+
+/// The chains in [`PORTS`] that have rules for each attachment.
+pub const PORT_CHAINS: &[&str] = &["hostports", "hostip_hostports", "masquerading"];
+
+/// Every place where rules of the link may be: masquerade and the guard against forged MACs.
+pub fn link_places(attachment: &Attachment) -> Vec<Place> {
+    let Attachment {
+        network,
+        container,
+        ifname,
+    } = attachment;
+    let id = format!("{container}-{ifname}");
+    let mut places = vec![
+        Place {
+            table: MASQUERADE.0,
+            chains: &[MASQUERADE.1],
+            comment: Comment::StartsWith(masquerade_comment(attachment)),
+            own_chains: Vec::new(),
+        },
+        Place {
+            table: table(Family::Bridge, "nat"),
+            chains: &["PREROUTING"],
+            comment: Comment::Is(format!("macspoofchk-{id}")),
+            // The second is jumped to from the first, so it goes after it.
+            own_chains: vec![
+                format!("cni-br-iface-{id}"),
+                format!("cni-br-iface-{id}-mac"),
+            ],
+        },
+    ];
+    places.extend(iptables(
+        &["POSTROUTING"],
+        &[chain_name("", network.as_str(), container.as_str())],
+    ));
+    places
+}
+
+/// Every place where rules of port mappings may be.
+pub fn port_places(attachment: &Attachment) -> Vec<Place> {
+    let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
+    let mut places: Vec<_> = PORTS
+        .into_iter()
+        .map(|table| Place {
+            table,
+            chains: PORT_CHAINS,
+            comment: Comment::Is(container.to_owned()),
+            own_chains: Vec::new(),
+        })
+        .collect();
+    let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
+    places.extend(iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains));
+    places
+}
+
+fn iptables(chains: &'static [&'static str], own: &[String]) -> [Place; 2] {
+    [Family::Ipv4, Family::Ipv6].map(|family| Place {
+        table: table(family, "nat"),
+        chains,
+        comment: Comment::ByJump,
+        own_chains: own.to_vec(),
+    })
+}
+
+/// What the comment of an attachment's masquerade rule starts with.
+fn masquerade_comment(attachment: &Attachment) -> String {
+    let Attachment {
+        network,
+        container,
+        ifname,
+    } = attachment;
+    let instance = hash(&format!("{ifname}:{container}"), 16);
+    format!("{}{instance},", masquerade_network(network.as_str()))
+}
+
+/// What the comments of all of a network's masquerade rules start with.
+pub fn masquerade_network(network: &str) -> String {
+    format!("{}-", hash(network, 16))
+}
+
+/// Whether a comment is that of an attachment's masquerade rule.
+pub fn is_masquerade_of(comment: &str, attachment: &Attachment) -> bool {
+    comment.starts_with(&masquerade_comment(attachment))
+}
+
+/// The chain of a network's container, 28 characters long.
+fn chain_name(prefix: &str, network: &str, container: &str) -> String {
+    let start = format!("CNI-{prefix}");
+    let letters = 28 - start.len();
+    start + &hash(&format!("{network}{container}"), letters)
+}
+
+fn hash(text: &str, letters: usize) -> String {
+    let digest = Sha512::digest(text.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex[..letters].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::{ContainerId, IfName, NetworkName};
+
+    fn attachment() -> Attachment {
+        Attachment {
+            network: NetworkName::parse("r").unwrap(),
+            container: ContainerId::parse("ref0").unwrap(),
+            ifname: IfName::parse("eth0").unwrap(),
+        }
+    }
+
+    /// Seen in an error message of the reference for this network and container.
+    #[test]
+    fn chain_names_are_those_of_the_reference() {
+        assert_eq!(chain_name("", "r", "ref0"), "CNI-58a2ceafa43ff34931e37f62");
+        assert_eq!(chain_name("DN-", "r", "ref0").len(), 28);
+    }
+
+    #[test]
+    fn an_attachment_s_rule_is_not_its_neighbour_s() {
+        let mine = attachment();
+        let other = Attachment {
+            ifname: IfName::parse("eth1").unwrap(),
+            ..attachment()
+        };
+        let rule = Rule {
+            chain: "masq_checks".into(),
+            handle: 1,
+            comment: format!("{} net: r, if: eth0, id: ref0", masquerade_comment(&mine)),
+            jumps: Vec::new(),
+            values: Vec::new(),
+        };
+        assert!(link_places(&mine)[0].has(&rule));
+        assert!(!link_places(&other)[0].has(&rule));
+        let elsewhere = Rule {
+            chain: "postrouting".into(),
+            ..rule
+        };
+        assert!(!link_places(&mine)[0].has(&elsewhere));
+    }
+}
