@@ -18,9 +18,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lab/lib.sh"
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 # What no test can do without: a linker for Rust, and the tools that the tests themselves call.
-NEEDED=(gcc libc6-dev iproute2 iputils-ping mount util-linux strace)
+NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
 # What tests of single clients and peers use; without it (and without root) they are skipped.
-LAB=(iptables nftables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
+LAB=(iptables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
     debian-archive-keyring xz-utils dpkg-dev)
 
 packages() {

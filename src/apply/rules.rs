@@ -166,11 +166,19 @@ pub fn ready() -> Result<()> {
 /// # Errors
 /// Code 101 when the kernel refuses.
 pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Result<bool> {
-    let owner = alias(&request.attachment);
     match keys(request, addresses, mac) {
-        Some(keys) => release_keys(&owner, &keys),
-        None => release_where(|found| found.owner == owner),
+        Some(keys) => release_keys(&alias(&request.attachment), &keys),
+        None => release_all(&request.attachment),
     }
+}
+
+/// Removes every element of an attachment, wherever it is. True when there was one.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn release_all(attachment: &Attachment) -> Result<bool> {
+    let owner = alias(attachment);
+    release_where(|found| found.owner == owner)
 }
 
 /// Removes elements of `owner` under these keys. True when there was one.

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::container::route_request;
-use super::{Host, SETTLE_LIMIT, container};
+use super::{Host, SETTLE_LIMIT, container, rules};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
@@ -34,6 +34,9 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
     {
         if !clear_debris(&mut host.socket, &plan.attachment)? {
             return Err(name_taken(&plan.attachment, netns));
+        }
+        if !plan.rules.is_empty() {
+            rules::release_all(&plan.attachment)?;
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }

@@ -118,6 +118,10 @@ impl Socket {
     where
         T: NetlinkSerializable + NetlinkDeserializable,
     {
+        if requests.is_empty() {
+            // The kernel refuses to be told nothing (ENODATA).
+            return Ok(Vec::new());
+        }
         let first = self.sequence.wrapping_add(1);
         let silent: Vec<bool> = requests.iter().map(|(_, flags)| *flags == SILENT).collect();
         let mut bytes = Vec::with_capacity(1024);
