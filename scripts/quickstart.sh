@@ -89,9 +89,10 @@ no_place() {
 title() { printf '\n%s== %s ==%s\n' "$bold" "$*" "$plain"; }
 tell() { printf '%s\n' "$*"; }
 
-# shown COMMAND...: prints the command, and runs it.
+# shown [exec] COMMAND...: prints the command, and runs it.
 shown() {
-    printf '%s$ %s%s\n' "$bold" "$*" "$plain"
+    local text="$*"
+    printf '%s$ %s%s\n' "$bold" "${text#exec }" "$plain"
     "$@"
 }
 
@@ -101,9 +102,14 @@ expect() {
     printf '%sok%s  %s: %s\n' "$green" "$plain" "$1" "$3"
 }
 
-# A child of this shell has ended.
-expect_dead() {
-    ! kill -0 "$1" 2>/dev/null || die "FAILED: process $1 still lives"
+# expect_end PID
+expect_end() {
+    local _
+    for _ in {1..100}; do
+        [[ -e /proc/$1/ns/net ]] || return 0 # a zombie has no namespaces
+        sleep 0.05
+    done
+    die "FAILED: process $1 still lives"
 }
 
 inside() {
@@ -155,7 +161,7 @@ in_b() {
     local answer
     printf '%s; printf "\\0"\n' "$1" >&"$b_in"
     IFS= read -r -d '' -t 20 -u "$b_out" answer || die "FAILED: member B does not answer"
-    printf '%s' "$answer"
+    printf '%s' "${answer%$'\n'}"
 }
 
 # ask HOST PORT: a command for in_b that connects (again and again while nobody listens yet) and
@@ -177,42 +183,45 @@ show() {
     tell "$result"
     pauses+=("$(field pause <<<"$result")")
     db_address=$(field address <<<"$result")
-    [[ $address == 10.88.* && $db_address == 10.88.* && $address != "$db_address" ]] ||
+    [[ $address == 10.77.* && $db_address == 10.77.* && $address != "$db_address" ]] ||
         die "FAILED: the pods' addresses are \"$address\" and \"$db_address\""
 
     title "Two processes join pod web"
     tell "A answers on 127.0.0.1:8080 with the address and MAC of its eth0; B is a shell, at work in"
     tell "the pod until the end."
     write_eth0
-    shown pausectl pod exec web -- socat TCP-LISTEN:8080,bind=127.0.0.1,reuseaddr,fork EXEC:/run/bin/eth0 &
+    shown exec pausectl pod exec web -- socat TCP-LISTEN:8080,bind=127.0.0.1,reuseaddr,fork EXEC:/run/bin/eth0 &
     member_a=$!
-    coproc B { pausectl pod exec web -- bash; }
+    disown "$member_a" # its end is no news to bash
+    coproc B { exec pausectl pod exec web -- bash; }
+    disown "$B_PID"
     exec {b_out}<&"${B[0]}" {b_in}>&"${B[1]}" # bash keeps its own two from subshells
     expect "eth0 of B, as the CNI result has it" "$address $mac" "$(in_b eth0)"
     expect "eth0 of A, which told B over 127.0.0.1" "$address $mac" "$(in_b "$(ask 127.0.0.1 8080)")"
 
     title "From one pod to the other"
-    pausectl pod exec db -- socat TCP-LISTEN:5432,reuseaddr,fork EXEC:/run/bin/eth0 &
+    shown exec pausectl pod exec db -- socat TCP-LISTEN:5432,reuseaddr,fork EXEC:/run/bin/eth0 &
+    disown $!
     result=$(in_b "$(ask "${db_address%/*}" 5432)")
     expect "B in web asks db at ${db_address%/*}" "$db_address" "${result% *}"
     shown pausectl pod ls
 
     title "A dies (kill -9), the network stays"
     kill -KILL "$member_a"
-    wait "$member_a" 2>/dev/null || true
-    expect_dead "$member_a"
+    expect_end "$member_a"
+    expect "127.0.0.1:8080 in the pod" "nobody there" \
+        "$(in_b '(: <>/dev/tcp/127.0.0.1/8080) 2>/dev/null && echo A || echo nobody there')"
     expect "eth0 of B" "$address $mac" "$(in_b eth0)"
     result=$(in_b "$(ask "${db_address%/*}" 5432)")
     expect "B in web asks db again" "$db_address" "${result% *}"
 
     title "Away with it"
     shown pausectl pod rm --force web db
-    wait 2>/dev/null || true # for the members, which --force has ended
     expect "pods" "no pods" "$(pausectl pod ls)"
     expect "veths on the host" 0 "$(ip -o link show type veth | wc -l)"
     expect "addresses in the store" 0 "$(find /var/lib/cni/networks -name '10.*' | wc -l)"
     for pid in "${pauses[@]}"; do
-        [[ ! -e /proc/$pid/ns/net ]] || die "FAILED: pause process $pid still lives"
+        expect_end "$pid"
     done
     title "All of it was as promised"
     tell "Next: README.md, and $bin/pausectl --help"

@@ -41,7 +41,9 @@ pub fn lock(pod: &PodName) -> Result<Lock> {
 pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
     let links = link::list(socket).map_err(|refusal| refusal.during("list the host's links"))?;
     let ours = |link: Link| match Owner::of(link.alias.as_deref()) {
-        Owner::Attachment(attachment) if attachment.container == pod.container_id() => {
+        Owner::Attachment(attachment)
+            if attachment.container == pod.container_id() && link.kind == "veth" =>
+        {
             Some((link, attachment))
         }
         _ => None,

@@ -2,21 +2,30 @@
 
 use ipnetwork::IpNetwork;
 
-use super::SETTLE_LIMIT;
+use super::{SETTLE_LIMIT, vlan};
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{AddressChange, BridgePlan, bridge_addresses};
 
+/// The bridge, and where its gateway addresses are.
+#[derive(Debug)]
+pub struct Bridge {
+    pub link: Link,
+    /// The host's interface in a VLAN, if the gateways are in one; None: on the bridge itself.
+    pub gateway: Option<Link>,
+}
+
 /// Sees to it that the bridge exists and is as planned.
 ///
 /// # Errors
 /// Code 7 when the name belongs to something else, or another address is in a gateway's way;
 /// 5 and 101 when the kernel refuses something.
-pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
+pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
     let name = &plan.name;
     let present = find(socket, plan)?;
+    let made = present.is_none();
     let bridge = match present {
         Some(bridge) => bridge,
         None => create(socket, plan)?,
@@ -36,16 +45,34 @@ pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
         )
         .hint("give the config another \"bridge\" name, or remove the link"));
     }
+    if plan.vlans.is_some() {
+        vlan::require_filtering(socket, &bridge, made)?;
+    }
     // Routes on this link are ours to give.
     Sysctl::AcceptRa(name).set_if_there("0")?;
     if !bridge.up || (plan.promiscuous && !bridge.promiscuous) {
         link::set_up(socket, bridge.index, plan.promiscuous)
             .map_err(|refusal| refusal.during(format!("switch on bridge {name}")))?;
     }
-    if !plan.gateways.is_empty() {
-        ensure_gateways(socket, plan, &bridge)?;
+    if plan.gateways.is_empty() {
+        return Ok(Bridge {
+            link: bridge,
+            gateway: None,
+        });
     }
-    Ok(bridge)
+    let gateway = match plan
+        .vlans
+        .as_ref()
+        .and_then(|vlans| Some((vlans.own?, vlans.keep_default)))
+    {
+        Some((vid, keep)) => Some(vlan::gateway_link(socket, &bridge, vid, keep)?),
+        None => None,
+    };
+    ensure_gateways(socket, plan, gateway.as_ref().unwrap_or(&bridge))?;
+    Ok(Bridge {
+        link: bridge,
+        gateway,
+    })
 }
 
 fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
@@ -57,9 +84,19 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     let name = &plan.name;
     let mac = MacAddr::random()
         .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
-    match link::create_bridge(socket, name, mac, plan.mtu, plan.promiscuous) {
+    match link::create_bridge(
+        socket,
+        name,
+        mac,
+        plan.mtu,
+        plan.promiscuous,
+        plan.vlans.is_some(),
+    ) {
         // Another ADD was faster.
         Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
+        Err(refusal) if plan.vlans.is_some() && refusal.is(rustix::io::Errno::OPNOTSUPP) => {
+            return Err(vlan::no_filtering());
+        }
         outcome => outcome.map_err(|refusal| refusal.during(format!("create bridge {name}")))?,
     }
     // While its link-local address is being probed, a second or two after the first port, the
@@ -73,29 +110,29 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     })
 }
 
-fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, bridge: &Link) -> Result<()> {
-    let name = &plan.name;
-    let present = address::of_link(socket, bridge.index)
-        .map_err(|refusal| refusal.during(format!("list the addresses of bridge {name}")))?;
+fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Result<()> {
+    let name = &on.name;
+    let present = address::of_link(socket, on.index)
+        .map_err(|refusal| refusal.during(format!("list the addresses of {name}")))?;
     let changes = bridge_addresses(&present, &plan.gateways, plan.force_address).map_err(|have| {
         Error::new(
             Code::InvalidConfig,
-            format!("bridge {name} has address {have}, which is not the gateway's"),
+            format!("{name} has address {have}, which is not the gateway's"),
         )
         .hint("give the network a bridge of its own, or set \"forceAddress\" to replace the address")
     })?;
     for change in &changes {
         match *change {
-            AddressChange::Remove(have) => address::remove(socket, bridge.index, have)
-                .map_err(|refusal| refusal.during(format!("remove {have} from bridge {name}")))?,
+            AddressChange::Remove(have) => address::remove(socket, on.index, have)
+                .map_err(|refusal| refusal.during(format!("remove {have} from {name}")))?,
             AddressChange::Add(gateway) => {
-                let (message, flags) = address::add_request(bridge.index, gateway, address::PLAIN);
+                let (message, flags) = address::add_request(on.index, gateway, address::PLAIN);
                 match socket.request(message, flags) {
                     // Another ADD was faster.
                     Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
                     outcome => {
                         outcome.map_err(|refusal| {
-                            refusal.during(format!("add {gateway} to bridge {name}"))
+                            refusal.during(format!("add {gateway} to {name}"))
                         })?;
                     }
                 }
@@ -110,9 +147,9 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, bridge: &Link) -
         .map_err(|refusal| refusal.during(format!("wait for the IPv6 addresses of {name}")))?;
     // A bridge whose MAC nobody has set takes the lowest of its ports', and containers would
     // lose their gateway whenever that changes. Setting it to what it is makes it stay.
-    if let Some(mac) = bridge.mac.filter(|_| !changes.is_empty()) {
-        link::set_mac(socket, bridge.index, mac)
-            .map_err(|refusal| refusal.during(format!("keep the MAC of bridge {name}")))?;
+    if let Some(mac) = on.mac.filter(|_| !changes.is_empty()) {
+        link::set_mac(socket, on.index, mac)
+            .map_err(|refusal| refusal.during(format!("keep the MAC of {name}")))?;
     }
     Ok(())
 }

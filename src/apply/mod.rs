@@ -4,16 +4,19 @@
 //! bridge, forwarding) is made when missing and never undone; what belongs to one attachment is
 //! its veth pair, and goes with it.
 
+mod bandwidth;
 mod bridge;
 mod container;
 mod ports;
 pub mod rules;
 mod verify;
 mod veth;
+mod vlan;
 
 use std::path::Path;
 use std::time::Duration;
 
+pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::open_ways;
 pub use verify::verify;
@@ -24,7 +27,7 @@ use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Refusal, RouteSocket, link};
+use crate::kernel::{Refusal, RouteSocket};
 use crate::plan::{Families, Plan};
 
 /// Where the locks of attachments are.
@@ -80,8 +83,10 @@ impl Host {
 #[derive(Debug)]
 pub struct Attached {
     /// None in mode ptp.
-    pub bridge: Option<Link>,
+    pub bridge: Option<Bridge>,
     pub host_end: Link,
+    /// The detour of what the container sends, if that is limited.
+    pub ifb: Option<Link>,
 }
 
 /// Makes the plan so. On failure everything that belongs to this attachment is undone.
@@ -95,13 +100,18 @@ pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
         None => None,
     };
     forward(plan.forward)?;
-    let host_end = veth::create(host, netns, plan, bridge.as_ref())?;
-    match wire(host, netns, plan, &host_end, bridge.as_ref()) {
-        Ok(host_end) => Ok(Attached { bridge, host_end }),
+    let switch = bridge.as_ref().map(|bridge| &bridge.link);
+    let host_end = veth::create(host, netns, plan, switch)?;
+    match wire(host, netns, plan, &host_end, switch) {
+        Ok((host_end, ifb)) => Ok(Attached {
+            bridge,
+            host_end,
+            ifb,
+        }),
         Err(err) => {
             // A failure here adds nothing that the reader could use: what is left has no
             // alias, so the next ADD or DEL takes it for the debris that it is.
-            let _ = link::delete(&mut host.socket, host_end.index);
+            let _ = veth::remove(&mut host.socket, &plan.attachment);
             Err(err)
         }
     }
@@ -114,7 +124,7 @@ fn wire(
     plan: &Plan,
     host_end: &Link,
     bridge: Option<&Link>,
-) -> Result<Link> {
+) -> Result<(Link, Option<Link>)> {
     let container_index = host_end.peer.ok_or_else(|| {
         Error::new(
             Code::Internal,
@@ -122,11 +132,28 @@ fn wire(
         )
     })?;
     Sysctl::AcceptRa(&plan.host.name).set_if_there("0")?;
+    if plan.bridge.is_none() {
+        // While its link-local address is being probed, the host could not ask for the
+        // container's MAC, and nothing routed would reach it by IPv6.
+        Sysctl::AcceptDad(&plan.host.name).set_if_there("0")?;
+    }
     let inside = container::configure(host, netns, plan, container_index)?;
     veth::route(&mut host.socket, plan, host_end)?;
+    let vlans = plan
+        .bridge
+        .as_ref()
+        .and_then(|bridge| bridge.vlans.as_ref());
+    if let (Some(vlans), Some(bridge)) = (vlans, bridge) {
+        vlan::join(&mut host.socket, bridge, host_end, vlans)?;
+    }
+    let ifb = match &plan.bandwidth {
+        Some(limits) => bandwidth::limit(&mut host.socket, &plan.attachment, limits, host_end)?,
+        None => None,
+    };
     claim(host, plan)
         .and_then(|()| container::settle(host, netns, plan, container_index, inside))
         .and_then(|()| veth::finish(&mut host.socket, plan, bridge, host_end))
+        .map(|host_end| (host_end, ifb))
         .inspect_err(|_| {
             let owner = crate::plan::alias(&plan.attachment);
             let wishes = plan.rules.iter();

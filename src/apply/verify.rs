@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Host, container, host_end};
+use super::{Host, bandwidth, container, host_end};
 use crate::cni::request::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation, Request};
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{Code, Error, IfName, Result};
@@ -28,6 +28,9 @@ pub fn verify(
     let port = host_end_of(host, request, promised, &end)?;
     if let Some(LinkConf::Bridge(conf)) = &request.network.link {
         bridge_side(host, conf, promised, &port)?;
+    }
+    if let Some(limits) = &request.network.bandwidth {
+        bandwidth::verify(&mut host.socket, &request.attachment, limits, &port)?;
     }
     let promised_end = promised
         .interfaces

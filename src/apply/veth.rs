@@ -9,7 +9,7 @@ use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link};
-use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name};
+use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name, ifb_name};
 
 /// Makes the pair. Debris of a killed ADD that is in the way is removed first.
 ///
@@ -88,11 +88,7 @@ fn name_taken(attachment: &Attachment, netns: &Netns) -> Error {
 /// Code 101 when the kernel refuses.
 pub fn host_end(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
     let link = look_up(socket, attachment)?;
-    Ok(link.filter(|link| match Owner::of(link.alias.as_deref()) {
-        Owner::Attachment(owner) => owner == *attachment,
-        Owner::Nobody => is_half_made(link),
-        Owner::Foreign(_) => false,
-    }))
+    Ok(link.filter(|link| is_of(link, attachment)))
 }
 
 fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
@@ -103,7 +99,8 @@ fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<L
 
 /// A link with our mark that never got its alias.
 fn is_half_made(link: &Link) -> bool {
-    link.alias.is_none() && link.group == LINK_GROUP && link.kind == "veth"
+    let ours = matches!(link.kind.as_str(), "veth" | "ifb");
+    link.alias.is_none() && link.group == LINK_GROUP && ours
 }
 
 /// Removes what a killed ADD of this attachment left. True when there was something. The
@@ -118,9 +115,7 @@ pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result
     let exists = |msg: String| Error::new(Code::InterfaceExists, msg);
     match Owner::of(found.alias.as_deref()) {
         Owner::Nobody if is_half_made(&found) => {
-            link::delete(socket, found.index).map_err(|refusal| {
-                refusal.during(format!("remove the half-made {}", found.name))
-            })?;
+            remove(socket, attachment)?;
             Ok(true)
         }
         Owner::Attachment(owner) if owner == *attachment => Err(exists(format!(
@@ -141,15 +136,38 @@ pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result
     }
 }
 
-/// Removes the attachment's pair, if it is there and the attachment's.
+/// Removes the attachment's links, as far as they are there and the attachment's: the pair,
+/// and the IFB of one whose bandwidth is limited.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
 pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<()> {
-    match host_end(socket, attachment)? {
-        Some(found) => link::delete(socket, found.index)
-            .map_err(|refusal| refusal.during(format!("remove the host end {}", found.name))),
-        None => Ok(()),
+    let (host_end, ifb) = (host_end_name(attachment), ifb_name(attachment));
+    let attempt = || format!("look up {host_end} and {ifb}");
+    let requests = [&host_end, &ifb].map(|name| link::get_request(Which::Name(name)));
+    let answers = socket
+        .exchange(requests.into())
+        .map_err(|err| crate::kernel::Refusal::from(err).during(attempt()))?;
+    for answer in answers {
+        let found = match answer {
+            Ok(messages) => link::first(messages).filter(|link| is_of(link, attachment)),
+            Err(refusal) if refusal.is(rustix::io::Errno::NODEV) => None,
+            Err(refusal) => return Err(refusal.during(attempt())),
+        };
+        if let Some(found) = found {
+            link::delete(socket, found.index)
+                .map_err(|refusal| refusal.during(format!("remove {}", found.name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// True when a link is the attachment's, whole or half made.
+pub fn is_of(link: &Link, attachment: &Attachment) -> bool {
+    match Owner::of(link.alias.as_deref()) {
+        Owner::Attachment(owner) => owner == *attachment,
+        Owner::Nobody => is_half_made(link),
+        Owner::Foreign(_) => false,
     }
 }
 

@@ -205,6 +205,7 @@ pub struct RuntimeConfig {
     pub ips: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ip_ranges: Vec<Vec<Range>>,
+    pub bandwidth: Option<super::bandwidth::BandwidthKeys>,
 }
 
 /// Reads stdin's bytes, as whichever keys are wanted.

@@ -7,6 +7,7 @@
 //! Source of every rule: the CNI specification, version 1.1.0.
 
 pub mod args;
+pub mod bandwidth;
 pub mod config;
 pub mod delegate;
 pub mod env;

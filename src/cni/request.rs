@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::args::RequestedIp;
+use super::bandwidth::Bandwidth;
 use super::config::{self, LinkKeys, NetConf, Range, ValidAttachment};
 use super::env::{Environment, Verb};
 use super::ports::PortsConf;
@@ -53,6 +54,8 @@ pub struct Network {
     pub masquerade: bool,
     /// None: no port of the host leads to the container.
     pub ports: Option<PortsConf>,
+    /// None: no limit.
+    pub bandwidth: Option<Bandwidth>,
     /// None: layer 2 only, no address.
     pub ipam: Option<IpamConf>,
     /// Range sets of the capability `ipRanges`; they go before the config's own.
@@ -234,6 +237,11 @@ impl Network {
             _ => None,
         };
         let runtime = conf.runtime_config.as_ref();
+        let bandwidth = match runtime.and_then(|runtime| runtime.bandwidth.as_ref()) {
+            // Named as the reference's plugins, a limit is the plugin bandwidth's.
+            Some(keys) if mode == Mode::Configured => Bandwidth::new(keys)?,
+            _ => None,
+        };
         Ok(Self {
             name,
             version,
@@ -247,6 +255,7 @@ impl Network {
             },
             raw,
             link,
+            bandwidth,
             ipam,
             requested_ranges: runtime
                 .map(|runtime| runtime.ip_ranges.clone())

@@ -61,7 +61,10 @@ pub fn finish(outcome: Result<()>) -> ExitCode {
             complain(&err);
             ExitCode::from(2)
         }
-        Err(Stop::Interrupted(signal)) => ExitCode::from(128u8.wrapping_add(signal as u8)),
+        Err(Stop::Interrupted(signal)) => {
+            say("error", "31", &format!("stopped by signal {signal}"));
+            ExitCode::from(128u8.wrapping_add(signal as u8))
+        }
     }
 }
 

@@ -58,6 +58,11 @@ impl HostLocal {
         })
     }
 
+    /// The network's store.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Takes an address from each range set: all of them, or none.
     ///
     /// # Errors

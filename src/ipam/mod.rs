@@ -9,6 +9,8 @@ mod host_local;
 pub mod range;
 mod resolv_conf;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 

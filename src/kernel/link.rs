@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
@@ -38,6 +38,10 @@ pub struct Link {
     pub hairpin: bool,
     /// Of a bridge port.
     pub isolated: bool,
+    /// Of a bridge.
+    pub vlan_filtering: bool,
+    /// Of a bridge: the VLAN that new ports are in; 0 for none.
+    pub default_vlan: u16,
 }
 
 impl Link {
@@ -58,6 +62,8 @@ impl Link {
             group: 0,
             hairpin: false,
             isolated: false,
+            vlan_filtering: false,
+            default_vlan: 0,
         };
         for attribute in message.attributes {
             match attribute {
@@ -82,6 +88,16 @@ impl Link {
         for info in infos {
             match info {
                 LinkInfo::Kind(kind) => self.kind = kind.to_string(),
+                LinkInfo::Data(InfoData::Bridge(bridge)) => {
+                    self.vlan_filtering = bridge.contains(&InfoBridge::VlanFiltering(true));
+                    self.default_vlan = bridge
+                        .iter()
+                        .find_map(|info| match info {
+                            InfoBridge::VlanDefaultPvid(vid) => Some(*vid),
+                            _ => None,
+                        })
+                        .unwrap_or_default();
+                }
                 LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
                     self.hairpin = port.contains(&InfoBridgePort::HairpinMode(true));
                     self.isolated = port.contains(&InfoBridgePort::Isolated(true));
@@ -165,6 +181,7 @@ pub fn create_bridge(
     mac: MacAddr,
     mtu: Option<u32>,
     promiscuous: bool,
+    vlan_filtering: bool,
 ) -> Result<(), Refusal> {
     let mut message = LinkBridge::new(name.as_str()).address(mac.0.to_vec()).up();
     if let Some(mtu) = mtu {
@@ -172,6 +189,9 @@ pub fn create_bridge(
     }
     if promiscuous {
         message = message.promiscuous(true);
+    }
+    if vlan_filtering {
+        message = message.vlan_filtering(true);
     }
     socket.request(
         RouteNetlinkMessage::NewLink(message.build()),

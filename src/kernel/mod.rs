@@ -15,7 +15,9 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod route;
+pub mod shaping;
 pub mod sysctl;
 pub(crate) mod unsafe_calls;
+pub mod vlan;
 
 pub use netlink::{Refusal, RouteSocket};

@@ -40,6 +40,7 @@ pub fn plan(
         promiscuous: conf.frames == FrameMode::Promiscuous,
         gateways,
         force_address: conf.force_address,
+        vlans: conf.vlans.clone(),
     })
 }
 

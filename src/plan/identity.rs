@@ -43,6 +43,22 @@ pub fn host_end_name(attachment: &Attachment) -> IfName {
     IfName::parse(&format!("veth{name}")).expect("15 letters and digits")
 }
 
+/// The name of the attachment's IFB, if it has one: `ifb` and the same letters. It carries the
+/// same alias.
+pub fn ifb_name(attachment: &Attachment) -> IfName {
+    let host_end = host_end_name(attachment);
+    IfName::parse(&format!("ifb{}", &host_end.as_str()["veth".len()..])).expect("14 letters")
+}
+
+/// The name of the host end that a link of ours belongs to; its lock has that name.
+pub fn lock_name(link: &str) -> Option<IfName> {
+    let name = match link.strip_prefix("ifb") {
+        Some(letters) => format!("veth{letters}"),
+        None => link.to_owned(),
+    };
+    IfName::parse(&name).ok()
+}
+
 /// The alias of a whole attachment: `pausenet NETWORK CONTAINER INTERFACE`. None of the three
 /// contains a space, and their limits keep it within the kernel's (IFALIASZ less its NUL).
 pub fn alias(attachment: &Attachment) -> String {

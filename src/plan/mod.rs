@@ -9,14 +9,17 @@ mod ptp;
 pub mod rules;
 
 pub use bridge::{AddressChange, bridge_addresses};
-pub use identity::{Owner, alias, chained_alias, element_owner, host_end_name};
+pub use identity::{
+    Owner, alias, chained_alias, element_owner, host_end_name, ifb_name, lock_name,
+};
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use crate::cni::bandwidth::Bandwidth;
 use crate::cni::ports::PortsConf;
-use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request};
+use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request, VlanConf};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, IfName, MacAddr, Result};
 use crate::ipam::{Allocated, Allocation};
@@ -39,6 +42,8 @@ pub struct Plan {
     pub rules: Vec<rules::Wish>,
     /// Ports of the host that lead to the container.
     pub ports: Option<PortsConf>,
+    /// How much traffic the container may have.
+    pub bandwidth: Option<Bandwidth>,
     /// As they were configured, for the result; the container's own list has them filled in.
     pub routes: Vec<Route>,
     pub dns: Dns,
@@ -87,6 +92,8 @@ pub struct BridgePlan {
     pub gateways: Vec<IpNetwork>,
     /// Replace an address that is in a gateway's way.
     pub force_address: bool,
+    /// The VLANs that the container's port is in. The gateways are in its own.
+    pub vlans: Option<VlanConf>,
 }
 
 /// The host's end of the pair.
@@ -220,6 +227,7 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
         container,
         rules,
         ports: network.ports.clone(),
+        bandwidth: network.bandwidth,
         routes: allocation.routes,
         dns,
     })

@@ -87,9 +87,9 @@ impl Call<'_> {
                     Cut::Late => Error::new(
                         Code::TryAgainLater,
                         format!(
-                            "{} did not end within {} seconds and was killed",
+                            "{} did not end within {:?} and was killed",
                             self.program.display(),
-                            self.limit.as_secs()
+                            self.limit
                         ),
                     )
                     .hint("--timeout gives it more")
@@ -188,7 +188,7 @@ fn error_object(stdout: &[u8]) -> Option<Error> {
     }
     let wire: Wire = serde_json::from_slice(stdout).ok()?;
     let msg = format!("code {}: {}", wire.code, wire.msg);
-    Some(Error::new(Code::Internal, msg).hint(wire.details))
+    Some(Error::new(Code::from_number(wire.code), msg).hint(wire.details))
 }
 
 /// The next signal; without anybody to listen, never.

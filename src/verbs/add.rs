@@ -73,7 +73,7 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     clear_debris(&mut host.socket, &request.attachment)?;
     // Other plugins share the store: the addresses may be those of an interface of theirs.
     ensure_name_is_free(host, netns, &request.attachment)?;
-    ipam.release(&request.attachment)?;
+    super::del::undo(host, Some(ipam), request)?;
     match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
         Outcome::AlreadyHeld(_) => Err(Error::new(
@@ -97,9 +97,14 @@ fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
         sandbox: netns.path().display().to_string(),
         ..Interface::default()
     };
-    let mut interfaces: Vec<_> = attached.bridge.into_iter().map(on_host).collect();
+    let (bridge, gateway) = match attached.bridge {
+        Some(bridge) => (Some(bridge.link), bridge.gateway),
+        None => (None, None),
+    };
+    let mut interfaces: Vec<_> = bridge.into_iter().map(on_host).collect();
     interfaces.extend([on_host(attached.host_end), inside]);
     let index = interfaces.len() - 1;
+    interfaces.extend(gateway.into_iter().chain(attached.ifb).map(on_host));
     let ips = plan.container.addresses.iter().map(|given| IpConfig {
         interface: Some(index),
         address: given.address,

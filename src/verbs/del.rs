@@ -17,16 +17,24 @@ use crate::plan;
 pub fn run(request: &Request) -> Result<()> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
+    undo(&mut host, ipam.as_ref(), request)
+}
+
+/// Removes whatever there is of the attachment.
+///
+/// # Errors
+/// Codes 5 and 101, when something is left that could not be removed.
+pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
     remove(&mut host.socket, &request.attachment)?;
     if plan::rules::are_used(&request.network) {
         let promised = request.network.prev_result.as_ref();
         let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
-        rules::release(request, &addresses(request, ipam.as_ref())?, mac)?;
+        rules::release(request, &addresses(request, ipam)?, mac)?;
     }
-    if let Some(ipam) = ipam {
-        ipam.release(&request.attachment)?;
+    match ipam {
+        Some(ipam) => ipam.release(&request.attachment),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The attachment's addresses, from whoever still knows them.

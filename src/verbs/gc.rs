@@ -132,8 +132,7 @@ fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
 /// A half-made link is debris, whosever it was, unless its maker is still at work. Only its
 /// lock tells: so it is taken first, and the link looked at once more.
 fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<()> {
-    let Some(_lock) = IfName::parse(&found.name)
-        .ok()
+    let Some(_lock) = plan::lock_name(&found.name)
         .map(|name| try_lock(&name))
         .transpose()?
         .flatten()

@@ -24,11 +24,15 @@ pub struct Scene {
     neighbour: Container,
     victim: Container,
     before: State,
+    /// The rules of nftables that an ADD leaves, whoever makes them first.
+    rules: Vec<String>,
 }
 
 /// All that may not change.
 struct State {
     host: Snapshot,
+    /// Elements of nftables, each of which is somebody's.
+    elements: Vec<String>,
     neighbour: NetState,
     victim: NetState,
 }
@@ -48,13 +52,18 @@ impl Scene {
             link::wait_running(bridge.index, Duration::from_secs(10)).unwrap();
         }
         let before = State::read(&world, &neighbour, &victim, host);
-        Self {
+        call("ADD", "victim", &victim).run().ok();
+        let rules = nftables("rule");
+        let scene = Self {
             world,
             host,
             neighbour,
             victim,
             before,
-        }
+            rules,
+        };
+        scene.call("DEL").run().ok();
+        scene
     }
 
     /// A call about the pod that it happens to.
@@ -62,13 +71,13 @@ impl Scene {
         call(verb, "victim", &self.victim)
     }
 
-    /// Back to the beginning: on a fresh host as if nothing had ever been made.
+    /// Back to the beginning after a DEL: on a fresh host as if nothing had ever been made.
     pub fn reset(&self) {
-        self.call("DEL").run().ok();
         if self.host == Host::Fresh {
             if self.world.link("cni0").is_some() {
                 run("ip", ["link", "del", "cni0"]);
             }
+            run("nft", ["flush", "ruleset"]);
             for made in ["/run/pausenet", "/var/lib/cni"] {
                 if Path::new(made).exists() {
                     fs::remove_dir_all(made).unwrap();
@@ -88,7 +97,8 @@ impl Scene {
     #[track_caller]
     pub fn assert_whole(&self, result: &Value, after: &str) {
         let mut check = self.call("CHECK");
-        check = check.stdin(with(network(), json!({"prevResult": result})).to_string());
+        let config = with(network("victim"), json!({"prevResult": result}));
+        check = check.stdin(config.to_string());
         let verdict = check.run();
         assert!(verdict.0.status.success(), "{after}: {verdict:?}");
         let host = self.state().host;
@@ -100,6 +110,7 @@ impl Scene {
         let ours = |content: &Vec<u8>| content == b"victim\r\neth0";
         let reserved = host.store.values().filter(|content| ours(content)).count();
         assert_eq!(reserved, 2, "{after}: one address of each family");
+        assert_eq!(nftables("rule"), self.rules, "{after}: rules");
     }
 
     /// The host, the store and both pods are as before; but for the bridge, which may stay.
@@ -112,6 +123,7 @@ impl Scene {
             (&before.victim, &now.victim, "the victim"),
         ];
         assert_eq!(now.host.store, before.host.store, "{after}: the store");
+        assert_eq!(now.elements, before.elements, "{after}: nftables");
         for (before, now, whose) in parts {
             assert_eq!(now.links, before.links, "{after}: links of {whose}");
             assert_eq!(
@@ -127,11 +139,7 @@ impl Scene {
     pub fn assert_nothing_left(&self, after: &str) {
         self.assert_as_before(after);
         let locks = fs::read_dir("/run/pausenet/lock").map_or(0, Iterator::count);
-        assert_eq!(
-            locks,
-            usize::from(self.host == Host::Shared),
-            "{after}: locks"
-        );
+        assert_eq!(locks, 0, "{after}: locks");
     }
 
     fn state(&self) -> State {
@@ -147,6 +155,7 @@ impl State {
         }
         Self {
             host: snapshot,
+            elements: nftables("element"),
             neighbour: neighbour.state(),
             victim: victim.state(),
         }
@@ -159,15 +168,42 @@ fn no_link_local() {
     fs::write(auto, "1").unwrap();
 }
 
+/// All elements, or all rules, of nftables, as nft itself tells; without their handles.
+fn nftables(what: &str) -> Vec<String> {
+    let listed: Value = serde_json::from_str(&run("nft", ["-j", "list", "ruleset"])).unwrap();
+    let mut found = Vec::new();
+    for object in listed["nftables"].as_array().unwrap() {
+        if let Some(rule) = object.get("rule").filter(|_| what == "rule") {
+            found.push(format!("{}: {}", rule["chain"], rule["expr"]));
+        }
+        let set = object.get("set").or(object.get("map"));
+        if let Some(set) = set.filter(|_| what == "element") {
+            let elements = set["elem"].as_array().into_iter().flatten();
+            found.extend(elements.map(|element| format!("{}: {element}", set["name"])));
+        }
+    }
+    found.sort();
+    found
+}
+
 fn call(verb: &str, id: &str, container: &Container) -> Call {
-    Call::new(verb, &network()).id(id).netns(container)
+    Call::new(verb, &network(id)).id(id).netns(container)
 }
 
 /// A network with all that an attachment can have.
-fn network() -> Value {
+fn network(id: &str) -> Value {
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]);
+    let port = if id == "victim" { 8080 } else { 8081 };
+    let ports = [("tcp", port, 80), ("udp", port, 53)].map(|(protocol, host, container)| {
+        json!({"protocol": protocol, "hostPort": host, "containerPort": container})
+    });
     with(
         podnet(),
-        json!({"ipam": {"type": "host-local", "ranges": ranges}, "hairpinMode": true}),
+        json!({
+            "ipam": {"type": "host-local", "ranges": ranges},
+            "hairpinMode": true,
+            "ipMasq": true,
+            "runtimeConfig": {"portMappings": ports}
+        }),
     )
 }

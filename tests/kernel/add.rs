@@ -355,7 +355,16 @@ fn an_ipv6_address_is_usable_at_once() {
         .ok();
 
     let tentative = container.ip("-6 addr show dev eth0 scope global tentative");
-    assert_eq!(tentative, "", "no duplicate address detection");
+    assert_eq!(tentative, "");
+    for shown in [
+        container.ip("-6 addr show dev eth0"),
+        ip("-6 addr show dev cni0"),
+    ] {
+        assert!(
+            shown.contains("nodad"),
+            "no duplicate address detection: {shown}"
+        );
+    }
     assert_eq!(
         ip("-6 addr show dev cni0 tentative"),
         "",

@@ -1,10 +1,14 @@
 //! Many calls at once, as on a node that boots.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
-use crate::common::{Answer, Call, Container, World, allocated, podnet, with};
+use crate::common::{Answer, Call, Container, STORES, World, allocated, podnet, with};
 
 const MANY: usize = 40;
 
@@ -186,4 +190,26 @@ fn a_range_runs_out_exactly_at_its_end() {
         .into_iter()
         .filter(|link| link.alias.is_some());
     assert_eq!(aliased.count(), 5);
+}
+
+/// The reference's host-local and ours may work on one store at the same time.
+#[test]
+fn whoever_holds_the_store_s_lock_is_waited_for() {
+    let world = World::new();
+    let container = world.container("x");
+    let store = Path::new(STORES).join("podnet");
+    fs::create_dir_all(&store).unwrap();
+    let lock = File::create(store.join("lock")).unwrap();
+    // Shared, so that only a caller who wants it for himself has to wait.
+    flock(&lock, FlockOperation::LockShared).unwrap();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| Call::new("ADD", &podnet()).netns(&container).run());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!call.is_finished());
+        assert!(allocated("podnet").is_empty());
+
+        flock(&lock, FlockOperation::Unlock).unwrap();
+        call.join().unwrap().ok();
+    });
+    assert_eq!(allocated("podnet"), ["10.1.0.2"]);
 }

@@ -14,15 +14,21 @@ struct Twins<'a> {
     peers: &'a Peers,
     stores: tempfile::TempDir,
     ranges: Value,
+    /// What ours is called as, beside theirs.
+    ours: PathBuf,
     containers: BTreeMap<String, Container>,
 }
 
 impl<'a> Twins<'a> {
-    fn new(peers: &'a Peers, ranges: Value) -> Self {
+    fn new(peers: &'a Peers, called: &str, ranges: Value) -> Self {
+        let stores = tempfile::tempdir().unwrap();
+        let ours = stores.path().join(called);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), &ours).unwrap();
         Self {
             peers,
-            stores: tempfile::tempdir().unwrap(),
+            stores,
             ranges,
+            ours,
             containers: BTreeMap::new(),
         }
     }
@@ -48,6 +54,7 @@ impl<'a> Twins<'a> {
             .var("CNI_ARGS", args)
             .run();
         let ours = Call::new(verb, &network("ours"))
+            .program(&self.ours)
             .id(id)
             .netns(&self.containers[id])
             .var("CNI_ARGS", args)
@@ -95,7 +102,7 @@ fn a_scripted_life_of_a_dual_stack_network() {
              {"subnet": "10.2.0.0/24", "gateway": "10.2.0.2", "rangeEnd": "10.2.0.4"}],
             [{"subnet": "fd00::/64"}]
         ]);
-        let mut twins = Twins::new(peers, ranges);
+        let mut twins = Twins::new(peers, "pausenet", ranges);
         let mut call = |verb, id, args| twins.both(&world, verb, id, args);
         assert!(call("DEL", "c0", "").is_some(), "before there is a store");
         // Round the set's two ranges: .20 .21 .22, then 10.2.0.1 .3 .4 (.2 is the gateway).
@@ -126,14 +133,14 @@ fn a_long_random_life_of_a_small_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
         let world = World::new();
-        let mut twins = Twins::new(peers, json!([[{"subnet": "10.1.0.0/29"}]]));
+        let mut twins = Twins::new(peers, "host-local", json!([[{"subnet": "10.1.0.0/29"}]]));
         // Random enough, and the same every time.
         let mut state = 42_u32;
         let mut random = |below: u32| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 16) % below
         };
-        for _ in 0..120 {
+        for _ in 0..200 {
             let id = format!("c{}", random(8));
             let verb = if random(5) < 3 { "ADD" } else { "DEL" };
             let args = match random(4) {

@@ -24,7 +24,7 @@ use crate::runtime::{Interrupt, Parameters, Progress, Runtime};
 const EXAMPLES: &str = "\
 Examples:
   pausectl pod create web --conf conf/10-podnet.conflist
-  pausectl pod create web --network podnet --ip 10.88.0.7
+  pausectl pod create web --network podnet --ip 10.77.0.7
   pausectl pod create web --conf podnet.conf --output json
 
 The pod is a network namespace bound to /run/pausenet/netns/NAME and held by a

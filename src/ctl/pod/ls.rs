@@ -230,7 +230,8 @@ fn host_links() -> Result<HashMap<u32, Link>, Error> {
 
 fn attachment_of(link: &Link) -> Option<Attachment> {
     match Owner::of(link.alias.as_deref()) {
-        Owner::Attachment(attachment) => Some(attachment),
+        // An attachment's IFB has its alias too.
+        Owner::Attachment(attachment) => (link.kind == "veth").then_some(attachment),
         Owner::Nobody | Owner::Foreign(_) => None,
     }
 }

@@ -1,0 +1,89 @@
+//! A container's bandwidth. What it receives is limited where the host sends it; what it sends
+//! takes a detour through an IFB, whose sending is limited.
+
+use super::veth::is_of;
+use crate::cni::bandwidth::Bandwidth;
+use crate::cni::request::Attachment;
+use crate::cni::{Code, Error, Result};
+use crate::kernel::link::{Link, Which};
+use crate::kernel::{RouteSocket, link, shaping};
+use crate::plan::{LINK_GROUP, alias, ifb_name};
+
+/// Sets the limits of a new attachment; gives back the IFB, if one was needed.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn limit(
+    socket: &mut RouteSocket,
+    attachment: &Attachment,
+    bandwidth: &Bandwidth,
+    host_end: &Link,
+) -> Result<Option<Link>> {
+    if let Some(limit) = bandwidth.ingress {
+        shaping::limit(socket, host_end.index, limit).map_err(|refusal| {
+            refusal.during(format!(
+                "limit what the container receives by {}",
+                host_end.name
+            ))
+        })?;
+    }
+    let Some(limit) = bandwidth.egress else {
+        return Ok(None);
+    };
+    let name = ifb_name(attachment);
+    let attempt = |what: &str| format!("{what} {name}, to limit what the container sends");
+    // An IFB does not go with its container's namespace: one of an earlier life may be left.
+    let left = link::get(socket, Which::Name(&name))
+        .map_err(|refusal| refusal.during(attempt("look up")))?;
+    if let Some(left) = left.filter(|left| is_of(left, attachment)) {
+        link::delete(socket, left.index)
+            .map_err(|refusal| refusal.during(attempt("remove the old")))?;
+    }
+    let ifb = shaping::create_ifb(socket, &name, host_end.mtu, LINK_GROUP)
+        .map_err(|refusal| refusal.during(attempt("create")))?;
+    let (message, flags) = link::alias_request(ifb.index, &alias(attachment));
+    socket
+        .request(message, flags)
+        .and_then(|_| shaping::limit(socket, ifb.index, limit))
+        .and_then(|()| shaping::redirect(socket, host_end.index, ifb.index))
+        .map_err(|refusal| refusal.during(attempt("set up")))?;
+    Ok(Some(ifb))
+}
+
+/// Whether the limits are set as asked for.
+///
+/// # Errors
+/// Code 102 when one is not; 101 when that cannot be told.
+pub fn verify(
+    socket: &mut RouteSocket,
+    attachment: &Attachment,
+    bandwidth: &Bandwidth,
+    host_end: &Link,
+) -> Result<()> {
+    let name = ifb_name(attachment);
+    let ifb = link::get(socket, Which::Name(&name))
+        .map_err(|refusal| refusal.during(format!("look up {name}")))?;
+    for (what, limit, link) in [
+        ("receives", bandwidth.ingress, Some(host_end)),
+        ("sends", bandwidth.egress, ifb.as_ref()),
+    ] {
+        let Some(limit) = limit else {
+            continue;
+        };
+        let rate = match link {
+            Some(link) => shaping::limit_of(socket, link.index)
+                .map_err(|refusal| refusal.during(format!("look up the limit of {}", link.name)))?,
+            None => None,
+        };
+        if rate != Some(u32::try_from(limit.rate).unwrap_or(u32::MAX)) {
+            return Err(Error::new(
+                Code::AttachmentDiffers,
+                format!(
+                    "what the container {what} is not limited to {} bytes per second",
+                    limit.rate
+                ),
+            ));
+        }
+    }
+    Ok(())
+}

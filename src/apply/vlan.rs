@@ -1,0 +1,140 @@
+//! VLANs on a bridge: the ports of containers, and the interface by which the host has a
+//! gateway's address in one.
+
+use std::os::fd::AsFd;
+
+use crate::cni::request::{Attachment, VlanConf};
+use crate::cni::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result};
+use crate::kernel::link::{Link, NewVeth, Which};
+use crate::kernel::netns::Netns;
+use crate::kernel::{RouteSocket, link, vlan};
+use crate::plan::host_end_name;
+
+/// Makes sure that a bridge filters VLANs. One that was `made` just now is removed if it does
+/// not.
+///
+/// # Errors
+/// Code 2, naming what is missing.
+pub fn require_filtering(socket: &mut RouteSocket, bridge: &Link, made: bool) -> Result<()> {
+    if bridge.vlan_filtering {
+        return Ok(());
+    }
+    if made {
+        let _ = link::delete(socket, bridge.index);
+        return Err(no_filtering());
+    }
+    Err(Error::new(
+        Code::UnsupportedField,
+        format!(
+            "vlan and vlanTrunk: bridge {} exists and does not filter VLANs",
+            bridge.name
+        ),
+    )
+    .hint(format!(
+        "ip link set {} type bridge vlan_filtering 1, or another bridge \
+         (a kernel without CONFIG_BRIDGE_VLAN_FILTERING has none that can)",
+        bridge.name
+    )))
+}
+
+/// The kernel cannot do what `vlan` and `vlanTrunk` ask for.
+pub fn no_filtering() -> Error {
+    Error::new(
+        Code::UnsupportedField,
+        "vlan and vlanTrunk: this kernel's bridges cannot filter VLANs",
+    )
+    .hint("it was built without CONFIG_BRIDGE_VLAN_FILTERING")
+}
+
+/// Puts a bridge port into its VLANs.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn join(socket: &mut RouteSocket, bridge: &Link, port: &Link, vlans: &VlanConf) -> Result<()> {
+    let mut batch = Vec::new();
+    if !vlans.keep_default && bridge.default_vlan != 0 {
+        batch.push(vlan::leave_request(port.index, bridge.default_vlan));
+    }
+    if let Some(own) = vlans.own {
+        batch.push(vlan::join_request(port.index, own, true));
+    }
+    batch.extend(
+        vlans
+            .trunk
+            .iter()
+            .map(|vid| vlan::join_request(port.index, *vid, false)),
+    );
+    if vlans.own.is_none() {
+        // As in the reference: a trunk without a VLAN of its own has 1 for untagged frames.
+        batch.push(vlan::join_request(port.index, 1, true));
+    }
+    socket
+        .all(batch)
+        .map_err(|(_, refusal)| refusal.during(format!("set the VLANs of port {}", port.name)))
+}
+
+/// The host's interface in a VLAN of a bridge, `BRIDGE.VLAN`; made if it is not there. Like the
+/// bridge it is shared, and never removed with an attachment.
+///
+/// # Errors
+/// Code 7 when its name does not fit; 101 when the kernel refuses.
+pub fn gateway_link(
+    socket: &mut RouteSocket,
+    bridge: &Link,
+    vid: u16,
+    keep_default: bool,
+) -> Result<Link> {
+    let invalid = |why: String| Error::new(Code::InvalidConfig, why);
+    let name = IfName::parse(&format!("{}.{vid}", bridge.name)).map_err(invalid)?;
+    let attempt = || format!("create {name}, the host's interface in VLAN {vid}");
+    if let Some(present) =
+        link::get(socket, Which::Name(&name)).map_err(|refusal| refusal.during(attempt()))?
+    {
+        return Ok(present);
+    }
+    let mac = || {
+        MacAddr::random()
+            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))
+    };
+    let own = Netns::own()?;
+    let port = link::create_veth(
+        socket,
+        &NewVeth {
+            host_name: &port_name(&bridge.name, &name)?,
+            container_name: &name,
+            container_netns: own.as_fd(),
+            container_mac: mac()?,
+            host_mac: mac()?,
+            mtu: Some(bridge.mtu),
+            controller: Some(bridge.index),
+            // Not an attachment's: nobody's GC may take it for debris.
+            group: 0,
+        },
+    )
+    .map_err(|refusal| refusal.during(attempt()))?;
+    let vlans = VlanConf {
+        own: Some(vid),
+        trunk: Vec::new(),
+        keep_default,
+    };
+    join(socket, bridge, &port, &vlans)?;
+    let index = port.peer.unwrap_or_default();
+    link::set_up(socket, index, false).map_err(|refusal| refusal.during(attempt()))?;
+    link::get(socket, Which::Index(index))
+        .map_err(|refusal| refusal.during(attempt()))?
+        .ok_or_else(|| {
+            Error::new(
+                Code::TryAgainLater,
+                format!("{name} was removed while in use"),
+            )
+        })
+}
+
+/// A name for the bridge's end that no attachment has: no container has a dot in front.
+fn port_name(bridge: &str, link: &IfName) -> Result<IfName> {
+    Ok(host_end_name(&Attachment {
+        network: NetworkName::parse("pausenet-vlan")?,
+        container: ContainerId::parse(&format!("bridge-{bridge}"))?,
+        ifname: link.clone(),
+    }))
+}

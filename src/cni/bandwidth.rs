@@ -1,0 +1,129 @@
+//! The capability `bandwidth` (CONVENTIONS.md of the specification): how much traffic a
+//! container may have, in its own view of the directions.
+
+use serde::Deserialize;
+
+use super::{Code, Error, Result};
+
+/// The object as it was written: bits per second, and bits.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BandwidthKeys {
+    #[serde(default, deserialize_with = "super::config::nullable")]
+    pub ingress_rate: u64,
+    #[serde(default, deserialize_with = "super::config::nullable")]
+    pub ingress_burst: u64,
+    #[serde(default, deserialize_with = "super::config::nullable")]
+    pub egress_rate: u64,
+    #[serde(default, deserialize_with = "super::config::nullable")]
+    pub egress_burst: u64,
+}
+
+/// A limit of one direction, as the kernel counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Bytes per second.
+    pub rate: u64,
+    /// Bytes that may go at once.
+    pub burst: u32,
+}
+
+/// The limits of a container. At least one is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Of what it receives.
+    pub ingress: Option<Limit>,
+    /// Of what it sends.
+    pub egress: Option<Limit>,
+}
+
+impl Bandwidth {
+    /// Checks the object. None when it limits nothing.
+    ///
+    /// # Errors
+    /// Code 7, naming what does not fit together.
+    pub fn new(keys: &BandwidthKeys) -> Result<Option<Self>> {
+        let bandwidth = Self {
+            ingress: limit("ingress", keys.ingress_rate, keys.ingress_burst)?,
+            egress: limit("egress", keys.egress_rate, keys.egress_burst)?,
+        };
+        Ok((bandwidth.ingress.is_some() || bandwidth.egress.is_some()).then_some(bandwidth))
+    }
+}
+
+fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
+    let invalid = |what: String| Error::new(Code::InvalidConfig, format!("bandwidth: {what}"));
+    match (rate, burst) {
+        (0, 0) => return Ok(None),
+        (0, _) => {
+            return Err(invalid(format!(
+                "{direction}Burst {burst} without {direction}Rate"
+            )));
+        }
+        (_, 0) => {
+            return Err(invalid(format!(
+                "{direction}Rate {rate} without {direction}Burst"
+            )));
+        }
+        _ => {}
+    }
+    // Below a byte there is nothing to send; the kernel counts a burst in 32 bits.
+    let rate_bytes = rate / 8;
+    let burst_bytes = u32::try_from(burst / 8)
+        .ok()
+        .filter(|bytes| *bytes < u32::MAX);
+    match burst_bytes {
+        _ if rate_bytes == 0 => Err(invalid(format!(
+            "{direction}Rate {rate} is less than a byte per second"
+        ))),
+        None => Err(invalid(format!("{direction}Burst {burst} is over 4 GiB"))),
+        Some(0) => Err(invalid(format!(
+            "{direction}Burst {burst} is less than a byte"
+        ))),
+        Some(burst) => Ok(Some(Limit {
+            rate: rate_bytes,
+            burst,
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bandwidth(json: &str) -> Result<Option<Bandwidth>> {
+        Bandwidth::new(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn bits_become_bytes() {
+        let json = r#"{"ingressRate": 8000000, "ingressBurst": 80000, "egressRate": null}"#;
+        let limit = bandwidth(json).unwrap().unwrap();
+        assert_eq!(
+            limit.ingress,
+            Some(Limit {
+                rate: 1_000_000,
+                burst: 10_000
+            })
+        );
+        assert_eq!(limit.egress, None);
+        assert_eq!(bandwidth("{}").unwrap(), None);
+    }
+
+    #[test]
+    fn half_a_limit_and_one_out_of_range_are_code_7() {
+        for bad in [
+            r#"{"ingressRate": 8}"#,
+            r#"{"egressBurst": 8}"#,
+            r#"{"egressRate": 1, "egressBurst": 8}"#,
+            r#"{"egressRate": 8, "egressBurst": 1}"#,
+            r#"{"egressRate": 8, "egressBurst": 34359738368}"#,
+        ] {
+            assert_eq!(
+                bandwidth(bad).unwrap_err().code,
+                Code::InvalidConfig,
+                "{bad}"
+            );
+        }
+    }
+}

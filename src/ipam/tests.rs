@@ -1,0 +1,533 @@
+//! `host-local` as a whole: from a config to addresses, on a store in a folder of the test's own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::store::Store;
+use super::*;
+use crate::cni::env::Environment;
+use crate::cni::request::Mode;
+
+/// A folder for stores, and configs that use it.
+struct Stores(tempfile::TempDir);
+
+impl Stores {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// The network's own folder.
+    fn dir(&self) -> std::path::PathBuf {
+        self.0.path().join("podnet")
+    }
+
+    /// `host-local` for a container, with these keys in `ipam` and beside it.
+    fn host_local(
+        &self,
+        container: &str,
+        args: &str,
+        ipam: &Value,
+        beside: &Value,
+    ) -> Result<Bound> {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "podnet", "ipam": {
+            "type": "host-local", "dataDir": self.0.path()}});
+        merge(&mut conf, beside);
+        merge(&mut conf["ipam"], ipam);
+        let environment = Environment::parse(|name| {
+            let value = match name {
+                "CNI_COMMAND" => "ADD",
+                "CNI_CONTAINERID" => container,
+                "CNI_IFNAME" => "eth0",
+                "CNI_NETNS" => "/run/netns/x",
+                "CNI_PATH" => "/opt/cni/bin",
+                "CNI_ARGS" => args,
+                _ => return None,
+            };
+            Some(OsString::from(value))
+        });
+        let conf = conf.to_string().into_bytes();
+        let request = Request::new(&environment?.unwrap(), Mode::Foreign, conf)?;
+        match Ipam::new(&request.network)? {
+            Some(Ipam::HostLocal(ipam)) => Ok(Bound { ipam, request }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn allocate(&self, container: &str, ipam: &Value) -> Result<Vec<String>> {
+        addresses(self.host_local(container, "", ipam, &json!({}))?.allocate())
+    }
+
+    fn release(&self, container: &str, ipam: &Value) {
+        let host_local = self.host_local(container, "", ipam, &json!({}));
+        host_local.unwrap().release().unwrap();
+    }
+
+    /// What is taken, sorted, whoever holds it.
+    fn taken(&self) -> Vec<IpAddr> {
+        let store = Store::open_existing(&self.dir()).unwrap();
+        let mut taken = store.map_or_else(Vec::new, |store| store.taken().unwrap());
+        taken.sort();
+        taken
+    }
+}
+
+/// `host-local` and the attachment that asks it.
+#[derive(Debug)]
+struct Bound {
+    ipam: HostLocal,
+    request: Request,
+}
+
+impl Bound {
+    fn allocate(&self) -> Result<Outcome> {
+        let requested: Vec<_> = self.request.requested_ips.all().collect();
+        self.ipam.allocate(&self.request.attachment, &requested)
+    }
+
+    fn release(&self) -> Result<()> {
+        self.ipam.release(&self.request.attachment)
+    }
+
+    fn first_not_held(&self, expected: &[IpAddr]) -> Result<Option<IpAddr>> {
+        self.ipam.first_not_held(&self.request.attachment, expected)
+    }
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().unwrap() {
+        into[key] = value.clone();
+    }
+}
+
+fn addresses(outcome: Result<Outcome>) -> Result<Vec<String>> {
+    match outcome? {
+        Outcome::Allocated(given) => {
+            let addresses = given.addresses.iter();
+            Ok(addresses.map(|given| given.address.to_string()).collect())
+        }
+        Outcome::AlreadyHeld(held) => panic!("holds {held:?} already"),
+    }
+}
+
+fn subnet(text: &str) -> Value {
+    json!({"ranges": [[{"subnet": text}]]})
+}
+
+#[test]
+fn each_range_set_gives_an_address_with_its_prefix_length_and_gateway() {
+    let stores = Stores::new();
+    let ipam = json!({
+        "ranges": [
+            [{"subnet": "10.1.0.0/24"}],
+            [{"subnet": "10.2.0.0/16", "rangeStart": "10.2.7.9", "gateway": "10.2.0.254"}],
+            [{"subnet": "fd00::/64"}]
+        ],
+        "routes": [{"dst": "0.0.0.0/0"}]
+    });
+
+    let given = stores.host_local("c1", "", &ipam, &json!({}));
+    let Outcome::Allocated(given) = given.unwrap().allocate().unwrap() else {
+        panic!("nothing is held yet");
+    };
+
+    let shown: Vec<_> = given
+        .addresses
+        .iter()
+        .map(|given| {
+            (
+                given.address.to_string(),
+                given.gateway.unwrap().to_string(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("10.1.0.2/24", "10.1.0.1"),
+        ("10.2.7.9/16", "10.2.0.254"),
+        ("fd00::2/64", "fd00::1"),
+    ];
+    assert_eq!(
+        shown,
+        expected.map(|(address, gateway)| (address.to_owned(), gateway.to_owned()))
+    );
+    assert_eq!(given.routes.len(), 1);
+    for set in 0..3 {
+        assert!(
+            stores
+                .dir()
+                .join(format!("last_reserved_ip.{set}"))
+                .exists()
+        );
+    }
+}
+
+#[test]
+fn the_legacy_form_is_the_first_set() {
+    let stores = Stores::new();
+    let ipam = json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.20", "rangeEnd": "10.1.0.21",
+                      "gateway": "10.1.0.20", "ranges": [[{"subnet": "10.2.0.0/24"}]]});
+    assert_eq!(
+        stores.allocate("c1", &ipam).unwrap(),
+        ["10.1.0.21/24", "10.2.0.2/24"]
+    );
+}
+
+#[test]
+fn ranges_of_the_runtime_go_before_all() {
+    let stores = Stores::new();
+    let ipam = json!({"subnet": "10.1.0.0/24"});
+    let beside = json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}});
+    let host_local = stores.host_local("c1", "", &ipam, &beside).unwrap();
+    assert_eq!(
+        addresses(host_local.allocate()).unwrap(),
+        ["10.9.0.2/24", "10.1.0.2/24"]
+    );
+}
+
+#[test]
+fn a_range_alone_may_come_from_the_runtime() {
+    let stores = Stores::new();
+    let beside = json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}});
+    let host_local = stores.host_local("c1", "", &json!({}), &beside).unwrap();
+    assert_eq!(addresses(host_local.allocate()).unwrap(), ["10.9.0.2/24"]);
+    assert!(stores.host_local("c1", "", &json!({}), &json!({})).is_err());
+}
+
+#[test]
+fn requests_of_all_sources_are_served_together_each_by_its_set() {
+    let stores = Stores::new();
+    let ipam = json!({"ranges": [
+        [{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}],
+        [{"subnet": "10.3.0.0/24"}], [{"subnet": "fd00::/64"}]]});
+    let beside = json!({
+        "args": {"cni": {"ips": ["10.2.0.20/24"]}},
+        "runtimeConfig": {"ips": ["fd00::44", "10.1.0.10"]}
+    });
+    let host_local = stores.host_local("c1", "IP=10.1.0.10", &ipam, &beside);
+    assert_eq!(
+        addresses(host_local.unwrap().allocate()).unwrap(),
+        ["10.1.0.10/24", "10.2.0.20/24", "10.3.0.2/24", "fd00::44/64"],
+        "the same address asked for twice is one wish"
+    );
+}
+
+#[test]
+fn a_request_that_cannot_be_had_takes_nothing() {
+    let ipam = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
+    for (wish, code, words) in [
+        ("IP=10.2.0.1", Code::InvalidConfig, "is the gateway"),
+        ("IP=10.2.0.9", Code::TryAgainLater, "10.2.0.9 is taken"),
+        ("IP=10.3.0.9", Code::InvalidConfig, "in no range set"),
+        ("IP=10.2.0.255", Code::InvalidConfig, "in no range set"),
+        ("IP=fd00::9", Code::InvalidConfig, "in no range set"),
+    ] {
+        let stores = Stores::new();
+        fs::create_dir_all(stores.dir()).unwrap();
+        fs::write(stores.dir().join("10.2.0.9"), "other\r\neth0").unwrap();
+        let before = stores.taken();
+
+        let host_local = stores.host_local("c1", wish, &ipam, &json!({}));
+        let err = host_local.unwrap().allocate().unwrap_err();
+
+        assert_eq!(err.code, code, "{wish}: {err}");
+        assert!(err.msg.contains(words), "{wish}: {err}");
+        assert_eq!(stores.taken(), before, "{wish}");
+    }
+}
+
+#[test]
+fn two_wishes_for_one_set_cannot_both_be_had() {
+    let stores = Stores::new();
+    let beside = json!({"runtimeConfig": {"ips": ["10.1.0.8", "10.1.0.9"]}});
+    let host_local = stores.host_local("c1", "", &subnet("10.1.0.0/24"), &beside);
+    let err = host_local.unwrap().allocate().unwrap_err();
+    assert!(err.msg.contains("10.1.0.9"), "{err}");
+    assert!(stores.taken().is_empty());
+}
+
+/// Whoever held the address before must not be given it right away: the search goes on.
+#[test]
+fn the_search_goes_on_after_what_was_last_given_and_wraps() {
+    let stores = Stores::new();
+    let ipam = subnet("10.1.0.0/29");
+    let mut given = Vec::new();
+    for n in 0..7 {
+        given.extend(stores.allocate("c1", &ipam).unwrap());
+        stores.release("c1", &ipam);
+        assert!(stores.taken().is_empty(), "round {n}");
+    }
+    assert_eq!(
+        given,
+        [2, 3, 4, 5, 6, 2, 3].map(|host| format!("10.1.0.{host}/29"))
+    );
+}
+
+#[test]
+fn a_crowded_range_gives_its_last_free_address() {
+    let stores = Stores::new();
+    let ipam = subnet("10.1.0.0/24");
+    for n in 0..253 {
+        stores.allocate(&format!("c{n}"), &ipam).unwrap();
+    }
+    stores.release("c100", &ipam);
+    assert_eq!(stores.allocate("new", &ipam).unwrap(), ["10.1.0.102/24"]);
+}
+
+#[test]
+fn exhaustion_tells_the_range_how_many_and_where_and_takes_nothing() {
+    let stores = Stores::new();
+    let ipam = json!({"ranges": [
+        [{"subnet": "fd00::/64"}],
+        [{"subnet": "10.1.0.0/30"}, {"subnet": "10.2.0.0/30"}]]});
+    stores.allocate("c1", &ipam).unwrap();
+    stores.allocate("c2", &ipam).unwrap();
+    let before = stores.taken();
+
+    let err = stores.allocate("c3", &ipam).unwrap_err();
+
+    assert_eq!(err.code, Code::TryAgainLater);
+    for words in [
+        "range set 1",
+        "10.1.0.1-10.1.0.2,10.2.0.1-10.2.0.2",
+        "2 of 2 in use",
+    ] {
+        assert!(err.msg.contains(words), "no {words:?} in {err}");
+    }
+    assert!(
+        err.details.contains(stores.dir().to_str().unwrap()),
+        "{err}"
+    );
+    assert_eq!(stores.taken(), before, "the IPv6 one is given back");
+}
+
+#[test]
+fn what_is_held_already_is_told_and_not_doubled() {
+    let stores = Stores::new();
+    let ipam = subnet("10.1.0.0/24");
+    stores.allocate("c1", &ipam).unwrap();
+    for wish in ["", "IP=10.1.0.50"] {
+        let host_local = stores.host_local("c1", wish, &ipam, &json!({})).unwrap();
+        match host_local.allocate().unwrap() {
+            Outcome::AlreadyHeld(held) => assert_eq!(held, stores.taken()),
+            Outcome::Allocated(given) => panic!("{given:?}"),
+        }
+    }
+    assert_eq!(stores.taken().len(), 1);
+}
+
+#[test]
+fn overlapping_sets_are_told_apart_by_number() {
+    let stores = Stores::new();
+    let ipam = json!({"ranges": [
+        [{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}], [{"subnet": "10.1.0.128/25"}]]});
+    let err = stores.allocate("c1", &ipam).unwrap_err();
+    assert_eq!(err.code, Code::InvalidConfig);
+    assert!(err.msg.contains("range set 0 overlaps with 2"), "{err}");
+}
+
+#[test]
+fn old_versions_have_room_for_one_address_of_each_family() {
+    let stores = Stores::new();
+    let two_families = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]});
+    let two_of_one = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
+    for version in ["0.1.0", "0.2.0"] {
+        let beside = json!({"cniVersion": version});
+        assert!(stores.host_local("c1", "", &two_families, &beside).is_ok());
+        let err = stores
+            .host_local("c1", "", &two_of_one, &beside)
+            .unwrap_err();
+        assert_eq!(err.code, Code::InvalidConfig);
+    }
+    let beside = json!({"cniVersion": "0.3.0"});
+    assert!(stores.host_local("c1", "", &two_of_one, &beside).is_ok());
+}
+
+#[test]
+fn resolv_conf_is_read_before_an_address_is_taken() {
+    let stores = Stores::new();
+    let file = stores.0.path().join("resolv.conf");
+    let ipam = json!({"subnet": "10.1.0.0/24", "resolvConf": file});
+
+    let err = stores.allocate("c1", &ipam).unwrap_err();
+    assert_eq!(err.code, Code::Io);
+    assert!(err.msg.contains(file.to_str().unwrap()), "{err}");
+    assert!(!stores.dir().exists());
+
+    fs::write(&file, "nameserver 10.9.9.9\n").unwrap();
+    let host_local = stores.host_local("c1", "", &ipam, &json!({})).unwrap();
+    match host_local.allocate().unwrap() {
+        Outcome::Allocated(given) => assert_eq!(given.dns.nameservers, ["10.9.9.9"]),
+        held => panic!("{held:?}"),
+    }
+}
+
+#[test]
+fn no_data_dir_means_the_reference_s() {
+    let stores = Stores::new();
+    for empty in [json!(null), json!("")] {
+        let host_local = stores.host_local(
+            "c1",
+            "",
+            &json!({"subnet": "10.1.0.0/24", "dataDir": empty}),
+            &json!({}),
+        );
+        assert_eq!(
+            host_local.unwrap().ipam.dir(),
+            Path::new("/var/lib/cni/networks/podnet")
+        );
+    }
+}
+
+#[test]
+fn release_makes_no_store() {
+    let stores = Stores::new();
+    stores.release("c1", &subnet("10.1.0.0/24"));
+    assert!(!stores.dir().exists());
+}
+
+#[test]
+fn an_address_that_is_lost_is_named_unless_it_is_not_ours() {
+    let stores = Stores::new();
+    let ipam = subnet("10.1.0.0/24");
+    let host_local = stores.host_local("c1", "", &ipam, &json!({})).unwrap();
+    let (ours, foreign): (IpAddr, IpAddr) =
+        ("10.1.0.2".parse().unwrap(), "192.168.0.2".parse().unwrap());
+    assert_eq!(
+        host_local.first_not_held(&[foreign, ours]).unwrap(),
+        Some(ours)
+    );
+    host_local.allocate().unwrap();
+    assert_eq!(host_local.first_not_held(&[foreign, ours]).unwrap(), None);
+    host_local.release().unwrap();
+    assert_eq!(
+        host_local.first_not_held(&[foreign, ours]).unwrap(),
+        Some(ours)
+    );
+}
+
+/// The rules in their shortest form: in each set a list of addresses, the place in it where the
+/// search left off, and who holds what.
+struct Model {
+    sets: Vec<(Vec<IpAddr>, Option<usize>)>,
+    held: BTreeMap<IpAddr, u8>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Given(Vec<IpAddr>),
+    AlreadyHeld,
+    Refused,
+}
+
+impl Model {
+    fn new(sets: &[&[&str]]) -> Self {
+        let parsed = |set: &&[&str]| set.iter().map(|ip| ip.parse().unwrap()).collect();
+        Self {
+            sets: sets.iter().map(|set| (parsed(set), None)).collect(),
+            held: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, container: u8, wish: Option<IpAddr>) -> Answer {
+        if self.held.values().any(|holder| *holder == container) {
+            return Answer::AlreadyHeld;
+        }
+        let mut given = Vec::new();
+        for (set, cursor) in &mut self.sets {
+            let next = cursor.map_or(0, |at| at + 1);
+            let mut order = (next..next + set.len()).map(|at| at % set.len());
+            let free = |at: &usize| !self.held.contains_key(&set[*at]);
+            let wished = wish.and_then(|wish| set.iter().position(|ip| *ip == wish));
+            let found = match wished {
+                Some(at) => Some(at).filter(free),
+                None => order.find(free),
+            };
+            let Some(at) = found else {
+                self.del(container);
+                return Answer::Refused;
+            };
+            *cursor = Some(at);
+            self.held.insert(set[at], container);
+            given.push(set[at]);
+        }
+        Answer::Given(given)
+    }
+
+    fn del(&mut self, container: u8) {
+        self.held.retain(|_, holder| *holder != container);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Call {
+    Add(u8),
+    AddWith(u8, u8),
+    Del(u8),
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let container = 0u8..9;
+    let call = prop_oneof![
+        4 => container.clone().prop_map(Call::Add),
+        1 => (container.clone(), 2u8..=6).prop_map(|(c, host)| Call::AddWith(c, host)),
+        3 => container.prop_map(Call::Del),
+    ];
+    proptest::collection::vec(call, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the order of calls: nobody is given what another holds, and everybody what round
+    /// robin prescribes.
+    #[test]
+    fn any_calls_are_answered_as_the_rules_prescribe(calls in calls()) {
+        let stores = Stores::new();
+        let ipam = json!({"ranges": [
+            [{"subnet": "10.1.0.0/29", "gateway": "10.1.0.4"},
+             {"subnet": "10.2.0.0/29", "rangeStart": "10.2.0.3", "rangeEnd": "10.2.0.4"}],
+            [{"subnet": "fd00::/125"}]]});
+        let mut model = Model::new(&[
+            &["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.5", "10.1.0.6", "10.2.0.3", "10.2.0.4"],
+            &["fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::6", "fd00::7"],
+        ]);
+        for call in calls {
+            match call {
+                Call::Del(c) => {
+                    model.del(c);
+                    stores.release(&format!("c{c}"), &ipam);
+                }
+                Call::Add(c) | Call::AddWith(c, _) => {
+                    // Within either set; 10.1.0.4 would be the gateway.
+                    let wish = match call {
+                        Call::AddWith(_, 4) => Some("fd00::4".to_owned()),
+                        Call::AddWith(_, host) => Some(format!("10.1.0.{host}")),
+                        _ => None,
+                    };
+                    let args = wish.as_ref().map(|wish| format!("IP={wish}")).unwrap_or_default();
+                    let host_local =
+                        stores.host_local(&format!("c{c}"), &args, &ipam, &json!({})).unwrap();
+                    let answer = match host_local.allocate() {
+                        Ok(Outcome::Allocated(given)) => {
+                            let given = given.addresses.iter();
+                            Answer::Given(given.map(|given| given.address.ip()).collect())
+                        }
+                        Ok(Outcome::AlreadyHeld(_)) => Answer::AlreadyHeld,
+                        Err(err) => {
+                            prop_assert_eq!(err.code, Code::TryAgainLater);
+                            Answer::Refused
+                        }
+                    };
+                    let wish = wish.map(|wish| wish.parse().unwrap());
+                    prop_assert_eq!(answer, model.add(c, wish));
+                }
+            }
+            let held: Vec<_> = model.held.keys().copied().collect();
+            prop_assert_eq!(stores.taken(), held);
+        }
+    }
+}

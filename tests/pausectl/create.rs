@@ -1,0 +1,375 @@
+//! `pod create`: what it makes, what it asks plugins, and whom it refuses.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::common::{allocated, podnet, with};
+use crate::site::{PAUSECTL, Site, is_alive};
+
+#[test]
+fn a_pod_is_a_wired_namespace_with_a_pause_process() {
+    let site = Site::new();
+    let made = site.create("web");
+    let pause = made["pause"].as_u64().unwrap() as u32;
+    assert!(is_alive(pause));
+    assert_eq!(made["netns"], "/run/pausenet/netns/web");
+    assert_eq!(made["result"]["ips"][0]["address"], "10.1.0.2/24");
+    let up = site.ok(&["pod", "exec", "web", "--", "ip", "-o", "link", "show", "up"]);
+    assert!(up.contains(" lo:") && up.contains(" eth0@"), "{up}");
+    // By this holder a person tells our addresses from a runtime's.
+    let holder = fs::read_to_string("/var/lib/cni/networks/podnet/10.1.0.2").unwrap();
+    assert_eq!(holder, "pausectl-web\r\neth0");
+    assert_eq!(site.ok(&["pod", "rm", "web"]), "web: removed\n");
+    assert!(!is_alive(pause));
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn members_share_address_mac_counters_and_loopback() {
+    let site = Site::new();
+    site.create("web");
+    site.create("db");
+    let (a, b) = (site.member("web"), site.member("web"));
+    let (from_a, from_b) = (a.view(), b.view());
+    assert_eq!(from_a.addresses("eth0"), ["10.1.0.2/24"]);
+    assert_eq!(from_a.addresses("eth0"), from_b.addresses("eth0"));
+    assert_eq!(
+        from_a.link("eth0").unwrap().mac,
+        from_b.link("eth0").unwrap().mac
+    );
+
+    let before = a.counters();
+    let listener = site
+        .member("db")
+        .view()
+        .enter(|| TcpListener::bind("10.1.0.3:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    from_a.enter(|| TcpStream::connect(address).unwrap());
+    assert_ne!(a.counters(), before);
+    assert_eq!(a.counters(), b.counters());
+
+    let listener = from_a.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    let mut stream = from_b.enter(|| TcpStream::connect(address).unwrap());
+    listener.accept().unwrap().0.write_all(b"hello").unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "hello");
+}
+
+#[test]
+fn a_member_s_death_costs_the_others_nothing() {
+    let site = Site::new();
+    site.create("web");
+    site.create("db");
+    let (a, b) = (site.member("web"), site.member("web"));
+    let listener = site
+        .member("db")
+        .view()
+        .enter(|| TcpListener::bind("10.1.0.3:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    let mut stream = b.view().enter(|| TcpStream::connect(address).unwrap());
+    let mut other_end = listener.accept().unwrap().0;
+    let before = b.view().link("eth0");
+    a.kill();
+    assert_eq!(b.view().link("eth0"), before);
+    assert_eq!(b.view().addresses("eth0"), ["10.1.0.2/24"]);
+    stream.write_all(b"still here").unwrap();
+    drop(stream);
+    let mut heard = String::new();
+    other_end.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "still here");
+}
+
+#[test]
+fn the_pause_process_has_nothing_of_its_maker() {
+    let site = Site::new();
+    // A shell that hands a file and a variable on to whatever it starts.
+    let script = format!("exec 7</dev/null; cd /usr; exec {PAUSECTL} pod create web -o json");
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .envs(
+            site.command(&[])
+                .get_envs()
+                .filter_map(|(k, v)| Some((k, v?))),
+        )
+        .env("SECRET", "x")
+        .output()
+        .unwrap();
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let proc = format!("/proc/{}", made["pause"]);
+    let files = fs::read_dir(format!("{proc}/fd")).unwrap();
+    let mut files: Vec<_> = files
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let target = fs::read_link(entry.path()).unwrap();
+            (
+                entry.file_name().into_string().unwrap(),
+                target.display().to_string(),
+            )
+        })
+        .collect();
+    files.sort();
+    let null = |number: &str| (number.to_owned(), "/dev/null".to_owned());
+    assert_eq!(files, [null("0"), null("1"), null("2")]);
+    assert_eq!(
+        fs::read_link(format!("{proc}/cwd")).unwrap().to_str(),
+        Some("/")
+    );
+    assert_eq!(fs::read(format!("{proc}/environ")).unwrap(), b"");
+    assert_eq!(
+        fs::read_to_string(format!("{proc}/comm")).unwrap(),
+        "pause\n"
+    );
+    assert_eq!(
+        fs::read(format!("{proc}/cmdline")).unwrap(),
+        b"pause: pod web\0"
+    );
+    let stat = fs::read_to_string(format!("{proc}/stat")).unwrap();
+    let fields: Vec<_> = stat.split_whitespace().collect();
+    let pid = made["pause"].to_string();
+    assert_eq!(
+        [fields[4], fields[5]],
+        [&pid, &pid],
+        "process group and session"
+    );
+}
+
+#[test]
+fn an_existing_pod_is_refused_and_not_touched() {
+    let site = Site::new();
+    let made = site.create("web");
+    let before = site.pods();
+    let said = site.fails(1, &["pod", "create", "web"]);
+    assert!(said.contains("pod web exists already"), "{said}");
+    assert_eq!(site.pods(), before);
+    assert_eq!(before[0]["pause"], made["pause"]);
+}
+
+#[test]
+fn hostile_names_are_wrong_usage() {
+    let site = Site::new();
+    let long = "x".repeat(120);
+    for name in [
+        "", ".", "..", "../web", "a/b", "a b", ".web", "a\nb", "ä", &long,
+    ] {
+        for verb in ["create", "rm"] {
+            let said = site.fails(2, &["pod", verb, name]);
+            assert!(said.contains("pod name"), "{said}");
+        }
+        site.fails(2, &["pod", "exec", name, "--", "true"]);
+    }
+    site.fails(2, &["pod", "create", "--", "-web"]);
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn of_many_creates_of_one_name_one_wins() {
+    let site = Site::new();
+    let children: Vec<_> = (0..6)
+        .map(|_| {
+            let mut command = site.command(&["pod", "create", "web"]);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let outcomes: Vec<_> = children
+        .into_iter()
+        .map(|child| child.wait_with_output().unwrap())
+        .collect();
+    let winners = outcomes.iter().filter(|outcome| outcome.status.success());
+    assert_eq!(winners.count(), 1);
+    for loser in outcomes.iter().filter(|outcome| !outcome.status.success()) {
+        let said = String::from_utf8_lossy(&loser.stderr);
+        assert!(said.contains("exists already"), "{said}");
+    }
+    assert_eq!(site.pods().len(), 1);
+    assert_eq!(allocated("podnet").len(), 1);
+    site.ok(&["pod", "rm", "web"]);
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn creates_of_many_names_do_not_disturb_each_other() {
+    let site = Site::new();
+    let names: Vec<_> = (0..8).map(|number| format!("pod-{number}")).collect();
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let mut command = site.command(&["pod", "create", name]);
+            command.stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let pods = site.pods();
+    let addresses: std::collections::BTreeSet<_> = pods
+        .iter()
+        .map(|pod| pod["interfaces"][0]["addresses"][0].to_string())
+        .collect();
+    assert_eq!((pods.len(), addresses.len()), (8, 8));
+    let mut rm = vec!["pod", "rm"];
+    rm.extend(names.iter().map(String::as_str));
+    site.ok(&rm);
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn each_plugin_gets_the_result_before_it_and_del_gets_the_last() {
+    let site = Site::new();
+    let last = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
+    let on_add = format!("[ $CNI_COMMAND != ADD ] || echo '{last}'");
+    site.plugin("second", &on_add);
+    site.plugin("third", &on_add);
+    let file = site.chain(&["second", "third"]);
+    let said = site.ok(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
+    assert!(
+        said.starts_with("web: 10.9.9.9/24 on eth0 (network chain)"),
+        "{said}"
+    );
+
+    let config = site.config_of("second", "ADD");
+    assert_eq!(
+        (&config["name"], &config["cniVersion"]),
+        (&json!("chain"), &json!("1.0.0"))
+    );
+    assert_eq!(config["prevResult"]["ips"][0]["address"], "10.1.0.2/24");
+    assert_eq!(site.config_of("third", "ADD")["prevResult"], last);
+
+    site.ok(&["pod", "rm", "web"]);
+    assert_eq!(site.config_of("second", "DEL")["prevResult"], last);
+    let calls = site.logged("calls").unwrap();
+    assert_eq!(calls, "second ADD\nthird ADD\nthird DEL\nsecond DEL\n");
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn wishes_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
+    let site = Site::new();
+    let capable = with(
+        podnet(),
+        json!({"capabilities": {"ips": true, "mac": true}}),
+    );
+    site.network(&with(capable, json!({"name": "capable"})));
+    for (network, pod, ip, mac) in [
+        ("podnet", "a", "10.1.0.77", "02:00:00:00:00:0a"),
+        ("capable", "b", "10.1.0.78", "02:00:00:00:00:0b"),
+    ] {
+        let args = [
+            "pod",
+            "create",
+            pod,
+            "--network",
+            network,
+            "--ip",
+            ip,
+            "--mac",
+            mac,
+        ];
+        site.ok(&args);
+        let member = site.member(pod);
+        assert_eq!(member.view().addresses("eth0"), [format!("{ip}/24")]);
+        assert_eq!(
+            member.view().link("eth0").unwrap().mac.unwrap().to_string(),
+            mac
+        );
+    }
+}
+
+#[test]
+fn a_wish_that_no_plugin_grants_is_refused_and_undone() {
+    let site = Site::new();
+    let result = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
+    site.plugin(
+        "deaf",
+        &format!("[ $CNI_COMMAND != ADD ] || echo '{result}'"),
+    );
+    site.network(&json!({"cniVersion": "1.0.0", "name": "deaf", "type": "deaf"}));
+    let args = [
+        "pod",
+        "create",
+        "web",
+        "--network",
+        "deaf",
+        "--ip",
+        "10.9.9.8",
+    ];
+    let said = site.fails(1, &args);
+    assert!(said.contains("did not give address 10.9.9.8"), "{said}");
+    site.assert_nothing_is_left();
+    for wrong in [
+        ["--ip", "10.9.9"],
+        ["--mac", "x"],
+        ["--ifname", "a/b"],
+        ["--timeout", "0"],
+    ] {
+        site.fails(2, &["pod", "create", "web", wrong[0], wrong[1]]);
+    }
+}
+
+#[test]
+fn what_is_missing_is_said_before_anything_is_made() {
+    let site = Site::new();
+    let said = site.fails(1, &["pod", "create", "web", "--network", "nowhere"]);
+    assert!(
+        said.contains("\"nowhere\"") && said.contains("podnet"),
+        "{said}"
+    );
+    let said = site.fails(1, &["pod", "create", "web", "--conf", "/missing.conflist"]);
+    assert!(said.contains("/missing.conflist"), "{said}");
+    let said = site.fails(1, &["pod", "create", "web", "--pause", "/missing/pause"]);
+    assert!(said.contains("/missing/pause"), "{said}");
+    site.network(&json!({"name": "x", "type": "not-there"}));
+    let said = site.fails(1, &["pod", "create", "web", "--network", "x"]);
+    assert!(
+        said.contains("\"not-there\"") && said.contains("plugins"),
+        "{said}"
+    );
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn the_conflists_to_copy_work() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let mut tried = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|ending| ending != "conflist") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        if text.contains("tuning") && !Path::new("/usr/lib/cni/tuning").exists() {
+            eprintln!(
+                "{}: not tried: containernetworking-plugins is not installed",
+                file.display()
+            );
+            continue;
+        }
+        tried += 1;
+        std::thread::spawn(move || {
+            let site = Site::new();
+            let mut command = site.command(&["pod", "create", "web", "--conf"]);
+            let beside = Path::new(PAUSECTL).parent().unwrap().to_str().unwrap();
+            command
+                .arg(&file)
+                .env("CNI_PATH", format!("{beside}:/usr/lib/cni"));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}: {output:?}", file.display());
+            let pod = &site.pods()[0];
+            assert!(pod["interfaces"][0]["network"].is_string(), "{pod}");
+            let mut command = site.command(&["pod", "rm", "web"]);
+            command.env("CNI_PATH", format!("{beside}:/usr/lib/cni"));
+            assert!(command.output().unwrap().status.success());
+            assert!(site.pods().is_empty());
+        })
+        .join()
+        .unwrap();
+    }
+    assert!(tried >= 2);
+}

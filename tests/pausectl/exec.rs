@@ -1,0 +1,48 @@
+//! `pod exec`: the command, its streams and its status are the caller's.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+
+use crate::site::{Site, feed};
+
+#[test]
+fn the_command_s_status_is_the_caller_s() {
+    let site = Site::new();
+    site.create("web");
+    let status = |command: &[&str]| {
+        let args = [&["pod", "exec", "web", "--"], command].concat();
+        site.output(&args).status
+    };
+    assert_eq!(status(&["true"]).code(), Some(0));
+    assert_eq!(status(&["sh", "-c", "exit 42"]).code(), Some(42));
+    // It takes our place, so a shell that called us shows 128 and 9.
+    assert_eq!(status(&["sh", "-c", "kill -9 $$"]).signal(), Some(9));
+    assert_eq!(status(&["no-such-command"]).code(), Some(127));
+    assert_eq!(status(&["/etc/passwd"]).code(), Some(126));
+}
+
+#[test]
+fn the_command_has_our_streams_and_needs_no_dashes() {
+    let site = Site::new();
+    site.create("web");
+    let mut command = site.command(&["pod", "exec", "web", "sed", "-e", "s/a/b/"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    feed(&mut child, "banana\n");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "bbnana\n");
+}
+
+#[test]
+fn an_unknown_pod_is_an_error_that_names_the_known() {
+    let site = Site::new();
+    let said = site.fails(1, &["pod", "exec", "web", "--", "true"]);
+    assert!(
+        said.contains("no pod web") && said.contains("pod create"),
+        "{said}"
+    );
+    site.create("db");
+    let said = site.fails(1, &["pod", "exec", "web", "--", "true"]);
+    assert!(said.contains("pods: db"), "{said}");
+    site.fails(2, &["pod", "exec", "web"]);
+}

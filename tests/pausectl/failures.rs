@@ -1,0 +1,160 @@
+//! What goes wrong in the middle of a create leaves nothing, or something that `rm` removes.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::site::{Site, signal, wait_until};
+
+/// A plugin that says that it has begun, and then takes its time.
+const SLOW: &str = "[ $CNI_COMMAND != ADD ] || { touch \"$log/begun\"; sleep 600 & echo $! >\"$log/child\"; wait; }";
+
+/// A create that hangs in its second plugin.
+fn hanging(site: &Site) -> Child {
+    site.plugin("slow", SLOW);
+    let file = site.chain(&["slow"]);
+    let mut command = site.command(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_until("the plugin has begun", || {
+        site.logged("child").is_some_and(|pid| !pid.is_empty())
+    });
+    child
+}
+
+fn plugin_s_child(site: &Site) -> u32 {
+    site.logged("child").unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn when_the_second_plugin_fails_the_first_is_undone_too() {
+    let site = Site::new();
+    site.plugin("refuse", "[ $CNI_COMMAND != ADD ] || { echo '{\"code\": 7, \"msg\": \"I refuse\", \"details\": \"ask somebody else\"}'; exit 1; }");
+    site.plugin("never", "exit 0");
+    let file = site.chain(&["refuse", "never"]);
+    let said = site.fails(
+        1,
+        &["pod", "create", "web", "--conf", file.to_str().unwrap()],
+    );
+    assert!(said.contains("plugin 2 of 3 (refuse)"), "{said}");
+    assert!(
+        said.contains("code 7: I refuse") && said.contains("ask somebody else"),
+        "{said}"
+    );
+    // What was tried is deleted, with the last good result; what was not tried is let alone.
+    assert_eq!(site.logged("calls").unwrap(), "refuse ADD\nrefuse DEL\n");
+    let result = &site.config_of("refuse", "DEL")["prevResult"];
+    assert_eq!(result["ips"][0]["address"], "10.1.0.2/24");
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn a_plugin_that_dies_without_a_word_is_named_with_what_it_wrote() {
+    let site = Site::new();
+    site.plugin(
+        "mute",
+        "[ $CNI_COMMAND != ADD ] || { echo 'out of luck' >&2; kill -9 $$; }",
+    );
+    let file = site.chain(&["mute"]);
+    let said = site.fails(
+        1,
+        &["pod", "create", "web", "--conf", file.to_str().unwrap()],
+    );
+    assert!(
+        said.contains("mute") && said.contains("signal: 9"),
+        "{said}"
+    );
+    assert!(said.contains("out of luck"), "{said}");
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn a_signal_undoes_what_was_half_made() {
+    for (sent, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        std::thread::spawn(move || {
+            let site = Site::new();
+            let child = hanging(&site);
+            signal(child.id(), sent);
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(status), "{said}");
+            assert_eq!(said, format!("error: stopped by signal {}\n", status - 128));
+            assert_eq!(site.logged("calls").unwrap(), "slow ADD\nslow DEL\n");
+            wait_until("what the plugin started is dead", || {
+                !crate::site::is_alive(plugin_s_child(&site))
+            });
+            site.assert_nothing_is_left();
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_plugin_that_takes_too_long_is_killed_and_undone() {
+    let site = Site::new();
+    site.plugin("slow", SLOW);
+    let file = site.chain(&["slow"]);
+    let begun = Instant::now();
+    let args = ["pod", "create", "web", "--timeout", "1", "--conf"];
+    let said = site.fails(1, &[&args[..], &[file.to_str().unwrap()]].concat());
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(
+        said.contains("within 1s") && said.contains("--timeout"),
+        "{said}"
+    );
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn a_create_that_was_killed_is_removed_by_rm() {
+    let site = Site::new();
+    let mut child = hanging(&site);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(site.pods()[0]["state"], "running");
+    site.ok(&["pod", "rm", "web"]);
+    assert_eq!(site.logged("calls").unwrap(), "slow ADD\nslow DEL\n");
+    signal(plugin_s_child(&site), Signal::KILL);
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn a_name_without_a_namespace_is_in_nobody_s_way() {
+    let site = Site::new();
+    std::fs::create_dir_all("/run/pausenet/netns").unwrap();
+    std::fs::write("/run/pausenet/netns/web", "").unwrap();
+    site.create("web");
+    site.ok(&["pod", "rm", "web"]);
+    std::fs::write("/run/pausenet/netns/web", "").unwrap();
+    site.ok(&["pod", "rm", "web"]);
+    site.assert_nothing_is_left();
+}
+
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let site = Site::new();
+    site.plugin("wait", "[ $CNI_COMMAND != ADD ] || { touch \"$log/begun\"; until [ -e \"$log/go\" ]; do sleep 0.05; done; echo '{\"cniVersion\": \"1.0.0\"}'; }");
+    let file = site.chain(&["wait"]);
+    let inner = site.command(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
+    let mut command = std::process::Command::new("nohup");
+    command
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    wait_until("the plugin has begun", || site.logged("begun").is_some());
+    signal(child.id(), Signal::HUP);
+    let log = file.parent().unwrap().parent().unwrap().join("log");
+    std::fs::write(log.join("go"), "").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(site.pods().len(), 1);
+}
