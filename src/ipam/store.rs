@@ -89,7 +89,8 @@ impl Store {
 
     fn lock(dir: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(dir.join("lock"), flags, Mode::from(0o644))?;
+        // The reference's mode: who cannot open it cannot hold it, and block every ADD.
+        let lock = rustix::fs::open(dir.join("lock"), flags, Mode::from(0o750))?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
         Ok(Self {
             dir: dir.to_owned(),
