@@ -260,6 +260,7 @@ fn invalid(what: impl Into<String>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::link::GatewayRole;
     use std::ffi::OsString;
 
     fn request(verb: &str, args: &str, conf: &str) -> Result<Request> {
