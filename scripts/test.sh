@@ -92,8 +92,6 @@ main() {
     cargo test --locked --no-run "$@"
     built=$SECONDS
 
-    # They wait for the kernel more than they compute.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
     log=$(mktemp)
     # shellcheck disable=SC2064 # now: it is a local
     trap "rm -f -- '$log'" EXIT

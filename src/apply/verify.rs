@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Host, bandwidth, container, host_end};
-use crate::cni::request::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation, Request};
+use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
+use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};

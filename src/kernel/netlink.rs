@@ -299,6 +299,9 @@ impl RouteSocket {
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
     ) -> Result<(), (usize, Refusal)> {
+        if requests.is_empty() {
+            return Ok(()); // there would be no answer to wait for
+        }
         let answers = self.exchange(requests).map_err(|err| (0, err.into()))?;
         for (at, answer) in answers.into_iter().enumerate() {
             answer.map_err(|refusal| (at, refusal))?;

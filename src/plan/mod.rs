@@ -19,8 +19,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::cni::bandwidth::Bandwidth;
+use crate::cni::link::{LinkConf, PortIsolation, VlanConf};
 use crate::cni::ports::PortsConf;
-use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request, VlanConf};
+use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, IfName, MacAddr, Result};
 use crate::ipam::{Allocated, Allocation};

@@ -25,8 +25,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnetwork::IpNetwork;
 
 use super::{alias, host_end_name};
+use crate::cni::link::LinkConf;
 use crate::cni::ports::{PortMapping, PortsConf};
-use crate::cni::request::{LinkConf, Network, Request};
+use crate::cni::request::{Network, Request};
 use crate::cni::{IfName, MacAddr};
 use crate::kernel::nft::expr::{
     self, DST_NAT, Expression, Field, LOCAL, Meta, Op, R0, Verdict, address_bytes,

@@ -5,7 +5,8 @@ use ipnetwork::IpNetwork;
 
 use crate::apply::{Host, reference, remove, rules};
 use crate::cni::Result;
-use crate::cni::request::{LinkConf, Request};
+use crate::cni::link::LinkConf;
+use crate::cni::request::Request;
 use crate::ipam::Ipam;
 use crate::plan;
 

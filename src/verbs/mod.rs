@@ -20,7 +20,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cni::env::{Environment, Verb};
-use crate::cni::request::{Mode, Network, Request};
+use crate::cni::link::Mode;
+use crate::cni::request::{Network, Request};
 use crate::cni::{Code, Error, Result, SpecVersion};
 
 /// More than any config: what is longer is a mistake, not a network.
