@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::common::{Call, Container};
+use crate::common::{Answer, Call, Container};
 
 /// A folder like /opt/cni/bin, in which the built binary has all its names.
 pub fn folder() -> PathBuf {
@@ -40,4 +40,12 @@ pub fn script(folder: &Path, name: &str, text: &str) {
     let path = folder.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Runs a call by way of another program: `setpriv`, `strace`.
+pub fn under(wrapper: &[&str], call: &Call) -> Answer {
+    let inner = call.command();
+    let mut outer = call.clone().program(wrapper[0]).command();
+    outer.args(&wrapper[1..]).arg("--").arg(inner.get_program());
+    call.run_as(outer)
 }
