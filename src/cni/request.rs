@@ -55,6 +55,8 @@ pub struct Network {
     pub masquerade: bool,
     /// None: no port of the host leads to the container.
     pub ports: Option<PortsConf>,
+    /// Whether port mappings are this plugin's affair at all, now or at an ADD before.
+    pub maps_ports: bool,
     /// None: no limit.
     pub bandwidth: Option<Bandwidth>,
     /// None: layer 2 only, no address.
@@ -169,6 +171,7 @@ impl Network {
                 Mode::Configured | Mode::Foreign => PortsConf::new(&raw)?,
                 Mode::Bridge | Mode::Ptp => None,
             },
+            maps_ports: matches!(mode, Mode::Configured | Mode::Foreign),
             raw,
             link,
             bandwidth,

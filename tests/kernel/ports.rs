@@ -613,3 +613,34 @@ fn what_marks_packets_for_others_is_accepted_where_it_changes_nothing() {
     let (x, _) = added(&world, &with(mapped(), keys), "x");
     tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");
 }
+
+/// A runtime may have lost what it asked for: whose a port is stands on the port itself.
+#[test]
+fn del_without_port_mappings_removes_them_all_the_same() {
+    for (keys, prev) in [
+        (json!({}), true),
+        (json!({}), false),
+        (json!({"snat": false}), true),
+    ] {
+        let world = World::new();
+        let x = world.container("x");
+        let mapped =
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}});
+        let result = Call::new("ADD", &with(with(podnet(), keys.clone()), mapped))
+            .netns(&x)
+            .run()
+            .ok();
+        assert!(run("nft", ["list", "ruleset"]).contains("comment"));
+
+        let forgetful = with(podnet(), keys);
+        let forgetful = if prev {
+            with(forgetful, json!({"prevResult": result}))
+        } else {
+            forgetful
+        };
+        Call::new("DEL", &forgetful).netns(&x).run().ok();
+
+        let left = run("nft", ["list", "ruleset"]);
+        assert!(!left.contains("comment"), "{left}");
+    }
+}

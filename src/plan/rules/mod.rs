@@ -12,6 +12,7 @@
 //!   chain postrouting_SUBNET
 //!   map  ports4, ports6       protocol . host port : pod . port
 //!   map  ports4_at, ports6_at host address . protocol . host port : pod . port
+//!   set  mapped4, mapped6     pods that have mapped ports
 //!   set  masquerade_all4, _6  pods whose ports are reached by masquerade from everywhere
 //!   chain prerouting, output → ports; postrouting; guard
 //! table bridge pausenet
@@ -27,7 +28,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 pub use objects::{BRIDGE_TABLE, TABLE};
 use objects::{
-    Block, allowed_set, guarded_set, hairpin_set, masquerade_all_set, masquerade_set, ports_map,
+    Block, allowed_set, guarded_set, hairpin_set, mapped_set, masquerade_all_set, masquerade_set,
+    ports_map,
 };
 
 use super::{alias, host_end_name};
@@ -69,9 +71,20 @@ fn checks_macs(network: &Network) -> bool {
     matches!(&network.link, Some(LinkConf::Bridge(conf)) if conf.mac_spoof_check)
 }
 
-/// Whether attachments of a network may have elements at all.
+/// Whether an attachment of a network is to have elements.
 pub fn are_used(network: &Network) -> bool {
     network.masquerade || network.ports.is_some() || checks_macs(network)
+}
+
+/// Whether one may have some that the request does not tell of any more: mapped ports.
+pub fn may_be_forgotten(network: &Network) -> bool {
+    network.maps_ports && network.ports.is_none()
+}
+
+/// Where it is marked that an address has mapped ports.
+pub fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
+    let mark = |address: &IpNetwork| (mapped_set(address.is_ipv4()), address_bytes(address.ip()));
+    addresses.iter().map(mark).collect()
 }
 
 /// The mappings of a container that somebody else may have wired: its first address of each
@@ -93,6 +106,8 @@ pub fn port_wishes(ports: &PortsConf, addresses: &[IpNetwork], owner: &str) -> V
         if wishes.len() == before {
             continue;
         }
+        let key = address_bytes(address.ip());
+        wishes.push(own(Block::Ports, mapped_set(v4), key, owner));
         if ports.masquerade_all {
             let set = masquerade_all_set(v4);
             wishes.push(own(Block::Ports, set, address_bytes(address.ip()), owner));
@@ -247,7 +262,7 @@ mod tests {
             .into_iter()
             .map(|wish| wish.set.name)
             .collect();
-        assert_eq!(names, ["ports4_at", "hairpin_10.1.0.0/24"]);
+        assert_eq!(names, ["ports4_at", "mapped4", "hairpin_10.1.0.0/24"]);
     }
 
     #[test]

@@ -73,6 +73,10 @@ fn named(subnet: IpNetwork) -> String {
     format!("{network}/{}", subnet.prefix())
 }
 
+pub fn mapped_set(v4: bool) -> Set {
+    set(format!("mapped{}", digit(v4)), vec![ip_kind(v4)], vec![])
+}
+
 pub fn masquerade_all_set(v4: bool) -> Set {
     set(
         format!("masquerade_all{}", digit(v4)),
@@ -235,6 +239,7 @@ fn ports_block() -> Vec<Change> {
         rule.push(expr::masquerade());
         all_rules.push(rule);
         changes.push(Change::Set(all));
+        changes.push(Change::Set(mapped_set(v4)));
     }
     let chain = |name: &str, hook: Option<(HookPoint, i32)>, rules| {
         let kind = if name == "guard" { "filter" } else { "nat" };
