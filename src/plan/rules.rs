@@ -93,9 +93,13 @@ fn checks_macs(network: &Network) -> bool {
     matches!(&network.link, Some(LinkConf::Bridge(conf)) if conf.mac_spoof_check)
 }
 
-/// Whether attachments of a network may have elements at all.
+/// Whether attachments of a network may have elements at all. One of which the config does not
+/// tell the link may.
 pub fn are_used(network: &Network) -> bool {
-    network.masquerade || network.ports.is_some() || checks_macs(network)
+    network.masquerade
+        || network.ports.is_some()
+        || checks_macs(network)
+        || network.link.is_none()
 }
 
 /// The mappings of a container that somebody else may have wired: its first address of each
@@ -196,14 +200,17 @@ fn padded_name(link: &IfName) -> Vec<u8> {
 }
 
 /// Under which keys an attachment's elements are. None when only a look at all of them can
-/// tell: its addresses or its MAC are not known any more.
+/// tell: its addresses, its MAC, or what the config had asked for are not known any more.
 pub fn keys(
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
 ) -> Option<Vec<(Set, Vec<u8>)>> {
     let by_address = request.network.masquerade || request.network.ports.is_some();
-    if by_address && addresses.is_empty() || checks_macs(&request.network) && mac.is_none() {
+    if by_address && addresses.is_empty()
+        || checks_macs(&request.network) && mac.is_none()
+        || request.network.link.is_none()
+    {
         return None;
     }
     let wishes = wishes(request, addresses, mac).into_iter();
