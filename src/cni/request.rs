@@ -47,7 +47,8 @@ pub struct Network {
     pub path: Vec<PathBuf>,
     /// The config as it came in, for delegates.
     pub raw: Vec<u8>,
-    /// None: somebody else wires the container (as in a chained plugin, or IPAM).
+    /// None: somebody else wires the container (as in a chained plugin, or IPAM); or it is a DEL,
+    /// and the config cannot tell.
     pub link: Option<LinkConf>,
     /// Of both ends of the veth and a new bridge, in bytes; None leaves it to the kernel.
     pub mtu: Option<u32>,
@@ -139,14 +140,12 @@ impl Network {
             )
             .hint(format!("{verb} needs a config of {oldest} or newer")));
         }
-        let keys: Option<LinkKeys> = match mode {
-            Mode::Foreign => None,
-            _ => Some(config::parse(&raw)?),
-        };
         let ipam = ipam(conf)?;
-        let link = match &keys {
-            Some(keys) => Some(link(keys, mode, ipam.is_some())?),
-            None => None,
+        let wiring = match Wiring::read(mode, conf, &raw, ipam.is_some()) {
+            // No ADD takes it, but the ADD that this DEL undoes was served: by another plugin,
+            // or with another config. A pod whose DEL is refused stays for ever.
+            Err(_) if env.verb == Verb::Del => Wiring::default(),
+            wiring => wiring?,
         };
         let prev_result = match &conf.prev_result {
             Some(json) if !json.is_null() => {
@@ -155,26 +154,17 @@ impl Network {
             _ => None,
         };
         let runtime = conf.runtime_config.as_ref();
-        let bandwidth = match runtime.and_then(|runtime| runtime.bandwidth.as_ref()) {
-            // Named as the reference's plugins, a limit is the plugin bandwidth's.
-            Some(keys) if mode == Mode::Configured => Bandwidth::new(keys)?,
-            _ => None,
-        };
         Ok(Self {
             name,
             version,
             path: env.path.clone(),
-            mtu: keys.as_ref().map_or(Ok(None), mtu)?,
-            masquerade: keys.is_some_and(|keys| keys.ip_masq),
-            ports: match mode {
-                // Named as the reference's plugins, the port mappings are portmap's.
-                Mode::Configured | Mode::Foreign => PortsConf::new(&raw)?,
-                Mode::Bridge | Mode::Ptp => None,
-            },
+            mtu: wiring.mtu,
+            masquerade: wiring.masquerade,
+            ports: wiring.ports,
             maps_ports: matches!(mode, Mode::Configured | Mode::Foreign),
             raw,
-            link,
-            bandwidth,
+            link: wiring.link,
+            bandwidth: wiring.bandwidth,
             ipam,
             requested_ranges: runtime
                 .map(|runtime| runtime.ip_ranges.clone())
@@ -188,6 +178,40 @@ impl Network {
             }),
             status_ignores_exhaustion: conf.status_ignores_exhaustion,
         })
+    }
+}
+
+/// What a config says about the link and what goes with it, checked.
+#[derive(Default)]
+struct Wiring {
+    link: Option<LinkConf>,
+    mtu: Option<u32>,
+    masquerade: bool,
+    ports: Option<PortsConf>,
+    bandwidth: Option<Bandwidth>,
+}
+
+impl Wiring {
+    fn read(mode: Mode, conf: &NetConf, raw: &[u8], has_ipam: bool) -> Result<Self> {
+        let mut wiring = Self::default();
+        if mode != Mode::Foreign {
+            let keys: LinkKeys = config::parse(raw)?;
+            wiring.link = Some(link(&keys, mode, has_ipam)?);
+            wiring.mtu = mtu(&keys)?;
+            wiring.masquerade = keys.ip_masq;
+        }
+        // Named as the reference's plugins, port mappings are portmap's, and a limit is the
+        // plugin bandwidth's.
+        if matches!(mode, Mode::Configured | Mode::Foreign) {
+            wiring.ports = PortsConf::new(raw)?;
+        }
+        let runtime = conf.runtime_config.as_ref();
+        if let Some(keys) = runtime.and_then(|runtime| runtime.bandwidth.as_ref())
+            && mode == Mode::Configured
+        {
+            wiring.bandwidth = Bandwidth::new(keys)?;
+        }
+        Ok(wiring)
     }
 }
 
@@ -221,7 +245,12 @@ impl Request {
             .flatten()
             .filter(|mac| !mac.is_empty())
         {
-            requested_mac = Some(MacAddr::parse(&text).map_err(invalid)?);
+            match MacAddr::parse(&text) {
+                Ok(mac) => requested_mac = Some(mac),
+                // A DEL asks for none.
+                Err(_) if env.verb == Verb::Del => {}
+                Err(why) => return Err(invalid(why)),
+            }
         }
         Ok(Self {
             attachment: Attachment {

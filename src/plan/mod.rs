@@ -177,6 +177,9 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
             up = !conf.leave_down;
             detect_duplicates = conf.detect_duplicates;
         }
+        Some(LinkConf::Ptp) if allocation.addresses.is_empty() => {
+            return Err(invalid("mode ptp routes to addresses, and the config has no ipam"));
+        }
         Some(LinkConf::Ptp) => {
             forward = Families::of(allocation.addresses.iter().map(|given| given.address));
             plan_host.addresses = ptp::host_addresses(&allocation.addresses)?;

@@ -71,9 +71,13 @@ fn checks_macs(network: &Network) -> bool {
     matches!(&network.link, Some(LinkConf::Bridge(conf)) if conf.mac_spoof_check)
 }
 
-/// Whether an attachment of a network is to have elements.
+/// Whether attachments of a network may have elements. One of which the config does not tell
+/// the link may.
 pub fn are_used(network: &Network) -> bool {
-    network.masquerade || network.ports.is_some() || checks_macs(network)
+    network.masquerade
+        || network.ports.is_some()
+        || checks_macs(network)
+        || network.link.is_none()
 }
 
 /// Whether one may have some that the request does not tell of any more: mapped ports.
@@ -183,14 +187,17 @@ fn padded_name(link: &IfName) -> Vec<u8> {
 }
 
 /// Under which keys an attachment's elements are. None when only a look at all of them can
-/// tell: its addresses or its MAC are not known any more.
+/// tell: its addresses, its MAC, or what the config had asked for are not known any more.
 pub fn keys(
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
 ) -> Option<Vec<(Set, Vec<u8>)>> {
     let by_address = request.network.masquerade || request.network.ports.is_some();
-    if by_address && addresses.is_empty() || checks_macs(&request.network) && mac.is_none() {
+    if by_address && addresses.is_empty()
+        || checks_macs(&request.network) && mac.is_none()
+        || request.network.link.is_none()
+    {
         return None;
     }
     let wishes = wishes(request, addresses, mac).into_iter();
