@@ -21,6 +21,9 @@
 //! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
 //! * [`ctl`]: the commands of `pausectl`.
 //!
+//! What happens to running pods when a node changes from the Go plugins to pausenet, or back,
+//! stands in [`switching`].
+//!
 //! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl` and `pause`
 //! (`src/bin/`).
 
@@ -34,4 +37,6 @@ pub mod ipam;
 pub mod kernel;
 pub mod plan;
 pub mod runtime;
+#[doc = include_str!("docs/switching.md")]
+pub mod switching {}
 pub mod verbs;

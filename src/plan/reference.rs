@@ -105,7 +105,7 @@ pub fn link_places(attachment: &Attachment) -> Vec<Place> {
 
 /// Every place where rules of port mappings may be.
 pub fn port_places(attachment: &Attachment) -> Vec<Place> {
-    let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
+    let container = attachment.container.as_str();
     let mut places: Vec<_> = PORTS
         .into_iter()
         .map(|table| Place {
@@ -115,9 +115,15 @@ pub fn port_places(attachment: &Attachment) -> Vec<Place> {
             own_chains: Vec::new(),
         })
         .collect();
-    let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
-    places.extend(iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains));
+    places.extend(port_chains(attachment));
     places
+}
+
+/// Those of them that are chains, and so tell the network too.
+pub fn port_chains(attachment: &Attachment) -> [Place; 2] {
+    let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
+    let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
+    iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains)
 }
 
 fn iptables(chains: &'static [&'static str], own: &[String]) -> [Place; 2] {

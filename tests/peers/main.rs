@@ -6,6 +6,8 @@ mod common;
 
 mod at_once;
 mod in_turns;
+mod migration;
+mod site;
 mod twins;
 
 use std::path::{Path, PathBuf};
