@@ -74,10 +74,7 @@ fn checks_macs(network: &Network) -> bool {
 /// Whether attachments of a network may have elements. One of which the config does not tell
 /// the link may.
 pub fn are_used(network: &Network) -> bool {
-    network.masquerade
-        || network.ports.is_some()
-        || checks_macs(network)
-        || network.link.is_none()
+    network.masquerade || network.ports.is_some() || checks_macs(network) || network.link.is_none()
 }
 
 /// Whether one may have some that the request does not tell of any more: mapped ports.
