@@ -18,9 +18,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lab/lib.sh"
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 # What no test can do without: a linker for Rust, and the tools that the tests themselves call.
-NEEDED=(gcc libc6-dev iproute2 iputils-ping mount util-linux strace)
+NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
 # What tests of single clients and peers use; without it (and without root) they are skipped.
-LAB=(iptables nftables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
+LAB=(iptables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
     debian-archive-keyring xz-utils dpkg-dev podman runc busybox-static jq)
 
 packages() {
@@ -92,8 +92,6 @@ main() {
     cargo test --locked --no-run "$@"
     built=$SECONDS
 
-    # They wait for the kernel more than they compute.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
     log=$(mktemp)
     # shellcheck disable=SC2064 # now: it is a local
     trap "rm -f -- '$log'" EXIT

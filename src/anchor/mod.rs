@@ -39,11 +39,19 @@ pub fn lock(pod: &PodName) -> Result<Lock> {
 /// # Errors
 /// Code 101 when the kernel refuses.
 pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
+    let mut links = links(socket, pod)?;
+    links.retain(|(link, _)| link.kind == "veth");
+    Ok(links)
+}
+
+/// Every link on this host whose alias names the pod as container: host ends, and IFBs.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn links(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
     let links = link::list(socket).map_err(|refusal| refusal.during("list the host's links"))?;
     let ours = |link: Link| match Owner::of(link.alias.as_deref()) {
-        Owner::Attachment(attachment)
-            if attachment.container == pod.container_id() && link.kind == "veth" =>
-        {
+        Owner::Attachment(attachment) if attachment.container == pod.container_id() => {
             Some((link, attachment))
         }
         _ => None,

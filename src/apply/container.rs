@@ -18,7 +18,7 @@ use crate::plan::{Plan, PlannedRoute};
 const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// Configures the container's end of a new pair, switched on last but for the routes. Gives
-/// back the socket in the container, for [`settle`].
+/// back the socket in the container, for [`settle`] and [`announce`].
 ///
 /// # Errors
 /// Codes 5, 8 and 101, naming what was refused.
@@ -44,7 +44,7 @@ pub fn settle(
     netns: &Netns,
     plan: &Plan,
     index: u32,
-    mut socket: RouteSocket,
+    socket: &mut RouteSocket,
 ) -> Result<()> {
     if plan.container.detect_duplicates && plan.container.has_ipv6() {
         wait_for_detection(host, netns, index)?;
@@ -62,10 +62,21 @@ pub fn settle(
             .enter(&host.netns, open)
             .map_err(std::io::Error::other)
     };
-    route::wait_local(&mut socket, addresses, SETTLE_LIMIT, open).map_err(|refusal| {
+    route::wait_local(socket, addresses, SETTLE_LIMIT, open).map_err(|refusal| {
         let place = netns.path().display();
         refusal.during(format!("wait for the IPv6 addresses in {place}"))
     })
+}
+
+/// Tells the neighbours once more who has the addresses. What the kernel said when the interface
+/// came up was lost if the port did not forward yet, and those who knew the last holder would
+/// go on talking to its MAC for seconds.
+pub fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
+    if plan.container.up && !plan.container.addresses.is_empty() {
+        // The MAC it has: that makes the kernel speak, and changes nothing. Should it refuse,
+        // the neighbours find out by themselves.
+        let _ = link::set_mac(socket, index, plan.container.mac);
+    }
 }
 
 /// Waits until the kernel has found that nobody else has the IPv6 addresses.

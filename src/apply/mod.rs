@@ -8,6 +8,7 @@ mod bandwidth;
 mod bridge;
 mod container;
 mod ports;
+mod reclaim;
 pub mod reference;
 pub mod rules;
 mod verify;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::open_ways;
+pub use reclaim::reclaim;
 pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
@@ -138,7 +140,7 @@ fn wire(
         // container's MAC, and nothing routed would reach it by IPv6.
         Sysctl::AcceptDad(&plan.host.name).set_if_there("0")?;
     }
-    let inside = container::configure(host, netns, plan, container_index)?;
+    let mut inside = container::configure(host, netns, plan, container_index)?;
     veth::route(&mut host.socket, plan, host_end)?;
     let vlans = plan
         .bridge
@@ -152,8 +154,9 @@ fn wire(
         None => None,
     };
     claim(host, plan)
-        .and_then(|()| container::settle(host, netns, plan, container_index, inside))
+        .and_then(|()| container::settle(host, netns, plan, container_index, &mut inside))
         .and_then(|()| veth::finish(&mut host.socket, plan, bridge, host_end))
+        .inspect(|_| container::announce(&mut inside, plan, container_index))
         .map(|host_end| (host_end, ifb))
         .inspect_err(|_| {
             let owner = crate::plan::alias(&plan.attachment);

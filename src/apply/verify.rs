@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Host, bandwidth, container, host_end};
-use crate::cni::request::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation, Request};
+use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
+use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
@@ -29,6 +30,9 @@ pub fn verify(
     let (port, maker) = host_end_of(host, request, promised, &end)?;
     if let Some(LinkConf::Bridge(conf)) = &request.network.link {
         bridge_side(host, conf, promised, &port)?;
+    }
+    if let Some(LinkConf::Ptp) = &request.network.link {
+        routed_side(host, promised, &port)?;
     }
     if let Some(limits) = &request.network.bandwidth {
         bandwidth::verify(&mut host.socket, &request.attachment, limits, &port)?;
@@ -164,14 +168,32 @@ fn bridge_side(
     Ok(())
 }
 
-fn gateways(host: &mut Host, promised: &AddResult, bridge: &Link) -> Result<()> {
-    let present = address::of_link(&mut host.socket, bridge.index)
-        .map_err(|refusal| refusal.during(format!("list the addresses of {}", bridge.name)))?;
+/// Mode ptp: the host's addresses on the link, and its ways to the container's.
+fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()> {
+    gateways(host, promised, port)?;
+    for ip in promised.ips.iter().filter(|ip| ip.gateway.is_some()) {
+        let ip = ip.address.ip();
+        let way = route::link_towards(&mut host.socket, ip)
+            .map_err(|refusal| refusal.during(format!("find the way to {ip}")))?;
+        if way != Some(port.index) {
+            return Err(differs(format!(
+                "the host has lost its route to {ip} out of {}",
+                port.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The host's link towards containers holds the addresses that they take for their gateways.
+fn gateways(host: &mut Host, promised: &AddResult, towards: &Link) -> Result<()> {
+    let present = address::of_link(&mut host.socket, towards.index)
+        .map_err(|refusal| refusal.during(format!("list the addresses of {}", towards.name)))?;
     for gateway in promised.ips.iter().filter_map(|ip| ip.gateway) {
         if !present.iter().any(|have| have.ip() == gateway) {
             return Err(differs(format!(
-                "bridge {} has lost gateway address {gateway}",
-                bridge.name
+                "{} has lost gateway address {gateway}",
+                towards.name
             )));
         }
     }

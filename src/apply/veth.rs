@@ -2,13 +2,15 @@
 
 use std::os::fd::AsFd;
 
+use ipnetwork::IpNetwork;
+
 use super::container::route_request;
-use super::{Host, SETTLE_LIMIT, container};
+use super::{Host, SETTLE_LIMIT, container, rules};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
-use crate::kernel::{RouteSocket, address, link};
+use crate::kernel::{RouteSocket, address, link, route as kernel_route};
 use crate::plan::{LINK_GROUP, Owner, Plan, alias, host_end_name, ifb_name};
 
 /// Makes the pair. Debris of a killed ADD that is in the way is removed first.
@@ -34,6 +36,9 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
     {
         if !clear_debris(&mut host.socket, &plan.attachment)? {
             return Err(name_taken(&plan.attachment, netns));
+        }
+        if !plan.rules.is_empty() {
+            rules::release_all(&plan.attachment)?;
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }
@@ -173,7 +178,8 @@ pub fn is_of(link: &Link, attachment: &Attachment) -> bool {
     }
 }
 
-/// Gives the host end the addresses and routes that mode ptp has it hold.
+/// Gives the host end the addresses and routes that mode ptp has it hold, and waits until the
+/// host answers to them.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
@@ -200,6 +206,17 @@ pub fn route(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<(
             .get(at)
             .map_or("route to the container", String::as_str);
         refusal.during(attempt)
+    })?;
+    let ipv6 = plan
+        .host
+        .addresses
+        .iter()
+        .filter_map(|address| match address {
+            IpNetwork::V6(address) => Some(address.ip()),
+            IpNetwork::V4(_) => None,
+        });
+    kernel_route::wait_local(socket, ipv6, SETTLE_LIMIT, RouteSocket::open).map_err(|refusal| {
+        refusal.during(format!("wait for the IPv6 addresses of {}", host_end.name))
     })
 }
 

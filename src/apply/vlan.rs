@@ -3,7 +3,8 @@
 
 use std::os::fd::AsFd;
 
-use crate::cni::request::{Attachment, VlanConf};
+use crate::cni::link::VlanConf;
+use crate::cni::request::Attachment;
 use crate::cni::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;

@@ -92,6 +92,8 @@ pub struct LinkKeys {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortKeys {
+    /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
+    pub backend: Option<String>,
     pub snat: Option<bool>,
     #[serde(default, deserialize_with = "nullable")]
     pub masq_all: bool,

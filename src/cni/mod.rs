@@ -12,6 +12,7 @@ pub mod config;
 pub mod delegate;
 pub mod env;
 pub mod error;
+pub mod link;
 pub mod names;
 pub mod ports;
 pub mod request;

@@ -118,6 +118,7 @@ impl PortsConf {
             .flat_map(|runtime| &runtime.port_mappings);
         let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
+        check_backend(conf)?;
         for (at, mapping) in mappings.iter().enumerate() {
             let same = |other: &&PortMapping| {
                 (other.host_ip, other.host_port, other.protocol)
@@ -186,6 +187,15 @@ fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Both backends of the reference mean the same mappings; ours are made with nftables.
+fn check_backend(conf: &PortKeys) -> Result<()> {
+    match conf.backend.as_deref() {
+        None | Some("" | "iptables" | "nftables") => Ok(()),
+        Some(other) => Err(invalid(format!("backend {other:?} is unknown"))
+            .hint("known: nftables, iptables (made with nftables too)")),
+    }
 }
 
 fn mapping(entry: &PortEntry) -> Result<PortMapping> {

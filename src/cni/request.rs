@@ -10,6 +10,7 @@ use super::args::RequestedIp;
 use super::bandwidth::Bandwidth;
 use super::config::{self, LinkKeys, NetConf, Range, ValidAttachment};
 use super::env::{Environment, Verb};
+use super::link::{LinkConf, Mode, link, mtu};
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
 use super::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result, SpecVersion};
@@ -46,7 +47,8 @@ pub struct Network {
     pub path: Vec<PathBuf>,
     /// The config as it came in, for delegates.
     pub raw: Vec<u8>,
-    /// None: somebody else wires the container (as in a chained plugin, or IPAM).
+    /// None: somebody else wires the container (as in a chained plugin, or IPAM); or it is a DEL,
+    /// and the config cannot tell.
     pub link: Option<LinkConf>,
     /// Of both ends of the veth and a new bridge, in bytes; None leaves it to the kernel.
     pub mtu: Option<u32>,
@@ -54,6 +56,8 @@ pub struct Network {
     pub masquerade: bool,
     /// None: no port of the host leads to the container.
     pub ports: Option<PortsConf>,
+    /// Whether port mappings are this plugin's affair at all, now or at an ADD before.
+    pub maps_ports: bool,
     /// None: no limit.
     pub bandwidth: Option<Bandwidth>,
     /// None: layer 2 only, no address.
@@ -111,91 +115,6 @@ impl RequestedIps {
     }
 }
 
-/// How the container is connected to the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkConf {
-    /// As a port of a bridge.
-    Bridge(BridgeConf),
-    /// By a routed link of its own.
-    Ptp,
-}
-
-/// The link of mode `bridge`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BridgeConf {
-    pub name: IfName,
-    pub gateway: GatewayRole,
-    /// Replace an address on the bridge that is in the gateway's way.
-    pub force_address: bool,
-    pub frames: FrameMode,
-    pub isolation: PortIsolation,
-    /// Drop frames with another source MAC than the container's.
-    pub mac_spoof_check: bool,
-    /// The container's interface is not switched on.
-    pub leave_down: bool,
-    /// IPv6 addresses are checked for duplicates before they are used.
-    pub detect_duplicates: bool,
-    pub vlans: Option<VlanConf>,
-}
-
-impl BridgeConf {
-    /// True when the port sends frames back where they came from.
-    pub fn hairpin(&self) -> bool {
-        self.frames == FrameMode::Hairpin
-    }
-}
-
-/// Whether a bridge port reaches other ports of its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortIsolation {
-    Open,
-    Isolated,
-}
-
-/// The VLANs of a bridge port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VlanConf {
-    /// The one for untagged frames.
-    pub own: Option<u16>,
-    /// Those that it carries tagged, ascending.
-    pub trunk: Vec<u16>,
-    /// Whether it stays in the bridge's default VLAN too.
-    pub keep_default: bool,
-}
-
-/// What the bridge is to its containers beyond a switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub enum GatewayRole {
-    /// A switch only.
-    None,
-    /// It holds the gateway's address, and the host forwards.
-    Gateway,
-    /// And containers have a default route through it.
-    DefaultGateway,
-}
-
-/// How a frame comes back to the container that sent it; the two ways exclude each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrameMode {
-    Plain,
-    Hairpin,
-    Promiscuous,
-}
-
-/// The kernel's smallest and largest MTU for a veth (ETH_MIN_MTU, ETH_MAX_MTU).
-const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
-
-/// What the binary is called as decides over `mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// As `pausenet`: the config says.
-    Configured,
-    Bridge,
-    Ptp,
-    /// As a plugin that wires no container itself.
-    Foreign,
-}
-
 impl Network {
     /// Checks a config.
     ///
@@ -221,14 +140,12 @@ impl Network {
             )
             .hint(format!("{verb} needs a config of {oldest} or newer")));
         }
-        let keys: Option<LinkKeys> = match mode {
-            Mode::Foreign => None,
-            _ => Some(config::parse(&raw)?),
-        };
         let ipam = ipam(conf)?;
-        let link = match &keys {
-            Some(keys) => Some(link(keys, mode, ipam.is_some())?),
-            None => None,
+        let wiring = match Wiring::read(mode, conf, &raw, ipam.is_some()) {
+            // No ADD takes it, but the ADD that this DEL undoes was served: by another plugin,
+            // or with another config. A pod whose DEL is refused stays for ever.
+            Err(_) if env.verb == Verb::Del => Wiring::default(),
+            wiring => wiring?,
         };
         let prev_result = match &conf.prev_result {
             Some(json) if !json.is_null() => {
@@ -237,25 +154,17 @@ impl Network {
             _ => None,
         };
         let runtime = conf.runtime_config.as_ref();
-        let bandwidth = match runtime.and_then(|runtime| runtime.bandwidth.as_ref()) {
-            // Named as the reference's plugins, a limit is the plugin bandwidth's.
-            Some(keys) if mode == Mode::Configured => Bandwidth::new(keys)?,
-            _ => None,
-        };
         Ok(Self {
             name,
             version,
             path: env.path.clone(),
-            mtu: keys.as_ref().map_or(Ok(None), mtu)?,
-            masquerade: keys.is_some_and(|keys| keys.ip_masq),
-            ports: match mode {
-                // Named as the reference's plugins, the port mappings are portmap's.
-                Mode::Configured | Mode::Foreign => PortsConf::new(&raw)?,
-                Mode::Bridge | Mode::Ptp => None,
-            },
+            mtu: wiring.mtu,
+            masquerade: wiring.masquerade,
+            ports: wiring.ports,
+            maps_ports: matches!(mode, Mode::Configured | Mode::Foreign),
             raw,
-            link,
-            bandwidth,
+            link: wiring.link,
+            bandwidth: wiring.bandwidth,
             ipam,
             requested_ranges: runtime
                 .map(|runtime| runtime.ip_ranges.clone())
@@ -269,6 +178,40 @@ impl Network {
             }),
             status_ignores_exhaustion: conf.status_ignores_exhaustion,
         })
+    }
+}
+
+/// What a config says about the link and what goes with it, checked.
+#[derive(Default)]
+struct Wiring {
+    link: Option<LinkConf>,
+    mtu: Option<u32>,
+    masquerade: bool,
+    ports: Option<PortsConf>,
+    bandwidth: Option<Bandwidth>,
+}
+
+impl Wiring {
+    fn read(mode: Mode, conf: &NetConf, raw: &[u8], has_ipam: bool) -> Result<Self> {
+        let mut wiring = Self::default();
+        if mode != Mode::Foreign {
+            let keys: LinkKeys = config::parse(raw)?;
+            wiring.link = Some(link(&keys, mode, has_ipam)?);
+            wiring.mtu = mtu(&keys)?;
+            wiring.masquerade = keys.ip_masq;
+        }
+        // Named as the reference's plugins, port mappings are portmap's, and a limit is the
+        // plugin bandwidth's.
+        if matches!(mode, Mode::Configured | Mode::Foreign) {
+            wiring.ports = PortsConf::new(raw)?;
+        }
+        let runtime = conf.runtime_config.as_ref();
+        if let Some(keys) = runtime.and_then(|runtime| runtime.bandwidth.as_ref())
+            && mode == Mode::Configured
+        {
+            wiring.bandwidth = Bandwidth::new(keys)?;
+        }
+        Ok(wiring)
     }
 }
 
@@ -302,7 +245,12 @@ impl Request {
             .flatten()
             .filter(|mac| !mac.is_empty())
         {
-            requested_mac = Some(MacAddr::parse(&text).map_err(invalid)?);
+            match MacAddr::parse(&text) {
+                Ok(mac) => requested_mac = Some(mac),
+                // A DEL asks for none.
+                Err(_) if env.verb == Verb::Del => {}
+                Err(why) => return Err(invalid(why)),
+            }
         }
         Ok(Self {
             attachment: Attachment {
@@ -337,121 +285,6 @@ fn ipam(conf: &NetConf) -> Result<Option<IpamConf>> {
     }))
 }
 
-fn link(conf: &LinkKeys, mode: Mode, has_ipam: bool) -> Result<LinkConf> {
-    check_masquerade_backend(conf)?;
-    match (mode, conf.mode.as_deref()) {
-        (Mode::Bridge, _) | (Mode::Configured, None | Some("" | "bridge")) => {
-            bridge(conf, has_ipam).map(LinkConf::Bridge)
-        }
-        (Mode::Ptp, _) | (Mode::Configured, Some("ptp")) => Ok(LinkConf::Ptp),
-        (_, mode) => Err(Error::new(
-            Code::UnsupportedField,
-            format!("mode {:?} is not supported", mode.unwrap_or_default()),
-        )
-        .hint("the mode is \"bridge\", which is also the default, or \"ptp\"")),
-    }
-}
-
-fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
-    match conf.mtu {
-        None | Some(0) => Ok(None),
-        Some(mtu) if MTU.contains(&mtu) => Ok(Some(mtu)),
-        Some(mtu) => Err(invalid(format!(
-            "mtu {mtu} is outside {} to {}",
-            MTU.start(),
-            MTU.end()
-        ))),
-    }
-}
-
-/// Both backends of the reference mean the same masquerade; ours is made with nftables.
-fn check_masquerade_backend(conf: &LinkKeys) -> Result<()> {
-    match conf.ip_masq_backend.as_deref() {
-        None | Some("" | "iptables" | "nftables") => Ok(()),
-        Some(other) => Err(invalid(format!("ipMasqBackend {other:?} is unknown"))
-            .hint("known: nftables, iptables (made with nftables too)")),
-    }
-}
-
-fn bridge(conf: &LinkKeys, has_ipam: bool) -> Result<BridgeConf> {
-    let name = conf.bridge.as_deref().filter(|name| !name.is_empty());
-    let name =
-        IfName::parse(name.unwrap_or("cni0")).map_err(|why| invalid(format!("bridge: {why}")))?;
-    let frames = match (conf.hairpin_mode, conf.promisc_mode) {
-        (false, false) => FrameMode::Plain,
-        (true, false) => FrameMode::Hairpin,
-        (false, true) => FrameMode::Promiscuous,
-        (true, true) => {
-            return Err(invalid("hairpinMode and promiscMode are both true")
-                .hint("they are two ways to the same end: choose one"));
-        }
-    };
-    let gateway = match (conf.is_gateway, conf.is_default_gateway) {
-        (_, true) => GatewayRole::DefaultGateway,
-        (true, false) => GatewayRole::Gateway,
-        (false, false) => GatewayRole::None,
-    };
-    if conf.disable_container_interface && has_ipam {
-        return Err(
-            invalid("disableContainerInterface and ipam exclude each other")
-                .hint("an interface that is down can have no address of use"),
-        );
-    }
-    Ok(BridgeConf {
-        name,
-        gateway,
-        force_address: conf.force_address,
-        frames,
-        isolation: if conf.port_isolation {
-            PortIsolation::Isolated
-        } else {
-            PortIsolation::Open
-        },
-        mac_spoof_check: conf.macspoofchk,
-        leave_down: conf.disable_container_interface,
-        detect_duplicates: conf.enabledad,
-        vlans: vlans(conf)?,
-    })
-}
-
-fn vlans(conf: &LinkKeys) -> Result<Option<VlanConf>> {
-    let id = |what: &str, id: i64| {
-        u16::try_from(id)
-            .ok()
-            .filter(|id| (1..=4094).contains(id))
-            .ok_or_else(|| invalid(format!("{what} {id} is outside 1 to 4094")))
-    };
-    let own = match conf.vlan {
-        None | Some(0) => None,
-        Some(vlan) => Some(id("vlan", vlan)?),
-    };
-    let mut trunk = std::collections::BTreeSet::new();
-    for entry in &conf.vlan_trunk {
-        if let Some(single) = entry.id {
-            trunk.insert(id("vlanTrunk: id", single)?);
-        }
-        match (entry.min_id, entry.max_id) {
-            (None, None) => {}
-            (Some(min), Some(max)) => {
-                let (min, max) = (id("vlanTrunk: minID", min)?, id("vlanTrunk: maxID", max)?);
-                if max < min {
-                    return Err(invalid(format!(
-                        "vlanTrunk: minID {min} is greater than maxID {max}"
-                    )));
-                }
-                trunk.extend(min..=max);
-            }
-            (Some(_), None) => return Err(invalid("vlanTrunk: minID without maxID")),
-            (None, Some(_)) => return Err(invalid("vlanTrunk: maxID without minID")),
-        }
-    }
-    Ok((own.is_some() || !trunk.is_empty()).then(|| VlanConf {
-        own,
-        trunk: trunk.into_iter().collect(),
-        keep_default: conf.preserve_default_vlan,
-    }))
-}
-
 fn invalid(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, what)
 }
@@ -459,6 +292,7 @@ fn invalid(what: impl Into<String>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::link::GatewayRole;
     use std::ffi::OsString;
 
     fn request(verb: &str, args: &str, conf: &str) -> Result<Request> {

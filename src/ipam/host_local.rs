@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
@@ -134,6 +135,21 @@ impl HostLocal {
         match Store::open_existing(&self.dir)? {
             Some(store) => store.stale(keep),
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// Frees every address that `is_dead` says so of: address, container, interface, and when
+    /// it was taken. True when there was one.
+    ///
+    /// # Errors
+    /// Code 5, after having freed what could be.
+    pub fn reclaim(
+        &self,
+        is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
+    ) -> Result<bool> {
+        match Store::open_existing(&self.dir)? {
+            Some(store) => store.reclaim(is_dead),
+            None => Ok(false),
         }
     }
 

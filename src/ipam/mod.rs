@@ -123,6 +123,8 @@ impl Ipam {
             }
         };
         if allocation.addresses.is_empty() {
+            // It may have taken something all the same.
+            let _ = self.release(&request.attachment);
             return Err(Error::new(Code::InvalidConfig, "ipam gave no address"));
         }
         Ok(Outcome::Allocated(allocation))

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 
@@ -88,7 +89,8 @@ impl Store {
 
     fn lock(dir: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(dir.join("lock"), flags, Mode::from(0o644))?;
+        // The reference's mode: who cannot open it cannot hold it, and block every ADD.
+        let lock = rustix::fs::open(dir.join("lock"), flags, Mode::from(0o750))?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -186,18 +188,24 @@ impl Store {
     /// # Errors
     /// Code 5, naming the path.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
-        let read = |ip: IpAddr| {
-            let content = fs::read_to_string(self.dir.join(ip.to_string())).ok()?;
-            let content = content.trim();
-            let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
-            let stale = !container.is_empty() && !keep(container, ifname);
-            stale.then(|| Stale {
-                ip,
-                container: container.to_owned(),
-                ifname: ifname.to_owned(),
-            })
-        };
-        Ok(self.taken()?.into_iter().filter_map(read).collect())
+        let held = self
+            .taken()?
+            .into_iter()
+            .filter_map(|ip| self.holder_of(ip));
+        Ok(held
+            .filter(|held| !keep(&held.container, &held.ifname))
+            .collect())
+    }
+
+    fn holder_of(&self, ip: IpAddr) -> Option<Stale> {
+        let content = fs::read_to_string(self.dir.join(ip.to_string())).ok()?;
+        let content = content.trim();
+        let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
+        (!container.is_empty()).then(|| Stale {
+            ip,
+            container: container.to_owned(),
+            ifname: ifname.to_owned(),
+        })
     }
 
     /// Frees every address that [`Store::stale`] tells.
@@ -205,12 +213,36 @@ impl Store {
     /// # Errors
     /// Code 5, after having freed what could be.
     pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
-        let mut outcome = Ok(());
-        for stale in self.stale(keep)? {
-            let path = self.dir.join(stale.ip.to_string());
-            if let Err(err) = fs::remove_file(&path) {
-                outcome = Err(io_error("cannot free", &path, err));
-            }
+        self.free(self.stale(keep)?.into_iter().map(|stale| stale.ip))
+            .map(drop)
+    }
+
+    /// Frees every address that `is_dead` says so of: address, container, interface, and when
+    /// its file was made. True when there was one.
+    ///
+    /// # Errors
+    /// Code 5, after having freed what could be.
+    pub fn reclaim(
+        &self,
+        is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
+    ) -> Result<bool> {
+        let is_dead = |held: &Stale| {
+            let file = fs::metadata(self.dir.join(held.ip.to_string()));
+            file.and_then(|file| file.modified())
+                .is_ok_and(|made| is_dead(held.ip, &held.container, &held.ifname, made))
+        };
+        let dead = self.stale(|_, _| false)?.into_iter().filter(is_dead);
+        self.free(dead.map(|dead| dead.ip).collect::<Vec<_>>())
+    }
+
+    fn free(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<bool> {
+        let mut outcome = Ok(false);
+        for ip in addresses {
+            let path = self.dir.join(ip.to_string());
+            outcome = match fs::remove_file(&path) {
+                Err(err) => Err(io_error("cannot free", &path, err)),
+                Ok(()) => outcome.map(|_| true),
+            };
         }
         outcome
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::store::Store;
 use super::*;
 use crate::cni::env::Environment;
-use crate::cni::request::Mode;
+use crate::cni::link::Mode;
 
 /// A folder for stores, and configs that use it.
 struct Stores(tempfile::TempDir);

@@ -76,6 +76,21 @@ pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, R
     Ok(messages.into_iter().filter_map(read).collect())
 }
 
+/// The addresses of another namespace, by the number that it has in this one.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>, Refusal> {
+    let mut request = AddressMessage::default();
+    request.attributes.push(AddressAttribute::TargetNetNsId(id));
+    let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
+    let read = |message| match message {
+        RouteNetlinkMessage::NewAddress(message) => read(message),
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(read).collect())
+}
+
 fn message(index: u32, address: IpNetwork) -> AddressMessage {
     match address {
         IpNetwork::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()

@@ -32,6 +32,9 @@ pub struct Link {
     pub controller: Option<u32>,
     /// The other end of a veth, in that end's namespace.
     pub peer: Option<u32>,
+    /// The other end's namespace, by the number that it has in this one; negative when it has
+    /// none. None: this very namespace.
+    pub peer_netns: Option<i32>,
     pub alias: Option<String>,
     pub group: u32,
     /// Of a bridge port.
@@ -58,6 +61,7 @@ impl Link {
             running: false,
             controller: None,
             peer: None,
+            peer_netns: None,
             alias: None,
             group: 0,
             hairpin: false,
@@ -75,6 +79,7 @@ impl Link {
                 LinkAttribute::OperState(state) => link.running = state == State::Up,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::Link(index) => link.peer = Some(index),
+                LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::LinkInfo(infos) => link.read_info(infos),

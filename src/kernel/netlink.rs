@@ -118,6 +118,10 @@ impl Socket {
     where
         T: NetlinkSerializable + NetlinkDeserializable,
     {
+        if requests.is_empty() {
+            // The kernel refuses to be told nothing (ENODATA).
+            return Ok(Vec::new());
+        }
         let first = self.sequence.wrapping_add(1);
         let silent: Vec<bool> = requests.iter().map(|(_, flags)| *flags == SILENT).collect();
         let mut bytes = Vec::with_capacity(1024);
@@ -295,6 +299,9 @@ impl RouteSocket {
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
     ) -> Result<(), (usize, Refusal)> {
+        if requests.is_empty() {
+            return Ok(()); // there would be no answer to wait for
+        }
         let answers = self.exchange(requests).map_err(|err| (0, err.into()))?;
         for (at, answer) in answers.into_iter().enumerate() {
             answer.map_err(|refusal| (at, refusal))?;

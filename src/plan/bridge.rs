@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::{BridgePlan, invalid};
 use crate::cni::Result;
-use crate::cni::request::{BridgeConf, FrameMode, GatewayRole};
+use crate::cni::link::{BridgeConf, FrameMode, GatewayRole};
 use crate::cni::result::Route;
 use crate::ipam::Allocation;
 

@@ -19,8 +19,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::cni::bandwidth::Bandwidth;
+use crate::cni::link::{LinkConf, PortIsolation, VlanConf};
 use crate::cni::ports::PortsConf;
-use crate::cni::request::{Attachment, LinkConf, PortIsolation, Request, VlanConf};
+use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, IfName, MacAddr, Result};
 use crate::ipam::{Allocated, Allocation};
@@ -175,6 +176,11 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
             plan_host.isolated = conf.isolation == PortIsolation::Isolated;
             up = !conf.leave_down;
             detect_duplicates = conf.detect_duplicates;
+        }
+        Some(LinkConf::Ptp) if allocation.addresses.is_empty() => {
+            return Err(invalid(
+                "mode ptp routes to addresses, and the config has no ipam",
+            ));
         }
         Some(LinkConf::Ptp) => {
             forward = Families::of(allocation.addresses.iter().map(|given| given.address));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cni::env::Environment;
-use crate::cni::request::Mode;
+use crate::cni::link::Mode;
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()

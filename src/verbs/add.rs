@@ -1,6 +1,8 @@
 //! ADD: connects a container to a network and says how.
 
-use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free};
+use std::time::SystemTime;
+
+use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free, reclaim};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
@@ -65,7 +67,15 @@ pub(super) fn refuse_own_netns(request: &Request, netns: &Netns, own: &Netns) ->
 /// An address from each range set. Those that a killed ADD of this attachment left are freed
 /// first; those of a finished one are not touched, be it ours or another plugin's.
 fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> Result<Allocation> {
-    let held = match ipam.allocate(request)? {
+    let mut outcome = ipam.allocate(request);
+    let exhausted = outcome
+        .as_ref()
+        .is_err_and(|err| err.code == Code::TryAgainLater);
+    // When it cannot be told what is dead, the exhaustion is the error to report.
+    if exhausted && reclaim(&request.network.name, ipam, SystemTime::now()).unwrap_or(false) {
+        outcome = ipam.allocate(request);
+    }
+    let held = match outcome? {
         Outcome::Allocated(allocation) => return Ok(allocation),
         Outcome::AlreadyHeld(held) => held,
     };

@@ -20,7 +20,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cni::env::{Environment, Verb};
-use crate::cni::request::{Mode, Network, Request};
+use crate::cni::link::Mode;
+use crate::cni::request::{Network, Request};
 use crate::cni::{Code, Error, Result, SpecVersion};
 
 /// More than any config: what is longer is a mistake, not a network.
@@ -127,6 +128,11 @@ fn serve(
     input: impl Read,
     stdin: &mut Vec<u8>,
 ) -> Result<String> {
+    // What the reference's plugin does not read cannot be wrong.
+    let lookup = |name: &str| match name {
+        "CNI_ARGS" if matches!(plugin, Plugin::Loopback | Plugin::Portmap) => None,
+        _ => lookup(name),
+    };
     let environment = Environment::parse(lookup);
     if let Ok(None) = environment {
         return Ok(HELP.to_owned());

@@ -1,6 +1,8 @@
 //! STATUS: whether the next ADD can work.
 
-use crate::apply::{Host, try_lock};
+use std::time::SystemTime;
+
+use crate::apply::{Host, reclaim, try_lock};
 use crate::cni::request::Network;
 use crate::cni::{Code, Error, IfName, Result};
 use crate::ipam::Ipam;
@@ -30,7 +32,18 @@ pub fn addresses(network: &Network) -> Result<()> {
     let Some(ipam) = Ipam::new(network).map_err(unavailable)? else {
         return Ok(());
     };
-    match ipam.ready() {
+    let mut outcome = ipam.ready();
+    // Only of networks that we wire can it be told which addresses are dead.
+    let exhausted = outcome
+        .as_ref()
+        .is_err_and(|err| err.code == Code::TryAgainLater);
+    if exhausted
+        && network.link.is_some()
+        && reclaim(&network.name, &ipam, SystemTime::now()).map_err(unavailable)?
+    {
+        outcome = ipam.ready();
+    }
+    match outcome {
         Err(err) if err.code == Code::TryAgainLater && network.status_ignores_exhaustion => Ok(()),
         outcome => outcome.map_err(unavailable),
     }

@@ -812,3 +812,18 @@ fn an_address_held_for_an_interface_that_is_not_ours_stays_held() {
     );
     assert_eq!(container.state(), inside);
 }
+
+#[test]
+fn an_interface_that_is_to_stay_down_is_wired_and_down() {
+    let world = World::new();
+    let container = world.container("x");
+    let config = with(
+        podnet(),
+        json!({"isDefaultGateway": null, "disableContainerInterface": true, "ipam": null}),
+    );
+    Call::new("ADD", &config).netns(&container).run().ok();
+    assert!(!container.link("eth0").unwrap().up);
+    assert!(world.link(HOST_END).unwrap().up);
+    Call::new("DEL", &config).netns(&container).run().ok();
+    assert!(container.link("eth0").is_none());
+}

@@ -232,12 +232,12 @@ fn find_network(options: &NetworkOptions, attachment: &Attachment) -> Result<Net
     Ok(list)
 }
 
-/// Host ends that no DEL has removed.
+/// Links of the pod that no DEL has removed.
 fn cut_links(pod: &PodName) -> Result<(), Error> {
     let mut socket = open_host()?;
-    for (link, _) in anchor::attachments(&mut socket, pod)? {
+    for (link, _) in anchor::links(&mut socket, pod)? {
         link::delete(&mut socket, link.index)
-            .map_err(|refusal| refusal.during(format!("remove the host end {}", link.name)))?;
+            .map_err(|refusal| refusal.during(format!("remove {}", link.name)))?;
     }
     Ok(())
 }

@@ -1,19 +1,16 @@
-//! Changes and questions as netlink messages, and answers back into our words.
+//! Changes and questions as netlink messages; [`super::answer`] reads what comes back.
 
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
-    GenAttribute, GenMessage, Hook as WireHook, HookNumber, Immediate, InetHookNumber,
-    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
-    VerdictAttribute,
+    ChainAttribute, ChainMessage, DataAttribute, GenMessage, Hook as WireHook, HookNumber,
+    InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
+    SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
+    TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::{Chain, Change, Element, Family, HookPoint, Kind, Rule, Set, Table};
+use super::{Chain, Change, Element, Family, HookPoint, Kind, Set, Table};
 use crate::kernel::netlink::Request;
 
 /// NFNL_SUBSYS_NFTABLES, whose transaction it is.
@@ -21,7 +18,7 @@ const SUBSYSTEM: u16 = 10;
 
 /// Type of the comment in an element's user data (libnftnl's NFTNL_UDATA_SET_ELEM_COMMENT)
 /// and in a rule's (NFTNL_UDATA_RULE_COMMENT).
-const COMMENT: u8 = 0;
+pub(super) const COMMENT: u8 = 0;
 
 fn message(family: Family, inner: NfTablesMessage) -> NetfilterMessage {
     let family = match family {
@@ -272,21 +269,6 @@ fn comment(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The comment in user data: fields of type, length, value.
-fn read_comment(mut data: &[u8]) -> String {
-    while let [kind, len, rest @ ..] = data {
-        let (Some(value), after) = (rest.get(..*len as usize), rest.get(*len as usize..)) else {
-            break;
-        };
-        if *kind == COMMENT {
-            let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
-            return String::from_utf8_lossy(text).into_owned();
-        }
-        data = after.unwrap_or_default();
-    }
-    String::new()
-}
-
 /// Asks for the ruleset's generation.
 pub fn get_generation() -> NetfilterMessage {
     message(
@@ -339,160 +321,9 @@ pub fn get_rules(table: Table, chain: Option<&str>) -> NetfilterMessage {
     )
 }
 
-fn inner(message: NetfilterMessage) -> Option<NfTablesMessage> {
-    match message.inner {
-        NetfilterMessageInner::NfTables(inner) => Some(inner),
-        _ => None,
-    }
-}
-
-/// The generation in an answer.
-pub fn read_generation(message: NetfilterMessage) -> Option<u32> {
-    let Some(NfTablesMessage::NewGen(message)) = inner(message) else {
-        return None;
-    };
-    message
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            GenAttribute::Id(id) => Some(id),
-            _ => None,
-        })
-}
-
-/// The elements in an answer.
-pub fn read_elements(message: NetfilterMessage) -> Vec<Element> {
-    let Some(NfTablesMessage::NewSetElement(message)) = inner(message) else {
-        return Vec::new();
-    };
-    let lists = message
-        .attributes
-        .into_iter()
-        .filter_map(|attribute| match attribute {
-            SetElementList::Elements(list) => Some(list),
-            _ => None,
-        });
-    lists
-        .flatten()
-        .filter_map(|entry| match entry {
-            ListAttribute::Element(attributes) => Some(read_element(attributes)),
-            _ => None,
-        })
-        .collect()
-}
-
-fn read_element(attributes: Vec<SetElementAttribute>) -> Element {
-    let mut element = Element {
-        key: Vec::new(),
-        data: Vec::new(),
-        owner: String::new(),
-    };
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(bytes)) => element.key = bytes,
-            SetElementAttribute::Data(DataAttribute::Value(bytes)) => element.data = bytes,
-            SetElementAttribute::UserData(bytes) => element.owner = read_comment(&bytes),
-            _ => {}
-        }
-    }
-    element
-}
-
-/// The name of the set in an answer.
-pub fn read_set_name(message: NetfilterMessage) -> Option<String> {
-    let Some(NfTablesMessage::NewSet(message)) = inner(message) else {
-        return None;
-    };
-    message
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            SetAttribute::Name(name) => Some(name),
-            _ => None,
-        })
-}
-
-/// The rule in an answer.
-pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
-    let Some(NfTablesMessage::NewRule(message)) = inner(message) else {
-        return None;
-    };
-    let mut rule = Rule {
-        chain: String::new(),
-        handle: 0,
-        comment: String::new(),
-        jumps: Vec::new(),
-        values: Vec::new(),
-    };
-    for attribute in message.attributes {
-        match attribute {
-            RuleAttribute::Expressions(expressions) => {
-                for data in expressions.into_iter().flat_map(data_of) {
-                    read_data(data, &mut rule);
-                }
-            }
-            RuleAttribute::Chain(name) => rule.chain = name,
-            RuleAttribute::Handle(handle) => rule.handle = handle,
-            RuleAttribute::UserData(bytes) => rule.comment = read_comment(&bytes),
-            _ => {}
-        }
-    }
-    Some(rule)
-}
-
-/// The data that an expression loads or compares with.
-fn data_of(expression: ListAttribute<ExpressionAttribute>) -> Vec<DataAttribute> {
-    let ListAttribute::Element(attributes) = expression else {
-        return Vec::new();
-    };
-    let mut found = Vec::new();
-    for attribute in attributes {
-        match attribute {
-            ExpressionAttribute::Data(Expressions::Immediate(attributes)) => {
-                found.extend(
-                    attributes
-                        .into_iter()
-                        .filter_map(|attribute| match attribute {
-                            Immediate::Data(data) => Some(data),
-                            _ => None,
-                        }),
-                );
-            }
-            ExpressionAttribute::Data(Expressions::Cmp(attributes)) => {
-                found.extend(
-                    attributes
-                        .into_iter()
-                        .filter_map(|attribute| match attribute {
-                            Cmp::Data(data) => Some(data),
-                            _ => None,
-                        }),
-                );
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-fn read_data(data: DataAttribute, rule: &mut Rule) {
-    match data {
-        DataAttribute::Value(bytes) => rule.values.push(bytes),
-        DataAttribute::Verdict(attributes) => {
-            rule.jumps.extend(
-                attributes
-                    .into_iter()
-                    .filter_map(|attribute| match attribute {
-                        VerdictAttribute::Chain(name) => Some(name),
-                        _ => None,
-                    }),
-            );
-        }
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::answer::read_comment;
     use super::*;
 
     #[test]

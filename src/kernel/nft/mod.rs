@@ -3,6 +3,7 @@
 //! What a rule can say is in [`expr`]. Elements of sets and maps carry a comment, which is
 //! how they tell whose they are; `nft list ruleset` prints it.
 
+mod answer;
 pub mod expr;
 mod message;
 
@@ -141,7 +142,7 @@ impl Nft {
     /// The kernel's refusal.
     pub fn generation(&mut self) -> Result<u32, Refusal> {
         let messages = self.one(message::get_generation(), 0)?;
-        let found = messages.into_iter().find_map(message::read_generation);
+        let found = messages.into_iter().find_map(answer::read_generation);
         found.ok_or_else(|| io::Error::other("no generation in the answer").into())
     }
 
@@ -186,7 +187,7 @@ impl Nft {
         answers
             .into_iter()
             .map(|answer| match answer {
-                Ok(messages) => Ok(messages.into_iter().flat_map(message::read_elements).next()),
+                Ok(messages) => Ok(messages.into_iter().flat_map(answer::read_elements).next()),
                 Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => Ok(None),
                 Err(refusal) => Err(refusal),
             })
@@ -201,7 +202,7 @@ impl Nft {
         let messages = self.list(message::get_elements(table, set))?;
         Ok(messages
             .into_iter()
-            .flat_map(message::read_elements)
+            .flat_map(answer::read_elements)
             .collect())
     }
 
@@ -213,7 +214,7 @@ impl Nft {
         let messages = self.list(message::get_sets(table))?;
         Ok(messages
             .into_iter()
-            .filter_map(message::read_set_name)
+            .filter_map(answer::read_set_name)
             .collect())
     }
 
@@ -223,10 +224,7 @@ impl Nft {
     /// The kernel's refusal.
     pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, Refusal> {
         let messages = self.list(message::get_rules(table, chain))?;
-        Ok(messages
-            .into_iter()
-            .filter_map(message::read_rule)
-            .collect())
+        Ok(messages.into_iter().filter_map(answer::read_rule).collect())
     }
 
     fn list(&mut self, request: NetfilterMessage) -> Answer<NetfilterMessage> {

@@ -1,0 +1,264 @@
+//! GC: removes what no valid attachment owns, and nothing of anybody else.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rustix::fs::FlockOperation;
+use serde_json::{Value, json};
+
+use crate::common::{
+    Answer, Call, Container, GROUP, HOST_END, STORES, World, allocated, ip, podnet, run, with,
+};
+use crate::plugins::{call_alone, call_as};
+use crate::wire::{added, elements_of};
+
+/// Addresses, masquerade, ports and the MAC check: all that an attachment can have.
+fn everything() -> Value {
+    with(podnet(), json!({"ipMasq": true, "macspoofchk": true}))
+}
+
+fn mapped(port: u16) -> Value {
+    let runtime = json!({"portMappings": [{"hostPort": port, "containerPort": 80}]});
+    with(everything(), json!({"runtimeConfig": runtime}))
+}
+
+fn gc(config: &Value, valid: Value) -> Answer {
+    let list = json!({"cni.dev/valid-attachments": valid});
+    Call::new("GC", &with(config.clone(), list)).run()
+}
+
+fn valid(id: &str) -> Value {
+    json!({"containerID": id, "ifname": "eth0"})
+}
+
+/// The whole of an attachment is there, or nothing of it.
+#[track_caller]
+fn assert_there(world: &World, container: &Container, ip: &str, there: bool) {
+    let name = container.name();
+    let alias = format!("pausenet podnet {name} eth0");
+    let has_link = world
+        .links()
+        .iter()
+        .any(|link| link.alias.as_deref() == Some(&alias));
+    assert_eq!(has_link, there, "the host end of {name}");
+    assert_eq!(container.link("eth0").is_some(), there, "eth0 of {name}");
+    assert_eq!(
+        elements_of(&alias),
+        if there { 6 } else { 0 },
+        "elements of {name}"
+    );
+    assert_eq!(
+        allocated("podnet").iter().any(|have| have == ip),
+        there,
+        "address of {name}"
+    );
+}
+
+#[test]
+fn gc_removes_what_is_not_listed_and_keeps_what_is() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    let (b, _) = added(&world, &mapped(8081), "b");
+    let inside = b.state();
+
+    gc(&everything(), json!([valid("b"), valid("never-seen")])).ok();
+
+    assert_there(&world, &a, "10.1.0.2", false);
+    assert_there(&world, &b, "10.1.0.3", true);
+    assert_eq!(b.state(), inside);
+    assert!(world.link("cni0").is_some(), "the bridge is everybody's");
+}
+
+#[test]
+fn an_interface_that_is_not_listed_goes_though_its_container_is() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    gc(
+        &everything(),
+        json!([{"containerID": "a", "ifname": "net1"}]),
+    )
+    .ok();
+    assert_there(&world, &a, "10.1.0.2", false);
+}
+
+#[test]
+fn an_empty_list_means_that_nothing_is_valid() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    gc(&everything(), json!([])).ok();
+    assert_there(&world, &a, "10.1.0.2", false);
+    gc(&everything(), json!([])).ok();
+}
+
+#[test]
+fn a_missing_list_is_code_7_and_nothing_is_touched() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    for list in [json!({}), json!({"cni.dev/valid-attachments": null})] {
+        let error = Call::new("GC", &with(everything(), list)).run().err_code(7);
+        assert!(
+            error["msg"].as_str().unwrap().contains("valid-attachments"),
+            "{error}"
+        );
+    }
+    assert_there(&world, &a, "10.1.0.2", true);
+}
+
+#[test]
+fn gc_of_what_was_never_used_succeeds_and_makes_nothing() {
+    let world = World::new();
+    let before = world.snapshot();
+    gc(&everything(), json!([])).ok();
+    gc(&with(podnet(), json!({"ipam": null})), json!([])).ok();
+    assert_eq!(world.snapshot(), before);
+    assert!(!Path::new(STORES).exists());
+}
+
+#[test]
+fn what_is_left_of_dead_containers_goes() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    a.ip("link del eth0");
+    assert_eq!(elements_of("pausenet podnet a eth0"), 6);
+    assert_eq!(allocated("podnet"), ["10.1.0.2"]);
+
+    gc(&everything(), json!([])).ok();
+
+    assert_there(&world, &a, "10.1.0.2", false);
+}
+
+/// An ADD in flight holds its attachment's lock.
+#[test]
+fn what_an_add_is_making_right_now_is_left_alone() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    let alias = "pausenet podnet a eth0";
+    let links = world.links();
+    let host_end = links
+        .iter()
+        .find(|link| link.alias.as_deref() == Some(alias));
+    let lock = hold(&host_end.unwrap().name);
+
+    gc(&everything(), json!([])).ok();
+    assert_there(&world, &a, "10.1.0.2", true);
+
+    let_go(lock);
+    gc(&everything(), json!([])).ok();
+    assert_there(&world, &a, "10.1.0.2", false);
+}
+
+/// Lets go at once: a process that another test is starting may have the file too, for a moment.
+fn let_go(lock: File) {
+    rustix::fs::flock(&lock, FlockOperation::Unlock).unwrap();
+}
+
+fn hold(host_end: &str) -> File {
+    let dir = Path::new("/run/pausenet/lock");
+    fs::create_dir_all(dir).unwrap();
+    let lock = File::create(dir.join(host_end)).unwrap();
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    lock
+}
+
+#[test]
+fn a_half_made_link_goes_unless_somebody_is_still_at_it() {
+    let world = World::new();
+    world.container("x");
+    ip("link add cni0 up type bridge");
+    ip(&format!(
+        "link add {HOST_END} master cni0 up group {GROUP} type veth peer name eth0 netns x"
+    ));
+    let lock = hold(HOST_END);
+    gc(&everything(), json!([])).ok();
+    assert!(world.link(HOST_END).is_some());
+
+    let_go(lock);
+    gc(&everything(), json!([])).ok();
+    assert!(world.link(HOST_END).is_none());
+}
+
+#[test]
+fn other_networks_and_other_people_s_links_are_left_alone() {
+    let world = World::new();
+    let ipam = json!({"type": "host-local", "subnet": "10.2.0.0/24"});
+    let other = with(
+        mapped(8081),
+        json!({"name": "othernet", "bridge": "cni1", "ipam": ipam}),
+    );
+    added(&world, &other, "b");
+    ip("link add uplink type veth peer name other");
+    ip(&format!(
+        "link add mine group {GROUP} type veth peer name theirs"
+    ));
+    run("ip", ["link", "set", "mine", "alias", "somebody else's"]);
+    let (before, rules) = (world.snapshot(), crate::wire::ruleset());
+
+    gc(&everything(), json!([])).ok();
+
+    assert_eq!(world.snapshot(), before);
+    assert_eq!(crate::wire::ruleset(), rules);
+    assert_eq!(elements_of("pausenet othernet b eth0"), 6);
+}
+
+/// The address cannot be freed; link and elements go all the same, and the error is told.
+#[test]
+fn gc_goes_on_after_errors_and_tells_them() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    run("mount", ["--bind", STORES, STORES]);
+    run("mount", ["-o", "remount,bind,ro", STORES]);
+
+    let error = gc(&everything(), json!([])).err_code(5);
+
+    assert!(
+        error["msg"].as_str().unwrap().contains("10.1.0.2"),
+        "{error}"
+    );
+    assert!(a.link("eth0").is_none());
+    assert_eq!(elements_of("pausenet podnet a eth0"), 0);
+    run("mount", ["-o", "remount,bind,rw", STORES]);
+    gc(&everything(), json!([])).ok();
+    assert!(allocated("podnet").is_empty());
+}
+
+#[test]
+fn an_ipam_that_is_not_there_any_more_does_not_stop_gc() {
+    let world = World::new();
+    let (a, _) = added(&world, &mapped(8080), "a");
+    let config = with(everything(), json!({"ipam": {"type": "gone"}}));
+
+    let error = gc(&config, json!([])).err_code(7);
+
+    assert!(error["msg"].as_str().unwrap().contains("gone"), "{error}");
+    assert!(a.link("eth0").is_none());
+    assert_eq!(elements_of("pausenet podnet a eth0"), 0);
+}
+
+#[test]
+fn bridge_and_ptp_by_name_collect_too() {
+    for plugin in ["bridge", "ptp"] {
+        let world = World::new();
+        let x = world.container("x");
+        let config = with(
+            everything(),
+            json!({"type": plugin, "isDefaultGateway": null}),
+        );
+        call_as(plugin, "ADD", &config, &x).run().ok();
+        let list = json!({"cni.dev/valid-attachments": [valid("x")]});
+        call_alone(plugin, "GC", &with(config.clone(), list))
+            .run()
+            .ok();
+        assert!(x.link("eth0").is_some());
+        let list = json!({"cni.dev/valid-attachments": []});
+        call_alone(plugin, "GC", &with(config, list)).run().ok();
+        assert!(x.link("eth0").is_none());
+        assert!(allocated("podnet").is_empty());
+        assert_eq!(elements_of("pausenet podnet x eth0"), 0);
+    }
+}
+
+#[test]
+fn gc_needs_a_config_of_1_1_0() {
+    let _world = World::new();
+    gc(&with(podnet(), json!({"cniVersion": "1.0.0"})), json!([])).err_code(1);
+}

@@ -1,0 +1,367 @@
+//! `ipMasq`: what leaves the subnet is seen from the host's address, and nothing else is.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::{Call, STORES, World, podnet, run, set_sysctl, with};
+use crate::wire::{HOST, added, at, beyond, bind, call, elements_of, listen, ruleset, tcp, udp};
+
+fn dual_stack() -> Value {
+    let ipam = json!({"type": "host-local",
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]});
+    with(podnet(), json!({"ipMasq": true, "ipam": ipam}))
+}
+
+fn othernet() -> Value {
+    let ipam = json!({"type": "host-local",
+        "ranges": [[{"subnet": "10.2.0.0/24"}], [{"subnet": "fd02::/64"}]]});
+    let changes = json!({"name": "othernet", "bridge": "cni1", "ipam": ipam});
+    with(dual_stack(), changes)
+}
+
+/// Frames between ports pass the host's IP rules too where br_netfilter is at work.
+fn with_and_without_br_netfilter(test: impl Fn()) {
+    for family in ["iptables", "ip6tables"] {
+        let key = format!("bridge/bridge-nf-call-{family}");
+        if !Path::new("/proc/sys/net").join(&key).exists() {
+            return test();
+        }
+    }
+    for value in ["0", "1"] {
+        set_sysctl("bridge/bridge-nf-call-iptables", value);
+        set_sysctl("bridge/bridge-nf-call-ip6tables", value);
+        test();
+    }
+}
+
+#[test]
+fn what_leaves_the_subnet_is_seen_from_the_host_s_address() {
+    let world = World::new();
+    let outside = beyond(&world, 2);
+    let (x, _) = added(&world, &dual_stack(), "x");
+    let (y, _) = added(&world, &with(othernet(), json!({"ipMasq": false})), "y");
+    for (any, server, node, plain) in [
+        ("0.0.0.0:0", "192.0.2.2:7000", "192.0.2.1", "10.2.0.2"),
+        ("[::]:0", "[fd99:2::2]:7000", "fd99:2::1", "fd02::2"),
+    ] {
+        let (streams, datagrams) = (listen(Some(&outside), server), bind(Some(&outside), server));
+        assert_eq!(tcp(&streams, Some(&x), server).to_string(), node);
+        let sender = bind(Some(&x), any);
+        assert_eq!(udp(&datagrams, &sender, server).to_string(), node);
+        // Without the key it is the pod's own address.
+        assert_eq!(tcp(&streams, Some(&y), server).to_string(), plain);
+    }
+}
+
+#[test]
+fn inside_the_subnet_everybody_keeps_his_address() {
+    let world = World::new();
+    let (x, _) = added(&world, &dual_stack(), "x");
+    let (y, _) = added(&world, &dual_stack(), "y");
+    with_and_without_br_netfilter(|| {
+        for (server, gateway, client) in [
+            ("10.1.0.3:7000", "10.1.0.1:7000", "10.1.0.2"),
+            ("[fd00::3]:7000", "[fd00::1]:7000", "fd00::2"),
+        ] {
+            let neighbour = listen(Some(&y), server);
+            assert_eq!(tcp(&neighbour, Some(&x), server).to_string(), client);
+            let host = listen(HOST, gateway);
+            assert_eq!(tcp(&host, Some(&x), gateway).to_string(), client);
+        }
+    });
+}
+
+#[test]
+fn multicast_keeps_its_sender_s_address() {
+    let world = World::new();
+    let (x, _) = added(&world, &dual_stack(), "x");
+    let (y, _) = added(&world, &dual_stack(), "y");
+    let index = y.link("eth0").unwrap().index;
+    let scope = x.link("eth0").unwrap().index;
+    with_and_without_br_netfilter(|| {
+        let receiver = bind(Some(&y), "0.0.0.0:7000");
+        let group = Ipv4Addr::new(224, 0, 0, 251);
+        let here = Ipv4Addr::new(10, 1, 0, 3);
+        at(Some(&y), || receiver.join_multicast_v4(&group, &here)).unwrap();
+        bind(Some(&x), "10.1.0.2:0")
+            .send_to(&[1], (group, 7000))
+            .unwrap();
+        assert_eq!(source(&receiver), "10.1.0.2");
+        drop(receiver);
+
+        let receiver = bind(Some(&y), "[::]:7000");
+        let group: Ipv6Addr = "ff02::123".parse().unwrap();
+        at(Some(&y), || receiver.join_multicast_v6(&group, index)).unwrap();
+        bind(Some(&x), "[fd00::2]:0")
+            .send_to(&[1], std::net::SocketAddrV6::new(group, 7000, 0, scope))
+            .unwrap();
+        assert_eq!(source(&receiver), "fd00::2");
+    });
+}
+
+fn source(receiver: &UdpSocket) -> String {
+    receiver.recv_from(&mut [0]).unwrap().1.ip().to_string()
+}
+
+/// From one subnet to the other is outside of both.
+#[test]
+fn every_address_of_a_container_is_masqueraded_outside_its_own_subnet() {
+    let world = World::new();
+    let outside = beyond(&world, 2);
+    let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]);
+    let ipam = json!({"type": "host-local", "ranges": ranges});
+    let config = with(dual_stack(), json!({"ipam": ipam}));
+    let (x, _) = added(&world, &config, "x");
+    let (y, _) = added(&world, &config, "y");
+
+    let server = bind(Some(&outside), "192.0.2.2:7000");
+    for from in ["10.1.0.2:0", "10.2.0.2:0"] {
+        let sender = bind(Some(&x), from);
+        assert_eq!(
+            udp(&server, &sender, "192.0.2.2:7000").to_string(),
+            "192.0.2.1"
+        );
+    }
+    let neighbour = listen(Some(&y), "10.2.0.3:7000");
+    assert_eq!(
+        tcp(&neighbour, Some(&x), "10.2.0.3:7000").to_string(),
+        "10.2.0.2"
+    );
+    assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+}
+
+#[test]
+fn two_networks_are_masqueraded_each_for_itself() {
+    let world = World::new();
+    let outside = beyond(&world, 2);
+    let (x, _) = added(&world, &dual_stack(), "x");
+    let (y, _) = added(&world, &othernet(), "y");
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    for pod in [&x, &y] {
+        assert_eq!(
+            tcp(&server, Some(pod), "192.0.2.2:7000").to_string(),
+            "192.0.2.1"
+        );
+    }
+
+    call("DEL", &othernet(), &y).run().ok();
+
+    assert_eq!(
+        tcp(&server, Some(&x), "192.0.2.2:7000").to_string(),
+        "192.0.2.1"
+    );
+    assert_eq!(elements_of("pausenet othernet y eth0"), 0);
+}
+
+#[test]
+fn both_backends_of_the_reference_mean_the_same_and_others_are_refused() {
+    let mut rulesets = Vec::new();
+    for backend in [json!(null), json!(""), json!("iptables"), json!("nftables")] {
+        let world = World::new();
+        added(
+            &world,
+            &with(dual_stack(), json!({"ipMasqBackend": backend})),
+            "x",
+        );
+        rulesets.push(ruleset());
+    }
+    assert!(rulesets[0].contains("10.1.0.2 comment"), "{}", rulesets[0]);
+    assert!(
+        rulesets.iter().all(|rules| *rules == rulesets[0]),
+        "{rulesets:#?}"
+    );
+
+    let world = World::new();
+    let container = world.container("x");
+    let config = with(dual_stack(), json!({"ipMasqBackend": "ebtables"}));
+    let error = call("ADD", &config, &container).run().err_code(7);
+    assert!(
+        error["msg"].as_str().unwrap().contains("ebtables"),
+        "{error}"
+    );
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn del_leaves_nftables_as_they_were_but_for_what_is_shared() {
+    let forget_address = || fs::remove_dir_all(Path::new(STORES).join("podnet")).unwrap();
+    type Break<'a> = &'a dyn Fn();
+    let cases: [(&str, bool, Break); 4] = [
+        ("with prevResult", true, &|| ()),
+        ("without prevResult", false, &|| ()),
+        ("with prevResult alone", true, &forget_address),
+        ("with nothing", false, &forget_address),
+    ];
+    for (what, with_result, break_it) in cases {
+        for netns in ["there", "gone"] {
+            let world = World::new();
+            let (first, _) = added(&world, &dual_stack(), "first");
+            call("DEL", &dual_stack(), &first).run().ok();
+            let before = ruleset();
+            let (x, result) = added(&world, &dual_stack(), "x");
+            assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+            let prev = if with_result { result } else { json!(null) };
+            let del = call("DEL", &with(dual_stack(), json!({"prevResult": prev})), &x);
+            break_it();
+            if netns == "gone" {
+                x.destroy();
+            }
+
+            del.run().ok();
+
+            assert_eq!(ruleset(), before, "{what}, netns {netns}");
+        }
+    }
+}
+
+#[test]
+fn del_leaves_the_others_masqueraded() {
+    let world = World::new();
+    let outside = beyond(&world, 2);
+    let (x, result) = added(&world, &dual_stack(), "x");
+    let (y, _) = added(&world, &dual_stack(), "y");
+
+    let config = with(dual_stack(), json!({"prevResult": result}));
+    call("DEL", &config, &x).run().ok();
+
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    assert_eq!(
+        tcp(&server, Some(&y), "192.0.2.2:7000").to_string(),
+        "192.0.2.1"
+    );
+}
+
+#[test]
+fn the_next_add_is_masqueraded_after_somebody_has_flushed_the_ruleset() {
+    let world = World::new();
+    let outside = beyond(&world, 2);
+    added(&world, &dual_stack(), "x");
+    run("nft", ["flush", "ruleset"]);
+
+    let (y, _) = added(&world, &dual_stack(), "y");
+
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    assert_eq!(
+        tcp(&server, Some(&y), "192.0.2.2:7000").to_string(),
+        "192.0.2.1"
+    );
+}
+
+#[test]
+fn del_succeeds_after_somebody_has_flushed_the_ruleset() {
+    for with_result in [true, false] {
+        let world = World::new();
+        let (x, result) = added(&world, &dual_stack(), "x");
+        run("nft", ["flush", "ruleset"]);
+        let prev = if with_result { result } else { json!(null) };
+
+        let config = with(dual_stack(), json!({"prevResult": prev}));
+        call("DEL", &config, &x).run().ok();
+
+        assert!(x.link("eth0").is_none());
+        assert_eq!(ruleset(), "", "and makes nothing");
+    }
+}
+
+#[test]
+fn check_notices_that_the_masquerade_is_gone_or_another_s() {
+    let steal = "delete element inet pausenet masquerade_10.1.0.0/24 { 10.1.0.2 }; \
+        add element inet pausenet masquerade_10.1.0.0/24 { 10.1.0.2 comment \"me\" }";
+    for change in [
+        "flush ruleset",
+        "flush set inet pausenet masquerade_10.1.0.0/24",
+        steal,
+    ] {
+        let world = World::new();
+        let (x, result) = added(&world, &dual_stack(), "x");
+        let config = with(dual_stack(), json!({"prevResult": result}));
+        let check = call("CHECK", &config, &x);
+        check.run().ok();
+
+        run("nft", [change]);
+
+        let error = check.run().err_code(102);
+        assert!(
+            error["msg"]
+                .as_str()
+                .unwrap()
+                .contains("masquerade_10.1.0.0/24"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_container_that_was_killed_half_way_leaves_no_element_after_its_next_add_and_del() {
+    let world = World::new();
+    let (x, _) = added(&world, &dual_stack(), "x");
+    // As if ADD had been killed before the last step.
+    let name = world
+        .links()
+        .into_iter()
+        .find(|link| link.alias.is_some())
+        .unwrap()
+        .name;
+    run("ip", ["link", "set", &name, "alias", ""]);
+
+    let result = call("ADD", &dual_stack(), &x).run().ok();
+
+    assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+    let config = with(dual_stack(), json!({"prevResult": result}));
+    call("DEL", &config, &x).run().ok();
+    assert_eq!(elements_of("pausenet podnet x eth0"), 0);
+}
+
+/// A gives X back, B is given X, and only then does A's DEL come.
+#[test]
+fn a_late_del_leaves_the_masquerade_of_who_has_the_address_now() {
+    for with_result in [true, false] {
+        let world = World::new();
+        let outside = beyond(&world, 2);
+        let (a, result) = added(&world, &dual_stack(), "a");
+        for address in ["10.1.0.2", "fd00::2"] {
+            fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
+        }
+        let wish = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
+        let (b, _) = added(&world, &with(dual_stack(), wish), "b");
+        assert_eq!(b.addresses("eth0"), ["10.1.0.2/24", "fd00::2/64"]);
+        let before = ruleset();
+        let prev = if with_result { result } else { json!(null) };
+
+        call("DEL", &with(dual_stack(), json!({"prevResult": prev})), &a)
+            .run()
+            .ok();
+
+        assert_eq!(ruleset(), before);
+        let server = listen(Some(&outside), "192.0.2.2:7000");
+        assert_eq!(
+            tcp(&server, Some(&b), "192.0.2.2:7000").to_string(),
+            "192.0.2.1"
+        );
+    }
+}
+
+#[test]
+fn gc_leaves_the_masquerade_of_who_has_the_address_now() {
+    let world = World::new();
+    let (_a, _) = added(&world, &dual_stack(), "a");
+    for address in ["10.1.0.2", "fd00::2"] {
+        fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
+    }
+    let wish = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
+    added(&world, &with(dual_stack(), wish), "b");
+    let before = ruleset();
+
+    let valid = json!([{"containerID": "b", "ifname": "eth0"}]);
+    Call::new(
+        "GC",
+        &with(dual_stack(), json!({"cni.dev/valid-attachments": valid})),
+    )
+    .run()
+    .ok();
+
+    assert_eq!(ruleset(), before);
+}

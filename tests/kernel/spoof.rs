@@ -1,0 +1,158 @@
+//! `macspoofchk`: frames with another source MAC than the container's own are dropped.
+
+use serde_json::{Value, json};
+
+use crate::common::{Container, World, podnet, run, with};
+use crate::wire::{added, bind, call, datagrams_before, elements_of, listen, ruleset, tcp};
+
+const FORGED: &str = "02:00:00:00:00:66";
+const OWNER: &str = "pausenet podnet x eth0";
+
+fn checked() -> Value {
+    with(podnet(), json!({"macspoofchk": true}))
+}
+
+/// What a neighbour hears of broadcasts with the right MAC, a forged one, and the right one again.
+/// A broadcast asks nobody for an address first.
+fn heard(from: &Container, neighbour: &Container) -> Vec<Vec<u8>> {
+    let receiver = bind(Some(neighbour), "0.0.0.0:7000");
+    let sender = bind(Some(from), "0.0.0.0:0");
+    sender.set_broadcast(true).unwrap();
+    let say = |what: &[u8]| sender.send_to(what, "10.1.0.255:7000").unwrap();
+    let own = from.link("eth0").unwrap().mac.unwrap();
+    say(b"right");
+    from.ip(&format!("link set eth0 address {FORGED}"));
+    say(b"forged");
+    from.ip(&format!("link set eth0 address {own}"));
+    say(b"end");
+    datagrams_before(&receiver, b"end")
+}
+
+#[test]
+fn a_forged_mac_is_dropped_and_the_right_one_passes() {
+    for (check, expected) in [(true, vec!["right"]), (false, vec!["right", "forged"])] {
+        let world = World::new();
+        let config = with(checked(), json!({"macspoofchk": check}));
+        let (x, _) = added(&world, &config, "x");
+        let (y, _) = added(&world, &podnet(), "y");
+        assert_eq!(
+            heard(&x, &y),
+            expected.iter().map(|s| s.as_bytes()).collect::<Vec<_>>()
+        );
+        tcp(
+            &listen(Some(&y), "10.1.0.3:7000"),
+            Some(&x),
+            "10.1.0.3:7000",
+        );
+    }
+}
+
+#[test]
+fn a_mac_that_was_asked_for_is_the_right_one() {
+    let world = World::new();
+    let config = with(
+        checked(),
+        json!({"runtimeConfig": {"mac": "02:00:00:00:00:05"}}),
+    );
+    let (x, _) = added(&world, &config, "x");
+    let (y, _) = added(&world, &checked(), "y");
+    assert_eq!(heard(&x, &y), [b"right"]);
+    // A neighbour's MAC is as forged as any.
+    assert_eq!(heard(&y, &x), [b"right"]);
+}
+
+#[test]
+fn containers_without_the_check_on_the_same_bridge_are_left_alone() {
+    let world = World::new();
+    let (_x, _) = added(&world, &checked(), "x");
+    let (y, _) = added(&world, &podnet(), "y");
+    let (z, _) = added(&world, &podnet(), "z");
+    assert_eq!(heard(&y, &z), [&b"right"[..], b"forged"]);
+}
+
+#[test]
+fn layer_2_alone_is_checked_too() {
+    let world = World::new();
+    let config = with(checked(), json!({"ipam": null, "isDefaultGateway": null}));
+    let (x, _) = added(&world, &config, "x");
+    let (y, _) = added(&world, &config, "y");
+    for (pod, address) in [(&x, "10.1.0.2/24"), (&y, "10.1.0.3/24")] {
+        pod.ip(&format!("addr add {address} brd + dev eth0"));
+    }
+    assert_eq!(heard(&x, &y), [b"right"]);
+
+    call("DEL", &config, &x).run().ok();
+
+    assert_eq!(elements_of(OWNER), 0);
+    assert_eq!(elements_of("pausenet podnet y eth0"), 2);
+}
+
+#[test]
+fn del_leaves_no_element_whatever_the_runtime_still_knows() {
+    for with_result in [true, false] {
+        for netns in ["there", "gone"] {
+            let world = World::new();
+            let (first, _) = added(&world, &checked(), "first");
+            call("DEL", &checked(), &first).run().ok();
+            let before = ruleset();
+            let (x, result) = added(&world, &checked(), "x");
+            assert_eq!(elements_of(OWNER), 2);
+            let prev = if with_result { result } else { json!(null) };
+            let del = call("DEL", &with(checked(), json!({"prevResult": prev})), &x);
+            if netns == "gone" {
+                x.destroy();
+            }
+
+            del.run().ok();
+
+            assert_eq!(ruleset(), before, "result: {with_result}, netns {netns}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_2_add_after_a_killed_one_leaves_no_second_mac() {
+    let world = World::new();
+    let config = with(checked(), json!({"ipam": null, "isDefaultGateway": null}));
+    let (x, result) = added(&world, &config, "x");
+    let host_end = result["interfaces"][1]["name"].as_str().unwrap();
+    // As if ADD had been killed before its last step.
+    run("ip", ["link", "set", host_end, "alias", ""]);
+
+    call("ADD", &config, &x).run().ok();
+
+    assert_eq!(elements_of(OWNER), 2);
+}
+
+#[test]
+fn check_notices_that_the_guard_is_gone() {
+    for change in [
+        "flush set bridge pausenet guarded",
+        "flush set bridge pausenet allowed",
+        "delete table bridge pausenet",
+    ] {
+        let world = World::new();
+        let (x, result) = added(&world, &checked(), "x");
+        let check = call("CHECK", &with(checked(), json!({"prevResult": result})), &x);
+        check.run().ok();
+
+        run("nft", [change]);
+
+        let error = check.run().err_code(102);
+        assert!(
+            error["msg"].as_str().unwrap().contains("table pausenet"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_next_add_is_checked_after_somebody_has_flushed_the_ruleset() {
+    let world = World::new();
+    let (x, _) = added(&world, &checked(), "x");
+    run("nft", ["flush", "ruleset"]);
+
+    let (y, _) = added(&world, &checked(), "y");
+
+    assert_eq!(heard(&y, &x), [b"right"]);
+}

@@ -1,0 +1,164 @@
+//! STATUS: whether the next ADD can work.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::{Answer, Call, STORES, World, podnet, run, with};
+use crate::plugins::{call_alone, under};
+use crate::wire::added;
+
+fn status(config: &Value) -> Answer {
+    Call::new("STATUS", config).run()
+}
+
+/// Room for one container.
+fn small() -> Value {
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/30"}]]});
+    with(
+        podnet(),
+        json!({"ipam": ipam, "ipMasq": true, "macspoofchk": true}),
+    )
+}
+
+fn lenient() -> Value {
+    with(small(), json!({"statusIgnoresExhaustion": true}))
+}
+
+/// Code 50 with all of these words.
+#[track_caller]
+fn unavailable(answer: &Answer, words: &[&str]) {
+    let error = answer.err_code(50);
+    let told = format!("{} {}", error["msg"], error["details"]);
+    assert!(
+        words.iter().all(|word| told.contains(word)),
+        "{words:?} in {told}"
+    );
+}
+
+#[test]
+fn a_network_that_works_is_available_and_says_nothing() {
+    let world = World::new();
+    let before = world.snapshot().net;
+    for config in [
+        small(),
+        with(podnet(), json!({"ipam": null})),
+        with(podnet(), json!({"mode": "ptp"})),
+    ] {
+        let answer = status(&config);
+        answer.ok();
+        assert!(answer.0.stdout.is_empty());
+    }
+    for plugin in ["bridge", "ptp", "portmap", "loopback", "host-local"] {
+        call_alone(plugin, "STATUS", &podnet()).run().ok();
+    }
+    assert_eq!(world.snapshot().net, before);
+    assert_eq!(crate::wire::ruleset(), "", "asked, and nothing made");
+}
+
+#[test]
+fn a_network_without_a_free_address_is_not_available_unless_that_is_to_be_passed_over() {
+    let world = World::new();
+    let (x, _) = added(&world, &small(), "x");
+
+    unavailable(&status(&small()), &["10.1.0"]);
+    status(&lenient()).ok();
+    let y = world.container("y");
+    crate::wire::call("ADD", &lenient(), &y).run().err_code(11);
+    crate::wire::call("DEL", &small(), &x).run().ok();
+    status(&small()).ok();
+}
+
+#[test]
+fn one_exhausted_range_set_of_two_is_enough() {
+    let world = World::new();
+    let ranges = json!([[{"subnet": "fd00::/64"}], [{"subnet": "10.1.0.0/30"}]]);
+    let config = with(
+        podnet(),
+        json!({"ipam": {"type": "host-local", "ranges": ranges}}),
+    );
+    status(&config).ok();
+    added(&world, &config, "x");
+    unavailable(&status(&config), &["10.1.0"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_not_available() {
+    let _world = World::new();
+    status(&small()).ok();
+    run("mount", ["--bind", STORES, STORES]);
+    run("mount", ["-o", "remount,bind,ro", STORES]);
+    for config in [small(), lenient()] {
+        unavailable(&status(&config), &["podnet"]);
+    }
+}
+
+#[test]
+fn a_store_that_is_a_file_is_not_available() {
+    let _world = World::new();
+    fs::create_dir_all(STORES).unwrap();
+    fs::write(Path::new(STORES).join("podnet"), "").unwrap();
+    unavailable(&status(&small()), &["podnet"]);
+}
+
+#[test]
+fn without_a_place_for_locks_it_is_not_available() {
+    let _world = World::new();
+    fs::write("/run/pausenet", "a file").unwrap();
+    unavailable(&status(&podnet()), &["/run/pausenet/lock"]);
+}
+
+#[test]
+fn without_the_rights_to_change_links_it_is_not_available() {
+    let _world = World::new();
+    let drop = [
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+    ];
+    for config in [podnet(), small(), with(podnet(), json!({"mode": "ptp"}))] {
+        let call = Call::new("STATUS", &config);
+        call.run().ok();
+        unavailable(&under(&drop, &call), &["links"]);
+    }
+    unavailable(
+        &under(&drop, &call_alone("portmap", "STATUS", &podnet())),
+        &["links"],
+    );
+    // It needs none for addresses.
+    under(&drop, &call_alone("host-local", "STATUS", &podnet())).ok();
+}
+
+#[test]
+fn without_the_rights_to_enter_namespaces_it_is_not_available() {
+    let _world = World::new();
+    let drop = [
+        "setpriv",
+        "--bounding-set=-sys_admin",
+        "--inh-caps=-sys_admin",
+    ];
+    unavailable(
+        &under(&drop, &Call::new("STATUS", &podnet())),
+        &["namespace"],
+    );
+}
+
+#[test]
+fn a_delegate_that_is_not_there_is_not_available() {
+    let _world = World::new();
+    let config = with(podnet(), json!({"ipam": {"type": "my-ipam"}}));
+    unavailable(&status(&config), &["my-ipam", "/nonexistent"]);
+}
+
+#[test]
+fn a_config_that_cannot_be_right_is_told_so() {
+    let _world = World::new();
+    status(&with(podnet(), json!({"cniVersion": "1.0.0"}))).err_code(1);
+    status(&with(podnet(), json!({"mtu": 1}))).err_code(7);
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/32"}]]});
+    unavailable(
+        &status(&with(podnet(), json!({"ipam": ipam}))),
+        &["10.1.0.0/32"],
+    );
+}

@@ -1,0 +1,332 @@
+//! Our `bridge` and `ptp` beside the reference's where things are not as they should be: DEL of
+//! what is gone, CHECK of what was changed, ADD of what cannot be, and the verbs of 1.1.0.
+
+use serde_json::{Value, json};
+
+use crate::common::{ip, with};
+use crate::side::cases::{bridge, dual, gateway, ptp};
+use crate::side::{Side, same, same_in};
+
+fn routed() -> Value {
+    with(
+        ptp(),
+        json!({"ipMasq": true, "ipMasqBackend": "nftables", "ipam": dual()}),
+    )
+}
+
+/// Rules that could still name the first container.
+const FIRST: [&str; 3] = ["10.1.0.2", "fd00::2", "c1"];
+
+fn namespace_gone(side: &mut Side, config: &Value) {
+    side.call("ADD", "c1", config);
+    side.destroy("c1");
+    let call = side.plugin("DEL", "c1", &side.config(config));
+    side.run("DEL", &call);
+    side.note_rules(&FIRST);
+    side.run("DEL again", &call);
+}
+
+#[test]
+fn del_bridge_when_the_netns_is_gone() {
+    same("del_bridge_when_the_netns_is_gone", |side| {
+        namespace_gone(side, &gateway())
+    });
+}
+
+#[test]
+fn del_ptp_when_the_netns_is_gone() {
+    same("del_ptp_when_the_netns_is_gone", |side| {
+        namespace_gone(side, &routed())
+    });
+}
+
+fn without_netns(side: &mut Side, config: &Value) {
+    side.call("ADD", "c1", config);
+    let call = side.plugin("DEL", "c1", &side.config(config));
+    side.run("DEL with no CNI_NETNS", &call.without("CNI_NETNS"));
+    side.note_rules(&FIRST);
+}
+
+/// The namespace is there, but the runtime does not name it.
+#[test]
+fn del_bridge_without_a_netns() {
+    same("del_bridge_without_a_netns", |side| {
+        without_netns(side, &gateway())
+    });
+}
+
+#[test]
+fn del_ptp_without_a_netns() {
+    same("del_ptp_without_a_netns", |side| without_netns(side, &routed()));
+}
+
+/// A path that leads to another container by now.
+#[test]
+fn del_of_a_path_that_is_somebody_else_s() {
+    same("del_of_a_path_that_is_somebody_else_s", |side| {
+        side.call("ADD", "c1", &bridge());
+        side.call("ADD", "c2", &bridge());
+        let call = side
+            .plugin("DEL", "c1", &side.config(&bridge()))
+            .var("CNI_NETNS", "/run/netns/c2");
+        side.run("DEL c1 at c2's path", &call);
+    });
+}
+
+#[test]
+fn del_without_an_add() {
+    same("del_without_an_add", |side| {
+        for config in [bridge(), ptp(), gateway(), with(bridge(), json!({"macspoofchk": true}))] {
+            side.container("c1");
+            let call = side.plugin("DEL", "c1", &side.config(&config));
+            side.run("DEL", &call);
+        }
+    });
+}
+
+/// The interface was removed by somebody else.
+#[test]
+fn del_of_an_interface_that_is_gone() {
+    same("del_of_an_interface_that_is_gone", |side| {
+        side.call("ADD", "c1", &gateway());
+        side.container("c1").ip("link del eth0");
+        side.call("DEL", "c1", &gateway());
+        side.note_rules(&FIRST);
+    });
+}
+
+/// What may have changed since ADD, one thing after the other, each in its own container.
+fn changed(side: &mut Side, config: &Value, changes: &[(&str, &str)]) {
+    for (what, change) in changes {
+        let id = format!("c{}", what.replace(' ', "-"));
+        side.call("ADD", &id, config);
+        if let Some(inside) = change.strip_prefix("in: ") {
+            side.container(&id).ip(inside);
+        } else if !change.is_empty() {
+            ip(change);
+        }
+        side.call("CHECK", &id, config);
+        let call = side.plugin("DEL", &id, &side.config(config));
+        side.run(&format!("DEL {id}"), &call);
+        side.destroy(&id);
+    }
+}
+
+#[test]
+fn check_of_a_bridge_notices() {
+    let ipam = with(dual(), json!({"routes": [{"dst": "10.5.0.0/16"}]}));
+    let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
+    same_in("check_of_a_bridge_notices", &["1.1.0"], |side| {
+        changed(
+            side,
+            &config,
+            &[
+                ("nothing", ""),
+                ("address gone", "in: addr flush dev eth0 scope global"),
+                ("route gone", "in: route del 10.5.0.0/16"),
+                ("default gone", "in: route del default"),
+                ("other mac", "in: link set eth0 address 02:00:00:00:00:09"),
+                ("switched off", "in: link set eth0 down"),
+                ("interface gone", "in: link del eth0"),
+                ("more addresses", "in: addr add 10.1.0.200/24 dev eth0"),
+                ("bridge off", "link set cni0 down"),
+                ("gateway gone", "addr flush dev cni0 scope global"),
+            ],
+        );
+    });
+}
+
+#[test]
+fn check_of_a_ptp_notices() {
+    let ipam = with(dual(), json!({"routes": [{"dst": "0.0.0.0/0"}]}));
+    let config = with(ptp(), json!({"ipam": ipam}));
+    same_in("check_of_a_ptp_notices", &["1.1.0"], |side| {
+        changed(
+            side,
+            &config,
+            &[
+                ("nothing", ""),
+                ("address gone", "in: addr flush dev eth0 scope global"),
+                ("default gone", "in: route del default"),
+                ("other mac", "in: link set eth0 address 02:00:00:00:00:09"),
+                ("switched off", "in: link set eth0 down"),
+                ("interface gone", "in: link del eth0"),
+            ],
+        );
+    });
+}
+
+#[test]
+fn check_without_a_previous_result() {
+    same("check_without_a_previous_result", |side| {
+        for config in [gateway(), routed()] {
+            side.call("ADD", "c1", &config);
+            let call = side.plugin("CHECK", "c1", &side.config(&config));
+            side.run("CHECK", &call);
+            side.call("DEL", "c1", &config);
+        }
+    });
+}
+
+/// A port that left its bridge, and an address that its store does not know any more.
+#[test]
+fn check_of_what_is_shared() {
+    same_in("check_of_what_is_shared", &["1.1.0"], |side| {
+        side.call("ADD", "c1", &bridge());
+        std::fs::remove_file("/var/lib/cni/networks/podnet/10.1.0.2").unwrap();
+        side.call("CHECK", "c1", &bridge());
+        side.call("ADD", "c2", &bridge());
+        let port = side.result("c2 eth0")["interfaces"][1]["name"].clone();
+        ip(&format!("link set {} nomaster", port.as_str().unwrap()));
+        side.call("CHECK", "c2", &bridge());
+        side.call("ADD", "c3", &bridge());
+        ip("link del cni0");
+        side.call("CHECK", "c3", &bridge());
+    });
+}
+
+/// Each in a container of its own; what a failed ADD leaves is looked at too.
+#[test]
+fn add_refuses() {
+    let bridged = |changes: Value| with(bridge(), changes);
+    let routed = |changes: Value| with(ptp(), changes);
+    let bad = [
+        ("hairpin and promisc", bridged(json!({"hairpinMode": true, "promiscMode": true}))),
+        ("down with ipam", bridged(json!({"disableContainerInterface": true}))),
+        ("vlan 4095", bridged(json!({"vlan": 4095}))),
+        ("vlan -1", bridged(json!({"vlan": -1}))),
+        ("trunk 0", bridged(json!({"vlanTrunk": [{"id": 0}]}))),
+        ("trunk without max", bridged(json!({"vlanTrunk": [{"minID": 5}]}))),
+        ("trunk backwards", bridged(json!({"vlanTrunk": [{"minID": 5, "maxID": 4}]}))),
+        ("mtu as text", bridged(json!({"mtu": "1500"}))),
+        ("mtu 10", bridged(json!({"mtu": 10}))),
+        ("mtu 100000", bridged(json!({"mtu": 100_000}))),
+        ("bridge name too long", bridged(json!({"bridge": "a-name-that-is-too-long"}))),
+        ("bridge name with a slash", bridged(json!({"bridge": "a/b"}))),
+        ("mac of five bytes", bridged(json!({"runtimeConfig": {"mac": "02:00:00:00:01"}}))),
+        ("ipam that is not there", bridged(json!({"ipam": {"type": "no-such"}}))),
+        ("ipam without ranges", bridged(json!({"ipam": {"type": "host-local"}}))),
+        ("masquerade backend", bridged(json!({"ipMasq": true, "ipMasqBackend": "ebpf"}))),
+        ("ptp without ipam", routed(json!({"ipam": null}))),
+        ("ptp without a gateway",
+         routed(json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.0.7/24"}]}}))),
+        ("ptp masquerade backend", routed(json!({"ipMasq": true, "ipMasqBackend": "ebpf"}))),
+        ("no name", bridged(json!({"name": null}))),
+        ("bad name", bridged(json!({"name": "a b"}))),
+    ];
+    same_in("add_refuses", &["1.1.0"], |side| {
+        for (at, (what, config)) in bad.iter().enumerate() {
+            let id = format!("c{at}");
+            side.container(&id);
+            let call = side.plugin("ADD", &id, &side.config(config));
+            side.run(&format!("ADD, {what}"), &call);
+            let call = side.plugin("DEL", &id, &side.config(config));
+            side.run(&format!("DEL, {what}"), &call);
+            side.destroy(&id);
+            if side.world.link("cni0").is_some() {
+                ip("link del cni0");
+            }
+        }
+    });
+}
+
+#[test]
+fn add_where_something_is_in_the_way() {
+    same_in("add_where_something_is_in_the_way", &["1.1.0"], |side| {
+        // The interface is there already.
+        for config in [bridge(), ptp()] {
+            side.container("c1");
+            ip("-n c1 link add eth0 type bridge");
+            side.call("ADD", "c1", &config);
+            side.call("DEL", "c1", &config);
+            side.destroy("c1");
+        }
+        // So is the attachment.
+        for config in [bridge(), ptp()] {
+            side.call("ADD", "c2", &config);
+            side.call("ADD", "c2", &config);
+            side.call("CHECK", "c2", &config);
+            side.call("DEL", "c2", &config);
+        }
+        // The bridge's name is that of another link.
+        ip("link add br-other type veth peer name br-peer");
+        side.call("ADD", "c3", &with(bridge(), json!({"bridge": "br-other"})));
+        // The namespace is not there.
+        for config in [bridge(), ptp()] {
+            let call = side.plugin("ADD", "gone", &side.config(&config));
+            side.run("ADD without a namespace", &call);
+        }
+    });
+}
+
+#[test]
+fn environment_that_is_wrong() {
+    same_in("environment_that_is_wrong", &["1.1.0"], |side| {
+        side.container("c1");
+        for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
+            let config = side.config(&with(bridge(), json!({"type": plugin})));
+            for verb in ["ADD", "CHECK", "DEL"] {
+                let call = || side.plugin(verb, "c1", &config);
+                let calls = [
+                    ("no container", call().without("CNI_CONTAINERID")),
+                    ("no interface", call().without("CNI_IFNAME")),
+                    ("no path", call().without("CNI_PATH")),
+                    ("bad container", call().id("../x")),
+                    ("bad interface", call().ifname("a/b")),
+                    ("long interface", call().ifname("sixteen-bytes-xx")),
+                    ("bad arguments", call().var("CNI_ARGS", "IP")),
+                    ("no JSON", call().stdin("{")),
+                    ("nothing on stdin", call().stdin("")),
+                    ("a list on stdin", call().stdin("[]")),
+                    ("a later version", call().stdin(r#"{"cniVersion": "9.9.9", "name": "x"}"#)),
+                ];
+                for (what, call) in calls {
+                    side.run(&format!("{verb} {plugin}, {what}"), &call);
+                }
+            }
+            let call = side.plugin("FETCH", "c1", &config);
+            side.run(&format!("FETCH {plugin}"), &call);
+        }
+    });
+}
+
+#[test]
+fn version_of_every_plugin() {
+    same_in("version_of_every_plugin", &["1.1.0"], |side| {
+        for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
+            let config = side.config(&with(bridge(), json!({"type": plugin})));
+            let call = side.plugin("VERSION", "c1", &config);
+            side.run(&format!("VERSION {plugin}"), &call);
+        }
+    });
+}
+
+#[test]
+fn status_of_every_plugin() {
+    same_in("status_of_every_plugin", &["1.1.0"], |side| {
+        for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
+            let config = side.config(&with(bridge(), json!({"type": plugin})));
+            let call = side.plugin("STATUS", "c1", &config);
+            side.run(&format!("STATUS {plugin}"), &call);
+        }
+        // In a version that does not know it.
+        let config = with(side.config(&bridge()), json!({"cniVersion": "1.0.0"}));
+        let call = side.plugin("STATUS", "c1", &config);
+        side.run("STATUS in 1.0.0", &call);
+    });
+}
+
+/// What GC removes is for our own tests: the reference's plugins do nothing at it.
+#[test]
+fn gc_of_every_plugin() {
+    same_in("gc_of_every_plugin", &["1.1.0"], |side| {
+        side.call("ADD", "c1", &bridge());
+        for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
+            let valid = json!([{"containerID": "c1", "ifname": "eth0"}]);
+            let keys = json!({"type": plugin, "cni.dev/valid-attachments": valid});
+            let config = side.config(&with(bridge(), keys));
+            let call = side.plugin("GC", "c1", &config);
+            side.run(&format!("GC {plugin}"), &call);
+        }
+    });
+}

@@ -1,0 +1,182 @@
+//! Our `portmap` beside the reference's with its nftables backend: results, errors and sysctls.
+//! What the rules do to packets is in `reach`.
+
+use serde_json::{Value, json};
+
+use crate::common::with;
+use crate::side::cases::{bridge, dual, ptp};
+use crate::side::{Side, same, same_in};
+
+fn portmap(keys: Value, mappings: Value) -> Value {
+    let config = json!({
+        "name": "podnet",
+        "type": "portmap",
+        "backend": "nftables",
+        "runtimeConfig": {"portMappings": mappings}
+    });
+    with(config, keys)
+}
+
+fn gateway() -> Value {
+    with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}))
+}
+
+fn chain(side: &mut Side, wired: &Value, ports: &Value) {
+    let plugins = [wired.clone(), ports.clone()];
+    for verb in ["ADD", "CHECK", "DEL", "DEL"] {
+        side.call_chain(verb, "c1", "eth0", &plugins);
+    }
+    side.note_rules(&["10.1.0.2", "fd00::2", "c1", "8080"]);
+}
+
+fn web() -> Value {
+    json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+}
+
+#[test]
+fn portmap_after_bridge() {
+    let ports = portmap(json!({}), web());
+    same("portmap_after_bridge", |side| chain(side, &gateway(), &ports));
+}
+
+#[test]
+fn portmap_after_ptp() {
+    let ports = portmap(json!({}), web());
+    let wired = with(ptp(), json!({"ipam": dual()}));
+    same("portmap_after_ptp", |side| chain(side, &wired, &ports));
+}
+
+#[test]
+fn portmap_without_ports() {
+    for ports in [
+        portmap(json!({}), json!([])),
+        portmap(json!({"runtimeConfig": null}), json!([])),
+    ] {
+        same("portmap_without_ports", |side| chain(side, &gateway(), &ports));
+    }
+}
+
+#[test]
+fn portmap_protocols() {
+    let ports = portmap(
+        json!({}),
+        json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 8080, "containerPort": 53, "protocol": "udp"},
+            {"hostPort": 8080, "containerPort": 99, "protocol": "sctp"}
+        ]),
+    );
+    same("portmap_protocols", |side| chain(side, &gateway(), &ports));
+}
+
+#[test]
+fn portmap_host_ip() {
+    let ports = portmap(
+        json!({}),
+        json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"},
+            {"hostPort": 8081, "containerPort": 80, "protocol": "tcp", "hostIP": "0.0.0.0"},
+            {"hostPort": 8082, "containerPort": 80, "protocol": "tcp", "hostIP": "::"},
+            {"hostPort": 8083, "containerPort": 80, "protocol": "tcp", "hostIP": "2001:db8::1"}
+        ]),
+    );
+    same("portmap_host_ip", |side| chain(side, &gateway(), &ports));
+}
+
+#[test]
+fn portmap_without_snat() {
+    let ports = portmap(json!({"snat": false}), web());
+    same("portmap_without_snat", |side| chain(side, &gateway(), &ports));
+}
+
+#[test]
+fn portmap_masq_all() {
+    let ports = portmap(json!({"masqAll": true}), web());
+    same("portmap_masq_all", |side| chain(side, &gateway(), &ports));
+}
+
+#[test]
+fn portmap_mark_masq_bit() {
+    let ports = portmap(json!({"markMasqBit": 5}), web());
+    same("portmap_mark_masq_bit", |side| chain(side, &gateway(), &ports));
+}
+
+#[test]
+fn portmap_conditions() {
+    let keys = json!({"conditionsV4": ["ip", "daddr", "!=", "192.0.2.9"]});
+    let ports = portmap(keys, web());
+    same_in("portmap_conditions", &["1.1.0"], |side| {
+        chain(side, &gateway(), &ports)
+    });
+}
+
+#[test]
+fn portmap_refuses() {
+    let mapping = |mapping: Value| portmap(json!({}), json!([mapping]));
+    let bad = [
+        ("mark 32", portmap(json!({"markMasqBit": 32}), web())),
+        ("mark -1", portmap(json!({"markMasqBit": -1}), web())),
+        ("a chain", portmap(json!({"externalSetMarkChain": "KUBE"}), web())),
+        ("a chain and a bit",
+         portmap(json!({"externalSetMarkChain": "KUBE", "markMasqBit": 5}), web())),
+        ("conditions of iptables", portmap(json!({"conditionsV4": ["-d", "192.0.2.9"]}), web())),
+        ("host port 0", mapping(json!({"hostPort": 0, "containerPort": 80, "protocol": "tcp"}))),
+        ("container port 0",
+         mapping(json!({"hostPort": 8080, "containerPort": 0, "protocol": "tcp"}))),
+        ("negative port", mapping(json!({"hostPort": -1, "containerPort": 80, "protocol": "tcp"}))),
+        ("host port 65536",
+         mapping(json!({"hostPort": 65536, "containerPort": 80, "protocol": "tcp"}))),
+        ("a word for a port",
+         mapping(json!({"hostPort": "http", "containerPort": 80, "protocol": "tcp"}))),
+        ("unknown protocol",
+         mapping(json!({"hostPort": 8080, "containerPort": 80, "protocol": "icmp"}))),
+        ("no protocol", mapping(json!({"hostPort": 8080, "containerPort": 80}))),
+        ("upper case", mapping(json!({"hostPort": 8080, "containerPort": 80, "protocol": "TCP"}))),
+        ("backend", portmap(json!({"backend": "ebpf"}), web())),
+    ];
+    same_in("portmap_refuses", &["1.1.0"], |side| {
+        side.call("ADD", "c1", &gateway());
+        let before = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "eth0", "sandbox": "/run/netns/c1"}],
+            "ips": [{"address": "10.1.0.2/24", "interface": 0}]
+        });
+        for (what, config) in &bad {
+            let config = with(config.clone(), json!({"prevResult": before}));
+            for verb in ["ADD", "DEL"] {
+                let call = side.plugin(verb, "c1", &side.config(&config));
+                side.run(&format!("{verb}, {what}"), &call);
+            }
+        }
+        let unchained = side.plugin("ADD", "c1", &side.config(&portmap(json!({}), web())));
+        side.run("ADD, not chained", &unchained);
+    });
+}
+
+/// A second container that wants the port of the first.
+#[test]
+fn portmap_of_a_port_that_is_taken() {
+    let plugins = [gateway(), portmap(json!({}), web())];
+    same_in("portmap_of_a_port_that_is_taken", &["1.1.0"], |side| {
+        side.call_chain("ADD", "c1", "eth0", &plugins);
+        side.call_chain("ADD", "c2", "eth0", &plugins);
+    });
+}
+
+#[test]
+fn portmap_when_the_netns_is_gone() {
+    let plugins = [gateway(), portmap(json!({}), web())];
+    same("portmap_when_the_netns_is_gone", |side| {
+        side.call_chain("ADD", "c1", "eth0", &plugins);
+        let call = |side: &Side| {
+            let config = with(plugins[1].clone(), json!({"prevResult": side.result("c1 eth0")}));
+            side.plugin("DEL", "c1", &side.config(&config))
+        };
+        side.destroy("c1");
+        let gone = call(side);
+        side.run("DEL", &gone);
+        side.note_rules(&["c1", "8080"]);
+        let without = call(side).without("CNI_NETNS");
+        side.run("DEL without CNI_NETNS", &without);
+    });
+}

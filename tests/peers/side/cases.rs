@@ -1,0 +1,62 @@
+//! Configs and scripts that several tests share.
+
+use serde_json::{Value, json};
+
+use super::Side;
+use crate::common::with;
+
+/// A bridge network with one IPv4 subnet, and nothing else.
+pub fn bridge() -> Value {
+    json!({
+        "name": "podnet",
+        "type": "bridge",
+        "bridge": "cni0",
+        "ipam": v4()
+    })
+}
+
+/// A routed network with one IPv4 subnet.
+pub fn ptp() -> Value {
+    json!({"name": "podnet", "type": "ptp", "ipam": v4()})
+}
+
+/// The address store of one IPv4 subnet.
+pub fn v4() -> Value {
+    json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]})
+}
+
+/// One of each family.
+pub fn dual() -> Value {
+    json!({"type": "host-local",
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]})
+}
+
+/// A gateway for both families, with masquerade by nftables.
+pub fn gateway() -> Value {
+    with(
+        bridge(),
+        json!({
+            "isDefaultGateway": true,
+            "ipMasq": true,
+            "ipMasqBackend": "nftables",
+            "ipam": dual()
+        }),
+    )
+}
+
+/// Two containers come and go.
+pub fn life(side: &mut Side, config: &Value) {
+    side.call("ADD", "c1", config);
+    side.call("CHECK", "c1", config);
+    side.call("ADD", "c2", config);
+    side.call("DEL", "c1", config);
+    side.call("DEL", "c1", config);
+    side.call("DEL", "c2", config);
+}
+
+/// One container comes and goes.
+pub fn short_life(side: &mut Side, config: &Value) {
+    side.call("ADD", "c1", config);
+    side.call("CHECK", "c1", config);
+    side.call("DEL", "c1", config);
+}
