@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pausenet::kernel::route::MAIN_TABLE;
 use serde_json::{Value, json};
 
 use crate::Peers;
@@ -252,10 +253,14 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// The whole node.
+    /// The whole node, but for the local routes of IPv6 addresses: the kernel makes those when
+    /// it has looked for duplicates.
     pub fn seen(&self) -> Seen {
+        let mut net = NetState::read();
+        net.routes
+            .retain(|route| route.dst.is_ipv4() || route.table == MAIN_TABLE);
         Seen {
-            net: NetState::read(),
+            net,
             store: store_files(Path::new(STORES)),
             rules: ruleset(),
         }
