@@ -5,7 +5,17 @@
 mod common;
 
 mod at_once;
+mod bridge;
+mod chains;
+mod conflists;
+mod endings;
+mod host_local;
 mod in_turns;
+mod loopback;
+mod portmap;
+mod ptp;
+mod side;
+mod traffic;
 mod twins;
 
 use std::path::{Path, PathBuf};
