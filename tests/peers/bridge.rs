@@ -60,9 +60,14 @@ fn bridge_dual_stack() {
 /// A default route in `ipam` is kept, and no second one made.
 #[test]
 fn bridge_default_route_of_the_ipam() {
-    let ipam = with(dual(), json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.9"}]}));
+    let ipam = with(
+        dual(),
+        json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.9"}]}),
+    );
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
-    same("bridge_default_route_of_the_ipam", |side| short_life(side, &config));
+    same("bridge_default_route_of_the_ipam", |side| {
+        short_life(side, &config)
+    });
 }
 
 /// One that names no next hop is completed by ours, and doubled by the reference.
@@ -157,7 +162,10 @@ fn bridge_port_isolation() {
 /// Duplicate address detection on the container's addresses, in a world that has it.
 #[test]
 fn bridge_enabledad() {
-    let config = with(bridge(), json!({"enabledad": true, "isGateway": true, "ipam": dual()}));
+    let config = with(
+        bridge(),
+        json!({"enabledad": true, "isGateway": true, "ipam": dual()}),
+    );
     same("bridge_enabledad", |side| {
         for conf in ["all", "default"] {
             set_sysctl(&format!("ipv6/conf/{conf}/accept_dad"), "1");
@@ -200,7 +208,7 @@ fn bridge_ip_masq() {
     });
 }
 
-/// The guard is on the bridge's ports, in nftables; see `reach` for what it does.
+/// The guard is on the bridge's ports, in nftables; see `traffic` for what it does.
 #[test]
 fn bridge_macspoofchk() {
     let config = with(bridge(), json!({"macspoofchk": true}));
@@ -245,7 +253,10 @@ fn bridge_force_address() {
 fn bridge_of_two_networks() {
     let one = |name: &str, subnet: &str| {
         let ipam = json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]});
-        with(bridge(), json!({"name": name, "isGateway": true, "ipam": ipam}))
+        with(
+            bridge(),
+            json!({"name": name, "isGateway": true, "ipam": ipam}),
+        )
     };
     same("bridge_of_two_networks", |side| {
         side.call("ADD", "c1", &one("v4", "10.1.0.0/24"));
@@ -277,7 +288,11 @@ fn bridge_requested_addresses() {
     let runtime = json!({"ips": ["10.1.0.30/24", "fd00::30"]});
     same("bridge_requested_addresses", |side| {
         side.call("ADD", "c1", &with(config.clone(), json!({"args": args})));
-        side.call("ADD", "c2", &with(config.clone(), json!({"runtimeConfig": runtime})));
+        side.call(
+            "ADD",
+            "c2",
+            &with(config.clone(), json!({"runtimeConfig": runtime})),
+        );
         side.args("IP=10.1.0.40;IgnoreUnknown=1");
         side.call("ADD", "c3", &config);
         side.call("ADD", "c4", &config);
@@ -358,7 +373,15 @@ fn bridge_vlans_without_the_kernel_s_help() {
     let kernel_has_it = || {
         ip("link add probe type bridge");
         let output = std::process::Command::new("ip")
-            .args(["link", "set", "probe", "type", "bridge", "vlan_filtering", "1"])
+            .args([
+                "link",
+                "set",
+                "probe",
+                "type",
+                "bridge",
+                "vlan_filtering",
+                "1",
+            ])
             .output();
         ip("link del probe");
         output.unwrap().status.success()
@@ -367,10 +390,18 @@ fn bridge_vlans_without_the_kernel_s_help() {
     if kernel_has_it() {
         return;
     }
-    same_in("bridge_vlans_without_the_kernel_s_help", &["1.1.0"], |side| {
-        side.call("ADD", "c1", &with(bridge(), json!({"vlan": 100})));
-        side.call("ADD", "c2", &with(bridge(), json!({"vlanTrunk": [{"id": 5}]})));
-    });
+    same_in(
+        "bridge_vlans_without_the_kernel_s_help",
+        &["1.1.0"],
+        |side| {
+            side.call("ADD", "c1", &with(bridge(), json!({"vlan": 100})));
+            side.call(
+                "ADD",
+                "c2",
+                &with(bridge(), json!({"vlanTrunk": [{"id": 5}]})),
+            );
+        },
+    );
 }
 
 /// Two options at a time.
@@ -379,7 +410,10 @@ fn bridge_options_in_pairs() {
     let options = [
         ("isGateway", json!({"isGateway": true})),
         ("isDefaultGateway", json!({"isDefaultGateway": true})),
-        ("ipMasq", json!({"ipMasq": true, "ipMasqBackend": "nftables"})),
+        (
+            "ipMasq",
+            json!({"ipMasq": true, "ipMasqBackend": "nftables"}),
+        ),
         ("hairpinMode", json!({"hairpinMode": true})),
         ("promiscMode", json!({"promiscMode": true})),
         ("portIsolation", json!({"portIsolation": true})),

@@ -57,7 +57,9 @@ fn del_bridge_without_a_netns() {
 
 #[test]
 fn del_ptp_without_a_netns() {
-    same("del_ptp_without_a_netns", |side| without_netns(side, &routed()));
+    same("del_ptp_without_a_netns", |side| {
+        without_netns(side, &routed())
+    });
 }
 
 /// A path that leads to another container by now.
@@ -76,11 +78,27 @@ fn del_of_a_path_that_is_somebody_else_s() {
 #[test]
 fn del_without_an_add() {
     same("del_without_an_add", |side| {
-        for config in [bridge(), ptp(), gateway(), with(bridge(), json!({"macspoofchk": true}))] {
+        for config in [
+            bridge(),
+            ptp(),
+            gateway(),
+            with(bridge(), json!({"macspoofchk": true})),
+        ] {
             side.container("c1");
             let call = side.plugin("DEL", "c1", &side.config(&config));
             side.run("DEL", &call);
         }
+    });
+}
+
+/// The config has changed since ADD, to one that no ADD takes.
+#[test]
+fn del_with_a_config_that_no_add_takes() {
+    let broken = with(gateway(), json!({"hairpinMode": true, "promiscMode": true}));
+    same("del_with_a_config_that_no_add_takes", |side| {
+        side.call("ADD", "c1", &gateway());
+        side.call("DEL", "c1", &broken);
+        side.note_rules(&FIRST);
     });
 }
 
@@ -191,42 +209,84 @@ fn add_refuses() {
     let bridged = |changes: Value| with(bridge(), changes);
     let routed = |changes: Value| with(ptp(), changes);
     let bad = [
-        ("hairpin and promisc", bridged(json!({"hairpinMode": true, "promiscMode": true}))),
-        ("down with ipam", bridged(json!({"disableContainerInterface": true}))),
+        (
+            "hairpin and promisc",
+            bridged(json!({"hairpinMode": true, "promiscMode": true})),
+        ),
+        (
+            "down with ipam",
+            bridged(json!({"disableContainerInterface": true})),
+        ),
         ("vlan 4095", bridged(json!({"vlan": 4095}))),
         ("vlan -1", bridged(json!({"vlan": -1}))),
         ("trunk 0", bridged(json!({"vlanTrunk": [{"id": 0}]}))),
-        ("trunk without max", bridged(json!({"vlanTrunk": [{"minID": 5}]}))),
-        ("trunk backwards", bridged(json!({"vlanTrunk": [{"minID": 5, "maxID": 4}]}))),
+        (
+            "trunk without max",
+            bridged(json!({"vlanTrunk": [{"minID": 5}]})),
+        ),
+        (
+            "trunk backwards",
+            bridged(json!({"vlanTrunk": [{"minID": 5, "maxID": 4}]})),
+        ),
         ("mtu as text", bridged(json!({"mtu": "1500"}))),
         ("mtu 10", bridged(json!({"mtu": 10}))),
         ("mtu 100000", bridged(json!({"mtu": 100_000}))),
-        ("bridge name too long", bridged(json!({"bridge": "a-name-that-is-too-long"}))),
-        ("bridge name with a slash", bridged(json!({"bridge": "a/b"}))),
-        ("mac of five bytes", bridged(json!({"runtimeConfig": {"mac": "02:00:00:00:01"}}))),
-        ("ipam that is not there", bridged(json!({"ipam": {"type": "no-such"}}))),
-        ("ipam without ranges", bridged(json!({"ipam": {"type": "host-local"}}))),
-        ("masquerade backend", bridged(json!({"ipMasq": true, "ipMasqBackend": "ebpf"}))),
+        (
+            "bridge name too long",
+            bridged(json!({"bridge": "a-name-that-is-too-long"})),
+        ),
+        (
+            "bridge name with a slash",
+            bridged(json!({"bridge": "a/b"})),
+        ),
+        (
+            "mac of five bytes",
+            bridged(json!({"runtimeConfig": {"mac": "02:00:00:00:01"}})),
+        ),
+        (
+            "ipam that is not there",
+            bridged(json!({"ipam": {"type": "no-such"}})),
+        ),
+        (
+            "ipam without ranges",
+            bridged(json!({"ipam": {"type": "host-local"}})),
+        ),
+        (
+            "masquerade backend",
+            bridged(json!({"ipMasq": true, "ipMasqBackend": "ebpf"})),
+        ),
         ("ptp without ipam", routed(json!({"ipam": null}))),
-        ("ptp without a gateway",
-         routed(json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.0.7/24"}]}}))),
-        ("ptp masquerade backend", routed(json!({"ipMasq": true, "ipMasqBackend": "ebpf"}))),
+        (
+            "ptp without a gateway",
+            routed(json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.0.7/24"}]}})),
+        ),
+        (
+            "ptp masquerade backend",
+            routed(json!({"ipMasq": true, "ipMasqBackend": "ebpf"})),
+        ),
         ("no name", bridged(json!({"name": null}))),
         ("bad name", bridged(json!({"name": "a b"}))),
     ];
     same_in("add_refuses", &["1.1.0"], |side| {
-        for (at, (what, config)) in bad.iter().enumerate() {
-            let id = format!("c{at}");
-            side.container(&id);
-            let call = side.plugin("ADD", &id, &side.config(config));
-            side.run(&format!("ADD, {what}"), &call);
-            let call = side.plugin("DEL", &id, &side.config(config));
-            side.run(&format!("DEL, {what}"), &call);
-            side.destroy(&id);
+        side.container("c1");
+        let at_first = side.world.links().len();
+        for (what, config) in &bad {
+            for verb in ["ADD", "DEL"] {
+                let call = side.plugin(verb, "c1", &side.config(config));
+                side.outcome(&format!("{verb}, {what}"), &call);
+                if verb == "ADD" {
+                    let links = side.world.links();
+                    let made = links.iter().filter(|link| link.kind == "veth").count();
+                    let made = made.to_string();
+                    side.note(&format!("{what} / pairs left by ADD"), made);
+                }
+            }
             if side.world.link("cni0").is_some() {
                 ip("link del cni0");
             }
         }
+        let left = side.world.links().len() - at_first;
+        side.note("left in the end", left.to_string());
     });
 }
 
@@ -235,6 +295,7 @@ fn add_where_something_is_in_the_way() {
     same_in("add_where_something_is_in_the_way", &["1.1.0"], |side| {
         // The interface is there already.
         for config in [bridge(), ptp()] {
+            let config = with(config, json!({"name": "first"}));
             side.container("c1");
             ip("-n c1 link add eth0 type bridge");
             side.call("ADD", "c1", &config);
@@ -242,7 +303,8 @@ fn add_where_something_is_in_the_way() {
             side.destroy("c1");
         }
         // So is the attachment.
-        for config in [bridge(), ptp()] {
+        for (name, config) in [("second", bridge()), ("third", ptp())] {
+            let config = with(config, json!({"name": name}));
             side.call("ADD", "c2", &config);
             side.call("ADD", "c2", &config);
             side.call("CHECK", "c2", &config);
@@ -278,14 +340,17 @@ fn environment_that_is_wrong() {
                     ("no JSON", call().stdin("{")),
                     ("nothing on stdin", call().stdin("")),
                     ("a list on stdin", call().stdin("[]")),
-                    ("a later version", call().stdin(r#"{"cniVersion": "9.9.9", "name": "x"}"#)),
+                    (
+                        "a later version",
+                        call().stdin(r#"{"cniVersion": "9.9.9", "name": "x"}"#),
+                    ),
                 ];
                 for (what, call) in calls {
-                    side.run(&format!("{verb} {plugin}, {what}"), &call);
+                    side.outcome(&format!("{verb} {plugin}, {what}"), &call);
                 }
             }
             let call = side.plugin("FETCH", "c1", &config);
-            side.run(&format!("FETCH {plugin}"), &call);
+            side.outcome(&format!("FETCH {plugin}"), &call);
         }
     });
 }
@@ -307,12 +372,12 @@ fn status_of_every_plugin() {
         for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
             let config = side.config(&with(bridge(), json!({"type": plugin})));
             let call = side.plugin("STATUS", "c1", &config);
-            side.run(&format!("STATUS {plugin}"), &call);
+            side.outcome(&format!("STATUS {plugin}"), &call);
         }
         // In a version that does not know it.
         let config = with(side.config(&bridge()), json!({"cniVersion": "1.0.0"}));
         let call = side.plugin("STATUS", "c1", &config);
-        side.run("STATUS in 1.0.0", &call);
+        side.outcome("STATUS in 1.0.0", &call);
     });
 }
 

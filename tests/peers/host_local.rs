@@ -59,11 +59,15 @@ fn host_local_in_old_versions() {
     let two = ipam(json!({
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]
     }));
-    same_in("host_local_in_old_versions", &["0.1.0", "0.2.0", "0.3.0", "0.3.1"], |side| {
-        call(side, "ADD", "c1", &config);
-        call(side, "DEL", "c1", &config);
-        call(side, "ADD", "c2", &two);
-    });
+    same_in(
+        "host_local_in_old_versions",
+        &["0.1.0", "0.2.0", "0.3.0", "0.3.1"],
+        |side| {
+            call(side, "ADD", "c1", &config);
+            call(side, "DEL", "c1", &config);
+            call(side, "ADD", "c2", &two);
+        },
+    );
 }
 
 #[test]
@@ -72,6 +76,8 @@ fn host_local_routes() {
         "ranges": [[{"subnet": "10.1.0.0/24"}]],
         "routes": [
             {"dst": "0.0.0.0/0"},
+            {"dst": "10.6.0.9/16"},
+            {"dst": "fd05:0:0:0:0::/64", "gw": "FD00::0009"},
             {"dst": "10.5.0.0/16", "gw": "10.1.0.9", "mtu": 1300, "advmss": 1200,
              "priority": 5, "table": 100, "scope": 253}
         ]
@@ -125,9 +131,17 @@ fn host_local_requested_addresses() {
         call(side, "ADD", "taken", &config);
         side.args("");
         call(side, "ADD", "args", &args(json!(["10.2.0.20", "fd00::20"])));
-        call(side, "ADD", "runtime", &runtime(json!(["10.1.0.30/24", "fd00::30/64"])));
+        call(
+            side,
+            "ADD",
+            "runtime",
+            &runtime(json!(["10.1.0.30/24", "fd00::30/64"])),
+        );
         side.args("IP=10.1.0.40/24;IgnoreUnknown=true;K8S_POD_NAME=x");
-        let all = with(args(json!(["10.2.0.40"])), json!({"runtimeConfig": {"ips": ["fd00::40"]}}));
+        let all = with(
+            args(json!(["10.2.0.40"])),
+            json!({"runtimeConfig": {"ips": ["fd00::40"]}}),
+        );
         call(side, "ADD", "all", &all);
         side.args("IP=10.1.0.1");
         call(side, "ADD", "gateway", &config);
@@ -178,9 +192,16 @@ fn host_local_exhaustion() {
 #[test]
 fn host_local_small_subnets() {
     same("host_local_small_subnets", |side| {
-        for (at, subnet) in ["10.1.0.0/29", "10.2.0.8/30", "fd00::/126", "10.3.0.0/31", "10.4.0.0/32", "fd01::/127"]
-            .iter()
-            .enumerate()
+        for (at, subnet) in [
+            "10.1.0.0/29",
+            "10.2.0.8/30",
+            "fd00::/126",
+            "10.3.0.0/31",
+            "10.4.0.0/32",
+            "fd01::/127",
+        ]
+        .iter()
+        .enumerate()
         {
             let config = ipam(json!({"ranges": [[{"subnet": subnet}]]}));
             call(side, "ADD", &format!("c{at}"), &config);
@@ -215,21 +236,54 @@ fn host_local_refuses() {
     let bad = [
         ("no ranges", json!({})),
         ("empty set", json!({"ranges": [[]]})),
-        ("no subnet", json!({"ranges": [[{"rangeStart": "10.1.0.5"}]]})),
-        ("no prefix length", json!({"ranges": [[{"subnet": "10.1.0.0"}]]})),
-        ("host bits", json!({"ranges": [[{"subnet": "10.1.0.5/24"}]]})),
-        ("start outside", json!({"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.5"})),
-        ("end outside", json!({"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.5"})),
-        ("end before start",
-         json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.5"})),
-        ("gateway outside", json!({"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"})),
-        ("families mixed", json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]})),
-        ("overlap in a set",
-         json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.0.0/16"}]]})),
-        ("overlap of sets",
-         json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]})),
-        ("not an address", json!({"subnet": "10.1.0.0/24", "rangeStart": "x"})),
-        ("bad route", json!({"subnet": "10.1.0.0/24", "routes": [{"dst": "10.5.0.0"}]})),
+        (
+            "no subnet",
+            json!({"ranges": [[{"rangeStart": "10.1.0.5"}]]}),
+        ),
+        (
+            "no prefix length",
+            json!({"ranges": [[{"subnet": "10.1.0.0"}]]}),
+        ),
+        (
+            "host bits",
+            json!({"ranges": [[{"subnet": "10.1.0.5/24"}]]}),
+        ),
+        (
+            "start outside",
+            json!({"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.5"}),
+        ),
+        (
+            "end outside",
+            json!({"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.5"}),
+        ),
+        (
+            "end before start",
+            json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.5"}),
+        ),
+        (
+            "gateway outside",
+            json!({"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}),
+        ),
+        (
+            "families mixed",
+            json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]}),
+        ),
+        (
+            "overlap in a set",
+            json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.0.0/16"}]]}),
+        ),
+        (
+            "overlap of sets",
+            json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]}),
+        ),
+        (
+            "not an address",
+            json!({"subnet": "10.1.0.0/24", "rangeStart": "x"}),
+        ),
+        (
+            "bad route",
+            json!({"subnet": "10.1.0.0/24", "routes": [{"dst": "10.5.0.0"}]}),
+        ),
     ];
     same("host_local_refuses", |side| {
         for (what, object) in &bad {

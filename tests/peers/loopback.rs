@@ -25,10 +25,14 @@ fn loopback_up_and_down() {
 
 #[test]
 fn loopback_in_old_versions() {
-    same_in("loopback_in_old_versions", &["0.1.0", "0.2.0", "0.3.0", "0.3.1"], |side| {
-        side.call_at("ADD", "c1", "lo", &loopback());
-        side.call_at("DEL", "c1", "lo", &loopback());
-    });
+    same_in(
+        "loopback_in_old_versions",
+        &["0.1.0", "0.2.0", "0.3.0", "0.3.1"],
+        |side| {
+            side.call_at("ADD", "c1", "lo", &loopback());
+            side.call_at("DEL", "c1", "lo", &loopback());
+        },
+    );
 }
 
 #[test]

@@ -5,9 +5,19 @@
 mod common;
 
 mod at_once;
+mod bridge;
+mod chains;
+mod conflists;
+mod endings;
+mod host_local;
 mod in_turns;
+mod loopback;
 mod migration;
+mod portmap;
+mod ptp;
+mod side;
 mod site;
+mod traffic;
 mod twins;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! Our `portmap` beside the reference's with its nftables backend: results, errors and sysctls.
-//! What the rules do to packets is in `reach`.
+//! What the rules do to packets is in `traffic`.
 
 use serde_json::{Value, json};
 
@@ -36,7 +36,9 @@ fn web() -> Value {
 #[test]
 fn portmap_after_bridge() {
     let ports = portmap(json!({}), web());
-    same("portmap_after_bridge", |side| chain(side, &gateway(), &ports));
+    same("portmap_after_bridge", |side| {
+        chain(side, &gateway(), &ports)
+    });
 }
 
 #[test]
@@ -52,7 +54,9 @@ fn portmap_without_ports() {
         portmap(json!({}), json!([])),
         portmap(json!({"runtimeConfig": null}), json!([])),
     ] {
-        same("portmap_without_ports", |side| chain(side, &gateway(), &ports));
+        same("portmap_without_ports", |side| {
+            chain(side, &gateway(), &ports)
+        });
     }
 }
 
@@ -86,7 +90,9 @@ fn portmap_host_ip() {
 #[test]
 fn portmap_without_snat() {
     let ports = portmap(json!({"snat": false}), web());
-    same("portmap_without_snat", |side| chain(side, &gateway(), &ports));
+    same("portmap_without_snat", |side| {
+        chain(side, &gateway(), &ports)
+    });
 }
 
 #[test]
@@ -98,7 +104,9 @@ fn portmap_masq_all() {
 #[test]
 fn portmap_mark_masq_bit() {
     let ports = portmap(json!({"markMasqBit": 5}), web());
-    same("portmap_mark_masq_bit", |side| chain(side, &gateway(), &ports));
+    same("portmap_mark_masq_bit", |side| {
+        chain(side, &gateway(), &ports)
+    });
 }
 
 #[test]
@@ -116,22 +124,53 @@ fn portmap_refuses() {
     let bad = [
         ("mark 32", portmap(json!({"markMasqBit": 32}), web())),
         ("mark -1", portmap(json!({"markMasqBit": -1}), web())),
-        ("a chain", portmap(json!({"externalSetMarkChain": "KUBE"}), web())),
-        ("a chain and a bit",
-         portmap(json!({"externalSetMarkChain": "KUBE", "markMasqBit": 5}), web())),
-        ("conditions of iptables", portmap(json!({"conditionsV4": ["-d", "192.0.2.9"]}), web())),
-        ("host port 0", mapping(json!({"hostPort": 0, "containerPort": 80, "protocol": "tcp"}))),
-        ("container port 0",
-         mapping(json!({"hostPort": 8080, "containerPort": 0, "protocol": "tcp"}))),
-        ("negative port", mapping(json!({"hostPort": -1, "containerPort": 80, "protocol": "tcp"}))),
-        ("host port 65536",
-         mapping(json!({"hostPort": 65536, "containerPort": 80, "protocol": "tcp"}))),
-        ("a word for a port",
-         mapping(json!({"hostPort": "http", "containerPort": 80, "protocol": "tcp"}))),
-        ("unknown protocol",
-         mapping(json!({"hostPort": 8080, "containerPort": 80, "protocol": "icmp"}))),
-        ("no protocol", mapping(json!({"hostPort": 8080, "containerPort": 80}))),
-        ("upper case", mapping(json!({"hostPort": 8080, "containerPort": 80, "protocol": "TCP"}))),
+        (
+            "a chain",
+            portmap(json!({"externalSetMarkChain": "KUBE"}), web()),
+        ),
+        (
+            "a chain and a bit",
+            portmap(
+                json!({"externalSetMarkChain": "KUBE", "markMasqBit": 5}),
+                web(),
+            ),
+        ),
+        (
+            "conditions of iptables",
+            portmap(json!({"conditionsV4": ["-d", "192.0.2.9"]}), web()),
+        ),
+        (
+            "host port 0",
+            mapping(json!({"hostPort": 0, "containerPort": 80, "protocol": "tcp"})),
+        ),
+        (
+            "container port 0",
+            mapping(json!({"hostPort": 8080, "containerPort": 0, "protocol": "tcp"})),
+        ),
+        (
+            "negative port",
+            mapping(json!({"hostPort": -1, "containerPort": 80, "protocol": "tcp"})),
+        ),
+        (
+            "host port 65536",
+            mapping(json!({"hostPort": 65536, "containerPort": 80, "protocol": "tcp"})),
+        ),
+        (
+            "a word for a port",
+            mapping(json!({"hostPort": "http", "containerPort": 80, "protocol": "tcp"})),
+        ),
+        (
+            "unknown protocol",
+            mapping(json!({"hostPort": 8080, "containerPort": 80, "protocol": "icmp"})),
+        ),
+        (
+            "no protocol",
+            mapping(json!({"hostPort": 8080, "containerPort": 80})),
+        ),
+        (
+            "upper case",
+            mapping(json!({"hostPort": 8080, "containerPort": 80, "protocol": "TCP"})),
+        ),
         ("backend", portmap(json!({"backend": "ebpf"}), web())),
     ];
     same_in("portmap_refuses", &["1.1.0"], |side| {
@@ -145,11 +184,11 @@ fn portmap_refuses() {
             let config = with(config.clone(), json!({"prevResult": before}));
             for verb in ["ADD", "DEL"] {
                 let call = side.plugin(verb, "c1", &side.config(&config));
-                side.run(&format!("{verb}, {what}"), &call);
+                side.outcome(&format!("{verb}, {what}"), &call);
             }
         }
         let unchained = side.plugin("ADD", "c1", &side.config(&portmap(json!({}), web())));
-        side.run("ADD, not chained", &unchained);
+        side.outcome("ADD, not chained", &unchained);
     });
 }
 
@@ -169,7 +208,10 @@ fn portmap_when_the_netns_is_gone() {
     same("portmap_when_the_netns_is_gone", |side| {
         side.call_chain("ADD", "c1", "eth0", &plugins);
         let call = |side: &Side| {
-            let config = with(plugins[1].clone(), json!({"prevResult": side.result("c1 eth0")}));
+            let config = with(
+                plugins[1].clone(),
+                json!({"prevResult": side.result("c1 eth0")}),
+            );
             side.plugin("DEL", "c1", &side.config(&config))
         };
         side.destroy("c1");

@@ -73,7 +73,10 @@ fn ptp_ipam_static() {
 
 #[test]
 fn ptp_requested_mac() {
-    let config = with(ptp(), json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}}));
+    let config = with(
+        ptp(),
+        json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}}),
+    );
     same_in("ptp_requested_mac", &["1.1.0"], |side| {
         short_life(side, &config)
     });

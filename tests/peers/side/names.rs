@@ -20,9 +20,8 @@ impl Names {
         let host = &state["host"]["links"];
         for (pod, pod_state) in state["pod"].as_object().into_iter().flatten() {
             for (ifname, link) in pod_state["links"].as_object().into_iter().flatten() {
-                let back = |other: &&Value| {
-                    other["#"][0] == link["#"][1] && other["#"][1] == link["#"][0]
-                };
+                let back =
+                    |other: &&Value| other["#"][0] == link["#"][1] && other["#"][1] == link["#"][0];
                 let pair = host.as_object().unwrap().values().find(back);
                 if let Some(name) = pair.and_then(|link| link["ifname"].as_str()) {
                     self.keep(name, format!("<host end of {pod} {ifname}>"));

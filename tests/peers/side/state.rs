@@ -55,6 +55,19 @@ pub fn settled(containers: &BTreeMap<String, Container>) -> Value {
     }
 }
 
+/// No more than names need.
+pub fn links_only(containers: &BTreeMap<String, Container>) -> Value {
+    let links = |name| {
+        let mut shown = ip(name, b"addr\n").into_iter();
+        json!({"links": links(shown.next().unwrap_or_default())})
+    };
+    let pods: Map<_, _> = containers
+        .keys()
+        .map(|name| (name.clone(), links(Some(name))))
+        .collect();
+    json!({"host": links(None), "pod": pods})
+}
+
 fn read(containers: &BTreeMap<String, Container>) -> Value {
     let mut pods = Map::new();
     for (name, container) in containers {
@@ -160,7 +173,14 @@ fn routes(shown: Vec<Value>) -> Value {
         if dst.starts_with("fe80:") || dst.starts_with("ff00:") {
             continue;
         }
-        let key = [text("table"), text("type"), dst, text("dev"), text("metric")].join(" ");
+        let key = [
+            text("table"),
+            text("type"),
+            dst,
+            text("dev"),
+            text("metric"),
+        ]
+        .join(" ");
         let object = route.as_object_mut().unwrap();
         for known in ["table", "type", "dst", "dev", "metric"] {
             object.remove(known);
@@ -185,8 +205,7 @@ fn sysctls() -> Value {
                 }
             }
             let link = link.file_name().to_string_lossy().into_owned();
-            all.entry(link)
-                .or_insert_with(|| json!({}))[family] = Value::Object(settings);
+            all.entry(link).or_insert_with(|| json!({}))[family] = Value::Object(settings);
         }
     }
     Value::Object(all)
@@ -194,7 +213,7 @@ fn sysctls() -> Value {
 
 /// Every file below the folder of CNI's state, with mode and content. What libcni keeps itself is
 /// not there: the calls are ours.
-fn store() -> Value {
+pub fn store() -> Value {
     let root = Path::new("/var/lib/cni");
     let mut files = Map::new();
     for (path, content) in store_files(root) {
