@@ -178,7 +178,9 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
             detect_duplicates = conf.detect_duplicates;
         }
         Some(LinkConf::Ptp) if allocation.addresses.is_empty() => {
-            return Err(invalid("mode ptp routes to addresses, and the config has no ipam"));
+            return Err(invalid(
+                "mode ptp routes to addresses, and the config has no ipam",
+            ));
         }
         Some(LinkConf::Ptp) => {
             forward = Families::of(allocation.addresses.iter().map(|given| given.address));

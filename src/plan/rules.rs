@@ -96,10 +96,7 @@ fn checks_macs(network: &Network) -> bool {
 /// Whether attachments of a network may have elements at all. One of which the config does not
 /// tell the link may.
 pub fn are_used(network: &Network) -> bool {
-    network.masquerade
-        || network.ports.is_some()
-        || checks_macs(network)
-        || network.link.is_none()
+    network.masquerade || network.ports.is_some() || checks_macs(network) || network.link.is_none()
 }
 
 /// The mappings of a container that somebody else may have wired: its first address of each
