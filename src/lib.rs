@@ -21,6 +21,8 @@
 //! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
 //! * [`ctl`]: the commands of `pausectl`.
 //!
+//! How the plugins compare with the reference's, option by option, is written in [`parity`].
+//!
 //! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl` and `pause`
 //! (`src/bin/`).
 
@@ -32,6 +34,8 @@ pub mod cni;
 pub mod ctl;
 pub mod ipam;
 pub mod kernel;
+#[doc = include_str!("docs/parity.md")]
+pub mod parity {}
 pub mod plan;
 pub mod runtime;
 pub mod verbs;
