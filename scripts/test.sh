@@ -8,9 +8,9 @@
 # for they make networks; whatever they make is in namespaces of their own, and the machine stays as
 # it is. Anyone else becomes root in a user namespace first, where nothing but tests can see it.
 #
-# The real clients and peers that pausenet is tested with (cnitool, the reference plugins) come from
-# Debian too; see scripts/lab/. A test that cannot run here says so in a line with SKIPPED and why.
-# With CI=true that is a failure, unless it is the kernel that lacks something.
+# The real clients and peers that pausenet is tested with (cnitool, podman, the reference plugins)
+# come from Debian too; see scripts/lab/. A test that cannot run here says so in a line with SKIPPED
+# and why. With CI=true that is a failure, unless it is the kernel that lacks something.
 
 set -euo pipefail
 # shellcheck source=lab/lib.sh disable=SC1091
@@ -21,7 +21,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
 # What tests of single clients and peers use; without it (and without root) they are skipped.
 LAB=(iptables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
-    debian-archive-keyring xz-utils dpkg-dev)
+    debian-archive-keyring xz-utils dpkg-dev podman runc busybox-static jq)
 
 packages() {
     ((EUID == 0)) && { need_packages "${NEEDED[@]}" "${LAB[@]}"; return; }

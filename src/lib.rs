@@ -22,6 +22,8 @@
 //! * [`ctl`]: the commands of `pausectl`.
 //!
 //! How the plugins compare with the reference's, option by option, is written in [`parity`].
+//! What happens to running pods when a node changes from the Go plugins to pausenet, or back,
+//! stands in [`switching`].
 //!
 //! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl` and `pause`
 //! (`src/bin/`).
@@ -38,4 +40,6 @@ pub mod kernel;
 pub mod parity {}
 pub mod plan;
 pub mod runtime;
+#[doc = include_str!("docs/switching.md")]
+pub mod switching {}
 pub mod verbs;

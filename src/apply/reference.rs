@@ -14,7 +14,8 @@ use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Nft, Rule};
 use crate::kernel::{Refusal, RouteSocket, address, link};
 use crate::plan::reference::{
-    MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places, masquerade_network,
+    Comment, MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places,
+    masquerade_network, port_chains,
 };
 
 /// The host end that a result names: on the host, and not the bridge.
@@ -213,10 +214,20 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
             ifname: IfName::parse(&stale.ifname).ok()?,
         })
     };
-    let attachments = stale.iter().filter_map(attachment);
-    let places: Vec<_> = attachments
-        .flat_map(|attachment| link_places(&attachment))
-        .collect();
+    // Each place once, for a rule can't be removed twice: an attachment may have two addresses.
+    let mut places: Vec<Place> = Vec::new();
+    for attachment in stale.iter().filter_map(attachment) {
+        // What iptables' chains are named by says no interface.
+        let lives = |valid: &Attachment| valid.container == attachment.container;
+        let shared = valid.iter().any(lives);
+        let found = link_places(&attachment).into_iter();
+        for place in found.chain(port_chains(&attachment)) {
+            let another_s = shared && place.comment == Comment::ByJump;
+            if !another_s && !places.contains(&place) {
+                places.push(place);
+            }
+        }
+    }
     remove_rules(&places)
 }
 

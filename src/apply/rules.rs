@@ -10,7 +10,7 @@ use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::kernel::Refusal;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
-use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, keys, target};
+use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, keys, port_marks, target};
 use crate::plan::{Owner, alias, element_owner};
 
 /// What removals attempt.
@@ -170,6 +170,26 @@ pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>)
         Some(keys) => release_keys(&alias(&request.attachment), &keys),
         None => release_all(&request.attachment),
     }
+}
+
+/// Removes the port mappings of an attachment whose request does not tell them, if it has any.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn release_forgotten(attachment: &Attachment, addresses: &[IpNetwork]) -> Result<()> {
+    let owner = alias(attachment);
+    let marks = port_marks(addresses);
+    let wanted: Vec<_> = marks.iter().map(|(set, key)| (set, key.clone())).collect();
+    // A kernel without nftables has no mappings: that must not be in the way of a DEL.
+    let found = open()?.look_up(&wanted).unwrap_or_default();
+    if found
+        .into_iter()
+        .flatten()
+        .any(|found| found.owner == owner)
+    {
+        release_all(attachment)?;
+    }
+    Ok(())
 }
 
 /// Removes every element of an attachment, wherever it is. True when there was one.

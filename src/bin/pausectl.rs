@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pausenet::ctl::{Output, finish, pod};
+use pausenet::ctl::{Output, finish, install, pod};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,7 +15,7 @@ Examples:
 Exit status: 0 for success, 1 for failure, 2 for wrong usage. An interrupted command
 has 128 and the signal's number; `pod exec` has that of its command.";
 
-/// Pods around a pause process, and what holds their network
+/// Pods around a pause process, what holds their network, and the plugin on its node
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
@@ -32,6 +32,7 @@ enum Command {
     /// Make pods, look at them, run commands in them, and take them down
     #[command(subcommand, arg_required_else_help = true, after_help = EXAMPLES)]
     Pod(Pod),
+    Install(install::Install),
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,11 +45,13 @@ enum Pod {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Command::Pod(command) = cli.command;
-    match command {
-        Pod::Create(options) => finish(pod::create(&options, cli.output)),
-        Pod::Exec(options) => pod::exec(&options).unwrap_or_else(|stop| finish(Err(stop))),
-        Pod::Ls(_) => finish(pod::ls(cli.output)),
-        Pod::Rm(options) => finish(pod::rm(&options, cli.output)),
+    match cli.command {
+        Command::Install(options) => finish(install::install(&options, cli.output)),
+        Command::Pod(Pod::Create(options)) => finish(pod::create(&options, cli.output)),
+        Command::Pod(Pod::Exec(options)) => {
+            pod::exec(&options).unwrap_or_else(|stop| finish(Err(stop)))
+        }
+        Command::Pod(Pod::Ls(_)) => finish(pod::ls(cli.output)),
+        Command::Pod(Pod::Rm(options)) => finish(pod::rm(&options, cli.output)),
     }
 }

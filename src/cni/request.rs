@@ -56,6 +56,8 @@ pub struct Network {
     pub masquerade: bool,
     /// None: no port of the host leads to the container.
     pub ports: Option<PortsConf>,
+    /// Whether port mappings are this plugin's affair at all, now or at an ADD before.
+    pub maps_ports: bool,
     /// None: no limit.
     pub bandwidth: Option<Bandwidth>,
     /// None: layer 2 only, no address.
@@ -159,6 +161,7 @@ impl Network {
             mtu: wiring.mtu,
             masquerade: wiring.masquerade,
             ports: wiring.ports,
+            maps_ports: matches!(mode, Mode::Configured | Mode::Foreign),
             raw,
             link: wiring.link,
             bandwidth: wiring.bandwidth,

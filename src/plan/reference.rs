@@ -4,9 +4,11 @@
 //! Their nftables backends make a rule for each attachment, with a comment that says whose it
 //! is; their iptables backends a chain, whose name says it. Hashes are SHA-512 in hexadecimal.
 
+use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
 
 use crate::cni::request::Attachment;
+use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Family, Rule, Table};
 
 /// Rules of the reference that have a comment: the table, its chains, and the comment.
@@ -24,6 +26,9 @@ pub struct Place {
 pub enum Comment {
     Is(String),
     StartsWith(String),
+    /// The container, which may have rules of another network: one of these addresses in the
+    /// rule tells them apart. Without any, the container has to do.
+    IsAndNames(String, Vec<Vec<u8>>),
     /// None: the rule's jump to one of the own chains tells.
     ByJump,
 }
@@ -36,6 +41,12 @@ impl Place {
             && match &self.comment {
                 Comment::Is(comment) => rule.comment == *comment,
                 Comment::StartsWith(start) => rule.comment.starts_with(start),
+                Comment::IsAndNames(comment, addresses) => {
+                    let named = addresses
+                        .iter()
+                        .any(|address| rule.values.contains(address));
+                    rule.comment == *comment && (named || addresses.is_empty())
+                }
                 Comment::ByJump => rule.jumps.iter().any(|jump| self.own_chains.contains(jump)),
             }
     }
@@ -104,20 +115,30 @@ pub fn link_places(attachment: &Attachment) -> Vec<Place> {
 }
 
 /// Every place where rules of port mappings may be.
-pub fn port_places(attachment: &Attachment) -> Vec<Place> {
-    let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
+pub fn port_places(attachment: &Attachment, addresses: &[IpNetwork]) -> Vec<Place> {
+    let addresses: Vec<_> = addresses
+        .iter()
+        .map(|net| address_bytes(net.ip()))
+        .collect();
+    let container = attachment.container.as_str();
     let mut places: Vec<_> = PORTS
         .into_iter()
         .map(|table| Place {
             table,
             chains: PORT_CHAINS,
-            comment: Comment::Is(container.to_owned()),
+            comment: Comment::IsAndNames(container.to_owned(), addresses.clone()),
             own_chains: Vec::new(),
         })
         .collect();
-    let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
-    places.extend(iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains));
+    places.extend(port_chains(attachment));
     places
+}
+
+/// Those of them that are chains, and so tell the network too.
+pub fn port_chains(attachment: &Attachment) -> [Place; 2] {
+    let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
+    let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
+    iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains)
 }
 
 fn iptables(chains: &'static [&'static str], own: &[String]) -> [Place; 2] {
@@ -181,6 +202,23 @@ mod tests {
     fn chain_names_are_those_of_the_reference() {
         assert_eq!(chain_name("", "r", "ref0"), "CNI-58a2ceafa43ff34931e37f62");
         assert_eq!(chain_name("DN-", "r", "ref0").len(), 28);
+    }
+
+    #[test]
+    fn a_container_s_ports_on_another_network_are_not_this_one_s() {
+        let here: IpNetwork = "10.1.0.2/24".parse().unwrap();
+        let there: IpNetwork = "10.2.0.2/24".parse().unwrap();
+        let rule = |to: IpNetwork| Rule {
+            chain: "hostports".into(),
+            handle: 1,
+            comment: "ref0".into(),
+            jumps: Vec::new(),
+            values: vec![address_bytes(to.ip())],
+        };
+        let place = &port_places(&attachment(), &[here])[0];
+        assert!(place.has(&rule(here)) && !place.has(&rule(there)));
+        let forgotten = &port_places(&attachment(), &[])[0];
+        assert!(forgotten.has(&rule(here)) && forgotten.has(&rule(there)));
     }
 
     #[test]

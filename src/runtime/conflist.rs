@@ -19,6 +19,8 @@ pub struct NetworkList {
     pub name: NetworkName,
     pub version: SpecVersion,
     pub plugins: Vec<Plugin>,
+    /// It was written as a list, though perhaps of one.
+    pub is_list: bool,
     /// As it was read.
     pub text: Vec<u8>,
 }
@@ -63,6 +65,7 @@ impl NetworkList {
             |err: serde_json::Error| Error::new(Code::Decode, format!("network config: {err}"));
         let whole: Value = serde_json::from_slice(text).map_err(not_json)?;
         let document = Document::deserialize(&whole).map_err(not_json)?;
+        let is_list = document.plugins.is_some();
         let plugins = match document.plugins {
             Some(plugins) => plugins,
             None if whole.get("type").is_some() => vec![whole],
@@ -82,6 +85,7 @@ impl NetworkList {
             plugins: plugins
                 .map(|(at, value)| Plugin::new(at, value))
                 .collect::<Result<_>>()?,
+            is_list,
             text: text.to_owned(),
         })
     }
@@ -164,7 +168,10 @@ fn newest(version: Option<&str>, versions: &[String]) -> Result<SpecVersion> {
 }
 
 /// The configuration files of a folder in lexical order, by libcni's endings.
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// Codes 5 and 7, naming the folder.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let cannot = |err: std::io::Error| match err.kind() {
         std::io::ErrorKind::NotFound => nothing_in(dir),
         _ => io_error("cannot list", dir, err),

@@ -28,7 +28,8 @@ pub fn run(request: &Request) -> Result<()> {
 pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
     let was_ours = remove(&mut host.socket, &request.attachment)?;
     let has_rules = plan::rules::are_used(&request.network);
-    if has_rules || !was_ours {
+    let forgotten = plan::rules::may_be_forgotten(&request.network);
+    if has_rules || forgotten || !was_ours {
         let addresses = addresses(request, ipam)?;
         if !was_ours {
             remove_another_s(host, request, &addresses, has_rules)?;
@@ -37,6 +38,9 @@ pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> R
             let promised = request.network.prev_result.as_ref();
             let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
             rules::release(request, &addresses, mac)?;
+        }
+        if forgotten {
+            rules::release_forgotten(&request.attachment, &addresses)?;
         }
     }
     match ipam {
@@ -66,16 +70,13 @@ fn remove_another_s(
     Ok(())
 }
 
-/// The attachment's addresses, from whoever still knows them.
+/// The attachment's addresses: as its result tells them, or else as the IPAM knows them.
 fn addresses(request: &Request, ipam: Option<&Ipam>) -> Result<Vec<IpNetwork>> {
-    let mut addresses = match ipam {
-        Some(ipam) => ipam.held(request)?,
-        None => Vec::new(),
-    };
-    if let Some(promised) = &request.network.prev_result {
-        addresses.extend(promised.ips.iter().map(|ip| ip.address));
+    match (&request.network.prev_result, ipam) {
+        (Some(promised), _) if !promised.ips.is_empty() => {
+            Ok(promised.ips.iter().map(|ip| ip.address).collect())
+        }
+        (_, Some(ipam)) => ipam.held(request),
+        (_, None) => Ok(Vec::new()),
     }
-    addresses.sort();
-    addresses.dedup();
-    Ok(addresses)
 }

@@ -85,7 +85,10 @@ pub fn del(request: &Request) -> Result<()> {
     };
     if !was_ours {
         // On a node that has changed to ours, what a plugin before us mapped is ours to remove.
-        let places = plan::reference::port_places(&request.attachment);
+        let before = request.network.prev_result.as_ref();
+        let addresses = before.map(|before| container_addresses(request, before));
+        let places =
+            plan::reference::port_places(&request.attachment, &addresses.unwrap_or_default());
         reference::remove_rules(&places)?;
         reference::warn_of_old_iptables(&places);
     }
@@ -102,7 +105,7 @@ pub fn check(request: &Request) -> Result<()> {
         Some(ports) => {
             let addresses = container_addresses(request, before);
             rules::verify_wishes(&port_wishes(ports, &addresses, &owner(request))).or_else(|err| {
-                let places = plan::reference::port_places(&request.attachment);
+                let places = plan::reference::port_places(&request.attachment, &addresses);
                 // Mapped by a plugin before us: its rules count as well.
                 if reference::has_rules(&places)? {
                     Ok(())

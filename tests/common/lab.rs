@@ -55,6 +55,21 @@ pub fn peers_sid() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_PEERS_SID", &["peers.sh", "sid"])
 }
 
+/// A podman that keeps to `dir`, with our binary in the place of the plugins that its own network
+/// has of us. It needs the machine's cgroups, and so real root.
+pub fn podman(dir: &Path) -> Option<PathBuf> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if map.split_whitespace().ne(["0", "0", "4294967295"]) {
+        skip("podman needs root, not that of a user namespace");
+        return None;
+    }
+    let found = ask(&["podman.sh", dir.to_str()?, env!("CARGO_BIN_EXE_pausenet")]);
+    if found.is_none() {
+        skip("scripts/lab/podman.sh gives nothing");
+    }
+    found
+}
+
 /// What the variable names, or else the path that the lab's script prints. None, and the test
 /// counted as skipped, when there is none.
 fn find(once: &OnceLock<Option<PathBuf>>, variable: &str, script: &[&str]) -> Option<PathBuf> {

@@ -178,6 +178,9 @@ impl Container {
     }
 }
 
+/// RT_TABLE_LOCAL: what the kernel makes of the addresses, in its own time.
+const LOCAL_TABLE: u32 = 255;
+
 /// Links, addresses and routes of one namespace. Counters and ages are not part of it, nor what
 /// the kernel does by itself and in its own time: IPv6's link-local addresses and their routes,
 /// and whether a link is `running`.
@@ -205,7 +208,7 @@ impl NetState {
             })
             .collect();
         let mut routes = route::list(&mut socket).unwrap();
-        routes.retain(|route| !is_link_local(&route.dst));
+        routes.retain(|route| !is_link_local(&route.dst) && route.table != LOCAL_TABLE);
         Self {
             links,
             addresses,

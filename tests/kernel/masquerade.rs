@@ -23,8 +23,7 @@ fn othernet() -> Value {
 }
 
 /// Frames between ports pass the host's IP rules too where br_netfilter is at work.
-fn with_and_without_br_netfilter(world: &World, test: impl Fn()) {
-    let _ = world;
+fn with_and_without_br_netfilter(test: impl Fn()) {
     for family in ["iptables", "ip6tables"] {
         let key = format!("bridge/bridge-nf-call-{family}");
         if !Path::new("/proc/sys/net").join(&key).exists() {
@@ -62,7 +61,7 @@ fn inside_the_subnet_everybody_keeps_his_address() {
     let world = World::new();
     let (x, _) = added(&world, &dual_stack(), "x");
     let (y, _) = added(&world, &dual_stack(), "y");
-    with_and_without_br_netfilter(&world, || {
+    with_and_without_br_netfilter(|| {
         for (server, gateway, client) in [
             ("10.1.0.3:7000", "10.1.0.1:7000", "10.1.0.2"),
             ("[fd00::3]:7000", "[fd00::1]:7000", "fd00::2"),
@@ -82,7 +81,7 @@ fn multicast_keeps_its_sender_s_address() {
     let (y, _) = added(&world, &dual_stack(), "y");
     let index = y.link("eth0").unwrap().index;
     let scope = x.link("eth0").unwrap().index;
-    with_and_without_br_netfilter(&world, || {
+    with_and_without_br_netfilter(|| {
         let receiver = bind(Some(&y), "0.0.0.0:7000");
         let group = Ipv4Addr::new(224, 0, 0, 251);
         let here = Ipv4Addr::new(10, 1, 0, 3);

@@ -128,7 +128,7 @@ fn del_leaves_no_trace_whatever_the_runtime_still_knows() {
             json!({"prevResult": null, "runtimeConfig": null}),
         ] {
             let (x, config, _) = wirer.chained(&world, "x");
-            assert_eq!(elements_of(OWNER), 6);
+            assert_eq!(elements_of(OWNER), 8);
             let del = call_as("portmap", "DEL", &with(config, forgotten.clone()), &x);
             wirer.bridge("DEL", json!({}), &x).run().ok();
             if netns == "gone" {
@@ -271,7 +271,7 @@ fn a_late_del_leaves_the_ports_of_who_has_the_address_now() {
         let next = with(mappings("1.1.0"), json!({"prevResult": wired}));
         call_as("portmap", "ADD", &next, &b).run().ok();
         let before = ruleset();
-        assert_eq!(elements_of("portmap podnet b eth0"), 6);
+        assert_eq!(elements_of("portmap podnet b eth0"), 8);
 
         let changes = if with_result {
             json!({})
@@ -304,13 +304,13 @@ fn the_link_s_elements_and_the_ports_are_two_things() {
     let config = with(mappings("1.1.0"), json!({"prevResult": wired}));
     call_as("portmap", "ADD", &config, &x).run().ok();
     let count = || (elements_of("pausenet podnet x eth0"), elements_of(OWNER));
-    assert_eq!(count(), (2, 6));
+    assert_eq!(count(), (2, 8));
 
     call_as("portmap", "DEL", &config, &x).run().ok();
     assert_eq!(count(), (2, 0));
     call_as("portmap", "ADD", &config, &x).run().ok();
     wirer.bridge("DEL", masq, &x).run().ok();
-    assert_eq!(count(), (0, 6));
+    assert_eq!(count(), (0, 8));
 }
 
 #[test]
@@ -327,11 +327,11 @@ fn gc_removes_the_ports_of_what_is_not_listed() {
     };
 
     gc(list(json!([{"containerID": "x", "ifname": "eth0"}]))).ok();
-    assert_eq!(elements_of(OWNER), 6);
+    assert_eq!(elements_of(OWNER), 8);
     gc(mappings("1.1.0")).err_code(7);
-    assert_eq!(elements_of(OWNER), 6);
+    assert_eq!(elements_of(OWNER), 8);
     gc(with(list(json!([])), json!({"name": "othernet"}))).ok();
-    assert_eq!(elements_of(OWNER), 6);
+    assert_eq!(elements_of(OWNER), 8);
     gc(list(json!([{"containerID": "x", "ifname": "net1"}]))).ok();
     assert_eq!(elements_of(OWNER), 0);
 }

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, STORES, World, allocated, podnet, run, set_sysctl, with};
+use crate::common::{
+    Call, Container, STORES, World, allocated, podnet, run, set_sysctl, sysctl, with,
+};
 use crate::wire::{
-    HOST, Place, added, at, beyond, bind, call, datagrams_before, elements_of, listen, ruleset,
-    tcp, tcp_is_cut, udp,
+    HOST, Place, added, beyond, bind, call, datagrams_before, elements_of, listen, ruleset, tcp,
+    tcp_is_cut, udp,
 };
 
 /// The config with these mappings.
@@ -153,12 +155,7 @@ fn without_snat_the_host_s_127_0_0_1_does_not_lead_to_the_container() {
     );
     let _server = listen(Some(&x), "[::]:80");
     tcp_is_cut(HOST, "127.0.0.1:8080");
-    assert_eq!(
-        at(HOST, || crate::common::sysctl(
-            "ipv4/conf/cni0/route_localnet"
-        )),
-        "0"
-    );
+    assert_eq!(sysctl("ipv4/conf/cni0/route_localnet"), "0");
 }
 
 #[test]
@@ -271,7 +268,7 @@ fn attacker(world: &World, config: &Value) -> Container {
 fn a_pod_reaches_nothing_that_the_host_serves_on_127_0_0_1() {
     let world = World::new();
     let (x, _) = added(&world, &mapped(), "x");
-    assert_eq!(crate::common::sysctl("ipv4/conf/cni0/route_localnet"), "1");
+    assert_eq!(sysctl("ipv4/conf/cni0/route_localnet"), "1");
     let pod = attacker(&world, &without_ports(&mapped()));
     let private = bind(HOST, "127.0.0.1:7000");
     let send = |from: &str, said: &[u8]| {
@@ -615,4 +612,35 @@ fn what_marks_packets_for_others_is_accepted_where_it_changes_nothing() {
         "externalSetMarkChain": ""});
     let (x, _) = added(&world, &with(mapped(), keys), "x");
     tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");
+}
+
+/// A runtime may have lost what it asked for: whose a port is stands on the port itself.
+#[test]
+fn del_without_port_mappings_removes_them_all_the_same() {
+    for (keys, prev) in [
+        (json!({}), true),
+        (json!({}), false),
+        (json!({"snat": false}), true),
+    ] {
+        let world = World::new();
+        let x = world.container("x");
+        let mapped =
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}});
+        let result = Call::new("ADD", &with(with(podnet(), keys.clone()), mapped))
+            .netns(&x)
+            .run()
+            .ok();
+        assert!(run("nft", ["list", "ruleset"]).contains("comment"));
+
+        let forgetful = with(podnet(), keys);
+        let forgetful = if prev {
+            with(forgetful, json!({"prevResult": result}))
+        } else {
+            forgetful
+        };
+        Call::new("DEL", &forgetful).netns(&x).run().ok();
+
+        let left = run("nft", ["list", "ruleset"]);
+        assert!(!left.contains("comment"), "{left}");
+    }
 }

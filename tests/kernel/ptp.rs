@@ -118,6 +118,23 @@ fn pods_reach_each_other_through_the_host_and_share_no_layer_2() {
     );
 }
 
+/// One datagram each, sent the moment ADD has answered, and waited for less than the second after
+/// which the kernel would ask for a neighbour again.
+#[test]
+fn the_first_packet_to_the_gateway_arrives() {
+    for (any, gateway) in [("0.0.0.0:0", "10.1.0.1:7000"), ("[::]:0", "[fd00::1]:7000")] {
+        let world = World::new();
+        let receiver = bind(HOST, "[::]:7000");
+        let less = std::time::Duration::from_millis(900);
+        receiver.set_read_timeout(Some(less)).unwrap();
+        for name in ["x", "y"] {
+            let (pod, _) = added(&world, &routed(), name);
+            bind(Some(&pod), any).send_to(b"first", gateway).unwrap();
+            assert_eq!(receiver.recv(&mut [0; 8]).expect(gateway), 5);
+        }
+    }
+}
+
 #[test]
 fn what_leaves_the_subnet_is_masqueraded_and_what_stays_is_not() {
     let world = World::new();

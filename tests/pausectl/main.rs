@@ -6,6 +6,7 @@ mod common;
 mod create;
 mod exec;
 mod failures;
+mod install;
 mod ls;
 mod rm;
 mod site;

@@ -18,10 +18,12 @@ mod endings;
 mod host_local;
 mod in_turns;
 mod loopback;
+mod migration;
 mod parity;
 mod portmap;
 mod ptp;
 mod side;
+mod site;
 mod traffic;
 mod twins;
 

@@ -1,0 +1,270 @@
+//! Single files: what stands under a name, and the few ways of changing that, each of which
+//! happens at once or not at all. What is whose is not for this file to know: see
+//! [`super::place`].
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::cni::error::io as io_error;
+use crate::cni::{Error, Result};
+
+/// A file's content by its SHA-256, in hexadecimal digits as `sha256sum` prints them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Digest(String);
+
+impl Digest {
+    pub fn of(content: &[u8]) -> Self {
+        let bytes = Sha256::digest(content);
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What stands under a name.
+#[derive(Debug, Clone)]
+pub enum Found {
+    Nothing,
+    File {
+        digest: Digest,
+        mode: u32,
+        inode: Inode,
+    },
+    /// A symbolic link; where it leads is nothing to us.
+    Link {
+        target: PathBuf,
+        inode: Inode,
+    },
+}
+
+/// Which file of the machine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl Found {
+    /// Looks, and follows no link.
+    ///
+    /// # Errors
+    /// Code 5: it cannot be read, or it is a folder or a device.
+    pub fn at(path: &Path) -> Result<Self> {
+        let cannot = |err| refusal("cannot read", path, &err);
+        let meta = match fs::symlink_metadata(path) {
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Self::Nothing),
+            other => other.map_err(cannot)?,
+        };
+        let inode = Inode {
+            device: meta.dev(),
+            number: meta.ino(),
+        };
+        if meta.is_symlink() {
+            let target = fs::read_link(path).map_err(cannot)?;
+            return Ok(Self::Link { target, inode });
+        }
+        if !meta.is_file() {
+            let what = if meta.is_dir() { "a folder" } else { "no file" };
+            return Err(io_error("cannot replace", path, format!("it is {what}"))
+                .hint("move it out of the way, or choose another folder"));
+        }
+        Ok(Self::File {
+            digest: Digest::of(&fs::read(path).map_err(cannot)?),
+            mode: meta.mode() & 0o7777,
+            inode,
+        })
+    }
+
+    /// The same file by another name, or one that nobody could tell from it.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::File { digest, mode, .. },
+                Self::File {
+                    digest: of_other,
+                    mode: its_mode,
+                    ..
+                },
+            ) => digest == of_other && mode == its_mode,
+            (Self::Link { target, .. }, Self::Link { target: other, .. }) => target == other,
+            _ => false,
+        }
+    }
+
+    pub fn inode(&self) -> Option<Inode> {
+        match self {
+            Self::Nothing => None,
+            Self::File { inode, .. } | Self::Link { inode, .. } => Some(*inode),
+        }
+    }
+
+    pub fn is_there(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+}
+
+/// Writes a file that nobody looks for yet, down to the disk.
+///
+/// # Errors
+/// Code 5; what was written is gone again.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    remove(path)?;
+    let write = || -> io::Result<()> {
+        let mut open = OpenOptions::new();
+        let mut file = open.write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        // The mode that was asked for, whatever the umask is.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()
+    };
+    write().map_err(|err| {
+        let _ = fs::remove_file(path);
+        refusal("cannot write", path, &err)
+    })
+}
+
+/// Gives a file a second name, `to`, where nothing stands. The file itself is then kept, with
+/// owner, mode and times. Where the filesystem has no hard links it becomes a copy, written as
+/// `draft` first.
+///
+/// # Errors
+/// Code 5.
+pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
+    let Err(err) = fs::hard_link(from, to) else {
+        return Ok(());
+    };
+    if !has_no_links(&err) {
+        return Err(refusal("cannot keep", to, &err));
+    }
+    let cannot = |err| refusal("cannot keep", to, &err);
+    let meta = fs::symlink_metadata(from).map_err(cannot)?;
+    if meta.is_symlink() {
+        let target = fs::read_link(from).map_err(cannot)?;
+        return std::os::unix::fs::symlink(target, to).map_err(cannot);
+    }
+    let content = fs::read(from).map_err(cannot)?;
+    write(draft, &content, meta.mode() & 0o7777)?;
+    // First the owner: changing it takes set-id bits away.
+    std::os::unix::fs::chown(draft, Some(meta.uid()), Some(meta.gid()))
+        .and_then(|()| fs::set_permissions(draft, meta.permissions()))
+        .and_then(|()| File::open(draft)?.set_modified(meta.modified()?))
+        .map_err(cannot)?;
+    rename(draft, to)
+}
+
+/// A second name for a file of ours, if it can be had.
+pub fn link(from: &Path, to: &Path) -> Result<bool> {
+    remove(to)?;
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(true),
+        Err(err) if has_no_links(&err) => Ok(false),
+        Err(err) => Err(refusal("cannot link", to, &err)),
+    }
+}
+
+/// What link(2) says where there are no hard links, or no more of them.
+fn has_no_links(err: &io::Error) -> bool {
+    let none = [Errno::PERM, Errno::MLINK, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(err).is_some_and(|errno| none.contains(&errno))
+}
+
+/// Puts `from` in the place of `to`: whoever opens that gets the one or the other.
+///
+/// # Errors
+/// Code 5.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|err| refusal("cannot put in place", to, &err))?;
+    sync_folder_of(to)
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// Code 5.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|err| refusal("cannot remove", path, &err)),
+    }
+}
+
+/// Makes the names in a file's folder last through a power cut, and in this order.
+///
+/// # Errors
+/// Code 5.
+pub fn sync_folder_of(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    match synced {
+        // Some filesystems have nothing of the kind.
+        Err(err) if err.kind() == ErrorKind::InvalidInput => Ok(()),
+        other => other.map_err(|err| refusal("cannot sync", dir, &err)),
+    }
+}
+
+/// What the kernel said, and what to do about it.
+pub fn refusal(action: &str, path: &Path, err: &io::Error) -> Error {
+    let hint = match Errno::from_io_error(err) {
+        Some(Errno::ACCESS | Errno::PERM) => {
+            "sudo, or name a folder that is yours; as root: lsattr tells whether it is immutable"
+        }
+        Some(Errno::ROFS) => {
+            "the filesystem is read-only: mount -o remount,rw, or name another folder in which \
+             the runtime looks as well (bin_dir and conf_dir in its configuration)"
+        }
+        Some(Errno::NOTDIR | Errno::EXIST) => {
+            "a part of this path is a file, where a folder should be"
+        }
+        Some(Errno::NOSPC | Errno::DQUOT) => {
+            "make room (df -h, df -i), and run it again: it goes on where it was"
+        }
+        Some(Errno::BUSY) => "something is mounted there: findmnt shows it; umount it first",
+        Some(Errno::XDEV) => "something is mounted within the folder: findmnt shows it",
+        _ => "",
+    };
+    io_error(action, path, err).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_sha256sum() {
+        assert_eq!(
+            Digest::of(b"abc").to_string(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_taken_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let err = Found::at(dir.path()).unwrap_err();
+        assert!(err.msg.ends_with("it is a folder"), "{err}");
+        assert!(!Found::at(&dir.path().join("x")).unwrap().is_there());
+    }
+
+    #[test]
+    fn a_link_is_looked_at_and_not_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link, other] = ["file", "link", "other"].map(|name| dir.path().join(name));
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let [of_file, of_link] = [&file, &link].map(|path| Found::at(path).unwrap());
+        assert!(!of_file.is_same_as(&of_link));
+        keep(&link, &other, &dir.path().join("draft")).unwrap();
+        assert!(Found::at(&other).unwrap().is_same_as(&of_link));
+    }
+}

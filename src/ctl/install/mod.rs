@@ -1,0 +1,352 @@
+//! `pausectl install`: the plugin into the folder where a runtime looks for it, under names of
+//! the reference's plugins if wanted, and a network beside it; and all of it back.
+//!
+//! How files change places without a moment in between is in [`place`].
+
+mod file;
+mod network;
+mod place;
+mod report;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use self::file::{Digest, refusal};
+use self::network::Network;
+use self::place::{Held, Place, Put, Wanted};
+use self::report::{Line, Report};
+use super::options::{block_on, own_folder, shown};
+use super::{Output, Result, Stop, print, print_json};
+use crate::cni::{Code, Error};
+
+const DIR: &str = "/opt/cni/bin";
+const CONF_DIR: &str = "/etc/cni/net.d";
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl install
+  pausectl install --as bridge,host-local,portmap --dry-run
+  pausectl install --conf conf/10-podnet.conflist
+  pausectl install --uninstall
+
+Each file is put in place at once: a runtime that looks for a plugin finds the one
+from before or the new one, at any moment, and so after a crash. What stood under a
+name is kept in DIR/.pausenet-replaced/NAME, with owner, mode and times, and comes back
+with --uninstall. The network's configuration comes last: a node is ready for pods when
+it appears. Killed half way, run it again, or --uninstall.
+
+Running it again renews what an earlier one has put there. A file is taken for ours if
+its SHA-256 is in DIR/.pausenet-replaced/.record. Anything else is left alone by
+--uninstall, such as a plugin that a package manager has put over ours since, and a
+pausenet that was there before.
+
+Pods need the plugin they were wired with for their end: --uninstall when they are gone,
+or when the plugin that comes back can delete them (`bridge` and `host-local` can).";
+
+/// Put the plugin where a container runtime looks for it, or take it away again
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Install {
+    /// The folder of plugins; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = DIR)]
+    dir: PathBuf,
+
+    /// Put it in the place of these plugins of the reference too. They are kept
+    #[arg(long = "as", value_name = "NAMES", value_enum, value_delimiter = ',')]
+    names: Vec<Alias>,
+
+    /// A network's configuration to put into --conf-dir, under the file's own name: .conflist
+    /// for a list, .conf or .json for a single plugin
+    #[arg(long, value_name = "FILE")]
+    conf: Option<PathBuf>,
+
+    /// The folder of configurations [default: /etc/cni/net.d; for --uninstall those that were
+    /// installed into]
+    #[arg(long, value_name = "DIR")]
+    conf_dir: Option<PathBuf>,
+
+    /// The plugin; by default the `pausenet` beside pausectl
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+
+    /// Bring back what was there before
+    #[arg(long, conflicts_with_all = ["names", "conf", "from"])]
+    uninstall: bool,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Plugins of the reference that the binary is when it has their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Alias {
+    Bridge,
+    Ptp,
+    HostLocal,
+    Loopback,
+    Portmap,
+}
+
+impl Alias {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+            Self::HostLocal => "host-local",
+            Self::Loopback => "loopback",
+            Self::Portmap => "portmap",
+        }
+    }
+}
+
+/// Installs or uninstalls, and says what that was.
+///
+/// # Errors
+/// What stood in the way. What was done until then is said, and stays.
+pub fn install(options: &Install, output: Output) -> Result<()> {
+    let mut report = Report {
+        dry_run: options.dry_run,
+        lines: Vec::new(),
+        older: Vec::new(),
+    };
+    let place = Place::new(absolute(&options.dir)?);
+    if is_same_folder(
+        &options.dir,
+        options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR)),
+    ) {
+        let why = "--dir and --conf-dir are the same folder";
+        return Err(Stop::Usage(Error::new(Code::InvalidConfig, why)));
+    }
+    let outcome = if options.uninstall {
+        take_away(options, &place, &mut report)
+    } else {
+        put_there(options, &place, &mut report)
+    };
+    match (&outcome, output) {
+        // Of a failure before the first step there is nothing to say but itself.
+        (Err(_), _) if report.lines.is_empty() => {}
+        (_, Output::Json) => print_json(&report.json(&options.dir))?,
+        (_, Output::Text) => print(&report.text(&options.dir))?,
+    }
+    outcome
+}
+
+fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()> {
+    let source = match &options.from {
+        Some(file) => file.clone(),
+        None => own_folder().unwrap_or_default().join("pausenet"),
+    };
+    let plugin = read_plugin(&source)?;
+    let digest = Digest::of(&plugin);
+    let network = options.conf.as_deref().map(Network::read).transpose()?;
+    let conf_dir = options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR));
+    let conf_dir = absolute(conf_dir)?;
+
+    // Until the end: who uninstalls meanwhile must not miss the network that comes last.
+    holding(place, report.dry_run, |held| {
+        let names = names(&options.names, place)?;
+        let wanted = names.iter().map(|name| Wanted {
+            name: name.clone(),
+            content: &plugin,
+            digest: digest.clone(),
+            mode: 0o755,
+        });
+        let plugins: Vec<_> = wanted.collect();
+        if let Some(network) = &network {
+            network.warn_of_what_it_needs(&options.dir, &names);
+            network.warn_of_an_earlier_one(&conf_dir);
+        }
+        put_all(place, &plugins, held, report)?;
+        let Some(network) = &network else {
+            return Ok(());
+        };
+        if let Some(held) = held {
+            // Before anything is in it: a crash in between must not hide it from --uninstall.
+            let mut record = place.record()?;
+            if record.conf_dirs.insert(conf_dir.clone()) {
+                place.save(&record, held)?;
+            }
+        }
+        let conf_place = Place::new(conf_dir.clone());
+        holding(&conf_place, report.dry_run, |held| {
+            put_all(&conf_place, &[network.wanted()], held, report)
+        })
+    })
+}
+
+/// The names that the plugin is to have: its own, those that were asked for, and those that an
+/// earlier install has given it and that are still ours. One version under all of them.
+fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>> {
+    let asked = asked.iter().map(|alias| alias.as_str().to_owned());
+    let mut names: Vec<_> = std::iter::once("pausenet".to_owned())
+        .chain(asked)
+        .collect();
+    let record = place.record()?;
+    for name in record.names() {
+        if record.has(name, &file::Found::at(&place.path(name))?) {
+            names.push(name.to_owned());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
+}
+
+/// Does `work` while nobody else changes the place. A dry run waits for nobody and holds nothing.
+fn holding(
+    place: &Place,
+    dry_run: bool,
+    work: impl FnOnce(Option<&Held>) -> Result<()>,
+) -> Result<()> {
+    if dry_run {
+        return work(None);
+    }
+    let held = place.hold()?;
+    let outcome = work(Some(&held));
+    outcome.and(place.leave(held).map_err(Stop::Failed))
+}
+
+/// Has all files there, in their order. Without a hold on the place it is only said.
+fn put_all(
+    place: &Place,
+    files: &[Wanted],
+    held: Option<&Held>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut record = place.record()?;
+    // What cannot be is found out before the first change.
+    for wanted in files {
+        place.plan(wanted, &record)?;
+    }
+    let mut like: Option<PathBuf> = None;
+    for wanted in files {
+        let is_program = wanted.mode & 0o111 != 0;
+        let examine = |file: &Path| if is_program { try_out(file) } else { Ok(()) };
+        let put = match held {
+            Some(held) => place.put(wanted, like.as_deref(), &mut record, held, examine)?,
+            None => place.plan(wanted, &record)?,
+        };
+        if put != (Put::Nothing { ours: false }) {
+            like = Some(place.path(&wanted.name));
+        }
+        report.lines.push(Line::put(place, &wanted.name, put));
+    }
+    Ok(())
+}
+
+fn take_away(options: &Install, place: &Place, report: &mut Report) -> Result<()> {
+    let held = match report.dry_run {
+        true => None,
+        false => place.hold_existing()?,
+    };
+    let mut conf_dirs = place.record()?.conf_dirs;
+    if let Some(dir) = &options.conf_dir {
+        conf_dirs.insert(absolute(dir)?);
+    }
+    // In the other order: no runtime is to be told of a plugin that is gone.
+    for dir in conf_dirs {
+        let conf_place = Place::new(dir);
+        let conf_held = match report.dry_run {
+            true => None,
+            false => conf_place.hold_existing()?,
+        };
+        take_all(&conf_place, conf_held, report)?;
+    }
+    take_all(place, held, report)
+}
+
+/// Takes all files of ours away. In a dry run it is only said.
+fn take_all(place: &Place, held: Option<Held>, report: &mut Report) -> Result<()> {
+    if held.is_none() && !report.dry_run {
+        // Nothing has been put there.
+        return Ok(());
+    }
+    let record = place.record()?;
+    for name in place.names(&record)? {
+        let take = match &held {
+            Some(held) => place.take(&name, &record, held)?,
+            None => place.plan_take(&name, &record)?,
+        };
+        report.lines.extend(Line::take(place, &name, take));
+    }
+    report.older.extend(place.older());
+    held.map_or(Ok(()), |held| Ok(place.forget(held)?))
+}
+
+/// Runs the plugin where it will be called from, though nobody else knows it there yet: one of
+/// another machine's kind, or on a filesystem without programs, must not replace one that works.
+fn try_out(program: &Path) -> Result<(), Error> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let wrong = |why: String| {
+        Error::new(
+            Code::InvalidConfig,
+            format!("the plugin does not work in {}: {why}; nothing was replaced", folder(program)),
+        )
+        .hint("is it pausenet, and built for this machine (uname -m)? --from FILE names another; a filesystem mounted noexec runs no plugins")
+    };
+    let mut command = tokio::process::Command::new(program);
+    command
+        .env_clear()
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = block_on(async {
+        let output = tokio::time::timeout(LIMIT, command.output()).await;
+        output.map_err(|_| wrong(format!("no answer to VERSION in {LIMIT:?}")))
+    })?;
+    let output = output.map_err(|err| wrong(format!("cannot run it: {err}")))?;
+    let answer: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+    match answer {
+        Some(answer) if answer["supportedVersions"].is_array() => Ok(()),
+        _ => Err(wrong(format!(
+            "it ended with {} and no answer to VERSION",
+            output.status
+        ))),
+    }
+}
+
+/// The folder that runtimes know, of a file that is on its way there.
+fn folder(program: &Path) -> String {
+    let dir = program.parent().and_then(Path::parent);
+    shown(dir.unwrap_or(program))
+}
+
+fn read_plugin(source: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(source).map_err(|err| {
+        let err = refusal("cannot read the plugin", source, &err);
+        err.hint("--from FILE says where it is; by default it lies beside pausectl")
+    })
+}
+
+fn is_same_folder(one: &Path, other: &Path) -> bool {
+    let canonical = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+    canonical(one).is_ok_and(|one| canonical(other).is_ok_and(|other| one == other))
+}
+
+/// Works on the same folder whatever the working directory of the next one is.
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|err| refusal("cannot find", path, &err))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::verbs::Plugin;
+
+    #[test]
+    fn each_name_is_one_that_the_binary_knows() {
+        for alias in Alias::value_variants() {
+            let name = alias.to_possible_value().unwrap();
+            assert_eq!(name.get_name(), alias.as_str());
+            assert_ne!(Plugin::called(OsStr::new(alias.as_str())), Plugin::Pausenet);
+        }
+    }
+}

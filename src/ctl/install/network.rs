@@ -1,0 +1,99 @@
+//! A network's configuration, read and judged before it is put where a runtime takes it up.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::file::Digest;
+use super::place::Wanted;
+use crate::cni::{Code, Error};
+use crate::ctl::{Result, Stop, warn};
+use crate::runtime::conflist::{self, NetworkList};
+
+/// A network's configuration that is to be installed.
+pub struct Network {
+    list: NetworkList,
+    name: String,
+    digest: Digest,
+}
+
+impl Network {
+    pub fn read(file: &Path) -> Result<Self> {
+        let list = NetworkList::read(file)?;
+        let usage = |why: &str, hint: &str| {
+            let msg = format!("--conf {}: {why}", file.display());
+            Stop::Usage(Error::new(Code::InvalidConfig, msg).hint(hint))
+        };
+        let name = file.file_name().and_then(OsStr::to_str);
+        let name = name.filter(|name| !name.starts_with('.')).ok_or_else(|| {
+            usage(
+                "a runtime would not find a file of this name",
+                "name it like 10-podnet.conflist",
+            )
+        })?;
+        let ending = Path::new(name).extension().and_then(OsStr::to_str);
+        match (list.is_list, ending) {
+            (true, Some("conflist")) | (false, Some("conf" | "json")) => {}
+            (true, _) => {
+                let why = "runtimes take a list of plugins only from a file that ends in .conflist";
+                return Err(usage(why, "rename the file"));
+            }
+            (false, _) => {
+                let why =
+                    "runtimes take a single plugin only from a file that ends in .conf or .json";
+                return Err(usage(
+                    why,
+                    "rename the file, or make it a list: {\"plugins\": [...]}",
+                ));
+            }
+        }
+        let digest = Digest::of(&list.text);
+        Ok(Self {
+            name: name.to_owned(),
+            digest,
+            list,
+        })
+    }
+
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            name: self.name.clone(),
+            content: &self.list.text,
+            digest: self.digest.clone(),
+            mode: 0o644,
+        }
+    }
+
+    pub fn warn_of_what_it_needs(&self, dir: &Path, installed: &[String]) {
+        for plugin in &self.list.plugins {
+            let name = plugin.r#type.as_str();
+            if !installed.contains(&plugin.r#type) && !dir.join(name).exists() {
+                let msg = format!(
+                    "network {} needs the plugin {name}, which is not in {}",
+                    self.list.name,
+                    dir.display()
+                );
+                warn(
+                    &Error::new(Code::InvalidConfig, msg)
+                        .hint("unless the runtime finds it in another folder, no pod can start"),
+                );
+            }
+        }
+    }
+
+    pub fn warn_of_an_earlier_one(&self, conf_dir: &Path) {
+        let files = conflist::files(conf_dir).unwrap_or_default();
+        let first = files.first().and_then(|file| file.file_name());
+        if let Some(first) = first.filter(|first| *first < OsStr::new(&self.name)) {
+            let msg = format!(
+                "{} comes before {} in {}",
+                first.display(),
+                self.name,
+                conf_dir.display()
+            );
+            warn(
+                &Error::new(Code::InvalidConfig, msg)
+                    .hint("the runtime takes the first: its pods stay on that network"),
+            );
+        }
+    }
+}

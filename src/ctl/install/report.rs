@@ -1,0 +1,150 @@
+//! What an install did, or would do, in words and as JSON.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::place::{Place, Put, Take};
+use crate::ctl::options::shown;
+
+/// What was done, or would be.
+pub struct Report {
+    pub dry_run: bool,
+    pub lines: Vec<Line>,
+    /// Files that were replaced and that nobody brings back.
+    pub older: Vec<PathBuf>,
+}
+
+pub struct Line {
+    file: PathBuf,
+    action: Action,
+    /// Where the one is that ours has replaced.
+    kept: Option<PathBuf>,
+    note: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Install,
+    Renew,
+    Replace,
+    Restore,
+    Remove,
+    Leave,
+}
+
+impl Line {
+    pub fn put(place: &Place, name: &str, put: Put) -> Self {
+        let (action, note) = match put {
+            Put::New => (Action::Install, ""),
+            Put::Renew => (Action::Renew, ""),
+            Put::Replace => (Action::Replace, "what was there is kept"),
+            Put::Nothing { ours: true } => (Action::Leave, "it is as it should be"),
+            Put::Nothing { ours: false } => (
+                Action::Leave,
+                "the same was there before pausectl came, and stays with --uninstall",
+            ),
+        };
+        Self {
+            file: place.path(name),
+            action,
+            kept: (put == Put::Replace).then(|| place.kept(name)),
+            note,
+        }
+    }
+
+    pub fn take(place: &Place, name: &str, take: Take) -> Option<Self> {
+        let (action, note, kept) = match take {
+            Take::Restore => (Action::Restore, "", None),
+            Take::Remove => (Action::Remove, "", None),
+            Take::Nothing => return None,
+            Take::Untouched => (Action::Leave, "it had not been replaced yet", None),
+            Take::Leave { keeps: None } => {
+                (Action::Leave, "it is not what pausectl put there", None)
+            }
+            Take::Leave { keeps } => (
+                Action::Leave,
+                "it is not what pausectl put there; the one from before is kept",
+                keeps,
+            ),
+        };
+        Some(Self {
+            file: place.path(name),
+            action,
+            kept,
+            note,
+        })
+    }
+
+    fn text(&self, dry_run: bool) -> String {
+        let (would, did) = match self.action {
+            Action::Install => ("install", "installed"),
+            Action::Renew => ("renew", "renewed"),
+            Action::Replace => ("replace", "replaced"),
+            Action::Restore => ("restore", "restored"),
+            Action::Remove => ("remove", "removed"),
+            Action::Leave => ("leave", "left"),
+        };
+        let mut text = match dry_run {
+            true => format!("would {would} {}", shown(&self.file)),
+            false => format!("{did} {}", shown(&self.file)),
+        };
+        if !self.note.is_empty() {
+            text.push_str(": ");
+            text.push_str(self.note);
+        }
+        if let Some(kept) = &self.kept {
+            text.push_str(" in ");
+            text.push_str(&shown(kept));
+        }
+        text + "\n"
+    }
+
+    fn json(&self) -> Value {
+        let action = match self.action {
+            Action::Install => "install",
+            Action::Renew => "renew",
+            Action::Replace => "replace",
+            Action::Restore => "restore",
+            Action::Remove => "remove",
+            Action::Leave => "leave",
+        };
+        json!({
+            "file": shown(&self.file),
+            "action": action,
+            "kept": self.kept.as_deref().map(shown),
+            "note": self.note,
+        })
+    }
+}
+
+impl Report {
+    pub fn text(&self, dir: &Path) -> String {
+        let mut text: String = self
+            .lines
+            .iter()
+            .map(|line| line.text(self.dry_run))
+            .collect();
+        if self.lines.is_empty() {
+            text = format!("nothing is installed in {}\n", dir.display());
+        }
+        for file in &self.older {
+            text.push_str(&format!(
+                "kept {}: replaced earlier, and nothing needs it now\n",
+                shown(file)
+            ));
+        }
+        text
+    }
+
+    pub fn json(&self, dir: &Path) -> Value {
+        let files: Vec<_> = self.lines.iter().map(Line::json).collect();
+        let older: Vec<_> = self.older.iter().map(|file| shown(file)).collect();
+        json!({
+            "dir": shown(dir),
+            "dryRun": self.dry_run,
+            "files": files,
+            "older": older,
+        })
+    }
+}

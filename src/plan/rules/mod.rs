@@ -1,0 +1,283 @@
+//! What nftables should hold: masquerade, port mappings and the guard against forged MACs.
+//!
+//! State is shared and flat. An attachment is elements of sets and maps, never rules of its
+//! own, so neither a packet nor an ADD gets slower with the number of pods. Rules exist once
+//! for a subnet or once for the host. Elements are keyed by what packets carry, so each tells
+//! in its comment whose it is ([`super::alias`]).
+//!
+//! ```text
+//! table inet pausenet
+//!   set  masquerade_SUBNET    pods whose traffic to outside SUBNET is masqueraded
+//!   set  hairpin_SUBNET       pods with ports that neighbours and 127.0.0.1 may use too
+//!   chain postrouting_SUBNET
+//!   map  ports4, ports6       protocol . host port : pod . port
+//!   map  ports4_at, ports6_at host address . protocol . host port : pod . port
+//!   set  mapped4, mapped6     pods that have mapped ports
+//!   set  masquerade_all4, _6  pods whose ports are reached by masquerade from everywhere
+//!   chain prerouting, output → ports; postrouting; guard
+//! table bridge pausenet
+//!   set  guarded              host ends whose frames are looked at
+//!   set  allowed              host end . the MAC that it may send from
+//!   chain prerouting
+//! ```
+
+mod objects;
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+pub use objects::{BRIDGE_TABLE, TABLE};
+use objects::{
+    Block, allowed_set, guarded_set, hairpin_set, mapped_set, masquerade_all_set, masquerade_set,
+    ports_map,
+};
+
+use super::{alias, host_end_name};
+use crate::cni::link::LinkConf;
+use crate::cni::ports::{PortMapping, PortsConf};
+use crate::cni::request::{Network, Request};
+use crate::cni::{IfName, MacAddr};
+use crate::kernel::nft::expr::address_bytes;
+use crate::kernel::nft::{Change, Element, Set};
+
+/// An element that should be there, and the objects that it needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wish {
+    pub set: Set,
+    pub element: Element,
+    /// Whether the key is the attachment's own (its address, its link): whoever else holds it
+    /// is dead. A host port is not.
+    pub own_key: bool,
+    block: Block,
+}
+
+/// Everything that nftables should hold for an attachment with these addresses and this MAC.
+pub fn wishes(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Vec<Wish> {
+    let owner = alias(&request.attachment);
+    let mut wishes = Vec::new();
+    if request.network.masquerade {
+        wishes.extend(addresses.iter().map(|address| masquerade(*address, &owner)));
+    }
+    if let Some(ports) = &request.network.ports {
+        wishes.extend(port_wishes(ports, addresses, &owner));
+    }
+    if let Some(mac) = mac.filter(|_| checks_macs(&request.network)) {
+        wishes.extend(spoof(&host_end_name(&request.attachment), mac, &owner));
+    }
+    wishes
+}
+
+fn checks_macs(network: &Network) -> bool {
+    matches!(&network.link, Some(LinkConf::Bridge(conf)) if conf.mac_spoof_check)
+}
+
+/// Whether attachments of a network may have elements. One of which the config does not tell
+/// the link may.
+pub fn are_used(network: &Network) -> bool {
+    network.masquerade || network.ports.is_some() || checks_macs(network) || network.link.is_none()
+}
+
+/// Whether one may have some that the request does not tell of any more: mapped ports.
+pub fn may_be_forgotten(network: &Network) -> bool {
+    network.maps_ports && network.ports.is_none()
+}
+
+/// Where it is marked that an address has mapped ports.
+pub fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
+    let mark = |address: &IpNetwork| (mapped_set(address.is_ipv4()), address_bytes(address.ip()));
+    addresses.iter().map(mark).collect()
+}
+
+/// The mappings of a container that somebody else may have wired: its first address of each
+/// family gets them.
+pub fn port_wishes(ports: &PortsConf, addresses: &[IpNetwork], owner: &str) -> Vec<Wish> {
+    let mut wishes = Vec::new();
+    for v4 in [true, false] {
+        let Some(address) = addresses.iter().find(|address| address.is_ipv4() == v4) else {
+            continue;
+        };
+        let before = wishes.len();
+        wishes.extend(
+            ports
+                .mappings
+                .iter()
+                .filter(|mapping| mapping.is_for(v4))
+                .map(|mapping| port(mapping, address.ip(), owner)),
+        );
+        if wishes.len() == before {
+            continue;
+        }
+        let key = address_bytes(address.ip());
+        wishes.push(own(Block::Ports, mapped_set(v4), key, owner));
+        if ports.masquerade_all {
+            let set = masquerade_all_set(v4);
+            wishes.push(own(Block::Ports, set, address_bytes(address.ip()), owner));
+        } else if ports.snat {
+            let set = hairpin_set(*address);
+            wishes.push(own(
+                Block::Subnet(*address),
+                set,
+                address_bytes(address.ip()),
+                owner,
+            ));
+        }
+    }
+    wishes
+}
+
+fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> Wish {
+    let element = Element {
+        key,
+        data: Vec::new(),
+        owner: owner.to_owned(),
+    };
+    Wish {
+        set,
+        element,
+        own_key: true,
+        block,
+    }
+}
+
+fn masquerade(address: IpNetwork, owner: &str) -> Wish {
+    let key = address_bytes(address.ip());
+    own(Block::Subnet(address), masquerade_set(address), key, owner)
+}
+
+fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Wish {
+    let v4 = pod.is_ipv4();
+    let mut key = Vec::new();
+    if let Some(host_ip) = mapping.host_ip {
+        key.extend(address_bytes(host_ip));
+    }
+    key.extend([mapping.protocol.number(), 0, 0, 0]);
+    key.extend(padded_port(mapping.host_port));
+    let mut data = address_bytes(pod);
+    data.extend(padded_port(mapping.container_port));
+    Wish {
+        set: ports_map(v4, mapping.host_ip.is_some()),
+        element: Element {
+            key,
+            data,
+            owner: owner.to_owned(),
+        },
+        own_key: false,
+        block: Block::Ports,
+    }
+}
+
+fn spoof(host_end: &IfName, mac: MacAddr, owner: &str) -> [Wish; 2] {
+    let name = padded_name(host_end);
+    let mut pair = name.clone();
+    pair.extend(mac.0);
+    pair.resize(24, 0);
+    [
+        own(Block::Spoof, guarded_set(), name, owner),
+        own(Block::Spoof, allowed_set(), pair, owner),
+    ]
+}
+
+fn padded_name(link: &IfName) -> Vec<u8> {
+    let mut name = link.as_str().as_bytes().to_vec();
+    name.resize(16, 0);
+    name
+}
+
+/// Under which keys an attachment's elements are. None when only a look at all of them can
+/// tell: its addresses, its MAC, or what the config had asked for are not known any more.
+pub fn keys(
+    request: &Request,
+    addresses: &[IpNetwork],
+    mac: Option<MacAddr>,
+) -> Option<Vec<(Set, Vec<u8>)>> {
+    let by_address = request.network.masquerade || request.network.ports.is_some();
+    if by_address && addresses.is_empty()
+        || checks_macs(&request.network) && mac.is_none()
+        || request.network.link.is_none()
+    {
+        return None;
+    }
+    let wishes = wishes(request, addresses, mac).into_iter();
+    Some(wishes.map(|wish| (wish.set, wish.element.key)).collect())
+}
+
+/// The same of port mappings alone.
+pub fn port_keys(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
+    port_wishes(ports, addresses, "")
+        .into_iter()
+        .map(|wish| (wish.set, wish.element.key))
+        .collect()
+}
+
+/// The pod's address that a port map's element leads to.
+pub fn target(element: &Element) -> Option<IpAddr> {
+    match element.data.len() {
+        8 => <[u8; 4]>::try_from(&element.data[..4])
+            .ok()
+            .map(IpAddr::from),
+        20 => <[u8; 16]>::try_from(&element.data[..16])
+            .ok()
+            .map(IpAddr::from),
+        _ => None,
+    }
+}
+
+/// Everything that the wishes need, each block once.
+pub fn blocks(wishes: &[Wish]) -> Vec<Change> {
+    let mut done: Vec<&Block> = Vec::new();
+    let mut changes = Vec::new();
+    for wish in wishes {
+        if !done.contains(&&wish.block) {
+            changes.extend(wish.block.objects());
+            done.push(&wish.block);
+        }
+    }
+    changes
+}
+
+fn padded_port(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_s_element_leads_back_to_its_pod() {
+        let conf = PortsConf::for_test(r#"[{"hostPort": 8080, "containerPort": 80}]"#);
+        for pod in ["10.1.0.5/24", "fd00::5/64"] {
+            let pod: IpNetwork = pod.parse().unwrap();
+            let wishes = port_wishes(&conf, &[pod], "x");
+            assert_eq!(target(&wishes[0].element), Some(pod.ip()));
+            assert!(!wishes[0].own_key && wishes[1].own_key);
+        }
+    }
+
+    #[test]
+    fn a_mapping_at_an_address_of_one_family_is_none_of_the_other() {
+        let conf =
+            PortsConf::for_test(r#"[{"hostPort": 1, "containerPort": 2, "hostIP": "192.0.2.1"}]"#);
+        let pods: Vec<IpNetwork> = ["10.1.0.5/24", "fd00::5/64"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        let names: Vec<_> = port_wishes(&conf, &pods, "x")
+            .into_iter()
+            .map(|wish| wish.set.name)
+            .collect();
+        assert_eq!(names, ["ports4_at", "mapped4", "hairpin_10.1.0.0/24"]);
+    }
+
+    #[test]
+    fn each_block_is_made_once() {
+        let conf = PortsConf::for_test(
+            r#"[{"hostPort": 1, "containerPort": 2}, {"hostPort": 3, "containerPort": 4}]"#,
+        );
+        let wishes = port_wishes(&conf, &["10.1.0.5/24".parse().unwrap()], "x");
+        let tables = blocks(&wishes)
+            .into_iter()
+            .filter(|change| matches!(change, Change::Table(_)));
+        assert_eq!(tables.count(), 2, "one for the ports, one for the subnet");
+    }
+}

@@ -1,0 +1,343 @@
+//! The shared objects that elements live in: tables, sets, maps, and chains with their rules.
+//! They are made when the first attachment needs them, and never removed with one.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::IpNetwork;
+
+use crate::kernel::nft::expr::{self, DST_NAT, Expression, Field, LOCAL, Meta, Op, R0, Verdict};
+use crate::kernel::nft::{Chain, Change, Family, Hook, HookPoint, Kind, Set, Table};
+
+/// Our table of addresses and ports.
+pub const TABLE: Table = Table {
+    family: Family::Inet,
+    name: "pausenet",
+};
+
+/// Our table of frames.
+pub const BRIDGE_TABLE: Table = Table {
+    family: Family::Bridge,
+    name: "pausenet",
+};
+
+/// The kernel's standard priorities (NF_IP_PRI_…).
+const DNAT: i32 = -100;
+const SNAT: i32 = 100;
+const RAW: i32 = -300;
+
+/// NFPROTO_IPV4 and _IPV6.
+const PROTO: [[u8; 1]; 2] = [[10], [2]];
+
+/// The objects that come and go together.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Block {
+    Subnet(IpNetwork),
+    Ports,
+    Spoof,
+}
+
+impl Block {
+    /// The objects, each made if it is not there.
+    pub fn objects(&self) -> Vec<Change> {
+        match self {
+            Self::Subnet(address) => subnet_block(*address),
+            Self::Ports => ports_block(),
+            Self::Spoof => spoof_block(),
+        }
+    }
+}
+
+fn set(name: String, key: Vec<Kind>, data: Vec<Kind>) -> Set {
+    Set {
+        table: TABLE,
+        name,
+        key,
+        data,
+    }
+}
+
+fn digit(v4: bool) -> char {
+    if v4 { '4' } else { '6' }
+}
+
+fn ip_kind(v4: bool) -> Kind {
+    if v4 { Kind::Ipv4 } else { Kind::Ipv6 }
+}
+
+/// A subnet as part of a name that nft can read back: it knows no colons there.
+fn named(subnet: IpNetwork) -> String {
+    let network = match subnet.network() {
+        IpAddr::V4(net) => net.to_string(),
+        IpAddr::V6(net) => net.segments().map(|part| format!("{part:x}")).join("."),
+    };
+    format!("{network}/{}", subnet.prefix())
+}
+
+pub fn mapped_set(v4: bool) -> Set {
+    set(format!("mapped{}", digit(v4)), vec![ip_kind(v4)], vec![])
+}
+
+pub fn masquerade_all_set(v4: bool) -> Set {
+    set(
+        format!("masquerade_all{}", digit(v4)),
+        vec![ip_kind(v4)],
+        vec![],
+    )
+}
+
+pub fn masquerade_set(address: IpNetwork) -> Set {
+    set(
+        format!("masquerade_{}", named(address)),
+        vec![ip_kind(address.is_ipv4())],
+        vec![],
+    )
+}
+
+pub fn hairpin_set(address: IpNetwork) -> Set {
+    set(
+        format!("hairpin_{}", named(address)),
+        vec![ip_kind(address.is_ipv4())],
+        vec![],
+    )
+}
+
+pub fn ports_map(v4: bool, at_address: bool) -> Set {
+    let mut key = vec![Kind::Protocol, Kind::Port];
+    let mut name = format!("ports{}", digit(v4));
+    if at_address {
+        key.insert(0, ip_kind(v4));
+        name.push_str("_at");
+    }
+    set(name, key, vec![ip_kind(v4), Kind::Port])
+}
+
+pub fn allowed_set() -> Set {
+    Set {
+        table: BRIDGE_TABLE,
+        name: "allowed".into(),
+        key: vec![Kind::IfName, Kind::Ether],
+        data: vec![],
+    }
+}
+
+pub fn guarded_set() -> Set {
+    Set {
+        table: BRIDGE_TABLE,
+        name: "guarded".into(),
+        key: vec![Kind::IfName],
+        data: vec![],
+    }
+}
+
+/// Starts a rule for one IP family; the table is for both.
+fn family(v4: bool) -> Vec<Expression> {
+    vec![
+        expr::meta(Meta::NfProto, R0),
+        expr::cmp(R0, Op::Eq, &PROTO[usize::from(v4)]),
+    ]
+}
+
+fn address_in(field: Field, set: &Set) -> [Expression; 2] {
+    [expr::payload(field, R0), expr::in_set(&set.name, R0, false)]
+}
+
+fn address_cmp(field: Field, op: Op, net: IpNetwork) -> Vec<Expression> {
+    let mut rule = vec![expr::payload(field, R0)];
+    rule.extend(expr::subnet(R0, op, net));
+    rule
+}
+
+/// Connections whose destination a port mapping has changed.
+fn mapped() -> [Expression; 3] {
+    let bit = DST_NAT.to_ne_bytes();
+    [
+        expr::ct_status(R0),
+        expr::mask(R0, &bit),
+        expr::cmp(R0, Op::Ne, &[0; 4]),
+    ]
+}
+
+fn subnet_block(address: IpNetwork) -> Vec<Change> {
+    let v4 = address.is_ipv4();
+    let (from, to) = (Field::source(v4), Field::destination(v4));
+    let (masquerade, hairpin) = (masquerade_set(address), hairpin_set(address));
+    let multicast: IpNetwork = if v4 { "224.0.0.0/4" } else { "ff00::/8" }
+        .parse()
+        .expect("a subnet");
+
+    // What a pod sends to outside its subnet, but never multicast.
+    let mut outgoing = family(v4);
+    outgoing.extend(address_in(from, &masquerade));
+    outgoing.extend(address_cmp(to, Op::Ne, address));
+    outgoing.extend(address_cmp(to, Op::Ne, multicast));
+    outgoing.push(expr::masquerade());
+
+    // What comes back to the subnet by way of a mapped port: the answer has to take the same
+    // way, or its receiver will not know it.
+    let mut neighbours = family(v4);
+    neighbours.extend(mapped());
+    neighbours.extend(address_in(to, &hairpin));
+    neighbours.extend(address_cmp(from, Op::Eq, address));
+    neighbours.push(expr::masquerade());
+    let mut rules = vec![outgoing, neighbours];
+
+    if v4 {
+        let mut localhost = family(v4);
+        localhost.extend(mapped());
+        localhost.extend(address_in(to, &hairpin));
+        localhost.extend(address_cmp(from, Op::Eq, loopback()));
+        localhost.push(expr::masquerade());
+        rules.push(localhost);
+    }
+    let chain = Chain {
+        table: TABLE,
+        name: format!("postrouting_{}", named(address)),
+        hook: Some(Hook {
+            kind: "nat",
+            point: HookPoint::PostRouting,
+            priority: SNAT,
+        }),
+        rules,
+    };
+    vec![
+        Change::Table(TABLE),
+        Change::Set(masquerade),
+        Change::Set(hairpin),
+        Change::Chain(chain),
+    ]
+}
+
+fn loopback() -> IpNetwork {
+    IpNetwork::new(Ipv4Addr::LOCALHOST.into(), 8).expect("8 is a prefix length")
+}
+
+fn ports_block() -> Vec<Change> {
+    let mut changes = vec![Change::Table(TABLE)];
+    let mut lookups = Vec::new();
+    let mut all_rules = Vec::new();
+    for v4 in [true, false] {
+        let words = if v4 { 1 } else { 4 };
+        for at_address in [true, false] {
+            let map = ports_map(v4, at_address);
+            let mut rule = family(v4);
+            let mut next = R0;
+            if at_address {
+                rule.push(expr::payload(Field::destination(v4), next));
+                next = next.plus(words);
+            }
+            rule.push(expr::meta(Meta::L4Proto, next));
+            rule.push(expr::payload(Field::PORT_DESTINATION, next.plus(1)));
+            rule.push(expr::in_map(&map.name, R0, R0));
+            rule.push(expr::dnat(v4, R0, R0.plus(words)));
+            lookups.push(rule);
+            changes.push(Change::Set(map));
+        }
+        let all = masquerade_all_set(v4);
+        let mut rule = family(v4);
+        rule.extend(mapped());
+        rule.extend(address_in(Field::destination(v4), &all));
+        rule.push(expr::masquerade());
+        all_rules.push(rule);
+        changes.push(Change::Set(all));
+        changes.push(Change::Set(mapped_set(v4)));
+    }
+    let chain = |name: &str, hook: Option<(HookPoint, i32)>, rules| {
+        let kind = if name == "guard" { "filter" } else { "nat" };
+        Change::Chain(Chain {
+            table: TABLE,
+            name: name.into(),
+            hook: hook.map(|(point, priority)| Hook {
+                kind,
+                point,
+                priority,
+            }),
+            rules,
+        })
+    };
+    // Only what is meant for the host itself (CVE-2025-67499).
+    let to_host = || {
+        vec![vec![
+            expr::fib_destination_type(R0),
+            expr::cmp(R0, Op::Eq, &LOCAL.to_ne_bytes()),
+            expr::verdict(Verdict::Jump("ports")),
+        ]]
+    };
+    changes.push(chain("ports", None, lookups));
+    changes.push(chain(
+        "prerouting",
+        Some((HookPoint::PreRouting, DNAT)),
+        to_host(),
+    ));
+    changes.push(chain("output", Some((HookPoint::Output, DNAT)), to_host()));
+    changes.push(chain(
+        "postrouting",
+        Some((HookPoint::PostRouting, SNAT)),
+        all_rules,
+    ));
+    changes.push(chain(
+        "guard",
+        Some((HookPoint::PreRouting, RAW)),
+        guard_rules(),
+    ));
+    changes
+}
+
+/// route_localnet, which lets 127.0.0.1 reach mapped ports, would also let pods reach what the
+/// host serves on 127.0.0.1 only. Nothing from outside the host has business with these
+/// addresses.
+fn guard_rules() -> Vec<Vec<Expression>> {
+    let mut lo = b"lo".to_vec();
+    lo.resize(16, 0);
+    [Field::IPV4_DESTINATION, Field::IPV4_SOURCE]
+        .into_iter()
+        .map(|field| {
+            let mut rule = family(true);
+            rule.push(expr::meta(Meta::IifName, R0));
+            rule.push(expr::cmp(R0, Op::Ne, &lo));
+            rule.extend(address_cmp(field, Op::Eq, loopback()));
+            rule.push(expr::verdict(Verdict::Drop));
+            rule
+        })
+        .collect()
+}
+
+fn spoof_block() -> Vec<Change> {
+    let (guarded, allowed) = (guarded_set(), allowed_set());
+    let rule = vec![
+        expr::meta(Meta::IifName, R0),
+        expr::in_set(&guarded.name, R0, false),
+        expr::payload(Field::ETHER_SOURCE, R0.plus(4)),
+        expr::in_set(&allowed.name, R0, true),
+        expr::verdict(Verdict::Drop),
+    ];
+    let chain = Chain {
+        table: BRIDGE_TABLE,
+        name: "prerouting".into(),
+        hook: Some(Hook {
+            kind: "filter",
+            point: HookPoint::PreRouting,
+            priority: RAW,
+        }),
+        rules: vec![rule],
+    };
+    vec![
+        Change::Table(BRIDGE_TABLE),
+        Change::Set(guarded),
+        Change::Set(allowed),
+        Change::Chain(chain),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_such_that_nft_reads_them_back() {
+        assert_eq!(named("10.1.2.3/24".parse().unwrap()), "10.1.2.0/24");
+        assert_eq!(
+            named("fd00::5/64".parse().unwrap()),
+            "fd00.0.0.0.0.0.0.0/64"
+        );
+    }
+}
