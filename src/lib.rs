@@ -21,6 +21,7 @@
 //! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
 //! * [`ctl`]: the commands of `pausectl`.
 //!
+//! How the plugins compare with the reference's, option by option, is written in [`parity`].
 //! What happens to running pods when a node changes from the Go plugins to pausenet, or back,
 //! stands in [`switching`].
 //!
@@ -35,6 +36,8 @@ pub mod cni;
 pub mod ctl;
 pub mod ipam;
 pub mod kernel;
+#[doc = include_str!("docs/parity.md")]
+pub mod parity {}
 pub mod plan;
 pub mod runtime;
 #[doc = include_str!("docs/switching.md")]

@@ -1,5 +1,11 @@
-//! One address store with the reference's Go `host-local`: in turns, at the same time, and the
-//! same files after the same calls. A node can change its plugin in place, in either direction.
+//! Our plugins beside the reference's, in Go.
+//!
+//! * One address store with its `host-local`: in turns, at the same time, and the same files after
+//!   the same calls ([`in_turns`], [`at_once`], [`twins`]). A node can change its plugin in place,
+//!   in either direction.
+//! * The same scripts with its plugins and with ours, compared ([`side`]): one file for each
+//!   plugin, and [`endings`], [`traffic`], [`chains`], [`conflists`] for what they share.
+//! * [`parity`]: that the crate's table of all this is true.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -13,6 +19,7 @@ mod host_local;
 mod in_turns;
 mod loopback;
 mod migration;
+mod parity;
 mod portmap;
 mod ptp;
 mod side;

@@ -11,6 +11,8 @@ mod names;
 pub mod reach;
 mod state;
 
+pub use allowed::witnesses;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
