@@ -4,8 +4,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
-
 use super::result::AddResult;
 use super::{Code, Error, Result, SpecVersion};
 
@@ -91,20 +89,12 @@ fn is_program(file: &Path) -> bool {
 
 /// The delegate's error object, or what can be said without one.
 fn refusal(answer: &[u8], status: &std::process::ExitStatus) -> Error {
-    #[derive(Deserialize)]
-    struct Wire {
-        code: u32,
-        msg: String,
-        #[serde(default)]
-        details: String,
-    }
-    match serde_json::from_slice::<Wire>(answer) {
-        Ok(wire) => Error::new(Code::from_number(wire.code), wire.msg).hint(wire.details),
-        Err(_) => Error::new(
+    Error::from_json(answer).unwrap_or_else(|| {
+        Error::new(
             Code::Internal,
             format!("ended with {status} and no error object"),
-        ),
-    }
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The error a runtime sees: a code of the specification, what went wrong, and what to do.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Error codes: 1 to 99 are the specification's, from 100 on our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,19 @@ impl Error {
     pub fn context(mut self, what: impl std::fmt::Display) -> Self {
         self.msg = format!("{what}: {}", self.msg);
         self
+    }
+
+    /// Another plugin's error object, from what it wrote to stdout; None when that is none.
+    pub fn from_json(stdout: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Wire {
+            code: u32,
+            msg: String,
+            #[serde(default)]
+            details: String,
+        }
+        let wire: Wire = serde_json::from_slice(stdout).ok()?;
+        Some(Self::new(Code::from_number(wire.code), wire.msg).hint(wire.details))
     }
 
     /// The error as the specification's JSON object (section 5, "Error").

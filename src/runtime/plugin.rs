@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
@@ -166,7 +165,11 @@ impl Call<'_> {
         }
         let said =
             [String::from_utf8_lossy(&output.stdout), complaint].map(|text| text.trim().to_owned());
-        Err(error_object(&output.stdout).unwrap_or_else(|| {
+        let own = Error::from_json(&output.stdout).map(|err| {
+            let code = err.code as u32;
+            err.context(format!("code {code}"))
+        });
+        Err(own.unwrap_or_else(|| {
             let said: Vec<_> = said.into_iter().filter(|text| !text.is_empty()).collect();
             Error::new(
                 Code::Internal,
@@ -175,20 +178,6 @@ impl Call<'_> {
             .hint(said.join("; "))
         }))
     }
-}
-
-/// The plugin's own error (specification, section 5, "Error").
-fn error_object(stdout: &[u8]) -> Option<Error> {
-    #[derive(Deserialize)]
-    struct Wire {
-        code: u32,
-        msg: String,
-        #[serde(default)]
-        details: String,
-    }
-    let wire: Wire = serde_json::from_slice(stdout).ok()?;
-    let msg = format!("code {}: {}", wire.code, wire.msg);
-    Some(Error::new(Code::from_number(wire.code), msg).hint(wire.details))
 }
 
 /// The next signal; without anybody to listen, never.
