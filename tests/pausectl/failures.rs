@@ -1,6 +1,6 @@
 //! What goes wrong in the middle of a create leaves nothing, or something that `rm` removes.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -14,13 +14,30 @@ const SLOW: &str = "[ $CNI_COMMAND != ADD ] || { touch \"$log/begun\"; sleep 600
 fn hanging(site: &Site) -> Child {
     site.plugin("slow", SLOW);
     let file = site.chain(&["slow"]);
-    let mut command = site.command(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
+    let inner = site.command(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
+    // Who runs the tests may ignore some of them: a shell's background job does.
+    let mut command = through("env", &["--default-signal=HUP,INT,TERM"], &inner);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     wait_until("the plugin has begun", || {
         site.logged("child").is_some_and(|pid| !pid.is_empty())
     });
     child
+}
+
+/// A command started by another that becomes it.
+fn through(program: &str, args: &[&str], inner: &Command) -> Command {
+    let mut command = Command::new(program);
+    let vars = inner
+        .get_envs()
+        .filter_map(|(key, value)| Some((key, value?)));
+    command
+        .args(args)
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(vars)
+        .stdin(Stdio::null());
+    command
 }
 
 fn plugin_s_child(site: &Site) -> u32 {
@@ -138,18 +155,8 @@ fn an_ignored_signal_stays_ignored() {
     site.plugin("wait", "[ $CNI_COMMAND != ADD ] || { touch \"$log/begun\"; until [ -e \"$log/go\" ]; do sleep 0.05; done; echo '{\"cniVersion\": \"1.0.0\"}'; }");
     let file = site.chain(&["wait"]);
     let inner = site.command(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
-    let mut command = std::process::Command::new("nohup");
-    command
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .envs(
-            inner
-                .get_envs()
-                .filter_map(|(key, value)| Some((key, value?))),
-        )
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    let mut command = through("nohup", &[], &inner);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     wait_until("the plugin has begun", || site.logged("begun").is_some());
     signal(child.id(), Signal::HUP);
