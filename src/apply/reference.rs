@@ -12,7 +12,7 @@ use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Nft, Rule};
-use crate::kernel::{Refusal, RouteSocket, address, link};
+use crate::kernel::{Refusal, RouteSocket, address, legacy, link};
 use crate::plan::reference::{
     Comment, MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places,
     masquerade_network, port_chains,
@@ -96,20 +96,25 @@ fn remove_inside(host: &Host, request: &Request, held: &[IpNetwork]) -> Result<(
     Ok(())
 }
 
-/// Says so on stderr when the kernel has rules that only the old iptables can see and change:
-/// the reference's chains may be among them.
-pub fn warn_of_old_iptables(chains: &[Place]) {
-    let tables = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
-    if tables.lines().any(|table| table == "nat") {
-        let chains: Vec<_> = chains
-            .iter()
-            .flat_map(|place| &place.own_chains)
-            .map(String::as_str)
-            .collect();
-        eprintln!(
-            "pausenet: warning: iptables-legacy is in use; of a plugin before us, its chains {} may be left",
-            chains.join(", ")
-        );
+/// Names on stderr those chains of these places that stay: nf_tables does not show what
+/// iptables-legacy made.
+pub fn warn_of_old_iptables(places: &[Place]) {
+    for family in [legacy::Family::Ipv4, legacy::Family::Ipv6] {
+        let program = family.program();
+        match legacy::chains(family, "nat") {
+            Ok(mut chains) => {
+                chains.retain(|chain| places.iter().any(|place| place.own_chains.contains(chain)));
+                if !chains.is_empty() {
+                    let chains = chains.join(" and ");
+                    eprintln!(
+                        "pausenet: warning: a plugin before us made {chains} with {program}, where they stay: `pausectl doctor` says how to remove them"
+                    );
+                }
+            }
+            Err(err) => eprintln!(
+                "pausenet: warning: cannot see if a plugin before us left chains with {program}: {err}"
+            ),
+        }
     }
 }
 

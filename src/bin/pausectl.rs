@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pausenet::ctl::{Output, finish, install, pod};
+use pausenet::ctl::{Output, doctor, finish, install, pod};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +33,7 @@ enum Command {
     #[command(subcommand, arg_required_else_help = true, after_help = EXAMPLES)]
     Pod(Pod),
     Install(install::Install),
+    Doctor(doctor::Doctor),
 }
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +47,7 @@ enum Pod {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Command::Doctor(options) => finish(doctor::doctor(&options, cli.output)),
         Command::Install(options) => finish(install::install(&options, cli.output)),
         Command::Pod(Pod::Create(options)) => finish(pod::create(&options, cli.output)),
         Command::Pod(Pod::Exec(options)) => {

@@ -1,6 +1,7 @@
 //! The commands of `pausectl`: each reads what a person typed, calls the rooms of the library,
 //! and says what came of it. Help texts stand with the options they are about.
 
+pub mod doctor;
 pub mod install;
 mod options;
 pub mod pod;

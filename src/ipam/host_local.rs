@@ -18,7 +18,7 @@ use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, Result, SpecVersion};
 
 /// Where the reference keeps its stores.
-const DATA_DIR: &str = "/var/lib/cni/networks";
+pub const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// `host-local` for one network: ranges that have been checked, and where the store is.
 #[derive(Debug)]

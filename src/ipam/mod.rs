@@ -5,7 +5,7 @@
 //! touches the disk.
 
 mod fixed;
-mod host_local;
+pub mod host_local;
 pub mod range;
 mod resolv_conf;
 pub mod store;

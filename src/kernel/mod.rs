@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod conntrack;
+pub mod legacy;
 pub mod link;
 pub mod lock;
 pub mod netlink;

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -89,4 +89,26 @@ pub fn bequeath_no_files() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Reads a socket option of any shape into `answer`, and says how many bytes came. What stands
+/// in `answer` before is the question, for options that take one.
+///
+/// # Errors
+/// The kernel's.
+pub fn socket_option(
+    socket: impl AsFd,
+    level: i32,
+    option: i32,
+    answer: &mut [u8],
+) -> io::Result<usize> {
+    let mut length = libc::socklen_t::try_from(answer.len()).map_err(io::Error::other)?;
+    let descriptor = socket.as_fd().as_raw_fd();
+    let into = answer.as_mut_ptr().cast();
+    // SAFETY: `into` points to `length` bytes that are ours alone while the call lasts, any
+    // value of them is valid, and the kernel writes no more than `length`.
+    match unsafe { libc::getsockopt(descriptor, level, option, into, &mut length) } {
+        0 => Ok(length as usize),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

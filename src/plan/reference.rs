@@ -171,10 +171,31 @@ pub fn is_masquerade_of(comment: &str, attachment: &Attachment) -> bool {
     comment.starts_with(&masquerade_comment(attachment))
 }
 
-/// The chain of a network's container, 28 characters long.
+/// The names of all chains that the iptables backends make for an attachment: for its
+/// masquerade, for its ports, for the masquerade of those.
+pub fn iptables_chains(network: &str, container: &str) -> [String; 3] {
+    ["", "DN-", "SN-"].map(|prefix| chain_name(prefix, network, container))
+}
+
+/// Whether a chain has the name of one that is some attachment's own.
+pub fn is_iptables_chain(name: &str) -> bool {
+    let hash = name.strip_prefix("CNI-").map(|rest| {
+        let kind = ["DN-", "SN-"]
+            .iter()
+            .find_map(|kind| rest.strip_prefix(kind));
+        kind.unwrap_or(rest)
+    });
+    let is_hash = |hash: &str| hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.len() == CHAIN_LENGTH && hash.is_some_and(is_hash)
+}
+
+/// How long the names of those chains are.
+const CHAIN_LENGTH: usize = 28;
+
+/// The chain of a network's container.
 fn chain_name(prefix: &str, network: &str, container: &str) -> String {
     let start = format!("CNI-{prefix}");
-    let letters = 28 - start.len();
+    let letters = CHAIN_LENGTH - start.len();
     start + &hash(&format!("{network}{container}"), letters)
 }
 
@@ -201,7 +222,13 @@ mod tests {
     #[test]
     fn chain_names_are_those_of_the_reference() {
         assert_eq!(chain_name("", "r", "ref0"), "CNI-58a2ceafa43ff34931e37f62");
-        assert_eq!(chain_name("DN-", "r", "ref0").len(), 28);
+        for chain in iptables_chains("r", "ref0") {
+            assert!(is_iptables_chain(&chain), "{chain}");
+        }
+        // What all attachments share, and what is another's altogether.
+        for chain in ["CNI-HOSTPORT-DNAT", "CNI-", "KUBE-SVC-58a2ceafa43ff34931e"] {
+            assert!(!is_iptables_chain(chain), "{chain}");
+        }
     }
 
     #[test]

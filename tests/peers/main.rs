@@ -17,6 +17,7 @@ mod conflists;
 mod endings;
 mod host_local;
 mod in_turns;
+mod legacy;
 mod loopback;
 mod migration;
 mod parity;

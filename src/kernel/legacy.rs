@@ -1,0 +1,149 @@
+//! The tables of iptables-legacy, which nf_tables does not show (linux/netfilter_ipv4/ip_tables.h
+//! and its sister for IPv6). Only read: a change to one rule means to replace the whole table.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use super::unsafe_calls::socket_option;
+
+/// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES; IPv6 has the same numbers.
+const GET_INFO: i32 = 64;
+const GET_ENTRIES: i32 = 65;
+
+/// struct ipt_getinfo: the table's name (32 bytes), thirteen numbers of 32 bits, the last of
+/// them the size of the rules in bytes.
+const INFO_LENGTH: usize = 84;
+const INFO_SIZE_AT: usize = 80;
+
+/// struct ipt_get_entries: the table's name, the size, padding, the rules.
+const NAME_LENGTH: usize = 32;
+const RULES_AT: usize = 40;
+
+/// struct xt_error_target, which heads a chain: its own size, "ERROR", the chain's name.
+const TARGET_NAME_AT: usize = 2;
+const CHAIN_NAME_AT: usize = 32;
+const CHAIN_NAME_LENGTH: usize = 30;
+
+/// Whose packets a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// The program that lists and changes these tables.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "iptables-legacy",
+            Self::Ipv6 => "ip6tables-legacy",
+        }
+    }
+
+    fn in_use(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "/proc/thread-self/net/ip_tables_names",
+            Self::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
+        }
+    }
+
+    /// Any socket of the family will do: it says whose tables are meant.
+    fn socket(self) -> io::Result<UdpSocket> {
+        match self {
+            Self::Ipv4 => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+            Self::Ipv6 => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+        }
+    }
+
+    /// SOL_IP and SOL_IPV6.
+    fn level(self) -> i32 {
+        match self {
+            Self::Ipv4 => 0,
+            Self::Ipv6 => 41,
+        }
+    }
+
+    /// Where in a rule (struct ipt_entry, ip6t_entry) the offset of its target stands; that of
+    /// the next rule is behind it.
+    fn target_offset_at(self) -> usize {
+        match self {
+            Self::Ipv4 => 88,
+            Self::Ipv6 => 140,
+        }
+    }
+}
+
+/// The chains of a table that somebody made, in the calling thread's network namespace. None if
+/// the table is not in use.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_NET_ADMIN.
+pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
+    // To ask for a table is to create it: only where the kernel has it already.
+    let names = match fs::read_to_string(family.in_use()) {
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names?,
+    };
+    if !names.lines().any(|name| name == table) {
+        return Ok(Vec::new());
+    }
+    let socket = family.socket()?;
+    loop {
+        match rules(&socket, family, table) {
+            // Somebody replaced the table in between.
+            Err(err) if err.kind() == ErrorKind::WouldBlock => {}
+            rules => return Ok(chain_names(&rules?, family.target_offset_at())),
+        }
+    }
+}
+
+fn rules(socket: &UdpSocket, family: Family, table: &str) -> io::Result<Vec<u8>> {
+    let mut info = [0; INFO_LENGTH];
+    info[..table.len()].copy_from_slice(table.as_bytes());
+    socket_option(socket, family.level(), GET_INFO, &mut info)?;
+    let size = &info[INFO_SIZE_AT..];
+    let mut answer = vec![0; RULES_AT];
+    answer[..table.len()].copy_from_slice(table.as_bytes());
+    answer[NAME_LENGTH..NAME_LENGTH + size.len()].copy_from_slice(size);
+    answer.resize(RULES_AT + number(size, 0).unwrap_or(0), 0);
+    socket_option(socket, family.level(), GET_ENTRIES, &mut answer)?;
+    Ok(answer.split_off(RULES_AT))
+}
+
+/// The names at the heads of chains. The kernel's own chains have none; the end of a table is a
+/// head too.
+fn chain_names(mut rules: &[u8], target_offset_at: usize) -> Vec<String> {
+    let mut names = Vec::new();
+    while let Some(target) = short(rules, target_offset_at)
+        && let Some(next) = short(rules, target_offset_at + 2)
+        && next > 0
+    {
+        let text = |at: usize, length| text(rules, target + at, length);
+        if text(TARGET_NAME_AT, CHAIN_NAME_AT - TARGET_NAME_AT) == Some("ERROR") {
+            names.extend(text(CHAIN_NAME_AT, CHAIN_NAME_LENGTH).map(str::to_owned));
+        }
+        rules = rules.get(next..).unwrap_or_default();
+    }
+    names.pop();
+    names
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes(bytes.try_into().ok()?).into())
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..at + 4)?;
+    usize::try_from(u32::from_ne_bytes(bytes.try_into().ok()?)).ok()
+}
+
+/// Text that a zero ends.
+fn text(bytes: &[u8], at: usize, length: usize) -> Option<&str> {
+    let text = bytes
+        .get(at..at + length)?
+        .split(|&byte| byte == 0)
+        .next()?;
+    std::str::from_utf8(text).ok()
+}
