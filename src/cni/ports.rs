@@ -145,8 +145,9 @@ impl PortsConf {
     }
 }
 
-/// Keys of the reference that say how packets are marked on their way to masquerade. We need
-/// no mark, so a bit for it is checked and not used; what asks for more cannot be had.
+/// Keys of the reference that say how packets are marked on their way to masquerade. Ours are
+/// masqueraded without a mark, so a bit for it, or a chain of iptables that sets one, is checked
+/// and not used.
 fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
     let unsupported = |key: &str, value: &dyn std::fmt::Debug, why: &str| {
         Err(Error::new(
@@ -165,11 +166,13 @@ fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
                 "externalSetMarkChain and markMasqBit exclude each other",
             ));
         }
-        return unsupported(
-            "externalSetMarkChain",
-            &chain,
-            "rules of nftables cannot jump into a table of iptables; leave the key out",
-        );
+        if conf.backend.as_deref() == Some("nftables") {
+            return unsupported(
+                "externalSetMarkChain",
+                &chain,
+                "such a chain is iptables': leave out the key, or the backend nftables",
+            );
+        }
     }
     if let Some(bit) = conf.mark_masq_bit.filter(|bit| !(0..=31).contains(bit)) {
         return Err(invalid(format!("markMasqBit {bit} is outside 0 to 31")));
@@ -273,7 +276,7 @@ mod tests {
     fn what_only_iptables_could_serve_is_code_2_and_named() {
         for (keys, name) in [
             (
-                r#", "externalSetMarkChain": "KUBE-MARK-MASQ""#,
+                r#", "externalSetMarkChain": "KUBE-MARK-MASQ", "backend": "nftables""#,
                 "externalSetMarkChain",
             ),
             (

@@ -577,7 +577,7 @@ fn what_cannot_be_mapped_is_refused_before_anything_changes() {
         ),
         (json!({}), json!({"containerPort": 80}), 6, "hostPort"),
         (
-            json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}),
+            json!({"externalSetMarkChain": "KUBE-MARK-MASQ", "backend": "nftables"}),
             port(80, 80),
             2,
             "externalSetMarkChain",
@@ -606,12 +606,17 @@ fn what_cannot_be_mapped_is_refused_before_anything_changes() {
 }
 
 #[test]
-fn what_marks_packets_for_others_is_accepted_where_it_changes_nothing() {
-    let world = World::new();
-    let keys = json!({"markMasqBit": 13, "backend": "iptables", "conditionsV4": [],
-        "externalSetMarkChain": ""});
-    let (x, _) = added(&world, &with(mapped(), keys), "x");
-    tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");
+fn traffic_that_others_would_mark_is_masqueraded_without_a_mark() {
+    for keys in [
+        json!({"markMasqBit": 13, "backend": "iptables", "conditionsV4": [],
+            "externalSetMarkChain": ""}),
+        // As in the reference's example for Kubernetes, where kube-proxy has such a chain.
+        json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}),
+    ] {
+        let world = World::new();
+        let (x, _) = added(&world, &with(mapped(), keys), "x");
+        tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");
+    }
 }
 
 /// A runtime may have lost what it asked for: whose a port is stands on the port itself.

@@ -110,6 +110,14 @@ fn portmap_mark_masq_bit() {
 }
 
 #[test]
+fn portmap_set_mark_chain() {
+    let ports = portmap(json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}), web());
+    same_in("portmap_set_mark_chain", &["1.1.0"], |side| {
+        chain(side, &gateway(), &ports)
+    });
+}
+
+#[test]
 fn portmap_conditions() {
     let keys = json!({"conditionsV4": ["ip", "daddr", "!=", "192.0.2.9"]});
     let ports = portmap(keys, web());
@@ -126,7 +134,10 @@ fn portmap_refuses() {
         ("mark -1", portmap(json!({"markMasqBit": -1}), web())),
         (
             "a chain",
-            portmap(json!({"externalSetMarkChain": "KUBE"}), web()),
+            portmap(
+                json!({"externalSetMarkChain": "KUBE", "backend": "nftables"}),
+                web(),
+            ),
         ),
         (
             "a chain and a bit",

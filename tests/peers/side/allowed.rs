@@ -387,6 +387,14 @@ const ALLOWED: &[Allowed] = &[
         why: "the reference makes a second rule for the port, which no packet ever reaches",
     },
     Allowed {
+        on: "portmap_set_mark_chain",
+        seen_in: "portmap_set_mark_chain",
+        at: "*",
+        theirs: "*",
+        ours: "*",
+        why: "the reference needs iptables for it; ours masquerades the same traffic without a mark",
+    },
+    Allowed {
         on: "portmap_conditions",
         seen_in: "portmap_conditions",
         at: "*",
