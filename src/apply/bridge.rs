@@ -82,8 +82,7 @@ fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
 
 fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     let name = &plan.name;
-    let mac = MacAddr::random()
-        .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
+    let mac = MacAddr::random()?;
     match link::create_bridge(
         socket,
         name,

@@ -23,8 +23,7 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
         container_name: &plan.attachment.ifname,
         container_netns: netns.as_fd(),
         container_mac: plan.container.mac,
-        host_mac: MacAddr::random()
-            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?,
+        host_mac: MacAddr::random()?,
         mtu: plan.host.mtu,
         controller: bridge.map(|bridge| bridge.index),
         group: LINK_GROUP,

@@ -93,10 +93,6 @@ pub fn gateway_link(
     {
         return Ok(present);
     }
-    let mac = || {
-        MacAddr::random()
-            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))
-    };
     let own = Netns::own()?;
     let port = link::create_veth(
         socket,
@@ -104,8 +100,8 @@ pub fn gateway_link(
             host_name: &port_name(&bridge.name, &name)?,
             container_name: &name,
             container_netns: own.as_fd(),
-            container_mac: mac()?,
-            host_mac: mac()?,
+            container_mac: MacAddr::random()?,
+            host_mac: MacAddr::random()?,
             mtu: Some(bridge.mtu),
             controller: Some(bridge.index),
             // Not an attachment's: nobody's GC may take it for debris.

@@ -129,9 +129,13 @@ pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
     /// A random address as the kernel makes them: locally administered, unicast.
-    pub fn random() -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// Code 999 when the kernel has no random bytes.
+    pub fn random() -> Result<Self> {
         let mut bytes = [0; 6];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
         bytes[0] = (bytes[0] & 0xfe) | 0x02;
         Ok(Self(bytes))
     }

@@ -19,8 +19,7 @@ pub fn run(request: &Request) -> Result<String> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
     refuse_own_netns(request, &netns, &host.netns)?;
-    let mac = MacAddr::random()
-        .map_err(|err| Error::new(Code::Internal, format!("no random bytes: {err}")))?;
+    let mac = MacAddr::random()?;
     let allocation = match &ipam {
         Some(ipam) => Some(allocate(&mut host, &netns, ipam, request)?),
         None => None,
