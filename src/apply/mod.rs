@@ -25,13 +25,14 @@ pub use reclaim::reclaim;
 pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
+use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Refusal, RouteSocket};
-use crate::plan::{Families, Plan};
+use crate::plan::{Families, Plan, host_end_name};
 
 /// Where the locks of attachments are.
 const LOCKS: &str = "/run/pausenet/lock";
@@ -47,6 +48,11 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// Code 5, naming the path.
 pub fn try_lock(host_end: &IfName) -> Result<Option<Lock>> {
     Lock::try_take(Path::new(LOCKS), host_end)
+}
+
+/// Whether somebody holds an attachment's lock; when in doubt, yes.
+pub fn is_at_work(attachment: &Attachment) -> bool {
+    !matches!(try_lock(&host_end_name(attachment)), Ok(Some(_)))
 }
 
 /// The kernel as one request sees it: the host's side, opened once, and the attachment's lock.

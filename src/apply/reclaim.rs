@@ -9,12 +9,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use super::{Host, try_lock};
+use super::{Host, is_at_work};
 use crate::cni::request::Attachment;
-use crate::cni::{ContainerId, IfName, NetworkName, Result};
+use crate::cni::{NetworkName, Result};
 use crate::ipam::Ipam;
 use crate::kernel::{Refusal, RouteSocket, address, link};
-use crate::plan::host_end_name;
 
 /// An address file that is younger may be an ADD in the making by a plugin that has no lock
 /// of ours. No ADD takes that long.
@@ -64,13 +63,6 @@ fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, Refusal> 
 }
 
 fn nobody_is_at_work(network: &NetworkName, container: &str, ifname: &str) -> bool {
-    let (Ok(container), Ok(ifname)) = (ContainerId::parse(container), IfName::parse(ifname)) else {
-        return false;
-    };
-    let attachment = Attachment {
-        network: network.clone(),
-        container,
-        ifname,
-    };
-    matches!(try_lock(&host_end_name(&attachment)), Ok(Some(_)))
+    Attachment::of_network(network, container, ifname)
+        .is_some_and(|attachment| !is_at_work(&attachment))
 }

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use super::{Host, container};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{ContainerId, IfName, NetworkName, Result};
+use crate::cni::{IfName, NetworkName, Result};
 use crate::ipam::store::Stale;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
@@ -212,13 +212,8 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
         }
         Ok(rules)
     })?;
-    let attachment = |stale: &Stale| {
-        Some(Attachment {
-            network: network.clone(),
-            container: ContainerId::parse(&stale.container).ok()?,
-            ifname: IfName::parse(&stale.ifname).ok()?,
-        })
-    };
+    let attachment =
+        |stale: &Stale| Attachment::of_network(network, &stale.container, &stale.ifname);
     // Each place once, for a rule can't be removed twice: an attachment may have two addresses.
     let mut places: Vec<Place> = Vec::new();
     for attachment in stale.iter().filter_map(attachment) {

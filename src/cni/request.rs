@@ -23,6 +23,17 @@ pub struct Attachment {
     pub ifname: IfName,
 }
 
+impl Attachment {
+    /// Of a network, by names that were written down elsewhere; None if they can be nobody's.
+    pub fn of_network(network: &NetworkName, container: &str, ifname: &str) -> Option<Self> {
+        Some(Self {
+            network: network.clone(),
+            container: ContainerId::parse(container).ok()?,
+            ifname: IfName::parse(ifname).ok()?,
+        })
+    }
+}
+
 impl std::fmt::Display for Attachment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {

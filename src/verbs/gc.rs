@@ -3,13 +3,13 @@
 
 use std::collections::HashSet;
 
-use crate::apply::{Host, reference, rules, try_lock};
+use crate::apply::{Host, is_at_work, reference, rules, try_lock};
 use crate::cni::request::{Attachment, Network};
-use crate::cni::{Code, ContainerId, Error, IfName, Result};
+use crate::cni::{Code, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::{RouteSocket, link};
-use crate::plan::{self, LINK_GROUP, Owner, host_end_name};
+use crate::plan::{self, LINK_GROUP, Owner};
 
 /// What is valid: the runtime's list, and whatever somebody holds the lock of.
 struct Valid<'a> {
@@ -43,29 +43,13 @@ impl<'a> Valid<'a> {
             // An old address file, which names the container alone.
             return self.listed.iter().any(|(listed, _)| *listed == container);
         }
-        let (Ok(container), Ok(ifname)) = (ContainerId::parse(container), IfName::parse(ifname))
-        else {
-            return false;
-        };
-        self.is_at_work(&Attachment {
-            network: self.network.name.clone(),
-            container,
-            ifname,
-        })
-    }
-
-    /// Whether somebody holds the attachment's lock; when in doubt, yes.
-    fn is_at_work(&self, attachment: &Attachment) -> bool {
-        !matches!(try_lock(&host_end_name(attachment)), Ok(Some(_)))
+        Attachment::of_network(&self.network.name, container, ifname)
+            .is_some_and(|attachment| is_at_work(&attachment))
     }
 
     fn attachments(&self) -> Vec<Attachment> {
         let parse = |(container, ifname): &(&str, &str)| {
-            Some(Attachment {
-                network: self.network.name.clone(),
-                container: ContainerId::parse(container).ok()?,
-                ifname: IfName::parse(ifname).ok()?,
-            })
+            Attachment::of_network(&self.network.name, container, ifname)
         };
         self.listed.iter().filter_map(parse).collect()
     }
