@@ -4,7 +4,8 @@
 use ipnetwork::IpNetwork;
 
 use super::{Host, container};
-use crate::cni::request::{Attachment, Request};
+use crate::cni::link::LinkConf;
+use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{IfName, NetworkName, Result};
 use crate::ipam::store::Stale;
@@ -18,11 +19,12 @@ use crate::plan::reference::{
     masquerade_network, port_chains,
 };
 
-/// The host end that a result names: on the host, and not the bridge.
-pub fn promised_host_end<'a>(
-    promised: &'a AddResult,
-    bridge: Option<&IfName>,
-) -> Option<&'a Interface> {
+/// The host end that a result names: on the host, and not the network's bridge.
+pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Option<&'a Interface> {
+    let bridge = match &network.link {
+        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
+        _ => None,
+    };
     promised.interfaces.iter().find(|interface| {
         let is_bridge = bridge.is_some_and(|bridge| interface.name == bridge.as_str());
         interface.sandbox.is_empty() && !is_bridge && !interface.mac.is_empty()
@@ -35,14 +37,9 @@ pub fn promised_host_end<'a>(
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn remove_link(
-    host: &mut Host,
-    request: &Request,
-    bridge: Option<&IfName>,
-    held: &[IpNetwork],
-) -> Result<()> {
+pub fn remove_link(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
     match &request.network.prev_result {
-        Some(promised) => match promised_host_end(promised, bridge) {
+        Some(promised) => match promised_host_end(promised, &request.network) {
             Some(interface) => remove_named(&mut host.socket, interface),
             None => Ok(()),
         },

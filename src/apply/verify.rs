@@ -103,11 +103,7 @@ fn host_end_of(
 }
 
 fn another_s_host_end(host: &mut Host, request: &Request, promised: &AddResult) -> Result<Link> {
-    let bridge = match &request.network.link {
-        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
-        _ => None,
-    };
-    let name = super::reference::promised_host_end(promised, bridge)
+    let name = super::reference::promised_host_end(promised, &request.network)
         .and_then(|interface| IfName::parse(&interface.name).ok())
         .filter(|name| *name != host_end_name(&request.attachment));
     match name {

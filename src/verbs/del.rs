@@ -5,7 +5,6 @@ use ipnetwork::IpNetwork;
 
 use crate::apply::{Host, reference, remove, rules};
 use crate::cni::Result;
-use crate::cni::link::LinkConf;
 use crate::cni::request::Request;
 use crate::ipam::Ipam;
 use crate::plan;
@@ -57,11 +56,7 @@ fn remove_another_s(
     addresses: &[IpNetwork],
     has_rules: bool,
 ) -> Result<()> {
-    let bridge = match &request.network.link {
-        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
-        _ => None,
-    };
-    reference::remove_link(host, request, bridge, addresses)?;
+    reference::remove_link(host, request, addresses)?;
     if has_rules {
         let places = plan::reference::link_places(&request.attachment);
         reference::remove_rules(&places)?;
