@@ -32,6 +32,7 @@ use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Refusal, RouteSocket};
+use crate::plan::rules::keys_of;
 use crate::plan::{Families, Plan, host_end_name};
 
 /// Where the locks of attachments are.
@@ -166,11 +167,7 @@ fn wire(
         .map(|host_end| (host_end, ifb))
         .inspect_err(|_| {
             let owner = crate::plan::alias(&plan.attachment);
-            let wishes = plan.rules.iter();
-            let keys: Vec<_> = wishes
-                .map(|wish| (wish.set.clone(), wish.element.key.clone()))
-                .collect();
-            let _ = rules::release_keys(&owner, &keys);
+            let _ = rules::release_keys(&owner, &keys_of(&plan.rules));
         })
 }
 
@@ -184,7 +181,7 @@ fn claim(host: &mut Host, plan: &Plan) -> Result<()> {
         .as_ref()
         .map_or(&plan.host.name, |bridge| &bridge.name);
     match &plan.ports {
-        Some(ports) => ports::open_ways(ports, &plan.container_addresses(), towards),
+        Some(ports) => ports::open_ways(ports, &plan.container.networks(), towards),
         None => Ok(()),
     }
 }

@@ -66,13 +66,7 @@ fn removals_for(
     wishes: &[Wish],
     is_gone: &mut impl FnMut(&Attachment) -> bool,
 ) -> Result<Vec<Change>> {
-    let wanted: Vec<_> = wishes
-        .iter()
-        .map(|wish| (&wish.set, wish.element.key.clone()))
-        .collect();
-    let found = nft
-        .look_up(&wanted)
-        .map_err(|refusal| refusal.during("look up elements in nftables"))?;
+    let found = look_up(nft, wishes)?;
     let mut changes = Vec::new();
     for (wish, found) in wishes.iter().zip(found) {
         let Some(found) = found else {
@@ -122,14 +116,7 @@ pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
     if wishes.is_empty() {
         return Ok(());
     }
-    let attempt = "look up elements in nftables";
-    let wanted: Vec<_> = wishes
-        .iter()
-        .map(|wish| (&wish.set, wish.element.key.clone()))
-        .collect();
-    let found = open()?
-        .look_up(&wanted)
-        .map_err(|refusal| explain(refusal, attempt))?;
+    let found = look_up(&mut open()?, wishes)?;
     for (wish, found) in wishes.iter().zip(found) {
         let right = found.as_ref().is_some_and(|found| {
             found.owner == wish.element.owner && found.data == wish.element.data
@@ -147,6 +134,16 @@ pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The element that is there under the key of each wish.
+fn look_up(nft: &mut Nft, wishes: &[Wish]) -> Result<Vec<Option<Element>>> {
+    let wanted: Vec<_> = wishes
+        .iter()
+        .map(|wish| (&wish.set, wish.element.key.clone()))
+        .collect();
+    nft.look_up(&wanted)
+        .map_err(|refusal| explain(refusal, "look up elements in nftables"))
 }
 
 /// Whether nftables can be asked and changed.

@@ -62,23 +62,22 @@ pub fn lock_name(link: &str) -> Option<IfName> {
 /// The alias of a whole attachment: `pausenet NETWORK CONTAINER INTERFACE`. None of the three
 /// contains a space, and their limits keep it within the kernel's (IFALIASZ less its NUL).
 pub fn alias(attachment: &Attachment) -> String {
-    let Attachment {
-        network,
-        container,
-        ifname,
-    } = attachment;
-    format!("{MARK} {network} {container} {ifname}")
+    marked(MARK, attachment)
 }
 
 /// What an element in nftables tells of a container that another plugin wired: `portmap` in
 /// front instead of `pausenet`, so that the two are never taken for each other.
 pub fn chained_alias(attachment: &Attachment) -> String {
+    marked(CHAINED_MARK, attachment)
+}
+
+fn marked(mark: &str, attachment: &Attachment) -> String {
     let Attachment {
         network,
         container,
         ifname,
     } = attachment;
-    format!("{CHAINED_MARK} {network} {container} {ifname}")
+    format!("{mark} {network} {container} {ifname}")
 }
 
 /// Whose an element in nftables is, by either mark.

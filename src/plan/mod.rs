@@ -51,17 +51,6 @@ pub struct Plan {
     pub dns: Dns,
 }
 
-impl Plan {
-    /// The container's addresses, with the prefix lengths of their subnets.
-    pub fn container_addresses(&self) -> Vec<IpNetwork> {
-        self.container
-            .addresses
-            .iter()
-            .map(|given| given.address)
-            .collect()
-    }
-}
-
 /// Address families, as a set.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Families {
@@ -130,6 +119,11 @@ pub struct ContainerPlan {
 }
 
 impl ContainerPlan {
+    /// The addresses, with the prefix lengths of their subnets.
+    pub fn networks(&self) -> Vec<IpNetwork> {
+        self.addresses.iter().map(|given| given.address).collect()
+    }
+
     /// True when an IPv6 address is among the addresses.
     pub fn has_ipv6(&self) -> bool {
         self.addresses.iter().any(|given| given.address.is_ipv6())
@@ -215,12 +209,7 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
         routes,
         addresses: allocation.addresses,
     };
-    let addresses: Vec<_> = container
-        .addresses
-        .iter()
-        .map(|given| given.address)
-        .collect();
-    let rules = rules::wishes(request, &addresses, Some(container.mac));
+    let rules = rules::wishes(request, &container.networks(), Some(container.mac));
     let dns = if network.dns.is_empty() {
         allocation.dns
     } else {

@@ -197,16 +197,20 @@ pub fn keys(
     {
         return None;
     }
-    let wishes = wishes(request, addresses, mac).into_iter();
-    Some(wishes.map(|wish| (wish.set, wish.element.key)).collect())
+    Some(keys_of(&wishes(request, addresses, mac)))
+}
+
+/// Under which keys the elements of these wishes are.
+pub fn keys_of(wishes: &[Wish]) -> Vec<(Set, Vec<u8>)> {
+    wishes
+        .iter()
+        .map(|wish| (wish.set.clone(), wish.element.key.clone()))
+        .collect()
 }
 
 /// The same of port mappings alone.
 pub fn port_keys(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
-    port_wishes(ports, addresses, "")
-        .into_iter()
-        .map(|wish| (wish.set, wish.element.key))
-        .collect()
+    keys_of(&port_wishes(ports, addresses, ""))
 }
 
 /// The pod's address that a port map's element leads to.
