@@ -4,18 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::common::with;
-use crate::side::cases::{bridge, dual, ptp};
+use crate::side::cases::{bridge, dual, portmap, ptp};
 use crate::side::{Side, same, same_in};
-
-fn portmap(keys: Value, mappings: Value) -> Value {
-    let config = json!({
-        "name": "podnet",
-        "type": "portmap",
-        "backend": "nftables",
-        "runtimeConfig": {"portMappings": mappings}
-    });
-    with(config, keys)
-}
 
 fn gateway() -> Value {
     with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}))

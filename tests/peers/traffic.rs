@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::common::{sysctl, with};
-use crate::side::cases::{bridge, dual, gateway, ptp};
+use crate::side::cases::{bridge, dual, gateway, portmap, ptp};
 use crate::side::reach::{From, outside, reach};
 use crate::side::{Plugins, Side, compare, same_in};
 
@@ -154,16 +154,6 @@ fn traffic_of_a_forged_mac() {
     });
 }
 
-fn mapped(keys: Value, mappings: Value) -> Value {
-    let config = json!({
-        "name": "podnet",
-        "type": "portmap",
-        "backend": "nftables",
-        "runtimeConfig": {"portMappings": mappings}
-    });
-    with(config, keys)
-}
-
 fn both_protocols() -> Value {
     json!([
         {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
@@ -191,7 +181,7 @@ fn traffic_to_ports_of_a_bridge() {
     ports(
         "traffic_to_ports_of_a_bridge",
         &gateway(),
-        &mapped(json!({}), both_protocols()),
+        &portmap(json!({}), both_protocols()),
     );
 }
 
@@ -201,7 +191,7 @@ fn traffic_to_ports_of_a_hairpin_bridge() {
     ports(
         "traffic_to_ports_of_a_hairpin_bridge",
         &wired,
-        &mapped(json!({}), both_protocols()),
+        &portmap(json!({}), both_protocols()),
     );
 }
 
@@ -211,7 +201,7 @@ fn traffic_to_ports_of_a_promiscuous_bridge() {
     ports(
         "traffic_to_ports_of_a_promiscuous_bridge",
         &wired,
-        &mapped(json!({}), both_protocols()),
+        &portmap(json!({}), both_protocols()),
     );
 }
 
@@ -221,7 +211,7 @@ fn traffic_to_ports_without_snat() {
     ports(
         "traffic_to_ports_without_snat",
         &gateway(),
-        &mapped(keys, both_protocols()),
+        &portmap(keys, both_protocols()),
     );
 }
 
@@ -231,7 +221,7 @@ fn traffic_to_ports_with_masq_all() {
     ports(
         "traffic_to_ports_with_masq_all",
         &gateway(),
-        &mapped(keys, both_protocols()),
+        &portmap(keys, both_protocols()),
     );
 }
 
@@ -248,7 +238,7 @@ fn traffic_to_ports_of_ptp() {
     ports(
         "traffic_to_ports_of_ptp",
         &wired,
-        &mapped(json!({}), both_protocols()),
+        &portmap(json!({}), both_protocols()),
     );
 }
 
@@ -261,14 +251,14 @@ fn traffic_to_ports_of_one_address() {
         ("traffic_to_ports_of_one_address", "0.0.0.0"),
         ("traffic_to_ports_of_one_address", "2001:db8::1"),
     ] {
-        ports(test, &gateway(), &mapped(json!({}), at(host)));
+        ports(test, &gateway(), &portmap(json!({}), at(host)));
     }
 }
 
 /// A service of the host's own at 127.0.0.1: with route_localnet, a container could reach it.
 #[test]
 fn traffic_to_the_host_s_own_loopback() {
-    let plugins = [gateway(), mapped(json!({}), both_protocols())];
+    let plugins = [gateway(), portmap(json!({}), both_protocols())];
     same_in("traffic_to_the_host_s_own_loopback", &["1.1.0"], |side| {
         scene(side, &plugins, true);
         side.note("route_localnet", sysctl("ipv4/conf/cni0/route_localnet"));
@@ -290,7 +280,7 @@ fn mixed(test: &str, ours: &str) {
         return;
     };
     let mixed = plugins.folder("mixed", &[ours]);
-    let chain = [gateway(), mapped(json!({}), both_protocols())];
+    let chain = [gateway(), portmap(json!({}), both_protocols())];
     compare(test, &["1.1.0"], &plugins.reference, &mixed, |side| {
         scene(side, &chain, true);
         side.call_chain("CHECK", "c1", "eth0", &chain);

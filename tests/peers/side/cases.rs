@@ -44,6 +44,17 @@ pub fn gateway() -> Value {
     )
 }
 
+/// A chained `portmap` with these mappings.
+pub fn portmap(keys: Value, mappings: Value) -> Value {
+    let config = json!({
+        "name": "podnet",
+        "type": "portmap",
+        "backend": "nftables",
+        "runtimeConfig": {"portMappings": mappings}
+    });
+    with(config, keys)
+}
+
 /// Two containers come and go.
 pub fn life(side: &mut Side, config: &Value) {
     side.call("ADD", "c1", config);
