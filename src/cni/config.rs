@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
+use super::error::invalid;
 use super::result::{Dns, Route};
 use super::{Code, Error, Result};
 
@@ -229,6 +230,19 @@ pub fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
 /// Code 6, with what is wrong.
 pub fn parse_part<T: for<'de> Deserialize<'de>>(what: &str, part: &Value) -> Result<T> {
     T::deserialize(part).map_err(|err| Error::new(Code::Decode, format!("{what}: {err}")))
+}
+
+/// Checks a key that names a backend for rules: both of the reference's mean the same, and ours
+/// is nftables.
+///
+/// # Errors
+/// Code 7, for one that is unknown.
+pub fn check_backend(key: &str, backend: Option<&str>) -> Result<()> {
+    match backend {
+        None | Some("" | "iptables" | "nftables") => Ok(()),
+        Some(other) => Err(invalid(format!("{key} {other:?} is unknown"))
+            .hint("known: nftables, iptables (made with nftables too)")),
+    }
 }
 
 /// For fields where `null` means the default.

@@ -140,6 +140,11 @@ pub fn io(action: &str, path: &std::path::Path, err: impl std::fmt::Display) -> 
     Error::new(Code::Io, format!("{action} {}: {err}", path.display()))
 }
 
+/// Shorthand: a config that is well-formed and cannot be right becomes a code 7 error.
+pub fn invalid(what: impl Into<String>) -> Error {
+    Error::new(Code::InvalidConfig, what)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

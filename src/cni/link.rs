@@ -1,6 +1,7 @@
 //! The link of a config, checked: a port of a bridge, or a routed link of its own.
 
-use super::config::LinkKeys;
+use super::config::{LinkKeys, check_backend};
+use super::error::invalid;
 use super::{Code, Error, IfName, Result};
 
 /// How the container is connected to the host.
@@ -93,7 +94,7 @@ pub enum Mode {
 /// # Errors
 /// Codes 2 and 7, naming the field and its value.
 pub fn link(conf: &LinkKeys, mode: Mode, has_ipam: bool) -> Result<LinkConf> {
-    check_masquerade_backend(conf)?;
+    check_backend("ipMasqBackend", conf.ip_masq_backend.as_deref())?;
     match (mode, conf.mode.as_deref()) {
         (Mode::Bridge, _) | (Mode::Configured, None | Some("" | "bridge")) => {
             bridge(conf, has_ipam).map(LinkConf::Bridge)
@@ -120,15 +121,6 @@ pub fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
             MTU.start(),
             MTU.end()
         ))),
-    }
-}
-
-/// Both backends of the reference mean the same masquerade; ours is made with nftables.
-fn check_masquerade_backend(conf: &LinkKeys) -> Result<()> {
-    match conf.ip_masq_backend.as_deref() {
-        None | Some("" | "iptables" | "nftables") => Ok(()),
-        Some(other) => Err(invalid(format!("ipMasqBackend {other:?} is unknown"))
-            .hint("known: nftables, iptables (made with nftables too)")),
     }
 }
 
@@ -209,8 +201,4 @@ fn vlans(conf: &LinkKeys) -> Result<Option<VlanConf>> {
         trunk: trunk.into_iter().collect(),
         keep_default: conf.preserve_default_vlan,
     }))
-}
-
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::config::{self, PortKeys};
+use super::error::invalid;
 use super::{Code, Error, Result};
 
 /// Layer 4 protocols that can be mapped.
@@ -118,7 +119,7 @@ impl PortsConf {
             .flat_map(|runtime| &runtime.port_mappings);
         let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
-        check_backend(conf)?;
+        config::check_backend("backend", conf.backend.as_deref())?;
         for (at, mapping) in mappings.iter().enumerate() {
             let same = |other: &&PortMapping| {
                 (other.host_ip, other.host_port, other.protocol)
@@ -192,15 +193,6 @@ fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
     Ok(())
 }
 
-/// Both backends of the reference mean the same mappings; ours are made with nftables.
-fn check_backend(conf: &PortKeys) -> Result<()> {
-    match conf.backend.as_deref() {
-        None | Some("" | "iptables" | "nftables") => Ok(()),
-        Some(other) => Err(invalid(format!("backend {other:?} is unknown"))
-            .hint("known: nftables, iptables (made with nftables too)")),
-    }
-}
-
 fn mapping(entry: &PortEntry) -> Result<PortMapping> {
     let port = |what: &str, number: i64| {
         u16::try_from(number)
@@ -228,10 +220,6 @@ fn mapping(entry: &PortEntry) -> Result<PortMapping> {
         host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
         only_ipv4: host_ip.map(|ip| ip.is_ipv4()),
     })
-}
-
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
 }
 
 #[cfg(test)]

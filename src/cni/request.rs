@@ -10,6 +10,7 @@ use super::args::RequestedIp;
 use super::bandwidth::Bandwidth;
 use super::config::{self, LinkKeys, NetConf, Range, ValidAttachment};
 use super::env::{Environment, Verb};
+use super::error::invalid;
 use super::link::{LinkConf, Mode, link, mtu};
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
@@ -294,10 +295,6 @@ fn ipam(conf: &NetConf) -> Result<Option<IpamConf>> {
         plugin: plugin.to_owned(),
         object: Value::Object(object.clone()),
     }))
-}
-
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
 }
 
 #[cfg(test)]

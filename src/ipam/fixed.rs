@@ -5,9 +5,10 @@ use ipnetwork::IpNetwork;
 use super::{Allocated, Allocation};
 use crate::cni::args::RequestedIp;
 use crate::cni::config;
+use crate::cni::error::invalid;
 use crate::cni::request::{Network, RequestedIps};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{Code, Error, Result, SpecVersion};
+use crate::cni::{Result, SpecVersion};
 
 /// `static` for one network.
 #[derive(Debug)]
@@ -101,8 +102,4 @@ fn given(requested: &RequestedIp) -> Result<Allocated> {
         address,
         gateway: None,
     })
-}
-
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
 }

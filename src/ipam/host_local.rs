@@ -10,6 +10,7 @@ use super::range::{self, RangeSet};
 use super::resolv_conf;
 use super::store::{Holder, Stale, Store};
 use super::{Allocated, Allocation, Outcome};
+use crate::cni::error::invalid;
 
 use crate::cni::config::{self, Ipam, cidr};
 use crate::cni::error::io as io_error;
@@ -330,8 +331,4 @@ fn exhausted(store: &Store, index: usize, set: &RangeSet, in_use: u128) -> Error
         "each file in {} is an address and names the container that holds it",
         store.dir().display()
     ))
-}
-
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
 }

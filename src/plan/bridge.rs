@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::{BridgePlan, invalid};
+use super::BridgePlan;
 use crate::cni::Result;
+use crate::cni::error::invalid;
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole};
 use crate::cni::result::Route;
 use crate::ipam::Allocation;

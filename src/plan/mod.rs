@@ -19,11 +19,12 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::cni::bandwidth::Bandwidth;
+use crate::cni::error::invalid;
 use crate::cni::link::{LinkConf, PortIsolation, VlanConf};
 use crate::cni::ports::PortsConf;
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{Code, Error, IfName, MacAddr, Result};
+use crate::cni::{IfName, MacAddr, Result};
 use crate::ipam::{Allocated, Allocation};
 
 /// The link group of everything that pausenet makes: "paus" in ASCII. It is set when a link is
@@ -227,10 +228,6 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
         routes: allocation.routes,
         dns,
     })
-}
-
-fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{PlannedRoute, invalid};
+use super::PlannedRoute;
 use crate::cni::Result;
+use crate::cni::error::invalid;
 use crate::cni::result::Route;
 use crate::ipam::Allocated;
 
