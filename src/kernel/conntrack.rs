@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
 };
@@ -21,9 +20,8 @@ use super::netlink::{Refusal, Socket};
 pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Refusal> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let all = message(v4, ConntrackMessage::Get(Vec::new()));
-    let answer = socket.exchange(vec![(all, NLM_F_DUMP)])?.pop();
-    let flows = answer.unwrap_or_else(|| Ok(Vec::new()))?;
-    let stale: Vec<_> = flows
+    let stale: Vec<_> = socket
+        .dump(all)?
         .into_iter()
         .filter_map(original)
         .filter(|tuple| is_to(tuple, ports))

@@ -143,6 +143,35 @@ impl Socket {
         self.collect(first, &silent)
     }
 
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// The socket's error or the kernel's refusal.
+    pub fn request<T>(&mut self, message: T, flags: u16) -> Answer<T>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let answer = self.exchange(vec![(message, flags)])?.pop();
+        answer.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// Lists objects. A listing that changed while it was read is read again.
+    ///
+    /// # Errors
+    /// The socket's error or the kernel's refusal.
+    pub fn dump<T>(&mut self, message: T) -> Answer<T>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        for _ in 1..DUMP_TRIES {
+            match self.request(message.clone(), NLM_F_DUMP) {
+                Err(refusal) if refusal.is(rustix::io::Errno::INTR) => {}
+                answer => return answer,
+            }
+        }
+        self.request(message, NLM_F_DUMP)
+    }
+
     fn collect<T: NetlinkDeserializable>(
         &mut self,
         first: u32,
@@ -278,7 +307,7 @@ impl RouteSocket {
         self.0.exchange(requests)
     }
 
-    /// Sends one request.
+    /// See [`Socket::request`].
     ///
     /// # Errors
     /// The socket's error or the kernel's refusal.
@@ -287,8 +316,7 @@ impl RouteSocket {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Answer<RouteNetlinkMessage> {
-        let answer = self.exchange(vec![(message, flags)])?.pop();
-        answer.unwrap_or_else(|| Ok(Vec::new()))
+        self.0.request(message, flags)
     }
 
     /// Sends requests together.
@@ -309,18 +337,12 @@ impl RouteSocket {
         Ok(())
     }
 
-    /// Lists objects. A listing that changed while it was read is read again.
+    /// See [`Socket::dump`].
     ///
     /// # Errors
     /// The socket's error or the kernel's refusal.
     pub fn dump(&mut self, message: RouteNetlinkMessage) -> Answer<RouteNetlinkMessage> {
-        for _ in 1..DUMP_TRIES {
-            match self.request(message.clone(), NLM_F_DUMP) {
-                Err(refusal) if refusal.is(rustix::io::Errno::INTR) => {}
-                answer => return answer,
-            }
-        }
-        self.request(message, NLM_F_DUMP)
+        self.0.dump(message)
     }
 }
 

@@ -9,7 +9,6 @@ mod message;
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR};
 use netlink_packet_netfilter::NetfilterMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -141,7 +140,7 @@ impl Nft {
     /// # Errors
     /// The kernel's refusal.
     pub fn generation(&mut self) -> Result<u32, Refusal> {
-        let messages = self.one(message::get_generation(), 0)?;
+        let messages = self.0.request(message::get_generation(), 0)?;
         let found = messages.into_iter().find_map(answer::read_generation);
         found.ok_or_else(|| io::Error::other("no generation in the answer").into())
     }
@@ -228,20 +227,10 @@ impl Nft {
     }
 
     fn list(&mut self, request: NetfilterMessage) -> Answer<NetfilterMessage> {
-        // A listing that changed while it was read comes back as EINTR: read it again.
-        for _ in 0..16 {
-            match self.one(request.clone(), NLM_F_DUMP) {
-                Err(refusal) if refusal.is(rustix::io::Errno::INTR) => {}
-                Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
-                answer => return answer,
-            }
+        match self.0.dump(request) {
+            Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => Ok(Vec::new()),
+            answer => answer,
         }
-        self.one(request, NLM_F_DUMP & !NLM_F_DUMP_INTR)
-    }
-
-    fn one(&mut self, request: NetfilterMessage, flags: u16) -> Answer<NetfilterMessage> {
-        let answer = self.0.exchange(vec![(request, flags)])?.pop();
-        answer.unwrap_or_else(|| Ok(Vec::new()))
     }
 }
 
