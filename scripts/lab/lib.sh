@@ -17,6 +17,7 @@
 #   sid_upstream PKG              print a folder with the source as upstream released it, no patches
 #   sid_depends PKG               print what the package depends on, a name a line; fails if sid has no PKG
 #   bookworm_get, bookworm_unpack...   all of these from Debian bookworm
+#   bookworm_mirror               print the URI of a mirror that has Debian bookworm
 #   say, die                      a line to stderr; die also ends the script
 #
 # Answers go to stdout, everything else to stderr. What is cached stays until its folder is removed:
@@ -171,6 +172,15 @@ bookworm_unpack() { lab__unpack bookworm "$@"; }
 bookworm_source() { lab__source bookworm patched "$1"; }
 bookworm_upstream() { lab__source bookworm upstream "$1"; }
 bookworm_depends() { lab__depends bookworm "$1"; }
+
+bookworm_mirror() {
+    local lab lock
+    lab=$(lab_dir)
+    lab__lock lock "$lab" apt-bookworm
+    lab__lists "$lab" bookworm
+    exec {lock}>&-
+    sed -n "s/^URIs: //p" "$lab/apt/bookworm/debian.sources"
+}
 
 lab__get() {
     local suite=$1 target

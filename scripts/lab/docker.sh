@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# A Docker daemon of one's own, and images for it: Docker as it is, without touching the machine's.
+#
+# Use: scripts/lab/docker.sh tools    print a folder with docker, dockerd, containerd, ctr and runc
+#      scripts/lab/docker.sh images   print a file for `docker load`: the images of the lab
+#      scripts/lab/docker.sh run [--bridge none | --ip6tables] [--live-restore] COMMAND...
+#
+# `run` starts a daemon in the caller's network and mount namespaces, which have to be the caller's
+# own; runs COMMAND with DOCKER_HOST and PATH set to use it; and leaves nothing behind when COMMAND
+# ends or a signal comes: no container, process, mount, cgroup or file. Without `--bridge none` the
+# daemon makes docker0 in that network, and its rules; with `--ip6tables` those for IPv6 too. The
+# signal USR1 has it restarted, as an upgrade would; with `--live-restore` containers live through
+# that. To look around:
+#
+#   sudo unshare --net --mount scripts/lab/docker.sh run bash
+#   docker load -i "$(scripts/lab/docker.sh images)"
+#
+# The programs are of Debian bookworm's packages (Docker 20.10), unpacked in the lab's cache (see
+# lib.sh): installed, they would start a daemon on the machine. The images are one small Debian with
+# two names:
+#
+#   hwchiu/netutils:latest   sleeps; has ifconfig, ping, ip, wget, bash
+#   nginx:latest             serves "Welcome to nginx!" on port 80
+
+# shellcheck source=lib.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=place.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/place.sh"
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+
+# --- the programs ---------------------------------------------------------------------------------
+
+tools() {
+    local target
+    target=$(lab_dir)/docker
+    lab_once "$target" make_tools
+    printf '%s\n' "$target"
+}
+
+make_tools() {
+    local out=$1 work=$2
+    need_packages iptables libdevmapper1.02.1 libseccomp2 libsystemd0
+    bookworm_unpack "$work" docker.io containerd runc tini
+    cp -- "$work"/usr/sbin/{dockerd,docker-proxy,runc} "$out"
+    cp -- "$work"/usr/bin/{docker,containerd,containerd-shim-runc-v2,ctr} "$out"
+    cp -- "$work/usr/bin/tini-static" "$out/docker-init"
+    local program
+    for program in dockerd docker containerd ctr runc; do
+        "$out/$program" --version >&2 || die "$program does not run on this machine"
+    done
+}
+
+# --- the images -----------------------------------------------------------------------------------
+
+images() {
+    local target
+    target=$(lab_dir)/docker-images
+    lab_once "$target" make_images
+    printf '%s\n' "$target/images.tar"
+}
+
+make_images() {
+    local out=$1 work=$2 mirror root=$2/root image=$2/image diff
+    ((EUID == 0)) || die "debootstrap needs root"
+    need_packages debootstrap debian-archive-keyring wget
+    mirror=$(bookworm_mirror)
+    say "bookworm: making an image, once, with debootstrap from $mirror"
+    # In namespaces of its own, so that what it mounts and runs ends with it.
+    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase \
+        --include=nginx-light,wget,net-tools,iputils-ping,iproute2 bookworm "$root" "$mirror" >"$work/log" ||
+        { tail -n 20 "$work/log" "$root/debootstrap/debootstrap.log" >&2 && die "debootstrap failed"; }
+    rm -rf -- "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* \
+        "$root"/usr/share/{doc,info,locale,man}/*
+    mkdir -p -- "$root/var/log/nginx"
+
+    mkdir -- "$image"
+    tar -C "$root" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner -c . >"$image/layer.tar"
+    diff=$(sha256sum <"$image/layer.tar")
+    image_config "${diff%% *}" '"sleep","infinity"' >"$image/netutils.json"
+    image_config "${diff%% *}" '"nginx","-g","daemon off;"' >"$image/nginx.json"
+    printf '[%s,%s]' \
+        '{"Config":"netutils.json","RepoTags":["hwchiu/netutils:latest"],"Layers":["layer.tar"]}' \
+        '{"Config":"nginx.json","RepoTags":["nginx:latest"],"Layers":["layer.tar"]}' \
+        >"$image/manifest.json"
+    tar -C "$image" -cf "$out/images.tar" manifest.json netutils.json nginx.json layer.tar
+}
+
+# image_config DIFF_ID COMMAND
+image_config() {
+    printf '{"created":"1970-01-01T00:00:00Z","architecture":"%s","os":"linux","config":{"Cmd":[%s],"Env":["%s"]},' \
+        "$(dpkg --print-architecture)" "$2" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+    printf '"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$1"
+}
+
+# --- the daemon -----------------------------------------------------------------------------------
+
+run() {
+    local options=() new=() folder
+    while [[ ${1-} == -* ]]; do
+        case $1 in
+        --bridge) [[ ${2-} == none ]] || usage && options+=(--bridge none) && shift 2 ;;
+        --live-restore) options+=(--live-restore) && shift ;;
+        --ip6tables) options+=(--experimental --ip6tables) && shift ;; # Docker 20.10 asks for both
+        --) shift && break ;;
+        *) usage ;;
+        esac
+    done
+    (($#)) || usage
+    PATH=$(tools):$PATH
+    export PATH
+    place_open docker
+    trap 'kill "$(<"$home/pid")"' USR1
+
+    # Docker and containerd make these, whatever they are told.
+    for folder in /run/docker /run/containerd /opt/containerd; do
+        [[ -e $folder ]] || new+=("$folder")
+    done
+    ((${#new[@]} == 0)) || place_last=(find "${new[@]}" -depth -type d -empty -delete)
+    mkdir -p /run/containerd
+    place_mount -t tmpfs tmpfs /run/containerd # the sockets of shims
+
+    printf '{"runtimes":{"lab":{"path":"%s"}},"default-runtime":"lab","deprecated-key-path":"%s"}' \
+        "$here/runc.sh" "$home/key.json" >"$home/daemon.json"
+    mkdir -- "$home/client"
+    export DOCKER_HOST=unix://$home/docker.sock DOCKER_CONFIG=$home/client
+    place_keep dockerd dockerd --config-file "$home/daemon.json" --host "$DOCKER_HOST" --pidfile "$home/pid" \
+        --data-root "$home/data" --exec-root "$home/exec" \
+        --cgroup-parent "/$name" --exec-opt native.cgroupdriver=cgroupfs "${options[@]}"
+    place_await Docker docker version
+    place_live "$@"
+}
+
+(($#)) || usage
+verb=$1
+shift
+case $verb in
+tools | images) (($# == 0)) || usage && "$verb" ;;
+run) run "$@" ;;
+*) usage ;;
+esac
