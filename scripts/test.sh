@@ -8,9 +8,9 @@
 # for they make networks; whatever they make is in namespaces of their own, and the machine stays as
 # it is. Anyone else becomes root in a user namespace first, where nothing but tests can see it.
 #
-# The real clients and peers that pausenet is tested with (cnitool, podman, the reference plugins)
-# come from Debian too; see scripts/lab/. A test that cannot run here says so in a line with SKIPPED
-# and why. With CI=true that is a failure, unless it is the kernel that lacks something.
+# The real clients and peers that pausenet is tested with (cnitool, Docker, podman, Kubernetes, the
+# reference plugins) come from Debian too; see scripts/lab/. A test that cannot run here says so in a
+# line with SKIPPED and why. With CI=true that is a failure, unless it is the kernel that lacks something.
 
 set -euo pipefail
 # shellcheck source=lab/lib.sh disable=SC1091
@@ -21,7 +21,8 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
 # What tests of single clients and peers use; without it (and without root) they are skipped.
 LAB=(iptables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
-    debian-archive-keyring xz-utils dpkg-dev podman runc busybox-static jq)
+    debian-archive-keyring xz-utils dpkg-dev podman runc busybox-static jq
+    make rsync bsdmainutils openssl)
 
 packages() {
     ((EUID == 0)) && { need_packages "${NEEDED[@]}" "${LAB[@]}"; return; }
@@ -86,16 +87,23 @@ main() {
     peer PAUSENET_CNITOOL_1_1 cnitool 1.1
     peer PAUSENET_PEERS peers bookworm
     peer PAUSENET_PEERS_SID peers sid
+    if ((EUID == 0)); then # a daemon needs a real root
+        peer PAUSENET_DOCKER docker tools
+        peer PAUSENET_DOCKER_IMAGES docker images
+        peer PAUSENET_CONTAINERD containerd tools 2.1
+        peer PAUSENET_KUBERNETES kubernetes tools # a build of some minutes, once
+    fi
     [[ ${1-} != --setup ]] || return 0
 
     # Built outside of the user namespace, which has no network to fetch crates from.
-    cargo test --locked --no-run "$@"
+    local what=(--workspace --features pausenet/daemon)
+    cargo test --locked --no-run "${what[@]}" "$@"
     built=$SECONDS
 
     log=$(mktemp)
     # shellcheck disable=SC2064 # now: it is a local
     trap "rm -f -- '$log'" EXIT
-    "${become_root[@]}" cargo test --locked --offline --no-fail-fast "$@" 2>&1 </dev/null | tee "$log" || status=1
+    "${become_root[@]}" cargo test --locked --offline --no-fail-fast "${what[@]}" "$@" 2>&1 </dev/null | tee "$log" || status=1
 
     totals "$log"
     skipped=$(grep -c '^SKIPPED ' "$log" || true)

@@ -18,14 +18,18 @@
 //! Beside them stand the tools for people, which come in by the same doors:
 //!
 //! * [`anchor`]: pause processes, the namespaces they hold, and who lives in those.
+//! * [`docker`]: what Docker knows of containers, and what it is asked to do.
 //! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
 //! * [`ctl`]: the commands of `pausectl`.
+//! * `daemon` (with the feature of that name): the node daemon of a Kubernetes cluster.
 //!
 //! How the plugins compare with the reference's, option by option, is written in [`parity`].
+//! Anchors in Docker, from the problem to the clean-up, are told in [`with_docker`].
 //! What happens to running pods when a node changes from the Go plugins to pausenet, or back,
-//! stands in [`switching`].
+//! stands in [`switching`]. How fast it is, and how that is measured, in [`speed`].
+//! A whole cluster with pausenet as its network is described in [`kubernetes`], one of kind in [`kind`].
 //!
-//! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl` and `pause`
+//! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl`, `pausenetd` and `pause`
 //! (`src/bin/`).
 
 #![deny(unsafe_code)]
@@ -34,12 +38,23 @@ pub mod anchor;
 pub mod apply;
 pub mod cni;
 pub mod ctl;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+pub mod docker;
 pub mod ipam;
 pub mod kernel;
+#[doc = include_str!("docs/kubernetes.md")]
+pub mod kubernetes {}
+#[doc = include_str!("docs/kind.md")]
+pub mod kind {}
 #[doc = include_str!("docs/parity.md")]
 pub mod parity {}
 pub mod plan;
 pub mod runtime;
+#[doc = include_str!("docs/speed.md")]
+pub mod speed {}
 #[doc = include_str!("docs/switching.md")]
 pub mod switching {}
 pub mod verbs;
+#[doc = include_str!("docs/docker.md")]
+pub mod with_docker {}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use super::cgroup::{self, Named};
 use super::pause;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
@@ -17,8 +18,26 @@ pub struct Process {
     pub name: String,
     /// It runs a program called pause.
     pub is_pause: bool,
+    pub parent: u32,
+    /// The container that its control group names.
+    pub container: Option<Named>,
     /// When it started, in the kernel's ticks since boot.
     started: u64,
+}
+
+#[cfg(test)]
+impl Process {
+    /// One outside of containers.
+    pub fn for_test(pid: u32, name: &str) -> Self {
+        Self {
+            pid,
+            name: name.to_owned(),
+            is_pause: false,
+            parent: 1,
+            container: None,
+            started: 0,
+        }
+    }
 }
 
 impl std::fmt::Display for Process {
@@ -41,6 +60,18 @@ pub struct Residents {
 /// # Errors
 /// Code 5 when /proc cannot be read.
 pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
+    let found = take_where(|netns| namespaces.contains(&netns))?;
+    Ok(found
+        .into_iter()
+        .map(|(netns, processes)| (netns, Residents::of(processes)))
+        .collect())
+}
+
+/// The same, for all namespaces that the caller wants: the processes of each, the oldest first.
+///
+/// # Errors
+/// Code 5 when /proc cannot be read.
+pub fn take_where(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId, Vec<Process>>> {
     let mut found: HashMap<NetnsId, Vec<Process>> = HashMap::new();
     let proc = Path::new("/proc");
     for entry in fs::read_dir(proc).map_err(|err| io_error("cannot list", proc, err))? {
@@ -50,20 +81,20 @@ pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
         else {
             continue;
         };
-        let netns = NetnsId::of_process(pid).filter(|netns| namespaces.contains(netns));
+        let netns = NetnsId::of_process(pid).filter(|netns| wanted(*netns));
         if let Some((netns, process)) = netns.and_then(|netns| Some((netns, read(pid)?))) {
             found.entry(netns).or_default().push(process);
         }
     }
-    Ok(found
-        .into_iter()
-        .map(|(netns, processes)| (netns, Residents::of(processes)))
-        .collect())
+    for processes in found.values_mut() {
+        processes.sort_by_key(|process| (process.started, process.pid));
+    }
+    Ok(found)
 }
 
 impl Residents {
+    /// Of processes from the oldest to the youngest.
     fn of(mut processes: Vec<Process>) -> Self {
-        processes.sort_by_key(|process| (process.started, process.pid));
         let at = processes.iter().position(|process| process.is_pause);
         Self {
             anchor: at.map(|at| processes.remove(at)),
@@ -75,20 +106,25 @@ impl Residents {
 /// None when the process is gone.
 fn read(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (name, started) = name_and_start(&stat)?;
+    let (name, parent, started) = fields(&stat)?;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     Some(Process {
         pid,
         name: name.to_owned(),
         is_pause: pause::is_pause(pid),
+        parent,
+        container: cgroup::container(&groups),
         started,
     })
 }
 
-/// Fields 2 and 22 of /proc/PID/stat. The name is in parentheses and may contain some.
-fn name_and_start(stat: &str) -> Option<(&str, u64)> {
+/// Fields 2, 4 and 22 of /proc/PID/stat. The name is in parentheses and may contain some.
+fn fields(stat: &str) -> Option<(&str, u32, u64)> {
     let (_, rest) = stat.split_once('(')?;
     let (name, rest) = rest.rsplit_once(')')?;
-    Some((name, rest.split_whitespace().nth(19)?.parse().ok()?))
+    let mut rest = rest.split_whitespace().skip(1);
+    let parent = rest.next()?.parse().ok()?;
+    Some((name, parent, rest.nth(17)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -97,19 +133,18 @@ mod tests {
 
     fn process(pid: u32, is_pause: bool, started: u64) -> Process {
         Process {
-            pid,
-            name: "x".into(),
             is_pause,
             started,
+            ..Process::for_test(pid, "x")
         }
     }
 
     #[test]
     fn of_two_pauses_the_older_is_the_anchor() {
         let residents = Residents::of(vec![
-            process(3, true, 30),
-            process(9, true, 20),
             process(5, false, 10),
+            process(9, true, 20),
+            process(3, true, 30),
         ]);
         assert_eq!(residents.anchor.map(|anchor| anchor.pid), Some(9));
         let members: Vec<_> = residents.members.iter().map(|member| member.pid).collect();
@@ -119,8 +154,8 @@ mod tests {
     #[test]
     fn a_name_may_look_like_the_line_s_other_fields() {
         let stat = "7 (a) R (1 2) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
-        assert_eq!(name_and_start(stat), Some(("a) R (1 2", 4711)));
-        assert_eq!(name_and_start("7 (cut"), None);
+        assert_eq!(fields(stat), Some(("a) R (1 2", 1, 4711)));
+        assert_eq!(fields("7 (cut"), None);
     }
 
     #[test]

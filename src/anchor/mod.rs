@@ -8,13 +8,27 @@
 //! CNI is not spoken here: [`crate::runtime`] does.
 
 pub mod census;
+pub mod cgroup;
+pub mod container;
+pub mod fate;
+pub mod holds;
+pub mod interior;
+pub mod maker;
 mod name;
 pub mod pause;
 pub mod pin;
+pub mod sandbox;
+pub mod supervisor;
+pub mod survey;
+pub mod words;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
 pub use name::PodName;
+pub use pin::pod_of_ours;
 
 use crate::cni::Result;
 use crate::cni::request::Attachment;
@@ -24,7 +38,7 @@ use crate::kernel::{RouteSocket, link};
 use crate::plan::Owner;
 
 /// Where the locks of pods are.
-const LOCKS: &str = "/run/pausenet/lock/pods";
+pub const LOCKS: &str = "/run/pausenet/lock/pods";
 
 /// Waits until nobody else makes or removes the pod.
 ///

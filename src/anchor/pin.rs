@@ -31,6 +31,12 @@ pub fn path(pod: &PodName) -> PathBuf {
     Path::new(DIR).join(pod.as_str())
 }
 
+/// The pod that a file holding a namespace stands for, if it is one of ours.
+pub fn pod_of_ours(file: &Path) -> Option<PodName> {
+    let name = file.strip_prefix(DIR).ok()?;
+    PodName::parse(name.to_str()?).ok()
+}
+
 /// Looks a pod up.
 ///
 /// # Errors

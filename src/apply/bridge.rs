@@ -2,12 +2,12 @@
 
 use ipnetwork::IpNetwork;
 
-use super::{SETTLE_LIMIT, vlan};
+use super::{SETTLE_LIMIT, refuse_routes, vlan};
 use crate::cni::{Code, Error, MacAddr, Result};
-use crate::kernel::link::{Link, Which};
+use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};
-use crate::plan::{AddressChange, BridgePlan, bridge_addresses};
+use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
 
 /// The bridge, and where its gateway addresses are.
 #[derive(Debug)]
@@ -48,31 +48,46 @@ pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
     if plan.vlans.is_some() {
         vlan::require_filtering(socket, &bridge, made)?;
     }
-    // Routes on this link are ours to give.
-    Sysctl::AcceptRa(name).set_if_there("0")?;
     if !bridge.up || (plan.promiscuous && !bridge.promiscuous) {
         link::set_up(socket, bridge.index, plan.promiscuous)
             .map_err(|refusal| refusal.during(format!("switch on bridge {name}")))?;
     }
-    if plan.gateways.is_empty() {
-        return Ok(Bridge {
-            link: bridge,
-            gateway: None,
-        });
-    }
-    let gateway = match plan
+    let vlan = plan
         .vlans
         .as_ref()
-        .and_then(|vlans| Some((vlans.own?, vlans.keep_default)))
-    {
-        Some((vid, keep)) => Some(vlan::gateway_link(socket, &bridge, vid, keep)?),
-        None => None,
+        .and_then(|vlans| Some((vlans.own?, vlans.keep_default)));
+    let gateway = match vlan {
+        Some((vid, keep)) if !plan.gateways.is_empty() => {
+            Some(vlan::gateway_link(socket, &bridge, vid, keep)?)
+        }
+        _ => None,
     };
-    ensure_gateways(socket, plan, gateway.as_ref().unwrap_or(&bridge))?;
+    if !plan.gateways.is_empty() {
+        ensure_gateways(socket, plan, gateway.as_ref().unwrap_or(&bridge))?;
+    }
+    // Not before it is known to be ours to use.
+    refuse_routes(&bridge, name)?;
     Ok(Bridge {
         link: bridge,
         gateway,
     })
+}
+
+/// Whether each address has had one MAC only on the bridge ([`STEADY_GROUP`]).
+pub fn is_steady(bridge: &Link) -> bool {
+    bridge.group == STEADY_GROUP
+}
+
+/// Has the bridge be steady no more; for good, and before a container that is not steady is on it.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn unsettle(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
+    let (message, flags) = link::group_request(bridge.index, 0);
+    socket
+        .request(message, flags)
+        .map_err(|refusal| refusal.during(format!("take {} out of its group", bridge.name)))?;
+    Ok(())
 }
 
 fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
@@ -82,15 +97,15 @@ fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
 
 fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     let name = &plan.name;
-    let mac = MacAddr::random()?;
-    match link::create_bridge(
-        socket,
+    let new = NewBridge {
         name,
-        mac,
-        plan.mtu,
-        plan.promiscuous,
-        plan.vlans.is_some(),
-    ) {
+        mac: MacAddr::random()?,
+        mtu: plan.mtu,
+        promiscuous: plan.promiscuous,
+        vlan_filtering: plan.vlans.is_some(),
+        group: STEADY_GROUP,
+    };
+    match link::create_bridge(socket, &new) {
         // Another ADD was faster.
         Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
         Err(refusal) if plan.vlans.is_some() && refusal.is(rustix::io::Errno::OPNOTSUPP) => {

@@ -106,8 +106,6 @@ pub fn open() -> Result<RouteSocket> {
 /// Settings that have to be there before addresses are added and the link comes up.
 fn settings(plan: &Plan) -> Result<()> {
     let Attachment { ifname, .. } = &plan.attachment;
-    // Neighbours learn at once who has the address now: its last holder was another MAC.
-    Sysctl::ArpNotify(ifname).set_if_there("1")?;
     if plan.container.has_ipv6() {
         let loopback = IfName::parse("lo").expect("a fine name");
         // It may be off by default, and adding an address then fails.
@@ -135,10 +133,12 @@ fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
         batch.push(address::add_request(index, given.address, how));
         attempts.push(format!("add address {} to {ifname}", given.address));
     }
-    if plan.container.up {
-        batch.push(link::up_request(index));
-        attempts.push(format!("switch on {ifname}"));
-    }
+    // Neighbours learn at once who has an address now: its last holder was another MAC.
+    batch.push(link::notify_request(index, plan.container.up));
+    attempts.push(match plan.container.up {
+        true => format!("switch on {ifname}"),
+        false => format!("set arp_notify of {ifname}"),
+    });
     for planned in &plan.container.routes {
         let (request, attempt) = route_request(index, ifname, planned)?;
         batch.push(request);

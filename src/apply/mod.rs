@@ -7,6 +7,7 @@
 mod bandwidth;
 mod bridge;
 mod container;
+pub mod firewall;
 mod ports;
 mod reclaim;
 pub mod reference;
@@ -20,8 +21,8 @@ use std::time::Duration;
 
 pub use bridge::Bridge;
 pub use container::open as open_inside;
-pub use ports::open_ways;
-pub use reclaim::reclaim;
+pub use ports::{Mapper, publish, unpublish};
+pub use reclaim::{YOUNGEST, reclaim};
 pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
@@ -30,13 +31,14 @@ use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
+use crate::kernel::nft::Nft;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Refusal, RouteSocket};
 use crate::plan::rules::keys_of;
 use crate::plan::{Families, Plan, host_end_name};
 
 /// Where the locks of attachments are.
-const LOCKS: &str = "/run/pausenet/lock";
+pub const LOCKS: &str = "/run/pausenet/lock";
 
 /// How long the kernel may take for what it does by itself: a host end that comes up once both
 /// ends are switched on, an IPv6 address that is taken into use. It does either in well under a
@@ -70,8 +72,8 @@ impl Host {
     /// Codes 5 and 101.
     pub fn open(host_end: &IfName) -> Result<Self> {
         let lock = Lock::take(Path::new(LOCKS), host_end)?;
-        let netns = Netns::own()?;
         let socket = Self::open_socket()?;
+        let netns = Netns::own_by(&socket)?;
         Ok(Self {
             netns,
             socket,
@@ -110,9 +112,19 @@ pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
         None => None,
     };
     forward(plan.forward)?;
+    let nft = firewall::ensure(&plan.passages)?;
     let switch = bridge.as_ref().map(|bridge| &bridge.link);
+    // Whether neighbours may know an address of the container by the MAC of its last holder.
+    let announce = match switch {
+        Some(bridge) => !bridge::is_steady(bridge) || !plan.container.steady,
+        // In mode ptp the host is the one neighbour, and what it knows of a link goes with it.
+        None => false,
+    };
+    if let Some(bridge) = switch.filter(|bridge| announce && bridge::is_steady(bridge)) {
+        bridge::unsettle(&mut host.socket, bridge)?;
+    }
     let host_end = veth::create(host, netns, plan, switch)?;
-    match wire(host, netns, plan, &host_end, switch) {
+    match wire(host, netns, plan, &host_end, switch, nft, announce) {
         Ok((host_end, ifb)) => Ok(Attached {
             bridge,
             host_end,
@@ -134,6 +146,8 @@ fn wire(
     plan: &Plan,
     host_end: &Link,
     bridge: Option<&Link>,
+    nft: Option<Nft>,
+    announce: bool,
 ) -> Result<(Link, Option<Link>)> {
     let container_index = host_end.peer.ok_or_else(|| {
         Error::new(
@@ -141,8 +155,11 @@ fn wire(
             format!("the kernel gave {} no peer", host_end.name),
         )
     })?;
-    Sysctl::AcceptRa(&plan.host.name).set_if_there("0")?;
-    if plan.bridge.is_none() {
+    refuse_routes(host_end, &plan.host.name)?;
+    let probed = host_end
+        .ipv6
+        .is_none_or(|settings| settings.accept_dad != 0);
+    if plan.bridge.is_none() && plan.container.has_ipv6() && probed {
         // While its link-local address is being probed, the host could not ask for the
         // container's MAC, and nothing routed would reach it by IPv6.
         Sysctl::AcceptDad(&plan.host.name).set_if_there("0")?;
@@ -160,20 +177,25 @@ fn wire(
         Some(limits) => bandwidth::limit(&mut host.socket, &plan.attachment, limits, host_end)?,
         None => None,
     };
-    claim(host, plan)
+    claim(host, plan, nft)
         .and_then(|()| container::settle(host, netns, plan, container_index, &mut inside))
         .and_then(|()| veth::finish(&mut host.socket, plan, bridge, host_end))
-        .inspect(|_| container::announce(&mut inside, plan, container_index))
+        .inspect(|_| {
+            if announce {
+                container::announce(&mut inside, plan, container_index);
+            }
+        })
         .map(|host_end| (host_end, ifb))
         .inspect_err(|_| {
             let owner = crate::plan::alias(&plan.attachment);
-            let _ = rules::release_keys(&owner, &keys_of(&plan.rules));
+            let keys = keys_of(&plan.rules);
+            let _ = rules::open().and_then(|mut nft| rules::release_keys(&mut nft, &owner, &keys));
         })
 }
 
 /// Elements of nftables, and what mapped ports need beside them.
-fn claim(host: &mut Host, plan: &Plan) -> Result<()> {
-    rules::claim(&plan.rules, |other| {
+fn claim(host: &mut Host, plan: &Plan, nft: Option<Nft>) -> Result<()> {
+    rules::claim(nft, &plan.rules, |other| {
         matches!(host_end(&mut host.socket, other), Ok(None))
     })?;
     let towards = plan
@@ -183,6 +205,15 @@ fn claim(host: &mut Host, plan: &Plan) -> Result<()> {
     match &plan.ports {
         Some(ports) => ports::open_ways(ports, &plan.container.networks(), towards),
         None => Ok(()),
+    }
+}
+
+/// Has a link take no routes from router advertisements: those on the host are ours to give.
+/// Writing it when it is so already would cost a walk through /proc.
+fn refuse_routes(link: &Link, name: &IfName) -> Result<()> {
+    match link.ipv6 {
+        Some(settings) if settings.accept_ra == 0 => Ok(()),
+        _ => Sysctl::AcceptRa(name).set_if_there("0"),
     }
 }
 

@@ -1,11 +1,104 @@
-//! What mapped ports need beside nftables: 127.0.0.1 let through, and old flows forgotten.
+//! Ports of the host that lead to a container, and what they need beside nftables: 127.0.0.1 let
+//! through, and old flows forgotten.
 
 use ipnetwork::IpNetwork;
 
+use super::{Host, host_end, rules};
 use crate::cni::ports::{PortsConf, Protocol};
+use crate::cni::request::Attachment;
 use crate::cni::{IfName, Result};
-use crate::kernel::conntrack;
+use crate::kernel::link::Which;
 use crate::kernel::sysctl::Sysctl;
+use crate::kernel::{conntrack, link, route};
+use crate::plan::rules::{port_keys, port_wishes};
+use crate::plan::{alias, chained_alias};
+
+/// Who maps the ports of an attachment: it is written on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapper {
+    /// The plugin that wired it.
+    Own,
+    /// Another, behind that one.
+    Chained,
+}
+
+impl Mapper {
+    /// What its elements carry.
+    pub fn owner(self, attachment: &Attachment) -> String {
+        match self {
+            Self::Own => alias(attachment),
+            // Behind our own plugin, the ports must not be taken for the link's elements.
+            Self::Chained => chained_alias(attachment),
+        }
+    }
+}
+
+/// Maps ports to a container that is wired already, all or none.
+///
+/// # Errors
+/// Code 103 when a port is taken; 5 and 101 when the kernel refuses.
+pub fn publish(
+    host: &mut Host,
+    attachment: &Attachment,
+    mapper: Mapper,
+    ports: &PortsConf,
+    addresses: &[IpNetwork],
+) -> Result<()> {
+    let owner = mapper.owner(attachment);
+    rules::claim(
+        None,
+        &port_wishes(ports, addresses, &owner),
+        |other| match mapper {
+            Mapper::Own => matches!(host_end(&mut host.socket, other), Ok(None)),
+            // Whether another's container still lives, only the plugin could say that wired it.
+            Mapper::Chained => false,
+        },
+    )?;
+    let opened = match towards(host, addresses)? {
+        Some(link) => open_ways(ports, addresses, &link),
+        None => Ok(()),
+    };
+    opened.inspect_err(|_| {
+        let keys = port_keys(ports, addresses);
+        let _ = rules::open().and_then(|mut nft| rules::release_keys(&mut nft, &owner, &keys));
+    })
+}
+
+/// Takes ports away from a container that keeps others. Connections that were made through them
+/// go on.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn unpublish(
+    attachment: &Attachment,
+    mapper: Mapper,
+    ports: &PortsConf,
+    kept: Option<&PortsConf>,
+    addresses: &[IpNetwork],
+) -> Result<()> {
+    let kept = kept.map_or_else(Vec::new, |kept| port_keys(kept, addresses));
+    let mut keys = port_keys(ports, addresses);
+    // What marks the container as one with ports it still needs for the others.
+    keys.retain(|key| !kept.contains(key));
+    rules::release_keys(&mut rules::open()?, &mapper.owner(attachment), &keys)?;
+    forget_flows(ports, addresses)
+}
+
+/// The host's link that leads to the container.
+fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
+    let Some(ipv4) = addresses.iter().find(|address| address.is_ipv4()) else {
+        return Ok(None);
+    };
+    let attempt = || format!("find the way to {}", ipv4.ip());
+    let index = route::link_towards(&mut host.socket, ipv4.ip())
+        .map_err(|refusal| refusal.during(attempt()))?;
+    let Some(index) = index else {
+        return Ok(None);
+    };
+    let link = link::get(&mut host.socket, Which::Index(index))
+        .map_err(|refusal| refusal.during(attempt()))?;
+    Ok(link.and_then(|link| IfName::parse(&link.name).ok()))
+}
 
 /// Opens the ways that mappings to these addresses need. `towards` is the host's link to the
 /// container.
@@ -13,12 +106,17 @@ use crate::kernel::sysctl::Sysctl;
 /// # Errors
 /// Codes 5 and 101.
 pub fn open_ways(ports: &PortsConf, addresses: &[IpNetwork], towards: &IfName) -> Result<()> {
+    if ports.snat && addresses.iter().any(IpNetwork::is_ipv4) {
+        Sysctl::RouteLocalnet(towards).ensure("1")?;
+    }
+    forget_flows(ports, addresses)
+}
+
+/// A flow of UDP never ends by itself while somebody sends: it would go on by its old way.
+fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
     for v4 in [true, false] {
         if !addresses.iter().any(|address| address.is_ipv4() == v4) {
             continue;
-        }
-        if v4 && ports.snat {
-            Sysctl::RouteLocalnet(towards).ensure("1")?;
         }
         let udp: Vec<_> = ports
             .mappings

@@ -17,7 +17,7 @@ use crate::kernel::{Refusal, RouteSocket, address, link};
 
 /// An address file that is younger may be an ADD in the making by a plugin that has no lock
 /// of ours. No ADD takes that long.
-const YOUNGEST: Duration = Duration::from_secs(600);
+pub const YOUNGEST: Duration = Duration::from_secs(600);
 
 /// Frees what can be freed of a network's addresses. True when there was something.
 ///

@@ -14,6 +14,7 @@ use crate::kernel::netns::Netns;
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Nft, Rule};
 use crate::kernel::{Refusal, RouteSocket, address, legacy, link};
+use crate::plan::LINK_GROUP;
 use crate::plan::reference::{
     Comment, MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places,
     masquerade_network, port_chains,
@@ -66,7 +67,7 @@ fn remove_named(socket: &mut RouteSocket, interface: &Interface) -> Result<()> {
     }
 }
 
-fn remove_inside(host: &Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
+fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
     // A path that leads nowhere, or to the host, has nothing of the container.
     let Some(Ok(netns)) = request.netns.as_deref().map(Netns::open) else {
         return Ok(());
@@ -82,6 +83,10 @@ fn remove_inside(host: &Host, request: &Request, held: &[IpNetwork]) -> Result<(
     let Some(found) = found.filter(|found| found.kind == "veth") else {
         return Ok(());
     };
+    // The path may have come to lead to another pod, whose network has the same addresses.
+    if is_another_pod_s(host, request, &found).map_err(|refusal| refusal.during(attempt()))? {
+        return Ok(());
+    }
     let addresses =
         address::of_link(&mut inside, found.index).map_err(|refusal| refusal.during(attempt()))?;
     let holds = addresses
@@ -91,6 +96,26 @@ fn remove_inside(host: &Host, request: &Request, held: &[IpNetwork]) -> Result<(
         link::delete(&mut inside, found.index).map_err(|refusal| refusal.during(attempt()))?;
     }
     Ok(())
+}
+
+/// Whether the host's end of a container's interface says that it is not of this network: it is
+/// one of ours, which are found by name, or not a port of the network's bridge.
+fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bool, Refusal> {
+    let Some(index) = end.peer.filter(|_| end.peer_netns.is_some()) else {
+        return Ok(true);
+    };
+    let Some(port) = link::get(&mut host.socket, Which::Index(index))? else {
+        return Ok(true);
+    };
+    if port.group == LINK_GROUP {
+        return Ok(true);
+    }
+    let Some(LinkConf::Bridge(conf)) = &request.network.link else {
+        return Ok(false);
+    };
+    let bridge = link::get(&mut host.socket, Which::Name(&conf.name))?;
+    // Without the bridge, nobody is a port of it.
+    Ok(bridge.is_some_and(|bridge| port.controller != Some(bridge.index)))
 }
 
 /// Names on stderr those chains of these places that stay: nf_tables does not show what
@@ -229,5 +254,10 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
 }
 
 fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>) -> Result<()> {
-    super::rules::remove("remove the rules of a plugin before us", find).map(drop)
+    super::rules::amend(
+        &mut super::rules::open()?,
+        "remove the rules of a plugin before us",
+        find,
+    )
+    .map(drop)
 }

@@ -20,16 +20,21 @@ const REMOVAL: &str = "remove the attachment's elements from nftables";
 /// means that another one got through, so this many in a row is a storm.
 const TRIES: usize = 64;
 
-/// Sees to it that every wished element is there and the attachment's.
+/// Sees to it that every wished element is there and the attachment's. A socket that is open
+/// already is taken for it: each that is closed costs a turn at nftables' lock.
 ///
 /// # Errors
 /// Code 103 when a port of the host is taken; 101 when the kernel refuses.
-pub fn claim(wishes: &[Wish], mut is_gone: impl FnMut(&Attachment) -> bool) -> Result<()> {
+pub fn claim(
+    nft: Option<Nft>,
+    wishes: &[Wish],
+    mut is_gone: impl FnMut(&Attachment) -> bool,
+) -> Result<()> {
     if wishes.is_empty() {
         return Ok(());
     }
     let attempt = || "add the attachment's elements to nftables";
-    let mut nft = open()?;
+    let mut nft = nft.map_or_else(open, Ok)?;
     let adds: Vec<_> = wishes
         .iter()
         .map(|wish| Change::Add(wish.set.clone(), wish.element.clone()))
@@ -58,6 +63,18 @@ pub fn claim(wishes: &[Wish], mut is_gone: impl FnMut(&Attachment) -> bool) -> R
         }
     }
     Err(storm(attempt()))
+}
+
+/// Puts back the objects that these elements need, and gives the chains their rules again:
+/// somebody has flushed them. Elements that are there stay.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn restore_shared(wishes: &[Wish]) -> Result<()> {
+    let attempt = "put our tables and chains back into nftables";
+    open()?
+        .commit(&blocks(wishes), None)
+        .map_err(|(_, refusal)| explain(refusal, attempt))
 }
 
 /// Removals of elements whose owner is dead, or is the attachment itself in an earlier life.
@@ -90,8 +107,22 @@ fn port_taken(found: &Element) -> Error {
         _ if found.owner.is_empty() => "an element without a comment".to_owned(),
         _ => found.owner.clone(),
     };
+    Error::new(
+        Code::PortTaken,
+        format!("host port {} is mapped to {holder} already", port_of(found)),
+    )
+    .hint("choose another hostPort, or give each of the two a hostIP of its own")
+}
+
+/// The host's port in the key of a port map's element: `8080/tcp`.
+pub fn port_of(element: &Element) -> String {
     // The key ends with the protocol and the port, 4 bytes each.
-    let (protocol, port) = match found.key.len().checked_sub(8).map(|at| &found.key[at..]) {
+    let (protocol, port) = match element
+        .key
+        .len()
+        .checked_sub(8)
+        .map(|at| &element.key[at..])
+    {
         Some([protocol, _, _, _, high, low, ..]) => (*protocol, u16::from_be_bytes([*high, *low])),
         _ => (0, 0),
     };
@@ -101,11 +132,7 @@ fn port_taken(found: &Element) -> Error {
         132 => "sctp",
         _ => "?",
     };
-    Error::new(
-        Code::PortTaken,
-        format!("host port {port}/{protocol} is mapped to {holder} already"),
-    )
-    .hint("choose another hostPort, or give each of the two a hostIP of its own")
+    format!("{port}/{protocol}")
 }
 
 /// Whether every element that the attachment should have is there and its own.
@@ -162,10 +189,15 @@ pub fn ready() -> Result<()> {
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Result<bool> {
+pub fn release(
+    nft: &mut Nft,
+    request: &Request,
+    addresses: &[IpNetwork],
+    mac: Option<MacAddr>,
+) -> Result<bool> {
     match keys(request, addresses, mac) {
-        Some(keys) => release_keys(&alias(&request.attachment), &keys),
-        None => release_all(&request.attachment),
+        Some(keys) => release_keys(nft, &alias(&request.attachment), &keys),
+        None => release_all(nft, &request.attachment),
     }
 }
 
@@ -173,18 +205,22 @@ pub fn release(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>)
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_forgotten(attachment: &Attachment, addresses: &[IpNetwork]) -> Result<()> {
+pub fn release_forgotten(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    addresses: &[IpNetwork],
+) -> Result<()> {
     let owner = alias(attachment);
     let marks = port_marks(addresses);
     let wanted: Vec<_> = marks.iter().map(|(set, key)| (set, key.clone())).collect();
     // A kernel without nftables has no mappings: that must not be in the way of a DEL.
-    let found = open()?.look_up(&wanted).unwrap_or_default();
+    let found = nft.look_up(&wanted).unwrap_or_default();
     if found
         .into_iter()
         .flatten()
         .any(|found| found.owner == owner)
     {
-        release_all(attachment)?;
+        release_all(nft, attachment)?;
     }
     Ok(())
 }
@@ -193,21 +229,21 @@ pub fn release_forgotten(attachment: &Attachment, addresses: &[IpNetwork]) -> Re
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_all(attachment: &Attachment) -> Result<bool> {
+pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
     let owner = alias(attachment);
-    release_where(|found| found.owner == owner)
+    release_where(nft, |found| found.owner == owner)
 }
 
 /// Removes elements of `owner` under these keys. True when there was one.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_keys(owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
+pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
     if keys.is_empty() {
         return Ok(false);
     }
     let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
-    remove(REMOVAL, |nft| {
+    amend(nft, REMOVAL, |nft| {
         let found = nft.look_up(&wanted)?;
         let ours = wanted.iter().zip(found).filter_map(|((set, _), found)| {
             let found = found.filter(|found| found.owner == owner)?;
@@ -221,8 +257,8 @@ pub fn release_keys(owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
-pub fn release_where(unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
-    remove(REMOVAL, |nft| {
+pub fn release_where(nft: &mut Nft, unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
+    amend(nft, REMOVAL, |nft| {
         let mut changes = Vec::new();
         for table in [TABLE, BRIDGE_TABLE] {
             for name in nft.sets(table)? {
@@ -246,18 +282,18 @@ fn by_name(table: Table, name: &str) -> Set {
     }
 }
 
-/// Removes what `find` finds, if the ruleset is still as it was found in. True when there was
-/// something.
-pub(super) fn remove(
+/// Makes the changes that `find` finds due, if the ruleset is still as it was found in. True when
+/// there was something.
+pub(super) fn amend(
+    nft: &mut Nft,
     attempt: &str,
     find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>,
 ) -> Result<bool> {
-    let mut nft = open()?;
     for _ in 0..TRIES {
         let generation = nft
             .generation()
             .map_err(|refusal| explain(refusal, attempt))?;
-        let changes = find(&mut nft).map_err(|refusal| explain(refusal, attempt))?;
+        let changes = find(nft).map_err(|refusal| explain(refusal, attempt))?;
         if changes.is_empty() {
             return Ok(false);
         }
@@ -272,11 +308,18 @@ pub(super) fn remove(
     Err(storm(attempt))
 }
 
-fn open() -> Result<Nft> {
+/// Opens a socket for changes of the ruleset.
+///
+/// Closing it after a removal waits until no packet can be using what was removed, under a lock
+/// that all changes of anybody need. Who has something else to wait for does that first.
+///
+/// # Errors
+/// Code 101.
+pub fn open() -> Result<Nft> {
     Nft::open().map_err(|err| Refusal::from(err).during("open a netlink socket for nftables"))
 }
 
-fn explain(refusal: Refusal, attempt: &str) -> Error {
+pub(super) fn explain(refusal: Refusal, attempt: &str) -> Error {
     let unknown = refusal.is(rustix::io::Errno::INVAL) || refusal.is(rustix::io::Errno::OPNOTSUPP);
     let err = refusal.during(attempt);
     if unknown {

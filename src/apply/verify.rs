@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use super::{Host, bandwidth, container, host_end};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
-use crate::cni::request::Request;
+use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{Code, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
-use crate::plan::host_end_name;
+use crate::plan::{Owner, host_end_name};
 
 /// Compares the kernel with `promised`, the result of the attachment's ADD. Tells whose it is.
 ///
@@ -24,10 +24,12 @@ pub fn verify(
 ) -> Result<Maker> {
     let mut inside = netns.enter(&host.netns, container::open)?;
     let ifname = &request.attachment.ifname;
-    let end = find(&mut inside, ifname, "in the container")?;
+    let end = find(&mut inside, ifname, "in the container")
+        .map_err(|err| perhaps_elsewhere(host, &request.attachment, err))?;
     // First of all whether the two ends are a pair: what differs beyond that on an interface
     // which is not ours says nothing.
-    let (port, maker) = host_end_of(host, request, promised, &end)?;
+    let (port, maker) = host_end_of(host, request, promised, &end)
+        .map_err(|err| perhaps_another_s(host, netns, &request.attachment, &end, err))?;
     if let Some(LinkConf::Bridge(conf)) = &request.network.link {
         bridge_side(host, conf, promised, &port)?;
     }
@@ -85,10 +87,11 @@ fn host_end_of(
     // under this path since then has another interface, whatever its name.
     if port.peer != Some(end.index) || end.peer != Some(port.index) {
         return Err(differs(format!(
-            "{} in the container is not the other end of {}",
+            "{} in the container is not the other end of {}: CNI_NETNS leads to another namespace \
+             than at ADD",
             end.name, port.name
         ))
-        .hint("the path in CNI_NETNS leads to another namespace than at ADD"));
+        .hint(PATH_WAS_REUSED));
     }
     if let Some(promised) = on_host(promised, &port.name) {
         same_mac(&port, promised)?;
@@ -100,6 +103,47 @@ fn host_end_of(
         )));
     }
     Ok((port, maker))
+}
+
+/// What to do when a path has come to mean another namespace.
+const PATH_WAS_REUSED: &str = "a process number in CNI_NETNS (/proc/PID/ns/net) may have been given \
+    to another process since ADD; DEL takes the attachment down and leaves that one alone";
+
+/// The container's end was not found: if the host's is there, so is its other end, somewhere.
+fn perhaps_elsewhere(host: &mut Host, attachment: &Attachment, err: Error) -> Error {
+    match host_end(&mut host.socket, attachment) {
+        Ok(Some(port)) if err.code == Code::AttachmentDiffers => err.hint(format!(
+            "its other end {} is there: it was renamed, or it is in another namespace than the one \
+             that CNI_NETNS leads to; {PATH_WAS_REUSED}",
+            port.name
+        )),
+        _ => err,
+    }
+}
+
+/// The container's end is not of this attachment: the host's end of it may tell whose it is.
+fn perhaps_another_s(
+    host: &mut Host,
+    netns: &Netns,
+    attachment: &Attachment,
+    end: &Link,
+    err: Error,
+) -> Error {
+    let peer = end
+        .peer
+        .map(|index| link::get(&mut host.socket, Which::Index(index)));
+    let Some(Ok(Some(peer))) = peer.filter(|_| err.code == Code::AttachmentDiffers) else {
+        return err;
+    };
+    match Owner::of(peer.alias.as_deref()) {
+        Owner::Attachment(other) if other != *attachment => differs(format!(
+            "{} leads to another namespace than at ADD: {} in it belongs to {other}",
+            netns.path().display(),
+            end.name
+        ))
+        .hint(PATH_WAS_REUSED),
+        _ => err,
+    }
 }
 
 fn another_s_host_end(host: &mut Host, request: &Request, promised: &AddResult) -> Result<Link> {

@@ -37,7 +37,7 @@ pub fn create(host: &mut Host, netns: &Netns, plan: &Plan, bridge: Option<&Link>
             return Err(name_taken(&plan.attachment, netns));
         }
         if !plan.rules.is_empty() {
-            rules::release_all(&plan.attachment)?;
+            rules::release_all(&mut rules::open()?, &plan.attachment)?;
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }

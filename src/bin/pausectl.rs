@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pausenet::ctl::{Output, doctor, finish, install, pod};
+use pausenet::ctl::{Output, docker, doctor, explain, finish, graph, install, ls, pod, rescue};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,8 +32,14 @@ enum Command {
     /// Make pods, look at them, run commands in them, and take them down
     #[command(subcommand, arg_required_else_help = true, after_help = EXAMPLES)]
     Pod(Pod),
+    #[command(subcommand)]
+    Docker(docker::Command),
     Install(install::Install),
     Doctor(doctor::Doctor),
+    Explain(explain::Explain),
+    Graph(graph::Graph),
+    Ls(ls::List),
+    Rescue(rescue::Rescue),
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,8 +53,13 @@ enum Pod {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Command::Docker(command) => finish(docker::run(&command, cli.output)),
         Command::Doctor(options) => finish(doctor::doctor(&options, cli.output)),
+        Command::Explain(options) => finish(explain::explain(&options, cli.output)),
+        Command::Rescue(options) => finish(rescue::rescue(&options, cli.output)),
+        Command::Graph(options) => finish(graph::graph(&options, cli.output)),
         Command::Install(options) => finish(install::install(&options, cli.output)),
+        Command::Ls(options) => finish(ls::ls(&options, cli.output)),
         Command::Pod(Pod::Create(options)) => finish(pod::create(&options, cli.output)),
         Command::Pod(Pod::Exec(options)) => {
             pod::exec(&options).unwrap_or_else(|stop| finish(Err(stop)))

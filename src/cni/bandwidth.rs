@@ -5,17 +5,34 @@ use serde::Deserialize;
 
 use super::{Code, Error, Result};
 
-/// The object as it was written: bits per second, and bits.
+/// The object as it was written: bits per second, and bits. containerd writes the names of its Go
+/// fields.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BandwidthKeys {
-    #[serde(default, deserialize_with = "super::config::nullable")]
+    #[serde(
+        default,
+        alias = "IngressRate",
+        deserialize_with = "super::config::nullable"
+    )]
     pub ingress_rate: u64,
-    #[serde(default, deserialize_with = "super::config::nullable")]
+    #[serde(
+        default,
+        alias = "IngressBurst",
+        deserialize_with = "super::config::nullable"
+    )]
     pub ingress_burst: u64,
-    #[serde(default, deserialize_with = "super::config::nullable")]
+    #[serde(
+        default,
+        alias = "EgressRate",
+        deserialize_with = "super::config::nullable"
+    )]
     pub egress_rate: u64,
-    #[serde(default, deserialize_with = "super::config::nullable")]
+    #[serde(
+        default,
+        alias = "EgressBurst",
+        deserialize_with = "super::config::nullable"
+    )]
     pub egress_burst: u64,
 }
 
@@ -108,6 +125,15 @@ mod tests {
         );
         assert_eq!(limit.egress, None);
         assert_eq!(bandwidth("{}").unwrap(), None);
+    }
+
+    #[test]
+    fn names_of_go_fields_mean_the_same() {
+        let go = r#"{"IngressRate": 8, "IngressBurst": 80, "EgressRate": 16, "EgressBurst": 160}"#;
+        let json =
+            r#"{"ingressRate": 8, "ingressBurst": 80, "egressRate": 16, "egressBurst": 160}"#;
+        assert_eq!(bandwidth(go).unwrap(), bandwidth(json).unwrap());
+        assert!(bandwidth(go).unwrap().is_some());
     }
 
     #[test]

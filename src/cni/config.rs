@@ -89,6 +89,13 @@ pub struct LinkKeys {
     pub ip_masq_backend: Option<String>,
 }
 
+/// Our own key `firewall`, which is not read where the binary stands for the reference's plugins.
+#[derive(Debug, Clone, Deserialize)]
+pub struct FirewallKeys {
+    /// `auto`, the default, or `off`.
+    pub firewall: Option<String>,
+}
+
 /// Keys of the reference's `portmap`, with the capability; see [`super::ports`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]

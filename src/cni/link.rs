@@ -1,6 +1,6 @@
 //! The link of a config, checked: a port of a bridge, or a routed link of its own.
 
-use super::config::{LinkKeys, check_backend};
+use super::config::{self, FirewallKeys, LinkKeys, check_backend};
 use super::error::invalid;
 use super::{Code, Error, IfName, Result};
 
@@ -35,6 +35,32 @@ impl BridgeConf {
     /// True when the port sends frames back where they came from.
     pub fn hairpin(&self) -> bool {
         self.frames == FrameMode::Hairpin
+    }
+}
+
+/// What is done about other firewalls of the host, Docker's for one, that drop what is forwarded.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Firewall {
+    /// They are told to let the network's traffic through, where there is a way to.
+    Auto,
+    /// Nothing.
+    #[default]
+    Off,
+}
+
+impl Firewall {
+    /// Reads the config's key `firewall`.
+    ///
+    /// # Errors
+    /// Code 6 when it is no text, 7 for a word that is unknown.
+    pub fn new(raw: &[u8]) -> Result<Self> {
+        let keys: FirewallKeys = config::parse(raw)?;
+        match keys.firewall.as_deref() {
+            None | Some("" | "auto") => Ok(Self::Auto),
+            Some("off") => Ok(Self::Off),
+            Some(other) => Err(invalid(format!("firewall {other:?} is unknown"))
+                .hint("known: auto, which is also the default, and off")),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The protocol: what a runtime says to a plugin and what the plugin answers.
 //!
 //! Nothing here touches the kernel or the disk. The data meets these files in this order:
-//! [`env`] (the `CNI_*` variables), [`config`] (the JSON on stdin, as it was written),
+//! [`mod@env`] (the `CNI_*` variables), [`config`] (the JSON on stdin, as it was written),
 //! [`request`] (both together, checked), and on the way out [`result`] or [`error`].
 //!
 //! Source of every rule: the CNI specification, version 1.1.0.

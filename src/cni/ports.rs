@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::config::{self, PortKeys};
 use super::error::invalid;
 use super::{Code, Error, Result};
 
 /// Layer 4 protocols that can be mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Tcp,
     Udp,
@@ -26,7 +27,8 @@ impl Protocol {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads its name, in capitals too; nothing means TCP.
+    pub fn parse(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {
             "" | "tcp" => Some(Self::Tcp),
             "udp" => Some(Self::Udp),
@@ -46,17 +48,25 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// An entry of `portMappings` as it was written (CONVENTIONS.md of the specification).
+/// An entry of `portMappings` as it was written (CONVENTIONS.md of the specification). containerd
+/// writes capability arguments under the names of its Go fields, which plugins in Go take for the same.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortEntry {
+    #[serde(alias = "HostPort")]
     pub host_port: i64,
+    #[serde(alias = "ContainerPort")]
     pub container_port: i64,
-    #[serde(default, deserialize_with = "super::config::nullable")]
+    #[serde(
+        default,
+        alias = "Protocol",
+        deserialize_with = "super::config::nullable"
+    )]
     pub protocol: String,
     #[serde(
         default,
         rename = "hostIP",
+        alias = "HostIP",
         deserialize_with = "super::config::nullable"
     )]
     pub host_ip: String,
@@ -240,6 +250,18 @@ mod tests {
         assert_eq!(mapping.host_ip, None);
         assert!(mapping.is_for(true) && !mapping.is_for(false));
         assert_eq!(mapping.to_string(), "1/udp");
+    }
+
+    /// As containerd 1.6 and 2.1 write it.
+    #[test]
+    fn names_of_go_fields_mean_the_same() {
+        let go =
+            r#"[{"HostPort": 1, "ContainerPort": 2, "Protocol": "TCP", "HostIP": "192.0.2.1"}]"#;
+        let json =
+            r#"[{"hostPort": 1, "containerPort": 2, "protocol": "tcp", "hostIP": "192.0.2.1"}]"#;
+        assert_eq!(ports("", go).unwrap(), ports("", json).unwrap());
+        let empty = r#"[{"HostPort": 1, "ContainerPort": 2, "Protocol": "tcp", "HostIP": ""}]"#;
+        assert_eq!(ports("", empty).unwrap().unwrap().mappings[0].host_ip, None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::bandwidth::Bandwidth;
 use super::config::{self, LinkKeys, NetConf, Range, ValidAttachment};
 use super::env::{Environment, Verb};
 use super::error::invalid;
-use super::link::{LinkConf, Mode, link, mtu};
+use super::link::{Firewall, LinkConf, Mode, link, mtu};
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
 use super::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result, SpecVersion};
@@ -66,6 +66,8 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// Traffic to outside the subnet leaves with the host's address.
     pub masquerade: bool,
+    /// Whether other firewalls of the host are told to let the network's traffic through.
+    pub firewall: Firewall,
     /// None: no port of the host leads to the container.
     pub ports: Option<PortsConf>,
     /// Whether port mappings are this plugin's affair at all, now or at an ADD before.
@@ -90,6 +92,13 @@ pub struct Network {
 pub struct IpamConf {
     pub plugin: String,
     pub object: Value,
+}
+
+impl IpamConf {
+    /// Whether addresses come from the node's own store.
+    pub fn is_host_local(&self) -> bool {
+        self.plugin == "host-local"
+    }
 }
 
 /// ADD, DEL or CHECK of one attachment.
@@ -172,6 +181,7 @@ impl Network {
             path: env.path.clone(),
             mtu: wiring.mtu,
             masquerade: wiring.masquerade,
+            firewall: wiring.firewall,
             ports: wiring.ports,
             maps_ports: matches!(mode, Mode::Configured | Mode::Foreign),
             raw,
@@ -199,6 +209,7 @@ struct Wiring {
     link: Option<LinkConf>,
     mtu: Option<u32>,
     masquerade: bool,
+    firewall: Firewall,
     ports: Option<PortsConf>,
     bandwidth: Option<Bandwidth>,
 }
@@ -216,6 +227,10 @@ impl Wiring {
         // plugin bandwidth's.
         if matches!(mode, Mode::Configured | Mode::Foreign) {
             wiring.ports = PortsConf::new(raw)?;
+        }
+        // Chained behind the reference's bridge and ptp, this is the plugin firewall's.
+        if mode == Mode::Configured {
+            wiring.firewall = Firewall::new(raw)?;
         }
         let runtime = conf.runtime_config.as_ref();
         if let Some(keys) = runtime.and_then(|runtime| runtime.bandwidth.as_ref())
@@ -372,6 +387,7 @@ mod tests {
             r#"{"name": "x", "hairpinMode": true, "promiscMode": true}"#,
             r#"{"name": "x", "disableContainerInterface": true, "ipam": {"type": "host-local"}}"#,
             r#"{"name": "x", "ipMasqBackend": "ebtables"}"#,
+            r#"{"name": "x", "firewall": "on"}"#,
             r#"{"name": "x", "vlan": 4095}"#,
             r#"{"name": "x", "vlanTrunk": [{"minID": 5}]}"#,
             r#"{"name": "x", "vlanTrunk": [{"minID": 5, "maxID": 4}]}"#,

@@ -208,6 +208,18 @@ impl AddResult {
         MacAddr::parse(&interface.mac).ok()
     }
 
+    /// The addresses that the container's interface of this name got. Results of old versions
+    /// name no interfaces; then they are all the container's.
+    pub fn addresses_of(&self, ifname: &IfName) -> Vec<IpNetwork> {
+        let inside = |index: usize| {
+            self.interfaces.get(index).is_none_or(|interface| {
+                interface.name == ifname.as_str() && !interface.sandbox.is_empty()
+            })
+        };
+        let ours = self.ips.iter().filter(|ip| ip.interface.is_none_or(inside));
+        ours.map(|ip| ip.address).collect()
+    }
+
     /// The result as JSON of the given version. What the version does not know is left out.
     pub fn to_json(&self, version: SpecVersion) -> Value {
         let mut out = Map::new();

@@ -1,16 +1,29 @@
 //! The commands of `pausectl`: each reads what a person typed, calls the rooms of the library,
 //! and says what came of it. Help texts stand with the options they are about.
 
+pub mod docker;
 pub mod doctor;
+pub mod explain;
+pub mod graph;
 pub mod install;
+mod known;
+pub mod ls;
 mod options;
 pub mod pod;
-mod table;
+mod ports;
+pub mod rescue;
+mod sight;
+pub mod table;
+mod wishes;
+
+#[cfg(feature = "daemon")]
+pub(crate) use options::block_on;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::cni::{Code, Error};
+use crate::docker::Failure;
 use crate::runtime;
 
 /// How answers are written.
@@ -39,6 +52,12 @@ pub type Result<T, E = Stop> = std::result::Result<T, E>;
 impl From<Error> for Stop {
     fn from(err: Error) -> Self {
         Self::Failed(err)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.into())
     }
 }
 

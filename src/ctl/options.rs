@@ -4,9 +4,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Stop;
 use crate::cni::{Code, Error};
+use crate::docker::{Docker, Socket};
 use crate::runtime::Runtime;
 use crate::runtime::conflist::NetworkList;
+
+/// Where networks are looked for.
+pub const CONF_DIR: &str = "/etc/pausenet/net.d";
 
 /// Which network is meant.
 #[derive(Debug, clap::Args)]
@@ -25,7 +30,7 @@ pub struct NetworkOptions {
         long,
         value_name = "DIR",
         env = "PAUSENET_CONF_DIR",
-        default_value = "/etc/pausenet/net.d"
+        default_value = CONF_DIR
     )]
     pub conf_dir: PathBuf,
 }
@@ -70,6 +75,35 @@ impl PluginOptions {
             path,
             limit: Duration::from_secs(self.timeout),
         }
+    }
+}
+
+/// Where Docker is.
+#[derive(Debug, clap::Args)]
+pub struct DockerOptions {
+    /// Docker's socket: a path, or unix:// and the path
+    #[arg(long, value_name = "SOCKET", env = "DOCKER_HOST", default_value = Socket::DEFAULT)]
+    pub docker: String,
+}
+
+impl DockerOptions {
+    /// The socket that was named.
+    ///
+    /// # Errors
+    /// Wrong usage, when it is none.
+    pub fn socket(&self) -> Result<Socket, Stop> {
+        Socket::parse(&self.docker).map_err(|why| {
+            let what = format!("--docker, or DOCKER_HOST: {why}");
+            Stop::Usage(Error::new(Code::InvalidConfig, what))
+        })
+    }
+
+    /// The daemon behind it.
+    ///
+    /// # Errors
+    /// Code 5 without one, or when it may not be spoken to.
+    pub async fn connect(&self) -> Result<Docker, Stop> {
+        Ok(Docker::connect(&self.socket()?).await?)
     }
 }
 

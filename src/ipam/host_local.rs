@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 use super::range::{self, RangeSet};
 use super::resolv_conf;
-use super::store::{Holder, Stale, Store};
+use super::store::{Holder, Search, Stale, Store};
 use super::{Allocated, Allocation, Outcome};
 use crate::cni::error::invalid;
 
@@ -21,6 +21,9 @@ use crate::cni::{Code, Error, Result, SpecVersion};
 /// Where the reference keeps its stores.
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
 
+/// Where the indexes of stores are: derived, and gone with the next boot.
+const INDEXES: &str = "/run/pausenet/index";
+
 /// `host-local` for one network: ranges that have been checked, and where the store is.
 #[derive(Debug)]
 pub struct HostLocal {
@@ -28,6 +31,7 @@ pub struct HostLocal {
     routes: Vec<Route>,
     resolv_conf: Option<PathBuf>,
     dir: PathBuf,
+    indexes: PathBuf,
 }
 
 impl HostLocal {
@@ -57,7 +61,27 @@ impl HostLocal {
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),
             dir: PathBuf::from(data_dir.unwrap_or(DATA_DIR)).join(network.name.as_str()),
+            indexes: INDEXES.into(),
         })
+    }
+
+    /// Every range that addresses are given out of.
+    pub fn ranges(&self) -> impl Iterator<Item = &range::Range> {
+        self.sets.iter().flat_map(RangeSet::ranges)
+    }
+
+    /// The same with the index in a folder of one's own.
+    pub fn with_indexes(self, indexes: PathBuf) -> Self {
+        Self { indexes, ..self }
+    }
+
+    fn store(&self) -> Result<Store> {
+        Ok(Store::open(&self.dir)?.with_index(&self.indexes))
+    }
+
+    fn existing_store(&self) -> Result<Option<Store>> {
+        let store = Store::open_existing(&self.dir)?;
+        Ok(store.map(|store| store.with_index(&self.indexes)))
     }
 
     /// The network's store.
@@ -75,14 +99,14 @@ impl HostLocal {
         let dns = self.dns()?;
         let wishes = self.wishes(requested)?;
         let holder = Holder::of(attachment);
-        let store = Store::open(&self.dir)?;
+        let mut store = self.store()?;
         let held = store.held_by(&holder)?;
         if !held.is_empty() {
             return Ok(Outcome::AlreadyHeld(held));
         }
         let mut addresses = Vec::with_capacity(self.sets.len());
         for (index, (set, wish)) in self.sets.iter().zip(wishes).enumerate() {
-            match allocate_one(&store, &holder, index, set, wish) {
+            match allocate_one(&mut store, &holder, index, set, wish) {
                 Ok(given) => addresses.push(given),
                 Err(err) => {
                     store.release(&holder)?;
@@ -102,10 +126,22 @@ impl HostLocal {
     /// # Errors
     /// Code 5 when the store cannot be used.
     pub fn release(&self, attachment: &Attachment) -> Result<()> {
-        match Store::open_existing(&self.dir)? {
-            Some(store) => store.release(&Holder::of(attachment)),
+        match self.existing_store()? {
+            Some(mut store) => store.release(&Holder::of(attachment)),
             None => Ok(()),
         }
+    }
+
+    /// Writes down that an attachment has an address, which it has in the kernel already. False
+    /// when the address is somebody's in the store, or in none of the ranges.
+    ///
+    /// # Errors
+    /// Code 5 when the store cannot be used.
+    pub fn restore(&self, attachment: &Attachment, ip: IpAddr) -> Result<bool> {
+        let Some(set) = self.sets.iter().position(|set| set.range_of(ip).is_some()) else {
+            return Ok(false);
+        };
+        Store::open(&self.dir)?.reserve(ip, &Holder::of(attachment), set)
     }
 
     /// What the attachment has now, as far as it lies in the ranges.
@@ -113,7 +149,7 @@ impl HostLocal {
     /// # Errors
     /// Code 5 when the store cannot be used.
     pub fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
-        let Some(store) = Store::open_existing(&self.dir)? else {
+        let Some(mut store) = self.existing_store()? else {
             return Ok(Vec::new());
         };
         let held = store.held_by(&Holder::of(attachment))?;
@@ -133,7 +169,7 @@ impl HostLocal {
     /// # Errors
     /// Code 5 when the store cannot be used.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
-        match Store::open_existing(&self.dir)? {
+        match self.existing_store()? {
             Some(store) => store.stale(keep),
             None => Ok(Vec::new()),
         }
@@ -148,8 +184,8 @@ impl HostLocal {
         &self,
         is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
     ) -> Result<bool> {
-        match Store::open_existing(&self.dir)? {
-            Some(store) => store.reclaim(is_dead),
+        match self.existing_store()? {
+            Some(mut store) => store.reclaim(is_dead),
             None => Ok(false),
         }
     }
@@ -159,8 +195,8 @@ impl HostLocal {
     /// # Errors
     /// Code 5, after having freed what could be.
     pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
-        match Store::open_existing(&self.dir)? {
-            Some(store) => store.release_others(keep),
+        match self.existing_store()? {
+            Some(mut store) => store.release_others(keep),
             None => Ok(()),
         }
     }
@@ -171,11 +207,10 @@ impl HostLocal {
     /// # Errors
     /// Code 11 naming the first set without one; 5 when the store cannot be used.
     pub fn ready(&self) -> Result<()> {
-        let store = Store::open(&self.dir)?;
+        let mut store = self.store()?;
         store.probe()?;
-        let taken = store.taken()?;
         for (index, set) in self.sets.iter().enumerate() {
-            let in_use = set.count(&taken);
+            let in_use = store.in_use(set)?;
             if in_use >= set.size() {
                 return Err(exhausted(&store, index, set, in_use));
             }
@@ -195,7 +230,7 @@ impl HostLocal {
     ) -> Result<Option<IpAddr>> {
         let ours = |ip: &&IpAddr| self.sets.iter().any(|set| set.range_of(**ip).is_some());
         let mut ours = expected.iter().filter(ours);
-        let Some(store) = Store::open_existing(&self.dir)? else {
+        let Some(store) = self.existing_store()? else {
             return Ok(ours.next().copied());
         };
         let holder = Holder::of(attachment);
@@ -270,7 +305,7 @@ fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<Vec<Range
 }
 
 fn allocate_one(
-    store: &Store,
+    store: &mut Store,
     holder: &Holder,
     index: usize,
     set: &RangeSet,
@@ -300,10 +335,18 @@ fn allocate_one(
         }
         return Ok(given(ip, range));
     }
+    let last = store.last_reserved(index);
+    match store.search(set, last) {
+        Some(Search::Exhausted(in_use)) => return Err(exhausted(store, index, set, in_use)),
+        Some(Search::Free(ip, range)) if store.reserve(ip, holder, index)? => {
+            return Ok(given(ip, range));
+        }
+        _ => {}
+    }
     // Try the next few by name, the way of a range with room. In a crowded one that would be
     // a system call for each neighbour: one listing then tells them all.
     const TRIES: usize = 8;
-    let mut candidates = set.candidates(store.last_reserved(index));
+    let mut candidates = set.candidates(last);
     for (ip, range) in candidates.by_ref().take(TRIES) {
         if store.reserve(ip, holder, index)? {
             return Ok(given(ip, range));
@@ -315,6 +358,7 @@ fn allocate_one(
             return Ok(given(ip, range));
         }
     }
+    store.compare(taken.len());
     let taken: Vec<_> = taken.into_iter().collect();
     Err(exhausted(store, index, set, set.count(&taken)))
 }

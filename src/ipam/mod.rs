@@ -1,13 +1,14 @@
 //! IPAM: who gives an attachment its addresses.
 //!
 //! `host-local` and `static` are built in; any other type is a plugin that is delegated to, as
-//! the specification says (section 4). [`range`] is pure; [`store`] is the only place that
-//! touches the disk.
+//! the specification says (section 4). [`range`] is pure; [`store`] and the index
+//! that it has beside it are the only places that touch the disk.
 
 mod fixed;
 pub mod host_local;
+mod index;
 pub mod range;
-mod resolv_conf;
+pub mod resolv_conf;
 pub mod store;
 #[cfg(test)]
 mod tests;

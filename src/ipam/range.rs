@@ -124,6 +124,11 @@ impl RangeSet {
         Ok(Self(ranges))
     }
 
+    /// Its ranges, in their order.
+    pub fn ranges(&self) -> &[Range] {
+        &self.0
+    }
+
     /// The family of all its addresses.
     pub fn is_ipv4(&self) -> bool {
         self.0[0].start.is_ipv4()
@@ -155,14 +160,68 @@ impl RangeSet {
         addresses.iter().filter(ours).count() as u128
     }
 
+    /// How many addresses of the set are in use, where `count` tells how many are from one
+    /// address to another.
+    ///
+    /// # Errors
+    /// That of `count`.
+    pub fn count_by<E>(
+        &self,
+        mut count: impl FnMut(IpAddr, IpAddr) -> Result<u128, E>,
+    ) -> Result<u128, E> {
+        let mut sum = 0;
+        for range in &self.0 {
+            sum += count(range.start, range.end)?;
+            if range.contains(range.gateway) {
+                sum -= count(range.gateway, range.gateway)?;
+            }
+        }
+        Ok(sum)
+    }
+
     /// Every address once, gateways left out, in the order to try them: from the one after
     /// `last` to the end of its range, through the ranges that follow, and around to `last`.
     pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
+        self.pieces(last).into_iter().flat_map(|(range, from, to)| {
+            (from..=to)
+                .map(|n| address(n, range.start.is_ipv4()))
+                .filter(|ip| *ip != range.gateway)
+                .map(move |ip| (ip, range))
+        })
+    }
+
+    /// The first of the [`RangeSet::candidates`] that is free, where `next_free` tells the first
+    /// free address from one to another.
+    ///
+    /// # Errors
+    /// That of `next_free`.
+    pub fn first_free<E>(
+        &self,
+        last: Option<IpAddr>,
+        mut next_free: impl FnMut(IpAddr, IpAddr) -> Result<Option<IpAddr>, E>,
+    ) -> Result<Option<(IpAddr, &Range)>, E> {
+        for (range, mut from, to) in self.pieces(last) {
+            let v4 = range.start.is_ipv4();
+            while from <= to {
+                match next_free(address(from, v4), address(to, v4))? {
+                    None => break,
+                    Some(ip) if ip != range.gateway => return Ok(Some((ip, range))),
+                    Some(gateway) => match number(gateway).checked_add(1) {
+                        Some(next) => from = next,
+                        None => break,
+                    },
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Pieces of ranges in the order to try them, as inclusive bounds.
+    fn pieces(&self, last: Option<IpAddr>) -> Vec<(&Range, u128, u128)> {
         let resume = last.and_then(|last| {
             let at = self.0.iter().position(|range| range.contains(last))?;
             Some((at, number(last)))
         });
-        // Pieces of ranges, as inclusive bounds.
         let mut pieces = Vec::with_capacity(self.0.len() + 1);
         let first = resume.map_or(0, |(at, _)| at);
         for range in self.0.iter().cycle().skip(first).take(self.0.len()) {
@@ -177,12 +236,7 @@ impl RangeSet {
             }
             pieces.push((range, start, last));
         }
-        pieces.into_iter().flat_map(|(range, from, to)| {
-            (from..=to)
-                .map(|n| address(n, range.start.is_ipv4()))
-                .filter(|ip| *ip != range.gateway)
-                .map(move |ip| (ip, range))
-        })
+        pieces
     }
 }
 
@@ -198,14 +252,16 @@ impl std::fmt::Display for RangeSet {
     }
 }
 
-fn number(ip: IpAddr) -> u128 {
+/// An address as a number; those of either family begin at 0.
+pub fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u32::from(ip).into(),
         IpAddr::V6(ip) => ip.into(),
     }
 }
 
-fn address(number: u128, v4: bool) -> IpAddr {
+/// The address of a number.
+pub fn address(number: u128, v4: bool) -> IpAddr {
     if v4 {
         // Ranges keep within their subnet, so an IPv4 number never has more bits.
         Ipv4Addr::from(number as u32).into()
@@ -319,6 +375,36 @@ mod tests {
             seen.dedup();
             prop_assert_eq!(seen.len() as u128, set.size());
             prop_assert!(!seen.contains(&"10.1.0.1".parse().unwrap()));
+        }
+
+        /// Told run by run, the first free address is the one that trying each would find.
+        #[test]
+        fn the_first_free_address_is_the_first_candidate_that_is_not_taken(
+            last in proptest::option::of(any::<(bool, u8)>()),
+            gateway in 1u8..=14,
+            taken in proptest::collection::btree_set(any::<(bool, u8)>(), 0..40),
+        ) {
+            let set = set(&format!(
+                r#"[{{"subnet": "10.1.0.0/28", "gateway": "10.1.0.{gateway}"}},
+                    {{"subnet": "10.2.0.0/28", "rangeStart": "10.2.0.3", "gateway": "10.2.0.9"}}]"#
+            )).unwrap();
+            let ip = |(second, host): (bool, u8)| IpAddr::from([10, 1 + u8::from(second), 0, host % 16]);
+            let taken: Vec<_> = taken.into_iter().map(ip).collect();
+            let last = last.map(ip);
+            let next_free = |from, to| {
+                let all = (number(from)..=number(to)).map(|n| address(n, true));
+                Ok::<_, ()>(all.into_iter().find(|ip| !taken.contains(ip)))
+            };
+            let count = |from, to| {
+                let all = (number(from)..=number(to)).map(|n| address(n, true));
+                Ok::<_, ()>(all.filter(|ip| taken.contains(ip)).count() as u128)
+            };
+            let expected = set.candidates(last).find(|(ip, _)| !taken.contains(ip));
+            prop_assert_eq!(set.first_free(last, next_free).unwrap(), expected);
+            let mut distinct = taken.clone();
+            distinct.sort();
+            distinct.dedup();
+            prop_assert_eq!(set.count_by(count).unwrap(), set.count(&distinct));
         }
     }
 }

@@ -11,6 +11,7 @@ use netlink_packet_route::address::{
 };
 use rtnetlink::AddressMessageBuilder;
 
+use super::answer::Message;
 use super::netlink::{self, Request};
 use super::{Refusal, RouteSocket};
 
@@ -70,10 +71,29 @@ pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, R
     request.header.index = index;
     let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
     let read = |message| match message {
-        RouteNetlinkMessage::NewAddress(message) if message.header.index == index => read(message),
+        Message::Other(RouteNetlinkMessage::NewAddress(message))
+            if message.header.index == index =>
+        {
+            read(message)
+        }
         _ => None,
     };
     Ok(messages.into_iter().filter_map(read).collect())
+}
+
+/// The link that has an address, by index; None when no link has it.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Refusal> {
+    let messages = socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    Ok(messages.into_iter().find_map(|message| match message {
+        Message::Other(RouteNetlinkMessage::NewAddress(message)) => {
+            let index = message.header.index;
+            (read(message)?.ip() == ip).then_some(index)
+        }
+        _ => None,
+    }))
 }
 
 /// The addresses of another namespace, by the number that it has in this one.
@@ -81,11 +101,40 @@ pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, R
 /// # Errors
 /// The kernel's refusal.
 pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>, Refusal> {
+    let addresses = of_namespace_by_link(socket, id)?;
+    Ok(addresses.into_iter().map(|(_, net)| net).collect())
+}
+
+/// The same, each with the index of its link there.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn of_namespace_by_link(
+    socket: &mut RouteSocket,
+    id: i32,
+) -> Result<Vec<(u32, IpNetwork)>, Refusal> {
+    list_by(socket, vec![AddressAttribute::TargetNetNsId(id)])
+}
+
+/// Every address of this namespace, with the index of its link.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<(u32, IpNetwork)>, Refusal> {
+    list_by(socket, Vec::new())
+}
+
+fn list_by(
+    socket: &mut RouteSocket,
+    filter: Vec<AddressAttribute>,
+) -> Result<Vec<(u32, IpNetwork)>, Refusal> {
     let mut request = AddressMessage::default();
-    request.attributes.push(AddressAttribute::TargetNetNsId(id));
+    request.attributes = filter;
     let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
     let read = |message| match message {
-        RouteNetlinkMessage::NewAddress(message) => read(message),
+        Message::Other(RouteNetlinkMessage::NewAddress(message)) => {
+            Some((message.header.index, read(message)?))
+        }
         _ => None,
     };
     Ok(messages.into_iter().filter_map(read).collect())
@@ -141,7 +190,7 @@ pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, Refusal> {
         let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
         let mut settled = true;
         for message in messages {
-            let RouteNetlinkMessage::NewAddress(message) = message else {
+            let Message::Other(RouteNetlinkMessage::NewAddress(message)) = message else {
                 continue;
             };
             if message.header.index != index {

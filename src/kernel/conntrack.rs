@@ -10,7 +10,7 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{Refusal, Socket};
+use super::netlink::{Answer, Refusal, Socket};
 
 /// Forgets UDP flows to a port of the host's, so that the next packet of each finds its new
 /// way. TCP flows end by themselves; UDP ones live as long as packets come.
@@ -33,7 +33,8 @@ pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Refus
     if stale.is_empty() {
         return Ok(());
     }
-    for answer in socket.exchange(stale)? {
+    let answers: Vec<Answer<NetfilterMessage>> = socket.exchange(stale)?;
+    for answer in answers {
         match answer {
             Err(refusal) if !refusal.is(rustix::io::Errno::NOENT) => return Err(refusal),
             _ => {}

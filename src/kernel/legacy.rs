@@ -11,14 +11,18 @@ use super::unsafe_calls::socket_option;
 const GET_INFO: i32 = 64;
 const GET_ENTRIES: i32 = 65;
 
-/// struct ipt_getinfo: the table's name (32 bytes), thirteen numbers of 32 bits, the last of
-/// them the size of the rules in bytes.
+/// struct ipt_getinfo: the table's name (32 bytes), thirteen numbers of 32 bits: among them where
+/// the policy of the chain FORWARD is, and, last, the size of the rules in bytes.
 const INFO_LENGTH: usize = 84;
+const INFO_FORWARD_POLICY_AT: usize = 64;
 const INFO_SIZE_AT: usize = 80;
 
 /// struct ipt_get_entries: the table's name, the size, padding, the rules.
 const NAME_LENGTH: usize = 32;
 const RULES_AT: usize = 40;
+
+/// struct xt_standard_target: struct xt_entry_target, then what becomes of the packet.
+const VERDICT_AT: usize = 32;
 
 /// struct xt_error_target, which heads a chain: its own size, "ERROR", the chain's name.
 const TARGET_NAME_AT: usize = 2;
@@ -74,31 +78,62 @@ impl Family {
     }
 }
 
-/// The chains of a table that somebody made, in the calling thread's network namespace. None if
+/// The chains of a table that somebody made, in the calling thread's network namespace; none if
 /// the table is not in use.
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
 pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
+    let rules = read(family, table)?.map(|(_, rules)| rules);
+    Ok(chain_names(
+        &rules.unwrap_or_default(),
+        family.target_offset_at(),
+    ))
+}
+
+/// Whether the chain FORWARD drops what none of its rules decides on, in the calling thread's
+/// network namespace; not if the table `filter` is not in use.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_NET_ADMIN.
+pub fn forward_drops(family: Family) -> io::Result<bool> {
+    const VERDICT_DROP: usize = -1_i32 as u32 as usize;
+    let Some((info, rules)) = read(family, "filter")? else {
+        return Ok(false);
+    };
+    // The last rule of a chain of the kernel's own is its policy: where it is, the table tells.
+    let verdict = number(&info, INFO_FORWARD_POLICY_AT).and_then(|at| {
+        let target = short(rules.get(at..)?, family.target_offset_at())?;
+        number(&rules, at + target + VERDICT_AT)
+    });
+    Ok(verdict == Some(VERDICT_DROP))
+}
+
+/// What the kernel tells of a table, and its rules. None if it is not in use.
+fn read(family: Family, table: &str) -> io::Result<Option<([u8; INFO_LENGTH], Vec<u8>)>> {
     // To ask for a table is to create it: only where the kernel has it already.
     let names = match fs::read_to_string(family.in_use()) {
-        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
         names => names?,
     };
     if !names.lines().any(|name| name == table) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let socket = family.socket()?;
     loop {
-        match rules(&socket, family, table) {
+        match ask(&socket, family, table) {
             // Somebody replaced the table in between.
             Err(err) if err.kind() == ErrorKind::WouldBlock => {}
-            rules => return Ok(chain_names(&rules?, family.target_offset_at())),
+            answer => return answer.map(Some),
         }
     }
 }
 
-fn rules(socket: &UdpSocket, family: Family, table: &str) -> io::Result<Vec<u8>> {
+fn ask(
+    socket: &UdpSocket,
+    family: Family,
+    table: &str,
+) -> io::Result<([u8; INFO_LENGTH], Vec<u8>)> {
     let mut info = [0; INFO_LENGTH];
     info[..table.len()].copy_from_slice(table.as_bytes());
     socket_option(socket, family.level(), GET_INFO, &mut info)?;
@@ -108,7 +143,7 @@ fn rules(socket: &UdpSocket, family: Family, table: &str) -> io::Result<Vec<u8>>
     answer[NAME_LENGTH..NAME_LENGTH + size.len()].copy_from_slice(size);
     answer.resize(RULES_AT + number(size, 0).unwrap_or(0), 0);
     socket_option(socket, family.level(), GET_ENTRIES, &mut answer)?;
-    Ok(answer.split_off(RULES_AT))
+    Ok((info, answer.split_off(RULES_AT)))
 }
 
 /// The names at the heads of chains. The kernel's own chains have none; the end of a table is a

@@ -61,6 +61,30 @@ impl Lock {
     }
 }
 
+/// The locks in a folder that nobody holds, by name: whoever held them was killed.
+///
+/// # Errors
+/// Code 5, naming the path.
+pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|err| io_error("cannot list", dir, err))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
+        let path = entry.path();
+        let Ok(file) = File::open(&path) else {
+            continue; // let go meanwhile
+        };
+        let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if free && is_current(&file, &path) {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // While it is held; whoever waits for it notices and makes a new one.
@@ -81,7 +105,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a folder and those above it, writable for us alone whatever the umask is.
-fn make_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -8,6 +8,7 @@
 //! (epoll, an eventfd, a wake-up for each answer) and could never overlap anything.
 
 pub mod address;
+pub mod answer;
 pub mod conntrack;
 pub mod legacy;
 pub mod link;
@@ -15,10 +16,13 @@ pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod owned_route;
 pub mod route;
 pub mod shaping;
+pub mod stamp;
 pub mod sysctl;
 pub(crate) mod unsafe_calls;
 pub mod vlan;
+pub mod watch;
 
 pub use netlink::{Refusal, RouteSocket};

@@ -4,6 +4,7 @@
 //! ones behind it: only requests that may each stand alone belong in one batch.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
@@ -12,10 +13,12 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
+use super::answer::Message;
 use crate::cni::{Code, Error};
 
-/// Larger than any answer of the families we speak (the kernel's dumps are at most 32 KiB).
-const RECEIVE_BUFFER: usize = 64 * 1024;
+/// No answer of the families we speak is larger: that is how much the kernel puts into one part
+/// of a dump. (Twice as much would have the heap grow and shrink with each request.)
+const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// How often an interrupted dump is started again before giving up.
 const DUMP_TRIES: usize = 16;
@@ -90,6 +93,7 @@ pub struct RouteSocket(Socket);
 #[repr(u32)]
 pub enum Group {
     Links = 1,
+    Ipv4Addresses = 5,
     Ipv6Addresses = 9,
     Ipv6Routes = 11,
 }
@@ -114,9 +118,10 @@ impl Socket {
     ///
     /// # Errors
     /// When the socket itself fails; what the kernel refuses is in the answers.
-    pub fn exchange<T>(&mut self, requests: Vec<Request<T>>) -> io::Result<Vec<Answer<T>>>
+    pub fn exchange<Q, A>(&mut self, requests: Vec<Request<Q>>) -> io::Result<Vec<Answer<A>>>
     where
-        T: NetlinkSerializable + NetlinkDeserializable,
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
     {
         if requests.is_empty() {
             // The kernel refuses to be told nothing (ENODATA).
@@ -147,9 +152,10 @@ impl Socket {
     ///
     /// # Errors
     /// The socket's error or the kernel's refusal.
-    pub fn request<T>(&mut self, message: T, flags: u16) -> Answer<T>
+    pub fn request<Q, A>(&mut self, message: Q, flags: u16) -> Answer<A>
     where
-        T: NetlinkSerializable + NetlinkDeserializable,
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
     {
         let answer = self.exchange(vec![(message, flags)])?.pop();
         answer.unwrap_or_else(|| Ok(Vec::new()))
@@ -159,9 +165,10 @@ impl Socket {
     ///
     /// # Errors
     /// The socket's error or the kernel's refusal.
-    pub fn dump<T>(&mut self, message: T) -> Answer<T>
+    pub fn dump<Q, A>(&mut self, message: Q) -> Answer<A>
     where
-        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+        Q: NetlinkSerializable + Clone,
+        A: NetlinkDeserializable,
     {
         for _ in 1..DUMP_TRIES {
             match self.request(message.clone(), NLM_F_DUMP) {
@@ -277,6 +284,19 @@ impl RouteSocket {
         self.0.socket.add_membership(group as u32)
     }
 
+    /// The same for several kinds, and in all namespaces that have a number in the socket's own
+    /// (the other ends of its veths).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn subscribe_everywhere(&mut self, groups: &[Group]) -> io::Result<()> {
+        self.0.socket.bind_auto()?;
+        self.0.socket.set_listen_all_namespaces(true)?;
+        groups
+            .iter()
+            .try_for_each(|group| self.0.socket.add_membership(*group as u32))
+    }
+
     /// Waits for news on a listening socket and swallows them. False when the deadline passed.
     ///
     /// # Errors
@@ -285,15 +305,23 @@ impl RouteSocket {
         use rustix::event::{PollFd, PollFlags, poll};
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         let timeout = left.try_into().map_err(io::Error::other)?;
-        let fd = std::os::fd::AsFd::as_fd(&self.0.socket);
-        let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        let mut polled = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
         if rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)))? == 0 {
             return Ok(false);
         }
-        self.0
+        match self
+            .0
             .socket
-            .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)?;
-        Ok(true)
+            .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)
+        {
+            // So many that the kernel has dropped some: news all the same.
+            Err(err)
+                if rustix::io::Errno::from_io_error(&err) == Some(rustix::io::Errno::NOBUFS) =>
+            {
+                Ok(true)
+            }
+            news => news.map(|_| true),
+        }
     }
 
     /// See [`Socket::exchange`].
@@ -303,7 +331,7 @@ impl RouteSocket {
     pub fn exchange(
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
-    ) -> io::Result<Vec<Answer<RouteNetlinkMessage>>> {
+    ) -> io::Result<Vec<Answer<Message>>> {
         self.0.exchange(requests)
     }
 
@@ -311,11 +339,7 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The socket's error or the kernel's refusal.
-    pub fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Answer<RouteNetlinkMessage> {
+    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Answer<Message> {
         self.0.request(message, flags)
     }
 
@@ -341,8 +365,14 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The socket's error or the kernel's refusal.
-    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Answer<RouteNetlinkMessage> {
+    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Answer<Message> {
         self.0.dump(message)
+    }
+}
+
+impl AsFd for RouteSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket.as_fd()
     }
 }
 

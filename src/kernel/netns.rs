@@ -3,13 +3,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use rustix::fs::{FsWord, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::unsafe_calls;
+use super::answer::Message;
+use super::{Refusal, RouteSocket, unsafe_calls};
 use crate::cni::{Code, Error, Result};
 
 /// The filesystem that namespace files live on (NSFS_MAGIC in linux/magic.h).
@@ -26,15 +29,26 @@ pub struct Netns {
 }
 
 /// The identity of a network namespace, for as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetnsId(u64, u64);
 
 impl NetnsId {
     /// The namespace that a process's first thread lives in; None when the process is gone, or
     /// not ours to look at.
     pub fn of_process(pid: u32) -> Option<Self> {
-        let stat = rustix::fs::stat(format!("/proc/{pid}/ns/net")).ok()?;
+        Self::of_file(Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
+    /// The namespace that a file stands for, if it is one: the caller knows, as of those under
+    /// /proc and of mounts; [`Netns::open`] checks.
+    pub fn of_file(path: &Path) -> Option<Self> {
+        let stat = rustix::fs::stat(path).ok()?;
         Some(Self(stat.st_dev, stat.st_ino))
+    }
+
+    /// The number that `readlink /proc/PID/ns/net` shows, and `lsns`.
+    pub fn number(self) -> u64 {
+        self.1
     }
 }
 
@@ -45,6 +59,21 @@ impl Netns {
     /// Code 8.
     pub fn own() -> Result<Self> {
         Self::open(Path::new(OWN))
+    }
+
+    /// Opens the calling thread's own namespace, by a socket that was opened there: it spares
+    /// the way through /proc.
+    ///
+    /// # Errors
+    /// Code 8.
+    pub fn own_by(socket: &RouteSocket) -> Result<Self> {
+        match unsafe_calls::namespace_of_socket(socket) {
+            Ok(file) => Ok(Self {
+                file: file.into(),
+                path: OWN.into(),
+            }),
+            Err(_) => Self::own(),
+        }
     }
 
     /// Opens a namespace by path and makes sure that it is one: the file has to live on nsfs,
@@ -97,6 +126,26 @@ impl Netns {
     pub fn id(&self) -> io::Result<NetnsId> {
         let stat = rustix::fs::fstat(&self.file)?;
         Ok(NetnsId(stat.st_dev, stat.st_ino))
+    }
+
+    /// The number that this namespace has in the socket's own; None when it has none there.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn number(&self, socket: &mut RouteSocket) -> Result<Option<i32>, Refusal> {
+        let mut request = NsidMessage::default();
+        let file = self.file.as_raw_fd();
+        let file = u32::try_from(file).map_err(io::Error::other)?;
+        request.attributes = vec![NsidAttribute::Fd(file)];
+        let answer = socket.request(RouteNetlinkMessage::GetNsId(request), 0)?;
+        let ids = answer.into_iter().flat_map(|message| match message {
+            Message::Other(RouteNetlinkMessage::NewNsId(message)) => message.attributes,
+            _ => Vec::new(),
+        });
+        Ok(ids.into_iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
+            _ => None,
+        }))
     }
 
     /// Runs `work` inside this namespace, on the calling thread, and comes back to `home`.

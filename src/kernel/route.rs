@@ -11,6 +11,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 
+use super::answer::Message;
 use super::netlink::{Group, Request};
 use super::{Refusal, RouteSocket};
 use crate::cni::result::Route;
@@ -82,7 +83,7 @@ pub struct Present {
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, Refusal> {
     let messages = socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
     let read = |message| match message {
-        RouteNetlinkMessage::NewRoute(message) => read(message),
+        Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message),
         _ => None,
     };
     Ok(messages.into_iter().filter_map(read).collect())
@@ -124,7 +125,7 @@ fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Refusal
     request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet6(address))];
     match socket.request(RouteNetlinkMessage::GetRoute(request), 0) {
         Ok(answer) => Ok(answer.iter().any(|message| {
-            matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
+            matches!(message, Message::Other(RouteNetlinkMessage::NewRoute(route)) if route.header.kind == RouteType::Local)
         })),
         Err(refusal) if refusal.is(rustix::io::Errno::NETUNREACH) => Ok(false),
         Err(refusal) => Err(refusal),
@@ -147,7 +148,7 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
     message.header.kind = RouteType::Unspec;
     match socket.request(RouteNetlinkMessage::GetRoute(message), 0) {
         Ok(messages) => Ok(messages.into_iter().find_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(message) => read(message)?.link,
+            Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message)?.link,
             _ => None,
         })),
         Err(refusal) if refusal.is(rustix::io::Errno::NETUNREACH) => Ok(None),
@@ -158,7 +159,7 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
 /// The table that a route without one is put into.
 pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-fn read(message: RouteMessage) -> Option<Present> {
+pub(super) fn read(message: RouteMessage) -> Option<Present> {
     let header = message.header;
     let unspecified: IpAddr = match u8::from(header.address_family) {
         2 => std::net::Ipv4Addr::UNSPECIFIED.into(),

@@ -10,6 +10,7 @@ use netlink_packet_route::tc::{
 };
 use rtnetlink::LinkIfb;
 
+use super::answer::Message;
 use super::link::{self, Link, Which};
 use super::{Refusal, RouteSocket};
 use crate::cni::IfName;
@@ -137,7 +138,7 @@ fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
 pub fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, Refusal> {
     let answer = socket.dump(RouteNetlinkMessage::GetQueueDiscipline(message(index)))?;
     Ok(answer.into_iter().find_map(|message| match message {
-        RouteNetlinkMessage::NewQueueDiscipline(message)
+        Message::Other(RouteNetlinkMessage::NewQueueDiscipline(message))
             if message.header.index == index as i32 =>
         {
             rate(&message.attributes)

@@ -1,15 +1,15 @@
 //! Kernel settings under /proc/sys/net. They belong to the network namespace of the thread
 //! that opens them.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use crate::cni::IfName;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 
-/// A setting that somebody here writes.
+/// A setting that somebody here reads or writes.
 #[derive(Debug, Clone, Copy)]
 pub enum Sysctl<'a> {
     /// The host forwards IPv4.
@@ -25,12 +25,12 @@ pub enum Sysctl<'a> {
     DisableIpv6(&'a IfName),
     /// IPv6 addresses outlive the interface being switched off.
     KeepAddrOnDown(&'a IfName),
-    /// A gratuitous ARP is sent when the interface comes up.
-    ArpNotify(&'a IfName),
     /// An unsolicited neighbour advertisement is sent for a new address.
     NdiscNotify(&'a IfName),
     /// 127.0.0.0/8 may be routed out of an interface.
     RouteLocalnet(&'a IfName),
+    /// What comes in by an interface that the way back would not lead by is dropped.
+    RpFilter(&'a IfName),
 }
 
 impl Sysctl<'_> {
@@ -42,11 +42,31 @@ impl Sysctl<'_> {
             Self::AcceptDad(link) => ("ipv6", link, "accept_dad"),
             Self::DisableIpv6(link) => ("ipv6", link, "disable_ipv6"),
             Self::KeepAddrOnDown(link) => ("ipv6", link, "keep_addr_on_down"),
-            Self::ArpNotify(link) => ("ipv4", link, "arp_notify"),
             Self::NdiscNotify(link) => ("ipv6", link, "ndisc_notify"),
             Self::RouteLocalnet(link) => ("ipv4", link, "route_localnet"),
+            Self::RpFilter(link) => ("ipv4", link, "rp_filter"),
         };
         format!("/proc/sys/net/{family}/conf/{scope}/{key}").into()
+    }
+
+    /// Its name as sysctl(8) takes it: the interface's own dots are slashes there.
+    pub fn name(self) -> String {
+        let path = self.path();
+        let below = path.strip_prefix("/proc/sys").unwrap_or(&path);
+        let swap = |c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        };
+        below.to_string_lossy().chars().map(swap).collect()
+    }
+
+    /// Reads its value.
+    ///
+    /// # Errors
+    /// The kernel's: ENOENT where the setting does not exist.
+    pub fn get(self) -> io::Result<String> {
+        read(&self.path())
     }
 
     /// Writes a value.
@@ -80,9 +100,16 @@ impl Sysctl<'_> {
     /// Code 5, naming the file.
     pub fn ensure(self, value: &str) -> Result<()> {
         let path = self.path();
-        match fs::read_to_string(&path) {
-            Ok(current) if current.trim() == value => Ok(()),
+        match read(&path) {
+            Ok(current) if current == value => Ok(()),
             _ => self.set(value),
         }
     }
+}
+
+/// In one go: the kernel gives a setting whole or not at all, and all of ours are numbers.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = [0; 64];
+    let length = File::open(path)?.read(&mut text)?;
+    Ok(String::from_utf8_lossy(&text[..length]).trim().to_owned())
 }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -47,6 +47,41 @@ unsafe impl Ioctl for GetNamespaceType {
 pub fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
     // SAFETY: see the implementation of `Ioctl` above.
     unsafe { ioctl(file, GetNamespaceType) }
+}
+
+/// SIOCGSKNS (linux/sockios.h, Linux 4.10): the network namespace of a socket.
+struct GetSocketNamespace;
+
+// SAFETY: the request takes no argument and writes no memory: what it returns is a new file
+// descriptor, which nobody else has.
+unsafe impl Ioctl for GetSocketNamespace {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        0x894c
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        descriptor: IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: see above; it is called only when the request has succeeded.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+}
+
+/// Opens the network namespace that a socket belongs to.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_NET_ADMIN there.
+pub fn namespace_of_socket(socket: impl AsFd) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: see the implementation of `Ioctl` above. All sockets take this request.
+    unsafe { ioctl(socket, GetSocketNamespace) }
 }
 
 /// Moves the calling thread into a new, empty network namespace.

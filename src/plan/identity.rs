@@ -1,13 +1,16 @@
-//! The identity that a host end carries: a name made by hash, and an alias in plain text.
+//! The identity that a host end carries: a name made by hash, and an alias in plain text; and the
+//! MAC that goes with an address.
 //!
 //! The name is what DEL finds it by, with no netns and no memory; the alias says whose it is,
-//! and its presence that the attachment is whole. Both are frozen: a host end made by one
-//! version is looked for by all later ones.
+//! and its presence that the attachment is whole. All are frozen: a host end made by one
+//! version is looked for by all later ones, and neighbours remember MACs.
+
+use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
 use crate::cni::request::Attachment;
-use crate::cni::{ContainerId, IfName, NetworkName};
+use crate::cni::{ContainerId, IfName, MacAddr, NetworkName};
 
 /// RFC 4648's base 32 in lower case: no letter that a name could confuse with another's.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -17,6 +20,9 @@ const MARK: &str = "pausenet";
 
 /// What the comments of chained port mappings start with.
 const CHAINED_MARK: &str = "portmap";
+
+/// What the names of all host ends start with.
+pub const HOST_END_START: &str = "veth";
 
 /// The host end's name: `veth` and the first 55 bits of SHA-256 over network, container and
 /// interface (each followed by a NUL) in base 32. 15 characters in all.
@@ -40,23 +46,45 @@ pub fn host_end_name(attachment: &Attachment) -> IfName {
     let name: String = (0..11)
         .map(|i| BASE32[(bits >> (59 - 5 * i) & 31) as usize] as char)
         .collect();
-    IfName::parse(&format!("veth{name}")).expect("15 letters and digits")
+    IfName::parse(&format!("{HOST_END_START}{name}")).expect("15 letters and digits")
 }
 
 /// The name of the attachment's IFB, if it has one: `ifb` and the same letters. It carries the
 /// same alias.
 pub fn ifb_name(attachment: &Attachment) -> IfName {
     let host_end = host_end_name(attachment);
-    IfName::parse(&format!("ifb{}", &host_end.as_str()["veth".len()..])).expect("14 letters")
+    IfName::parse(&format!(
+        "ifb{}",
+        &host_end.as_str()[HOST_END_START.len()..]
+    ))
+    .expect("14 letters")
 }
 
 /// The name of the host end that a link of ours belongs to; its lock has that name.
 pub fn lock_name(link: &str) -> Option<IfName> {
     let name = match link.strip_prefix("ifb") {
-        Some(letters) => format!("veth{letters}"),
+        Some(letters) => format!("{HOST_END_START}{letters}"),
         None => link.to_owned(),
     };
     IfName::parse(&name).ok()
+}
+
+/// The MAC of the interface whose first address this is: whoever holds the address has this MAC, so
+/// who knew its last holder knows this one. 0a:58 (locally administered, the mark of the reference's
+/// private addresses when it made them so) and the four bytes of IPv4, or 0a and the first 40 bits of
+/// SHA-256 over those of IPv6.
+pub fn mac_of(address: IpAddr) -> MacAddr {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            MacAddr([0x0a, 0x58, a, b, c, d])
+        }
+        IpAddr::V6(ip) => {
+            let digest = Sha256::digest(ip.octets());
+            let [a, b, c, d, e] = digest[..5].try_into().expect("5 bytes of 32");
+            MacAddr([0x0a, a, b, c, d, e])
+        }
+    }
 }
 
 /// The alias of a whole attachment: `pausenet NETWORK CONTAINER INTERFACE`. None of the three
@@ -148,6 +176,17 @@ mod tests {
                 host_end_name(&attachment(network, container, ifname)).as_str(),
                 name
             );
+        }
+    }
+
+    /// Frozen too. That of IPv6 is `printf '\xfd\0…\5' | sha256sum`, its first 5 bytes.
+    #[test]
+    fn macs_are_frozen() {
+        for (address, mac) in [
+            ("10.1.0.5", "0a:58:0a:01:00:05"),
+            ("fd00::5", "0a:96:aa:09:cb:d8"),
+        ] {
+            assert_eq!(mac_of(address.parse().unwrap()).to_string(), mac);
         }
     }
 

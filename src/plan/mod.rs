@@ -4,6 +4,7 @@
 //! it with what is there. Nothing here asks the kernel, the disk, the clock or the environment.
 
 mod bridge;
+pub mod firewall;
 mod identity;
 mod ptp;
 pub mod reference;
@@ -11,7 +12,8 @@ pub mod rules;
 
 pub use bridge::{AddressChange, bridge_addresses};
 pub use identity::{
-    Owner, alias, chained_alias, element_owner, host_end_name, ifb_name, lock_name,
+    HOST_END_START, Owner, alias, chained_alias, element_owner, host_end_name, ifb_name, lock_name,
+    mac_of,
 };
 
 use std::net::IpAddr;
@@ -22,7 +24,7 @@ use crate::cni::bandwidth::Bandwidth;
 use crate::cni::error::invalid;
 use crate::cni::link::{LinkConf, PortIsolation, VlanConf};
 use crate::cni::ports::PortsConf;
-use crate::cni::request::{Attachment, Request};
+use crate::cni::request::{Attachment, IpamConf, Request};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{IfName, MacAddr, Result};
 use crate::ipam::{Allocated, Allocation};
@@ -30,6 +32,15 @@ use crate::ipam::{Allocated, Allocation};
 /// The link group of everything that pausenet makes: "paus" in ASCII. It is set when a link is
 /// born, so that even a half-made one can be told from somebody else's.
 pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
+
+/// The first of the groups that links are put into to be removed together: "gone". They are whole
+/// attachments, so whoever finds one that a killed GC has left there knows it by its alias.
+pub const CONDEMNED_GROUP: u32 = u32::from_be_bytes(*b"gone");
+
+/// The link group of bridges that we have made and where every address has had one MAC only, that of
+/// [`mac_of`]: "1mac". It is set when the bridge is born. The first attachment that is not
+/// [steady](ContainerPlan::steady) takes it away, for good.
+pub const STEADY_GROUP: u32 = u32::from_be_bytes(*b"1mac");
 
 /// An attachment as it should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +54,8 @@ pub struct Plan {
     pub container: ContainerPlan,
     /// What nftables should hold for the attachment.
     pub rules: Vec<rules::Wish>,
+    /// What others' firewalls should let through.
+    pub passages: Vec<firewall::Passage>,
     /// Ports of the host that lead to the container.
     pub ports: Option<PortsConf>,
     /// How much traffic the container may have.
@@ -112,6 +125,9 @@ pub struct ContainerPlan {
     pub up: bool,
     pub mac: MacAddr,
     pub addresses: Vec<Allocated>,
+    /// Whether its address comes with the same MAC whenever it is given out, so that neighbours need
+    /// not be told: it is the only one, from the node's own store, and no other MAC was asked for.
+    pub steady: bool,
     /// False in mode ptp: the kernel is not to make a route to the subnet for each address.
     pub prefix_routes: bool,
     /// IPv6 addresses are checked for duplicates before they are used.
@@ -142,7 +158,8 @@ pub struct PlannedRoute {
 }
 
 /// Plans an attachment. `allocation` is None when the config has no IPAM: then the container
-/// is on layer 2 only. `mac` is for the container's interface when none is asked for.
+/// is on layer 2 only. `mac` is for an interface that has no address to make it from
+/// ([`mac_of`]), and for which none is asked for.
 ///
 /// # Errors
 /// Code 7 when gateways and addresses do not fit together.
@@ -202,15 +219,23 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
         source: None,
         route: route.clone(),
     }));
+    let own_mac = allocation
+        .addresses
+        .first()
+        .map(|given| mac_of(given.address.ip()));
+    let mac = request.requested_mac.or(own_mac).unwrap_or(mac);
+    let from_store = network.ipam.as_ref().is_some_and(IpamConf::is_host_local);
     let container = ContainerPlan {
         up,
-        mac: request.requested_mac.unwrap_or(mac),
+        mac,
+        steady: from_store && allocation.addresses.len() == 1 && own_mac == Some(mac),
         prefix_routes: bridge.is_some(),
         detect_duplicates,
         routes,
         addresses: allocation.addresses,
     };
     let rules = rules::wishes(request, &container.networks(), Some(container.mac));
+    let passages = firewall::passages(network, &container.networks());
     let dns = if network.dns.is_empty() {
         allocation.dns
     } else {
@@ -223,6 +248,7 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
         host: plan_host,
         container,
         rules,
+        passages,
         ports: network.ports.clone(),
         bandwidth: network.bandwidth,
         routes: allocation.routes,

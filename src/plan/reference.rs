@@ -237,10 +237,9 @@ mod tests {
         let there: IpNetwork = "10.2.0.2/24".parse().unwrap();
         let rule = |to: IpNetwork| Rule {
             chain: "hostports".into(),
-            handle: 1,
             comment: "ref0".into(),
-            jumps: Vec::new(),
             values: vec![address_bytes(to.ip())],
+            ..Rule::default()
         };
         let place = &port_places(&attachment(), &[here])[0];
         assert!(place.has(&rule(here)) && !place.has(&rule(there)));
@@ -257,10 +256,8 @@ mod tests {
         };
         let rule = Rule {
             chain: "masq_checks".into(),
-            handle: 1,
             comment: format!("{} net: r, if: eth0, id: ref0", masquerade_comment(&mine)),
-            jumps: Vec::new(),
-            values: Vec::new(),
+            ..Rule::default()
         };
         assert!(link_places(&mine)[0].has(&rule));
         assert!(!link_places(&other)[0].has(&rule));

@@ -150,3 +150,35 @@ fn ptp_routes_everything_through_the_gateway() {
         ]
     );
 }
+
+#[test]
+fn an_attachment_is_steady_when_its_address_always_has_its_mac() {
+    let (v4, v6) = (("10.1.0.5/16", None), ("fd00::5/64", None));
+    let from_store = r#""ipam": {"type": "host-local"}"#;
+    let asked = r#""runtimeConfig": {"mac": "02:00:00:00:00:05"}"#;
+    let own = r#""runtimeConfig": {"mac": "0a:58:0a:01:00:05"}"#;
+    for (conf, addresses, steady) in [
+        (from_store.to_owned(), &[v4][..], true),
+        (from_store.to_owned(), &[v6], true),
+        (from_store.to_owned(), &[v4, v6], false),
+        (from_store.to_owned(), &[], false),
+        (r#""ipam": {"type": "static"}"#.to_owned(), &[v4], false),
+        (format!("{from_store}, {asked}"), &[v4], false),
+        (format!("{from_store}, {own}"), &[v4], true),
+    ] {
+        let plan = plan_of(&format!(r#"{{"name": "x", {conf}}}"#), addresses, &[]);
+        assert_eq!(plan.container.steady, steady, "{conf} {addresses:?}");
+    }
+}
+
+#[test]
+fn the_first_address_makes_the_mac() {
+    let plan = plan_of(
+        r#"{"name": "x"}"#,
+        &[("10.1.0.5/16", None), ("fd00::5/64", None)],
+        &[],
+    );
+    assert_eq!(plan.container.mac.to_string(), "0a:58:0a:01:00:05");
+    let plan = plan_of(r#"{"name": "x"}"#, &[], &[]);
+    assert_eq!(plan.container.mac, MacAddr([2; 6]));
+}

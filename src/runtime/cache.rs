@@ -22,6 +22,9 @@ use crate::cni::{Code, ContainerId, Error, IfName, NetworkName, Result};
 /// libcni's folder.
 const DIR: &str = "/var/lib/cni/results";
 
+/// Where kubelet had it keep them, as long as that spoke CNI itself.
+const OLD_DIR: &str = "/var/lib/cni/cache/results";
+
 /// The first field of libcni's files.
 const KIND: &str = "cniCacheV1";
 
@@ -127,25 +130,24 @@ impl Entry {
     }
 }
 
+/// Every attachment that anybody remembers; what cannot be read is not.
+///
+/// # Errors
+/// Code 5 when the folder cannot be read.
+pub fn list() -> Result<Vec<Entry>> {
+    Ok(files(|_| true)?
+        .into_iter()
+        .filter_map(Entry::read)
+        .collect())
+}
+
 /// The attachments of a container, as far as they are remembered. What cannot be read is not.
 ///
 /// # Errors
 /// Code 5 when the folder cannot be read.
 pub fn of_container(container: &ContainerId) -> Result<Vec<Entry>> {
-    let dir = Path::new(DIR);
-    let entries = match fs::read_dir(dir) {
-        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|err| io_error("cannot list", dir, err))?,
-    };
     let part = format!("-{container}-");
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.contains(&part) && !name.starts_with('.')
-        })
-        .collect();
-    files.sort();
+    let files = files(|name| name.contains(&part))?;
     Ok(files
         .into_iter()
         .filter_map(Entry::read)
@@ -153,8 +155,29 @@ pub fn of_container(container: &ContainerId) -> Result<Vec<Entry>> {
         .collect())
 }
 
-/// Only one process writes a file at a time: it holds the pod's lock.
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+fn files(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for dir in [DIR, OLD_DIR].map(Path::new) {
+        let entries = match fs::read_dir(dir) {
+            Err(err) if err.kind() == ErrorKind::NotFound => continue,
+            entries => entries.map_err(|err| io_error("cannot list", dir, err))?,
+        };
+        let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        files.extend(found.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            wanted(&name) && !name.starts_with('.')
+        }));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Writes a file and its folder, whole or not at all. Only one process writes a file at a time:
+/// it holds a lock on what the file is about.
+///
+/// # Errors
+/// The kernel's.
+pub fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     let dir = file.parent().unwrap_or(file);
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 pub use interrupt::Interrupt;
+pub use plugin::find as find_plugin;
 
 use crate::cni::env::Verb;
 use crate::cni::request::Attachment;
@@ -73,6 +74,14 @@ impl Runtime {
         list.plugins
             .iter()
             .try_for_each(|plugin| plugin::find(&plugin.r#type, &self.path).map(drop))
+    }
+
+    /// The program of a plugin.
+    ///
+    /// # Errors
+    /// Code 7, naming the plugin and where it was looked for.
+    pub fn program(&self, plugin: &Plugin) -> Result<PathBuf, Error> {
+        plugin::find(&plugin.r#type, &self.path)
     }
 
     /// Adds an attachment: each plugin in turn, with the result of the one before it. What was
@@ -182,7 +191,7 @@ fn describe(verb: Verb, list: &NetworkList, at: usize) -> String {
 
 /// What a plugin gets on stdin (specification, section 3, "Deriving execution configuration
 /// from plugin configuration").
-fn execution_config(
+pub fn execution_config(
     list: &NetworkList,
     plugin: &Plugin,
     capabilities: &Map<String, Value>,

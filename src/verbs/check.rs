@@ -1,13 +1,15 @@
 //! CHECK: whether an attachment still is what its ADD said.
 
 use super::add::{open_netns, refuse_own_netns};
-use crate::apply::{Host, Maker, rules, verify};
+use crate::apply::{Host, Maker, firewall, rules, verify};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
 use crate::ipam::Ipam;
+use crate::kernel::netns::Netns;
+use crate::plan::firewall::passages;
 use crate::plan::host_end_name;
-use crate::plan::rules::wishes;
+use crate::plan::rules::{Wish, wishes};
 
 /// Serves CHECK.
 ///
@@ -18,16 +20,37 @@ pub fn run(request: &Request) -> Result<()> {
     let promised = promised(request)?;
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
-    refuse_own_netns(request, &netns, &host.netns)?;
+    refuse_own_netns(request, &netns, &host.netns).map_err(|err| not_attached(&netns, err))?;
     if verify(&mut host, &netns, request, promised)? == Maker::Us {
+        rules::verify_wishes(&wishes_of(request, promised))?;
         let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
-        let mac = promised.mac_of(&request.attachment.ifname);
-        rules::verify_wishes(&wishes(request, &addresses, mac))?;
+        firewall::verify(&passages(&request.network, &addresses))?;
     }
     match ipam {
         Some(ipam) => ipam.check(&request.attachment, promised),
         None => Ok(()),
     }
+}
+
+/// What nftables should hold for an attachment with this result.
+pub(super) fn wishes_of(request: &Request, promised: &AddResult) -> Vec<Wish> {
+    let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
+    let mac = promised.mac_of(&request.attachment.ifname);
+    wishes(request, &addresses, mac)
+}
+
+/// No ADD has attached the host's own namespace: the path has come to lead there since.
+fn not_attached(netns: &Netns, err: Error) -> Error {
+    let path = netns.path().display();
+    Error {
+        code: Code::AttachmentDiffers,
+        msg: format!("{path} leads to the host's own network namespace, not to the one of ADD"),
+        ..err
+    }
+    .hint(
+        "a process number in CNI_NETNS (/proc/PID/ns/net) was given to a process of the host since \
+         ADD; DEL takes the attachment down and leaves the host alone",
+    )
 }
 
 /// The result that CHECK compares with.

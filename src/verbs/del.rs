@@ -1,16 +1,19 @@
 //! DEL: undoes an ADD. Needs neither the namespace nor prevResult, and succeeds when there is
 //! nothing left to undo.
 
+use std::panic::resume_unwind;
+
 use ipnetwork::IpNetwork;
 
 use crate::apply::{Host, reference, remove, rules};
 use crate::cni::Result;
 use crate::cni::request::Request;
 use crate::ipam::Ipam;
+use crate::kernel::nft::Nft;
 use crate::plan;
 
-/// Serves DEL: the links first, then nftables, and the address last, so that it is free only
-/// when nothing of it is left.
+/// Serves DEL: links and nftables, and the address last, so that it is free only when nothing of
+/// it is left.
 ///
 /// # Errors
 /// Codes 5 and 101, when something is left that could not be removed.
@@ -25,27 +28,84 @@ pub fn run(request: &Request) -> Result<()> {
 /// # Errors
 /// Codes 5 and 101, when something is left that could not be removed.
 pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
-    let was_ours = remove(&mut host.socket, &request.attachment)?;
-    let has_rules = plan::rules::are_used(&request.network);
-    let forgotten = plan::rules::may_be_forgotten(&request.network);
-    if has_rules || forgotten || !was_ours {
-        let addresses = addresses(request, ipam)?;
-        if !was_ours {
-            remove_another_s(host, request, &addresses, has_rules)?;
+    let network = &request.network;
+    let has_rules = plan::rules::are_used(network) || plan::rules::may_be_forgotten(network);
+    let _closed_last = match has_rules.then(|| addresses(request, ipam)) {
+        Some(Ok(addresses)) => Some(remove_links_and_rules(host, ipam, request, &addresses)?),
+        // The link goes all the same.
+        Some(Err(err)) => return remove_links(host, ipam, request, None).and(Err(err)),
+        None => {
+            remove_links(host, ipam, request, None)?;
+            None
         }
-        if has_rules {
-            let promised = request.network.prev_result.as_ref();
-            let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
-            rules::release(request, &addresses, mac)?;
-        }
-        if forgotten {
-            rules::release_forgotten(&request.attachment, &addresses)?;
-        }
-    }
+    };
     match ipam {
         Some(ipam) => ipam.release(&request.attachment),
         None => Ok(()),
     }
+}
+
+/// Links and elements at the same time: for each of them the kernel waits until no packet can be
+/// using it any more, which is nearly all that a DEL takes. Gives back the socket of nftables,
+/// which is closed when there is nothing left to wait for: see [`rules::open`].
+fn remove_links_and_rules(
+    host: &mut Host,
+    ipam: Option<&Ipam>,
+    request: &Request,
+    addresses: &[IpNetwork],
+) -> Result<Nft> {
+    let rules = || release_rules(request, addresses);
+    let mut links = || remove_links(host, ipam, request, Some(addresses));
+    if plan::rules::outlast_the_link(&request.network) {
+        return links().and_then(|()| rules());
+    }
+    let (links, rules) = side_by_side(links, rules);
+    links.and(rules)
+}
+
+/// Runs `there` on a second thread, or after `here` if there is none to be had.
+fn side_by_side<A, B: Send>(here: impl FnOnce() -> A, there: impl Fn() -> B + Sync) -> (A, B) {
+    std::thread::scope(
+        |scope| match std::thread::Builder::new().spawn_scoped(scope, &there) {
+            Ok(thread) => {
+                let here = here();
+                let there = thread.join();
+                (here, there.unwrap_or_else(|panic| resume_unwind(panic)))
+            }
+            Err(_) => (here(), there()),
+        },
+    )
+}
+
+/// The links of the attachment, ours or another's. Its addresses are looked up if need be.
+fn remove_links(
+    host: &mut Host,
+    ipam: Option<&Ipam>,
+    request: &Request,
+    known: Option<&[IpNetwork]>,
+) -> Result<()> {
+    if remove(&mut host.socket, &request.attachment)? {
+        return Ok(());
+    }
+    let has_rules = plan::rules::are_used(&request.network);
+    match known {
+        Some(known) => remove_another_s(host, request, known, has_rules),
+        None => remove_another_s(host, request, &addresses(request, ipam)?, has_rules),
+    }
+}
+
+/// The elements of the attachment, those too that the request does not tell of.
+fn release_rules(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
+    let mut nft = rules::open()?;
+    if plan::rules::are_used(&request.network) {
+        let promised = request.network.prev_result.as_ref();
+        let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
+        rules::release(&mut nft, request, addresses, mac)?;
+    }
+    if plan::rules::may_be_forgotten(&request.network) {
+        rules::release_forgotten(&mut nft, &request.attachment, addresses)?;
+    }
+    Ok(nft)
 }
 
 /// What a plugin before us may have made: on a node that has changed to ours, its pods are ours

@@ -8,8 +8,9 @@ use crate::cni::request::{Attachment, Network};
 use crate::cni::{Code, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::{Link, Which};
-use crate::kernel::{RouteSocket, link};
-use crate::plan::{self, LINK_GROUP, Owner};
+use crate::kernel::nft::Element;
+use crate::kernel::{Refusal, RouteSocket, link};
+use crate::plan::{self, CONDEMNED_GROUP, LINK_GROUP, Owner};
 
 /// What is valid: the runtime's list, and whatever somebody holds the lock of.
 struct Valid<'a> {
@@ -81,6 +82,7 @@ pub fn run(network: &Network) -> Result<()> {
     together([
         links(&valid),
         elements(&valid),
+        firewall(&valid),
         stale.and_then(|stale| reference::collect(&network.name, &valid.attachments(), &stale)),
         ipam.and_then(|ipam| match ipam {
             Some(ipam) => ipam.collect(keep),
@@ -113,16 +115,52 @@ fn links(valid: &Valid) -> Result<()> {
     let mut socket = Host::open_socket()?;
     let links =
         link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let (unwanted, kept): (Vec<_>, Vec<_>) = links
+        .into_iter()
+        .partition(|found| valid.wants_gone(&Owner::of(found.alias.as_deref())));
     let mut outcome = Ok(());
-    for found in links.into_iter().filter(|found| found.group == LINK_GROUP) {
-        let removed = match Owner::of(found.alias.as_deref()) {
-            Owner::Nobody => remove_debris(&mut socket, &found),
-            owner if valid.wants_gone(&owner) => remove(&mut socket, &found),
-            _ => Ok(()),
-        };
-        outcome = outcome.and(removed);
+    for found in kept.iter().filter(|found| found.group == LINK_GROUP) {
+        if Owner::of(found.alias.as_deref()) == Owner::Nobody {
+            outcome = outcome.and(remove_debris(&mut socket, found).map(drop));
+        }
+    }
+    let is_free = |group: &u32| kept.iter().all(|found| found.group != *group);
+    let Some(group) = (CONDEMNED_GROUP..).find(is_free) else {
+        return outcome; // more groups than there can be links
+    };
+    for some in unwanted.chunks(TOGETHER) {
+        outcome = outcome.and(remove_together(&mut socket, some, group));
     }
     outcome
+}
+
+/// How many links are removed at once. The kernel lets nobody else change links meanwhile.
+const TOGETHER: usize = 64;
+
+/// Removes links by a group that nobody else is in, but for those that another GC condemns. For
+/// each removal the kernel waits until no packet can be using what it removes, and it does so
+/// once for all of a group.
+fn remove_together(socket: &mut RouteSocket, links: &[Link], group: u32) -> Result<()> {
+    if let [alone] = links {
+        return remove(socket, alone);
+    }
+    let condemn = |link: &Link| link::group_request(link.index, group);
+    let answers = socket
+        .exchange(links.iter().map(condemn).collect())
+        .map_err(|err| Refusal::from(err).during("put the host ends into one group"))?;
+    let mut outcome = Ok(());
+    for (link, answer) in links.iter().zip(answers) {
+        match answer {
+            Err(refusal) if !refusal.is(rustix::io::Errno::NODEV) => {
+                let attempt = format!("put the host end {} into a group", link.name);
+                outcome = Err(refusal.during(attempt));
+            }
+            _ => {}
+        }
+    }
+    link::delete_group(socket, group)
+        .map_err(|refusal| refusal.during(format!("remove {} host ends", links.len())))
+        .and(outcome)
 }
 
 fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
@@ -130,26 +168,57 @@ fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
         .map_err(|refusal| refusal.during(format!("remove the host end {}", found.name)))
 }
 
-/// A half-made link is debris, whosever it was, unless its maker is still at work. Only its
-/// lock tells: so it is taken first, and the link looked at once more.
-fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<()> {
+/// Removes a half-made link. It is debris, whosever it was, unless its maker is still at work.
+/// Only its lock tells: so it is taken first, and the link looked at once more. True when it was
+/// debris.
+///
+/// # Errors
+/// Codes 5 and 101.
+pub fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<bool> {
     let Some(_lock) = plan::lock_name(&found.name)
         .map(|name| try_lock(&name))
         .transpose()?
         .flatten()
     else {
-        return Ok(());
+        return Ok(false);
     };
     let now = link::get(socket, Which::Index(found.index))
         .map_err(|refusal| refusal.during(format!("look up {}", found.name)))?;
-    if now.is_some_and(|now| now.alias.is_none()) {
+    let is_debris = now.is_some_and(|now| now.alias.is_none() && now.group == LINK_GROUP);
+    if is_debris {
         remove(socket, found)?;
     }
-    Ok(())
+    Ok(is_debris)
 }
 
 fn elements(valid: &Valid) -> Result<()> {
-    rules::release_where(|found| valid.wants_gone(&plan::element_owner(&found.owner))).map(drop)
+    let unwanted = |found: &Element| valid.wants_gone(&plan::element_owner(&found.owner));
+    rules::release_where(&mut rules::open()?, unwanted).map(drop)
+}
+
+/// What other firewalls were told of the network goes when it has no attachment any more. The
+/// bridge stays, but a hole in another's firewall is not to outlive its use.
+fn firewall(valid: &Valid) -> Result<()> {
+    if !valid.listed.is_empty() {
+        return Ok(());
+    }
+    let mut socket = Host::open_socket()?;
+    let links =
+        link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let in_use =
+        links
+            .iter()
+            .filter(|found| found.group == LINK_GROUP)
+            .any(|found| match Owner::of(found.alias.as_deref()) {
+                Owner::Attachment(attachment) => attachment.network == valid.network.name,
+                // Of an ADD at work, and perhaps on this network.
+                Owner::Nobody => true,
+                Owner::Foreign(_) => false,
+            });
+    if in_use {
+        return Ok(());
+    }
+    crate::apply::firewall::forget(&valid.network.name).map(drop)
 }
 
 /// Goes on after errors and reports them together.

@@ -7,7 +7,7 @@
 mod add;
 mod check;
 mod del;
-mod gc;
+pub mod gc;
 mod host_local;
 mod loopback;
 mod portmap;
@@ -23,6 +23,19 @@ use crate::cni::env::{Environment, Verb};
 use crate::cni::link::Mode;
 use crate::cni::request::{Network, Request};
 use crate::cni::{Code, Error, Result, SpecVersion};
+use crate::plan::rules::Wish;
+
+/// What nftables should hold for an attachment, by the result of its ADD in prevResult.
+pub fn wishes(plugin: Plugin, request: &Request) -> Vec<Wish> {
+    let Some(promised) = &request.network.prev_result else {
+        return Vec::new();
+    };
+    match plugin {
+        Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => check::wishes_of(request, promised),
+        Plugin::Portmap => portmap::wishes(request, promised),
+        Plugin::HostLocal | Plugin::Loopback => Vec::new(),
+    }
+}
 
 /// More than any config: what is longer is a mistake, not a network.
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;

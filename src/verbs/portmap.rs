@@ -1,16 +1,11 @@
 //! The plugin `portmap`: leads ports of the host to a container that a plugin before it wired.
 
-use ipnetwork::IpNetwork;
-
 use super::check::promised;
-use crate::apply::{Host, open_ways, reference, rules};
-use crate::cni::ports::PortsConf;
+use crate::apply::{Host, Mapper, publish, reference, rules};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
-use crate::cni::{Code, Error, IfName, Result};
-use crate::kernel::link::Which;
-use crate::kernel::{link, route};
-use crate::plan::rules::{port_keys, port_wishes};
+use crate::cni::{Code, Error, Result};
+use crate::plan::rules::{Wish, port_keys, port_wishes};
 use crate::plan::{self, host_end_name};
 
 /// Serves ADD: passes on the result that came in.
@@ -24,48 +19,16 @@ pub fn add(request: &Request) -> Result<String> {
     })?;
     if let Some(ports) = &request.network.ports {
         let mut host = Host::open(&host_end_name(&request.attachment))?;
-        open(
+        let addresses = before.addresses_of(&request.attachment.ifname);
+        publish(
             &mut host,
-            request,
+            &request.attachment,
+            Mapper::Chained,
             ports,
-            &container_addresses(request, before),
+            &addresses,
         )?;
     }
     Ok(before.to_json(request.network.version).to_string())
-}
-
-fn open(
-    host: &mut Host,
-    request: &Request,
-    ports: &PortsConf,
-    addresses: &[IpNetwork],
-) -> Result<()> {
-    let owner = owner(request);
-    // Whether another's container still lives, only the plugin could say that wired it.
-    rules::claim(&port_wishes(ports, addresses, &owner), |_| false)?;
-    let opened = match towards(host, addresses)? {
-        Some(link) => open_ways(ports, addresses, &link),
-        None => Ok(()),
-    };
-    opened.inspect_err(|_| {
-        let _ = rules::release_keys(&owner, &port_keys(ports, addresses));
-    })
-}
-
-/// The host's link that leads to the container.
-fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
-    let Some(ipv4) = addresses.iter().find(|address| address.is_ipv4()) else {
-        return Ok(None);
-    };
-    let attempt = || format!("find the way to {}", ipv4.ip());
-    let index = route::link_towards(&mut host.socket, ipv4.ip())
-        .map_err(|refusal| refusal.during(attempt()))?;
-    let Some(index) = index else {
-        return Ok(None);
-    };
-    let link = link::get(&mut host.socket, Which::Index(index))
-        .map_err(|refusal| refusal.during(attempt()))?;
-    Ok(link.and_then(|link| IfName::parse(&link.name).ok()))
 }
 
 /// Serves DEL. Which ports there were, the runtime may have forgotten; whose they were is
@@ -78,15 +41,16 @@ pub fn del(request: &Request) -> Result<()> {
     let _host = Host::open(&host_end_name(&request.attachment))?;
     let was_ours = match (&request.network.ports, &request.network.prev_result) {
         (Some(ports), Some(before)) => rules::release_keys(
+            &mut rules::open()?,
             &owner,
-            &port_keys(ports, &container_addresses(request, before)),
+            &port_keys(ports, &before.addresses_of(&request.attachment.ifname)),
         )?,
-        _ => rules::release_where(|found| found.owner == owner)?,
+        _ => rules::release_where(&mut rules::open()?, |found| found.owner == owner)?,
     };
     if !was_ours {
         // On a node that has changed to ours, what a plugin before us mapped is ours to remove.
         let before = request.network.prev_result.as_ref();
-        let addresses = before.map(|before| container_addresses(request, before));
+        let addresses = before.map(|before| before.addresses_of(&request.attachment.ifname));
         let places =
             plan::reference::port_places(&request.attachment, &addresses.unwrap_or_default());
         reference::remove_rules(&places)?;
@@ -102,9 +66,9 @@ pub fn del(request: &Request) -> Result<()> {
 pub fn check(request: &Request) -> Result<()> {
     let before = promised(request)?;
     match &request.network.ports {
-        Some(ports) => {
-            let addresses = container_addresses(request, before);
-            rules::verify_wishes(&port_wishes(ports, &addresses, &owner(request))).or_else(|err| {
+        Some(_) => {
+            let addresses = before.addresses_of(&request.attachment.ifname);
+            rules::verify_wishes(&wishes(request, before)).or_else(|err| {
                 let places = plan::reference::port_places(&request.attachment, &addresses);
                 // Mapped by a plugin before us: its rules count as well.
                 if reference::has_rules(&places)? {
@@ -118,22 +82,15 @@ pub fn check(request: &Request) -> Result<()> {
     }
 }
 
-/// Chained behind our own plugin, the ports must not be taken for the link's own elements.
-fn owner(request: &Request) -> String {
-    plan::chained_alias(&request.attachment)
+/// What nftables should hold for a container with this result.
+pub(super) fn wishes(request: &Request, result: &AddResult) -> Vec<Wish> {
+    let addresses = result.addresses_of(&request.attachment.ifname);
+    match &request.network.ports {
+        Some(ports) => port_wishes(ports, &addresses, &owner(request)),
+        None => Vec::new(),
+    }
 }
 
-/// The addresses that the container's interface got. Results of old versions name none; then
-/// they are all the container's.
-fn container_addresses(request: &Request, result: &AddResult) -> Vec<IpNetwork> {
-    let inside = |index: usize| {
-        result.interfaces.get(index).is_none_or(|interface| {
-            interface.name == request.attachment.ifname.as_str() && !interface.sandbox.is_empty()
-        })
-    };
-    let ours = result
-        .ips
-        .iter()
-        .filter(|ip| ip.interface.is_none_or(inside));
-    ours.map(|ip| ip.address).collect()
+fn owner(request: &Request) -> String {
+    Mapper::Chained.owner(&request.attachment)
 }

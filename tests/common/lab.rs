@@ -55,19 +55,65 @@ pub fn peers_sid() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_PEERS_SID", &["peers.sh", "sid"])
 }
 
+/// What a private Docker daemon needs (`scripts/lab/docker.sh`).
+pub struct Docker {
+    /// A folder with docker, dockerd, containerd, ctr and runc.
+    pub tools: PathBuf,
+    /// A file for `docker load`, with hwchiu/netutils and nginx.
+    pub images: PathBuf,
+}
+
+/// Docker, where its daemon can run.
+pub fn docker() -> Option<Docker> {
+    static TOOLS: OnceLock<Option<PathBuf>> = OnceLock::new();
+    static IMAGES: OnceLock<Option<PathBuf>> = OnceLock::new();
+    is_root_of_the_machine().then_some(())?;
+    Some(Docker {
+        tools: find(&TOOLS, "PAUSENET_DOCKER", &["docker.sh", "tools"])?,
+        images: find(&IMAGES, "PAUSENET_DOCKER_IMAGES", &["docker.sh", "images"])?,
+    })
+}
+
+/// docker-compose, for the daemon of [`docker`].
+pub fn compose() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_DOCKER_COMPOSE", &["compose.sh"])
+}
+
+/// A folder with the programs of Kubernetes, where its kubelet can run (`scripts/lab/kubernetes.sh`).
+pub fn kubernetes() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    is_root_of_the_machine().then_some(())?;
+    find(&FOUND, "PAUSENET_KUBERNETES", &["kubernetes.sh", "tools"])
+}
+
 /// A podman that keeps to `dir`, with our binary in the place of the plugins that its own network
-/// has of us. It needs the machine's cgroups, and so real root.
+/// has of us.
 pub fn podman(dir: &Path) -> Option<PathBuf> {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    if map.split_whitespace().ne(["0", "0", "4294967295"]) {
-        skip("podman needs root, not that of a user namespace");
-        return None;
-    }
+    is_root_of_the_machine().then_some(())?;
     let found = ask(&["podman.sh", dir.to_str()?, env!("CARGO_BIN_EXE_pausenet")]);
     if found.is_none() {
         skip("scripts/lab/podman.sh gives nothing");
     }
     found
+}
+
+/// A folder with containerd 2.1, which asks for STATUS (`scripts/lab/containerd.sh`).
+pub fn containerd() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    is_root_of_the_machine().then_some(())?;
+    let script = &["containerd.sh", "tools", "2.1"];
+    find(&FOUND, "PAUSENET_CONTAINERD", script)
+}
+
+/// Container runtimes need the machine's cgroups; in a user namespace, the test counts as skipped.
+fn is_root_of_the_machine() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let root = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    if !root {
+        skip("container runtimes need root, not that of a user namespace");
+    }
+    root
 }
 
 /// What the variable names, or else the path that the lab's script prints. None, and the test

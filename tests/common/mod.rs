@@ -6,7 +6,10 @@
 //! namespace where the caller is not root.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod daemon;
 pub mod lab;
+pub mod started;
+pub mod traffic;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -273,7 +276,12 @@ pub fn store_files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Names of the address files of a network's store, sorted.
 pub fn allocated(network: &str) -> Vec<String> {
-    store_files(&Path::new(STORES).join(network))
+    allocated_in(&Path::new(STORES).join(network))
+}
+
+/// The same of a store that lies elsewhere.
+pub fn allocated_in(store: &Path) -> Vec<String> {
+    store_files(store)
         .into_keys()
         .filter_map(|path| path.to_str().map(str::to_owned))
         .filter(|name| name.parse::<IpAddr>().is_ok())

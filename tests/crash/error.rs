@@ -12,7 +12,7 @@ fn errors(name: &str) -> &'static [&'static str] {
         "mkdir" | "mkdirat" | "linkat" | "rename" | "renameat2" => &["ENOSPC"],
         "write" | "pwrite64" | "writev" | "ftruncate" => &["ENOSPC"],
         "unlink" | "unlinkat" | "utimensat" | "fchmod" => &["EROFS"],
-        "read" | "getdents64" | "fstat" | "statx" => &["EIO"],
+        "read" | "pread64" | "getdents64" | "fstat" | "statx" => &["EIO"],
         "flock" => &["ENOLCK"],
         "socket" => &["EMFILE"],
         "sendto" | "sendmsg" | "recvfrom" | "recvmsg" | "setns" => &["ENOMEM"],
@@ -20,23 +20,28 @@ fn errors(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// Refuses each system call of `call`; `prepare` comes before each, `judge` and a DEL after.
-fn each_refused(scene: &Scene, call: &Call, prepare: impl Fn(), judge: impl Fn(&str, Answer)) {
+/// Refuses each system call of `call`; `prepare` comes before each, `judge` and `heal` after.
+pub fn each_refused(
+    call: &Call,
+    prepare: impl Fn(),
+    heal: impl Fn(&str),
+    judge: impl Fn(&str, Answer),
+) {
     prepare();
     let names = names(call);
-    del(scene, "no error");
+    heal("no error");
     for name in names {
         for errno in errors(&name) {
             for nth in 1.. {
                 prepare();
                 let Some(refused) = refused(call, &name, nth, errno) else {
-                    del(scene, "no error");
+                    heal("no error");
                     break;
                 };
                 if refused.can_be() {
                     judge(&refused.line, refused.answer);
                 }
-                del(scene, &refused.line);
+                heal(&refused.line);
             }
         }
     }
@@ -54,9 +59,9 @@ fn refuse_add(host: Host) {
     let scene = Scene::new(host);
     let add = scene.call("ADD");
     each_refused(
-        &scene,
         &add,
         || scene.reset(),
+        |after| del(&scene, after),
         |after, answer| {
             if answer.0.status.success() {
                 scene.assert_whole(&answer.ok(), after);
@@ -83,7 +88,8 @@ fn a_del() {
     let prepare = || {
         scene.call("ADD").run().ok();
     };
-    each_refused(&scene, &scene.call("DEL"), prepare, |after, answer| {
+    let heal = |after: &str| del(&scene, after);
+    each_refused(&scene.call("DEL"), prepare, heal, |after, answer| {
         if !answer.0.status.success() {
             answer.err();
         } else if !after.contains(" read(") {

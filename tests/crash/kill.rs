@@ -5,7 +5,7 @@ use crate::scene::{Host, Scene};
 use crate::strace::{changing, killed};
 
 /// Kills `call` at every point; `prepare` comes before each, `heal` after. Gives back how often.
-fn at_every_point(call: &Call, prepare: impl Fn(), heal: impl Fn(&str)) -> usize {
+pub fn at_every_point(call: &Call, prepare: impl Fn(), heal: impl Fn(&str)) -> usize {
     let mut kills = 0;
     prepare();
     let names = changing(call);

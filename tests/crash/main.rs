@@ -9,6 +9,7 @@
 mod common;
 
 mod error;
+mod index;
 mod kill;
 mod scene;
 mod strace;

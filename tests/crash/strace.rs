@@ -147,7 +147,7 @@ fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
         .arg(log.path())
         .args(options)
         .arg("--")
-        .arg(env!("CARGO_BIN_EXE_pausenet"));
+        .arg(call.command().get_program());
     let answer = call.run_as(command);
     (answer, fs::read_to_string(log.path()).unwrap())
 }

@@ -318,7 +318,7 @@ fn refused_long_netns(world: &World, container: &Container, path: &str) {
 }
 
 #[test]
-fn the_plugin_s_own_netns_is_code_8_unless_that_is_wanted() {
+fn the_plugin_s_own_netns_is_refused_unless_that_is_wanted() {
     let world = World::new();
     let x = world.container("x");
     run("touch", ["/run/netns/own"]);
@@ -332,15 +332,16 @@ fn the_plugin_s_own_netns_is_code_8_unless_that_is_wanted() {
         "/proc/thread-self/ns/net",
         "/run/netns/own",
     ] {
-        for verb in ["ADD", "CHECK"] {
+        // To CHECK it is not the one that was attached.
+        for (verb, code) in [("ADD", 8), ("CHECK", 102)] {
             let call = Call::new(verb, &config).var("CNI_NETNS", path);
-            refused(&world, &x, &call, 8, &[path, "own"]);
+            refused(&world, &x, &call, code, &[path, "own"]);
             for no in ["", "0", "false", "yes"] {
                 refused(
                     &world,
                     &x,
                     &call.clone().var("CNI_NETNS_OVERRIDE", no),
-                    8,
+                    code,
                     &["own"],
                 );
             }

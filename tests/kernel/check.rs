@@ -316,10 +316,8 @@ fn check_notices_that_the_netns_path_leads_to_another_pod() {
     let error = check.netns(&other).run().err_code(102);
 
     let msg = error["msg"].as_str().unwrap();
-    assert!(
-        msg.contains("eth0 in the container is not the other end of"),
-        "{msg}"
-    );
+    assert!(msg.contains("another namespace than at ADD"), "{msg}");
+    assert!(msg.contains("container c2"), "{msg}");
     assert!(
         error["details"].as_str().unwrap().contains("CNI_NETNS"),
         "{error}"

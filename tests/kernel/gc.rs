@@ -262,3 +262,36 @@ fn gc_needs_a_config_of_1_1_0() {
     let _world = World::new();
     gc(&with(podnet(), json!({"cniVersion": "1.0.0"})), json!([])).err_code(1);
 }
+
+#[test]
+fn many_go_at_once_and_their_neighbours_stay() {
+    let world = World::new();
+    let all = ["a", "b", "c", "d", "e"].map(|id| added(&world, &podnet(), id).0);
+    let inside = all[2].state();
+
+    gc(&podnet(), json!([valid("c")])).ok();
+
+    assert_eq!(allocated("podnet"), ["10.1.0.4"]);
+    assert_eq!(all[2].state(), inside);
+    for gone in [0, 1, 3, 4] {
+        assert!(all[gone].link("eth0").is_none(), "{gone}");
+    }
+}
+
+#[test]
+fn what_a_killed_gc_has_condemned_is_judged_anew() {
+    let world = World::new();
+    let (a, _) = added(&world, &podnet(), "a");
+    let (b, _) = added(&world, &podnet(), "b");
+    let (c, _) = added(&world, &podnet(), "c");
+    // As it is when GC is killed between the two steps.
+    for end in world.links().iter().filter(|link| link.kind == "veth") {
+        ip(&format!("link set {} group 1735356005", end.name)); // "gone"
+    }
+
+    gc(&podnet(), json!([valid("c")])).ok();
+
+    assert!(a.link("eth0").is_none() && b.link("eth0").is_none());
+    assert!(c.link("eth0").is_some(), "it is valid by now");
+    assert_eq!(allocated("podnet"), ["10.1.0.4"]);
+}

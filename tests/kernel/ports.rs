@@ -263,6 +263,13 @@ fn attacker(world: &World, config: &Value) -> Container {
     pod
 }
 
+/// Takes the guard of 127.0.0.0/8 away.
+fn unguarded() {
+    for chain in ["guard_input", "guard_mapped"] {
+        run("nft", [&format!("flush chain inet pausenet {chain}")]);
+    }
+}
+
 /// 127.0.0.1 is open towards the bridge for mapped ports, and still closed to the pods on it.
 #[test]
 fn a_pod_reaches_nothing_that_the_host_serves_on_127_0_0_1() {
@@ -271,28 +278,34 @@ fn a_pod_reaches_nothing_that_the_host_serves_on_127_0_0_1() {
     assert_eq!(sysctl("ipv4/conf/cni0/route_localnet"), "1");
     let pod = attacker(&world, &without_ports(&mapped()));
     let private = bind(HOST, "127.0.0.1:7000");
-    let send = |from: &str, said: &[u8]| {
-        bind(Some(&pod), from)
-            .send_to(said, "127.0.0.1:7000")
-            .unwrap();
+    let mapped_port = bind(Some(&x), "[::]:80");
+    let send = |from: Place, said: &[u8], to: &str| {
+        let address = if from.is_some() {
+            "10.1.0.3:0"
+        } else {
+            "127.0.0.1:0"
+        };
+        bind(from, address).send_to(said, to).unwrap();
     };
-    let mark = |said: &[u8]| {
-        bind(HOST, "127.0.0.1:0")
-            .send_to(said, "127.0.0.1:7000")
-            .unwrap();
-    };
+    let doors = [
+        (&private, "127.0.0.1:7000"),
+        (&mapped_port, "127.0.0.1:8080"),
+    ];
 
-    send("10.1.0.3:0", b"by destination");
-    mark(b"end");
-    assert!(datagrams_before(&private, b"end").is_empty());
-    let mapped_port = listen(Some(&x), "[::]:80");
-    tcp(&mapped_port, HOST, "127.0.0.1:8080");
+    for (receiver, to) in doors {
+        send(Some(&pod), b"by destination", to);
+        send(HOST, b"end", to);
+        assert!(datagrams_before(receiver, b"end").is_empty(), "{to}");
+    }
+    tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");
 
     // The guard is what stops it.
-    run("nft", ["flush chain inet pausenet guard"]);
-    send("10.1.0.3:0", b"by destination");
-    let seen = private.recv(&mut [0; 64]).unwrap();
-    assert_eq!(seen, b"by destination".len());
+    unguarded();
+    for (receiver, to) in doors {
+        send(Some(&pod), b"by destination", to);
+        let seen = receiver.recv(&mut [0; 64]).unwrap();
+        assert_eq!(seen, b"by destination".len(), "{to}");
+    }
 }
 
 #[test]
@@ -318,7 +331,7 @@ fn a_pod_does_not_pass_for_127_0_0_1() {
         .unwrap();
     assert!(datagrams_before(&service, b"end").is_empty());
 
-    run("nft", ["flush chain inet pausenet guard"]);
+    unguarded();
     forge();
     let seen = service.recv_from(&mut [0; 64]).unwrap().1;
     assert_eq!(seen.ip().to_string(), "127.0.0.9");

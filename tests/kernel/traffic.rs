@@ -157,34 +157,82 @@ fn the_first_packet_to_a_new_pod_arrives() {
     }
 }
 
-/// Neighbours who knew the address's last holder learn of the new one without asking.
+/// `y` opens a connection to each of a pod's addresses, at once.
+fn reaches(y: &Container, pod: &Container, addresses: &[&str]) {
+    for at in addresses {
+        tcp_works(
+            || pod.enter(|| listen(ip(at))),
+            |to| y.enter(|| connect(to)),
+        );
+    }
+}
+
+/// Gives addresses to a pod and, once another has spoken with it, to a second one, which the other
+/// reaches at once. `first` is what the first one's config has beside.
+fn pass_on(world: &World, config: &Value, first: Value, addresses: &[&str]) -> Container {
+    let y = added(world, config, "y");
+    let wish = with(config.clone(), json!({"runtimeConfig": {"ips": addresses}}));
+    let first = with(wish.clone(), first);
+    let old = added(world, &first, "old");
+    reaches(&y, &old, addresses);
+    Call::new("DEL", &first).netns(&old).id("old").run().ok();
+    let new = added(world, &wish, "new");
+    reaches(&y, &new, addresses);
+    new
+}
+
+/// STEADY_GROUP, and the kernel's default.
+const STEADY: u32 = 829_251_939;
+const DEFAULT: u32 = 0;
+
+fn group_of_the_bridge(world: &World) -> u32 {
+    world.link("cni0").unwrap().group
+}
+
+/// Neighbours who knew the address's last holder reach the new one without asking: they are told.
 #[test]
 fn an_address_given_anew_is_reachable_for_those_who_knew_its_last_holder() {
     let world = World::new();
-    let y = added(&world, &dual_stack(), "y");
-    let old = world.container("old");
-    let wish = with(
-        dual_stack(),
-        json!({"runtimeConfig": {"ips": ["10.1.0.50", "fd00::50"]}}),
-    );
-    Call::new("ADD", &wish).netns(&old).id("old").run().ok();
-    for at in ["10.1.0.50", "fd00::50"] {
-        tcp_works(
-            || old.enter(|| listen(ip(at))),
-            |to| y.enter(|| connect(to)),
-        );
-    }
-    Call::new("DEL", &wish).netns(&old).id("old").run().ok();
+    pass_on(&world, &dual_stack(), json!({}), &["10.1.0.50", "fd00::50"]);
+    assert_eq!(group_of_the_bridge(&world), DEFAULT);
+}
 
-    let new = world.container("new");
-    Call::new("ADD", &wish).netns(&new).id("new").run().ok();
+/// They need not be told where an address always comes with the same MAC.
+#[test]
+fn an_address_that_is_given_anew_has_the_mac_it_had() {
+    let world = World::new();
+    let new = pass_on(&world, &podnet(), json!({}), &["10.1.0.50"]);
+    assert_eq!(group_of_the_bridge(&world), STEADY);
+    let mac = new.link("eth0").unwrap().mac.unwrap();
+    assert_eq!(mac.to_string(), "0a:58:0a:01:00:32");
+}
 
-    for at in ["10.1.0.50", "fd00::50"] {
-        tcp_works(
-            || new.enter(|| listen(ip(at))),
-            |to| y.enter(|| connect(to)),
-        );
-    }
+/// Somebody had another MAC, once: a bridge of ours on which one was asked for.
+#[test]
+fn after_a_mac_that_was_asked_for_neighbours_are_told() {
+    let world = World::new();
+    let asked = json!({"runtimeConfig": {"ips": ["10.1.0.50"], "mac": "02:00:00:00:00:50"}});
+    pass_on(&world, &podnet(), asked, &["10.1.0.50"]);
+    assert_eq!(group_of_the_bridge(&world), DEFAULT);
+}
+
+/// The same on a bridge that was there before us, with a pod that another plugin had wired.
+#[test]
+fn on_a_bridge_that_is_not_ours_neighbours_are_told() {
+    let world = World::new();
+    let ip = crate::common::ip;
+    ip("link add cni0 type bridge");
+    let y = added(&world, &podnet(), "y");
+    let foreign = world.container("foreign");
+    ip("link add foreign master cni0 up type veth peer name eth0 netns foreign");
+    foreign.ip("addr add 10.1.0.50/24 dev eth0");
+    foreign.ip("link set eth0 up");
+    reaches(&y, &foreign, &["10.1.0.50"]);
+    ip("link del foreign");
+
+    let wish = with(podnet(), json!({"runtimeConfig": {"ips": ["10.1.0.50"]}}));
+    reaches(&y, &added(&world, &wish, "new"), &["10.1.0.50"]);
+    assert_eq!(group_of_the_bridge(&world), DEFAULT);
 }
 
 /// Broadcasts of the container to itself: one copy comes by way of its own loopback, and with

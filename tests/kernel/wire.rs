@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use crate::common::traffic::bound;
 use crate::common::{Call, Container, World, ip, run};
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ pub fn at<T>(place: Place, work: impl FnOnce() -> T) -> T {
 /// Listens at an address and port of a place.
 #[track_caller]
 pub fn listen(place: Place, address: &str) -> TcpListener {
-    let listener = at(place, || TcpListener::bind(address));
+    let listener = at(place, || bound(|| TcpListener::bind(address)));
     let listener = listener.unwrap_or_else(|err| panic!("{address}: {err}"));
     listener.set_nonblocking(true).unwrap();
     listener
@@ -40,7 +41,7 @@ pub fn listen(place: Place, address: &str) -> TcpListener {
 /// A datagram socket at an address and port of a place.
 #[track_caller]
 pub fn bind(place: Place, address: &str) -> UdpSocket {
-    let socket = at(place, || UdpSocket::bind(address));
+    let socket = at(place, || bound(|| UdpSocket::bind(address)));
     let socket = socket.unwrap_or_else(|err| panic!("{address}: {err}"));
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket

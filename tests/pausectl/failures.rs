@@ -1,10 +1,11 @@
 //! What goes wrong in the middle of a create leaves nothing, or something that `rm` removes.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::common::started::{hears_signals, through};
 use crate::site::{Site, signal, wait_until};
 
 /// A plugin that says that it has begun, and then takes its time.
@@ -15,29 +16,13 @@ fn hanging(site: &Site) -> Child {
     site.plugin("slow", SLOW);
     let file = site.chain(&["slow"]);
     let inner = site.command(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
-    // Who runs the tests may ignore some of them: a shell's background job does.
-    let mut command = through("env", &["--default-signal=HUP,INT,TERM"], &inner);
+    let mut command = hears_signals(&inner);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     wait_until("the plugin has begun", || {
         site.logged("child").is_some_and(|pid| !pid.is_empty())
     });
     child
-}
-
-/// A command started by another that becomes it.
-fn through(program: &str, args: &[&str], inner: &Command) -> Command {
-    let mut command = Command::new(program);
-    let vars = inner
-        .get_envs()
-        .filter_map(|(key, value)| Some((key, value?)));
-    command
-        .args(args)
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .envs(vars)
-        .stdin(Stdio::null());
-    command
 }
 
 fn plugin_s_child(site: &Site) -> u32 {

@@ -2,11 +2,19 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/screen.rs"]
+mod screen;
 
 mod create;
+mod doctor;
 mod exec;
+mod explain;
 mod failures;
 mod install;
 mod ls;
+mod overview;
 mod rm;
 mod site;
+#[allow(dead_code)]
+#[path = "../kernel/wire.rs"]
+mod wire;

@@ -248,6 +248,18 @@ impl Drop for Member {
     }
 }
 
+/// The stdout of a call that looks at every namespace of the machine, and has to succeed. Others'
+/// may change so much meanwhile that it says so on stderr.
+#[track_caller]
+pub fn seen(site: &Site, args: &[&str]) -> String {
+    let output = site.output(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    let is_warning = |line: &str| line.starts_with("warning: ") || line.starts_with("hint: ");
+    assert!(stderr.lines().all(is_warning), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 pub fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{Call, World, allocated, store_files};
-use crate::{error, ips, peers};
+use crate::{crowd, error, ips, peers};
 use serde_json::json;
 
 #[test]
@@ -45,6 +45,42 @@ fn each_goes_on_where_the_other_left_off() {
         theirs("DEL", c4).run().ok();
         ours("DEL", c3).run().ok();
         assert!(allocated("podnet").is_empty());
+    }
+}
+
+/// Ours has an index there, which theirs knows nothing of.
+#[test]
+fn a_crowded_store_is_no_different() {
+    let Some(peers) = peers() else { return };
+    for peers in peers {
+        let _world = World::new();
+        let stores = Path::new("/var/lib/cni/networks");
+        let config = peers.network(json!([[{"subnet": "10.1.0.0/24"}]]), stores);
+        let dir = tempfile::tempdir_in("/run").unwrap();
+        let host_local = dir.path().join("host-local");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), &host_local).unwrap();
+        let theirs = |verb, id: &str| peers.host_local(verb, &config).id(id);
+        let ours = |verb, id: &str| theirs(verb, id).program(&host_local);
+        let given = |call: Call| ips(&call.run().ok())[0].0.clone();
+        crowd(&stores.join("podnet"));
+
+        for round in 0..3 {
+            let address = |nth: usize| format!("10.1.0.{}/24", 2 + 4 * round + nth);
+            assert_eq!(given(ours("ADD", "a")), address(0));
+            assert_eq!(given(theirs("ADD", "b")), address(1));
+            assert_eq!(given(ours("ADD", "c")), address(2));
+            error(&ours("ADD", "b").run());
+            error(&theirs("ADD", "c").run());
+            assert_eq!(fs::read_dir("/run/pausenet/index").unwrap().count(), 1);
+            // Each frees what the other has reserved, and one of its own.
+            ours("DEL", "b").run().ok();
+            theirs("DEL", "a").run().ok();
+            assert_eq!(given(ours("ADD", "a")), address(3));
+            ours("DEL", "a").run().ok();
+            theirs("DEL", "c").run().ok();
+            ours("DEL", "c").run().ok();
+            assert_eq!(allocated("podnet").len(), 50);
+        }
     }
 }
 

@@ -77,20 +77,41 @@ fn chains_of_pods() -> BTreeSet<(String, String)> {
 
 fn doctor(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pausectl"));
-    command.arg("doctor").args(args).output().unwrap()
+    command.args(["doctor", "--check", "legacy"]);
+    command.args(args).output().unwrap()
 }
 
-/// What the doctor found of one state, and whose it is.
-fn found(state: &str, container: &Value) -> BTreeSet<(String, String)> {
+/// The chains that the doctor found of one severity, if what it says names the container.
+fn found(severity: &str, container: &str) -> BTreeSet<(String, String)> {
     let output = doctor(&["--output", "json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let chains = answer["legacyChains"].as_array().unwrap();
-    let of_state = chains
+    let chains = answer["findings"]
+        .as_array()
+        .unwrap()
         .iter()
-        .filter(|chain| chain["state"] == state && chain["container"] == *container);
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    of_state
-        .map(|chain| (text(&chain["program"]), text(&chain["chain"])))
+        .filter(|found| {
+            let what = found["what"].as_str().unwrap();
+            found["severity"] == severity && what.contains(container)
+        });
+    let read = |found: &Value| {
+        let (chain, program) = found["subject"]
+            .as_str()?
+            .strip_prefix("chain ")?
+            .split_once(" of ")?;
+        Some((program.to_owned(), chain.to_owned()))
+    };
+    chains.filter_map(read).collect()
+}
+
+/// What removes the chains that are left, as the doctor says.
+fn commands() -> BTreeSet<String> {
+    let output = doctor(&["--output", "json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = answer["findings"].as_array().unwrap();
+    let left = findings
+        .iter()
+        .filter(|found| found["severity"] == "problem");
+    left.map(|found| found["how"].as_str().unwrap().to_owned())
         .collect()
 }
 
@@ -114,7 +135,11 @@ fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
 
     let nothing = doctor(&[]);
     assert!(nothing.status.success(), "{nothing:?}");
-    assert_eq!(nothing.stdout, b"nothing was left by plugins before us\n");
+    let said = String::from_utf8(nothing.stdout).unwrap();
+    assert!(
+        said.ends_with("nothing was left by plugins before us\n"),
+        "{said}"
+    );
 
     let (gone, staying) = (world.container("gone"), world.container("staying"));
     let result = wire(&plugins, old.path(), &gone, 8080);
@@ -123,8 +148,11 @@ fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
     let of_staying: BTreeSet<_> = chains_of_pods().difference(&of_gone).cloned().collect();
     // Masquerade and ports, in both families.
     assert_eq!((of_gone.len(), of_staying.len()), (4, 4));
-    assert_eq!(found("held", &json!("gone")), of_gone);
-    assert_eq!(found("held", &json!("staying")), of_staying);
+    assert_eq!(found("ok", "container gone of network podnet"), of_gone);
+    assert_eq!(
+        found("ok", "container staying of network podnet"),
+        of_staying
+    );
     assert!(doctor(&[]).status.success());
 
     // The node changes to ours, and the pod ends.
@@ -148,20 +176,25 @@ fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
     for (_, chain) in &of_staying {
         assert!(!said.contains(chain), "{chain}: {said}");
     }
-    assert_eq!(found("left", &Value::Null), of_gone);
-    assert_eq!(found("held", &json!("staying")), of_staying);
+    assert_eq!(found("problem", "a plugin before us made it"), of_gone);
+    assert_eq!(
+        found("ok", "container staying of network podnet"),
+        of_staying
+    );
 
     let output = doctor(&[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let hint = String::from_utf8(output.stderr).unwrap();
-    let (_, command) = hint.split_once("by: ").expect("a command");
+    let commands = commands();
+    assert_eq!(commands.len(), 2, "one for each family: {commands:?}");
     let of_others = |program| {
         let mut lines = shown(program);
         lines.retain(|line| !of_gone.iter().any(|(_, chain)| line.contains(chain)));
         lines
     };
     let expected = PROGRAMS.map(|(_, program)| of_others(program));
-    run("sh", ["-ec", command]);
+    for command in &commands {
+        run("sh", ["-ec", command]);
+    }
     assert_eq!(PROGRAMS.map(|(_, program)| shown(program)), expected);
     assert_eq!(chains_of_pods(), of_staying);
     assert!(doctor(&[]).status.success());

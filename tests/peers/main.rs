@@ -28,6 +28,7 @@ mod site;
 mod traffic;
 mod twins;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -66,6 +67,18 @@ impl Peers {
     fn network(&self, ranges: Value, data_dir: &Path) -> Value {
         let ipam = json!({"type": "host-local", "ranges": ranges, "dataDir": data_dir});
         with(podnet(), json!({"cniVersion": self.version, "ipam": ipam}))
+    }
+}
+
+/// Puts so many addresses of others into a network's store that ours has an index for it.
+fn crowd(store: &Path) {
+    fs::create_dir_all(store).unwrap();
+    for n in 0..50 {
+        fs::write(
+            store.join(format!("10.200.0.{n}")),
+            format!("crowd{n}\r\neth0"),
+        )
+        .unwrap();
     }
 }
 

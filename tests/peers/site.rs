@@ -11,6 +11,7 @@ use pausenet::kernel::route::MAIN_TABLE;
 use serde_json::{Value, json};
 
 use crate::Peers;
+use crate::common::traffic::bound;
 use crate::common::{Call, Container, NetState, STORES, World, ip, run, store_files, with};
 
 /// An address of the host that pods reach by their default route alone.
@@ -307,7 +308,7 @@ pub fn unname(pod: &Pod) {
 
 /// A listener whose `accept` does not wait: who has connected is there already.
 fn listen(at: SocketAddr) -> TcpListener {
-    let listener = TcpListener::bind(at).unwrap();
+    let listener = bound(|| TcpListener::bind(at)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let nobody = listener.accept().unwrap_err();
     assert_eq!(nobody.kind(), ErrorKind::WouldBlock);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::common::{Call, Container, World, store_files, with};
-use crate::{Peers, ips, peers};
+use crate::{Peers, crowd, ips, peers};
 
 /// A network twice, with the same ranges.
 struct Twins<'a> {
@@ -132,27 +132,45 @@ fn a_scripted_life_of_a_dual_stack_network() {
 fn a_long_random_life_of_a_small_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
-        let world = World::new();
-        let mut twins = Twins::new(peers, "host-local", json!([[{"subnet": "10.1.0.0/29"}]]));
-        // Random enough, and the same every time.
-        let mut state = 42_u32;
-        let mut random = |below: u32| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 16) % below
-        };
-        for _ in 0..200 {
-            let id = format!("c{}", random(8));
-            let verb = if random(5) < 3 { "ADD" } else { "DEL" };
-            let args = match random(4) {
-                0 if verb == "ADD" => format!("IP=10.1.0.{}", 1 + random(6)),
-                _ => String::new(),
-            };
-            // Not to be matched: a request that no range contains moves the reference's cursor, and
-            // it gives a requested address to who has one already.
-            if !args.is_empty() {
-                twins.both(&world, "DEL", &id, "");
+        random_life(peers, 200, |_| ());
+    }
+}
+
+/// The same where ours has an index.
+#[test]
+fn a_long_random_life_of_a_crowded_network() {
+    let Some(peers) = peers() else { return };
+    for peers in &peers {
+        random_life(peers, 60, |twins| {
+            for whose in ["theirs", "ours"] {
+                crowd(&twins.store(whose).join("podnet"));
             }
-            twins.both(&world, verb, &id, &args);
+        });
+    }
+}
+
+fn random_life(peers: &Peers, rounds: u32, prepare: impl Fn(&Twins)) {
+    let world = World::new();
+    let mut twins = Twins::new(peers, "host-local", json!([[{"subnet": "10.1.0.0/29"}]]));
+    prepare(&twins);
+    // Random enough, and the same every time.
+    let mut state = 42_u32;
+    let mut random = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % below
+    };
+    for _ in 0..rounds {
+        let id = format!("c{}", random(8));
+        let verb = if random(5) < 3 { "ADD" } else { "DEL" };
+        let args = match random(4) {
+            0 if verb == "ADD" => format!("IP=10.1.0.{}", 1 + random(6)),
+            _ => String::new(),
+        };
+        // Not to be matched: a request that no range contains moves the reference's cursor, and
+        // it gives a requested address to who has one already.
+        if !args.is_empty() {
+            twins.both(&world, "DEL", &id, "");
         }
+        twins.both(&world, verb, &id, &args);
     }
 }

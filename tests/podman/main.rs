@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod explain;
 mod site;
 
 use crate::common::{allocated, run};

@@ -3,9 +3,9 @@
 //!
 //! How files change places without a moment in between is in [`place`].
 
-mod file;
+pub(crate) mod file;
 mod network;
-mod place;
+pub(crate) mod place;
 mod report;
 
 use std::collections::BTreeSet;
@@ -85,7 +85,7 @@ pub struct Install {
 
 /// Plugins of the reference that the binary is when it has their name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Alias {
+pub enum Alias {
     Bridge,
     Ptp,
     HostLocal,
@@ -94,7 +94,8 @@ enum Alias {
 }
 
 impl Alias {
-    fn as_str(self) -> &'static str {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Ptp => "ptp",
@@ -182,7 +183,7 @@ fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()
 
 /// The names that the plugin is to have: its own, those that were asked for, and those that an
 /// earlier install has given it and that are still ours. One version under all of them.
-fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>> {
+pub(crate) fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>, Error> {
     let asked = asked.iter().map(|alias| alias.as_str().to_owned());
     let mut names: Vec<_> = std::iter::once("pausenet".to_owned())
         .chain(asked)
@@ -281,7 +282,7 @@ fn take_all(place: &Place, held: Option<Held>, report: &mut Report) -> Result<()
 
 /// Runs the plugin where it will be called from, though nobody else knows it there yet: one of
 /// another machine's kind, or on a filesystem without programs, must not replace one that works.
-fn try_out(program: &Path) -> Result<(), Error> {
+pub(crate) fn try_out(program: &Path) -> Result<(), Error> {
     const LIMIT: Duration = Duration::from_secs(10);
     let wrong = |why: String| {
         Error::new(

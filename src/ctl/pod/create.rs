@@ -4,22 +4,20 @@ use std::path::PathBuf;
 use std::process::Child;
 
 use ipnetwork::IpNetwork;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::parse_name;
 use crate::anchor::{self, PodName, pause, pin};
-use crate::cni::args::parse_ip;
-use crate::cni::request::Attachment;
 use crate::cni::result::AddResult;
-use crate::cni::{Code, Error, IfName, MacAddr};
+use crate::cni::{Code, Error, IfName};
 use crate::ctl::options::{NetworkOptions, PluginOptions, block_on, own_folder, shown};
+use crate::ctl::wishes::Wishes;
 use crate::ctl::{Output, Result, Stop, need_root, print, print_json, warn};
 use crate::kernel::link::{self, Which};
 use crate::kernel::unsafe_calls::bequeath_no_files;
 use crate::kernel::{Refusal, RouteSocket};
 use crate::runtime::cache::{self, Entry};
-use crate::runtime::conflist::NetworkList;
-use crate::runtime::{Interrupt, Parameters, Progress, Runtime};
+use crate::runtime::{Interrupt, Progress, Runtime};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,12 +63,6 @@ pub struct Create {
     pause: Option<PathBuf>,
 }
 
-/// What was asked for beyond the network's own rules.
-struct Wishes {
-    ips: Vec<String>,
-    mac: Option<MacAddr>,
-}
-
 /// Makes a pod, or nothing.
 ///
 /// # Errors
@@ -79,7 +71,7 @@ pub fn create(options: &Create, output: Output) -> Result<()> {
     let pod = parse_name(&options.name)?;
     let usage = |why: String| Stop::Usage(Error::new(Code::InvalidConfig, why));
     let ifname = IfName::parse(&options.ifname).map_err(|why| usage(format!("--ifname: {why}")))?;
-    let wishes = Wishes::parse(options).map_err(usage)?;
+    let wishes = Wishes::parse(&options.ips, options.mac.as_deref()).map_err(usage)?;
     need_root()?;
     let list = options.network.load()?;
     let runtime = options.plugins.runtime();
@@ -99,7 +91,7 @@ pub fn create(options: &Create, output: Output) -> Result<()> {
             Error::new(Code::Internal, format!("cannot listen for signals: {err}"))
         })?;
         clear_leftovers(&runtime, &pod).await?;
-        let parameters = wishes.parameters(&list, &pod, ifname);
+        let parameters = wishes.parameters(&list, pod.container_id(), ifname, pin::path(&pod))?;
         let entry = Entry::new(list, parameters);
         make(&runtime, &pod, &program, &wishes, entry, &mut interrupt).await
     });
@@ -260,82 +252,6 @@ fn still_there(pause: &mut Child, program: &std::path::Path) -> Result<(), Error
             Code::Internal,
             format!("cannot look after the pause process: {err}"),
         )),
-    }
-}
-
-impl Wishes {
-    fn parse(options: &Create) -> Result<Self, String> {
-        for ip in &options.ips {
-            parse_ip(ip).map_err(|why| format!("--ip: {why}"))?;
-        }
-        let mac = options.mac.as_deref().map(MacAddr::parse).transpose();
-        Ok(Self {
-            ips: options.ips.clone(),
-            mac: mac.map_err(|why| format!("--mac: {why}"))?,
-        })
-    }
-
-    /// Each wish goes one way: through a capability where a plugin declares it, or else through
-    /// CNI_ARGS. By both, some plugins would take it for two.
-    fn parameters(&self, list: &NetworkList, pod: &PodName, ifname: IfName) -> Parameters {
-        let declared = |name: &str| {
-            list.plugins
-                .iter()
-                .any(|plugin| plugin.has_capability(name))
-        };
-        let mut capabilities = Map::new();
-        let mut args = Vec::new();
-        let mut wish = |capability: &str, key: &str, json: Value, text: Vec<String>| {
-            if declared(capability) {
-                capabilities.insert(capability.to_owned(), json);
-            } else {
-                args.extend(text.into_iter().map(|text| [key.to_owned(), text]));
-            }
-        };
-        if !self.ips.is_empty() {
-            wish("ips", "IP", json!(self.ips), self.ips.clone());
-        }
-        if let Some(mac) = self.mac {
-            wish("mac", "MAC", json!(mac.to_string()), vec![mac.to_string()]);
-        }
-        if !args.is_empty() {
-            args.insert(0, ["IgnoreUnknown".into(), "1".into()]);
-        }
-        Parameters {
-            attachment: Attachment {
-                network: list.name.clone(),
-                container: pod.container_id(),
-                ifname,
-            },
-            netns: Some(pin::path(pod)),
-            args,
-            capabilities,
-        }
-    }
-
-    /// Plugins may pass over what they do not know; the person who asked must not think that
-    /// it was granted.
-    fn check(&self, entry: &Entry, result: &Value) -> Result<(), Error> {
-        let result = AddResult::from_json(result, entry.list.version)?;
-        let refuse = |what: &str| {
-            let msg = format!("network {} did not give {what}", entry.list.name);
-            Err(Error::new(Code::UnsupportedField, msg)
-                .hint("none of its plugins takes such a wish, or not as an IPAM or by CNI_ARGS"))
-        };
-        for wish in self.ips.iter().filter_map(|ip| parse_ip(ip).ok()) {
-            if !result.ips.iter().any(|given| given.address.ip() == wish) {
-                return refuse(&format!("address {wish}"));
-            }
-        }
-        let ifname = entry.parameters.attachment.ifname.as_str();
-        let has = |mac: MacAddr| {
-            let mut inside = result.interfaces.iter();
-            inside.any(|link| link.name == ifname && MacAddr::parse(&link.mac) == Ok(mac))
-        };
-        match self.mac.filter(|mac| !has(*mac)) {
-            Some(mac) => refuse(&format!("MAC {mac}")),
-            None => Ok(()),
-        }
     }
 }
 

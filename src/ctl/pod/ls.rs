@@ -7,16 +7,15 @@ use serde_json::{Value, json};
 
 use crate::anchor::PodName;
 use crate::anchor::census::{self, Residents};
+use crate::anchor::interior::{self, Host, attachment_of};
 use crate::anchor::pin::{self, Pin};
+use crate::cni::Error;
 use crate::cni::request::Attachment;
-use crate::cni::{Code, Error};
 use crate::ctl::options::shown;
 use crate::ctl::table::table;
 use crate::ctl::{Output, Result, need_root, print, print_json};
 use crate::kernel::link::Link;
 use crate::kernel::netns::{Netns, NetnsId};
-use crate::kernel::{Refusal, RouteSocket, address, link};
-use crate::plan::Owner;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,7 +87,7 @@ struct Interface {
 /// When the kernel does not answer.
 pub fn ls(output: Output) -> Result<()> {
     need_root()?;
-    let pods = look()?;
+    let pods = interior::apart(look)?;
     match output {
         Output::Json => print_json(&json!({"pods": pods.iter().map(json).collect::<Vec<_>>()})),
         Output::Text => print(&text(&pods)),
@@ -96,8 +95,8 @@ pub fn ls(output: Output) -> Result<()> {
 }
 
 fn look() -> Result<Vec<Pod>, Error> {
-    let host_links = host_links()?;
-    let attached = host_links.values().filter_map(|link| {
+    let mut host = Host::open()?;
+    let attached = host.links.values().filter_map(|link| {
         let attachment = attachment_of(link)?;
         PodName::of_container(&attachment.container)
     });
@@ -117,17 +116,12 @@ fn look() -> Result<Vec<Pod>, Error> {
         .into_iter()
         .map(|(name, pin)| {
             let residents = id(&pin).and_then(|id| residents.remove(&id));
-            describe(name, pin, residents.unwrap_or_default(), &host_links)
+            describe(name, pin, residents.unwrap_or_default(), &mut host)
         })
         .collect()
 }
 
-fn describe(
-    name: PodName,
-    pin: Pin,
-    residents: Residents,
-    host_links: &HashMap<u32, Link>,
-) -> Result<Pod, Error> {
+fn describe(name: PodName, pin: Pin, residents: Residents, host: &mut Host) -> Result<Pod, Error> {
     let state = match (&pin, &residents.anchor, residents.members.as_slice()) {
         (Pin::Absent, ..) => State::Nameless,
         (Pin::Empty, ..) => State::Incomplete,
@@ -136,8 +130,8 @@ fn describe(
         (Pin::Namespace(_), None, _) => State::Unanchored,
     };
     let interfaces = match &pin {
-        Pin::Namespace(netns) => interfaces(netns, &name, host_links)?,
-        Pin::Absent | Pin::Empty => unseen(&name, host_links),
+        Pin::Namespace(netns) => interfaces(netns, &name, host)?,
+        Pin::Absent | Pin::Empty => unseen(&name, &host.links),
     };
     Ok(Pod {
         name,
@@ -147,29 +141,20 @@ fn describe(
     })
 }
 
-fn interfaces(
-    netns: &Netns,
-    pod: &PodName,
-    host_links: &HashMap<u32, Link>,
-) -> Result<Vec<Interface>, Error> {
-    let mut interfaces = Vec::new();
-    for (link, addresses) in inside(netns, pod)? {
-        // Each end names the other, or it is no pair: numbers repeat between namespaces.
-        let host_end = link
-            .peer
-            .and_then(|peer| host_links.get(&peer))
-            .filter(|host_end| host_end.kind == "veth" && host_end.peer == Some(link.index));
-        let attachment = host_end
-            .and_then(attachment_of)
-            .filter(|attachment| attachment.container == pod.container_id());
-        interfaces.push(Interface {
-            host_end: host_end.cloned(),
-            attachment,
-            addresses,
-            link: Some(link),
-        });
-    }
-    Ok(interfaces)
+fn interfaces(netns: &Netns, pod: &PodName, host: &mut Host) -> Result<Vec<Interface>, Error> {
+    let found = host
+        .look_into(netns)
+        .map_err(|err| err.context(format!("pod {pod}")))?;
+    let ours = |interface: interior::Interface| {
+        let attachment = interface.host_end.as_ref().and_then(attachment_of);
+        Interface {
+            attachment: attachment.filter(|found| found.container == pod.container_id()),
+            link: Some(interface.link),
+            addresses: interface.addresses,
+            host_end: interface.host_end,
+        }
+    };
+    Ok(found.into_iter().map(ours).collect())
 }
 
 /// The host ends of a pod whose inside cannot be reached by name.
@@ -184,56 +169,6 @@ fn unseen(pod: &PodName, host_links: &HashMap<u32, Link>) -> Vec<Interface> {
         })
     });
     ours.collect()
-}
-
-/// Links and addresses inside a namespace, on a thread of their own: this process must not
-/// look like a member to others.
-fn inside(netns: &Netns, pod: &PodName) -> Result<Vec<(Link, Vec<IpNetwork>)>, Error> {
-    let read = || -> Result<_, Refusal> {
-        let mut socket = RouteSocket::open()?;
-        let mut found = Vec::new();
-        for link in link::list(&mut socket)? {
-            if link.name != "lo" {
-                let mut addresses = address::of_link(&mut socket, link.index)?;
-                addresses.retain(|net| !is_link_local(net));
-                found.push((link, addresses));
-            }
-        }
-        Ok(found)
-    };
-    let look = || {
-        let home = Netns::own()?;
-        netns.enter(&home, || {
-            read().map_err(|refusal| refusal.during(format!("look into pod {pod}")))
-        })
-    };
-    std::thread::scope(|scope| scope.spawn(look).join())
-        .unwrap_or_else(|_| Err(Error::new(Code::Internal, "the thread in the pod panicked")))
-}
-
-/// Those that the kernel gives every interface by itself.
-fn is_link_local(net: &IpNetwork) -> bool {
-    match net {
-        IpNetwork::V6(net) => net.ip().is_unicast_link_local(),
-        IpNetwork::V4(_) => false,
-    }
-}
-
-fn host_links() -> Result<HashMap<u32, Link>, Error> {
-    let list = || {
-        let mut socket = RouteSocket::open()?;
-        link::list(&mut socket)
-    };
-    let links = list().map_err(|refusal| refusal.during("list the host's links"))?;
-    Ok(links.into_iter().map(|link| (link.index, link)).collect())
-}
-
-fn attachment_of(link: &Link) -> Option<Attachment> {
-    match Owner::of(link.alias.as_deref()) {
-        // An attachment's IFB has its alias too.
-        Owner::Attachment(attachment) => (link.kind == "veth").then_some(attachment),
-        Owner::Nobody | Owner::Foreign(_) => None,
-    }
 }
 
 impl Interface {

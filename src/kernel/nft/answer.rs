@@ -1,14 +1,15 @@
 //! What nftables answers, in our words.
 
+use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
-    Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute, Immediate, ListAttribute,
-    NfTablesMessage, RuleAttribute, SetAttribute, SetElementAttribute, SetElementList,
-    VerdictAttribute,
+    ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute, Hook,
+    HookNumber, Immediate, InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute,
+    SetAttribute, Verdict, VerdictAttribute,
 };
-use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
 use super::message::COMMENT;
-use super::{Element, Rule};
+use super::{ChainHead, End, Family, Policy, Rule};
 
 fn inner(message: NetfilterMessage) -> Option<NfTablesMessage> {
     match message.inner {
@@ -31,44 +32,6 @@ pub fn read_generation(message: NetfilterMessage) -> Option<u32> {
         })
 }
 
-/// The elements in an answer.
-pub fn read_elements(message: NetfilterMessage) -> Vec<Element> {
-    let Some(NfTablesMessage::NewSetElement(message)) = inner(message) else {
-        return Vec::new();
-    };
-    let lists = message
-        .attributes
-        .into_iter()
-        .filter_map(|attribute| match attribute {
-            SetElementList::Elements(list) => Some(list),
-            _ => None,
-        });
-    lists
-        .flatten()
-        .filter_map(|entry| match entry {
-            ListAttribute::Element(attributes) => Some(read_element(attributes)),
-            _ => None,
-        })
-        .collect()
-}
-
-fn read_element(attributes: Vec<SetElementAttribute>) -> Element {
-    let mut element = Element {
-        key: Vec::new(),
-        data: Vec::new(),
-        owner: String::new(),
-    };
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(bytes)) => element.key = bytes,
-            SetElementAttribute::Data(DataAttribute::Value(bytes)) => element.data = bytes,
-            SetElementAttribute::UserData(bytes) => element.owner = read_comment(&bytes),
-            _ => {}
-        }
-    }
-    element
-}
-
 /// The name of the set in an answer.
 pub fn read_set_name(message: NetfilterMessage) -> Option<String> {
     let Some(NfTablesMessage::NewSet(message)) = inner(message) else {
@@ -83,25 +46,51 @@ pub fn read_set_name(message: NetfilterMessage) -> Option<String> {
         })
 }
 
+/// The chain in an answer; None if it is of no family that forwards IP packets.
+pub fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
+    let family = match message.header.family {
+        NetfilterProtoFamily::Inet => Family::Inet,
+        NetfilterProtoFamily::IPv4 => Family::Ipv4,
+        NetfilterProtoFamily::IPv6 => Family::Ipv6,
+        _ => return None,
+    };
+    let Some(NfTablesMessage::NewChain(message)) = inner(message) else {
+        return None;
+    };
+    let mut chain = ChainHead {
+        family,
+        table: String::new(),
+        name: String::new(),
+        forward: None,
+    };
+    let (mut forward, mut policy) = (false, Policy::Accept);
+    for attribute in message.attributes {
+        match attribute {
+            ChainAttribute::Table(name) => chain.table = name,
+            ChainAttribute::Name(name) => chain.name = name,
+            ChainAttribute::Hook(hook) => {
+                forward = hook.contains(&Hook::Number(HookNumber::Inet(InetHookNumber::Forward)));
+            }
+            ChainAttribute::Policy(DROP) => policy = Policy::Drop,
+            _ => {}
+        }
+    }
+    chain.forward = forward.then_some(policy);
+    Some(chain)
+}
+
+/// NF_DROP.
+const DROP: u32 = 0;
+
 /// The rule in an answer.
 pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
     let Some(NfTablesMessage::NewRule(message)) = inner(message) else {
         return None;
     };
-    let mut rule = Rule {
-        chain: String::new(),
-        handle: 0,
-        comment: String::new(),
-        jumps: Vec::new(),
-        values: Vec::new(),
-    };
+    let mut rule = Rule::default();
     for attribute in message.attributes {
         match attribute {
-            RuleAttribute::Expressions(expressions) => {
-                for data in expressions.into_iter().flat_map(data_of) {
-                    read_data(data, &mut rule);
-                }
-            }
+            RuleAttribute::Expressions(expressions) => read_expressions(expressions, &mut rule),
             RuleAttribute::Chain(name) => rule.chain = name,
             RuleAttribute::Handle(handle) => rule.handle = handle,
             RuleAttribute::UserData(bytes) => rule.comment = read_comment(&bytes),
@@ -111,54 +100,111 @@ pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
     Some(rule)
 }
 
-/// The data that an expression loads or compares with.
-fn data_of(expression: ListAttribute<ExpressionAttribute>) -> Vec<DataAttribute> {
-    let ListAttribute::Element(attributes) = expression else {
-        return Vec::new();
+/// What an expression is to a packet that gets to it.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Nothing: it counts, or is a comment.
+    Passed,
+    /// The end of its way through the chain.
+    Ends(End),
+    /// A question, or something that goes on.
+    Other,
+}
+
+fn read_expressions(expressions: Vec<ListAttribute<ExpressionAttribute>>, rule: &mut Rule) {
+    let steps: Vec<_> = expressions
+        .into_iter()
+        .map(|expression| read_expression(expression, rule))
+        .filter(|step| *step != Step::Passed)
+        .collect();
+    rule.always = match steps[..] {
+        [Step::Ends(end)] => Some(end),
+        _ => None,
     };
-    let mut found = Vec::new();
+}
+
+fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Rule) -> Step {
+    let ListAttribute::Element(attributes) = expression else {
+        return Step::Other;
+    };
+    let mut step = Step::Other;
     for attribute in attributes {
         match attribute {
+            ExpressionAttribute::Name(name) if name == "counter" => step = Step::Passed,
+            ExpressionAttribute::Name(name) if name == "reject" => step = Step::Ends(End::Drop),
             ExpressionAttribute::Data(Expressions::Immediate(attributes)) => {
-                found.extend(
-                    attributes
-                        .into_iter()
-                        .filter_map(|attribute| match attribute {
-                            Immediate::Data(data) => Some(data),
-                            _ => None,
-                        }),
-                );
+                for attribute in attributes {
+                    if let Immediate::Data(data) = attribute {
+                        step = read_data(data, rule);
+                    }
+                }
             }
             ExpressionAttribute::Data(Expressions::Cmp(attributes)) => {
-                found.extend(
-                    attributes
-                        .into_iter()
-                        .filter_map(|attribute| match attribute {
-                            Cmp::Data(data) => Some(data),
-                            _ => None,
-                        }),
-                );
+                for attribute in attributes {
+                    if let Cmp::Data(data) = attribute {
+                        read_data(data, rule);
+                    }
+                }
             }
+            ExpressionAttribute::Data(Expressions::Other {
+                expression_type,
+                attributes,
+            }) => match expression_type.as_str() {
+                "match" if x_tables_name(&attributes) == "comment" => {
+                    rule.comment = text(&value(&attributes, 3));
+                    step = Step::Passed;
+                }
+                "target" if x_tables_name(&attributes) == "REJECT" => {
+                    step = Step::Ends(End::Drop);
+                }
+                _ => {}
+            },
             _ => {}
         }
     }
-    found
+    step
 }
 
-fn read_data(data: DataAttribute, rule: &mut Rule) {
+/// The value of an expression's attribute, empty if there is none.
+fn value(attributes: &[DefaultNla], kind: u16) -> Vec<u8> {
+    let found = attributes.iter().find(|attribute| attribute.kind() == kind);
+    found.map_or_else(Vec::new, |attribute| {
+        let mut bytes = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut bytes);
+        bytes
+    })
+}
+
+/// The name of a match or target of x_tables (NFTA_MATCH_NAME, NFTA_TARGET_NAME).
+fn x_tables_name(attributes: &[DefaultNla]) -> String {
+    text(&value(attributes, 1))
+}
+
+/// Text that a zero ends.
+fn text(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+fn read_data(data: DataAttribute, rule: &mut Rule) -> Step {
     match data {
-        DataAttribute::Value(bytes) => rule.values.push(bytes),
-        DataAttribute::Verdict(attributes) => {
-            rule.jumps.extend(
-                attributes
-                    .into_iter()
-                    .filter_map(|attribute| match attribute {
-                        VerdictAttribute::Chain(name) => Some(name),
-                        _ => None,
-                    }),
-            );
+        DataAttribute::Value(bytes) => {
+            rule.values.push(bytes);
+            Step::Other
         }
-        _ => {}
+        DataAttribute::Verdict(attributes) => {
+            let mut step = Step::Other;
+            for attribute in attributes {
+                match attribute {
+                    VerdictAttribute::Chain(name) => rule.jumps.push(name),
+                    VerdictAttribute::Code(Verdict::Return) => step = Step::Ends(End::Return),
+                    VerdictAttribute::Code(Verdict::Other(DROP)) => step = Step::Ends(End::Drop),
+                    _ => {}
+                }
+            }
+            step
+        }
+        _ => Step::Other,
     }
 }
 
@@ -169,8 +215,7 @@ pub(super) fn read_comment(mut data: &[u8]) -> String {
             break;
         };
         if *kind == COMMENT {
-            let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
-            return String::from_utf8_lossy(text).into_owned();
+            return text(value);
         }
         data = after.unwrap_or_default();
     }

@@ -57,6 +57,8 @@ fn expression(name: &str, attributes: Vec<DefaultNla>) -> Expression {
 pub enum Meta {
     /// The incoming interface's name, 16 bytes.
     IifName = 6,
+    /// The outgoing interface's name, 16 bytes.
+    OifName = 7,
     /// 2 for IPv4, 10 for IPv6; one byte.
     NfProto = 15,
     /// The layer 4 protocol's number; one byte.
@@ -206,6 +208,16 @@ pub fn fib_destination_type(to: Reg) -> Expression {
 /// RTN_LOCAL: an address of the host's own.
 pub const LOCAL: u32 = 2;
 
+/// Loads which part of its connection a packet is, as bits (`ct state`).
+pub fn ct_state(to: Reg) -> Expression {
+    const KEY_STATE: u32 = 0;
+    expression("ct", vec![number(1, to.0), number(2, KEY_STATE)])
+}
+
+/// NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED: a packet of a connection that has been let
+/// through before, or of one that it has brought about.
+pub const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
+
 /// Loads the connection's status bits (`ct status`).
 pub fn ct_status(to: Reg) -> Expression {
     const KEY_STATUS: u32 = 2;
@@ -237,11 +249,29 @@ pub fn masquerade() -> Expression {
     expression("masq", Vec::new())
 }
 
+/// Counts the packets that get here.
+pub fn counter() -> Expression {
+    expression(
+        "counter",
+        [1, 2].map(|kind| DefaultNla::new(kind, vec![0; 8])).into(),
+    )
+}
+
+/// Goes on only if a match of x_tables, in this revision and with this `info`, says yes. What
+/// iptables prints and removes can say some things only by those.
+pub fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expression {
+    expression(
+        "match",
+        vec![text(1, name), number(2, revision), DefaultNla::new(3, info)],
+    )
+}
+
 /// Ends the rule with a verdict.
 pub fn verdict(verdict: Verdict) -> Expression {
     const NFTA_DATA_VERDICT: u16 = 2;
     let (code, chain) = match verdict {
         Verdict::Drop => (0, None),
+        Verdict::Accept => (1, None),
         Verdict::Jump(chain) => (-3i32, Some(chain)),
     };
     let mut inner = vec![number(1, code as u32)];
@@ -255,6 +285,7 @@ pub fn verdict(verdict: Verdict) -> Expression {
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict<'a> {
     Drop,
+    Accept,
     Jump(&'a str),
 }
 

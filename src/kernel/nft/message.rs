@@ -1,16 +1,18 @@
 //! Changes and questions as netlink messages; [`super::answer`] reads what comes back.
 
+use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, GenMessage, Hook as WireHook, HookNumber,
     InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
-    SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
-    TableMessage,
+    SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage,
+    TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::{Chain, Change, Element, Family, HookPoint, Kind, Set, Table};
+use super::expr::address_bytes;
+use super::{Chain, Change, Element, Family, HookPoint, Kind, NewRule, Set, Table};
 use crate::kernel::netlink::Request;
 
 /// NFNL_SUBSYS_NFTABLES, whose transaction it is.
@@ -67,7 +69,8 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             ),
             NLM_F_CREATE,
         )],
-        Change::Set(set) => vec![(new_set(set), NLM_F_CREATE)],
+        // Fields in a row need no flag: that is for rows of intervals.
+        Change::Set(set) => vec![(new_set(set, SetFlags::empty()), NLM_F_CREATE)],
         Change::Chain(chain) => new_chain(chain),
         Change::Add(set, element) => vec![(add_element(set, element), NLM_F_CREATE | NLM_F_EXCL)],
         Change::Remove(set, key) => vec![(
@@ -75,12 +78,25 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
                 set.table.family,
                 NfTablesMessage::DeleteSetElement(elements(
                     set,
-                    vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))],
+                    vec![vec![SetElementAttribute::Key(DataAttribute::Value(
+                        key.clone(),
+                    ))]],
                 )),
             ),
             0,
         )],
         Change::RemoveChain(table, chain) => remove_chain(*table, chain),
+        Change::Rule(rule) => vec![new_rule(rule)],
+        Change::Subnets(set, subnets) => subnet_set(set, subnets),
+        Change::RemoveTable(table) => vec![(
+            message(
+                table.family,
+                NfTablesMessage::DeleteTable(TableMessage {
+                    attributes: vec![TableAttribute::Name(table.name.into())],
+                }),
+            ),
+            0,
+        )],
         Change::RemoveRule(table, rule) => vec![(
             message(
                 table.family,
@@ -125,10 +141,8 @@ fn concatenated(kinds: &[Kind]) -> (u32, u32) {
     })
 }
 
-fn new_set(set: &Set) -> NetfilterMessage {
+fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
     let (key_type, key_len) = concatenated(&set.key);
-    // Fields in a row need no flag: that is for rows of intervals.
-    let mut flags = SetFlags::empty();
     let mut attributes = vec![
         SetAttribute::Table(set.table.name.into()),
         SetAttribute::Name(set.name.clone()),
@@ -163,6 +177,7 @@ fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
     if let Some(hook) = chain.hook {
         let point = match hook.point {
             HookPoint::PreRouting => InetHookNumber::PreRouting,
+            HookPoint::Input => InetHookNumber::LocalIn,
             HookPoint::Output => InetHookNumber::LocalOut,
             HookPoint::PostRouting => InetHookNumber::PostRouting,
         };
@@ -207,6 +222,23 @@ fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
     requests
 }
 
+fn new_rule(rule: &NewRule) -> Request<NetfilterMessage> {
+    let mut attributes = vec![
+        RuleAttribute::Table(rule.table.name.into()),
+        RuleAttribute::Chain(rule.chain.clone()),
+        RuleAttribute::Expressions(rule.expressions.clone()),
+        RuleAttribute::UserData(comment(&rule.comment)),
+    ];
+    attributes.extend(rule.before.map(RuleAttribute::Position));
+    // At a position, to append means behind it.
+    let flags = match rule.before {
+        Some(_) => NLM_F_CREATE,
+        None => NLM_F_CREATE | NLM_F_APPEND,
+    };
+    let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+    (self::message(rule.table.family, message), flags)
+}
+
 fn remove_chain(table: Table, chain: &str) -> Vec<Request<NetfilterMessage>> {
     let rules = vec![
         RuleAttribute::Table(table.name.into()),
@@ -246,16 +278,52 @@ fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
     attributes.push(SetElementAttribute::UserData(comment(&element.owner)));
     message(
         set.table.family,
-        NfTablesMessage::NewSetElement(elements(set, attributes)),
+        NfTablesMessage::NewSetElement(elements(set, vec![attributes])),
     )
 }
 
-fn elements(set: &Set, element: Vec<SetElementAttribute>) -> SetElementMessage {
+/// A set of intervals: for each its first address, and the first behind it, marked as an end. Where
+/// there is none behind it, the interval is open.
+fn subnet_set(set: &Set, subnets: &[IpNetwork]) -> Vec<Request<NetfilterMessage>> {
+    /// An attribute's length has 16 bits, and the answers to many messages would have no room.
+    const AT_ONCE: usize = 500;
+    let key = |bytes| SetElementAttribute::Key(DataAttribute::Value(bytes));
+    let mut requests = vec![(new_set(set, SetFlags::Interval), NLM_F_CREATE)];
+    for subnets in subnets.chunks(AT_ONCE) {
+        let mut list = Vec::new();
+        for subnet in subnets {
+            list.push(vec![key(address_bytes(subnet.network()))]);
+            if let Some(end) = successor(address_bytes(subnet.broadcast())) {
+                let flag = SetElementAttribute::Flags(SetElementFlags::IntervalEnd);
+                list.push(vec![flag, key(end)]);
+            }
+        }
+        let message = NfTablesMessage::NewSetElement(elements(set, list));
+        let message = self::message(set.table.family, message);
+        requests.push((message, NLM_F_CREATE | NLM_F_EXCL));
+    }
+    requests
+}
+
+/// The next number, big-endian; None after the last.
+fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    for byte in bytes.iter_mut().rev() {
+        let (next, carried) = byte.overflowing_add(1);
+        *byte = next;
+        if !carried {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+fn elements(set: &Set, elements: Vec<Vec<SetElementAttribute>>) -> SetElementMessage {
+    let list = elements.into_iter().map(ListAttribute::Element).collect();
     SetElementMessage {
         attributes: vec![
             SetElementList::Table(set.table.name.into()),
             SetElementList::Set(set.name.clone()),
-            SetElementList::Elements(vec![ListAttribute::Element(element)]),
+            SetElementList::Elements(list),
         ],
     }
 }
@@ -284,7 +352,7 @@ pub fn get_element(set: &Set, key: &[u8]) -> NetfilterMessage {
     let key = SetElementAttribute::Key(DataAttribute::Value(key.to_vec()));
     message(
         set.table.family,
-        NfTablesMessage::GetSetElement(elements(set, vec![key])),
+        NfTablesMessage::GetSetElement(elements(set, vec![vec![key]])),
     )
 }
 
@@ -312,12 +380,31 @@ pub fn get_sets(table: Table) -> NetfilterMessage {
 }
 
 /// Asks for a table's rules, or one chain's.
-pub fn get_rules(table: Table, chain: Option<&str>) -> NetfilterMessage {
-    let mut attributes = vec![RuleAttribute::Table(table.name.into())];
+pub fn get_rules(family: Family, table: &str, chain: Option<&str>) -> NetfilterMessage {
+    let mut attributes = vec![RuleAttribute::Table(table.into())];
     attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.into())));
+    message(family, NfTablesMessage::GetRule(RuleMessage { attributes }))
+}
+
+/// Asks for one chain.
+pub fn get_chain(table: Table, chain: &str) -> NetfilterMessage {
+    let attributes = vec![
+        ChainAttribute::Table(table.name.into()),
+        ChainAttribute::Name(chain.into()),
+    ];
     message(
         table.family,
-        NfTablesMessage::GetRule(RuleMessage { attributes }),
+        NfTablesMessage::GetChain(ChainMessage { attributes }),
+    )
+}
+
+/// Asks for the chains of all families.
+pub fn get_chains() -> NetfilterMessage {
+    NetfilterMessage::new(
+        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0),
+        NfTablesMessage::GetChain(ChainMessage {
+            attributes: Vec::new(),
+        }),
     )
 }
 
@@ -340,6 +427,13 @@ mod tests {
         data.extend(comment("mine"));
         assert_eq!(read_comment(&data), "mine");
         assert_eq!(read_comment(&[0, 200, b'x']), "");
+    }
+
+    #[test]
+    fn the_last_address_has_none_behind_it() {
+        assert_eq!(successor(vec![10, 1, 255, 255]), Some(vec![10, 2, 0, 0]));
+        assert_eq!(successor(vec![255; 4]), None);
+        assert_eq!(successor(vec![0; 16]).unwrap()[15], 1);
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! how they tell whose they are; `nft list ruleset` prints it.
 
 mod answer;
+mod elements;
 pub mod expr;
 mod message;
 
 use std::io;
 
-use netlink_packet_netfilter::NetfilterMessage;
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::netlink::{Answer, Refusal, SILENT, Socket};
+use elements::ElementMessage;
 use expr::Expression;
 
 /// The families that we have tables in.
@@ -69,6 +73,7 @@ pub struct Hook {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookPoint {
     PreRouting,
+    Input,
     Output,
     PostRouting,
 }
@@ -93,7 +98,7 @@ pub struct Element {
 }
 
 /// A rule of anybody's, as far as it can be told whose it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub chain: String,
     pub handle: u64,
@@ -102,6 +107,52 @@ pub struct Rule {
     pub jumps: Vec<String>,
     /// The values that it loads or compares with, addresses among them.
     pub values: Vec<Vec<u8>>,
+    /// The end of all packets that get to it; None when it has conditions, or goes on.
+    pub always: Option<End>,
+}
+
+/// How a rule without conditions ends a packet's way through its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Return,
+    /// Or reject, which tells the sender.
+    Drop,
+}
+
+/// A rule to be put into a chain of somebody else's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRule {
+    pub table: Table,
+    pub chain: String,
+    /// In front of the rule with this handle; None: at the chain's end.
+    pub before: Option<u64>,
+    pub comment: String,
+    pub expressions: Vec<Expression>,
+}
+
+/// A chain of anybody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainHead {
+    pub family: Family,
+    pub table: String,
+    pub name: String,
+    /// What becomes of forwarded packets that none of its rules decides on; None when it is not
+    /// asked about forwarded packets.
+    pub forward: Option<Policy>,
+}
+
+/// What a base chain does with what none of its rules decides on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    Accept,
+    Drop,
+}
+
+/// What is in a table.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Contents {
+    objects: Vec<NetfilterMessageInner>,
+    elements: Vec<Element>,
 }
 
 /// One step of a transaction.
@@ -117,10 +168,16 @@ pub enum Change {
     Add(Set, Element),
     /// Removes an element; refused with ENOENT when its key is not there.
     Remove(Set, Vec<u8>),
+    /// Adds a rule to a chain that is there.
+    Rule(NewRule),
     /// Removes a rule by its handle.
     RemoveRule(Table, Rule),
     /// Empties and removes a chain that nobody jumps to any more.
     RemoveChain(Table, String),
+    /// Makes a set of addresses and fills it with subnets, of which no two overlap.
+    Subnets(Set, Vec<IpNetwork>),
+    /// Removes a table and all that is in it; refused with ENOENT when it is not there.
+    RemoveTable(Table),
 }
 
 /// A socket that speaks nftables, in the namespace where it was opened.
@@ -165,7 +222,8 @@ impl Nft {
         }
         requests.push((message::end(), SILENT));
         origin.push(0);
-        let answers = self.0.exchange(requests).map_err(|err| (0, err.into()))?;
+        let answers: Vec<Answer<NetfilterMessage>> =
+            self.0.exchange(requests).map_err(|err| (0, err.into()))?;
         for (at, answer) in origin.into_iter().zip(answers) {
             answer.map_err(|refusal| (at, refusal))?;
         }
@@ -180,13 +238,19 @@ impl Nft {
     pub fn look_up(&mut self, wanted: &[(&Set, Vec<u8>)]) -> Result<Vec<Option<Element>>, Refusal> {
         let requests = wanted
             .iter()
-            .map(|(set, key)| (message::get_element(set, key), 0))
+            .map(|(set, key)| {
+                let question = message::get_element(set, key);
+                (ElementMessage::Question(question), 0)
+            })
             .collect();
         let answers = self.0.exchange(requests)?;
         answers
             .into_iter()
             .map(|answer| match answer {
-                Ok(messages) => Ok(messages.into_iter().flat_map(answer::read_elements).next()),
+                Ok(messages) => Ok(messages
+                    .into_iter()
+                    .flat_map(ElementMessage::elements)
+                    .next()),
                 Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => Ok(None),
                 Err(refusal) => Err(refusal),
             })
@@ -198,10 +262,11 @@ impl Nft {
     /// # Errors
     /// The kernel's refusal.
     pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, Refusal> {
-        let messages = self.list(message::get_elements(table, set))?;
+        let question = message::get_elements(table, set);
+        let messages = self.list(ElementMessage::Question(question))?;
         Ok(messages
             .into_iter()
-            .flat_map(answer::read_elements)
+            .flat_map(ElementMessage::elements)
             .collect())
     }
 
@@ -222,11 +287,83 @@ impl Nft {
     /// # Errors
     /// The kernel's refusal.
     pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, Refusal> {
-        let messages = self.list(message::get_rules(table, chain))?;
+        self.rules_of(table.family, table.name, chain)
+    }
+
+    /// The same of a table that was found by its name.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn rules_of(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: Option<&str>,
+    ) -> Result<Vec<Rule>, Refusal> {
+        let messages = self.list(message::get_rules(family, table, chain))?;
         Ok(messages.into_iter().filter_map(answer::read_rule).collect())
     }
 
-    fn list(&mut self, request: NetfilterMessage) -> Answer<NetfilterMessage> {
+    /// Which of these chains are there, all asked in one send.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, Refusal> {
+        let requests = chains
+            .iter()
+            .map(|(table, chain)| (message::get_chain(*table, chain), 0))
+            .collect();
+        let answers: Vec<Answer<NetfilterMessage>> = self.0.exchange(requests)?;
+        answers
+            .into_iter()
+            .map(|answer| match answer {
+                Ok(_) => Ok(true),
+                Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => Ok(false),
+                Err(refusal) => Err(refusal),
+            })
+            .collect()
+    }
+
+    /// The chains of every table of IP packets.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn chains(&mut self) -> Result<Vec<ChainHead>, Refusal> {
+        let messages = self.list(message::get_chains())?;
+        let heads = messages.into_iter().filter_map(answer::read_chain);
+        Ok(heads.collect())
+    }
+
+    /// All that is in a table, as the kernel tells it; to be compared with an earlier telling.
+    /// Empty when the table is not there.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn contents(&mut self, table: Table) -> Result<Contents, Refusal> {
+        let chains = self.list(message::get_chains())?;
+        let is_of_table = |message: &NetfilterMessage| {
+            let chain = answer::read_chain(message.clone());
+            chain.is_some_and(|chain| chain.table == table.name && chain.family == table.family)
+        };
+        let mut messages: Vec<_> = chains.into_iter().filter(is_of_table).collect();
+        messages.extend(self.list(message::get_rules(table.family, table.name, None))?);
+        let sets = self.list(message::get_sets(table))?;
+        let mut elements = Vec::new();
+        for name in sets.iter().cloned().filter_map(answer::read_set_name) {
+            elements.extend(self.elements(table, &name)?);
+        }
+        messages.extend(sets);
+        Ok(Contents {
+            // Without the headers, which tell the ruleset's generation.
+            objects: messages.into_iter().map(|message| message.inner).collect(),
+            elements,
+        })
+    }
+
+    fn list<T>(&mut self, request: T) -> Answer<T>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
         match self.0.dump(request) {
             Err(refusal) if refusal.is(rustix::io::Errno::NOENT) => Ok(Vec::new()),
             answer => answer,

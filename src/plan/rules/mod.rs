@@ -14,7 +14,7 @@
 //!   map  ports4_at, ports6_at host address . protocol . host port : pod . port
 //!   set  mapped4, mapped6     pods that have mapped ports
 //!   set  masquerade_all4, _6  pods whose ports are reached by masquerade from everywhere
-//!   chain prerouting, output → ports; postrouting; guard
+//!   chain prerouting, output → ports; postrouting; guard_input, guard_mapped
 //! table bridge pausenet
 //!   set  guarded              host ends whose frames are looked at
 //!   set  allowed              host end . the MAC that it may send from
@@ -80,6 +80,12 @@ pub fn are_used(network: &Network) -> bool {
 /// Whether one may have some that the request does not tell of any more: mapped ports.
 pub fn may_be_forgotten(network: &Network) -> bool {
     network.maps_ports && network.ports.is_none()
+}
+
+/// Whether elements may go only when the link is gone: without the guard, a container could send
+/// from any MAC for its last moments.
+pub fn outlast_the_link(network: &Network) -> bool {
+    checks_macs(network)
 }
 
 /// Where it is marked that an address has mapped ports.

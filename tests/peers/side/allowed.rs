@@ -54,6 +54,22 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         on: "*",
         seen_in: "bridge_without_options",
+        at: "*host / links / cni0 / group|*host / links / br-pods / group",
+        theirs: "default",
+        ours: "829251939",
+        why: "the link group of a bridge that we have made says that each address has had one MAC only, so that neighbours need not be told of it",
+    },
+    Allowed {
+        on: "bridge_name",
+        seen_in: "bridge_name",
+        at: "*c2 eth0 / result / interfaces / 2 / mac|*pod / c2 / links / eth0 / address",
+        theirs: "<MAC of c2 eth0>",
+        ours: "<MAC of c1 eth0>",
+        why: "the MAC is made from the address: two pods with one address, on different bridges, have the same",
+    },
+    Allowed {
+        on: "*",
+        seen_in: "bridge_without_options",
         at: "1.1.0 / *result / interfaces / * / mtu",
         theirs: ABSENT,
         ours: "1*",

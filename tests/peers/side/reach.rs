@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Side;
+use crate::common::traffic::bound;
 use crate::common::{Container, ip};
 
 /// Longer than one lost and repeated neighbour solicitation.
@@ -48,8 +49,8 @@ impl Listening {
     /// In the calling thread's namespace.
     fn here() -> Self {
         let any: SocketAddr = format!("[::]:{PORT}").parse().unwrap();
-        let tcp = TcpListener::bind(any).unwrap();
-        let udp = UdpSocket::bind(any).unwrap();
+        let tcp = bound(|| TcpListener::bind(any)).unwrap();
+        let udp = bound(|| UdpSocket::bind(any)).unwrap();
         udp.set_read_timeout(Some(Duration::from_millis(100)))
             .unwrap();
         tcp.set_nonblocking(true).unwrap();

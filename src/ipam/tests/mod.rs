@@ -1,11 +1,11 @@
 //! `host-local` as a whole: from a config to addresses, on a store in a folder of the test's own.
 
-use std::collections::BTreeMap;
+mod model;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::store::Store;
@@ -53,7 +53,10 @@ impl Stores {
         let conf = conf.to_string().into_bytes();
         let request = Request::new(&environment?.unwrap(), Mode::Foreign, conf)?;
         match Ipam::new(&request.network)? {
-            Some(Ipam::HostLocal(ipam)) => Ok(Bound { ipam, request }),
+            Some(Ipam::HostLocal(ipam)) => Ok(Bound {
+                ipam: ipam.with_indexes(self.0.path().join("index")),
+                request,
+            }),
             other => panic!("{other:?}"),
         }
     }
@@ -407,127 +410,4 @@ fn an_address_that_is_lost_is_named_unless_it_is_not_ours() {
         host_local.first_not_held(&[foreign, ours]).unwrap(),
         Some(ours)
     );
-}
-
-/// The rules in their shortest form: in each set a list of addresses, the place in it where the
-/// search left off, and who holds what.
-struct Model {
-    sets: Vec<(Vec<IpAddr>, Option<usize>)>,
-    held: BTreeMap<IpAddr, u8>,
-}
-
-#[derive(Debug, PartialEq)]
-enum Answer {
-    Given(Vec<IpAddr>),
-    AlreadyHeld,
-    Refused,
-}
-
-impl Model {
-    fn new(sets: &[&[&str]]) -> Self {
-        let parsed = |set: &&[&str]| set.iter().map(|ip| ip.parse().unwrap()).collect();
-        Self {
-            sets: sets.iter().map(|set| (parsed(set), None)).collect(),
-            held: BTreeMap::new(),
-        }
-    }
-
-    fn add(&mut self, container: u8, wish: Option<IpAddr>) -> Answer {
-        if self.held.values().any(|holder| *holder == container) {
-            return Answer::AlreadyHeld;
-        }
-        let mut given = Vec::new();
-        for (set, cursor) in &mut self.sets {
-            let next = cursor.map_or(0, |at| at + 1);
-            let mut order = (next..next + set.len()).map(|at| at % set.len());
-            let free = |at: &usize| !self.held.contains_key(&set[*at]);
-            let wished = wish.and_then(|wish| set.iter().position(|ip| *ip == wish));
-            let found = match wished {
-                Some(at) => Some(at).filter(free),
-                None => order.find(free),
-            };
-            let Some(at) = found else {
-                self.del(container);
-                return Answer::Refused;
-            };
-            *cursor = Some(at);
-            self.held.insert(set[at], container);
-            given.push(set[at]);
-        }
-        Answer::Given(given)
-    }
-
-    fn del(&mut self, container: u8) {
-        self.held.retain(|_, holder| *holder != container);
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Call {
-    Add(u8),
-    AddWith(u8, u8),
-    Del(u8),
-}
-
-fn calls() -> impl Strategy<Value = Vec<Call>> {
-    let container = 0u8..9;
-    let call = prop_oneof![
-        4 => container.clone().prop_map(Call::Add),
-        1 => (container.clone(), 2u8..=6).prop_map(|(c, host)| Call::AddWith(c, host)),
-        3 => container.prop_map(Call::Del),
-    ];
-    proptest::collection::vec(call, 1..60)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// Whatever the order of calls: nobody is given what another holds, and everybody what round
-    /// robin prescribes.
-    #[test]
-    fn any_calls_are_answered_as_the_rules_prescribe(calls in calls()) {
-        let stores = Stores::new();
-        let ipam = json!({"ranges": [
-            [{"subnet": "10.1.0.0/29", "gateway": "10.1.0.4"},
-             {"subnet": "10.2.0.0/29", "rangeStart": "10.2.0.3", "rangeEnd": "10.2.0.4"}],
-            [{"subnet": "fd00::/125"}]]});
-        let mut model = Model::new(&[
-            &["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.5", "10.1.0.6", "10.2.0.3", "10.2.0.4"],
-            &["fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::6", "fd00::7"],
-        ]);
-        for call in calls {
-            match call {
-                Call::Del(c) => {
-                    model.del(c);
-                    stores.release(&format!("c{c}"), &ipam);
-                }
-                Call::Add(c) | Call::AddWith(c, _) => {
-                    // Within either set; 10.1.0.4 would be the gateway.
-                    let wish = match call {
-                        Call::AddWith(_, 4) => Some("fd00::4".to_owned()),
-                        Call::AddWith(_, host) => Some(format!("10.1.0.{host}")),
-                        _ => None,
-                    };
-                    let args = wish.as_ref().map(|wish| format!("IP={wish}")).unwrap_or_default();
-                    let host_local =
-                        stores.host_local(&format!("c{c}"), &args, &ipam, &json!({})).unwrap();
-                    let answer = match host_local.allocate() {
-                        Ok(Outcome::Allocated(given)) => {
-                            let given = given.addresses.iter();
-                            Answer::Given(given.map(|given| given.address.ip()).collect())
-                        }
-                        Ok(Outcome::AlreadyHeld(_)) => Answer::AlreadyHeld,
-                        Err(err) => {
-                            prop_assert_eq!(err.code, Code::TryAgainLater);
-                            Answer::Refused
-                        }
-                    };
-                    let wish = wish.map(|wish| wish.parse().unwrap());
-                    prop_assert_eq!(answer, model.add(c, wish));
-                }
-            }
-            let held: Vec<_> = model.held.keys().copied().collect();
-            prop_assert_eq!(stores.taken(), held);
-        }
-    }
 }

@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Sees that pods of a cluster reach what they should: on every node, across nodes, Services, ports of
+# nodes, names, the outside; and that a pod whose pause dies comes back.
+
+set -euo pipefail
+shopt -s inherit_errexit
+
+# shellcheck source-path=SCRIPTDIR source=steps.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/steps.sh"
+
+usage() {
+    cat <<'END'
+Tries the network of a cluster, as scripts/kind-up.sh makes one, from pods on each of its nodes.
+
+Usage: scripts/kind-test.sh [--context NAME] [--client IMAGE] [--server IMAGE] [--outside URL] [--dry-run]
+
+  --context NAME   the cluster, as kubectl knows it (default: kubectl's own)
+  --client IMAGE   an image with a shell and wget (default: busybox)
+  --server IMAGE   an image that serves HTTP on port 80 (default: nginx)
+  --outside URL    a page outside of the cluster (default: http://example.com)
+  --dry-run        print the steps and change nothing
+  -h, --help       this text
+
+All of it happens in the namespace pausenet-test, which is deleted at the end, also after a failure.
+The client is a DaemonSet that sees the processes of its node, to kill a pause there.
+
+Examples:
+  scripts/kind-test.sh --context kind-pausenet
+  scripts/kind-test.sh --dry-run
+END
+}
+
+NAMESPACE=pausenet-test
+NODE_PORT=30080 HOST_PORT=18080
+
+main() {
+    local context=() client=busybox server=nginx outside=http://example.com
+    while (($#)); do
+        case $1 in
+        -h | --help) usage && exit ;;
+        --context) context=(--context "$(value "$@")") && shift ;;
+        --client) client=$(value "$@") && shift ;;
+        --server) server=$(value "$@") && shift ;;
+        --outside) outside=$(value "$@") && shift ;;
+        --dry-run) dry_run=true ;;
+        *) wrong "$1" ;;
+        esac
+        shift
+    done
+    kubectl=(kubectl "${context[@]}")
+    here=("${kubectl[@]}" --namespace "$NAMESPACE")
+    local look="look at the pods: ${here[*]} get pods -o wide"
+    local routes='see whether each node has a route to the pods of the others: ip route show proto all'
+
+    step 'see that the API server answers' 'name the cluster with --context' \
+        "${kubectl[@]}" get --raw /readyz
+    $dry_run || trap clean_up EXIT
+    step 'start a client and a server on each node' "$look" start "$client" "$server"
+    step 'wait for the clients' "$look" "${here[@]}" rollout status daemonset/client --timeout 180s
+    step 'wait for the servers' "$look" "${here[@]}" rollout status daemonset/server --timeout 180s
+    step 'each client reaches the server on its own node' "$look" servers_on same
+    step 'each client reaches the servers on other nodes' "$routes" servers_on other
+    step 'each client reaches the Service' 'see whether kube-proxy runs on each node' the_service
+    if has_dns; then
+        step 'each client reaches the Service by its name' 'look at CoreDNS in namespace kube-system' \
+            from_each http://server
+    else
+        skip 'each client reaches the Service by its name' 'this cluster has no DNS'
+    fi
+    step "each client reaches NodePort $NODE_PORT of each node" 'see whether kube-proxy runs on each node' \
+        ports "$NODE_PORT"
+    step "each client reaches hostPort $HOST_PORT of each node" \
+        'see that the conflist in /etc/cni/net.d has the capability portMappings' ports "$HOST_PORT"
+    step "each client reaches $outside" 'see whether the node does, and its masquerade: nft list table inet pausenet' \
+        from_each "$outside"
+    step 'a server whose pause is killed comes back' "$look" kill_a_pause
+    step 'each client reaches the Service again' "$look" the_service
+    step 'delete it all' "$look" "${kubectl[@]}" delete namespace "$NAMESPACE" --timeout 180s
+    done_with 'this network does what it should'
+}
+
+clean_up() {
+    "${kubectl[@]}" delete namespace "$NAMESPACE" --ignore-not-found --wait=false >/dev/null
+}
+
+# start CLIENT SERVER
+start() {
+    "${kubectl[@]}" apply -f - <<END
+apiVersion: v1
+kind: Namespace
+metadata: {name: $NAMESPACE}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: client, namespace: $NAMESPACE}
+spec:
+  selector: {matchLabels: {app: client}}
+  template:
+    metadata: {labels: {app: client}}
+    spec:
+      hostPID: true
+      terminationGracePeriodSeconds: 0
+      tolerations: [{operator: Exists}]
+      containers:
+        - {name: client, image: $1, imagePullPolicy: IfNotPresent, command: [sleep, "86400"]}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: server, namespace: $NAMESPACE}
+spec:
+  selector: {matchLabels: {app: server}}
+  template:
+    metadata: {labels: {app: server}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      tolerations: [{operator: Exists}]
+      containers:
+        - name: server
+          image: $2
+          imagePullPolicy: IfNotPresent
+          ports: [{containerPort: 80, hostPort: $HOST_PORT}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: server, namespace: $NAMESPACE}
+spec:
+  type: NodePort
+  selector: {app: server}
+  ports: [{port: 80, nodePort: $NODE_PORT}]
+END
+}
+
+# pods APP: a line for each: name, node, address.
+pods() {
+    "${here[@]}" get pods -l "app=$1" \
+        -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIP}{"\n"}{end}'
+}
+
+nodes() {
+    "${kubectl[@]}" get nodes \
+        -o 'jsonpath={range .items[*]}{.status.addresses[?(@.type=="InternalIP")].address}{"\n"}{end}' |
+        cut -d' ' -f1
+}
+
+# fetch POD URL: rules for Services and ports come a moment after their objects.
+fetch() {
+    local deadline=$((SECONDS + 30))
+    until "${here[@]}" exec "$1" -- wget -q -O /dev/null -T 3 "$2" >/dev/null 2>&1; do
+        if ((SECONDS >= deadline)); then
+            printf '    %s does not reach %s\n' "$1" "$2"
+            return 1
+        fi
+        sleep 0.2
+    done
+    printf '    %s reaches %s\n' "$1" "$2"
+}
+
+from_each() {
+    local client
+    while read -r client _; do
+        fetch "$client" "$1" </dev/null || return
+    done < <(pods client)
+}
+
+# servers_on same|other
+servers_on() {
+    local client client_node server_node address tried=0 relation
+    while read -r client client_node _; do
+        while read -r _ server_node address; do
+            relation=other
+            [[ $client_node != "$server_node" ]] || relation=same
+            [[ $relation == "$1" ]] || continue
+            tried=$((tried + 1))
+            fetch "$client" "http://$(literal "$address")" </dev/null || return
+        done < <(pods server)
+    done < <(pods client)
+    ((tried)) || { printf '    there is no server on such a node\n' && return 1; }
+}
+
+the_service() {
+    local address
+    address=$("${here[@]}" get service server -o 'jsonpath={.spec.clusterIP}')
+    from_each "http://$(literal "$address")"
+}
+
+# ports PORT
+ports() {
+    local node
+    while read -r node; do
+        from_each "http://$(literal "$node"):$1" </dev/null || return
+    done < <(nodes)
+}
+
+# An address as it stands in a URL.
+literal() {
+    [[ $1 != *:* ]] && printf '%s\n' "$1" || printf '[%s]\n' "$1"
+}
+
+has_dns() {
+    $dry_run || "${kubectl[@]}" -n kube-system get service kube-dns >/dev/null 2>&1
+}
+
+# The pause of a pod is the process `pause` in the pod's cgroup.
+kill_a_pause() {
+    local server node uid client deadline=$((SECONDS + 120)) restarts
+    read -r server node _ < <(pods server)
+    client=$(pods client | awk -v node="$node" '$2 == node { print $1 }')
+    uid=$("${here[@]}" get pod "$server" -o 'jsonpath={.metadata.uid}')
+    # shellcheck disable=SC2016 # of the shell in the pod
+    "${here[@]}" exec "$client" -- sh -c '
+        for process in /proc/[0-9]*; do
+            grep -q "$1\|$2" "$process/cgroup" 2>/dev/null || continue
+            [ "$(cat "$process/comm")" = pause ] && kill -9 "${process#/proc/}" && exit
+        done
+        echo "    there is no pause of pod $1" && exit 1
+    ' sh "$uid" "${uid//-/_}" || return
+    printf '    killed the pause of %s on %s\n' "$server" "$node"
+    until restarts=$("${here[@]}" get pod "$server" -o 'jsonpath={.status.containerStatuses[0].restartCount}') &&
+        ((restarts > 0)); do
+        ((SECONDS < deadline)) || { printf '    it has not been restarted\n' && return 1; }
+        sleep 0.2
+    done
+    "${here[@]}" wait --for condition=Ready "pod/$server" --timeout 120s
+}
+
+main "$@"

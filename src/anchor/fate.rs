@@ -1,0 +1,364 @@
+//! What happens to a network when somebody in it dies: sentences, from the facts. And what to do
+//! for those to whom it has happened.
+
+use super::cgroup::Engine;
+use super::container::{NetworkFrom, Role, short_id};
+use super::maker::Maker;
+use super::sandbox::{Absent, Member, Owner, Reason, Sandbox, State, Was};
+use super::words::{list, plain};
+
+/// What happens when one of the members dies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fate {
+    pub who: String,
+    pub then: String,
+}
+
+/// One for each member, the owner first.
+pub fn fates(sandbox: &Sandbox) -> Vec<Fate> {
+    let others: Vec<_> = sandbox.sharers().map(Member::title).collect();
+    let owner = sandbox.anchor().map(|anchor| Fate {
+        who: anchor.title(),
+        then: of_the_owner(sandbox, anchor, &others),
+    });
+    let of_a_sharer = |member: &Member| Fate {
+        who: member.title(),
+        then: of_a_sharer(sandbox, member),
+    };
+    owner
+        .into_iter()
+        .chain(sandbox.sharers().map(of_a_sharer))
+        .collect()
+}
+
+fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String {
+    let engine = anchor
+        .container
+        .as_ref()
+        .and_then(|container| container.engine);
+    let is_sandbox = anchor
+        .container
+        .as_ref()
+        .is_some_and(|found| found.role == Role::Sandbox);
+    let all = names(sandbox, |_| true);
+    if is_sandbox {
+        return "Kubernetes makes the pod anew: what else runs in it is ended, the network taken \
+                away, and all is started again in a new namespace, mostly with another address"
+            .to_owned();
+    }
+    let taken = match engine {
+        Some(Engine::Podman) => names(sandbox, |maker| {
+            matches!(maker, Maker::Cni { .. } | Maker::Pausenet { .. })
+        }),
+        _ => names(sandbox, |maker| matches!(maker, Maker::Docker { .. })),
+    };
+    let taker = match engine {
+        Some(Engine::Podman) => "podman",
+        _ => "Docker",
+    };
+    if others.is_empty() {
+        return match taken.as_slice() {
+            [] => alone(sandbox),
+            taken => format!(
+                "{taker} takes {} away; nobody else has it",
+                list(taken, "and")
+            ),
+        };
+    }
+    let who = list(others, "and");
+    let (live, keep, stay) = match others {
+        [_] => ("lives", "keeps", "stays"),
+        _ => ("live", "keep", "stay"),
+    };
+    let anchor_name = anchor.title();
+    if !taken.is_empty() {
+        let taken = list(&taken, "and");
+        return format!(
+            "{taker} takes {taken} from all in here; {who} {live} on with lo alone. If \
+             {anchor_name} is restarted, it gets {taken} anew in a namespace of its own, and \
+             {who} {stay} here without"
+        );
+    }
+    let kept = match all.as_slice() {
+        [] => "nothing: there is no network to lose".to_owned(),
+        all => format!(
+            "{} {} with {who}: same address, connections go on",
+            list(all, "and"),
+            if all.len() == 1 { "stays" } else { "stay" },
+        ),
+    };
+    if engine != Some(Engine::Docker) {
+        return kept;
+    }
+    let mut said = kept;
+    said.push_str(&match anchor
+        .container
+        .as_ref()
+        .map(|container| &container.network)
+    {
+        Some(NetworkFrom::Container(_)) => {
+            format!(". If {anchor_name} is restarted, it comes back to them")
+        }
+        _ => format!(
+            ". If {anchor_name} is restarted, it gets a new namespace, and {who} {keep} this one"
+        ),
+    });
+    let bound = sandbox.sharers().filter(|member| joins(member, anchor));
+    let bound: Vec<_> = bound.map(Member::title).collect();
+    if !bound.is_empty() {
+        said.push_str(&format!(
+            "; if it is removed, {} cannot be restarted any more, for Docker looks for it by its \
+             ID",
+            list(&bound, "and"),
+        ));
+    }
+    said
+}
+
+/// True when Docker looks for the other at each start of the one.
+fn joins(member: &Member, other: &Member) -> bool {
+    let joined = member
+        .container
+        .as_ref()
+        .map(|container| &container.network);
+    let id = other.container.as_ref().map(|container| &container.id);
+    matches!((joined, id), (Some(NetworkFrom::Container(joined)), Some(id)) if joined == id)
+}
+
+fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
+    let is_in_pod = member
+        .container
+        .as_ref()
+        .is_some_and(|found| found.role == Role::Application);
+    match (sandbox.members.len(), is_in_pod) {
+        (1, _) => alone(sandbox),
+        (_, true) => "nothing for the others; Kubernetes starts it again in the same network, \
+                      if the pod wants that"
+            .to_owned(),
+        (_, false) => match lost(sandbox, member) {
+            Some(id) => format!(
+                "nothing for the others; it cannot be started again, for Docker looks for \
+                 container {}, which was removed",
+                plain(short_id(id))
+            ),
+            None => "nothing for the others".to_owned(),
+        },
+    }
+}
+
+/// The container that Docker looks for in vain when it starts this one.
+fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str> {
+    let NetworkFrom::Container(joined) = &member.container.as_ref()?.network else {
+        return None;
+    };
+    let removed = sandbox.missing.iter().find(|missing| {
+        missing.id.as_ref() == Some(joined) && matches!(missing.was, Was::Removed { .. })
+    });
+    removed?.id.as_deref()
+}
+
+/// What happens when the last one dies.
+fn alone(sandbox: &Sandbox) -> String {
+    if let Some(file) = sandbox.held_by.first() {
+        return format!(
+            "the namespace stays as it is, held by {}",
+            plain(&file.to_string_lossy())
+        );
+    }
+    let all = names(sandbox, |_| true);
+    let by_cni = names(sandbox, |maker| {
+        matches!(maker, Maker::Cni { .. } | Maker::Pausenet { .. })
+    });
+    let end = match all.as_slice() {
+        [] => "the namespace ends".to_owned(),
+        all => format!("the namespace ends, and {} with it", list(all, "and")),
+    };
+    match by_cni.is_empty() {
+        true => end,
+        false => format!("{end}; its address stays reserved until DEL or GC is run"),
+    }
+}
+
+/// The names of interfaces by who made them.
+fn names(sandbox: &Sandbox, wanted: impl Fn(&Maker) -> bool) -> Vec<String> {
+    let wires = sandbox.interfaces.iter().filter(|wire| wanted(&wire.maker));
+    wires.map(|wire| plain(&wire.interface.link.name)).collect()
+}
+
+/// The story in a sentence, about one of the members or the namespace as a whole.
+pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
+    let sharers: Vec<_> = sandbox.sharers().map(Member::title).collect();
+    let subject = about
+        .and_then(|at| sandbox.members.get(at))
+        .map(Member::title);
+    match (&sandbox.owner, sandbox.state()) {
+        (Owner::Absent(absent), State::Orphaned) => {
+            let who = subject.unwrap_or_else(|| list(&sharers, "and"));
+            orphaned(sandbox, absent, &who)
+        }
+        (Owner::Member(at, _), _) if about.is_some() && about != Some(*at) => format!(
+            "{} shares the network of {}.",
+            subject.unwrap_or_default(),
+            sandbox.members[*at].title(),
+        ),
+        (Owner::Member(at, reason @ (Reason::PodOfOurs | Reason::Sandbox)), _) => {
+            let owner = sandbox.members[*at].title();
+            let stands = match reason {
+                Reason::Sandbox => format!("{owner} is the sandbox of pod {}", sandbox.title()),
+                _ => format!("{owner} stands for pod {}", sandbox.title()),
+            };
+            match sharers.as_slice() {
+                [] => format!("{stands}; nobody shares its network."),
+                [one] => format!("{stands}; {one} shares its network."),
+                many => format!("{stands}; {} share its network.", list(many, "and")),
+            }
+        }
+        (Owner::Member(at, _), _) => {
+            let owner = sandbox.members[*at].title();
+            match sharers.as_slice() {
+                [] => format!("{owner} has its network for itself."),
+                [one] => format!("{owner} owns its network; {one} shares it."),
+                many => format!("{owner} owns its network; {} share it.", list(many, "and")),
+            }
+        }
+        (_, State::Orphaned) => format!(
+            "Pod {} has lost its pause process; {} {} on in its network, held by its name.",
+            sandbox.title(),
+            list(&sharers, "and"),
+            if sharers.len() == 1 { "lives" } else { "live" },
+        ),
+        (Owner::File(file), State::Empty) => format!(
+            "Nobody lives in this network; {} holds it.",
+            plain(&file.to_string_lossy()),
+        ),
+        (Owner::File(file), _) => {
+            let verb = if sharers.len() == 1 { "lives" } else { "live" };
+            format!(
+                "{} {verb} in a network that {} holds.",
+                list(&sharers, "and"),
+                plain(&file.to_string_lossy()),
+            )
+        }
+        _ => "Nobody that can be seen from here lives in this network.".to_owned(),
+    }
+}
+
+fn orphaned(sandbox: &Sandbox, absent: &Absent, who: &str) -> String {
+    let owner = absent.title();
+    let gone = gone(absent);
+    let left = names(sandbox, |_| true);
+    match (&absent.was, left.as_slice()) {
+        (Was::Restarted, []) => format!(
+            "{who} was left behind: its owner {owner} was restarted and has a network in another \
+             namespace; here, only lo is left."
+        ),
+        (Was::Restarted, left) => format!(
+            "{who} was left behind: its owner {owner} was restarted and has another namespace; \
+             {} stayed here.",
+            list(left, "and"),
+        ),
+        (_, []) if absent.networks.is_empty() => {
+            format!("{who} has no network: it shared that of {owner}, {gone}; only lo is left.")
+        }
+        (_, []) => format!(
+            "{who} has lost its network: {} with its owner {owner}, {gone}; only lo is left.",
+            // So Docker calls the first of them, and the others by number.
+            match absent.networks.as_slice() {
+                [_] => "eth0 is gone".to_owned(),
+                many => {
+                    let names: Vec<_> = (0..many.len()).map(|at| format!("eth{at}")).collect();
+                    format!("{} are gone", list(&names, "and"))
+                }
+            },
+        ),
+        (_, left) => format!(
+            "{who} lives on in the network of {owner}, {gone}: {} stays as long as anybody \
+             lives in it.",
+            list(left, "and"),
+        ),
+    }
+}
+
+/// What became of the owner, as the rest of a sentence.
+pub fn gone(absent: &Absent) -> String {
+    let moment = |what: &str, at: &Option<String>| match at {
+        Some(at) => format!("which {what} at {}", plain(at)),
+        None => format!("which {what}"),
+    };
+    match &absent.was {
+        Was::Removed { at } => moment("was removed", at),
+        Was::Stopped { at } => moment("stopped", at),
+        Was::Restarted => "which was restarted and is in another namespace".to_owned(),
+        Was::Unknown => "which is gone".to_owned(),
+    }
+}
+
+/// Something to do, and the command that does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    pub what: String,
+    pub commands: Vec<String>,
+}
+
+/// What to do about an orphaned namespace, for one of its members; nothing for others.
+pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
+    let member = sandbox.members.get(about.unwrap_or(0));
+    let (Owner::Absent(absent), Some(member)) = (&sandbox.owner, member) else {
+        return Vec::new();
+    };
+    let name = member.title();
+    let is_docker = member.container.as_ref().is_some_and(|found| {
+        found.engine == Some(Engine::Docker) || matches!(found.network, NetworkFrom::Container(_))
+    });
+    // `rescue` knows names from Docker alone.
+    let known = member.container.as_ref().filter(|_| is_docker);
+    let known = known.and_then(|container| container.name.clone());
+    let target = known.unwrap_or_else(|| member.first().pid.to_string());
+    let mut advice = Vec::new();
+    let mut advise = |what: String, commands: &[String]| {
+        advice.push(Advice {
+            what,
+            commands: commands.to_vec(),
+        });
+    };
+    if sandbox.interfaces.is_empty() {
+        advise(
+            format!("give {name} a network again, in place, without a restart"),
+            &[format!("pausectl rescue {target} --network NET")],
+        );
+    }
+    if !is_docker {
+        return advice;
+    }
+    if sandbox.interfaces.is_empty() {
+        advise(
+            format!("or start {name} anew, onto an anchor that applications may leave and join"),
+            &[
+                "pausectl docker up ANCHOR --network NET".to_owned(),
+                "docker run --net=container:ANCHOR ...".to_owned(),
+            ],
+        );
+    } else if !matches!(absent.was, Was::Restarted) {
+        advise(
+            "put a new anchor into this namespace, without a restart".to_owned(),
+            &[format!("pausectl docker reanchor {}", absent.title())],
+        );
+    }
+    if matches!(absent.was, Was::Restarted) {
+        advise(
+            format!("let {name} follow its owner: it starts anew, in the new namespace"),
+            &[format!("docker restart {target}")],
+        );
+    }
+    if let Some(id) = lost(sandbox, member) {
+        advise(
+            format!(
+                "{name} cannot be restarted as it is: Docker would look for container {}, which \
+                 no longer exists",
+                plain(short_id(id))
+            ),
+            &[],
+        );
+    }
+    advice
+}

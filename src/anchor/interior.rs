@@ -1,0 +1,163 @@
+//! What a network namespace looks like from inside, and which links on the host lead into it.
+
+use std::collections::{HashMap, HashSet};
+
+use ipnetwork::IpNetwork;
+
+use crate::cni::request::Attachment;
+use crate::cni::{Code, Error, Result};
+use crate::kernel::link::Link;
+use crate::kernel::netns::{Netns, NetnsId};
+use crate::kernel::{Refusal, RouteSocket, address, link};
+use crate::plan::Owner;
+
+/// The host as it was when it was opened: its links, and a way back to it.
+pub struct Host {
+    pub netns: Netns,
+    pub socket: RouteSocket,
+    pub links: HashMap<u32, Link>,
+    /// The numbers of namespaces that attachments of ours lead to.
+    attached: HashSet<i32>,
+}
+
+/// An interface inside a namespace, lo left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    pub link: Link,
+    /// Without those that the kernel gives every interface by itself.
+    pub addresses: Vec<IpNetwork>,
+    /// The other end of a veth, if it is on the host.
+    pub host_end: Option<Link>,
+}
+
+impl Host {
+    /// Reads the host that the calling thread is on.
+    ///
+    /// # Errors
+    /// Codes 8 and 101.
+    pub fn open() -> Result<Self> {
+        let list = || {
+            let mut socket = RouteSocket::open()?;
+            let links = link::list(&mut socket)?;
+            Ok((socket, links))
+        };
+        let (socket, links) =
+            list().map_err(|refusal: Refusal| refusal.during("list the host's links"))?;
+        let ours = links.iter().filter(|link| attachment_of(link).is_some());
+        Ok(Self {
+            netns: Netns::own()?,
+            socket,
+            attached: ours.filter_map(|link| link.peer_netns).collect(),
+            links: links.into_iter().map(|link| (link.index, link)).collect(),
+        })
+    }
+
+    /// Its namespace.
+    ///
+    /// # Errors
+    /// Code 8.
+    pub fn id(&self) -> Result<NetnsId> {
+        self.netns.id().map_err(|err| {
+            Error::new(
+                Code::InvalidNetns,
+                format!("look at our own network namespace: {err}"),
+            )
+        })
+    }
+
+    /// The number that the host has for a namespace, and by which its links tell where they lead.
+    ///
+    /// # Errors
+    /// Code 101 when the kernel refuses.
+    pub fn number_of(&mut self, netns: &Netns) -> Result<Option<i32>> {
+        netns.number(&mut self.socket).map_err(|refusal| {
+            refusal.during(format!("ask for the number of {}", netns.path().display()))
+        })
+    }
+
+    /// True when an attachment of ours leads to the namespace with this number.
+    pub fn is_attached(&self, number: Option<i32>) -> bool {
+        number.is_some_and(|number| self.attached.contains(&number))
+    }
+
+    /// The interfaces of a namespace. The calling thread enters it and comes back.
+    ///
+    /// # Errors
+    /// Code 8 when it cannot be entered, 101 when the kernel refuses.
+    pub fn look_into(&mut self, netns: &Netns) -> Result<Vec<Interface>> {
+        let attempt = || format!("look into {}", netns.path().display());
+        let number = self.number_of(netns)?;
+        let found = netns.enter(&self.netns, || {
+            read().map_err(|refusal| refusal.during(attempt()))
+        })?;
+        let with_host_end = |(link, addresses): (Link, Vec<IpNetwork>)| Interface {
+            host_end: self.host_end(&link, number).cloned(),
+            link,
+            addresses,
+        };
+        Ok(found.into_iter().map(with_host_end).collect())
+    }
+
+    /// Indices repeat between namespaces: each end names the other, and the host's end the
+    /// namespace too, or they are no pair.
+    fn host_end(&self, inside: &Link, number: Option<i32>) -> Option<&Link> {
+        let host_end = self.links.get(&inside.peer?)?;
+        let is_pair = host_end.kind == "veth"
+            && host_end.peer == Some(inside.index)
+            && number.is_some()
+            && host_end.peer_netns == number;
+        is_pair.then_some(host_end)
+    }
+}
+
+/// Runs `work`, which enters namespaces, on a thread of its own: this process must not look
+/// like a member of them to others.
+///
+/// # Errors
+/// `work`'s own.
+pub fn apart<T: Send, E: Send + From<Error>>(
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| {
+        let what = "the thread in another namespace panicked";
+        Err(Error::new(Code::Internal, what).into())
+    })
+}
+
+fn read() -> Result<Vec<(Link, Vec<IpNetwork>)>, Refusal> {
+    let mut socket = RouteSocket::open()?;
+    let mut links = link::list(&mut socket)?;
+    links.retain(|link| link.name != "lo");
+    let mut addresses = match links.as_slice() {
+        [] => Vec::new(),
+        _ => address::list(&mut socket)?,
+    };
+    addresses.retain(|(_, address)| !is_link_local(address));
+    let of = |index| {
+        let own = addresses.iter().filter(move |(link, _)| *link == index);
+        own.map(|(_, address)| *address).collect()
+    };
+    Ok(links
+        .into_iter()
+        .map(|link| {
+            let addresses = of(link.index);
+            (link, addresses)
+        })
+        .collect())
+}
+
+fn is_link_local(net: &IpNetwork) -> bool {
+    match net {
+        IpNetwork::V6(net) => net.ip().is_unicast_link_local(),
+        IpNetwork::V4(_) => false,
+    }
+}
+
+/// The attachment that a host end's alias names.
+pub fn attachment_of(link: &Link) -> Option<Attachment> {
+    match Owner::of(link.alias.as_deref()) {
+        // An attachment's IFB has its alias too.
+        Owner::Attachment(attachment) => (link.kind == "veth").then_some(attachment),
+        Owner::Nobody | Owner::Foreign(_) => None,
+    }
+}

@@ -1,0 +1,316 @@
+//! The story of one network namespace: who owns it, who shares it, which network it has, and
+//! who made that. Pure: [`super::survey`] gathers what it is told from.
+
+use std::path::PathBuf;
+
+use super::census::Process;
+use super::cgroup::Engine;
+use super::container::{Container, NetworkFrom, Role, short_id};
+use super::interior::{Interface, attachment_of};
+use super::maker::Maker;
+use super::pod_of_ours;
+use super::words::plain;
+use crate::cni::request::Attachment;
+use crate::kernel::netns::NetnsId;
+
+/// A network namespace other than the host's.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub netns: NetnsId,
+    /// Who lives in it, the oldest first.
+    pub members: Vec<Member>,
+    /// Files that hold it.
+    pub held_by: Vec<PathBuf>,
+    pub interfaces: Vec<Wire>,
+    pub owner: Owner,
+    /// Containers that members were started onto, and that are not with them.
+    pub missing: Vec<Absent>,
+}
+
+/// A container, or a process that is in none.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub container: Option<Container>,
+    /// Those in this namespace, the oldest first; never empty.
+    pub processes: Vec<Process>,
+}
+
+/// An interface and where it comes from.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    pub interface: Interface,
+    /// The bridge that its host end is a port of.
+    pub bridge: Option<String>,
+    pub maker: Maker,
+}
+
+/// Who stands for the namespace, and why we say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// One of the members, by its place.
+    Member(usize, Reason),
+    /// It was started for a container that is not in it any more.
+    Absent(Absent),
+    /// A file; nobody else is known.
+    File(PathBuf),
+    /// Nobody that can be seen from here.
+    Nobody,
+}
+
+/// What makes a member the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It is the sandbox of a pod of Kubernetes.
+    Sandbox,
+    /// It is the pause of a pod of ours.
+    PodOfOurs,
+    /// The others were started onto its network.
+    Joined,
+    /// The namespace was made for it.
+    MadeFor,
+    /// It runs a pause.
+    Pause,
+    /// It is the oldest process.
+    Oldest,
+}
+
+/// A container that others were started onto, and that is not with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// None when only its process is known to be gone.
+    pub id: Option<String>,
+    pub name: Option<String>,
+    pub was: Was,
+    /// Docker's networks that it had, and took along.
+    pub networks: Vec<String>,
+}
+
+/// What became of it. Times are in RFC 3339.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Was {
+    Removed {
+        at: Option<String>,
+    },
+    Stopped {
+        at: Option<String>,
+    },
+    /// It runs, in another namespace: it was restarted.
+    Restarted,
+    Unknown,
+}
+
+/// How a namespace fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its owner lives in it.
+    Alive,
+    /// Its owner is gone or elsewhere, and others live on in it.
+    Orphaned,
+    /// Nobody lives in it.
+    Empty,
+}
+
+impl State {
+    /// Its name on screens and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Orphaned => "orphaned",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+impl Absent {
+    /// What a person calls it.
+    pub fn title(&self) -> String {
+        let id = self.id.as_deref().map(short_id);
+        let known = self.name.as_deref().or(id);
+        known.map_or_else(|| "another container".to_owned(), plain)
+    }
+}
+
+impl Member {
+    /// What a person calls it.
+    pub fn title(&self) -> String {
+        match &self.container {
+            Some(container) => plain(container.title()),
+            None => self.first().to_string(),
+        }
+    }
+
+    /// Its oldest process.
+    pub fn first(&self) -> &Process {
+        &self.processes[0]
+    }
+
+    fn is_pause(&self) -> bool {
+        self.first().is_pause
+    }
+
+    fn has_id(&self, id: &str) -> bool {
+        self.container.as_ref().is_some_and(|found| found.id == id)
+    }
+
+    /// True when the namespace was made for it. podman makes a file of it first.
+    fn has_its_own(&self) -> bool {
+        self.container
+            .as_ref()
+            .is_some_and(|found| match found.network {
+                NetworkFrom::Itself => true,
+                NetworkFrom::File(_) => found.engine == Some(Engine::Podman),
+                _ => false,
+            })
+    }
+
+    fn has_process(&self, pid: u32) -> bool {
+        self.processes.iter().any(|process| process.pid == pid)
+    }
+
+    fn role(&self) -> Role {
+        self.container
+            .as_ref()
+            .map_or(Role::Any, |found| found.role)
+    }
+
+    fn network(&self) -> Option<&NetworkFrom> {
+        self.container.as_ref().map(|found| &found.network)
+    }
+}
+
+impl Sandbox {
+    /// How it fares.
+    pub fn state(&self) -> State {
+        match (&self.owner, self.members.as_slice()) {
+            (_, []) => State::Empty,
+            (Owner::Absent(_), _) => State::Orphaned,
+            // A pod of ours without its pause: its name holds it, and nobody stands for it.
+            (Owner::File(_), _) if self.pod().is_some() => State::Orphaned,
+            _ => State::Alive,
+        }
+    }
+
+    /// The member that owns it, if one does.
+    pub fn anchor(&self) -> Option<&Member> {
+        match self.owner {
+            Owner::Member(at, _) => self.members.get(at),
+            _ => None,
+        }
+    }
+
+    /// The others.
+    pub fn sharers(&self) -> impl Iterator<Item = &Member> {
+        let owner = match self.owner {
+            Owner::Member(at, _) => Some(at),
+            _ => None,
+        };
+        let others = self.members.iter().enumerate();
+        others
+            .filter(move |(at, _)| Some(*at) != owner)
+            .map(|(_, member)| member)
+    }
+
+    /// The pod of ours that it is, by the file that holds it.
+    pub fn pod(&self) -> Option<super::PodName> {
+        self.held_by.iter().find_map(|path| pod_of_ours(path))
+    }
+
+    /// What a person calls it: after its owner, or the pod.
+    pub fn title(&self) -> String {
+        if let Some(pod) = self.pod() {
+            return pod.to_string();
+        }
+        let kube = self
+            .anchor()
+            .and_then(|anchor| anchor.container.as_ref()?.pod.as_ref());
+        if let Some(pod) = kube {
+            return plain(&format!("{}/{}", pod.namespace, pod.name));
+        }
+        match (&self.owner, self.anchor()) {
+            (_, Some(anchor)) => anchor.title(),
+            (Owner::Absent(absent), _) => absent.title(),
+            (Owner::File(path), _) => plain(&path.to_string_lossy()),
+            _ => format!("net:[{}]", self.netns.number()),
+        }
+    }
+
+    /// Attachments of ours in it.
+    pub fn attachments(&self) -> impl Iterator<Item = (&Wire, Attachment)> {
+        let ours = |wire: &Wire| attachment_of(wire.interface.host_end.as_ref()?);
+        self.interfaces
+            .iter()
+            .filter_map(move |wire| Some((wire, ours(wire)?)))
+    }
+}
+
+/// Decides who owns a namespace. `absent` tells what became of a container that is not in it.
+pub fn owner(members: &[Member], held_by: &[PathBuf], absent: impl Fn(&str) -> Absent) -> Owner {
+    let at = |found: &dyn Fn(&Member) -> bool| members.iter().position(found);
+    let is_pod = held_by.iter().any(|path| pod_of_ours(path).is_some());
+    let pause = at(&Member::is_pause);
+    if let Some(at) = at(&|member| member.role() == Role::Sandbox) {
+        return Owner::Member(at, Reason::Sandbox);
+    }
+    if is_pod {
+        return match pause {
+            Some(at) => Owner::Member(at, Reason::PodOfOurs),
+            None => held_by
+                .first()
+                .map_or(Owner::Nobody, |path| Owner::File(path.clone())),
+        };
+    }
+    let joined = members.iter().find_map(|member| match member.network() {
+        Some(NetworkFrom::Container(id)) => Some(id.clone()),
+        _ => None,
+    });
+    let made_for = at(&Member::has_its_own);
+    let from_process = members.iter().find_map(|member| match member.network() {
+        Some(NetworkFrom::Process(pid)) => Some(*pid),
+        _ => None,
+    });
+    let (root, told) = match (joined, made_for, from_process) {
+        (Some(id), ..) => {
+            let root = root_of(members, id);
+            (at(&|member| member.has_id(&root)), Some(root))
+        }
+        (None, Some(at), _) => (Some(at), None),
+        (None, None, Some(pid)) => (at(&|member| member.has_process(pid)), None),
+        (None, None, None) => return unled(members, held_by, pause),
+    };
+    match (root, pause, told) {
+        (Some(at), ..) if members.len() == 1 => Owner::Member(at, Reason::MadeFor),
+        (Some(at), ..) => Owner::Member(at, Reason::Joined),
+        // Somebody has put a pause in the place of the old owner.
+        (None, Some(at), _) => Owner::Member(at, Reason::Pause),
+        (None, None, Some(id)) => Owner::Absent(absent(&id)),
+        (None, None, None) => Owner::Absent(Absent {
+            id: None,
+            name: None,
+            was: Was::Unknown,
+            networks: Vec::new(),
+        }),
+    }
+}
+
+/// Of members that nobody says anything of.
+fn unled(members: &[Member], held_by: &[PathBuf], pause: Option<usize>) -> Owner {
+    match (pause, members.is_empty(), held_by.first()) {
+        (Some(at), ..) => Owner::Member(at, Reason::Pause),
+        (None, _, Some(path)) => Owner::File(path.clone()),
+        (None, false, None) => Owner::Member(0, Reason::Oldest),
+        (None, true, None) => Owner::Nobody,
+    }
+}
+
+/// Follows members that were started onto one another. A circle ends where it began.
+fn root_of(members: &[Member], first: String) -> String {
+    let mut id = first;
+    for _ in members {
+        let next = members.iter().find(|member| member.has_id(&id));
+        match next.and_then(Member::network) {
+            Some(NetworkFrom::Container(further)) => id.clone_from(further),
+            _ => break,
+        }
+    }
+    id
+}

@@ -1,0 +1,288 @@
+//! What the process behind a container says of it: containerd's shim (Docker's too), or the
+//! conmon of podman and CRI-O.
+//!
+//! It is the parent of whatever runs in the container, and lives outside of it. Its command line
+//! names the container, and a shim's working directory is the bundle, whose config.json tells
+//! the rest. So names of Kubernetes need no socket.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::cgroup::{Engine, is_id};
+use super::container::{Container, KubePod, NetworkFrom, Role};
+
+/// containerd's namespace of Docker's containers.
+const MOBY: &str = "moby";
+
+/// What keeps a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Supervisor {
+    Shim {
+        pid: u32,
+        /// containerd's, which sorts containers by their client.
+        namespace: String,
+        /// Of the first container that it was started for; others of one pod follow.
+        id: String,
+    },
+    Conmon {
+        pid: u32,
+        id: String,
+        name: Option<String>,
+        /// As conmon was told it.
+        bundle: PathBuf,
+    },
+}
+
+impl Supervisor {
+    /// None for any other process.
+    pub fn read(pid: u32) -> Option<Self> {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        if !name.starts_with("containerd-shim") && !name.starts_with("conmon") {
+            return None;
+        }
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line);
+        Self::of_command(pid, name.trim_end(), &line.split('\0').collect::<Vec<_>>())
+    }
+
+    fn of_command(pid: u32, name: &str, words: &[&str]) -> Option<Self> {
+        let value = |option: &str| {
+            let at = words.iter().position(|word| *word == option)?;
+            words.get(at + 1).map(|word| (*word).to_owned())
+        };
+        if name.starts_with("conmon") {
+            return Some(Self::Conmon {
+                pid,
+                id: value("-c")?,
+                name: value("-n"),
+                bundle: value("-b")?.into(),
+            });
+        }
+        Some(Self::Shim {
+            pid,
+            namespace: value("-namespace")?,
+            id: value("-id")?,
+        })
+    }
+
+    /// The container that a process of this supervisor's is in. `named` is the ID in the
+    /// process's control group, if it has one.
+    pub fn container(&self, named: Option<&str>) -> Container {
+        match self {
+            Self::Conmon {
+                pid,
+                id,
+                name,
+                bundle,
+            } => {
+                let mut container = Container {
+                    name: name.clone(),
+                    ..Container::new(named.unwrap_or(id))
+                };
+                // Its path is that of conmon's own mounts.
+                let inside = bundle.strip_prefix("/").unwrap_or(bundle);
+                let file = Path::new(&format!("/proc/{pid}/root")).join(inside);
+                if let Ok(spec) = fs::read(file.join("config.json")) {
+                    describe(&mut container, &spec);
+                }
+                container
+            }
+            Self::Shim { pid, namespace, id } => {
+                let id = named.unwrap_or(id);
+                let mut container = Container {
+                    engine: Some(match namespace.as_str() {
+                        MOBY => Engine::Docker,
+                        _ => Engine::Containerd,
+                    }),
+                    // ctr's IDs are names.
+                    name: (!is_id(id)).then(|| id.to_owned()),
+                    ..Container::new(id)
+                };
+                if let Some(spec) = bundle(*pid, id).and_then(|file| fs::read(file).ok()) {
+                    describe(&mut container, &spec);
+                }
+                container
+            }
+        }
+    }
+}
+
+/// The file that describes a container; a pod's lie side by side.
+fn bundle(shim: u32, id: &str) -> Option<PathBuf> {
+    let is_plain = !id.is_empty() && !id.contains('/') && id != "." && id != "..";
+    is_plain.then(|| {
+        let own = PathBuf::from(format!("/proc/{shim}/cwd"));
+        own.join("..").join(id).join("config.json")
+    })
+}
+
+/// The parts of a runtime specification that we read.
+#[derive(Deserialize)]
+struct Spec {
+    #[serde(default)]
+    annotations: std::collections::HashMap<String, String>,
+    #[serde(default)]
+    linux: Linux,
+}
+
+#[derive(Deserialize, Default)]
+struct Linux {
+    #[serde(default)]
+    namespaces: Vec<Namespace>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    r#type: String,
+    #[serde(default)]
+    path: String,
+}
+
+fn describe(container: &mut Container, spec: &[u8]) {
+    let Ok(mut spec) = serde_json::from_slice::<Spec>(spec) else {
+        return;
+    };
+    let network = spec
+        .linux
+        .namespaces
+        .iter()
+        .find(|namespace| namespace.r#type == "network");
+    container.network = match network {
+        None => NetworkFrom::Host,
+        Some(namespace) => network_from(Path::new(&namespace.path)),
+    };
+    let mut cri = |key: &str| spec.annotations.remove(&format!("io.kubernetes.cri.{key}"));
+    match cri("container-type").as_deref() {
+        Some("sandbox") => container.role = Role::Sandbox,
+        Some(_) => container.role = Role::Application,
+        None => return,
+    }
+    container.image = cri("image-name");
+    container.name = cri("container-name");
+    if let (Some(namespace), Some(name)) = (cri("sandbox-namespace"), cri("sandbox-name")) {
+        container.pod = Some(KubePod { namespace, name });
+    }
+}
+
+fn network_from(path: &Path) -> NetworkFrom {
+    if path.as_os_str().is_empty() {
+        return NetworkFrom::Itself;
+    }
+    let pid = path.to_str().and_then(|path| {
+        let rest = path.strip_prefix("/proc/")?;
+        rest.strip_suffix("/ns/net")?.parse().ok()
+    });
+    match pid {
+        Some(pid) => NetworkFrom::Process(pid),
+        None => NetworkFrom::File(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_names_its_container_and_its_client() {
+        let words = [
+            "/usr/bin/containerd-shim-runc-v2",
+            "-namespace",
+            "k8s.io",
+            "-id",
+            "web",
+            "-address",
+            "/run/containerd/containerd.sock",
+        ];
+        let shim = Supervisor::of_command(7, "containerd-shim", &words);
+        let expected = Supervisor::Shim {
+            pid: 7,
+            namespace: "k8s.io".into(),
+            id: "web".into(),
+        };
+        assert_eq!(shim, Some(expected));
+        assert_eq!(
+            Supervisor::of_command(7, "containerd-shim", &words[..4]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_conmon_names_its_container() {
+        let words = [
+            "conmon",
+            "--api-version",
+            "1",
+            "-c",
+            "0a",
+            "-u",
+            "0a",
+            "-n",
+            "web",
+            "-b",
+            "/run/bundle",
+        ];
+        let expected = Supervisor::Conmon {
+            pid: 7,
+            id: "0a".into(),
+            name: Some("web".into()),
+            bundle: "/run/bundle".into(),
+        };
+        assert_eq!(Supervisor::of_command(7, "conmon", &words), Some(expected));
+    }
+
+    #[test]
+    fn annotations_of_cri_tell_pod_and_role() {
+        let mut container = Container::new("0a");
+        let spec = serde_json::json!({
+            "annotations": {
+                "io.kubernetes.cri.container-type": "container",
+                "io.kubernetes.cri.container-name": "client",
+                "io.kubernetes.cri.image-name": "hwchiu/netutils",
+                "io.kubernetes.cri.sandbox-name": "two-containers",
+                "io.kubernetes.cri.sandbox-namespace": "default"
+            },
+            "linux": {"namespaces": [
+                {"type": "pid"},
+                {"type": "network", "path": "/proc/77/ns/net"}
+            ]}
+        });
+        describe(&mut container, spec.to_string().as_bytes());
+        assert_eq!(container.role, Role::Application);
+        assert_eq!(container.name.as_deref(), Some("client"));
+        assert_eq!(container.network, NetworkFrom::Process(77));
+        let pod = container.pod.unwrap();
+        assert_eq!(
+            (pod.namespace.as_str(), pod.name.as_str()),
+            ("default", "two-containers")
+        );
+    }
+
+    #[test]
+    fn where_the_namespace_comes_from_is_told_apart() {
+        for (namespaces, expected) in [
+            ("[]", NetworkFrom::Host),
+            (r#"[{"type": "network"}]"#, NetworkFrom::Itself),
+            (
+                r#"[{"type": "network", "path": "/run/netns/x"}]"#,
+                NetworkFrom::File("/run/netns/x".into()),
+            ),
+        ] {
+            let mut container = Container::new("0a");
+            let spec = format!(r#"{{"linux": {{"namespaces": {namespaces}}}}}"#);
+            describe(&mut container, spec.as_bytes());
+            assert_eq!(container.network, expected);
+        }
+        let mut container = Container::new("0a");
+        describe(&mut container, b"no JSON");
+        assert_eq!(container.network, NetworkFrom::Unknown);
+    }
+
+    #[test]
+    fn an_id_cannot_lead_out_of_the_bundles() {
+        for bad in ["", ".", "..", "../../etc", "a/b"] {
+            assert_eq!(bundle(1, bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Gathers what the stories of [`super::sandbox`] are told from: /proc, walked once; the mounts;
+//! the processes behind containers; the links inside of each namespace, entered once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::census::{self, Process};
+use super::container::{Container, Life, NetworkFrom};
+use super::holds;
+use super::interior::{Host, Interface};
+use super::maker::{Kept, Maker, macs};
+use super::sandbox::{Absent, Member, Sandbox, Was, Wire, owner};
+use super::supervisor::Supervisor;
+use crate::cni::Result;
+use crate::kernel::netns::{Netns, NetnsId};
+use crate::runtime::cache;
+
+/// What engines say of their containers.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Those that exist, running or not.
+    pub containers: Vec<Container>,
+    /// Those that an engine remembers to have removed.
+    pub removed: Vec<Removed>,
+    /// Whether Docker has answered: then what it does not know does not exist.
+    pub docker_answered: bool,
+}
+
+/// A container that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    pub id: String,
+    pub name: Option<String>,
+    /// In RFC 3339.
+    pub at: Option<String>,
+    /// Docker's networks that it had.
+    pub networks: Vec<String>,
+}
+
+/// Who lives in which namespace, the host's left out.
+pub struct Population {
+    host: NetnsId,
+    homes: BTreeMap<NetnsId, Home>,
+}
+
+#[derive(Default)]
+struct Home {
+    members: Vec<Member>,
+    held_by: Vec<PathBuf>,
+    /// A file that leads there, and need not hold it.
+    way: Option<PathBuf>,
+}
+
+impl Population {
+    /// Walks /proc, and asks who is behind the containers.
+    ///
+    /// # Errors
+    /// Code 5 when /proc cannot be read.
+    pub fn take(host: NetnsId, told: &Told) -> Result<Self> {
+        let mut homes: BTreeMap<NetnsId, Home> = BTreeMap::new();
+        let known: HashMap<_, _> = told
+            .containers
+            .iter()
+            .map(|container| (container.id.as_str(), container))
+            .collect();
+        let mut supervisors = HashMap::new();
+        for (netns, processes) in census::take_where(|netns| netns != host)? {
+            let members = group(processes, &mut supervisors);
+            let home = homes.entry(netns).or_default();
+            home.members = members;
+            for container in home
+                .members
+                .iter_mut()
+                .filter_map(|member| member.container.as_mut())
+            {
+                if let Some(told) = known.get(container.id.as_str()) {
+                    container.learn(told);
+                }
+            }
+        }
+        for (netns, files) in holds::list()? {
+            if netns != host {
+                homes.entry(netns).or_default().held_by = files;
+            }
+        }
+        Ok(Self { host, homes })
+    }
+
+    /// The namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = NetnsId> {
+        self.homes.keys().copied()
+    }
+
+    /// Makes a namespace known that somebody has named by a file.
+    pub fn add(&mut self, netns: NetnsId, file: &Path) {
+        let home = self.homes.entry(netns).or_default();
+        home.way = Some(file.to_owned());
+    }
+
+    /// Who lives in one.
+    pub fn members(&self, netns: NetnsId) -> &[Member] {
+        self.homes.get(&netns).map_or(&[], |home| &home.members)
+    }
+
+    /// The files that hold one.
+    pub fn held_by(&self, netns: NetnsId) -> &[PathBuf] {
+        self.homes.get(&netns).map_or(&[], |home| &home.held_by)
+    }
+
+    /// Tells the story of the namespaces that are wanted. One that ends meanwhile, or changes
+    /// all the time, does not keep the others: it is an error among their stories. The calling
+    /// thread enters each; see [`super::interior::apart`].
+    pub fn describe(
+        &self,
+        host: &mut Host,
+        told: &Told,
+        wanted: impl Fn(&mut Host, &Netns, NetnsId) -> bool,
+    ) -> Vec<Result<Sandbox>> {
+        let kept = kept();
+        let mut stories = Vec::new();
+        for (&netns, home) in &self.homes {
+            let Some(open) = self.open(netns) else {
+                continue;
+            };
+            if wanted(host, &open, netns) {
+                let interfaces = host.look_into(&open);
+                stories.push(
+                    interfaces
+                        .map(|interfaces| self.story(netns, home, interfaces, host, told, &kept)),
+                );
+            }
+        }
+        stories
+    }
+
+    fn story(
+        &self,
+        netns: NetnsId,
+        home: &Home,
+        interfaces: Vec<Interface>,
+        host: &Host,
+        told: &Told,
+        kept: &[Kept],
+    ) -> Sandbox {
+        let containers = home
+            .members
+            .iter()
+            .filter_map(|member| member.container.as_ref());
+        let wire = |interface: Interface| {
+            let controller = interface.host_end.as_ref().and_then(|link| link.controller);
+            let bridge = controller.and_then(|index| host.links.get(&index));
+            let bridge = bridge.map(|link| link.name.clone());
+            Wire {
+                maker: Maker::of(
+                    &interface,
+                    bridge.as_deref(),
+                    netns,
+                    containers.clone(),
+                    kept,
+                ),
+                bridge,
+                interface,
+            }
+        };
+        let missing = joined_elsewhere(&home.members);
+        Sandbox {
+            netns,
+            missing: missing.map(|id| self.absent(id, told)).collect(),
+            owner: owner(&home.members, &home.held_by, |id| self.absent(id, told)),
+            members: home.members.clone(),
+            held_by: home.held_by.clone(),
+            interfaces: interfaces.into_iter().map(wire).collect(),
+        }
+    }
+
+    /// By whatever leads there.
+    fn open(&self, netns: NetnsId) -> Option<Netns> {
+        let home = self.homes.get(&netns)?;
+        let processes = home.members.iter().flat_map(|member| &member.processes);
+        let by_process = processes.map(|process| format!("/proc/{}/ns/net", process.pid).into());
+        let mut paths = by_process.chain(home.held_by.iter().chain(&home.way).cloned());
+        paths.find_map(|path: PathBuf| {
+            let open = Netns::open(&path).ok()?;
+            (open.id().ok()? == netns).then_some(open)
+        })
+    }
+
+    /// What became of a container that is not where those are who joined it.
+    fn absent(&self, id: &str, told: &Told) -> Absent {
+        let known = told.containers.iter().find(|container| container.id == id);
+        let removed = told.removed.iter().find(|removed| removed.id == id);
+        let lives = |member: &Member| {
+            member
+                .container
+                .as_ref()
+                .is_some_and(|found| found.id == id)
+        };
+        let elsewhere = self
+            .homes
+            .values()
+            .flat_map(|home| &home.members)
+            .any(lives);
+        let was = match (known, removed) {
+            _ if elsewhere => Was::Restarted,
+            (Some(known), _) => Was::Stopped {
+                at: match &known.life {
+                    Life::Stopped { at } => at.clone(),
+                    Life::Running => None,
+                },
+            },
+            (None, Some(removed)) => Was::Removed {
+                at: removed.at.clone(),
+            },
+            (None, None) if told.docker_answered => Was::Removed { at: None },
+            (None, None) => Was::Unknown,
+        };
+        let endpoints = known.into_iter().flat_map(|known| &known.endpoints);
+        let endpoints = endpoints.map(|endpoint| endpoint.network.clone());
+        let past = removed
+            .into_iter()
+            .flat_map(|removed| removed.networks.clone());
+        Absent {
+            id: Some(id.to_owned()),
+            name: match (known, removed) {
+                (Some(known), _) => known.name.clone(),
+                (None, removed) => removed.and_then(|removed| removed.name.clone()),
+            },
+            was,
+            networks: endpoints
+                .chain(past)
+                .filter(|network| network != "none")
+                .collect(),
+        }
+    }
+
+    /// The host's own namespace.
+    pub fn host(&self) -> NetnsId {
+        self.host
+    }
+}
+
+/// The containers that members were started onto, but for those that are members too.
+fn joined_elsewhere(members: &[Member]) -> impl Iterator<Item = &str> {
+    let containers = || {
+        members
+            .iter()
+            .filter_map(|member| member.container.as_ref())
+    };
+    let joined: BTreeSet<_> = containers()
+        .filter_map(|container| match &container.network {
+            NetworkFrom::Container(id) => Some(id.as_str()),
+            _ => None,
+        })
+        .filter(|id| !containers().any(|container| container.id == **id))
+        .collect();
+    joined.into_iter()
+}
+
+/// Puts the processes of one namespace together: those of a container, and those of a family
+/// outside of containers. A pause stands alone.
+fn group(
+    processes: Vec<Process>,
+    supervisors: &mut HashMap<u32, Option<Supervisor>>,
+) -> Vec<Member> {
+    let here: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
+    let mut members: Vec<Member> = Vec::new();
+    for process in processes {
+        let container = container_of(&process, &here, supervisors);
+        let at = members
+            .iter()
+            .position(|member| match (&member.container, &container) {
+                (Some(one), Some(other)) => one.id == other.id,
+                (None, None) => {
+                    let parent = member
+                        .processes
+                        .iter()
+                        .any(|other| other.pid == process.parent);
+                    parent && !process.is_pause
+                }
+                _ => false,
+            });
+        match at {
+            Some(at) => members[at].processes.push(process),
+            None => members.push(Member {
+                container,
+                processes: vec![process],
+            }),
+        }
+    }
+    members
+}
+
+fn container_of(
+    process: &Process,
+    here: &HashSet<u32>,
+    supervisors: &mut HashMap<u32, Option<Supervisor>>,
+) -> Option<Container> {
+    let named = process.container.as_ref();
+    let supervisor = (!here.contains(&process.parent))
+        .then(|| {
+            let parent = process.parent;
+            let found = supervisors
+                .entry(parent)
+                .or_insert_with(|| Supervisor::read(parent));
+            found.as_ref()
+        })
+        .flatten();
+    let mut container = match (supervisor, named) {
+        (Some(supervisor), named) => supervisor.container(named.map(|named| named.id.as_str())),
+        (None, Some(named)) => Container::new(&named.id),
+        (None, None) => return None,
+    };
+    container.engine = named.and_then(|named| named.engine).or(container.engine);
+    Some(container)
+}
+
+/// What runtimes remember of attachments.
+fn kept() -> Vec<Kept> {
+    let read = |entry: cache::Entry| {
+        let attachment = entry.parameters.attachment;
+        let netns = entry.parameters.netns.as_deref();
+        let plugins = entry.list.plugins.into_iter().map(|plugin| plugin.r#type);
+        Kept {
+            network: attachment.network.to_string(),
+            plugins: plugins.collect(),
+            container: attachment.container.to_string(),
+            ifname: attachment.ifname.to_string(),
+            netns: netns.and_then(open_id),
+            macs: macs(entry.result.as_ref()),
+        }
+    };
+    let entries = cache::list().unwrap_or_default();
+    entries.into_iter().map(read).collect()
+}
+
+fn open_id(path: &Path) -> Option<NetnsId> {
+    Netns::open(path).ok()?.id().ok()
+}

@@ -1,0 +1,272 @@
+//! Who owns a namespace and what happens to it, decided from facts that are made up here.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::census::Process;
+use super::cgroup::Engine;
+use super::container::{Container, NetworkFrom, Role};
+use super::fate::{advice, fates, summary};
+use super::interior::Interface;
+use super::maker::Maker;
+use super::sandbox::{Absent, Member, Owner, Reason, Sandbox, State, Was, Wire, owner};
+use crate::cni::NetworkName;
+use crate::kernel::link::Link;
+use crate::kernel::netns::NetnsId;
+
+fn container(name: &str, network: NetworkFrom) -> Container {
+    Container {
+        engine: Some(Engine::Docker),
+        name: Some(name.to_owned()),
+        network,
+        ..Container::new(&format!("id-of-{name}"))
+    }
+}
+
+fn joined(name: &str, other: &str) -> Member {
+    let network = NetworkFrom::Container(format!("id-of-{other}"));
+    member(name, Some(container(name, network)))
+}
+
+fn own(name: &str) -> Member {
+    member(name, Some(container(name, NetworkFrom::Itself)))
+}
+
+fn member(process: &str, container: Option<Container>) -> Member {
+    Member {
+        container,
+        processes: vec![Process::for_test(7, process)],
+    }
+}
+
+fn wire(name: &str, maker: Maker) -> Wire {
+    Wire {
+        interface: Interface {
+            link: Link::for_test(name),
+            addresses: Vec::new(),
+            host_end: None,
+        },
+        bridge: None,
+        maker,
+    }
+}
+
+fn by_docker() -> Wire {
+    let network = Some("bridge".to_owned());
+    wire("eth0", Maker::Docker { network })
+}
+
+fn by_us() -> Wire {
+    let network = NetworkName::parse("podnet").unwrap();
+    wire("eth0", Maker::Pausenet { network })
+}
+
+/// Docker has removed whoever is asked for.
+fn removed(id: &str) -> Absent {
+    Absent {
+        id: Some(id.to_owned()),
+        name: id.strip_prefix("id-of-").map(str::to_owned),
+        was: Was::Removed {
+            at: Some("2026-11-24T11:20:03Z".to_owned()),
+        },
+        networks: vec!["bridge".to_owned()],
+    }
+}
+
+fn sandbox(members: Vec<Member>, interfaces: Vec<Wire>, held_by: &[&str]) -> Sandbox {
+    let held_by: Vec<_> = held_by.iter().map(PathBuf::from).collect();
+    let owner = owner(&members, &held_by, removed);
+    let missing = match &owner {
+        Owner::Absent(absent) => vec![absent.clone()],
+        _ => Vec::new(),
+    };
+    Sandbox {
+        netns: NetnsId::of_process(std::process::id()).unwrap(),
+        owner,
+        missing,
+        members,
+        held_by,
+        interfaces,
+    }
+}
+
+fn then(sandbox: &Sandbox, who: &str) -> String {
+    let fates = fates(sandbox);
+    let fate = fates.iter().find(|fate| fate.who == who);
+    fate.unwrap_or_else(|| panic!("{fates:?}")).then.clone()
+}
+
+#[test]
+fn the_owner_is_whom_the_others_were_started_onto() {
+    let scene = sandbox(vec![own("a"), joined("b", "a")], vec![by_docker()], &[]);
+    assert_eq!(scene.owner, Owner::Member(0, Reason::Joined));
+    assert_eq!(scene.state(), State::Alive);
+    assert_eq!(summary(&scene, Some(1)), "b shares the network of a.");
+    assert_eq!(summary(&scene, Some(0)), "a owns its network; b shares it.");
+    // Through another one, and older than the owner.
+    let scene = sandbox(
+        vec![joined("c", "b"), joined("b", "a"), own("a")],
+        Vec::new(),
+        &[],
+    );
+    assert_eq!(scene.owner, Owner::Member(2, Reason::Joined));
+}
+
+#[test]
+fn who_was_started_onto_a_removed_container_is_orphaned() {
+    let scene = sandbox(vec![joined("b", "a")], Vec::new(), &[]);
+    assert_eq!(scene.owner, Owner::Absent(removed("id-of-a")));
+    assert_eq!(scene.state(), State::Orphaned);
+    assert_eq!(
+        summary(&scene, Some(0)),
+        "b has lost its network: eth0 is gone with its owner a, which was removed at \
+         2026-11-24T11:20:03Z; only lo is left."
+    );
+    let commands: Vec<_> = advice(&scene, Some(0))
+        .into_iter()
+        .flat_map(|advice| advice.commands)
+        .collect();
+    assert_eq!(commands[0], "pausectl rescue b --network NET");
+}
+
+#[test]
+fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
+    let scene = sandbox(vec![joined("b", "a"), joined("c", "a")], vec![by_us()], &[]);
+    assert_eq!(scene.state(), State::Orphaned);
+    let said = summary(&scene, Some(0));
+    assert!(
+        said.ends_with("eth0 stays as long as anybody lives in it."),
+        "{said}"
+    );
+    let commands: Vec<_> = advice(&scene, Some(0))
+        .into_iter()
+        .flat_map(|advice| advice.commands)
+        .collect();
+    assert_eq!(commands, ["pausectl docker reanchor a"]);
+    let said = then(&scene, "c");
+    assert!(said.contains("it cannot be started again"), "{said}");
+}
+
+#[test]
+fn a_new_pause_takes_the_place_of_an_owner_that_is_gone() {
+    let mut pause = joined("anchor2", "b");
+    pause.processes[0].is_pause = true;
+    let scene = sandbox(vec![joined("b", "a"), pause], vec![by_us()], &[]);
+    assert_eq!(scene.owner, Owner::Member(1, Reason::Pause));
+    assert_eq!(scene.state(), State::Alive);
+    let said = then(&scene, "anchor2");
+    assert!(said.contains("it comes back to them"), "{said}");
+    assert!(!said.contains("removed"), "{said}");
+}
+
+#[test]
+fn docker_takes_its_own_network_and_leaves_ours() {
+    let members = || vec![own("a"), joined("b", "a")];
+    let docker_s = sandbox(members(), vec![by_docker()], &[]);
+    let said = then(&docker_s, "a");
+    assert!(
+        said.starts_with("Docker takes eth0 from all in here; b lives on with lo alone"),
+        "{said}"
+    );
+    let ours = sandbox(members(), vec![by_us()], &[]);
+    let said = then(&ours, "a");
+    assert!(
+        said.starts_with("eth0 stays with b: same address"),
+        "{said}"
+    );
+    assert!(
+        said.contains("if it is removed, b cannot be restarted"),
+        "{said}"
+    );
+    for scene in [docker_s, ours] {
+        assert_eq!(then(&scene, "b"), "nothing for the others");
+    }
+}
+
+#[test]
+fn the_last_one_takes_the_namespace_along_unless_a_file_holds_it() {
+    let scene = sandbox(vec![own("a")], vec![by_us()], &[]);
+    let said = then(&scene, "a");
+    assert!(
+        said.starts_with("the namespace ends, and eth0 with it"),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("its address stays reserved until DEL or GC is run"),
+        "{said}"
+    );
+    let held = sandbox(vec![own("a")], vec![by_us()], &["/run/netns/a"]);
+    assert_eq!(
+        then(&held, "a"),
+        "the namespace stays as it is, held by /run/netns/a"
+    );
+}
+
+#[test]
+fn a_sandbox_of_kubernetes_owns_its_pod() {
+    let in_pod = |name: &str, role| {
+        let mut container = container(name, NetworkFrom::Process(1));
+        container.role = role;
+        member(name, Some(container))
+    };
+    let members = vec![
+        in_pod("client", Role::Application),
+        in_pod("POD", Role::Sandbox),
+    ];
+    let scene = sandbox(members, vec![by_us()], &["/run/netns/cni-1"]);
+    assert_eq!(scene.owner, Owner::Member(1, Reason::Sandbox));
+    assert!(then(&scene, "POD").starts_with("Kubernetes makes the pod anew"));
+    assert!(then(&scene, "client").contains("in the same network"));
+}
+
+#[test]
+fn a_pod_of_ours_belongs_to_its_pause_or_its_name() {
+    let mut pause = member("pause", None);
+    pause.processes[0].is_pause = true;
+    let file = "/run/pausenet/netns/web";
+    let scene = sandbox(vec![member("sleep", None), pause], vec![by_us()], &[file]);
+    assert_eq!(scene.owner, Owner::Member(1, Reason::PodOfOurs));
+    assert_eq!(scene.title(), "web");
+    let scene = sandbox(vec![member("sleep", None)], vec![by_us()], &[file]);
+    assert_eq!(scene.state(), State::Orphaned);
+    assert!(summary(&scene, None).starts_with("Pod web has lost its pause process"));
+    let scene = sandbox(Vec::new(), vec![by_us()], &[file]);
+    assert_eq!(scene.state(), State::Empty);
+}
+
+#[test]
+fn without_a_word_from_anybody_the_oldest_process_owns_it() {
+    let scene = sandbox(vec![member("x", None), member("y", None)], Vec::new(), &[]);
+    assert_eq!(scene.owner, Owner::Member(0, Reason::Oldest));
+    let scene = sandbox(Vec::new(), Vec::new(), &[]);
+    assert_eq!(scene.owner, Owner::Nobody);
+}
+
+proptest! {
+    /// Whatever containers claim of one another, circles too, everybody has one fate, and no
+    /// name reaches the terminal as it is.
+    #[test]
+    fn everybody_has_a_fate(
+        joins in proptest::collection::vec(0..7usize, 0..6),
+        name in "\\PC{0,3}\x1b?",
+        ours: bool,
+    ) {
+        let called = |at: usize| format!("{name}{at}");
+        let members = joins.iter().enumerate().map(|(at, other)| match other {
+            6 => own(&called(at)),
+            other => joined(&called(at), &called(*other)),
+        });
+        let wire = if ours { by_us() } else { by_docker() };
+        let scene = sandbox(members.collect(), vec![wire], &[]);
+        let fates = fates(&scene);
+        prop_assert_eq!(fates.len(), joins.len());
+        let mut said: Vec<_> = fates.into_iter().flat_map(|fate| [fate.who, fate.then]).collect();
+        said.push(scene.title());
+        for about in (0..joins.len()).map(Some).chain([None]) {
+            said.push(summary(&scene, about));
+            said.extend(advice(&scene, about).into_iter().map(|advice| advice.what));
+        }
+        prop_assert!(!said.concat().contains(char::is_control));
+    }
+}

@@ -1,0 +1,53 @@
+//! Words for people, made of names that strangers chose.
+
+/// A name as it may stand on a terminal: what could move the cursor, hide or reorder text is
+/// written as an escape. (A process, an interface or a container may be called anything.)
+pub fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' => shown.push(character),
+            other => shown.extend(other.escape_debug()),
+        }
+    }
+    shown
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub fn list(names: &[String], and: &str) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} {and} {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hostile_names_lose_their_power() {
+        assert_eq!(plain("web-1.x_y"), "web-1.x_y");
+        assert_eq!(plain("it's \"ä\""), "it's \"ä\"");
+        assert_eq!(plain("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(plain("a\u{202e}b"), "a\\u{202e}b");
+        assert_eq!(plain("a\\n"), "a\\\\n");
+    }
+
+    #[test]
+    fn lists_read_like_sentences() {
+        let names = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        assert_eq!(list(&names(""), "and"), "");
+        assert_eq!(list(&names("a"), "and"), "a");
+        assert_eq!(list(&names("abc"), "or"), "a, b or c");
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_character_survives(text: String) {
+            prop_assert!(!plain(&text).contains(char::is_control));
+        }
+    }
+}

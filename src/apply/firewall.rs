@@ -1,0 +1,179 @@
+//! Other firewalls of the host: told what to let through where they have a place for that, and
+//! looked at where they have none.
+
+use super::rules::{amend, explain, open};
+use crate::cni::{Code, Error, NetworkName, Result};
+use crate::kernel::nft::{Change, NewRule, Nft, Table};
+use crate::kernel::{Refusal, legacy};
+use crate::plan::firewall::{
+    self, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, Passage, TABLES, is_of_network,
+    missing, tables_of,
+};
+
+const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
+
+/// Sees to it that DOCKER-USER accepts the traffic, where there is such a chain. What is there
+/// already, at whatever place, is left as it is. Gives back the socket by which that was seen.
+///
+/// # Errors
+/// Code 101 when the kernel refuses; 11 when others change the ruleset without a break.
+pub fn ensure(passages: &[Passage]) -> Result<Option<Nft>> {
+    let (lacking_rules, nft) = look_for_lacking(passages)?;
+    if lacking_rules.is_empty() {
+        return Ok(nft);
+    }
+    let mut nft = nft.map_or_else(open, Ok)?;
+    amend(&mut nft, ATTEMPT, |nft| {
+        let tables = tables(nft, &tables_of(passages))?;
+        let lacking = lacking(nft, &tables, passages)?;
+        Ok(lacking.into_iter().map(Change::Rule).collect())
+    })?;
+    Ok(Some(nft))
+}
+
+/// Whether DOCKER-USER accepts the traffic, where there is such a chain.
+///
+/// # Errors
+/// Code 102 for the first rule that is missing; 101 when the kernel refuses.
+pub fn verify(passages: &[Passage]) -> Result<()> {
+    let Some(rule) = look_for_lacking(passages)?.0.into_iter().next() else {
+        return Ok(());
+    };
+    let program = if rule.table == TABLES[0] {
+        "iptables"
+    } else {
+        "ip6tables"
+    };
+    Err(Error::new(
+        Code::AttachmentDiffers,
+        format!(
+            "{DOCKER_USER} of {program} has lost the rule {:?}: Docker's firewall may drop the \
+             network's traffic",
+            rule.comment
+        ),
+    )
+    .hint("the next ADD on the network makes it again"))
+}
+
+/// Removes what DOCKER-USER has of a network. True when there was something.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn forget(network: &NetworkName) -> Result<bool> {
+    let (nft, found) = look(&TABLES)?;
+    let Some(mut nft) = nft.filter(|_| !found.is_empty()) else {
+        return Ok(false);
+    };
+    amend(
+        &mut nft,
+        "remove the network's rules from DOCKER-USER",
+        |nft| {
+            let mut changes = Vec::new();
+            for table in tables(nft, &TABLES)? {
+                let rules = nft.rules(table, Some(DOCKER_USER))?.into_iter();
+                let of_network = rules.filter(|rule| is_of_network(&rule.comment, network));
+                changes.extend(of_network.map(|rule| Change::RemoveRule(table, rule)));
+            }
+            Ok(changes)
+        },
+    )
+}
+
+/// The chains on the host that drop what these networks forward, of nftables and of
+/// iptables-legacy.
+///
+/// # Errors
+/// Code 101 when the kernel refuses.
+pub fn obstacles(passages: &[Passage]) -> Result<Vec<Obstacle>> {
+    let chains = match forward_chains() {
+        Err(refusal) if is_unknown(&refusal) => Vec::new(),
+        chains => chains.map_err(|refusal| explain(refusal, "list the chains of nftables"))?,
+    };
+    let mut old = Vec::new();
+    for family in [legacy::Family::Ipv4, legacy::Family::Ipv6] {
+        old.push(legacy_forward(family).map_err(|err| {
+            let program = family.program();
+            Refusal::from(err).during(format!("read the table filter of {program}"))
+        })?);
+    }
+    Ok(firewall::obstacles(&chains, &old, passages))
+}
+
+fn forward_chains() -> Result<Vec<ForwardChain>, Refusal> {
+    let mut nft = Nft::open()?;
+    let mut found = Vec::new();
+    for head in nft.chains()? {
+        let Some(policy) = head.forward else {
+            continue;
+        };
+        found.push(ForwardChain {
+            rules: nft.rules_of(head.family, &head.table, None)?,
+            family: head.family,
+            table: head.table,
+            name: head.name,
+            policy,
+        });
+    }
+    Ok(found)
+}
+
+fn legacy_forward(family: legacy::Family) -> std::io::Result<LegacyForward> {
+    Ok(LegacyForward {
+        family,
+        drops: legacy::forward_drops(family)?,
+        chains: legacy::chains(family, "filter")?,
+    })
+}
+
+/// What DOCKER-USER lacks, and the socket that was asked, if any. A host without Docker is asked
+/// one question, and changes nothing.
+fn look_for_lacking(passages: &[Passage]) -> Result<(Vec<NewRule>, Option<Nft>)> {
+    if passages.is_empty() {
+        return Ok((Vec::new(), None));
+    }
+    let (mut nft, tables) = look(&tables_of(passages))?;
+    let lacking = match &mut nft {
+        Some(nft) => lacking(nft, &tables, passages)
+            .map_err(|refusal| explain(refusal, "list the rules in Docker's chain DOCKER-USER"))?,
+        None => Vec::new(),
+    };
+    Ok((lacking, nft))
+}
+
+/// Those of these tables that have a DOCKER-USER, and the socket that was asked; None without
+/// nftables.
+fn look(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
+    let answer = Nft::open().map_err(Refusal::from).and_then(|mut nft| {
+        let tables = tables(&mut nft, asked)?;
+        Ok((nft, tables))
+    });
+    match answer {
+        Err(refusal) if is_unknown(&refusal) => Ok((None, Vec::new())),
+        Err(refusal) => Err(explain(refusal, "look for Docker's chain DOCKER-USER")),
+        Ok((nft, tables)) => Ok((Some(nft), tables)),
+    }
+}
+
+fn tables(nft: &mut Nft, asked: &[Table]) -> Result<Vec<Table>, Refusal> {
+    let chains: Vec<_> = asked.iter().map(|table| (*table, DOCKER_USER)).collect();
+    let there = nft.have(&chains)?.into_iter();
+    let found = asked.iter().zip(there).filter(|(_, there)| *there);
+    Ok(found.map(|(table, _)| *table).collect())
+}
+
+/// A kernel without nftables has no chains in it.
+fn is_unknown(refusal: &Refusal) -> bool {
+    use rustix::io::Errno;
+    [Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT]
+        .into_iter()
+        .any(|errno| refusal.is(errno))
+}
+
+fn lacking(nft: &mut Nft, tables: &[Table], passages: &[Passage]) -> Result<Vec<NewRule>, Refusal> {
+    let mut lacking = Vec::new();
+    for &table in tables {
+        let present = nft.rules(table, Some(DOCKER_USER))?;
+        lacking.extend(missing(passages, table, &present));
+    }
+    Ok(lacking)
+}

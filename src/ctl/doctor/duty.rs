@@ -1,0 +1,145 @@
+//! What a plugin of ours was asked for at ADD, put together again from what a runtime remembers,
+//! or, where nobody does, from the network's configuration.
+
+use std::ffi::OsStr;
+
+use ipnetwork::IpNetwork;
+use serde_json::{Map, Value};
+
+use super::programs::Programs;
+use crate::cni::args::Args;
+use crate::cni::env::{Environment, Verb};
+use crate::cni::link::Mode;
+use crate::cni::request::{Attachment, Request};
+use crate::cni::result::{AddResult, Interface, IpConfig};
+use crate::plan::rules::Wish;
+use crate::runtime::cache::Entry;
+use crate::runtime::conflist::NetworkList;
+use crate::runtime::execution_config;
+use crate::verbs::{self, Plugin};
+
+/// One plugin's part of an attachment.
+#[derive(Debug)]
+pub struct Duty {
+    pub plugin: Plugin,
+    /// With the attachment's addresses in its prevResult.
+    pub request: Request,
+}
+
+impl Duty {
+    /// What nftables should hold for it.
+    pub fn wishes(&self) -> Vec<Wish> {
+        verbs::wishes(self.plugin, &self.request)
+    }
+}
+
+/// The duties of an attachment that we wired, as its runtime remembers it. `seen` are the
+/// addresses that the interface has, for an ADD whose result nobody wrote down.
+pub fn remembered(entry: &Entry, seen: &[IpNetwork], programs: &Programs) -> Vec<Duty> {
+    let pairs = entry.parameters.args.iter();
+    let args: Vec<_> = pairs.map(|[key, value]| format!("{key}={value}")).collect();
+    let source = Source {
+        list: &entry.list,
+        attachment: &entry.parameters.attachment,
+        capabilities: &entry.parameters.capabilities,
+        result: entry.result.as_ref(),
+        args: Args::parse(&args.join(";")).unwrap_or_default(),
+        programs,
+    };
+    source.duties(seen)
+}
+
+/// The duties of an attachment that nobody remembers: what the network is now is all that is
+/// known. It may be another one than at ADD, and mapped ports are not in it.
+pub fn configured(
+    list: &NetworkList,
+    attachment: &Attachment,
+    seen: &[IpNetwork],
+    programs: &Programs,
+) -> Vec<Duty> {
+    let source = Source {
+        list,
+        attachment,
+        capabilities: &Map::new(),
+        result: None,
+        args: Args::default(),
+        programs,
+    };
+    source.duties(seen)
+}
+
+/// The ports that our `portmap` mapped to a container which another's plugin wired.
+pub fn chained(entry: &Entry, programs: &Programs) -> Vec<Duty> {
+    let mut duties = remembered(entry, &[], programs);
+    duties.retain(|duty| duty.plugin == Plugin::Portmap);
+    duties
+}
+
+struct Source<'a> {
+    list: &'a NetworkList,
+    attachment: &'a Attachment,
+    capabilities: &'a Map<String, Value>,
+    result: Option<&'a Value>,
+    args: Args,
+    programs: &'a Programs,
+}
+
+impl Source<'_> {
+    fn duties(&self, seen: &[IpNetwork]) -> Vec<Duty> {
+        let plugins = 0..self.list.plugins.len();
+        plugins.filter_map(|at| self.duty(at, seen)).collect()
+    }
+
+    fn duty(&self, at: usize, seen: &[IpNetwork]) -> Option<Duty> {
+        let plugin = &self.list.plugins[at];
+        let called = Plugin::called(OsStr::new(&plugin.r#type));
+        let (plugin_is, mode) = match (at, called) {
+            // The first one wires: the host end is ours, so it was ours too, by whatever name.
+            (0, Plugin::Pausenet) => (called, Mode::Configured),
+            (0, Plugin::Bridge) => (called, Mode::Bridge),
+            (0, Plugin::Ptp) => (called, Mode::Ptp),
+            (_, Plugin::Portmap) if self.programs.is_ours("portmap") => (called, Mode::Foreign),
+            _ => return None,
+        };
+        let config = execution_config(self.list, plugin, self.capabilities, self.result);
+        let Attachment {
+            container, ifname, ..
+        } = self.attachment.clone();
+        let environment = Environment {
+            verb: Verb::Add,
+            attachment: Some((container, ifname)),
+            netns: None,
+            netns_override: false,
+            args: self.args.clone(),
+            path: self.programs.path().to_vec(),
+        };
+        let config = config.to_string().into_bytes();
+        let mut request = Request::new(&environment, mode, config).ok()?;
+        if request.network.prev_result.is_none() {
+            request.network.prev_result = Some(self.as_seen(seen));
+        }
+        Some(Duty {
+            plugin: plugin_is,
+            request,
+        })
+    }
+
+    /// A result for what is there. The container's MAC is not known.
+    fn as_seen(&self, seen: &[IpNetwork]) -> AddResult {
+        let inside = Interface {
+            name: self.attachment.ifname.to_string(),
+            sandbox: "unknown".into(),
+            ..Interface::default()
+        };
+        let ips = seen.iter().map(|address| IpConfig {
+            interface: Some(0),
+            address: *address,
+            gateway: None,
+        });
+        AddResult {
+            interfaces: vec![inside],
+            ips: ips.collect(),
+            ..AddResult::default()
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Other firewalls of the host that drop what pods forward. What is in the way, and what helps, is
+//! known in [`crate::plan::firewall`].
+
+use std::collections::BTreeSet;
+
+use super::finding::{Check, Finding, Severity};
+use super::networks::wired_by_us;
+use super::repair;
+use super::scene::Scene;
+use super::store::host_local;
+use crate::apply::firewall::{ensure, obstacles};
+use crate::cni::NetworkName;
+use crate::cni::Result;
+use crate::plan::firewall::{Keeper, Obstacle, Passage, Remedy, passages};
+
+/// Tell Docker's firewall what to let through, as every ADD does.
+#[derive(Debug, Clone)]
+pub struct Repair(Vec<Passage>);
+
+impl Repair {
+    pub fn done(&self) -> String {
+        format!("DOCKER-USER lets {} through", names(&networks(&self.0)))
+    }
+
+    pub fn carry_out(&self) -> Result<bool> {
+        ensure(&self.0).map(|_| true)
+    }
+}
+
+pub fn check(scene: &Scene) -> Vec<Finding> {
+    let running = running(scene);
+    let configured = configured(scene, &running);
+    let mut findings = Vec::new();
+    for (passages, severity) in [(running, Severity::Problem), (configured, Severity::Note)] {
+        match obstacles(&passages) {
+            Ok(found) => {
+                let found = found.into_iter();
+                findings.extend(found.filter_map(|found| judge(found, &passages, severity)));
+            }
+            Err(err) => {
+                findings.push(Finding::unseen(Check::Firewall, "other firewalls", err));
+                break; // once is enough
+            }
+        }
+    }
+    findings
+}
+
+/// What attachments that are there now need.
+fn running(scene: &Scene) -> Vec<Passage> {
+    let mut found: Vec<Passage> = Vec::new();
+    for attached in &scene.attached {
+        let addresses = attached.addresses.as_deref().unwrap_or_default();
+        for duty in &attached.duties {
+            let wanted = passages(&duty.request.network, addresses).into_iter();
+            let new: Vec<_> = wanted.filter(|passage| !found.contains(passage)).collect();
+            found.extend(new);
+        }
+    }
+    found
+}
+
+/// What networks would need that have no attachment yet.
+fn configured(scene: &Scene, running: &[Passage]) -> Vec<Passage> {
+    let busy = networks(running);
+    let mut networks: Vec<_> = wired_by_us(scene).into_values().collect();
+    networks.retain(|network| !busy.contains(&network.name));
+    networks.sort_by(|one, other| one.name.cmp(&other.name));
+    let wanted = networks.iter().flat_map(|network| {
+        let subnets: Vec<_> = host_local(network)
+            .iter()
+            .flat_map(|ipam| ipam.ranges())
+            .map(|range| range.subnet)
+            .collect();
+        passages(network, &subnets)
+    });
+    wanted.collect()
+}
+
+fn networks(passages: &[Passage]) -> BTreeSet<NetworkName> {
+    passages
+        .iter()
+        .map(|passage| passage.network.clone())
+        .collect()
+}
+
+fn names<'a>(networks: impl IntoIterator<Item = &'a NetworkName>) -> String {
+    let names = networks.into_iter().map(NetworkName::to_string);
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn judge(found: Obstacle, passages: &[Passage], severity: Severity) -> Option<Finding> {
+    let whose = match found.keeper {
+        Keeper::Docker => "Docker's firewall",
+        Keeper::Firewalld => "firewalld",
+        Keeper::Ufw => "ufw",
+        Keeper::Unknown => "a firewall on this host",
+    };
+    let shut_out = names(&found.networks);
+    let finding = Finding::new(
+        Check::Firewall,
+        severity,
+        &found.place,
+        format!("{whose} drops what pods of {shut_out} forward: {}", found.why),
+    )
+    .means("they do not reach each other across networks, nor the outside, and their ports do not answer");
+    match found.remedy {
+        // The next ADD sees to it before anybody could notice.
+        Remedy::Ours if severity < Severity::Problem => None,
+        Remedy::Ours => {
+            let of_these = |passage: &&Passage| found.networks.contains(&passage.network);
+            let passages = passages.iter().filter(of_these).cloned().collect();
+            Some(finding.repair(repair::Repair::Firewall(Repair(passages))))
+        }
+        Remedy::Commands(commands) => Some(finding.how(commands.join("; "))),
+    }
+}

@@ -1,0 +1,113 @@
+//! Which plugins a runtime would call, and which of them are pausenet, by whatever name.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::super::options::block_on;
+use crate::cni::Error;
+use crate::runtime::find_plugin;
+
+/// The names that the binary goes by.
+pub const NAMES: [&str; 6] = [
+    "pausenet",
+    "bridge",
+    "ptp",
+    "host-local",
+    "loopback",
+    "portmap",
+];
+
+/// How long a program may take to say what it is.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A program under one of our names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Pausenet, of this version.
+    Ours(String),
+    Another,
+    /// It lies there and cannot be run; why.
+    Broken(String),
+}
+
+/// The programs that a search along CNI_PATH comes upon first.
+#[derive(Debug)]
+pub struct Programs {
+    path: Vec<PathBuf>,
+    found: HashMap<&'static str, (PathBuf, Program)>,
+}
+
+impl Programs {
+    /// Looks for them, and asks each who it is.
+    pub fn find(path: &[PathBuf]) -> Self {
+        let mut found = HashMap::new();
+        for name in NAMES {
+            // The one that a runtime would take, or else what is in its way.
+            let mut files = path.iter().map(|dir| dir.join(name));
+            let program = find_plugin(name, path).ok();
+            if let Some(file) = program.or_else(|| files.find(|file| file.exists())) {
+                let program = ask(&file);
+                found.insert(name, (file, program));
+            }
+        }
+        Self {
+            path: path.to_vec(),
+            found,
+        }
+    }
+
+    pub fn path(&self) -> &[PathBuf] {
+        &self.path
+    }
+
+    /// Whether the plugin of this name is pausenet.
+    pub fn is_ours(&self, name: &str) -> bool {
+        matches!(self.found.get(name), Some((_, Program::Ours(_))))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&(PathBuf, Program)> {
+        self.found.get(name)
+    }
+}
+
+/// Called without a verb, a plugin says what it is, and does nothing.
+fn ask(file: &Path) -> Program {
+    let mut command = tokio::process::Command::new(file);
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    let output =
+        block_on::<_, Error>(async { Ok(tokio::time::timeout(LIMIT, command.output()).await) });
+    match output {
+        Ok(Ok(Ok(output))) => version(&output.stdout).map_or(Program::Another, Program::Ours),
+        Ok(Ok(Err(err))) => Program::Broken(err.to_string()),
+        Ok(Err(_)) => Program::Broken(format!("no answer in {LIMIT:?}")),
+        Err(err) => Program::Broken(err.msg),
+    }
+}
+
+/// The version in the first line of our help: `pausenet 0.1.0, a CNI plugin …`.
+fn version(help: &[u8]) -> Option<String> {
+    let help = String::from_utf8_lossy(help);
+    let (version, rest) = help.strip_prefix("pausenet ")?.split_once(", ")?;
+    rest.starts_with("a CNI plugin").then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_help_tells_a_version() {
+        let ours = b"pausenet 0.2.1, a CNI plugin (specification 0.1.0 to 1.1.0)\n";
+        assert_eq!(version(ours).as_deref(), Some("0.2.1"));
+        for another in [
+            "CNI bridge plugin v1.1.1\n",
+            "pausenet 1",
+            "",
+            "pausenet x, y",
+        ] {
+            assert_eq!(version(another.as_bytes()), None, "{another:?}");
+        }
+    }
+}

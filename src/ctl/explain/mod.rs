@@ -1,0 +1,112 @@
+//! `pausectl explain`: who owns a network, who shares it, and what happens when one of them dies.
+
+mod target;
+mod text;
+
+use serde_json::{Value, json};
+
+use crate::anchor::container::Container;
+use crate::anchor::fate::{advice, fates, summary};
+use crate::anchor::interior::{self, Host};
+use crate::anchor::sandbox::Sandbox;
+use crate::anchor::survey::{Population, Told};
+use crate::cni::{Code, Error};
+use crate::ctl::known::{self, Depth};
+use crate::ctl::options::DockerOptions;
+use crate::ctl::{Output, Result, Stop, need_root, print, print_json, sight, warn};
+use target::Found;
+pub(super) use target::Target;
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl explain web                     a container or a pod, by name
+  pausectl explain 0a1b2c3d4e5f            a container, by its ID or the beginning of it
+  pausectl explain 4711                    a process
+  pausectl explain /run/netns/blue         a network namespace
+  pausectl explain default/two-containers  a pod of Kubernetes
+  pausectl explain web --output json
+
+pid:4711, pod:web and container:web say what is meant, where a name means several
+things. It reads /proc and the kernel, and needs nobody else; when Docker answers, its
+containers have their names.";
+
+/// Tell who owns the network of a container, a process or a pod, who shares it, and what
+/// happens when one of them dies
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Explain {
+    /// A container's name or ID, a process ID, the path of a network namespace, or a pod
+    target: String,
+
+    #[command(flatten)]
+    docker: DockerOptions,
+}
+
+/// What there is to say.
+enum Story {
+    Sandbox(Box<Sandbox>, Option<usize>),
+    Host(String),
+    Stopped(Box<Container>),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When there is no such target, or several; when the kernel does not answer.
+pub fn explain(options: &Explain, output: Output) -> Result<()> {
+    let target = Target::parse(&options.target)
+        .map_err(|why| Stop::Usage(Error::new(Code::InvalidConfig, why)))?;
+    need_root()?;
+    let (told, problem) = known::ask(&options.docker, Depth::History)?;
+    problem.iter().for_each(warn);
+    let story = interior::apart(|| look(&target, &told))?;
+    match (output, &story) {
+        (Output::Json, _) => print_json(&as_json(&story)),
+        (Output::Text, Story::Sandbox(sandbox, about)) => print(&text::story(sandbox, *about)),
+        (Output::Text, Story::Host(who)) => print(&text::host(who)),
+        (Output::Text, Story::Stopped(container)) => print(&text::stopped(container, &told)),
+    }
+}
+
+fn look(target: &Target, told: &Told) -> Result<Story, Error> {
+    let mut host = Host::open()?;
+    let mut population = Population::take(host.id()?, told)?;
+    let (netns, about) = match target.find(&mut population, told)? {
+        Found::Namespace(netns, about) => (netns, about),
+        Found::Host(who) => return Ok(Story::Host(who)),
+        Found::Stopped(container) => return Ok(Story::Stopped(Box::new(container))),
+    };
+    let mut found = population.describe(&mut host, told, |_, _, other| other == netns);
+    match found.pop() {
+        Some(sandbox) => Ok(Story::Sandbox(Box::new(sandbox?), about)),
+        None => Err(Error::new(
+            Code::InvalidNetns,
+            "the network namespace has ended while it was looked at",
+        )),
+    }
+}
+
+fn as_json(story: &Story) -> Value {
+    match story {
+        Story::Sandbox(sandbox, about) => {
+            let fates: Vec<_> = fates(sandbox)
+                .into_iter()
+                .map(|fate| json!({"who": fate.who, "then": fate.then}))
+                .collect();
+            let advice: Vec<_> = advice(sandbox, *about)
+                .into_iter()
+                .map(|advice| json!({"what": advice.what, "commands": advice.commands}))
+                .collect();
+            let mut json = sight::sandbox(sandbox);
+            json["about"] = json!(about);
+            json["summary"] = json!(summary(sandbox, *about));
+            json["fates"] = json!(fates);
+            json["advice"] = json!(advice);
+            json
+        }
+        Story::Stopped(container) => {
+            json!({"state": "dead", "container": sight::container(container)})
+        }
+        Story::Host(_) => json!({"state": "host"}),
+    }
+}

@@ -1,0 +1,341 @@
+//! What a person means by TARGET: parsed from the text, then looked for among those who live.
+
+use std::path::{Path, PathBuf};
+
+use crate::anchor::cgroup::is_hex;
+use crate::anchor::container::{Container, Life, NetworkFrom};
+use crate::anchor::pod_of_ours;
+use crate::anchor::sandbox::Member;
+use crate::anchor::survey::{Population, Told};
+use crate::anchor::words::plain;
+use crate::cni::{Code, Error, Result};
+use crate::kernel::netns::{Netns, NetnsId};
+
+/// How few digits of an ID are enough. With fewer, each small number would mean a container too.
+const SHORTEST_ID: usize = 4;
+
+/// What was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    File(PathBuf),
+    Process(u32),
+    Pod(String),
+    Container(String),
+    /// Any of them.
+    Name(String),
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A namespace, and which of its members is meant.
+    Namespace(NetnsId, Option<usize>),
+    /// Somebody on the host's own network.
+    Host(String),
+    /// A container that does not run.
+    Stopped(Container),
+}
+
+/// One meaning of a name.
+struct Candidate {
+    /// For a list of candidates: how to call this one and no other.
+    call: String,
+    what: String,
+    found: Found,
+}
+
+impl Target {
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains('\0') {
+            return Err(format!("{text:?} is no target"));
+        }
+        if text.starts_with(['/', '.']) {
+            return Ok(Self::File(text.into()));
+        }
+        Ok(match text.split_once(':') {
+            Some(("pid", pid)) => Self::Process(
+                parse_pid(pid).ok_or_else(|| format!("{:?} is no process ID", plain(pid)))?,
+            ),
+            Some(("pod", name)) => Self::Pod(name.to_owned()),
+            Some(("container", name)) => Self::Container(name.to_owned()),
+            _ => Self::Name(text.to_owned()),
+        })
+    }
+
+    /// Looks for it. A file that leads to a namespace makes that one known to `population`.
+    ///
+    /// # Errors
+    /// Code 8 for a file that is none; 7 when nothing or several things are meant.
+    pub fn find(&self, population: &mut Population, told: &Told) -> Result<Found> {
+        let (text, candidates) = match self {
+            Self::File(path) => return file(path, population),
+            Self::Process(pid) => {
+                return process(*pid, population).ok_or_else(|| no_process(*pid));
+            }
+            Self::Pod(name) => (name, pods(name, population)),
+            Self::Container(name) => (name, containers(name, population, told)),
+            Self::Name(name) => {
+                let mut all = pods(name, population);
+                all.extend(containers(name, population, told));
+                all.extend(parse_pid(name).and_then(|pid| {
+                    Some(Candidate {
+                        call: format!("pid:{pid}"),
+                        what: "a process".to_owned(),
+                        found: process(pid, population)?,
+                    })
+                }));
+                if let (true, Some(pid)) = (all.is_empty(), parse_pid(name)) {
+                    return Err(no_process(pid));
+                }
+                (name, all)
+            }
+        };
+        only(text, candidates, told)
+    }
+}
+
+fn parse_pid(text: &str) -> Option<u32> {
+    let plain = text.bytes().all(|digit| digit.is_ascii_digit());
+    text.parse().ok().filter(|pid| plain && *pid != 0)
+}
+
+fn file(path: &Path, population: &mut Population) -> Result<Found> {
+    let netns = Netns::open(path).map_err(|err| Error {
+        details: "a target that begins with / or . is the path of a network namespace, such as \
+                  /run/netns/NAME or /proc/PID/ns/net; if it was that of a process, the process \
+                  is gone"
+            .to_owned(),
+        ..err
+    })?;
+    let id = netns
+        .id()
+        .map_err(|err| Error::new(Code::InvalidNetns, format!("{}: {err}", path.display())))?;
+    if id == population.host() {
+        return Ok(Found::Host(path.display().to_string()));
+    }
+    population.add(id, path);
+    let pid = path.to_str().and_then(|path| {
+        let rest = path.strip_prefix("/proc/")?;
+        parse_pid(rest.strip_suffix("/ns/net")?)
+    });
+    let member = pid.and_then(|pid| member_with(pid, population.members(id)));
+    Ok(Found::Namespace(id, member))
+}
+
+fn process(pid: u32, population: &Population) -> Option<Found> {
+    let netns = NetnsId::of_process(pid)?;
+    if netns == population.host() {
+        return Some(Found::Host(format!("process {pid}")));
+    }
+    let member = member_with(pid, population.members(netns));
+    Some(Found::Namespace(netns, member))
+}
+
+fn no_process(pid: u32) -> Error {
+    if Path::new(&format!("/proc/{pid}")).exists() {
+        let msg = format!("process {pid} shows no network namespace");
+        return Error::new(Code::InvalidNetns, msg)
+            .hint("a process that has ended and waits to be reaped has none; that of another user's is not shown");
+    }
+    Error::new(Code::InvalidConfig, format!("there is no process {pid}"))
+        .hint("it may have ended meanwhile; what it shared lives on with others, if it has any")
+}
+
+fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
+    members.iter().position(|member| {
+        let mut processes = member.processes.iter();
+        processes.any(|process| process.pid == pid)
+    })
+}
+
+/// Pods of ours, and of Kubernetes.
+fn pods(name: &str, population: &Population) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for netns in population.namespaces() {
+        let mut files = population.held_by(netns).iter();
+        if files.any(|file| pod_of_ours(file).is_some_and(|pod| pod.as_str() == name)) {
+            found.push(Candidate {
+                call: format!("pod:{name}"),
+                what: "a pod of pausectl".to_owned(),
+                found: Found::Namespace(netns, None),
+            });
+        }
+        let containers = population
+            .members(netns)
+            .iter()
+            .filter_map(|member| member.container.as_ref());
+        let mut kube = containers.filter_map(|container| container.pod.as_ref());
+        if let Some(pod) = kube.find(|pod| {
+            pod.name == name || name.split_once('/') == Some((&pod.namespace, &pod.name))
+        }) {
+            found.push(Candidate {
+                call: format!("pod:{}/{}", pod.namespace, pod.name),
+                what: "a pod of Kubernetes".to_owned(),
+                found: Found::Namespace(netns, None),
+            });
+        }
+    }
+    found
+}
+
+/// Containers by name or ID, or else by the beginning of an ID.
+fn containers(name: &str, population: &Population, told: &Told) -> Vec<Candidate> {
+    let all = all_containers(population, told);
+    let of = |wanted: &dyn Fn(&Container) -> bool| -> Vec<Candidate> {
+        let wanted = all.iter().filter(|(container, _)| wanted(container));
+        wanted
+            .map(|(container, found)| candidate(container, found))
+            .collect()
+    };
+    let exact = of(&|container| container.name.as_deref() == Some(name) || container.id == name);
+    if !exact.is_empty() || name.len() < SHORTEST_ID || !is_hex(name) {
+        return exact;
+    }
+    of(&|container| container.id.starts_with(name))
+}
+
+fn candidate(container: &Container, found: &Found) -> Candidate {
+    let engine = container
+        .engine
+        .map_or("a container", |engine| engine.as_str());
+    Candidate {
+        call: format!("container:{}", container.short_id()),
+        what: format!("{} ({engine})", plain(container.title())),
+        found: found.clone(),
+    }
+}
+
+/// Those that live in a namespace, and those that an engine knows besides.
+fn all_containers<'a>(population: &'a Population, told: &'a Told) -> Vec<(&'a Container, Found)> {
+    let mut all = Vec::new();
+    for netns in population.namespaces() {
+        for (at, member) in population.members(netns).iter().enumerate() {
+            if let Some(container) = &member.container {
+                all.push((container, Found::Namespace(netns, Some(at))));
+            }
+        }
+    }
+    let others = told.containers.iter().filter(|told| {
+        let mut living = all.iter();
+        !living.any(|(container, _)| container.id == told.id)
+    });
+    let others: Vec<_> = others
+        .map(|container| {
+            let runs = container.life == Life::Running;
+            let found = match container.network {
+                NetworkFrom::Host if runs => Found::Host(plain(container.title())),
+                _ => Found::Stopped(container.clone()),
+            };
+            (container, found)
+        })
+        .collect();
+    all.extend(others);
+    all
+}
+
+/// The one that is meant. Several that lead to the same place are one.
+fn only(text: &str, candidates: Vec<Candidate>, told: &Told) -> Result<Found> {
+    let same = |one: &Found, other: &Found| match (one, other) {
+        (Found::Namespace(one, _), Found::Namespace(other, _)) => one == other,
+        (one, other) => one == other,
+    };
+    let mut candidates = candidates.into_iter();
+    let Some(first) = candidates.next() else {
+        return Err(unknown(&plain(text), told));
+    };
+    let others: Vec<_> = candidates
+        .filter(|other| !same(&first.found, &other.found))
+        .collect();
+    if others.is_empty() {
+        return Ok(first.found);
+    }
+    let all = std::iter::once(&first).chain(&others);
+    let all: Vec<_> = all
+        .map(|one| format!("{} is {}", one.call, one.what))
+        .collect();
+    let msg = format!("{} means {} things", plain(text), all.len());
+    Err(Error::new(Code::InvalidConfig, msg).hint(format!("say which: {}", all.join(", "))))
+}
+
+fn unknown(text: &str, told: &Told) -> Error {
+    let hint = match told.docker_answered {
+        true => {
+            "a target is a container's name or ID, a process ID, the path of a network namespace, \
+             or a pod"
+        }
+        false => {
+            "Docker did not answer, so its containers are known by ID only; --docker says \
+             where it listens. A target is a container's name or ID, a process ID, the path of a \
+             network namespace, or a pod"
+        }
+    };
+    Error::new(Code::InvalidConfig, format!("there is no {text} here")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn targets_are_told_apart_by_their_form() {
+        for (text, target) in [
+            ("/run/netns/x", Target::File("/run/netns/x".into())),
+            ("./x", Target::File("./x".into())),
+            ("pid:7", Target::Process(7)),
+            ("pod:default/web", Target::Pod("default/web".into())),
+            ("container:7", Target::Container("7".into())),
+            ("7", Target::Name("7".into())),
+            ("web", Target::Name("web".into())),
+        ] {
+            assert_eq!(Target::parse(text).unwrap(), target);
+        }
+        for bad in [
+            "",
+            "a\0b",
+            "pid:",
+            "pid:0",
+            "pid:+1",
+            "pid:x",
+            "pid:99999999999",
+        ] {
+            Target::parse(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_leads_to_different_places_is_ambiguous() {
+        let candidate = |call: &str, found| Candidate {
+            call: call.to_owned(),
+            what: "x".to_owned(),
+            found,
+        };
+        let here = NetnsId::of_process(std::process::id()).unwrap();
+        let pod = || candidate("pod:web", Found::Namespace(here, None));
+        let member = candidate("container:web", Found::Namespace(here, Some(1)));
+        let told = Told::default();
+        let found = only("web", vec![pod(), member], &told).unwrap();
+        assert_eq!(found, Found::Namespace(here, None));
+        let stopped = candidate("container:0a", Found::Stopped(Container::new("0a")));
+        let err = only("web", vec![pod(), stopped], &told).unwrap_err();
+        assert_eq!(err.msg, "web means 2 things");
+        assert_eq!(err.details, "say which: pod:web is x, container:0a is x");
+        assert!(
+            only("web", Vec::new(), &told)
+                .unwrap_err()
+                .msg
+                .contains("there is no web")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_target_or_refused_in_one_line(text in "\\PC{0,12}") {
+            if let Err(why) = Target::parse(&text) {
+                prop_assert!(!why.contains(char::is_control));
+            }
+        }
+    }
+}

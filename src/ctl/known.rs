@@ -1,0 +1,151 @@
+//! What Docker knows of the containers that `explain`, `ls` and `graph` find in the kernel. All
+//! three do without, if there is no Docker.
+
+use std::time::Duration;
+
+use crate::anchor::cgroup::Engine;
+use crate::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
+use crate::anchor::survey::{Removed, Told};
+use crate::cni::{Code, Error, MacAddr};
+use crate::ctl::docker::record::IDENTITY_LABEL;
+use crate::ctl::options::{DockerOptions, block_on};
+use crate::ctl::{Result, Stop};
+use crate::docker::{ContainerRef, Docker, Failure, Kind, NetworkMode, Overview, Removal};
+
+/// How long the daemon may take: without its names the answer is still worth having.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Names and networks.
+    Names,
+    /// And when those that do not run have ended: a request for each of them.
+    History,
+}
+
+/// Asks Docker, if there is one. When there is one that does not answer, gives what is to be
+/// said of that: the kernel knows the rest.
+///
+/// # Errors
+/// Wrong usage, when the socket is none.
+pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>)> {
+    let socket = options.socket()?;
+    let asked = block_on(async {
+        let asking = async {
+            let docker = Docker::connect(&socket).await?;
+            questions(&docker, depth).await
+        };
+        Ok::<_, Stop>(tokio::time::timeout(PATIENCE, asking).await)
+    })?;
+    let problem = match asked {
+        Ok(Ok(told)) => return Ok((told, None)),
+        Ok(Err(failure)) if failure.kind == Kind::Absent => None,
+        Ok(Err(failure)) => Some(Error::from(failure).context("going on without Docker")),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            let what = format!("going on without Docker: no answer at {socket} in {seconds} s");
+            Some(Error::new(Code::TryAgainLater, what))
+        }
+    };
+    Ok((Told::default(), problem))
+}
+
+async fn questions(docker: &Docker, depth: Depth) -> Result<Told, Failure> {
+    let mut told = Told {
+        docker_answered: true,
+        ..Told::default()
+    };
+    for overview in docker.overview().await? {
+        let runs = overview.runs;
+        let by_id = ContainerRef::from(&overview.id);
+        let mut container = container(overview);
+        if !runs {
+            let at = match depth {
+                Depth::Names => None,
+                // Gone in between: then nobody can miss it.
+                Depth::History => docker.ended_at(&by_id).await.unwrap_or_default(),
+            };
+            container.life = Life::Stopped {
+                at: at.as_deref().map(whole_seconds),
+            };
+        }
+        told.containers.push(container);
+    }
+    let removals = docker.removals().await?;
+    told.removed = removals.into_iter().map(removed).collect();
+    Ok(told)
+}
+
+/// In our words. What kubelet has told Docker of a pod stands in labels.
+fn container(mut overview: Overview) -> Container {
+    let identity = overview.labels.remove(IDENTITY_LABEL);
+    let mut label = |key: &str| overview.labels.remove(&format!("io.kubernetes.{key}"));
+    let role = match label("docker.type").as_deref() {
+        Some("podsandbox") => Role::Sandbox,
+        Some(_) => Role::Application,
+        None => Role::Any,
+    };
+    let pod = match (label("pod.namespace"), label("pod.name")) {
+        (Some(namespace), Some(name)) => Some(KubePod { namespace, name }),
+        _ => None,
+    };
+    let endpoints = overview.endpoints.into_iter();
+    Container {
+        engine: Some(Engine::Docker),
+        name: overview.name,
+        image: Some(overview.image).filter(|image| !image.is_empty()),
+        pod,
+        role,
+        identity,
+        network: match overview.network {
+            NetworkMode::Host => NetworkFrom::Host,
+            NetworkMode::Container(id) => NetworkFrom::Container(id),
+            NetworkMode::None | NetworkMode::Docker(_) => NetworkFrom::Itself,
+        },
+        endpoints: endpoints
+            .map(|(network, mac)| Endpoint {
+                network,
+                mac: MacAddr::parse(&mac).ok(),
+            })
+            .collect(),
+        ..Container::new(overview.id.as_str())
+    }
+}
+
+fn removed(removal: Removal) -> Removed {
+    let at = removal
+        .at
+        .map(|at| humantime::format_rfc3339_seconds(at).to_string());
+    Removed {
+        id: removal.id.to_string(),
+        name: removal.name,
+        at,
+        networks: removal.networks,
+    }
+}
+
+/// Nobody wants Docker's nanoseconds.
+fn whole_seconds(rfc3339: &str) -> String {
+    match rfc3339.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => rfc3339.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_told_in_seconds() {
+        assert_eq!(
+            whole_seconds("2026-11-24T11:20:03.123456789Z"),
+            "2026-11-24T11:20:03Z"
+        );
+        assert_eq!(
+            whole_seconds("2026-11-24T11:20:03Z"),
+            "2026-11-24T11:20:03Z"
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! `pausectl ls`: the attachments of this host, as the kernel shows them.
+
+mod watch;
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::anchor::PodName;
+use crate::anchor::container::short_id;
+use crate::anchor::interior::{Host, attachment_of};
+use crate::anchor::sandbox::{Absent, Member, Sandbox, Wire};
+use crate::anchor::words::plain;
+use crate::cni::Error;
+use crate::cni::request::Attachment;
+use crate::ctl::known::{self, Depth};
+use crate::ctl::options::DockerOptions;
+use crate::ctl::sight::{Scope, Sight};
+use crate::ctl::table::table;
+use crate::ctl::{Output, Result, need_root, print, print_json, warn};
+use crate::kernel::address;
+use crate::kernel::link::Link;
+
+const EXAMPLES: &str = "\
+Examples:
+  pausectl ls
+  pausectl ls --all      interfaces too that pausenet did not make
+  pausectl ls --watch    again whenever something changes, until Ctrl-C
+  pausectl ls --watch --output json | jq -c .attachments[].state
+
+STATE is one of
+  alive     who owns the network lives in it; ANCHOR is its process
+  orphaned  the owner is gone or elsewhere, and others live on in it
+  empty     nobody lives in it, and a file holds it
+  unseen    nobody that can be seen from here leads to it
+MEMBERS are those who share the network with its owner. --watch prints one JSON value a
+line with --output json, and ends with status 130 on Ctrl-C.";
+
+/// How many members a line of the table names.
+const NAMED: usize = 3;
+
+/// List the attachments on this host: networks, containers, addresses, and who lives there
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct List {
+    /// Interfaces too that pausenet did not make
+    #[arg(long, short)]
+    all: bool,
+
+    /// Again whenever something changes
+    #[arg(long, short)]
+    watch: bool,
+
+    #[command(flatten)]
+    docker: DockerOptions,
+}
+
+/// One line: an interface of a container.
+struct Row {
+    network: Option<String>,
+    /// By its name, where it is known.
+    container: String,
+    container_id: Option<String>,
+    interface: String,
+    addresses: Vec<String>,
+    host_end: Option<String>,
+    bridge: Option<String>,
+    anchor: Option<u32>,
+    state: &'static str,
+    members: Vec<String>,
+    netns: Option<u64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn ls(options: &List, output: Output) -> Result<()> {
+    need_root()?;
+    if options.watch {
+        return watch::watch(output, || rows(options));
+    }
+    let (rows, problems) = rows(options)?;
+    problems.iter().for_each(warn);
+    match output {
+        Output::Json => print_json(&as_json(&rows)),
+        Output::Text => print(&as_text(&rows)),
+    }
+}
+
+/// The lines, and what could not be looked at.
+type Look = (Vec<Row>, Vec<Error>);
+
+fn rows(options: &List) -> Result<Look> {
+    let (told, problem) = known::ask(&options.docker, Depth::Names)?;
+    let scope = match options.all {
+        true => Scope::Everything,
+        false => Scope::Attached,
+    };
+    let Sight {
+        mut host,
+        sandboxes,
+        mut problems,
+    } = Sight::take(scope, &told)?;
+    problems.extend(problem);
+    let mut rows = Vec::new();
+    let mut seen = HashSet::new();
+    for sandbox in &sandboxes {
+        for wire in &sandbox.interfaces {
+            let attachment = wire.interface.host_end.as_ref().and_then(attachment_of);
+            seen.extend(wire.interface.host_end.as_ref().map(|link| link.index));
+            if options.all || attachment.is_some() {
+                rows.push(row(sandbox, wire, attachment.as_ref()));
+            }
+        }
+    }
+    let unseen: Vec<_> = host
+        .links
+        .values()
+        .filter(|link| !seen.contains(&link.index))
+        .filter_map(|link| Some((link.clone(), attachment_of(link)?)))
+        .collect();
+    for (link, attachment) in unseen {
+        rows.push(unseen_row(&mut host, &link, attachment));
+    }
+    let key = |row: &Row| {
+        let network = row.network.clone();
+        (
+            network.is_none(),
+            network,
+            row.container.clone(),
+            row.interface.clone(),
+        )
+    };
+    rows.sort_by_cached_key(key);
+    Ok((rows, problems))
+}
+
+fn row(sandbox: &Sandbox, wire: &Wire, attachment: Option<&Attachment>) -> Row {
+    let id = attachment.map(|attachment| attachment.container.as_str());
+    let container = match attachment {
+        Some(attachment) => named(sandbox, attachment),
+        None => sandbox.title(),
+    };
+    let addresses = wire.interface.addresses.iter().map(ToString::to_string);
+    Row {
+        network: wire.maker.network().map(str::to_owned),
+        container,
+        container_id: id.map(str::to_owned),
+        interface: wire.interface.link.name.clone(),
+        addresses: addresses.collect(),
+        host_end: wire
+            .interface
+            .host_end
+            .as_ref()
+            .map(|link| link.name.clone()),
+        bridge: wire.bridge.clone(),
+        anchor: sandbox.anchor().map(|anchor| anchor.first().pid),
+        state: sandbox.state().as_str(),
+        members: sandbox.sharers().map(Member::title).collect(),
+        netns: Some(sandbox.netns.number()),
+    }
+}
+
+/// The container of an attachment, as people call it.
+fn named(sandbox: &Sandbox, attachment: &Attachment) -> String {
+    let id = attachment.container.as_str();
+    let is_it = |member: &&Member| {
+        let container = member.container.as_ref();
+        container.is_some_and(|found| found.id == id || found.identity.as_deref() == Some(id))
+    };
+    if sandbox.anchor().is_some_and(|anchor| is_it(&anchor)) {
+        return sandbox.title();
+    }
+    match sandbox.members.iter().find(is_it) {
+        Some(member) => member.title(),
+        None => {
+            let mut missing = sandbox.missing.iter();
+            let gone = missing.find(|missing| missing.id.as_deref() == Some(id));
+            gone.map_or_else(|| called(attachment), Absent::title)
+        }
+    }
+}
+
+/// The container of an attachment, as its ID alone tells.
+fn called(attachment: &Attachment) -> String {
+    let id = attachment.container.as_str();
+    match PodName::of_container(&attachment.container) {
+        Some(pod) => pod.to_string(),
+        // So anchors in Docker are registered, by their names.
+        None => short_id(id.strip_prefix("docker-").unwrap_or(id)).to_owned(),
+    }
+}
+
+/// A host end whose other end is where nobody leads: in a namespace that only an open file
+/// holds, or a mount that is not seen from here.
+fn unseen_row(host: &mut Host, link: &Link, attachment: Attachment) -> Row {
+    let addresses = link
+        .peer_netns
+        .filter(|number| *number >= 0)
+        .and_then(|number| address::of_namespace(&mut host.socket, number).ok())
+        .unwrap_or_default();
+    let routable = |ip: &std::net::IpAddr| match ip {
+        std::net::IpAddr::V4(ip) => !ip.is_loopback(),
+        std::net::IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let addresses = addresses.into_iter().filter(|net| routable(&net.ip()));
+    let bridge = link.controller.and_then(|index| host.links.get(&index));
+    Row {
+        container: called(&attachment),
+        network: Some(attachment.network.to_string()),
+        container_id: Some(attachment.container.to_string()),
+        interface: attachment.ifname.to_string(),
+        addresses: addresses.map(|net| net.to_string()).collect(),
+        host_end: Some(link.name.clone()),
+        bridge: bridge.map(|bridge| bridge.name.clone()),
+        anchor: None,
+        state: "unseen",
+        members: Vec::new(),
+        netns: None,
+    }
+}
+
+fn as_text(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "no attachments on this host\n".to_owned();
+    }
+    let head = [
+        "NETWORK",
+        "CONTAINER",
+        "INTERFACE",
+        "ADDRESSES",
+        "VETH",
+        "BRIDGE",
+        "ANCHOR",
+        "STATE",
+        "MEMBERS",
+    ];
+    let cell = |text: &Option<String>| text.as_deref().map(plain).unwrap_or_default();
+    let line = |row: &Row| {
+        [
+            cell(&row.network),
+            row.container.clone(),
+            plain(&row.interface),
+            row.addresses.join(","),
+            cell(&row.host_end),
+            cell(&row.bridge),
+            row.anchor.map(|pid| pid.to_string()).unwrap_or_default(),
+            row.state.to_owned(),
+            members(&row.members),
+        ]
+    };
+    table(head, &rows.iter().map(line).collect::<Vec<_>>())
+}
+
+fn members(all: &[String]) -> String {
+    let first = all.get(..NAMED).unwrap_or(all).join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+fn as_json(rows: &[Row]) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "network": row.network,
+            "container": row.container,
+            "containerId": row.container_id,
+            "interface": row.interface,
+            "addresses": row.addresses,
+            "hostEnd": row.host_end,
+            "bridge": row.bridge,
+            "anchor": row.anchor,
+            "state": row.state,
+            "members": row.members,
+            "netns": row.netns,
+        })
+    };
+    json!({"attachments": rows.iter().map(row).collect::<Vec<_>>()})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_members_is_counted() {
+        let names = |many: usize| (1..=many).map(|at| format!("m{at}")).collect::<Vec<_>>();
+        assert_eq!(members(&names(0)), "");
+        assert_eq!(members(&names(3)), "m1, m2, m3");
+        assert_eq!(members(&names(5)), "m1, m2, m3 and 2 more");
+    }
+}

@@ -1,0 +1,208 @@
+//! Ports of the host as people write them: `[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]`, as docker does.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cni::ports::Protocol;
+use crate::cni::{Code, Error};
+
+/// One mapping, in the form of the capability `portMappings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    pub host_port: u16,
+    pub container_port: u16,
+    pub protocol: Protocol,
+    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+impl Port {
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| {
+            format!(
+                "{text:?} {why}; the form is [HOSTIP:]HOSTPORT:PORT[/tcp|udp|sctp], such as 8080:80"
+            )
+        };
+        let (rest, protocol) = match text.split_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((rest, name)) => {
+                let protocol = Protocol::parse(name).filter(|_| !name.is_empty());
+                let unknown = || wrong("names a protocol that cannot be mapped");
+                (rest, protocol.ok_or_else(unknown)?)
+            }
+        };
+        let number = |text: &str| {
+            let number = text.parse::<u16>().ok().filter(|port| *port != 0);
+            // Not "+80", which Rust would take.
+            number.filter(|_| text.bytes().all(|c| c.is_ascii_digit()))
+        };
+        let (rest, container) = rest
+            .rsplit_once(':')
+            .ok_or_else(|| wrong("lacks a port of the host"))?;
+        let (host_ip, host) = match rest.rsplit_once(':') {
+            None => (None, rest),
+            Some((ip, host)) => (Some(ip), host),
+        };
+        let not_a_port = || wrong("has what is no port (1 to 65535)");
+        let host_ip = match host_ip {
+            None => None,
+            Some(ip) => {
+                let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+                let parsed = match bare {
+                    Some(bare) => bare.parse().ok().filter(IpAddr::is_ipv6),
+                    None => ip.parse().ok().filter(IpAddr::is_ipv4),
+                };
+                let no_ip = || wrong("has what is no address of the host (IPv6 goes in [ ])");
+                Some(parsed.ok_or_else(no_ip)?)
+            }
+        };
+        Ok(Self {
+            host_port: number(host).ok_or_else(not_a_port)?,
+            container_port: number(container).ok_or_else(not_a_port)?,
+            protocol,
+            host_ip,
+        })
+    }
+
+    /// Reads several, each once.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Self>, String> {
+        let mut ports: Vec<Self> = Vec::new();
+        for text in texts {
+            let port = Self::parse(text)?;
+            if ports.iter().any(|other| other.is_same_place(&port)) {
+                return Err(format!("{} is asked for twice", port.place()));
+            }
+            ports.push(port);
+        }
+        Ok(ports)
+    }
+
+    /// True when both are one port of the host.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (self.host_port, self.protocol, self.host_ip)
+            == (other.host_port, other.protocol, other.host_ip)
+    }
+
+    /// The host's side: `127.0.0.1:8080/tcp`.
+    pub fn place(&self) -> String {
+        let protocol = self.protocol;
+        match self.host_ip {
+            Some(ip) => format!("{}/{protocol}", SocketAddr::new(ip, self.host_port)),
+            None => format!("{}/{protocol}", self.host_port),
+        }
+    }
+
+    /// A mapping goes before what the host itself serves: who maps port 22 by mistake has lost
+    /// the host. So a port on which somebody listens is refused.
+    ///
+    /// # Errors
+    /// Code 103, naming the port.
+    pub fn refuse_served(&self) -> Result<(), Error> {
+        let at = SocketAddr::new(
+            self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            self.host_port,
+        );
+        let tried = match self.protocol {
+            Protocol::Tcp => TcpListener::bind(at).map(drop),
+            Protocol::Udp => UdpSocket::bind(at).map(drop),
+            Protocol::Sctp => return Ok(()),
+        };
+        match tried {
+            Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => Err(Error::new(
+                Code::PortTaken,
+                format!("a program on this host listens on port {}", self.place()),
+            )
+            .hint(
+                "it would get no more connections; find it with: ss -lnp; or choose another port",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(ip) => write!(f, "{}", SocketAddr::new(ip, self.host_port))?,
+            None => write!(f, "{}", self.host_port)?,
+        }
+        write!(f, ":{}/{}", self.container_port, self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ports_are_written_as_docker_has_them() {
+        for (text, shown) in [
+            ("8080:80", "8080:80/tcp"),
+            ("8080:80/udp", "8080:80/udp"),
+            ("127.0.0.1:8080:80", "127.0.0.1:8080:80/tcp"),
+            ("[::1]:8080:80/sctp", "[::1]:8080:80/sctp"),
+        ] {
+            assert_eq!(Port::parse(text).unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_no_port_is_refused_with_the_form() {
+        for text in [
+            "",
+            "80",
+            ":80",
+            "80:",
+            "0:80",
+            "80:0",
+            "65536:80",
+            "8080:80/icmp",
+            "8080:80/",
+            "x:8080:80",
+            "::1:8080:80",
+            "[127.0.0.1]:1:1",
+            "+80:80",
+            "8080-8081:80",
+            "1:2:3:4",
+        ] {
+            let why = Port::parse(text).unwrap_err();
+            assert!(why.contains("such as 8080:80"), "{text}: {why}");
+        }
+        let why = Port::parse_all(["1:2", "1:3"]).unwrap_err();
+        assert!(why.contains("twice"), "{why}");
+        Port::parse_all(["1:2", "1:2/udp", "127.0.0.1:1:2"]).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_the_host_serves_is_refused() {
+        let served = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = served.local_addr().unwrap().port();
+        let port = Port::parse(&format!("127.0.0.1:{port}:80")).unwrap();
+        assert_eq!(port.refuse_served().unwrap_err().code, Code::PortTaken);
+        drop(served);
+        port.refuse_served().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_back(host in 1u16.., container in 1u16.., ip: Option<IpAddr>) {
+            let port = Port {
+                host_port: host,
+                container_port: container,
+                protocol: Protocol::Udp,
+                host_ip: ip,
+            };
+            prop_assert_eq!(Port::parse(&port.to_string()), Ok(port));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What `explain`, `ls` and `graph` look at, and how it is written in JSON.
+
+use serde_json::{Value, json};
+
+use crate::anchor::container::Container;
+use crate::anchor::interior::{self, Host};
+use crate::anchor::sandbox::{Absent, Member, Owner, Reason, Sandbox, Was, Wire};
+use crate::anchor::survey::{Population, Told};
+use crate::cni::{Error, Result};
+use crate::kernel::netns::Netns;
+
+/// The kernel's second process, and with the first one the oldest there is.
+const KTHREADD: u32 = 2;
+
+/// Which namespaces are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that an attachment of ours leads to.
+    Attached,
+    /// All but the host's.
+    Everything,
+}
+
+/// The host and its sandboxes, as far as they could be looked at.
+pub struct Sight {
+    pub host: Host,
+    pub sandboxes: Vec<Sandbox>,
+    /// Why others could not.
+    pub problems: Vec<Error>,
+}
+
+impl Sight {
+    /// Looks.
+    ///
+    /// # Errors
+    /// Codes 5, 8 and 101, when the host itself cannot be looked at.
+    pub fn take(scope: Scope, told: &Told) -> Result<Self> {
+        interior::apart(|| {
+            let mut host = Host::open()?;
+            let population = Population::take(host.id()?, told)?;
+            // Run in a namespace of its own, pausectl sees that of the machine as one of many.
+            let is_the_machine_s = |netns| {
+                let members = population.members(netns).iter();
+                let mut processes = members.flat_map(|member| &member.processes);
+                processes.any(|process| process.pid <= KTHREADD)
+            };
+            let wanted = |host: &mut Host, open: &Netns, netns| match scope {
+                Scope::Attached => {
+                    let number = host.number_of(open).unwrap_or_default();
+                    host.is_attached(number)
+                }
+                Scope::Everything => !is_the_machine_s(netns),
+            };
+            let mut sandboxes = Vec::new();
+            let mut problems = Vec::new();
+            for story in population.describe(&mut host, told, wanted) {
+                match story {
+                    Ok(sandbox) => sandboxes.push(sandbox),
+                    Err(err) => problems.push(err),
+                }
+            }
+            Ok(Self {
+                host,
+                sandboxes,
+                problems,
+            })
+        })
+    }
+}
+
+/// A namespace, with all that is known of it.
+pub fn sandbox(sandbox: &Sandbox) -> Value {
+    let members = sandbox.members.iter().map(member).collect::<Vec<_>>();
+    let interfaces = sandbox.interfaces.iter().map(wire).collect::<Vec<_>>();
+    json!({
+        "title": sandbox.title(),
+        "state": sandbox.state().as_str(),
+        "netns": sandbox.netns.number(),
+        "heldBy": sandbox.held_by,
+        "owner": owner(sandbox),
+        "members": members,
+        "interfaces": interfaces,
+    })
+}
+
+fn owner(sandbox: &Sandbox) -> Value {
+    match &sandbox.owner {
+        Owner::Member(at, reason) => json!({"member": at, "because": because(*reason)}),
+        Owner::Absent(Absent {
+            id,
+            name,
+            was,
+            networks,
+        }) => {
+            let (was, at) = match was {
+                Was::Removed { at } => ("removed", at.as_deref()),
+                Was::Stopped { at } => ("stopped", at.as_deref()),
+                Was::Restarted => ("restarted", None),
+                Was::Unknown => ("unknown", None),
+            };
+            json!({"gone": {"id": id, "name": name, "was": was, "at": at, "networks": networks}})
+        }
+        Owner::File(path) => json!({"file": path.to_string_lossy()}),
+        Owner::Nobody => Value::Null,
+    }
+}
+
+fn because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Sandbox => "sandbox",
+        Reason::PodOfOurs => "pod",
+        Reason::Joined => "joined",
+        Reason::MadeFor => "madeFor",
+        Reason::Pause => "pause",
+        Reason::Oldest => "oldest",
+    }
+}
+
+/// A member: a container, or processes in none.
+pub fn member(member: &Member) -> Value {
+    let processes = member.processes.iter();
+    let processes: Vec<_> = processes
+        .map(|process| json!({"pid": process.pid, "name": process.name, "pause": process.is_pause}))
+        .collect();
+    json!({
+        "title": member.title(),
+        "container": member.container.as_ref().map(container),
+        "processes": processes,
+    })
+}
+
+/// A container, as far as it is known.
+pub fn container(container: &Container) -> Value {
+    let pod = container.pod.as_ref();
+    json!({
+        "id": container.id,
+        "name": container.name,
+        "engine": container.engine.map(|engine| engine.as_str()),
+        "image": container.image,
+        "pod": pod.map(|pod| json!({"namespace": pod.namespace, "name": pod.name})),
+    })
+}
+
+/// An interface.
+pub fn wire(wire: &Wire) -> Value {
+    let link = &wire.interface.link;
+    let addresses = wire.interface.addresses.iter().map(ToString::to_string);
+    json!({
+        "name": link.name,
+        "kind": link.kind,
+        "mac": link.mac.map(|mac| mac.to_string()),
+        "mtu": link.mtu,
+        "up": link.up,
+        "addresses": addresses.collect::<Vec<_>>(),
+        "madeBy": wire.maker.as_str(),
+        "network": wire.maker.network(),
+        "hostEnd": wire.interface.host_end.as_ref().map(|link| &link.name),
+        "bridge": wire.bridge,
+    })
+}

@@ -1,0 +1,203 @@
+//! `/healthz`, `/readyz` and `/metrics` over HTTP.
+//!
+//! Alive is who makes passes, whatever comes of them: an API server that is away is no reason to be
+//! killed. Ready is a node where pods can be wired.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use super::metrics;
+use crate::cni::{Code, Error, Result};
+
+/// How the passes go, for probes.
+#[derive(Debug)]
+pub struct Health {
+    state: Mutex<State>,
+    /// A pass that is older than this is no sign of life.
+    limit: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    last_pass: Instant,
+    not_ready: Option<String>,
+}
+
+impl Health {
+    /// Starts as alive and not ready.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                last_pass: Instant::now(),
+                not_ready: Some("the first look at everything is not over yet".into()),
+            }),
+            limit,
+        }
+    }
+
+    /// A pass has ended.
+    pub fn passed(&self, not_ready: Option<String>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last_pass = Instant::now();
+        state.not_ready = not_ready;
+    }
+
+    fn alive(&self) -> Result<(), String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = state.last_pass.elapsed();
+        if age <= self.limit {
+            return Ok(());
+        }
+        Err(format!("no pass has ended for {} s", age.as_secs()))
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.alive()?;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.not_ready.clone().map_or(Ok(()), Err)
+    }
+}
+
+/// Opens the port.
+///
+/// # Errors
+/// Code 5, naming the address.
+pub fn open(address: SocketAddr) -> Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(address).map_err(|err| {
+        Error::new(Code::Io, format!("cannot listen on {address}: {err}"))
+            .hint("does another pausenetd run here? --listen names another address and port")
+    })
+}
+
+/// Answers, for ever.
+///
+/// # Errors
+/// Code 999, when the port cannot be waited on.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    health: Arc<Health>,
+    registry: Registry,
+) -> Result<()> {
+    /// Who says nothing for so long is let go.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let registry = Arc::new(registry);
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener))
+        .map_err(|err| Error::new(Code::Internal, format!("cannot wait for probes: {err}")))?;
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(err) => {
+                // Out of file descriptors, for example; it may pass.
+                tracing::warn!("cannot accept a connection: {err}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let (health, registry) = (health.clone(), registry.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let response = answer(request.method(), request.uri().path(), &health, &registry);
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(stream), service);
+            // Whoever asked is gone: nobody to tell.
+            let _ = connection.await;
+        });
+    }
+}
+
+fn answer(
+    method: &Method,
+    path: &str,
+    health: &Health,
+    registry: &Registry,
+) -> Response<Full<Bytes>> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let probe = |outcome: Result<(), String>| match outcome {
+        Ok(()) => (StatusCode::OK, TEXT, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n"),
+    };
+    let (status, kind, body) = match (method, path) {
+        (&Method::GET | &Method::HEAD, "/healthz") => probe(health.alive()),
+        (&Method::GET | &Method::HEAD, "/readyz") => probe(health.ready()),
+        (&Method::GET | &Method::HEAD, "/metrics") => match metrics::text(registry) {
+            Ok(text) => (StatusCode::OK, METRICS, text),
+            Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{err}\n")),
+        },
+        (&Method::GET | &Method::HEAD, _) => {
+            let there = "there are /healthz, /readyz and /metrics\n";
+            (StatusCode::NOT_FOUND, TEXT, there.to_owned())
+        }
+        _ => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET\n".to_owned(),
+        ),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static(kind);
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(health: &Health, path: &str) -> u16 {
+        let (_, registry) = metrics::Metrics::new();
+        answer(&Method::GET, path, health, &registry)
+            .status()
+            .as_u16()
+    }
+
+    #[test]
+    fn who_is_not_ready_is_alive() {
+        let health = Health::new(Duration::from_secs(60));
+        assert_eq!(status(&health, "/healthz"), 200);
+        assert_eq!(status(&health, "/readyz"), 503);
+        health.passed(None);
+        assert_eq!(status(&health, "/readyz"), 200);
+        health.passed(Some("no podCIDR".into()));
+        assert_eq!(status(&health, "/readyz"), 503);
+    }
+
+    #[test]
+    fn who_makes_no_passes_is_not_alive() {
+        let health = Health::new(Duration::ZERO);
+        health.passed(None);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(status(&health, "/healthz"), 503);
+        assert_eq!(status(&health, "/readyz"), 503);
+    }
+
+    #[test]
+    fn other_paths_and_methods_are_refused() {
+        let health = Health::new(Duration::from_secs(60));
+        assert_eq!(status(&health, "/metrics"), 200);
+        assert_eq!(status(&health, "/"), 404);
+        let (_, registry) = metrics::Metrics::new();
+        let post = answer(&Method::POST, "/healthz", &health, &registry);
+        assert_eq!(post.status().as_u16(), 405);
+    }
+}

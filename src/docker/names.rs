@@ -1,0 +1,228 @@
+//! Names that are parsed once at the door: they end up in the paths of requests.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The end of the daemon that we speak to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket(PathBuf);
+
+impl Socket {
+    /// Where Docker listens by default.
+    pub const DEFAULT: &str = "unix:///run/docker.sock";
+
+    /// A path, or DOCKER_HOST's form of one: `unix://` and the path. As docker has it, nothing
+    /// means the default.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = if text.is_empty() { Self::DEFAULT } else { text };
+        let path = text.strip_prefix("unix://").unwrap_or(text);
+        if path.starts_with('/') && !path.contains('\0') {
+            return Ok(Self(path.into()));
+        }
+        Err(match text.split_once("://") {
+            Some(("tcp" | "ssh" | "http" | "https" | "npipe" | "fd", _)) => format!(
+                "{text:?} is a daemon elsewhere, and networks are made where pausectl runs: it \
+                 has to be a socket of this host, such as {}",
+                Self::DEFAULT
+            ),
+            _ => format!(
+                "{text:?} is no socket: it has to be an absolute path, or {}",
+                Self::DEFAULT
+            ),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Self("/run/docker.sock".into())
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.display())
+    }
+}
+
+/// A container's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContainerName(String);
+
+impl ContainerName {
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if is_plain(text) && text.len() > 1 {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "{} is no name for a container: it must start with a letter or digit, go on with \
+             letters, digits, '_', '.' or '-', and be 2 to {MAX} bytes long",
+            shown(text)
+        ))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A container's ID: 64 hexadecimal digits. It stays over a restart, not over a removal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DockerId(String);
+
+impl DockerId {
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() == 64 && text.bytes().all(is_digit) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!("{} is no container's ID", shown(text)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As `docker ps` shows it.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+}
+
+impl fmt::Display for DockerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How somebody calls a container: by its name, its ID, or the beginning of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRef(String);
+
+impl ContainerRef {
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        // Docker itself writes names with a slash in front.
+        let plain = text.strip_prefix('/').unwrap_or(text);
+        if is_plain(plain) {
+            return Ok(Self(plain.to_owned()));
+        }
+        Err(format!(
+            "{} is neither a name nor an ID of a container",
+            shown(text)
+        ))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&DockerId> for ContainerRef {
+    fn from(id: &DockerId) -> Self {
+        Self(id.0.clone())
+    }
+}
+
+impl From<&ContainerName> for ContainerRef {
+    fn from(name: &ContainerName) -> Self {
+        Self(name.0.clone())
+    }
+}
+
+/// Docker itself has no limit; a name becomes a part of other names here.
+const MAX: usize = 128;
+
+fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    text.len() <= MAX
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(plain)
+}
+
+/// A hostile value may be long: an error shows its head only.
+fn shown(text: &str) -> String {
+    let head: String = text.chars().take(64).collect();
+    let more = if head.len() < text.len() { "…" } else { "" };
+    format!("{head:?}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_socket_is_a_path_or_unix_and_a_path() {
+        for text in ["/run/docker.sock", "unix:///run/docker.sock", ""] {
+            assert_eq!(Socket::parse(text).unwrap(), Socket::default(), "{text}");
+        }
+        assert_eq!(Socket::parse(Socket::DEFAULT).unwrap(), Socket::default());
+        for text in ["docker.sock", "unix://", "unix://x", "/a\0b", "file:///x"] {
+            let why = Socket::parse(text).unwrap_err();
+            assert!(why.contains("is no socket"), "{why}");
+        }
+        let why = Socket::parse("tcp://10.0.0.1:2375").unwrap_err();
+        assert!(why.contains("a daemon elsewhere"), "{why}");
+    }
+
+    #[test]
+    fn names_are_docker_s() {
+        for good in ["ab", "k8s_POD_two-containers", "a.b", "0a"] {
+            assert_eq!(ContainerName::parse(good).unwrap().as_str(), good);
+            assert_eq!(ContainerRef::parse(good).unwrap().as_str(), good);
+        }
+        assert_eq!(ContainerRef::parse("/web").unwrap().as_str(), "web");
+        assert_eq!(ContainerRef::parse("7").unwrap().as_str(), "7"); // of an ID
+        ContainerName::parse("a").unwrap_err();
+        for bad in [
+            "", "/", "..", "a/b", "a b", "-a", "a?x=y", "a%2e", "ä", "a\nb",
+        ] {
+            ContainerName::parse(bad).unwrap_err();
+            ContainerRef::parse(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_id_is_64_digits() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(DockerId::parse(&id).unwrap().short(), "0123456789ab");
+        for bad in [&id[1..], &id.to_uppercase(), ""] {
+            DockerId::parse(bad).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_is_one_segment_of_a_path(text in "\\PC{0,12}") {
+            if let Ok(container) = ContainerRef::parse(&text) {
+                prop_assert!(!container.as_str().contains(['/', '?', '#', '%']));
+                prop_assert!(container.as_str() != "..");
+            }
+        }
+    }
+}

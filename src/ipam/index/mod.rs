@@ -1,0 +1,433 @@
+//! An index beside a store: who has which addresses, and which address is the next free one,
+//! without reading the store. A large store has one; a small one is read faster.
+//!
+//! The files of the store are the truth, and all that is here is derived from them. So an index
+//! is believed only while it cannot be wrong:
+//!
+//! * Whoever brings it up to date leaves a [`Stamp`] on the store's folder and the same in the
+//!   index. A foreign writer, a restored backup, another folder in the same place, or one of us
+//!   killed between a file and the index: each leaves a folder with another stamp.
+//! * It is of this boot. /run may be on a disk, and a crash may write half of what was meant.
+//! * Each page has a checksum that no page of another index has.
+//! * Before an address is freed, its file is read. An address is taken by making its file.
+//!
+//! Where any of this fails, the store is read, and the index made anew from it.
+//!
+//! Two things do not show: a file that is written over in place, which no plugin does; and a
+//! change by somebody who does not wait for the lock, in the moment between a change of ours and
+//! its stamp. They do when it is that file's turn, when the range runs out, at the next GC, and
+//! once the folder is changed by somebody else again. Until then an address may stay taken, or
+//! an attachment not be known to have one; none is ever given twice, or taken from who has it.
+//!
+//! # The file
+//!
+//! `/run/pausenet/index/<device>-<inode of the folder>`, outside of the store, where the
+//! reference would take it for an address. Whoever touches it holds the store's lock. Pages of
+//! 544 bytes ([`page`]):
+//!
+//! ```text
+//! 0             header: JSON, and zeros
+//! 1 ..= h       holders, each in the page that its hash gives, or the next ones
+//! h+1 ..= h+n   neighbours, likewise
+//! ```
+
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use page::{BODY, NEIGHBOURS, Page, Place, SIZE, SLOTS, hash};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::range::{address, number};
+use crate::kernel::lock::make_dir;
+use crate::kernel::stamp::{Stamp, boot_id};
+
+/// From how many addresses on it pays.
+pub const WORTHWHILE: usize = 8;
+
+/// A new version for each change of the format.
+const FORMAT: u32 = 1;
+
+/// How many pages a search may go on to: more, and the index is worn out.
+const FARTHEST: u64 = 16;
+
+/// What more pages than this hold is not dense enough for an index of this kind.
+const MOST_PAGES: u64 = 65_536;
+
+/// What the index says cannot be right, or cannot be read, or does not fit in: the store has to be
+/// read.
+#[derive(Debug)]
+pub struct Wrong;
+
+/// The index of one store.
+pub struct Index {
+    path: PathBuf,
+    /// None when it has just been made.
+    file: Option<File>,
+    header: Header,
+    /// Those that were read or made, and whether they are to be written.
+    pages: BTreeMap<u64, Box<(Page, bool)>>,
+    changed: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    stamp: Stamp,
+    boot: String,
+    /// Of this index's checksums alone.
+    salt: u64,
+    holder_pages: u64,
+    neighbour_pages: u64,
+    /// Slots in use.
+    holders: u64,
+    /// Pages in use.
+    neighbours: u64,
+    taken: u64,
+    /// Compared with the folder's listing, and not changed since.
+    compared: bool,
+}
+
+impl Index {
+    /// The index of a folder, if there is one that can be believed.
+    pub fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
+        let stamp = Stamp::read(folder).ok()?;
+        let path = place(root, &stamp);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
+        let mut page = read(&file, 0, 0).ok()?;
+        let text = page.body().split(|byte| *byte == 0).next()?;
+        let header: Header = serde_json::from_slice(text).ok()?;
+        let is_of_now = header.format == FORMAT && header.stamp == stamp;
+        (is_of_now && header.boot == boot_id().ok()?).then(|| Self {
+            path,
+            file: Some(file),
+            header,
+            pages: BTreeMap::new(),
+            changed: false,
+        })
+    }
+
+    /// An empty index with room for these addresses and as many again. None when they are too
+    /// far apart, or there can be none.
+    pub fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
+        let stamp = Stamp::read(folder).ok()?;
+        let neighbours: BTreeSet<_> = addresses
+            .iter()
+            .copied()
+            .map(Place::of_neighbours)
+            .collect();
+        let header = Header {
+            format: FORMAT,
+            stamp,
+            boot: boot_id().ok()?,
+            salt: salt().ok()?,
+            holder_pages: (2 * addresses.len() / SLOTS) as u64 + 8,
+            neighbour_pages: 2 * neighbours.len() as u64 + 8,
+            holders: 0,
+            neighbours: 0,
+            taken: 0,
+            compared: false,
+        };
+        let pages = header.holder_pages + header.neighbour_pages;
+        (pages <= MOST_PAGES).then(|| Self {
+            path: place(root, &stamp),
+            file: None,
+            pages: (1..=pages)
+                .map(|at| (at, Box::new((Page::blank(), true))))
+                .collect(),
+            header,
+            changed: true,
+        })
+    }
+
+    /// Writes what has changed, and a new stamp on the folder: the stamp first, so that a half
+    /// written index has an old one, and the header last. One that cannot be written, or does not
+    /// pay any more, is removed.
+    pub fn commit(mut self, folder: BorrowedFd) {
+        if !self.changed {
+            return;
+        }
+        let pays = self.header.taken >= WORTHWHILE as u64 / 2;
+        if !pays || self.write(folder).is_err() {
+            self.discard();
+        }
+    }
+
+    /// Removes an index that has turned out wrong.
+    pub fn discard(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    fn write(&mut self, folder: BorrowedFd) -> io::Result<()> {
+        self.header.stamp = Stamp::renew(folder)?;
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => create(&self.path)?,
+        };
+        for (at, slot) in &mut self.pages {
+            let (page, changed) = &mut **slot;
+            if *changed {
+                file.write_all_at(
+                    page.sealed(self.header.salt.wrapping_add(*at)),
+                    at * SIZE as u64,
+                )?;
+            }
+        }
+        let text = serde_json::to_vec(&self.header)?;
+        let mut page = Page::blank();
+        let room = page.body().get_mut(..text.len().min(BODY - 1));
+        room.filter(|room| room.len() == text.len())
+            .ok_or_else(|| io::Error::other("the header is too long"))?
+            .copy_from_slice(&text);
+        file.write_all_at(page.sealed(0), 0)
+    }
+
+    /// The addresses whose files have this content.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Wrong> {
+        let hash = hash(0, content.as_bytes());
+        let mut found = Vec::new();
+        for at in self.holder_pages(hash) {
+            let page = self.page(at)?;
+            found.extend(page.addresses(hash));
+            if !page.is_passed_by() {
+                return Ok(found);
+            }
+        }
+        Err(Wrong)
+    }
+
+    /// Notes that an address is taken, by a file with this content. Empty, it names nobody.
+    ///
+    /// # Errors
+    /// [`Wrong`], also when there is no room.
+    pub fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Wrong> {
+        self.set_taken(ip, true)?;
+        if content.is_empty() {
+            return Ok(());
+        }
+        if self.header.holders * 4 >= self.header.holder_pages * SLOTS as u64 * 3 {
+            return Err(Wrong);
+        }
+        let hash = hash(0, content.as_bytes());
+        for at in self.holder_pages(hash) {
+            let page = self.change(at)?;
+            if page.put(hash, ip) {
+                self.header.holders += 1;
+                return Ok(());
+            }
+            page.pass_by();
+        }
+        Err(Wrong)
+    }
+
+    /// Notes that an address is free whose file had this content.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Wrong> {
+        self.set_taken(ip, false)?;
+        if content.is_empty() {
+            return Ok(());
+        }
+        let hash = hash(0, content.as_bytes());
+        for at in self.holder_pages(hash) {
+            let page = self.change(at)?;
+            if page.take(hash, ip) {
+                self.header.holders = self.header.holders.checked_sub(1).ok_or(Wrong)?;
+                return Ok(());
+            }
+            if !page.is_passed_by() {
+                break;
+            }
+        }
+        Err(Wrong)
+    }
+
+    /// The first address from `from` to `to` (of one family) that nobody has.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn next_free(&mut self, from: IpAddr, to: IpAddr) -> Result<Option<IpAddr>, Wrong> {
+        let mut from = from;
+        loop {
+            let found = match self.neighbours(from)? {
+                (_, None) => Some(from),
+                (_, Some(page)) => page.next_free(from),
+            };
+            if let Some(found) = found {
+                return Ok(Some(found).filter(|found| *found <= to));
+            }
+            let next = number(from) / NEIGHBOURS + 1;
+            match next
+                .checked_mul(NEIGHBOURS)
+                .filter(|next| *next <= number(to))
+            {
+                Some(next) => from = address(next, to.is_ipv4()),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// How many addresses from `from` to `to` (of one family) are taken.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Wrong> {
+        let mut count = 0;
+        for at in 0..self.header.neighbour_pages {
+            let page = self.page(1 + self.header.holder_pages + at)?;
+            let Some(first) = page.neighbours().and_then(Place::ip) else {
+                continue;
+            };
+            let first = Some(first).filter(|first| first.is_ipv4() == from.is_ipv4());
+            let Some(first) = first.map(number) else {
+                continue;
+            };
+            let start = number(from).saturating_sub(first).min(NEIGHBOURS);
+            let last = number(to).checked_sub(first);
+            let end = last.map_or(0, |last| last.min(NEIGHBOURS - 1) + 1);
+            count += page.count(start as usize..end as usize);
+        }
+        Ok(count)
+    }
+
+    /// Whether an address is taken.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Wrong> {
+        let (_, page) = self.neighbours(ip)?;
+        Ok(page.is_some_and(|page| page.is_taken(ip)))
+    }
+
+    /// Compares with the number of addresses that the folder has.
+    ///
+    /// # Errors
+    /// [`Wrong`] when there are others.
+    pub fn compare(&mut self, listed: usize) -> Result<(), Wrong> {
+        if self.header.taken != listed as u64 {
+            return Err(Wrong);
+        }
+        (self.header.compared, self.changed) = (true, true);
+        Ok(())
+    }
+
+    /// Whether it has not changed since it was compared.
+    pub fn is_compared(&self) -> bool {
+        self.header.compared
+    }
+
+    fn set_taken(&mut self, ip: IpAddr, taken: bool) -> Result<(), Wrong> {
+        self.header.compared = false;
+        let (at, page) = self.neighbours(ip)?;
+        if page.is_none() {
+            if self.header.neighbours * 4 >= self.header.neighbour_pages * 3 {
+                return Err(Wrong);
+            }
+            self.header.neighbours += 1;
+            self.change(at)?.assign(Place::of_neighbours(ip));
+        }
+        let page = self.change(at)?;
+        if page.is_taken(ip) == taken {
+            return Err(Wrong);
+        }
+        page.set_taken(ip, taken);
+        let sum = match taken {
+            true => self.header.taken.checked_add(1),
+            false => self.header.taken.checked_sub(1),
+        };
+        self.header.taken = sum.ok_or(Wrong)?;
+        Ok(())
+    }
+
+    /// The page of an address and its neighbours; or the number of the one that would be theirs.
+    fn neighbours(&mut self, ip: IpAddr) -> Result<(u64, Option<&Page>), Wrong> {
+        let place = Place::of_neighbours(ip);
+        let pages = self.header.neighbour_pages;
+        for at in pages_from(self.header.holder_pages + 1, pages, place.hash(), pages) {
+            match self.page(at)?.neighbours() {
+                None => return Ok((at, None)),
+                Some(found) if found == place => return Ok((at, Some(self.page(at)?))),
+                Some(_) => {}
+            }
+        }
+        Err(Wrong)
+    }
+
+    fn holder_pages(&self, hash: u64) -> impl Iterator<Item = u64> + use<> {
+        pages_from(1, self.header.holder_pages, hash, FARTHEST)
+    }
+
+    fn page(&mut self, at: u64) -> Result<&Page, Wrong> {
+        Ok(&self.load(at)?.0)
+    }
+
+    fn change(&mut self, at: u64) -> Result<&mut Page, Wrong> {
+        self.changed = true;
+        let (page, changed) = self.load(at)?;
+        *changed = true;
+        Ok(page)
+    }
+
+    fn load(&mut self, at: u64) -> Result<&mut (Page, bool), Wrong> {
+        use std::collections::btree_map::Entry;
+        match self.pages.entry(at) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(place) => {
+                let file = self.file.as_ref().ok_or(Wrong)?;
+                let page = read(file, at, self.header.salt).map_err(|_| Wrong)?;
+                Ok(place.insert(Box::new((page, false))))
+            }
+        }
+    }
+}
+
+/// Pages of a table in the order in which they are looked at for a hash, `most` of them.
+fn pages_from(first: u64, pages: u64, hash: u64, most: u64) -> impl Iterator<Item = u64> {
+    (0..most.min(pages)).map(move |step| first + (hash % pages + step) % pages)
+}
+
+fn place(root: &Path, stamp: &Stamp) -> PathBuf {
+    let (device, inode) = stamp.folder();
+    root.join(format!("{device:x}-{inode:x}"))
+}
+
+fn salt() -> io::Result<u64> {
+    let mut salt = [0; 8];
+    rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(salt))
+}
+
+fn read(file: &File, at: u64, salt: u64) -> io::Result<Page> {
+    let mut bytes = [0; SIZE];
+    file.read_exact_at(&mut bytes, at * SIZE as u64)?;
+    Page::unsealed(bytes, salt.wrapping_add(at))
+        .ok_or_else(|| io::Error::other("not as it was written"))
+}
+
+/// An empty file in the place of what there is.
+fn create(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(path, flags, Mode::from(0o600));
+    let file = match open() {
+        Err(rustix::io::Errno::NOENT) => {
+            make_dir(path.parent().unwrap_or(path))?;
+            open()?
+        }
+        other => other?,
+    };
+    Ok(file.into())
+}

@@ -1,0 +1,316 @@
+//! `host-local` beside a model of it, whatever is called in whatever order, and whatever others do to
+//! its store and its index meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Bound, Stores};
+use crate::cni::Code;
+use crate::ipam::Outcome;
+
+/// The rules in their shortest form: in each set a list of addresses, the place in it where the
+/// search left off, and who holds what.
+struct Model {
+    sets: Vec<(Vec<IpAddr>, Option<usize>)>,
+    held: BTreeMap<IpAddr, Held>,
+}
+
+/// What an address file tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Held {
+    By(u8),
+    /// In a file that names the container alone.
+    Once(u8),
+}
+
+impl Held {
+    fn container(self) -> u8 {
+        let (Self::By(container) | Self::Once(container)) = self;
+        container
+    }
+
+    fn content(self) -> String {
+        match self {
+            Self::By(container) => format!("c{container}\r\neth0"),
+            Self::Once(container) => format!("c{container}"),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Given(Vec<IpAddr>),
+    AlreadyHeld(Vec<IpAddr>),
+    Refused,
+}
+
+impl Model {
+    fn new(sets: &[&[&str]]) -> Self {
+        let parsed = |set: &&[&str]| set.iter().map(|ip| ip.parse().unwrap()).collect();
+        Self {
+            sets: sets.iter().map(|set| (parsed(set), None)).collect(),
+            held: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, container: u8, wish: Option<IpAddr>) -> Answer {
+        let held = self.held.iter();
+        let held: Vec<_> = held
+            .filter(|(_, held)| held.container() == container)
+            .collect();
+        if !held.is_empty() {
+            let new = |(_, held): &&(_, &Held)| matches!(held, Held::By(_));
+            let (new, old): (Vec<_>, Vec<_>) = held.iter().partition(new);
+            return Answer::AlreadyHeld(new.iter().chain(&old).map(|(ip, _)| **ip).collect());
+        }
+        let mut given = Vec::new();
+        for (set, cursor) in &mut self.sets {
+            let next = cursor.map_or(0, |at| at + 1);
+            let mut order = (next..next + set.len()).map(|at| at % set.len());
+            let free = |at: &usize| !self.held.contains_key(&set[*at]);
+            let wished = wish.and_then(|wish| set.iter().position(|ip| *ip == wish));
+            let found = match wished {
+                Some(at) => Some(at).filter(free),
+                None => order.find(free),
+            };
+            let Some(at) = found else {
+                self.del(container);
+                return Answer::Refused;
+            };
+            *cursor = Some(at);
+            self.held.insert(set[at], Held::By(container));
+            given.push(set[at]);
+        }
+        Answer::Given(given)
+    }
+
+    fn del(&mut self, container: u8) {
+        let new = Held::By(container);
+        let has_new = self.held.values().any(|held| *held == new);
+        let gone = if has_new { new } else { Held::Once(container) };
+        self.held.retain(|_, held| *held != gone);
+    }
+
+    fn keep(&mut self, containers: u8) {
+        self.held.retain(|_, held| held.container() < containers);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Call {
+    Add(u8),
+    AddWith(u8, u8),
+    Del(u8),
+    /// Frees what containers from this one on have.
+    Collect(u8),
+    /// Somebody else's doings: an address taken, or freed.
+    Take(u8, Held),
+    Free(u8),
+    /// The index is cut to a part of its length, or part of it is overwritten.
+    Cut(proptest::sample::Index),
+    Overwrite(proptest::sample::Index),
+    /// The index is as it was when this was called for the last time.
+    PutBack,
+}
+
+/// The addresses that the calls are about, and that somebody else takes and frees.
+const SETS: [&[&str]; 2] = [
+    &[
+        "10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.5", "10.1.0.6", "10.2.0.3", "10.2.0.4",
+    ],
+    &[
+        "fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::6", "fd00::7",
+    ],
+];
+
+fn nth(address: u8) -> IpAddr {
+    let all = SETS.concat();
+    all[usize::from(address) % all.len()].parse().unwrap()
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let container = 0u8..9;
+    let held = prop_oneof![
+        3 => container.clone().prop_map(Held::By),
+        1 => container.clone().prop_map(Held::Once),
+    ];
+    let call = prop_oneof![
+        12 => container.clone().prop_map(Call::Add),
+        3 => (container.clone(), 2u8..=6).prop_map(|(c, host)| Call::AddWith(c, host)),
+        9 => container.clone().prop_map(Call::Del),
+        1 => container.prop_map(Call::Collect),
+        3 => (any::<u8>(), held).prop_map(|(at, held)| Call::Take(at, held)),
+        3 => any::<u8>().prop_map(Call::Free),
+        1 => any::<proptest::sample::Index>().prop_map(Call::Cut),
+        2 => any::<proptest::sample::Index>().prop_map(Call::Overwrite),
+        2 => Just(Call::PutBack),
+    ];
+    proptest::collection::vec(call, 1..60)
+}
+
+/// Neighbours that are none of the calls' business.
+const CROWD: u8 = 40;
+
+/// A store that is small, or has so many neighbours that there is an index.
+struct Played {
+    stores: Stores,
+    crowd: Vec<IpAddr>,
+    ipam: Value,
+    /// The index as it once was.
+    index: Option<Vec<u8>>,
+}
+
+impl Played {
+    fn new(crowd: u8) -> Self {
+        let ipam = json!({"ranges": [
+            [{"subnet": "10.1.0.0/29", "gateway": "10.1.0.4"},
+             {"subnet": "10.2.0.0/29", "rangeStart": "10.2.0.3", "rangeEnd": "10.2.0.4"}],
+            [{"subnet": "fd00::/125"}]]});
+        let played = Self {
+            stores: Stores::new(),
+            crowd: (0..crowd).map(|n| IpAddr::from([10, 9, 0, n])).collect(),
+            ipam,
+            index: None,
+        };
+        fs::create_dir_all(played.stores.dir()).unwrap();
+        for ip in &played.crowd {
+            fs::write(played.file(*ip), "neighbour\r\neth0").unwrap();
+        }
+        played
+    }
+
+    fn file(&self, ip: IpAddr) -> std::path::PathBuf {
+        self.stores.dir().join(ip.to_string())
+    }
+
+    fn index(&self) -> Option<std::path::PathBuf> {
+        let mut found = fs::read_dir(self.stores.0.path().join("index")).ok()?;
+        Some(found.next()?.unwrap().path())
+    }
+
+    fn host_local(&self, container: u8, wish: Option<IpAddr>) -> Bound {
+        let args = wish.map(|wish| format!("IP={wish}")).unwrap_or_default();
+        let container = format!("c{container}");
+        let host_local = self
+            .stores
+            .host_local(&container, &args, &self.ipam, &json!({}));
+        host_local.unwrap()
+    }
+
+    fn add(&self, container: u8, wish: Option<IpAddr>) -> Answer {
+        match self.host_local(container, wish).allocate() {
+            Ok(Outcome::Allocated(given)) => Answer::Given(
+                given
+                    .addresses
+                    .iter()
+                    .map(|given| given.address.ip())
+                    .collect(),
+            ),
+            Ok(Outcome::AlreadyHeld(held)) => Answer::AlreadyHeld(held),
+            Err(err) => {
+                assert_eq!(err.code, Code::TryAgainLater);
+                Answer::Refused
+            }
+        }
+    }
+
+    fn tamper(&mut self, call: &Call) {
+        let Some(path) = self.index() else { return };
+        let mut bytes = fs::read(&path).unwrap();
+        match call {
+            Call::Cut(at) => bytes.truncate(at.index(bytes.len())),
+            Call::Overwrite(at) => {
+                let at = at.index(bytes.len());
+                bytes[at..].iter_mut().take(700).for_each(|byte| *byte = 0);
+            }
+            _ => bytes = self.index.replace(bytes.clone()).unwrap_or(bytes),
+        }
+        fs::write(&path, bytes).unwrap();
+    }
+
+    /// Every address that is taken, without the crowd's.
+    fn taken(&self) -> Vec<IpAddr> {
+        let mut taken = self.stores.taken();
+        taken.retain(|ip| !self.crowd.contains(ip));
+        taken
+    }
+}
+
+/// Whatever the order of calls, and whatever others do meanwhile to the store and its index:
+/// nobody is given what another holds, and everybody what round robin prescribes.
+fn play(calls: Vec<Call>, crowd: u8) {
+    let mut played = Played::new(crowd);
+    let mut model = Model::new(&SETS);
+    for call in calls {
+        match &call {
+            Call::Del(c) => {
+                model.del(*c);
+                played.host_local(*c, None).release().unwrap();
+            }
+            Call::Add(c) => assert_eq!(played.add(*c, None), model.add(*c, None)),
+            Call::AddWith(c, host) => {
+                // Within either set; 10.1.0.4 would be the gateway.
+                let wish = match host {
+                    4 => "fd00::4".to_owned(),
+                    host => format!("10.1.0.{host}"),
+                };
+                let wish = wish.parse().ok();
+                assert_eq!(played.add(*c, wish), model.add(*c, wish));
+            }
+            Call::Collect(from) => {
+                model.keep(*from);
+                let valid = |container: &str, _: &str| {
+                    container
+                        .strip_prefix('c')
+                        .is_none_or(|c| c.parse::<u8>().unwrap() < *from)
+                };
+                played
+                    .host_local(0, None)
+                    .ipam
+                    .release_others(valid)
+                    .unwrap();
+            }
+            Call::Take(at, held) => {
+                let ip = nth(*at);
+                fs::write(played.file(ip), held.content()).unwrap();
+                if model.held.insert(ip, *held).is_some() {
+                    // Written over in place: that alone does not show.
+                    fs::write(played.file(ip).with_file_name("note"), "").unwrap();
+                    fs::remove_file(played.file(ip).with_file_name("note")).unwrap();
+                }
+            }
+            Call::Free(at) => {
+                let ip = nth(*at);
+                if model.held.remove(&ip).is_some() {
+                    fs::remove_file(played.file(ip)).unwrap();
+                }
+            }
+            Call::Cut(_) | Call::Overwrite(_) | Call::PutBack => played.tamper(&call),
+        }
+        let held: Vec<_> = model.held.keys().copied().collect();
+        assert_eq!(played.taken(), held, "{call:?}");
+    }
+    // One that turns out wrong in the middle of a call is made anew by the next.
+    for _ in 0..2 {
+        played.host_local(0, None).release().unwrap();
+    }
+    assert!(played.index().is_some() || crowd == 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_calls_are_answered_as_the_rules_prescribe(calls in calls()) {
+        play(calls, 0);
+    }
+
+    #[test]
+    fn an_index_changes_no_answer(calls in calls()) {
+        play(calls, CROWD);
+    }
+}

@@ -1,0 +1,99 @@
+//! Ears for what the kernel says by itself: links, addresses and routes that change, and changes of
+//! nftables. What is heard is a reason to look, never a truth to keep: news gets lost when nobody
+//! reads it in time, and the listener then says that there may have been anything.
+
+use std::io;
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::Socket;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rustix::io::Errno;
+
+/// Groups of NETLINK_ROUTE (RTNLGRP_… in linux/rtnetlink.h): links, and the addresses and routes of
+/// both families.
+const ROUTE_GROUPS: [u32; 5] = [1, 5, 9, 7, 11];
+
+/// NFNLGRP_NFTABLES.
+const NFT_GROUP: u32 = 7;
+
+/// A socket that is only listened to.
+pub struct Ear(Socket);
+
+/// What was heard.
+#[derive(Debug)]
+pub enum Heard {
+    Route(Vec<RouteNetlinkMessage>),
+    /// Somebody changed nftables.
+    Nft,
+    /// More than the socket could hold: some of it is lost.
+    TooMuch,
+}
+
+impl Ear {
+    /// Listens to links, addresses and routes in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn for_routes() -> io::Result<Self> {
+        Self::open(NETLINK_ROUTE, &ROUTE_GROUPS)
+    }
+
+    /// Listens to nftables in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn for_nft() -> io::Result<Self> {
+        Self::open(NETLINK_NETFILTER, &[NFT_GROUP])
+    }
+
+    fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        // A socket without an address of its own has the kernel's, 0, and is told nothing.
+        socket.bind_auto()?;
+        for group in groups {
+            socket.add_membership(*group)?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// Waits for the next news.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn hear(&self) -> io::Result<Heard> {
+        let read = rustix::io::retry_on_intr(|| {
+            self.0
+                .recv_from_full()
+                .map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))
+        });
+        let (bytes, from) = match read {
+            Err(Errno::NOBUFS) => return Ok(Heard::TooMuch),
+            other => other?,
+        };
+        if from.port_number() != 0 {
+            // Not from the kernel: any process may send to a socket's address.
+            return Ok(Heard::Route(Vec::new()));
+        }
+        // A message of nftables starts with a type whose upper half is the subsystem's number.
+        const NFNL_SUBSYS_NFTABLES: u8 = 10;
+        if bytes.get(5) == Some(&NFNL_SUBSYS_NFTABLES) {
+            return Ok(Heard::Nft);
+        }
+        Ok(messages(&bytes).map_or(Heard::TooMuch, Heard::Route))
+    }
+}
+
+/// None when there is something that cannot be made out.
+fn messages(mut bytes: &[u8]) -> Option<Vec<RouteNetlinkMessage>> {
+    let mut messages = Vec::new();
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
+        let length = (message.header.length as usize).next_multiple_of(4);
+        bytes = bytes.get(length..).unwrap_or_default();
+        if let NetlinkPayload::InnerMessage(inner) = message.payload {
+            messages.push(inner);
+        }
+    }
+    Some(messages)
+}

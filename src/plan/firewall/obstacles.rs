@@ -1,0 +1,275 @@
+//! Who on the host drops packets that pods forward, and what a person can do about it: read off
+//! the chains that are asked about forwarded packets. Nothing is asked or changed here.
+
+use super::{DOCKER_USER, HostLink, Passage, Way};
+use crate::cni::NetworkName;
+use crate::kernel::legacy;
+use crate::kernel::nft::{End, Family, Policy, Rule};
+
+/// A base chain of nftables that is asked about forwarded packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardChain {
+    pub family: Family,
+    pub table: String,
+    pub name: String,
+    pub policy: Policy,
+    /// All rules of its table, those of other chains too.
+    pub rules: Vec<Rule>,
+}
+
+/// The chain FORWARD of iptables-legacy, where its table is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegacyForward {
+    pub family: legacy::Family,
+    /// Whether its policy is DROP.
+    pub drops: bool,
+    /// The chains in its table that somebody made.
+    pub chains: Vec<String>,
+}
+
+/// A chain that drops what networks forward.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub keeper: Keeper,
+    /// Such as `chain FORWARD of table ip filter`.
+    pub place: String,
+    /// Such as `its policy is drop`.
+    pub why: String,
+    /// Whose packets are not let through.
+    pub networks: Vec<NetworkName>,
+    pub remedy: Remedy,
+}
+
+/// Whose a chain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    Docker,
+    Firewalld,
+    Ufw,
+    /// Somebody's.
+    Unknown,
+}
+
+/// What helps against an obstacle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// Our own rules do, which the next ADD of the network makes, or
+    /// [`ensure`](crate::apply::firewall::ensure) right away.
+    Ours,
+    /// Commands for a person, in their order.
+    Commands(Vec<String>),
+}
+
+/// The chains that drop packets of these networks.
+///
+/// A firewall counts as told if one of its rules names the network's bridge or subnet: what
+/// the rule says beyond that is its maker's will.
+pub fn obstacles(
+    chains: &[ForwardChain],
+    legacy: &[LegacyForward],
+    passages: &[Passage],
+) -> Vec<Obstacle> {
+    let mut found: Vec<_> = chains
+        .iter()
+        .filter_map(|chain| chain.obstacle(passages))
+        .collect();
+    found.extend(legacy.iter().filter_map(|chain| chain.obstacle(passages)));
+    found
+}
+
+impl ForwardChain {
+    fn obstacle(&self, passages: &[Passage]) -> Option<Obstacle> {
+        let why = self.why()?;
+        let shut_out: Vec<_> = passages
+            .iter()
+            .filter(|passage| passage.is_of(self.family) && !self.lets_through(passage))
+            .collect();
+        let keeper = self.keeper();
+        let family = match self.family {
+            Family::Inet => "inet",
+            Family::Ipv4 => "ip",
+            Family::Ipv6 => "ip6",
+            Family::Bridge => "bridge",
+        };
+        let remedy = match keeper {
+            Keeper::Docker => Remedy::Ours,
+            Keeper::Firewalld => firewalld(&shut_out),
+            Keeper::Ufw => ufw(&shut_out),
+            Keeper::Unknown => nft(&shut_out, family, self),
+        };
+        Some(Obstacle {
+            keeper,
+            place: format!("chain {} of table {family} {}", self.name, self.table),
+            why: why.to_owned(),
+            networks: networks(&shut_out)?,
+            remedy,
+        })
+    }
+
+    /// How it drops packets that no rule of it accepts, if it does.
+    fn why(&self) -> Option<&'static str> {
+        let mut own = self.rules.iter().filter(|rule| rule.chain == self.name);
+        if own.any(|rule| rule.always == Some(End::Drop)) {
+            return Some("a rule of it drops or rejects what none before it accepts");
+        }
+        (self.policy == Policy::Drop).then_some("its policy is drop")
+    }
+
+    fn keeper(&self) -> Keeper {
+        let jumps = |to: &dyn Fn(&String) -> bool| {
+            let mut own = self.rules.iter().filter(|rule| rule.chain == self.name);
+            own.any(|rule| rule.jumps.iter().any(to))
+        };
+        if self.table == "firewalld" {
+            Keeper::Firewalld
+        } else if self.table == "filter" && jumps(&|to| to == DOCKER_USER) {
+            // Asked before all others, whoever they are.
+            Keeper::Docker
+        } else if jumps(&|to| to.starts_with("ufw")) {
+            Keeper::Ufw
+        } else {
+            Keeper::Unknown
+        }
+    }
+
+    fn lets_through(&self, passage: &Passage) -> bool {
+        if self.keeper() == Keeper::Docker {
+            let mut ways = Way::ALL.into_iter();
+            return ways.all(|way| self.has(DOCKER_USER, &passage.comment(way)));
+        }
+        self.rules.iter().any(|rule| names(rule, &passage.link))
+    }
+
+    fn has(&self, chain: &str, comment: &str) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.chain == chain && rule.comment == comment)
+    }
+}
+
+/// Whether a rule compares something with a link's name, or its subnet.
+fn names(rule: &Rule, link: &HostLink) -> bool {
+    let wanted = match link {
+        HostLink::Bridge(name, _) => name.as_str().as_bytes().to_vec(),
+        // Compared byte by byte, as far as the prefix goes.
+        HostLink::HostEnds(subnet) => {
+            let mut bytes = crate::kernel::nft::expr::address_bytes(subnet.network());
+            bytes.truncate(usize::from(subnet.prefix()).div_ceil(8));
+            bytes
+        }
+    };
+    let padding = |rest: &[u8]| rest.iter().all(|byte| *byte == 0);
+    rule.values
+        .iter()
+        .any(|value| value.strip_prefix(&wanted[..]).is_some_and(padding))
+}
+
+impl LegacyForward {
+    fn obstacle(&self, passages: &[Passage]) -> Option<Obstacle> {
+        let v4 = self.family == legacy::Family::Ipv4;
+        let shut_out: Vec<_> = passages
+            .iter()
+            .filter(|passage| match v4 {
+                true => passage.families().ipv4,
+                false => passage.families().ipv6,
+            })
+            .collect();
+        let networks = networks(&shut_out).filter(|_| self.drops)?;
+        let has = |start: &str| self.chains.iter().any(|chain| chain.starts_with(start));
+        let program = self.family.program();
+        let (keeper, remedy) = if has(DOCKER_USER) {
+            let commands = iptables(&shut_out, program, DOCKER_USER);
+            (Keeper::Docker, commands)
+        } else if has("ufw") {
+            (Keeper::Ufw, ufw(&shut_out))
+        } else {
+            let commands = iptables(&shut_out, program, "FORWARD");
+            (Keeper::Unknown, commands)
+        };
+        Some(Obstacle {
+            keeper,
+            place: format!("chain FORWARD of {program}'s table filter"),
+            why: "its policy is drop, and whether a rule of it accepts the network cannot be seen"
+                .to_owned(),
+            networks,
+            remedy,
+        })
+    }
+}
+
+/// Each network once; None if there is none.
+fn networks(passages: &[&Passage]) -> Option<Vec<NetworkName>> {
+    let mut networks: Vec<_> = passages
+        .iter()
+        .map(|passage| passage.network.clone())
+        .collect();
+    networks.dedup();
+    (!networks.is_empty()).then_some(networks)
+}
+
+fn commands(passages: &[&Passage], of: impl Fn(&HostLink) -> Vec<String>) -> Remedy {
+    let mut commands: Vec<String> = Vec::new();
+    for command in passages.iter().flat_map(|passage| of(&passage.link)) {
+        if !commands.contains(&command) {
+            commands.push(command);
+        }
+    }
+    Remedy::Commands(commands)
+}
+
+fn firewalld(passages: &[&Passage]) -> Remedy {
+    let Remedy::Commands(mut all) = commands(passages, |link| {
+        let what = match link {
+            HostLink::Bridge(name, _) => format!("--add-interface={name}"),
+            HostLink::HostEnds(subnet) => format!("--add-source={subnet}"),
+        };
+        vec![format!("firewall-cmd --permanent --zone=trusted {what}")]
+    }) else {
+        return Remedy::Ours;
+    };
+    all.push("firewall-cmd --reload".to_owned());
+    Remedy::Commands(all)
+}
+
+/// It accepts answers by itself. What comes by mapped ports has to be allowed by its user.
+fn ufw(passages: &[&Passage]) -> Remedy {
+    commands(passages, |link| match link {
+        HostLink::Bridge(name, _) => vec![format!("ufw route allow in on {name}")],
+        HostLink::HostEnds(subnet) => vec![format!("ufw route allow from {subnet}")],
+    })
+}
+
+fn iptables(passages: &[&Passage], program: &str, chain: &str) -> Remedy {
+    commands(passages, |link| {
+        let (from, to) = match link {
+            HostLink::Bridge(name, _) => (format!("-i {name}"), format!("-o {name}")),
+            HostLink::HostEnds(subnet) => (format!("-s {subnet}"), format!("-d {subnet}")),
+        };
+        vec![
+            format!("{program} -I {chain} {from} -j ACCEPT"),
+            format!(
+                "{program} -I {chain} {to} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT"
+            ),
+        ]
+    })
+}
+
+fn nft(passages: &[&Passage], family: &str, chain: &ForwardChain) -> Remedy {
+    let insert = format!("nft insert rule {family} {} {}", chain.table, chain.name);
+    commands(passages, |link| {
+        let (from, to) = match link {
+            HostLink::Bridge(name, _) => (format!("iifname {name}"), format!("oifname {name}")),
+            HostLink::HostEnds(subnet) => {
+                let ip = if subnet.is_ipv4() { "ip" } else { "ip6" };
+                (
+                    format!("{ip} saddr {subnet}"),
+                    format!("{ip} daddr {subnet}"),
+                )
+            }
+        };
+        vec![
+            format!("{insert} {from} accept"),
+            format!("{insert} {to} ct state established,related accept"),
+            format!("{insert} {to} ct status dnat accept"),
+        ]
+    })
+}

@@ -1,0 +1,210 @@
+//! Netlink messages as the kernel reads them, written by hand: what a library would do for
+//! comfort must not count as the kernel's cost.
+
+use std::io;
+
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+const REQUEST: u16 = 1;
+const CREATE_EXCLUSIVELY: u16 = 0x400 | 0x200;
+
+/// IFLA_… and RT_SCOPE_… numbers.
+pub const IFNAME: u16 = 3;
+pub const MASTER: u16 = 10;
+pub const ALIAS: u16 = 20;
+pub const GROUP: u16 = 27;
+pub const UNIVERSE: u8 = 0;
+pub const LINK: u8 = 253;
+pub const HOST: u8 = 254;
+const LINK_INFO: u16 = 18;
+const NET_NS_FD: u16 = 28;
+const NESTED: u16 = 0x8000;
+
+/// What a message asks for: RTM_… numbers, and those of nftables with the subsystem's number
+/// above.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    NewVeth,
+    SetLink,
+    DelLink,
+    NewAddress,
+    NewRoute,
+    NewElement,
+    DelElement,
+    BatchBegin,
+    BatchEnd,
+}
+
+impl Kind {
+    fn number_and_flags(self) -> (u16, u16) {
+        match self {
+            Self::NewVeth => (16, CREATE_EXCLUSIVELY),
+            Self::DelLink => (17, 0),
+            Self::SetLink => (19, 0),
+            Self::NewAddress => (20, CREATE_EXCLUSIVELY),
+            Self::NewRoute => (24, CREATE_EXCLUSIVELY),
+            Self::NewElement => (10 << 8 | 12, CREATE_EXCLUSIVELY),
+            Self::DelElement => (10 << 8 | 14, 0),
+            Self::BatchBegin => (16, 0),
+            Self::BatchEnd => (17, 0),
+        }
+    }
+}
+
+/// Messages for one send, and the socket in the namespace that they are for.
+pub struct Batch {
+    socket: Socket,
+    bytes: Vec<u8>,
+    /// Where the last message starts.
+    at: usize,
+}
+
+impl Batch {
+    pub fn new(protocol: isize) -> io::Result<Self> {
+        let mut batch = Self {
+            socket: Socket::new(protocol)?,
+            bytes: Vec::with_capacity(1024),
+            at: 0,
+        };
+        if protocol == NETLINK_NETFILTER {
+            batch.start(Kind::BatchBegin).push(&[0, 0, 0, 10]);
+        }
+        Ok(batch)
+    }
+
+    /// Begins a message; what is added from here on belongs to it.
+    pub fn start(&mut self, kind: Kind) -> &mut Self {
+        self.finish();
+        self.at = self.bytes.len();
+        let (number, flags) = kind.number_and_flags();
+        self.bare(&[0; 4]);
+        self.bare(&number.to_ne_bytes());
+        self.bare(&(REQUEST | flags).to_ne_bytes());
+        self.bare(&[0; 8]);
+        self
+    }
+
+    fn finish(&mut self) {
+        if self.bytes.len() > self.at {
+            self.set_length(self.at, 4);
+        }
+    }
+
+    fn set_length(&mut self, at: usize, width: usize) {
+        let length = (self.bytes.len() - at) as u32;
+        self.bytes[at..at + width].copy_from_slice(&length.to_ne_bytes()[..width]);
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn bare(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.bare(&(value.len() as u16 + 4).to_ne_bytes());
+        self.bare(&kind.to_ne_bytes());
+        self.push(value);
+    }
+
+    fn nest(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
+        let at = self.bytes.len();
+        self.bare(&[0; 2]);
+        self.bare(&kind.to_ne_bytes());
+        inside(self);
+        self.set_length(at, 2);
+    }
+
+    pub fn text(&mut self, kind: u16, text: &str) {
+        let mut value = text.as_bytes().to_vec();
+        value.push(0);
+        self.attribute(kind, &value);
+    }
+
+    pub fn number(&mut self, kind: u16, number: u32) {
+        self.attribute(kind, &number.to_ne_bytes());
+    }
+
+    /// struct ifinfomsg.
+    pub fn link(&mut self, index: u32, up: bool) {
+        let up = u32::from(up).to_ne_bytes();
+        self.push(&[0; 4]);
+        self.push(&index.to_ne_bytes());
+        self.push(&up);
+        self.push(&up);
+    }
+
+    pub fn veth_peer(&mut self, index: u32, name: &str, netns: i32) {
+        self.nest(LINK_INFO | NESTED, |info| {
+            info.text(1, "veth");
+            info.nest(2 | NESTED, |data| {
+                data.nest(1 | NESTED, |peer| {
+                    peer.link(index, false);
+                    peer.text(IFNAME, name);
+                    peer.attribute(NET_NS_FD, &netns.to_ne_bytes());
+                });
+            });
+        });
+    }
+
+    /// struct ifaddrmsg with its address.
+    pub fn address(&mut self, index: u32, address: [u8; 4], prefix: u8) {
+        self.push(&[2, prefix, 0, 0]);
+        self.push(&index.to_ne_bytes());
+        self.attribute(2, &address);
+    }
+
+    /// struct rtmsg with destination, link and gateway.
+    pub fn route(&mut self, dst: ([u8; 4], u8), link: u32, via: Option<[u8; 4]>, scope: u8) {
+        const MAIN_TABLE: u8 = 254;
+        const PROTOCOL_BOOT: u8 = 3;
+        const UNICAST: u8 = 1;
+        self.push(&[2, dst.1, 0, 0, MAIN_TABLE, PROTOCOL_BOOT, scope, UNICAST]);
+        self.push(&[0; 4]);
+        if dst.1 != 0 {
+            self.attribute(1, &dst.0);
+        }
+        self.number(4, link);
+        if let Some(via) = via {
+            self.attribute(5, &via);
+        }
+    }
+
+    /// An element of a set in the table `inet pausenet`, whose key is an address.
+    pub fn element(&mut self, kind: Kind, set: &str, address: [u8; 4]) {
+        const INET: u8 = 1;
+        self.start(kind).push(&[INET, 0, 0, 0]);
+        self.text(1, "pausenet");
+        self.text(2, set);
+        self.nest(3 | NESTED, |list| {
+            list.nest(1 | NESTED, |element| {
+                element.nest(1 | NESTED, |key| key.attribute(1, &address));
+            });
+        });
+        self.start(Kind::BatchEnd).push(&[0, 0, 0, 10]);
+    }
+
+    /// Sends it all. The kernel works through it while it is being sent, and answers nothing but
+    /// errors: so one look tells whether there was one.
+    pub fn send(mut self) -> io::Result<()> {
+        const DONT_WAIT: i32 = 0x40;
+        const ERROR: u16 = 2;
+        self.finish();
+        self.socket.send(&self.bytes, 0)?;
+        let mut answer = Vec::with_capacity(4096);
+        match self.socket.recv(&mut answer, DONT_WAIT) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(err) => Err(err),
+            Ok(_) if answer.get(4..6) == Some(&ERROR.to_ne_bytes()) => {
+                let code = answer.get(16..20).and_then(|code| code.try_into().ok());
+                let code = code.map_or(0, i32::from_ne_bytes);
+                Err(io::Error::from_raw_os_error(-code))
+            }
+            Ok(_) => Err(io::Error::other("an answer that nobody asked for")),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Networks as the two sides wire them: a list of plugins with their configs, called one after
+//! the other as a container runtime does; or the floor, which is called with what it is to make.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::call::{Answer, Program, timed};
+
+/// What is measured, and with what.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    pub pausenet: PathBuf,
+    pub pausectl: PathBuf,
+    pub pause: PathBuf,
+    pub floor: PathBuf,
+    /// The folder with the reference's plugins.
+    pub peers: PathBuf,
+}
+
+impl Tools {
+    pub fn peer(&self, name: &str) -> Program {
+        Program::new(self.peers.join(name))
+    }
+
+    /// Our plugin, called by this name.
+    pub fn ours(&self, name: &str) -> Program {
+        Program::called(&self.pausenet, name)
+    }
+}
+
+/// A container's connection to a network.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The how-manieth it is: its address, its ports and its names come from that.
+    pub number: usize,
+    pub netns: PathBuf,
+}
+
+impl Attachment {
+    pub fn new(number: usize, netns: &Path) -> Self {
+        Self {
+            number,
+            netns: netns.to_owned(),
+        }
+    }
+
+    pub fn id(&self) -> String {
+        format!("bench{:04}", self.number)
+    }
+
+    /// As CNI_CONTAINERID and the like name it.
+    fn vars(&self, verb: &str, path: &str) -> [(&'static str, String); 5] {
+        [
+            ("CNI_COMMAND", verb.to_owned()),
+            ("CNI_CONTAINERID", self.id()),
+            ("CNI_NETNS", self.netns.display().to_string()),
+            ("CNI_IFNAME", "eth0".to_owned()),
+            ("CNI_PATH", path.to_owned()),
+        ]
+    }
+
+    /// Port mappings of its own.
+    fn mappings(&self, count: usize) -> Value {
+        let mapping = |at: usize| {
+            json!({
+                "hostPort": first_port(self.number, count) + at,
+                "containerPort": 8000 + at,
+                "protocol": if at == 1 { "udp" } else { "tcp" },
+            })
+        };
+        (0..count).map(mapping).collect()
+    }
+}
+
+/// The first port of the host that is mapped to the attachment of this number.
+pub fn first_port(number: usize, count: usize) -> usize {
+    20_000 + number * count
+}
+
+/// A plugin of a network.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub program: Program,
+    pub config: Value,
+}
+
+/// A network of plugins.
+#[derive(Debug, Clone)]
+pub struct Network {
+    pub steps: Vec<Step>,
+    /// CNI_PATH.
+    pub path: String,
+    /// How many ports of the host each attachment has.
+    pub ports: usize,
+}
+
+impl Network {
+    pub fn new(tools: &Tools, steps: Vec<Step>) -> Self {
+        Self {
+            steps,
+            path: tools.peers.display().to_string(),
+            ports: 0,
+        }
+    }
+
+    /// The same with port mappings.
+    pub fn with_ports(self, ports: usize) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// Runs ADD: the time of all plugins, and the last one's result.
+    pub fn add(&self, at: &Attachment) -> Result<Answer> {
+        let mut total = Answer {
+            time: Duration::ZERO,
+            value: Value::Null,
+        };
+        for step in &self.steps {
+            let answer = self.call(step, "ADD", at, &total.value)?;
+            total = Answer {
+                time: total.time + answer.time,
+                value: answer.value,
+            };
+        }
+        Ok(total)
+    }
+
+    /// Runs CHECK.
+    pub fn check(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+        let mut total = Duration::ZERO;
+        for step in &self.steps {
+            total += self.call(step, "CHECK", at, result)?.time;
+        }
+        Ok(total)
+    }
+
+    /// Runs DEL, with the result as runtimes keep it.
+    pub fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+        let mut total = Duration::ZERO;
+        for step in self.steps.iter().rev() {
+            total += self.call(step, "DEL", at, result)?.time;
+        }
+        Ok(total)
+    }
+
+    /// Runs GC with the attachments that are valid.
+    pub fn gc(&self, valid: &[Attachment]) -> Result<Duration> {
+        let valid: Vec<_> = valid
+            .iter()
+            .map(|at| json!({"containerID": at.id(), "ifname": "eth0"}))
+            .collect();
+        let mut total = Duration::ZERO;
+        for step in &self.steps {
+            let mut config = self.config(step);
+            config["cni.dev/valid-attachments"] = json!(valid);
+            let vars = [
+                ("CNI_COMMAND", "GC".to_owned()),
+                ("CNI_PATH", self.path.clone()),
+            ];
+            total += timed(step.program.command(vars), config.to_string().as_bytes())?.time;
+        }
+        Ok(total)
+    }
+
+    fn call(&self, step: &Step, verb: &str, at: &Attachment, result: &Value) -> Result<Answer> {
+        timed(
+            self.command(step, verb, at),
+            self.stdin(step, at, result).as_bytes(),
+        )
+    }
+
+    /// A plugin's command line and environment.
+    pub fn command(&self, step: &Step, verb: &str, at: &Attachment) -> Command {
+        step.program.command(at.vars(verb, &self.path))
+    }
+
+    /// What a plugin reads on stdin.
+    pub fn stdin(&self, step: &Step, at: &Attachment, result: &Value) -> String {
+        let mut config = self.config(step);
+        if !result.is_null() {
+            config["prevResult"] = result.clone();
+        }
+        if self.ports > 0 {
+            config["runtimeConfig"] = json!({"portMappings": at.mappings(self.ports)});
+        }
+        config.to_string()
+    }
+
+    fn config(&self, step: &Step) -> Value {
+        let mut config = step.config.clone();
+        config["cniVersion"] = json!("1.1.0");
+        config["name"] = json!("bench");
+        config
+    }
+}
+
+/// What the floor makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Bridge,
+    /// With an element in nftables.
+    Masquerade,
+    Ptp,
+}
+
+/// The floor's network.
+#[derive(Debug, Clone)]
+pub struct Floor {
+    pub program: Program,
+    pub shape: Shape,
+    /// The bridge's index, where there is one.
+    pub bridge: u32,
+}
+
+impl Floor {
+    /// Makes the attachment.
+    pub fn add(&self, at: &Attachment) -> Result<Answer> {
+        self.call("add", at)
+    }
+
+    /// Removes it.
+    pub fn del(&self, at: &Attachment) -> Result<Duration> {
+        Ok(self.call("del", at)?.time)
+    }
+
+    /// Its command line: numbers far from those of the plugins, in the same subnet.
+    pub fn command(&self, verb: &str, at: &Attachment) -> Command {
+        let number = at.number;
+        let address = format!("10.1.{}.{}", 100 + number / 250, 1 + number % 250);
+        let mut command = self.program.command([]);
+        command
+            .arg(verb)
+            .arg(format!("netns={}", at.netns.display()))
+            .arg(format!("index={}", 10_000 + number))
+            .arg(format!("veth=vethfloor{number}"))
+            .arg(format!("file=/var/lib/cni/networks/bench/{address}"))
+            .arg(format!("address={address}"))
+            .arg("gateway=10.1.0.1")
+            .arg(format!("alias=pausenet bench {} eth0", at.id()));
+        if self.shape != Shape::Ptp {
+            command.arg(format!("bridge={}", self.bridge));
+        }
+        if self.shape == Shape::Masquerade {
+            command.arg("set=masquerade_10.1.0.0/16");
+        }
+        command
+    }
+
+    fn call(&self, verb: &str, at: &Attachment) -> Result<Answer> {
+        timed(self.command(verb, at), b"")
+    }
+}
+
+/// Whoever wires containers.
+#[derive(Debug, Clone)]
+pub enum Wirer {
+    Plugins(Network),
+    Floor(Floor),
+}
+
+impl Wirer {
+    /// Makes an attachment.
+    pub fn add(&self, at: &Attachment) -> Result<Answer> {
+        match self {
+            Self::Plugins(network) => network.add(at),
+            Self::Floor(floor) => floor.add(at),
+        }
+    }
+
+    /// Compares it with its result; None where there is no such thing.
+    pub fn check(&self, at: &Attachment, result: &Value) -> Result<Option<Duration>> {
+        match self {
+            Self::Plugins(network) => network.check(at, result).map(Some),
+            Self::Floor(_) => Ok(None),
+        }
+    }
+
+    /// Removes it.
+    pub fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+        match self {
+            Self::Plugins(network) => network.del(at, result),
+            Self::Floor(floor) => floor.del(at),
+        }
+    }
+}

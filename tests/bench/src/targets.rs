@@ -1,0 +1,225 @@
+//! The promises about speed, each with what was measured of it.
+
+use serde::Serialize;
+
+use crate::scene::Scene;
+use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side};
+use crate::traffic::Kind;
+use crate::works::datapath::Way;
+use crate::works::{Extent, addresses, datapath, many, pause, workers};
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+pub struct Target {
+    pub work: String,
+    pub wanted: String,
+    /// None when it was not run.
+    pub measured: Option<String>,
+    pub met: Met,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Met {
+    #[serde(rename = "yes")]
+    Yes,
+    #[serde(rename = "no")]
+    No,
+    #[serde(rename = "not run")]
+    NotRun,
+}
+
+impl Met {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::NotRun => "not run",
+        }
+    }
+}
+
+/// What a figure has to be.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// All rows, from the medians of one run.
+pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
+    use Bound::{AtLeast, AtMost};
+    let table = Table { results };
+    let mut rows = Vec::new();
+
+    let bridge = Scene::Bridge.name();
+    let masquerade = Scene::Masquerade.name();
+    rows.push(table.faster("ADD bridge + host-local", bridge, "ADD", 4.0));
+    rows.push(table.near_floor("ADD bridge + host-local", bridge, "ADD", 1.3));
+    rows.push(table.faster("ADD with masquerade", masquerade, "ADD", 12.0));
+    rows.push(table.near_floor("DEL", bridge, "DEL", 1.15));
+    rows.push(table.faster("DEL with masquerade", masquerade, "DEL", 2.3));
+    let kind = Scene::Kind.name();
+    rows.push(table.row(
+        "ADD of kind's chain",
+        "12 × reference (iptables, kind's default)",
+        AtLeast(12.0),
+        "×",
+        results.ratio(kind, "ADD", IPTABLES, OURS),
+    ));
+    rows.push(table.faster("ADD of kind's chain, nftables", kind, "ADD", 12.0));
+
+    for (scene, verb, times) in [
+        (Scene::Bridge, "ADD", 3.5),
+        (Scene::Masquerade, "ADD", 10.0),
+        (Scene::Bridge, "DEL", 1.5),
+        (Scene::Masquerade, "DEL", 6.0),
+    ] {
+        let work = workers::name(scene, 200, 16);
+        let ratio = results.ratio(&work, &format!("{verb} rate"), OURS, REFERENCE);
+        let what = format!("200 {verb}s by 16 workers, {}", scene.name());
+        rows.push(table.row(
+            &what,
+            &format!("{times} × reference's rate"),
+            AtLeast(times),
+            "×",
+            ratio,
+        ));
+    }
+
+    let (full, empty) = (addresses::name(60_000), addresses::name(0));
+    for verb in ["ADD", "DEL"] {
+        let own = results
+            .get(&full, verb, OURS)
+            .zip(results.get(&empty, verb, OURS))
+            .map(|(full, empty)| full.median() / empty.median());
+        let what = format!("host-local {verb} at 60,000 in use");
+        rows.push(table.row(&what, "1.3 × its own at 0", AtMost(1.3), "×", own));
+        rows.push(table.faster(&what, &full, verb, 150.0));
+    }
+
+    for scene in [Scene::Bridge, Scene::Ptp] {
+        let ratio = results.ratio(&many::name(scene), &many::case("ADD", 1_000), OURS, FLOOR);
+        let what = format!("1,000th ADD, {}", scene.name());
+        rows.push(table.row(&what, "1.3 × the floor's 1,000th", AtMost(1.3), "×", ratio));
+    }
+
+    let (worst, wanted) = table.worst_traffic();
+    rows.push(table.row(
+        "datapath, worst of all ways",
+        &wanted,
+        AtLeast(0.95),
+        "×",
+        worst,
+    ));
+    let count = *datapath::counts(extent).last().unwrap_or(&0);
+    let case = datapath::case(Way::OutsideToPod, Kind::Connections, count);
+    let ratio = results.ratio(datapath::NAME, &case, OURS, IPTABLES);
+    let what = format!("new connections at {count} port mappings");
+    let row = table.row(
+        &what,
+        "2 × reference with iptables, at 1000",
+        AtLeast(2.0),
+        "×",
+        ratio,
+    );
+    rows.push(match count {
+        1_000 => row,
+        // A list of a hundred rules costs a packet little: that says nothing of a thousand.
+        _ => Target {
+            met: Met::NotRun,
+            ..row
+        },
+    });
+
+    for (what, limit, unit) in [("private memory", 100.0, "kB"), ("wake-ups", 0.0, "")] {
+        let figure = results
+            .get(pause::NAME, what, OURS)
+            .map(|series| series.median());
+        let wanted = format!("{limit} {unit}");
+        rows.push(table.row(
+            &format!("pause: {what}"),
+            wanted.trim_end(),
+            AtMost(limit),
+            unit,
+            figure,
+        ));
+    }
+    rows
+}
+
+struct Table<'a> {
+    results: &'a Results,
+}
+
+impl Table<'_> {
+    fn faster(&self, what: &str, work: &str, case: &str, times: f64) -> Target {
+        let ratio = self.results.ratio(work, case, REFERENCE, OURS);
+        self.row(
+            what,
+            &format!("{times} × faster than reference"),
+            Bound::AtLeast(times),
+            "×",
+            ratio,
+        )
+    }
+
+    fn near_floor(&self, what: &str, work: &str, case: &str, times: f64) -> Target {
+        let ratio = self.results.ratio(work, case, OURS, FLOOR);
+        self.row(
+            what,
+            &format!("{times} × floor"),
+            Bound::AtMost(times),
+            "×",
+            ratio,
+        )
+    }
+
+    fn row(
+        &self,
+        what: &str,
+        wanted: &str,
+        bound: Bound,
+        unit: &str,
+        figure: Option<f64>,
+    ) -> Target {
+        let (sign, met) = match (bound, figure) {
+            (Bound::AtLeast(_), None) => ("≥", Met::NotRun),
+            (Bound::AtMost(_), None) => ("≤", Met::NotRun),
+            (Bound::AtLeast(limit), Some(figure)) => ("≥", met(figure >= limit)),
+            (Bound::AtMost(limit), Some(figure)) => ("≤", met(figure <= limit)),
+        };
+        let shown = |figure: f64| match unit {
+            "×" => format!("{figure:.2} ×"),
+            unit => format!("{figure} {unit}").trim_end().to_owned(),
+        };
+        Target {
+            work: what.to_owned(),
+            wanted: format!("{sign} {wanted}"),
+            measured: figure.map(shown),
+            met,
+        }
+    }
+
+    /// The least of ours against the better of the reference's, over all traffic.
+    fn worst_traffic(&self) -> (Option<f64>, String) {
+        let against = |case: &str, side: Side| self.results.ratio(datapath::NAME, case, OURS, side);
+        let cases = self.results.cases();
+        let ratios = cases
+            .iter()
+            .filter(|(work, _, _)| *work == datapath::NAME)
+            .filter_map(|(_, case, _)| {
+                Some((
+                    against(case, REFERENCE)?.min(against(case, IPTABLES)?),
+                    *case,
+                ))
+            });
+        match ratios.min_by(|one, other| one.0.total_cmp(&other.0)) {
+            Some((ratio, case)) => (Some(ratio), format!("the reference, within 5 % ({case})")),
+            None => (None, "the reference, within 5 %".to_owned()),
+        }
+    }
+}
+
+fn met(yes: bool) -> Met {
+    if yes { Met::Yes } else { Met::No }
+}

@@ -1,0 +1,222 @@
+//! Traffic between two namespaces, and its measure: iperf3 for streams and packets, and a client
+//! and server of our own for requests and connections.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::series::Unit;
+use crate::world::in_container;
+
+/// Where servers listen.
+pub const PORT: u16 = 8000;
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One TCP stream.
+    Stream,
+    /// UDP with 64 bytes in each.
+    SmallPackets,
+    /// One byte there and one back, over one connection: round trips.
+    Echo,
+    /// TCP connections opened and closed, one after the other.
+    Connections,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "TCP stream",
+            Self::SmallPackets => "UDP 64 bytes",
+            Self::Echo => "request/response",
+            Self::Connections => "new connections",
+        }
+    }
+
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::Stream => Unit::Gigabits,
+            Self::SmallPackets | Self::Echo | Self::Connections => Unit::PerSecond,
+        }
+    }
+}
+
+/// Sends for about so long from the namespace `client` to `target`, which leads to `server`.
+pub fn run(
+    kind: Kind,
+    server: &Path,
+    client: &Path,
+    target: (String, u16),
+    limit: Duration,
+) -> Result<f64> {
+    match kind {
+        Kind::Stream => {
+            let report = iperf(server, client, &target, &how_long(limit, 1e9), &[])?;
+            let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
+            Ok(bits.ok_or("iperf3 tells no rate")? / 1e9)
+        }
+        Kind::SmallPackets => {
+            let report = iperf(
+                server,
+                client,
+                &target,
+                &how_long(limit, 1e7),
+                &["-u", "-b", "0", "-l", "64"],
+            )?;
+            let sum = &report["end"]["sum"];
+            let figure = |key: &str| sum[key].as_f64().ok_or(format!("iperf3 tells no {key}"));
+            Ok((figure("packets")? - figure("lost_packets")?) / figure("seconds")?)
+        }
+        Kind::Echo | Kind::Connections => own(kind, server, client, target, limit),
+    }
+}
+
+fn iperf(
+    server: &Path,
+    client: &Path,
+    target: &(String, u16),
+    how_long: &[String],
+    more: &[&str],
+) -> Result<Value> {
+    let mut child = in_container(server, || {
+        Ok(Command::new("iperf3")
+            .args([
+                "--server",
+                "--one-off",
+                "--forceflush",
+                "--port",
+                &PORT.to_string(),
+            ])
+            .stdout(Stdio::piped())
+            .spawn()?)
+    })?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
+    if !lines
+        .by_ref()
+        .map_while(std::result::Result::ok)
+        .any(|line| line.contains("listening"))
+    {
+        return Err("iperf3 does not listen".into());
+    }
+    let output = in_container(client, || {
+        Ok(Command::new("iperf3")
+            .args([
+                "--client",
+                &target.0,
+                "--port",
+                &target.1.to_string(),
+                "--json",
+            ])
+            .args(how_long)
+            .args(more)
+            .output()?)
+    })?;
+    lines.map_while(std::result::Result::ok).for_each(drop);
+    child.wait()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    match report["error"].as_str() {
+        Some(error) => Err(format!("iperf3: {error}").into()),
+        None => Ok(report),
+    }
+}
+
+/// iperf3 knows whole seconds. Instead of parts of one it is given what takes about as long on a
+/// machine that sends so many bytes in a second.
+fn how_long(limit: Duration, bytes_per_second: f64) -> [String; 2] {
+    match limit.subsec_nanos() {
+        0 => ["--time".to_owned(), limit.as_secs().to_string()],
+        _ => {
+            let bytes = limit.as_secs_f64() * bytes_per_second;
+            ["--bytes".to_owned(), format!("{bytes:.0}")]
+        }
+    }
+}
+
+/// Round trips or connections per second.
+fn own(
+    kind: Kind,
+    server: &Path,
+    client: &Path,
+    target: (String, u16),
+    limit: Duration,
+) -> Result<f64> {
+    let listener = in_container(server, || Ok(TcpListener::bind(("0.0.0.0", PORT))?))?;
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| serve(kind, &listener));
+        let rate = in_container(client, || match kind {
+            Kind::Echo => round_trips(target, limit),
+            _ => connections(target, limit),
+        });
+        // A connection that says goodbye ends the server.
+        in_container(server, || {
+            Ok(TcpStream::connect(("127.0.0.1", PORT))?.write_all(b"q")?)
+        })?;
+        serving.join().expect("the server does not panic")?;
+        rate
+    })
+}
+
+/// Answers each byte with itself, until one is a `q`. For connections nothing is read but by the
+/// last one.
+fn serve(kind: Kind, listener: &TcpListener) -> Result<()> {
+    loop {
+        let (mut connection, from) = listener.accept()?;
+        connection.set_nodelay(true)?;
+        if kind == Kind::Connections && !from.ip().is_loopback() {
+            continue;
+        }
+        let mut byte = [0];
+        while connection.read(&mut byte).unwrap_or(0) == 1 {
+            if byte == *b"q" {
+                return Ok(());
+            }
+            connection.write_all(&byte)?;
+        }
+    }
+}
+
+fn round_trips(target: (String, u16), limit: Duration) -> Result<f64> {
+    let mut connection = TcpStream::connect(target)?;
+    connection.set_nodelay(true)?;
+    let (mut byte, mut done, start) = ([b'x'], 0, Instant::now());
+    while start.elapsed() < limit {
+        connection.write_all(&byte)?;
+        connection.read_exact(&mut byte)?;
+        done += 1;
+    }
+    let rate = f64::from(done) / start.elapsed().as_secs_f64();
+    connection.shutdown(Shutdown::Both)?;
+    Ok(rate)
+}
+
+fn connections(target: (String, u16), limit: Duration) -> Result<f64> {
+    let target = std::net::ToSocketAddrs::to_socket_addrs(&target)?
+        .next()
+        .ok_or("no target")?;
+    let (mut done, start) = (0, Instant::now());
+    while start.elapsed() < limit {
+        let connection = TcpStream::connect(target)?;
+        // Reset at the end: ports that wait in TIME_WAIT would run out.
+        rustix::net::sockopt::set_socket_linger(&connection, Some(Duration::ZERO))?;
+        done += 1;
+    }
+    Ok(f64::from(done) / start.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_second_are_bytes_to_iperf3() {
+        let shown = |millis| how_long(Duration::from_millis(millis), 1e9).join(" ");
+        assert_eq!(shown(2_000), "--time 2");
+        assert_eq!(shown(200), "--bytes 200000000");
+    }
+}

@@ -1,0 +1,171 @@
+//! Places to measure in: a [`World`] is a host of its own, with its network, its mounts, and the
+//! state of plugins on tmpfs; containers are network namespaces in it.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use pausenet::cni::{IfName, MacAddr};
+use pausenet::kernel::RouteSocket;
+use pausenet::kernel::link::{self, NewVeth, Which};
+use pausenet::kernel::netns::Netns;
+
+use crate::Result;
+
+/// Where the names of containers' namespaces are, as runtimes have it.
+const NAMESPACES: &str = "/run/netns";
+
+/// A folder in each world, with nft and no other program.
+pub const NFT_ALONE: &str = "/run/nft-alone";
+
+/// A host: its network and its mounts. It ends with this value and its last process.
+pub struct World {
+    net: File,
+    mounts: File,
+}
+
+impl World {
+    /// Makes a host with nothing on it but a loopback.
+    pub fn new() -> Result<Self> {
+        on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )?;
+            for dir in ["/run", "/var/lib"] {
+                mount(
+                    Some("tmpfs"),
+                    dir,
+                    Some("tmpfs"),
+                    MsFlags::empty(),
+                    None::<&str>,
+                )?;
+            }
+            fs::create_dir(NAMESPACES)?;
+            fs::create_dir(NFT_ALONE)?;
+            std::os::unix::fs::symlink("/usr/sbin/nft", format!("{NFT_ALONE}/nft"))?;
+            switch_on("lo")?;
+            Ok(Self {
+                net: File::open("/proc/thread-self/ns/net")?,
+                mounts: File::open("/proc/thread-self/ns/mnt")?,
+            })
+        })
+    }
+
+    /// Moves the calling thread here. What it starts from here on begins here too.
+    pub fn enter(&self) -> Result<()> {
+        // A thread that shares its folder with others may not change mounts.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(self.mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
+        setns(self.net.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        Ok(())
+    }
+
+    /// Runs `work` here, on a thread of its own.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        on_thread(|| {
+            self.enter()?;
+            work()
+        })
+    }
+
+    /// Makes containers, named `PREFIX0` and on. Their loopback is up.
+    pub fn containers(&self, prefix: &str, count: usize) -> Result<Vec<PathBuf>> {
+        self.inside(|| {
+            let make = |at| {
+                let path = Path::new(NAMESPACES).join(format!("{prefix}{at}"));
+                File::create(&path)?;
+                on_thread(|| {
+                    unshare(CloneFlags::CLONE_NEWNET)?;
+                    let own = Some("/proc/thread-self/ns/net");
+                    mount(own, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+                    switch_on("lo")
+                })?;
+                Ok(path)
+            };
+            (0..count).map(make).collect()
+        })
+    }
+}
+
+/// Runs `work` on a thread that may move to other namespaces.
+pub fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// Runs `work` in a container of the world that the thread is in.
+pub fn in_container<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_thread(|| {
+        setns(File::open(path)?.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
+}
+
+/// Switches on a link of the calling thread's namespace.
+pub fn switch_on(name: &str) -> Result<()> {
+    let mut socket = RouteSocket::open()?;
+    let index = index_of(name)?;
+    link::set_up(&mut socket, index, false)
+        .map_err(|refusal| refusal.during(format!("switch on {name}")))?;
+    Ok(())
+}
+
+/// The index of a link of the calling thread's namespace.
+pub fn index_of(name: &str) -> Result<u32> {
+    let name = IfName::parse(name)?;
+    let found = link::get(&mut RouteSocket::open()?, Which::Name(&name))
+        .map_err(|refusal| refusal.during(format!("look up {name}")))?;
+    Ok(found.ok_or_else(|| format!("there is no {name}"))?.index)
+}
+
+/// Waits until the kernel has taken down the namespaces that nobody holds any more: it does so
+/// by itself, one after the other, and what is measured meanwhile has to wait for its locks. A
+/// link whose other end is in the last of them goes when they do.
+pub fn settle() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    on_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let last = on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Ok(Netns::own()?)
+        })?;
+        let (here, there) = (IfName::parse("here")?, IfName::parse("there")?);
+        let new = NewVeth {
+            host_name: &here,
+            container_name: &there,
+            container_netns: last.as_fd(),
+            container_mac: MacAddr::random()?,
+            host_mac: MacAddr::random()?,
+            mtu: None,
+            controller: None,
+            group: 0,
+        };
+        let mut socket = RouteSocket::open()?;
+        let refused =
+            |refusal: pausenet::kernel::Refusal| refusal.during("wait for namespaces to end");
+        let link = link::create_veth(&mut socket, &new).map_err(refused)?;
+        let mut events = RouteSocket::open()?;
+        events.subscribe(pausenet::kernel::netlink::Group::Links)?;
+        drop(last);
+        let deadline = std::time::Instant::now() + LIMIT;
+        while link::get(&mut socket, Which::Index(link.index))
+            .map_err(refused)?
+            .is_some()
+        {
+            if !events.wait_event(deadline)? {
+                return Err("the kernel did not take down namespaces within a minute".into());
+            }
+        }
+        Ok(())
+    })
+}

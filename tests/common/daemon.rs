@@ -1,0 +1,52 @@
+//! What tests of pausenetd share, whoever starts it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::run;
+
+/// A binary without what debuggers need: that is ten times as much as the rest. Made once for each
+/// build, and used by runs that follow.
+pub fn stripped(binary: &str) -> PathBuf {
+    let made = |file: &Path| fs::metadata(file).and_then(|meta| meta.modified()).ok();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stripped");
+    let file = dir.join(Path::new(binary).file_name().unwrap());
+    if made(&file) < made(Path::new(binary)) {
+        fs::create_dir_all(&dir).unwrap();
+        let own = dir.join(format!("{:?}", std::thread::current().id()));
+        run("strip", ["-o", own.to_str().unwrap(), binary]);
+        fs::rename(own, &file).unwrap();
+    }
+    file
+}
+
+/// What the daemons' account has asked for, by the API server's log.
+pub fn requests(audit_log: &str) -> Vec<Value> {
+    let events = audit_log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let account = "system:serviceaccount:kube-system:pausenet";
+    let own = events.filter(|event| event["user"]["username"] == account);
+    own.collect()
+}
+
+/// Whether a request was allowed by RBAC.
+pub fn is_allowed(event: &Value) -> bool {
+    event["annotations"]["authorization.k8s.io/decision"] == "allow"
+}
+
+/// The daemons' account has asked for nodes only, and been given them.
+#[track_caller]
+pub fn assert_nothing_was_forbidden(audit_log: &str) {
+    let requests = requests(audit_log);
+    assert!(!requests.is_empty(), "nobody asked for anything");
+    for event in requests {
+        let verb = event["verb"].as_str().unwrap();
+        assert!(["get", "list", "watch"].contains(&verb), "{event}");
+        assert_eq!(event["objectRef"]["resource"], "nodes", "{event}");
+        assert_ne!(event["responseStatus"]["code"], 403, "{event}");
+        assert!(is_allowed(&event), "{event}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Traffic between containers: whether it gets there, as whose it is seen, and whether it has a gap.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Container;
+
+/// What `bind` binds. An address that this test gave back a moment ago may be in use still: a child
+/// that another test's thread has forked holds a copy of every socket until it is replaced by its
+/// program. Nothing tells of that moment, so this asks again.
+pub fn bound<S>(bind: impl Fn() -> io::Result<S>) -> io::Result<S> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match bind() {
+            Err(err) if err.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// The address that `from` is seen with at `to`: a connection, and who it is said to come from.
+/// None when there is no answer.
+pub fn seen_as(from: &Container, to: &Container, address: IpAddr) -> Option<IpAddr> {
+    let listener = to.enter(|| bound(|| TcpListener::bind((address, 7777))).unwrap());
+    let target = listener.local_addr().unwrap();
+    let stream = from.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(2)));
+    stream.ok()?;
+    Some(listener.accept().unwrap().1.ip())
+}
+
+/// Whether a ping comes back.
+pub fn reaches(from: &Container, to: IpAddr) -> bool {
+    let mut command = from.command("ping");
+    command.args(["-c", "1", "-W", "1", &to.to_string()]);
+    command.stdout(Stdio::null()).status().unwrap().success()
+}
+
+/// Pings without an end, to find a gap.
+pub struct Pings(Child);
+
+impl Pings {
+    pub fn start(from: &Container, to: IpAddr) -> Self {
+        let mut command = from.command("ping");
+        command.args(["-i", "0.02", "-W", "1", &to.to_string()]);
+        Self(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// How many were sent, and how many came back.
+    pub fn stop(mut self) -> (u32, u32) {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::INT).unwrap();
+        let mut text = String::new();
+        self.0
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        self.0.wait().unwrap();
+        let line = text.lines().find(|line| line.contains("transmitted"));
+        let line = line.unwrap_or_else(|| panic!("{text}"));
+        let number = |part: &str| part.split_whitespace().next()?.parse().ok();
+        let mut numbers = line.split(',').map_while(number);
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+}

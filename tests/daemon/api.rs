@@ -1,0 +1,215 @@
+//! The lab's control plane: etcd, the API server with RBAC, the controllers that give Nodes their
+//! podCIDR.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::common::daemon::assert_nothing_was_forbidden;
+use crate::common::{World, lab};
+use crate::site::{CHECKOUT, Node, await_some, await_that, write_kubeconfig};
+
+/// Programs from the lab. Ask for them before the world begins.
+pub struct Tools {
+    kubernetes: PathBuf,
+    /// Of CNI 1.1.
+    pub cnitool: PathBuf,
+    /// Of CNI 1.0.
+    pub cnitool_1_1: PathBuf,
+}
+
+impl Tools {
+    pub fn find() -> Option<Self> {
+        Some(Self {
+            kubernetes: lab::kubernetes()?,
+            cnitool: lab::cnitool()?,
+            cnitool_1_1: lab::cnitool_1_1()?,
+        })
+    }
+}
+
+/// A control plane that ends with its test, and its world.
+pub struct Api {
+    pub world: World,
+    control_plane: Child,
+    /// The folder with what its programs say.
+    home: PathBuf,
+    kubectl: PathBuf,
+}
+
+impl Api {
+    pub fn start(tools: &Tools, options: &[&str]) -> Self {
+        let world = World::new();
+        let mut control_plane = Command::new(Path::new(CHECKOUT).join("scripts/lab/kubernetes.sh"))
+            .arg("control-plane")
+            .args(options)
+            // Until the end of its stdin, which comes even if this process is killed.
+            .args(["sh", "-c", "echo \"$KUBE_HOME\"; exec cat"])
+            .env("PAUSENET_KUBERNETES", &tools.kubernetes)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut home = String::new();
+        BufReader::new(control_plane.stdout.take().unwrap())
+            .read_line(&mut home)
+            .unwrap();
+        let home = PathBuf::from(home.trim());
+        assert!(home.is_dir(), "no control plane: {home:?}");
+        Self {
+            world,
+            control_plane,
+            home,
+            kubectl: tools.kubernetes.join("kubectl"),
+        }
+    }
+
+    /// What kubectl prints, which has to succeed.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.kubectl_with(args, "")
+    }
+
+    #[track_caller]
+    pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> String {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Not everything reads it.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command
+            .args(args)
+            .env("KUBECONFIG", self.home.join("kubeconfig"))
+            // For its cache.
+            .env("HOME", &self.home);
+        command
+    }
+
+    fn get(&self, what: &[&str]) -> Value {
+        let args = [&["get", "-o", "json"], what].concat();
+        serde_json::from_str(&self.kubectl(&args)).unwrap()
+    }
+
+    /// Applies conf/kubernetes as a person would, and gives back a kubeconfig of its account.
+    pub fn apply_manifest(&self) -> PathBuf {
+        let conf = Path::new(CHECKOUT).join("conf/kubernetes");
+        self.kubectl(&["apply", "-k", conf.to_str().unwrap()]);
+        let account = ["-n", "kube-system", "serviceaccount", "pausenet"];
+        let secret = await_some("the account has a token", || {
+            let account = self.get(&account);
+            account["secrets"][0]["name"].as_str().map(str::to_owned)
+        });
+        let token = await_some("the token is there", || {
+            let secret = format!("secret/{secret}");
+            let template = "go-template={{.data.token | base64decode}}";
+            let token = self.kubectl(&["get", "-n", "kube-system", &secret, "-o", template]);
+            (!token.is_empty()).then_some(token)
+        });
+        let admin = ["config", "view", "--raw", "--flatten", "-o", "json"];
+        let admin: Value = serde_json::from_str(&self.kubectl(&admin)).unwrap();
+        let cluster = &admin["clusters"][0]["cluster"];
+        let file = Path::new("/run/pausenetd.kubeconfig");
+        write_kubeconfig(
+            file,
+            cluster["server"].as_str().unwrap(),
+            cluster["certificate-authority-data"].as_str().unwrap(),
+            &token,
+        );
+        file.to_owned()
+    }
+
+    /// A Node as its kubelet would make it, with its podCIDR if that is not left to the controllers.
+    pub fn create_node(&self, node: &Node, spec: Value) {
+        let addresses = json!([
+            {"type": "Hostname", "address": node.name},
+            {"type": "InternalIP", "address": node.address()},
+            {"type": "InternalIP", "address": format!("fd00:77::{}", node.last)},
+        ]);
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": node.name},
+            "spec": spec,
+            "status": {"addresses": addresses},
+        });
+        self.kubectl_with(&["create", "-f", "-"], &object.to_string());
+        await_that("it has a podCIDR", || !self.pod_cidr(node.name).is_empty());
+    }
+
+    /// The (first) subnet of a Node's pods.
+    pub fn pod_cidr(&self, node: &str) -> String {
+        self.kubectl(&["get", "node", node, "-o", "jsonpath={.spec.podCIDR}"])
+    }
+
+    /// As the node's kubelet would report it.
+    pub fn set_address(&self, node: &str, address: &str) {
+        let path = format!("/api/v1/nodes/{node}/status");
+        let mut object = self.get(&["node", node]);
+        object["status"]["addresses"] = json!([{"type": "InternalIP", "address": address}]);
+        object["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("resourceVersion");
+        self.kubectl_with(&["replace", "--raw", &path, "-f", "-"], &object.to_string());
+    }
+
+    /// The API server is away, as long as it is not resumed.
+    pub fn stop(&self) {
+        fs::write(self.home.join("kube-apiserver.hold"), "").unwrap();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(command) = fs::read(process.path().join("cmdline")) else {
+                continue;
+            };
+            let words: Vec<_> = command.split(|byte| *byte == 0).collect();
+            let home = self.home.to_str().unwrap().as_bytes();
+            let is_ours = words.iter().any(|word| word.starts_with(home));
+            if words[0].ends_with(b"kube-apiserver") && is_ours {
+                let pid = process.file_name().to_str().unwrap().parse().unwrap();
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            }
+        }
+        await_that("it does not answer", || !self.answers());
+    }
+
+    pub fn resume(&self) {
+        fs::remove_file(self.home.join("kube-apiserver.hold")).unwrap();
+        await_that("it answers again", || self.answers());
+    }
+
+    fn answers(&self) -> bool {
+        let mut command = self.command(&["get", "--raw", "/readyz"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap().success()
+    }
+
+    /// By its log, the daemons' account has asked for nodes only, and been given them.
+    #[track_caller]
+    pub fn assert_nothing_was_forbidden(&self) {
+        let log = fs::read_to_string(self.home.join("audit.log"));
+        assert_nothing_was_forbidden(&log.unwrap());
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        // The end of its stdin is the end of it.
+        drop(self.control_plane.stdin.take());
+        let _ = self.control_plane.wait();
+    }
+}

@@ -1,0 +1,170 @@
+//! What no pod can own any more, made by the real plugin and left by the worst of ways.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use pausenet::daemon::conflist::render;
+use pausenet::daemon::gc::{Census, collect};
+use pausenet::daemon::options::Options;
+use serde_json::{Value, json};
+
+use crate::common::{Call, World, ip, run, with};
+
+const STORE: &str = "/run/store";
+const PODS: &str = "10.244.1.0/24";
+
+fn config() -> String {
+    use clap::Parser;
+    let options = Options::try_parse_from(["pausenetd", "--store-dir", STORE]).unwrap();
+    render(&options.settings(), &[PODS.parse().unwrap()], None)
+}
+
+/// The plugin's own part, as libcni gives it; with a port and a limit, so that there is something
+/// to be left beside the link.
+fn plugin(runtime: Value) -> Value {
+    let list: Value = serde_json::from_str(&config()).unwrap();
+    let more = json!({"name": list["name"], "cniVersion": "1.1.0", "runtimeConfig": runtime});
+    with(list["plugins"][0].clone(), more)
+}
+
+fn with_port_and_limit() -> Value {
+    plugin(json!({
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        "bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 8_000_000,
+            "egressRate": 8_000_000, "egressBurst": 8_000_000},
+    }))
+}
+
+fn look() -> Census {
+    let pods = [PODS.parse().unwrap()];
+    collect(&config(), &pods, Path::new(STORE), SystemTime::now()).unwrap()
+}
+
+fn file(ip: &str) -> PathBuf {
+    Path::new(STORE).join("pausenet").join(ip)
+}
+
+fn make_old(ip: &str) {
+    let file = File::options().write(true).open(file(ip)).unwrap();
+    let hour = Duration::from_secs(3600);
+    file.set_modified(SystemTime::now() - hour).unwrap();
+}
+
+#[test]
+fn a_running_pod_loses_nothing_and_is_counted() {
+    let world = World::new();
+    let pod = world.container("pod");
+    let add = Call::new("ADD", &with_port_and_limit()).netns(&pod);
+    let result = add.run().ok();
+    make_old("10.244.1.2");
+    let rules = run("nft", ["list", "ruleset"]);
+    let links = world.links().len();
+    let census = look();
+    assert_eq!((census.attachments, census.stale), (1, 0));
+    assert_eq!((census.reclaimed, census.freed), (0, 0));
+    assert_eq!(census.usage[PODS], (1, 253));
+    assert_eq!(run("nft", ["list", "ruleset"]), rules);
+    assert_eq!(world.links().len(), links);
+    let check = with(with_port_and_limit(), json!({"prevResult": result}));
+    Call::new("CHECK", &check).netns(&pod).run().ok();
+}
+
+#[test]
+fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_old() {
+    let world = World::new();
+    let (dead, alive) = (world.container("dead"), world.container("alive"));
+    let config = with_port_and_limit();
+    Call::new("ADD", &config).id("dead").netns(&dead).run().ok();
+    Call::new("ADD", &plugin(json!({})))
+        .id("alive")
+        .netns(&alive)
+        .run()
+        .ok();
+    let ifbs = |world: &World| {
+        world
+            .links()
+            .iter()
+            .filter(|link| link.kind == "ifb")
+            .count()
+    };
+    assert_eq!(ifbs(&world), 1);
+    dead.destroy();
+    crate::site::await_that("its link is gone", || {
+        world
+            .links()
+            .iter()
+            .filter(|link| link.kind == "veth")
+            .count()
+            == 1
+    });
+
+    let census = look();
+    assert_eq!((census.attachments, census.reclaimed), (1, 1));
+    // Its file is young: it could be an ADD of a plugin that knows no locks.
+    assert_eq!((census.freed, census.stale), (0, 1));
+    assert_eq!(ifbs(&world), 0);
+    assert!(!run("nft", ["list", "ruleset"]).contains("dead"));
+
+    make_old("10.244.1.2");
+    make_old("10.244.1.3");
+    let census = look();
+    assert_eq!((census.freed, census.stale), (1, 0));
+    assert!(!file("10.244.1.2").exists() && file("10.244.1.3").exists());
+    assert_eq!(look().reclaimed, 0);
+}
+
+#[test]
+fn half_a_link_whose_maker_was_killed_is_removed() {
+    let world = World::new();
+    // As the kernel has it between the first message of an ADD and the last.
+    ip(&format!(
+        "link add vethkqtm6rbkqlw group {} type veth peer name x",
+        crate::common::GROUP
+    ));
+    assert_eq!(look().reclaimed, 1);
+    assert!(world.link("vethkqtm6rbkqlw").is_none());
+}
+
+#[test]
+fn other_networks_and_other_plugins_elements_are_not_ours_to_reclaim() {
+    let world = World::new();
+    let pod = world.container("pod");
+    let other = with(with_port_and_limit(), json!({"name": "other"}));
+    Call::new("ADD", &other).id("other").netns(&pod).run().ok();
+    pod.destroy();
+    crate::site::await_that("its link is gone", || {
+        world.links().iter().all(|link| link.kind != "veth")
+    });
+    assert_eq!(look().reclaimed, 0);
+    assert!(run("nft", ["list", "ruleset"]).contains("pausenet other other eth0"));
+}
+
+#[test]
+fn an_add_that_is_under_way_is_left_alone() {
+    let world = World::new();
+    let pod = world.container("pod");
+    Call::new("ADD", &with_port_and_limit())
+        .netns(&pod)
+        .run()
+        .ok();
+    pod.destroy();
+    crate::site::await_that("its link is gone", || {
+        world.links().iter().all(|link| link.kind != "veth")
+    });
+    make_old("10.244.1.2");
+    // Somebody holds the attachment's lock.
+    let attachment = pausenet::cni::request::Attachment::of_network(
+        &pausenet::cni::NetworkName::parse("pausenet").unwrap(),
+        "c1",
+        "eth0",
+    );
+    let name = pausenet::plan::host_end_name(&attachment.unwrap());
+    let lock = pausenet::apply::try_lock(&name).unwrap();
+    let census = look();
+    assert_eq!((census.reclaimed, census.freed, census.stale), (0, 0, 1));
+    drop(lock);
+    let census = look();
+    assert_eq!((census.reclaimed, census.freed, census.stale), (1, 1, 0));
+    assert!(fs::read_dir("/run/pausenet/lock").unwrap().next().is_none());
+}

@@ -1,0 +1,128 @@
+//! The program by itself: what it says to wrong usage, and how it lives without an API server.
+
+use std::process::{Command, Output};
+
+use crate::common::World;
+use crate::site::{LISTEN, Node, await_that, get, kubeconfig_of_nobody, make_bridge};
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pausenetd"));
+    command
+        .args(args)
+        .env_clear()
+        .stdin(std::process::Stdio::null());
+    command.output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_has_examples_and_names_every_variable() {
+    let output = run(&["--help"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "Examples:",
+        "PAUSENETD_CLUSTER_CIDR",
+        "--uninstall",
+        "Exit status",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_names_the_flag() {
+    for (args, part) in [
+        (&["--cluster-cidr", "10.1.2.3/8"][..], "no subnet like"),
+        (&["--mode", "vxlan"], "--mode"),
+        (&["--listen", "9112"], "--listen"),
+        (&["--network", "../x"], "--network"),
+        (&["--interval", "0"], "--interval"),
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn what_cannot_work_is_status_1_and_says_what_to_do() {
+    let _world = World::new();
+    for (args, part) in [
+        (&["--bin-dir", "x"][..], "it has to start with /"),
+        (&["--log", "a=b=c"], "--log"),
+        (&["--listen", "192.0.2.1:1"], "another pausenetd"),
+        (&["--listen", "127.0.0.1:0"], "--kubeconfig FILE tells"),
+        (
+            &["--listen", "127.0.0.1:0", "--kubeconfig", "/nonexistent"],
+            "/nonexistent",
+        ),
+    ] {
+        let bin = "/run/bin";
+        let own = [
+            "--bin-dir",
+            bin,
+            "--conf-dir",
+            "/run/net.d",
+            "--node-name",
+            "n",
+        ];
+        let all: Vec<_> = if args.contains(&"--bin-dir") {
+            args.to_vec()
+        } else {
+            [&own[..], args].concat()
+        };
+        let output = run(&all);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{all:?}: {}",
+            stderr(&output)
+        );
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn without_an_api_server_it_is_alive_but_not_ready_and_ends_when_asked() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let daemon = node.start(&kubeconfig_of_nobody());
+    await_that("it answers", || node.get("/healthz").is_some());
+    await_that("it has looked once", || {
+        node.get("/readyz")
+            .is_some_and(|(_, why)| why.contains("API server"))
+    });
+    assert_eq!(node.get("/healthz").unwrap().0, 200);
+    let (status, why) = node.get("/readyz").unwrap();
+    assert_eq!(status, 503, "{why}");
+    await_that("the failure is counted", || {
+        node.metric("pausenet_watch_errors_total") >= Some(1.0)
+    });
+    assert!(!node.conflist().exists());
+    assert_eq!(node.get("/nothing").unwrap().0, 404);
+    assert!(
+        node.host
+            .enter(|| get(LISTEN, "/metrics"))
+            .unwrap()
+            .1
+            .ends_with("# EOF\n")
+    );
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn two_daemons_on_one_node_are_one_too_many() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let _first = node.start(&kubeconfig_of_nobody());
+    await_that("it answers", || node.get("/healthz").is_some());
+    let second = node.command(&kubeconfig_of_nobody()).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains("does another pausenetd run here?"));
+}

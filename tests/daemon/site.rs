@@ -1,0 +1,282 @@
+//! Nodes of a cluster, as network namespaces on one bridge, with a pausenetd on each and pods that
+//! the plugin of the daemon's own installing wires.
+
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::daemon::stripped;
+use crate::common::{Container, World, ip};
+
+/// How long anything may take that is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the daemon's probes are, in its node's namespace.
+pub const LISTEN: &str = "127.0.0.1:9112";
+
+/// The folder with scripts/ and conf/.
+pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Waits until `found` gives something.
+#[track_caller]
+pub fn await_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until `holds` does.
+#[track_caller]
+pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    await_some(what, || holds().then_some(()));
+}
+
+/// The bridge of the nodes, where there is no lab's.
+pub fn make_bridge() {
+    ip("link add lab0 type bridge forward_delay 0");
+    ip("addr add 192.168.77.254/24 dev lab0");
+    ip("addr add fd00:77::254/64 dev lab0 nodad");
+    ip("link set lab0 up");
+}
+
+/// A host on the nodes' bridge, by the last part of its addresses.
+pub fn host(world: &World, name: &str, last: u8) -> Container {
+    let host = world.container(name);
+    ip(&format!(
+        "link add {name} type veth peer name eth0 netns {name}"
+    ));
+    ip(&format!("link set {name} up master lab0"));
+    host.ip("link set eth0 up");
+    host.ip(&format!("addr add 192.168.77.{last}/24 dev eth0"));
+    host.ip(&format!("addr add fd00:77::{last}/64 dev eth0 nodad"));
+    host
+}
+
+/// A node with its own folders in place of /opt/cni/bin, /etc/cni/net.d and /run/pausenet/ipam.
+pub struct Node {
+    pub name: &'static str,
+    pub host: Container,
+    pub last: u8,
+    pub dir: PathBuf,
+}
+
+impl Node {
+    pub fn new(world: &World, name: &'static str, last: u8) -> Self {
+        let dir = Path::new("/run/nodes").join(name);
+        fs::create_dir_all(&dir).unwrap();
+        Self {
+            name,
+            host: host(world, name, last),
+            last,
+            dir,
+        }
+    }
+
+    pub fn address(&self) -> String {
+        format!("192.168.77.{}", self.last)
+    }
+
+    pub fn conflist(&self) -> PathBuf {
+        self.dir.join("net.d/10-pausenet.conflist")
+    }
+
+    /// The daemon of this node, not started yet. It may do no more than the manifest lets it.
+    pub fn command(&self, kubeconfig: &Path) -> Command {
+        let mut command = self.host.command("setpriv");
+        command
+            .args([
+                "--bounding-set=-all,+net_admin",
+                "--inh-caps=-all",
+                "--no-new-privs",
+            ])
+            .arg(env!("CARGO_BIN_EXE_pausenetd"))
+            .env("PAUSENETD_NODE_NAME", self.name)
+            .env("PAUSENETD_KUBECONFIG", kubeconfig)
+            .env("PAUSENETD_PLUGIN", stripped(env!("CARGO_BIN_EXE_pausenet")))
+            .env("PAUSENETD_BIN_DIR", self.dir.join("bin"))
+            .env("PAUSENETD_CONF_DIR", self.dir.join("net.d"))
+            .env("PAUSENETD_STORE_DIR", self.dir.join("ipam"))
+            .env("PAUSENETD_LISTEN", LISTEN)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&self, kubeconfig: &Path) -> Daemon {
+        self.start_as(self.command(kubeconfig))
+    }
+
+    /// Starts what [`Node::command`] has made.
+    pub fn start_as(&self, mut command: Command) -> Daemon {
+        let log = self.dir.join("log");
+        let file = fs::File::options().create(true).append(true).open(&log);
+        let child = command.stderr(file.unwrap()).spawn().unwrap();
+        Daemon { child, log }
+    }
+
+    /// What the daemon answers: status, and text.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.host.enter(|| get(LISTEN, path))
+    }
+
+    #[track_caller]
+    pub fn await_ready(&self) {
+        await_that(
+            &format!("{} is ready: {:?}", self.name, self.get("/readyz")),
+            || self.get("/readyz").is_some_and(|(status, _)| status == 200),
+        );
+    }
+
+    /// A line of /metrics, by its name and labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    }
+
+    /// The routes of the daemon's, in the words of `ip`.
+    pub fn routes(&self) -> Vec<String> {
+        let routes = [4, 6].map(|family| self.host.ip(&format!("-{family} route show proto 112")));
+        let text = routes.concat();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    pub fn has_route(&self, start: &str) -> bool {
+        self.routes().iter().any(|route| route.starts_with(start))
+    }
+
+    /// Wires a pod by cnitool, as a runtime would. Its addresses.
+    #[track_caller]
+    pub fn add(&self, cnitool: &Path, pod: &Container) -> Vec<IpAddr> {
+        let result = self.cnitool(cnitool, "add", pod);
+        let result: serde_json::Value = serde_json::from_str(&result).unwrap();
+        let ips = result["ips"].as_array().unwrap();
+        let of = |ip: &serde_json::Value| ip["address"].as_str().unwrap().to_owned();
+        ips.iter()
+            .map(|ip| of(ip).split('/').next().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    #[track_caller]
+    pub fn cnitool(&self, cnitool: &Path, verb: &str, pod: &Container) -> String {
+        let output = self.cnitool_command(cnitool, verb, pod).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{verb}: {text}{stderr}");
+        text
+    }
+
+    pub fn cnitool_command(&self, cnitool: &Path, verb: &str, pod: &Container) -> Command {
+        let mut command = self.host.command(cnitool.to_str().unwrap());
+        command
+            .args([verb, "pausenet"])
+            .arg(&pod.path)
+            .env("CNI_PATH", self.dir.join("bin"))
+            .env("NETCONFPATH", self.dir.join("net.d"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Addresses that are taken in the store.
+    pub fn taken(&self) -> Vec<String> {
+        let names = fs::read_dir(self.dir.join("ipam/pausenet"));
+        let mut names: Vec<_> = names
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.parse::<IpAddr>().is_ok())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// A running pausenetd. It ends with the test.
+pub struct Daemon {
+    pub child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// All that it has said, and those on this node before it.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    #[track_caller]
+    pub fn await_log(&self, text: &str) {
+        await_that(&format!("{text:?} in:\n{}", self.log()), || {
+            self.log().contains(text)
+        });
+    }
+
+    /// Without a chance to say good-bye.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// As an init would; the exit status.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+/// A GET over plain HTTP, in the calling thread's namespace. None while nobody answers.
+pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    use std::io::Write;
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+/// A kubeconfig for an API server that does not answer: it is away, as far as the daemon can tell.
+pub fn kubeconfig_of_nobody() -> PathBuf {
+    let file = Path::new("/run/nodes/nobody.kubeconfig");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    write_kubeconfig(file, "http://127.0.0.1:1", "", "x");
+    file.to_owned()
+}
+
+/// A kubeconfig, with the server's certificate in base64 if it has one.
+pub fn write_kubeconfig(file: &Path, server: &str, ca: &str, token: &str) {
+    let text = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority-data": ca}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    });
+    let mut text = text;
+    if ca.is_empty() {
+        let cluster = text["clusters"][0]["cluster"].as_object_mut().unwrap();
+        cluster.remove("certificate-authority-data");
+    }
+    fs::write(file, text.to_string()).unwrap();
+}

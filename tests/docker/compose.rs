@@ -1,0 +1,66 @@
+//! The compose example, with `pausectl docker watch` beside it.
+
+use std::path::Path;
+
+use crate::common::{lab, run};
+use crate::site::{CHECKOUT, Docker, NO_BRIDGE, wait_until};
+use crate::watch::Watcher;
+
+#[test]
+fn services_share_an_anchor_and_keep_its_address_when_all_are_made_anew() {
+    let Some(program) = lab::compose() else {
+        return;
+    };
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let folder = Path::new(CHECKOUT).join("conf/docker");
+    let compose = |args: &[&str]| {
+        let mut command = docker.command(program.to_str().unwrap());
+        let command = command.current_dir(&folder).args(["-p", "shop"]).args(args);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    };
+    let serves = |port: &str| {
+        let wget = [
+            "-q",
+            "-T",
+            "5",
+            "-t",
+            "1",
+            "-O",
+            "-",
+            &format!("127.0.0.1:{port}"),
+        ];
+        let output = docker.command("wget").args(wget).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("Welcome to nginx!")
+    };
+    let watch = Watcher::start(&docker, &[]);
+    compose(&["up", "-d"]);
+    watch.says("shop-anchor: attached to network podnet: 10.1.0.2/24 on eth0");
+    wait_until("nginx answers by the host's port", || serves("8080"));
+    assert_eq!(
+        docker.view("shop_client_1").addresses("eth0"),
+        ["10.1.0.2/24"]
+    );
+    docker.ctl(&["docker", "publish", "shop-anchor", "9090:80"]);
+    wait_until("nginx answers by the new port", || serves("9090"));
+
+    compose(&["up", "-d", "--force-recreate", "--timeout", "0"]);
+    wait_until("all are where they were", || {
+        ["shop-anchor", "shop_client_1", "shop_www_1"]
+            .iter()
+            .all(|name| docker.view(name).addresses("eth0") == ["10.1.0.2/24"])
+    });
+    wait_until("nginx answers again", || serves("8080"));
+    compose(&["down", "--timeout", "0"]);
+    watch.until(|| docker.nothing_is_left(&before));
+    watch.stop();
+    let rules = run("nft", ["list", "ruleset"]);
+    assert!(
+        !rules.contains("docker-shop") && !rules.contains("podnet shop"),
+        "{rules}"
+    );
+    docker.stop();
+}

@@ -1,0 +1,157 @@
+//! An anchor in containerd, without Docker: a container of the pause image holds the network,
+//! pausenet attaches it, and another container joins it.
+
+use serde_json::{Value, json};
+
+use crate::common::{Answer, Call, Container, allocated, podnet, with};
+use crate::site::{Docker, NO_BRIDGE, pause_image, wait_until};
+
+/// The anchor `anchor` and the member `member`, both of the pause image.
+struct Scene {
+    docker: Docker,
+    /// containerd's name for the image.
+    image: String,
+    netns: String,
+    result: Value,
+}
+
+impl Scene {
+    fn start() -> Option<Self> {
+        let docker = Docker::start(NO_BRIDGE)?;
+        docker.ctr(&["images", "import", pause_image().to_str().unwrap()]);
+        let images = docker.ctr(&["images", "ls", "-q"]);
+        let image = images
+            .lines()
+            .find(|name| name.ends_with("pausenet/pause:latest"));
+        let mut scene = Self {
+            image: image.unwrap().to_owned(),
+            docker,
+            netns: String::new(),
+            result: Value::Null,
+        };
+        scene.run("anchor", &[]);
+        scene.netns = format!("/proc/{}/ns/net", scene.pid("anchor"));
+        let links = scene.view("anchor").state().links;
+        assert_eq!(links.len(), 1, "containerd gives it no network: {links:?}");
+        scene.result = scene.call("ADD").ok();
+        scene.join("member");
+        Some(scene)
+    }
+
+    fn run(&self, name: &str, options: &[&str]) {
+        let [runc, cgroup] = self.docker.ctr_run_options(name);
+        let run = ["run", "--detach", &runc, &cgroup];
+        self.docker
+            .ctr(&[&run, options, &[&self.image, name]].concat());
+    }
+
+    fn join(&self, name: &str) {
+        self.run(name, &["--with-ns", &format!("network:{}", self.netns)]);
+    }
+
+    /// A container's process, as `ctr` tells it.
+    fn pid(&self, name: &str) -> u32 {
+        let tasks = self.docker.ctr(&["tasks", "ls"]);
+        let line = tasks
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let pid = line.and_then(|rest| rest.split_whitespace().next());
+        pid.unwrap_or_else(|| panic!("no {name}: {tasks}"))
+            .parse()
+            .unwrap()
+    }
+
+    fn view(&self, name: &str) -> Container {
+        Container {
+            path: format!("/proc/{}/ns/net", self.pid(name)).into(),
+        }
+    }
+
+    /// Index, MAC and addresses of eth0, as a container's process sees it.
+    #[track_caller]
+    fn interface(&self, name: &str) -> (u32, String, Vec<String>) {
+        let view = self.view(name);
+        let link = view.link("eth0").expect("eth0");
+        (
+            link.index,
+            link.mac.unwrap().to_string(),
+            view.addresses("eth0"),
+        )
+    }
+
+    fn kill(&self, name: &str) {
+        self.docker
+            .ctr(&["tasks", "kill", "--signal", "SIGKILL", name]);
+        wait_until("it has ended", || {
+            let tasks = self.docker.ctr(&["tasks", "ls"]);
+            let mut lines = tasks.lines().filter(|line| line.starts_with(name));
+            lines.all(|line| line.ends_with("STOPPED"))
+        });
+        self.docker.ctr(&["tasks", "delete", name]);
+        self.docker.ctr(&["containers", "delete", name]);
+    }
+
+    fn call(&self, verb: &str) -> Answer {
+        let config = with(podnet(), json!({"prevResult": self.result}));
+        Call::new(verb, &config)
+            .id("anchor")
+            .var("CNI_NETNS", &self.netns)
+            .run()
+    }
+
+    /// Nothing of the attachment is left, and nothing of containerd.
+    fn end(self) {
+        assert!(allocated("podnet").is_empty());
+        let names: Vec<_> = self
+            .docker
+            .world
+            .links()
+            .into_iter()
+            .map(|link| link.name)
+            .filter(|name| name.starts_with("veth"))
+            .collect();
+        assert_eq!(names, [""; 0]);
+        self.docker.stop();
+    }
+}
+
+#[test]
+fn a_container_joins_the_anchor_and_may_go_again() {
+    let Some(scene) = Scene::start() else {
+        return;
+    };
+    let network = scene.interface("anchor");
+    assert_eq!(network.2, ["10.1.0.2/24"]);
+    assert_eq!(scene.interface("member"), network);
+    scene.kill("member");
+    assert_eq!(scene.interface("anchor"), network);
+    scene.call("CHECK").ok();
+    // Another one comes.
+    scene.join("member2");
+    assert_eq!(scene.interface("member2"), network);
+
+    scene.call("DEL").ok();
+
+    for name in ["anchor", "member2"] {
+        assert!(scene.view(name).link("eth0").is_none(), "{name}");
+        scene.kill(name);
+    }
+    scene.end();
+}
+
+#[test]
+fn the_anchor_dies_and_the_member_keeps_the_network_until_del() {
+    let Some(scene) = Scene::start() else {
+        return;
+    };
+    let network = scene.interface("anchor");
+    scene.kill("anchor");
+    assert_eq!(scene.interface("member"), network);
+
+    // By the dead anchor's path.
+    scene.call("DEL").ok();
+
+    assert!(scene.view("member").link("eth0").is_none());
+    scene.kill("member");
+    scene.end();
+}

@@ -1,0 +1,134 @@
+//! `pausectl docker` killed at any moment: what it leaves, the next one heals.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::site::{Docker, NO_BRIDGE};
+use crate::talker::Talker;
+
+/// How many moments of a command's life are tried.
+const MOMENTS: u32 = 12;
+
+#[test]
+fn an_up_that_was_killed_is_finished_or_forgotten() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let up = [
+        "docker",
+        "up",
+        "web",
+        "--network",
+        "podnet",
+        "-p",
+        "8080:80",
+    ];
+    let whole = time(&docker, &up);
+    docker.run(&["rm", "-f", "web"]);
+    docker.ctl(&["docker", "watch", "--once"]);
+    docker.assert_nothing_is_left(&before);
+    for moment in 0..MOMENTS {
+        kill_after(&docker, &up, whole * moment / MOMENTS);
+        if docker.run(&["ps", "-aq"]).is_empty() {
+            docker.ctl(&["docker", "watch", "--once"]);
+        } else if moment % 2 == 0 {
+            // Finished by whoever is asked to.
+            docker.run(&["start", "web"]);
+            docker.ctl(&["docker", "watch", "--once"]);
+            assert_eq!(docker.view("web").addresses("eth0").len(), 1, "{moment}");
+        }
+        docker.output(&["rm", "-f", "web"]);
+        docker.ctl(&["docker", "watch", "--once"]);
+        // The file of a lock stays when its holder is killed, for the next one to remove.
+        let _ = fs::remove_file("/run/pausenet/lock/docker/docker-web");
+        docker.assert_nothing_is_left(&before);
+    }
+    docker.stop();
+}
+
+#[test]
+fn a_change_of_ports_that_was_killed_is_finished_by_the_next() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    let [publish, unpublish] = [
+        ["docker", "publish", "web", "8080:80"],
+        ["docker", "unpublish", "web", "8080"],
+    ];
+    let rules = || crate::common::run("nft", ["list", "ruleset"]);
+    let whole = time(&docker, &publish);
+    for moment in 0..MOMENTS {
+        kill_after(&docker, &publish, whole * moment / MOMENTS);
+        docker.ctl(&publish);
+        assert!(rules().contains("tcp . 8080"));
+        kill_after(&docker, &unpublish, whole * moment / MOMENTS);
+        // Perhaps it had done its work.
+        docker
+            .pausectl(&unpublish)
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(!rules().contains("tcp . 8080"));
+    }
+    // Killed in the middle, it is known to DEL.
+    kill_after(&docker, &publish, whole / 2);
+    docker.run(&["rm", "-f", "web"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    docker.assert_nothing_is_left(&before);
+    assert!(!rules().contains("tcp . 8080"));
+    docker.stop();
+}
+
+#[test]
+fn a_reanchor_that_was_killed_is_finished_by_the_next() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    let mut api = Talker::start(&docker, "api", "container:web", "10.1.0.1");
+    let reanchor = ["docker", "reanchor", "web"];
+    docker.run(&["rm", "-f", "web"]);
+    let whole = time(&docker, &reanchor);
+    for moment in 0..MOMENTS {
+        // Gone, and only stopped: then another name comes first.
+        docker.run(&[if moment % 2 == 0 { "stop" } else { "kill" }, "web"]);
+        kill_after(&docker, &reanchor, whole * moment / MOMENTS);
+        docker.ctl(&reanchor);
+        api.answers();
+        assert_eq!(
+            docker.view("web").addresses("eth0"),
+            ["10.1.0.2/24"],
+            "{moment}"
+        );
+        assert_eq!(docker.run(&["ps", "-aq"]).lines().count(), 2, "{moment}");
+    }
+    docker.run(&["rm", "-f", "web", "api"]);
+    docker.ctl(&["docker", "watch", "--once"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+/// How long a command takes that succeeds.
+fn time(docker: &Docker, args: &[&str]) -> Duration {
+    let start = Instant::now();
+    docker.ctl(args);
+    start.elapsed()
+}
+
+/// Kills a command, if it has not ended by then.
+fn kill_after(docker: &Docker, args: &[&str], age: Duration) {
+    let mut command = docker.pausectl(args);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(age); // the moment is what is tried, not an event that is waited for
+    let _ = child.kill();
+    child.wait().unwrap();
+}

@@ -1,0 +1,133 @@
+//! `pausectl doctor` on a host with a Docker of its own bridge and firewall.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::common::{Call, Container, podnet, run, with};
+use crate::site::{Docker, OWN_BRIDGE};
+use crate::wire::{beyond, listen, tcp, tcp_is_cut};
+
+fn network() -> Value {
+    let capabilities = json!({"portMappings": true});
+    with(
+        podnet(),
+        json!({"ipMasq": true, "capabilities": capabilities}),
+    )
+}
+
+/// What the doctor has to say, but for the kernel's missing options.
+fn look(confs: &Path, args: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_pausectl"))
+        .args(["doctor", "--output", "json"])
+        .args(["--runtime-conf-dir", "/nonexistent", "--conf-dir"])
+        .arg(confs)
+        .args(args)
+        .env_remove("CNI_PATH")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let mut answer: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|err| panic!("{err}: {output:?}"));
+    let findings = answer["findings"].as_array_mut().unwrap();
+    findings.retain(|found| found["severity"] != "ok" && found["check"] != "kernel");
+    (output.status.code(), answer)
+}
+
+#[track_caller]
+fn assert_healthy(confs: &Path) {
+    let (status, answer) = look(confs, &[]);
+    assert_eq!(status, Some(0), "{answer:#}");
+    assert_eq!(answer["findings"], json!([]));
+}
+
+/// A container without a network of Docker's, on ours.
+#[track_caller]
+fn attach(docker: &Docker, name: &str) -> Container {
+    docker.run(&["run", "-d", "--net=none", "--name", name, "pausenet/pause"]);
+    let container = docker.view(name);
+    let mapping = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    let config = with(
+        network(),
+        json!({"runtimeConfig": {"portMappings": mapping}}),
+    );
+    Call::new("ADD", &config)
+        .netns(&container)
+        .id(name)
+        .run()
+        .ok();
+    container
+}
+
+#[test]
+fn a_host_with_docker_is_looked_at_and_its_firewall_told_again_what_it_forgot() {
+    let Some(docker) = Docker::start(OWN_BRIDGE) else {
+        return;
+    };
+    let confs = tempfile::tempdir().unwrap();
+    let confs = confs.path();
+    fs::write(confs.join("podnet.conf"), network().to_string()).unwrap();
+    let outside = beyond(&docker.world, 2);
+    assert_healthy(confs);
+    let web = attach(&docker, "web");
+    // Docker's own containers are none of our business.
+    docker.run(&["run", "-d", "--name", "dockers", "pausenet/pause"]);
+    assert_healthy(confs);
+    let beyond = listen(Some(&outside), "192.0.2.2:7000");
+    let server = listen(Some(&web), "10.1.0.2:80");
+    let works = || {
+        assert_eq!(
+            tcp(&beyond, Some(&web), "192.0.2.2:7000").to_string(),
+            "192.0.2.1"
+        );
+        tcp(&server, Some(&outside), "192.0.2.1:8080");
+    };
+    works();
+
+    // Docker's user empties the chain that is his.
+    let forward = || run("iptables", ["-S", "FORWARD"]);
+    let before = (forward(), run("iptables", ["-t", "nat", "-S"]));
+    run("iptables", ["-F", "DOCKER-USER"]);
+    tcp_is_cut(Some(&web), "192.0.2.2:7000");
+    let (status, answer) = look(confs, &[]);
+    assert_eq!(status, Some(1));
+    let [found] = answer["findings"].as_array().unwrap().as_slice() else {
+        panic!("{answer:#}");
+    };
+    assert_eq!(
+        (&found["check"], &found["safe"]),
+        (&json!("firewall"), &json!(true))
+    );
+    let what = found["what"].as_str().unwrap();
+    assert!(
+        what.contains("Docker's firewall") && what.contains("podnet"),
+        "{what}"
+    );
+    let (status, answer) = look(confs, &["--fix"]);
+    assert_eq!(status, Some(0), "{answer:#}");
+    assert_eq!(answer["repairs"][0]["outcome"], "repaired");
+    works();
+    assert_eq!((forward(), run("iptables", ["-t", "nat", "-S"])), before);
+    assert_healthy(confs);
+}
+
+#[test]
+fn a_subnet_of_docker_s_is_not_for_our_networks() {
+    let Some(docker) = Docker::start(OWN_BRIDGE) else {
+        return;
+    };
+    docker.run(&["network", "create", "--subnet", "10.1.128.0/20", "theirs"]);
+    let confs = tempfile::tempdir().unwrap();
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/16"}]]});
+    let config = with(network(), json!({"ipam": ipam}));
+    fs::write(confs.path().join("podnet.conf"), config.to_string()).unwrap();
+    let (status, answer) = look(confs.path(), &["--check", "networks"]);
+    assert_eq!(status, Some(1), "{answer:#}");
+    let what = answer["findings"][0]["what"].as_str().unwrap();
+    assert!(
+        what.contains("br-") && what.contains("10.1.128.1/20"),
+        "{what}"
+    );
+}

@@ -1,0 +1,507 @@
+//! `explain`, `ls` and `graph` on Docker's and containerd's containers: the screens are read as
+//! they are, and what they say will happen is made to happen.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::{Call, podnet, with};
+use crate::screen::Screen;
+use crate::site::{CHECKOUT, Docker, NO_BRIDGE, OWN_BRIDGE, pause_image, wait_until};
+
+const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
+
+/// The stdout of pausectl, which has to succeed. Where all namespaces of the machine are looked at,
+/// those of others may change so much meanwhile that it says so on stderr.
+#[track_caller]
+fn pausectl(docker: &Docker, args: &[&str]) -> String {
+    let output = docker.command(PAUSECTL).args(args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn story(docker: &Docker, target: &str) -> Value {
+    serde_json::from_str(&pausectl(docker, &["explain", target, "--output", "json"])).unwrap()
+}
+
+/// What Docker gives out by itself is hidden.
+#[track_caller]
+fn screen(docker: &Docker, containers: &[&str]) -> Screen {
+    let mut screen = Screen::default();
+    for name in containers {
+        let id = docker.inspect(name, ".Id");
+        let pid = docker.pid(name).to_string();
+        let label = name.to_uppercase();
+        screen = screen
+            .hide(&id[..12], &format!("ID-OF-{label}"))
+            .hide(&pid, &format!("PID-OF-{label}"))
+            .hide_netns(&format!("/proc/{pid}/ns/net"));
+    }
+    screen
+}
+
+fn two_that_share(docker: &Docker) {
+    docker.run(&["run", "-d", "--name", "hwchiu", "hwchiu/netutils"]);
+    let share = ["run", "-d", "--net=container:hwchiu", "--name", "hwchiu2"];
+    docker.run(&[&share[..], &["hwchiu/netutils"]].concat());
+}
+
+fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
+    let story = story(docker, container);
+    story["interfaces"][interface]["hostEnd"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn docker_s_shared_network_is_explained_before_and_after_its_owner_s_end() {
+    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+        return;
+    };
+    two_that_share(&docker);
+    let screen =
+        screen(&docker, &["hwchiu", "hwchiu2"]).hide(&host_end(&docker, "hwchiu", 0), "VETH");
+    let page = |target: &str| screen.show(&pausectl(&docker, &["explain", target]));
+    insta::assert_snapshot!(page("hwchiu2"), @r"
+    hwchiu2 shares the network of hwchiu.
+
+    Network namespace NETNS: alive
+
+    Owner
+      hwchiu  Docker container ID-OF-HWCHIU, image hwchiu/netutils, process PID-OF-HWCHIU (sleep)
+            the others were started onto its network
+
+    Shared by
+      hwchiu2  Docker container ID-OF-HWCHIU2, image hwchiu/netutils, process PID-OF-HWCHIU2 (sleep)
+
+    Interfaces
+      eth0  172.17.0.2/16  02:42:ac:11:00:02
+            network bridge, made by Docker
+            host end VETH, a port of docker0
+
+    What happens when one of them ends
+      hwchiu  Docker takes eth0 from all in here; hwchiu2 lives on with lo alone. If hwchiu is
+            restarted, it gets eth0 anew in a namespace of its own, and hwchiu2 stays here without
+      hwchiu2  nothing for the others
+    ");
+    let first = page("hwchiu");
+    assert!(
+        first.starts_with("hwchiu owns its network; hwchiu2 shares it.\n"),
+        "{first}"
+    );
+    let id = docker.inspect("hwchiu2", ".Id");
+    let pid = docker.pid("hwchiu2").to_string();
+    for target in [&id, &id[..12], &pid, "container:hwchiu2"] {
+        assert_eq!(page(target), page("hwchiu2"), "{target}");
+    }
+    let tree = pausectl(&docker, &["graph"]);
+    let end = tree.find("└─ no link to the host").unwrap_or(tree.len());
+    insta::assert_snapshot!(screen.show_exactly(&tree[..end]), @r"
+    host
+    ├─ bridge docker0  172.17.0.1/16
+    │  └─ VETH - eth0 172.17.0.2/16 (Docker's bridge)
+    │     └─ hwchiu: alive
+    │        ├─ hwchiu, the owner, process PID-OF-HWCHIU (sleep)
+    │        └─ hwchiu2, process PID-OF-HWCHIU2 (sleep)
+    ");
+
+    docker.run(&["rm", "-f", "hwchiu"]);
+    insta::assert_snapshot!(page("hwchiu2"), @r"
+    hwchiu2 has lost its network: eth0 is gone with its owner hwchiu, which was removed at
+    TIME; only lo is left.
+
+    Network namespace NETNS: orphaned
+
+    Owner
+      hwchiu  container ID-OF-HWCHIU, which was removed at TIME
+
+    Members
+      hwchiu2  Docker container ID-OF-HWCHIU2, image hwchiu/netutils, process PID-OF-HWCHIU2 (sleep)
+
+    Interfaces
+      lo  alone
+
+    What happens when one of them ends
+      hwchiu2  the namespace ends
+
+    What to do
+      give hwchiu2 a network again, in place, without a restart:
+        pausectl rescue hwchiu2 --network NET
+      or start hwchiu2 anew, onto an anchor that applications may leave and join:
+        pausectl docker up ANCHOR --network NET
+        docker run --net=container:ANCHOR ...
+      hwchiu2 cannot be restarted as it is: Docker would look for container ID-OF-HWCHIU, which no longer exists
+    ");
+    let after = story(&docker, "hwchiu2");
+    assert_eq!(after["state"], "orphaned");
+    assert_eq!(after["owner"]["gone"]["name"], "hwchiu");
+    assert_eq!(after["owner"]["gone"]["was"], "removed");
+    assert_eq!(after["owner"]["gone"]["networks"], json!(["bridge"]));
+
+    // As it was said: it cannot be restarted.
+    assert!(
+        !docker
+            .output(&["restart", "-t", "0", "hwchiu2"])
+            .status
+            .success()
+    );
+    insta::assert_snapshot!(page("hwchiu2"), @r"
+    hwchiu2 does not run (it ended at TIME), so it has no network namespace.
+    It cannot be started: it was made with the network of container ID-OF-HWCHIU, and that no longer exists.
+    ");
+    docker.stop();
+}
+
+#[test]
+fn without_docker_s_socket_the_kernel_and_the_shims_tell_the_same() {
+    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+        return;
+    };
+    two_that_share(&docker);
+    let [first, second] = ["hwchiu", "hwchiu2"].map(|name| docker.inspect(name, ".Id"));
+    let without = |target: &str| -> Value {
+        let args = ["explain", target, "--docker", "/nonexistent", "-o", "json"];
+        serde_json::from_str(&pausectl(&docker, &args)).unwrap()
+    };
+    let before = without(&second);
+    assert_eq!(before["state"], "alive");
+    assert_eq!(before["owner"], json!({"member": 0, "because": "joined"}));
+    assert_eq!(before["members"][0]["container"]["id"], json!(first));
+    assert_eq!(before["members"][0]["container"]["engine"], "Docker");
+    assert_eq!(before["interfaces"][0]["madeBy"], "docker");
+    docker.run(&["rm", "-f", "hwchiu"]);
+    let after = without(&second);
+    assert_eq!(after["state"], "orphaned");
+    assert_eq!(after["owner"]["gone"]["was"], "unknown");
+    docker.stop();
+}
+
+#[test]
+fn a_restarted_owner_leaves_the_others_behind_as_it_was_said() {
+    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+        return;
+    };
+    two_that_share(&docker);
+    let said = story(&docker, "hwchiu")["fates"][0]["then"].clone();
+    let said = said.as_str().unwrap();
+    assert!(
+        said.starts_with("Docker takes eth0 from all in here"),
+        "{said}"
+    );
+    assert!(
+        said.contains("If hwchiu is restarted, it gets eth0 anew"),
+        "{said}"
+    );
+
+    docker.run(&["restart", "-t", "0", "hwchiu"]);
+    assert!(docker.view("hwchiu").link("eth0").is_some());
+    assert!(docker.view("hwchiu2").link("eth0").is_none());
+    let left = story(&docker, "hwchiu2");
+    assert_eq!(left["owner"]["gone"]["was"], "restarted");
+    assert_eq!(
+        left["summary"],
+        "hwchiu2 was left behind: its owner hwchiu was restarted and has a network in another \
+         namespace; here, only lo is left."
+    );
+    // The last command that is advised.
+    let advice = left["advice"].as_array().unwrap().last().unwrap();
+    assert_eq!(advice["commands"], json!(["docker restart hwchiu2"]));
+    docker.run(&["restart", "-t", "0", "hwchiu2"]);
+    assert_eq!(
+        story(&docker, "hwchiu2")["summary"],
+        "hwchiu2 shares the network of hwchiu."
+    );
+
+    // Stopping it is enough for Docker to take the network away.
+    docker.run(&["kill", "hwchiu"]);
+    wait_until("Docker has taken eth0", || {
+        docker.view("hwchiu2").link("eth0").is_none()
+    });
+    assert_eq!(story(&docker, "hwchiu2")["owner"]["gone"]["was"], "stopped");
+    docker.stop();
+}
+
+#[test]
+fn an_anchor_s_network_stays_with_the_others_as_it_was_said() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let id = docker.run(&["run", "-d", "--net=none", "--name=anchor", "pausenet/pause"]);
+    let netns = format!("/proc/{}/ns/net", docker.pid("anchor"));
+    let attach = |verb: &str, config: &Value| {
+        Call::new(verb, config)
+            .id(&id)
+            .var("CNI_NETNS", &netns)
+            .run()
+    };
+    let result = attach("ADD", &podnet()).ok();
+    for name in ["app-a", "app-b"] {
+        let join = ["run", "-d", "--net=container:anchor", "--name", name];
+        docker.run(&[&join[..], &["hwchiu/netutils"]].concat());
+    }
+    let mac = result["interfaces"][2]["mac"].as_str().unwrap();
+    let screen = screen(&docker, &["anchor", "app-a", "app-b"])
+        .hide(mac, "MAC")
+        .hide(&host_end(&docker, "anchor", 0), "VETH");
+    let page = |target: &str| screen.show(&pausectl(&docker, &["explain", target]));
+    let ls = || screen.show(&pausectl(&docker, &["ls"]));
+    insta::assert_snapshot!(page("app-a"), @r"
+    app-a shares the network of anchor.
+
+    Network namespace NETNS: alive
+
+    Owner
+      anchor  Docker container ID-OF-ANCHOR, image pausenet/pause, process PID-OF-ANCHOR (pause)
+            the others were started onto its network
+
+    Shared by
+      app-a  Docker container ID-OF-APP-A, image hwchiu/netutils, process PID-OF-APP-A (sleep)
+      app-b  Docker container ID-OF-APP-B, image hwchiu/netutils, process PID-OF-APP-B (sleep)
+
+    Interfaces
+      eth0  10.1.0.2/24  MAC
+            network podnet, made by pausenet
+            host end VETH, a port of cni0
+
+    What happens when one of them ends
+      anchor  eth0 stays with app-a and app-b: same address, connections go on. If anchor is
+            restarted, it gets a new namespace, and app-a and app-b keep this one; if it is
+            removed, app-a and app-b cannot be restarted any more, for Docker looks for it by
+            its ID
+      app-a or app-b  nothing for the others
+    ");
+    insta::assert_snapshot!(ls(), @r"
+    NETWORK  CONTAINER  INTERFACE  ADDRESSES  VETH  BRIDGE  ANCHOR  STATE  MEMBERS
+    podnet  anchor  eth0  10.1.0.2/24  VETH  cni0  PID-OF-ANCHOR  alive  app-a, app-b
+    ");
+
+    docker.run(&["rm", "-f", "anchor"]);
+    assert_eq!(docker.view("app-a").addresses("eth0"), ["10.1.0.2/24"]);
+    insta::assert_snapshot!(page("app-a"), @r"
+    app-a lives on in the network of anchor, which was removed at TIME: eth0 stays as
+    long as anybody lives in it.
+
+    Network namespace NETNS: orphaned
+
+    Owner
+      anchor  container ID-OF-ANCHOR, which was removed at TIME
+
+    Members
+      app-a  Docker container ID-OF-APP-A, image hwchiu/netutils, process PID-OF-APP-A (sleep)
+      app-b  Docker container ID-OF-APP-B, image hwchiu/netutils, process PID-OF-APP-B (sleep)
+
+    Interfaces
+      eth0  10.1.0.2/24  MAC
+            network podnet, made by pausenet
+            host end VETH, a port of cni0
+
+    What happens when one of them ends
+      app-a or app-b  nothing for the others; it cannot be started again, for Docker looks for container
+            ID-OF-ANCHOR, which was removed
+
+    What to do
+      put a new anchor into this namespace, without a restart:
+        pausectl docker reanchor anchor
+      app-a cannot be restarted as it is: Docker would look for container ID-OF-ANCHOR, which no longer exists
+    ");
+    insta::assert_snapshot!(ls(), @r"
+    NETWORK  CONTAINER  INTERFACE  ADDRESSES  VETH  BRIDGE  ANCHOR  STATE  MEMBERS
+    podnet  anchor  eth0  10.1.0.2/24  VETH  cni0  -  orphaned  app-a, app-b
+    ");
+
+    // A new pause in the old namespace stands for it again.
+    let join = ["run", "-d", "--net=container:app-a", "--name=anchor2"];
+    docker.run(&[&join[..], &["pausenet/pause"]].concat());
+    let again = story(&docker, "app-b");
+    assert_eq!(again["summary"], "app-b shares the network of anchor2.");
+    assert_eq!(again["owner"]["because"], "pause");
+    let then = |at: usize| again["fates"][at]["then"].as_str().unwrap().to_owned();
+    assert!(
+        then(0).contains("If anchor2 is restarted, it comes back to them"),
+        "{}",
+        then(0)
+    );
+    docker.run(&["restart", "-t", "0", "anchor2"]);
+    assert_eq!(
+        story(&docker, "app-b")["summary"],
+        "app-b shares the network of anchor2."
+    );
+    assert!(
+        then(1).contains("it cannot be started again"),
+        "{}",
+        then(1)
+    );
+    assert!(
+        !docker
+            .output(&["restart", "-t", "0", "app-b"])
+            .status
+            .success()
+    );
+
+    docker.run(&["rm", "-f", "app-a", "app-b", "anchor2"]);
+    attach("DEL", &with(podnet(), json!({"prevResult": result}))).ok();
+    docker.stop();
+}
+
+#[test]
+fn a_name_that_means_several_things_is_refused_with_all_of_them() {
+    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+        return;
+    };
+    let blue = docker.world.container("blue");
+    let made = docker.run(&["run", "-d", "hwchiu/netutils"]);
+    // A container named like the beginning of a process's life: its number.
+    let sleeper = blue.command("sleep").arg("600").spawn().unwrap();
+    let pid = sleeper.id().to_string();
+    docker.run(&["run", "-d", "--name", &pid, "hwchiu/netutils"]);
+    let output = docker
+        .command(PAUSECTL)
+        .args(["explain", &pid])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("means 2 things"), "{stderr}");
+    assert!(
+        stderr.contains(&format!("pid:{pid} is a process")),
+        "{stderr}"
+    );
+    for (target, owner) in [
+        (format!("pid:{pid}"), None),
+        (format!("container:{pid}"), Some(&pid)),
+    ] {
+        let told = story(&docker, &target);
+        let name = &told["members"][0]["container"]["name"];
+        assert_eq!(name.as_str(), owner.map(String::as_str), "{told}");
+    }
+    let by_beginning = story(&docker, &made[..8]);
+    assert_eq!(by_beginning["members"][0]["container"]["id"], json!(made));
+
+    let mut sleeper = sleeper;
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let on_host = [
+        "run",
+        "-d",
+        "--net=host",
+        "--name=onhost",
+        "hwchiu/netutils",
+    ];
+    docker.run(&on_host);
+    let said = pausectl(&docker, &["explain", "onhost"]);
+    assert!(
+        said.starts_with("onhost is on the host's own network"),
+        "{said}"
+    );
+    docker.stop();
+}
+
+#[test]
+fn containerd_s_containers_have_their_names_and_pods_without_a_socket() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let socket = docker.home().join("exec/containerd/containerd.sock");
+    let ctr = |args: &[&str]| {
+        let mut command = docker.command("ctr");
+        command
+            .arg("--address")
+            .arg(&socket)
+            .args(["--namespace", "lab"]);
+        let output = command.args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ctr {args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ctr(&["images", "import", pause_image().to_str().unwrap()]);
+    let images = ctr(&["images", "ls", "-q"]);
+    let image = images
+        .lines()
+        .find(|image| image.ends_with(":latest"))
+        .unwrap();
+    let runc = Path::new(CHECKOUT).join("scripts/lab/runc.sh");
+    let group = docker
+        .home()
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let start = |name: &str, options: &[&str]| {
+        let cgroup = format!("/{group}/{name}");
+        let fixed = [
+            "run",
+            "--detach",
+            "--runc-binary",
+            runc.to_str().unwrap(),
+            "--cgroup",
+            &cgroup,
+        ];
+        ctr(&[&fixed[..], options, &[image, name]].concat());
+    };
+    start("web", &[]);
+    let alone = story(&docker, "web");
+    assert_eq!(alone["owner"]["because"], "madeFor");
+    assert_eq!(alone["members"][0]["container"]["engine"], "containerd");
+
+    // What containerd's CRI writes into the bundles of a pod.
+    let cri = |key: &str, value: &str| format!("io.kubernetes.cri.{key}={value}");
+    let pod = [
+        cri("sandbox-namespace", "default"),
+        cri("sandbox-name", "two-containers"),
+    ];
+    let annotated = |more: &[String]| -> Vec<String> {
+        let all = pod.iter().chain(more);
+        all.flat_map(|annotation| ["--annotation".to_owned(), annotation.clone()])
+            .collect()
+    };
+    let sandbox = annotated(&[cri("container-type", "sandbox")]);
+    let sandbox: Vec<_> = sandbox.iter().map(String::as_str).collect();
+    start("s1", &sandbox);
+    let tasks = ctr(&["tasks", "ls"]);
+    let line = tasks.lines().find(|line| line.starts_with("s1 ")).unwrap();
+    let pid = line.split_whitespace().nth(1).unwrap();
+    let application = annotated(&[
+        cri("container-type", "container"),
+        cri("container-name", "client"),
+    ]);
+    let with_network = format!("network:/proc/{pid}/ns/net");
+    let mut application: Vec<_> = application.iter().map(String::as_str).collect();
+    application.extend(["--with-ns", &with_network]);
+    start("c1", &application);
+    for target in [
+        "two-containers",
+        "default/two-containers",
+        "pod:default/two-containers",
+        "client",
+    ] {
+        let told = story(&docker, target);
+        assert_eq!(told["title"], "default/two-containers", "{target}");
+        assert_eq!(told["owner"]["because"], "sandbox", "{target}");
+        assert_eq!(
+            told["members"][1]["container"]["name"], "client",
+            "{target}"
+        );
+    }
+    let page = pausectl(&docker, &["explain", "client"]);
+    assert!(
+        page.starts_with("client shares the network of s1.\n"),
+        "{page}"
+    );
+
+    for name in ["c1", "s1", "web"] {
+        ctr(&["tasks", "kill", "--signal", "SIGKILL", name]);
+        wait_until("it has stopped", || {
+            let tasks = ctr(&["tasks", "ls"]);
+            !tasks
+                .lines()
+                .any(|line| line.starts_with(&format!("{name} ")) && line.contains("RUNNING"))
+        });
+        ctr(&["tasks", "delete", name]);
+        ctr(&["containers", "delete", name]);
+    }
+    docker.stop();
+}

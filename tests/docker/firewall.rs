@@ -1,0 +1,152 @@
+//! A stock Docker host: the daemon's own bridge, and its firewall, which drops what others forward.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::{Call, Container, lab, run, with};
+use crate::dropping::{
+    PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
+    without_ports,
+};
+use crate::site::{Docker, OWN_BRIDGE_AND_IP6TABLES, wait_until};
+use crate::wire::{added, listen, tcp, tcp_is_cut};
+
+/// A daemon that keeps its rules where we can put ours, and drops what is forwarded.
+fn stock_host(start: fn(&[&str]) -> Option<Docker>) -> Option<Docker> {
+    let docker = start(OWN_BRIDGE_AND_IP6TABLES)?;
+    if !run("iptables", ["--version"]).contains("nf_tables") {
+        lab::skip("the machine's iptables, which Docker uses, is iptables-legacy");
+        return None;
+    }
+    let rules = iptables("iptables", "-S FORWARD");
+    assert!(
+        rules.starts_with("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n"),
+        "{rules}"
+    );
+    // For IPv6, Docker has a chain for others since 23.0; before, it drops, and there is no place
+    // for anybody's word. Here it is as it is since.
+    assert_eq!(iptables("ip6tables", "-S FORWARD"), "-P FORWARD DROP\n");
+    for args in [
+        "-N DOCKER-USER",
+        "-A DOCKER-USER -j RETURN",
+        "-I FORWARD -j DOCKER-USER",
+    ] {
+        iptables("ip6tables", args);
+    }
+    for program in PROGRAMS {
+        assert_eq!(docker_user(program), ["-j RETURN"]);
+    }
+    Some(docker)
+}
+
+/// What an HTTP server says to somebody.
+fn page(from: &Container, address: &str) -> std::io::Result<String> {
+    from.enter(|| {
+        let mut stream =
+            TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page)?;
+        Ok(page)
+    })
+}
+
+fn serves_nginx(from: &Container, address: &str) {
+    wait_until("nginx answers", || {
+        page(from, address).is_ok_and(|page| page.contains("Welcome to nginx!"))
+    });
+}
+
+#[test]
+fn pods_on_a_bridge_work_beside_docker_s_own_containers_and_after_its_restart() {
+    let Some(docker) = stock_host(Docker::start_with_applications) else {
+        return;
+    };
+    br_netfilter("1"); // where there is such a thing
+    let scene = Scene::new(&docker.world, &dual_stack());
+    scene.works();
+    for program in PROGRAMS {
+        assert_eq!(docker_user(program)[..3], rules_of("cni0", "podnet"));
+        assert_eq!(docker_user(program)[3..], ["-j RETURN"]);
+    }
+
+    // Docker's own have what they always had.
+    let publish = ["run", "-d", "--name=own", "-p", "8090:80", "nginx"];
+    docker.run(&publish);
+    serves_nginx(&scene.outside, "192.0.2.1:8090");
+    docker.run(&["run", "-d", "--name=unpublished", "nginx"]);
+    let address = docker.inspect("unpublished", ".NetworkSettings.IPAddress");
+    wait_until("its neighbour reaches it", || {
+        let wget = ["exec", "own", "wget", "-q", "-O", "-", &address];
+        docker.output(&wget).status.success()
+    });
+    tcp_is_cut(Some(&scene.outside), &format!("{address}:80"));
+    docker.run(&["exec", "own", "ping", "-c", "1", "-W", "5", "192.0.2.2"]);
+
+    // An anchor of Docker's, with an application and a published port of ours.
+    docker.run(&["run", "-d", "--net=none", "--name=anchor", "pausenet/pause"]);
+    docker.run(&["run", "-d", "--net=container:anchor", "--name=app", "nginx"]);
+    let ports = json!([{"hostPort": 8091, "containerPort": 80, "protocol": "tcp"}]);
+    let config = with(
+        dual_stack(),
+        json!({"runtimeConfig": {"portMappings": ports}}),
+    );
+    let netns = format!("/proc/{}/ns/net", docker.pid("anchor"));
+    let add = Call::new("ADD", &config)
+        .id("anchor")
+        .var("CNI_NETNS", &netns);
+    let result = add.run().ok();
+    serves_nginx(&scene.outside, "192.0.2.1:8091");
+    serves_nginx(&scene.outside, "[fd99:2::1]:8091");
+
+    // The chain for others is the one thing that Docker leaves as it is.
+    let rules = PROGRAMS.map(docker_user);
+    docker.restart_daemon();
+    assert_eq!(PROGRAMS.map(docker_user), rules);
+    scene.works();
+    let with_result = |result: &Value| with(config.clone(), json!({"prevResult": result}));
+    let del = Call::new("DEL", &with_result(&result)).id("anchor");
+    del.var("CNI_NETNS", &netns).run().ok();
+    docker.stop();
+}
+
+#[test]
+fn routed_pods_work_and_the_user_s_own_drop_wins() {
+    let Some(docker) = stock_host(Docker::start) else {
+        return;
+    };
+    let scene = Scene::new(&docker.world, &routed(dual_stack()));
+    scene.works();
+    let server = listen(Some(&scene.outside), "192.0.2.2:7000");
+    iptables("iptables", "-I DOCKER-USER -d 192.0.2.2 -j DROP");
+    tcp_is_cut(Some(&scene.pod), "192.0.2.2:7000");
+    iptables("iptables", "-D DOCKER-USER -d 192.0.2.2 -j DROP");
+    tcp(&server, Some(&scene.pod), "192.0.2.2:7000");
+    drop(server);
+
+    // Somebody has emptied the chain: the next pod has it filled again.
+    for program in PROGRAMS {
+        iptables(program, "-F DOCKER-USER");
+    }
+    scene.is_cut();
+    added(&docker.world, &routed(without_ports()), "next");
+    scene.works();
+    docker.stop();
+}
+
+#[test]
+fn switched_off_it_leaves_docker_s_firewall_alone_and_pods_are_cut() {
+    let Some(docker) = stock_host(Docker::start) else {
+        return;
+    };
+    let scene = Scene::new(&docker.world, &off(dual_stack()));
+    scene.is_cut();
+    for program in PROGRAMS {
+        assert_eq!(docker_user(program), ["-j RETURN"]);
+    }
+    docker.stop();
+}

@@ -1,0 +1,32 @@
+//! The pause image and the plugin with real container runtimes: Docker first of all, in a daemon
+//! of the test's own (`scripts/lab/docker.sh`).
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/screen.rs"]
+mod screen;
+
+mod anchor;
+mod client;
+mod compose;
+mod containerd;
+mod crash;
+mod dockers_own;
+mod doctor;
+#[path = "../kernel/dropping.rs"]
+#[allow(dead_code)] // its other part is for kernel/
+mod dropping;
+mod explain;
+mod firewall;
+mod image;
+mod page;
+mod publish;
+mod reanchor;
+mod rescue;
+mod site;
+mod talker;
+mod up;
+mod watch;
+#[path = "../kernel/wire.rs"]
+#[allow(dead_code)]
+mod wire;

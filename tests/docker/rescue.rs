@@ -1,0 +1,132 @@
+//! `pausectl rescue`: who has lost the network with the container whose it was gets one again,
+//! in place.
+
+use std::fs;
+
+use crate::common::{allocated, ip};
+use crate::site::{Docker, NO_BRIDGE, OWN_BRIDGE};
+use crate::talker::Talker;
+
+#[test]
+fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {
+    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+        return;
+    };
+    docker.run(&["run", "-d", "--name", "hwchiu", "hwchiu/netutils"]);
+    let shared = ["run", "-d", "--net=container:hwchiu", "--name", "hwchiu2"];
+    docker.run(&[&shared[..], &["hwchiu/netutils"]].concat());
+    let rescue = ["rescue", "hwchiu2", "--network", "podnet"];
+    let refused = docker.ctl_err(1, &rescue);
+    assert!(
+        refused.contains("hwchiu2 has its interface eth0"),
+        "{refused}"
+    );
+
+    let survivor = docker.pid("hwchiu2");
+    docker.run(&["rm", "-f", "hwchiu"]);
+    let before = docker.host();
+    let said = docker.ctl(&rescue);
+    assert_eq!(
+        said,
+        "hwchiu2: 10.1.0.2/24 on eth0 (network podnet)\n\
+         hwchiu2: to take it down again: pausectl docker detach hwchiu2\n"
+    );
+    assert_eq!(docker.pid("hwchiu2"), survivor);
+    let shown = docker.run(&["exec", "hwchiu2", "ifconfig", "eth0"]);
+    assert!(shown.contains("inet 10.1.0.2 "), "{shown}");
+    docker.run(&["exec", "hwchiu2", "ping", "-c", "1", "10.1.0.1"]);
+    // A newcomer finds the network too.
+    Talker::start(&docker, "newcomer", "container:hwchiu2", "10.1.0.1").answers();
+    let again = docker.ctl_err(1, &rescue);
+    assert!(again.contains("nothing to rescue"), "{again}");
+
+    docker.run(&["rm", "-f", "newcomer"]);
+    let said = docker.ctl(&["docker", "detach", "hwchiu2"]);
+    assert_eq!(said, "hwchiu2: detached from network podnet\n");
+    assert!(docker.view("hwchiu2").link("eth0").is_none());
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn processes_and_namespaces_are_rescued_and_that_is_undone() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    docker.run(&[
+        "run",
+        "-d",
+        "--net=none",
+        "--name",
+        "bare",
+        "pausenet/pause",
+    ]);
+    ip("netns add job");
+    let before = docker.host();
+    for target in [docker.pid("bare").to_string(), "/run/netns/job".to_owned()] {
+        let said = docker.ctl(&["rescue", &target, "--network", "podnet"]);
+        let undo = format!("to take it down again: pausectl rescue {target} --undo\n");
+        assert!(said.ends_with(&undo), "{said}");
+        assert_eq!(allocated("podnet").len(), 1);
+        docker.ctl(&["rescue", &target, "--undo"]);
+        docker.assert_nothing_is_left(&before);
+    }
+    let nothing = docker.ctl_err(1, &["rescue", "/run/netns/job", "--undo"]);
+    assert!(nothing.contains("was not rescued by pausectl"), "{nothing}");
+    docker.stop();
+}
+
+#[test]
+fn what_cannot_be_rescued_is_refused_with_its_reason() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    docker.run(&["create", "--net=none", "--name", "made", "pausenet/pause"]);
+    docker.run(&[
+        "run",
+        "-d",
+        "--net=host",
+        "--name",
+        "host",
+        "pausenet/pause",
+    ]);
+    let before = docker.host();
+    let file = docker.home().join("file");
+    fs::write(&file, "").unwrap();
+    let daemon = fs::read_to_string(docker.home().join("pid")).unwrap();
+    for (target, reason) in [
+        ("nobody", "No such container"),
+        ("made", "does not run: it is created"),
+        ("host", "the host's own network namespace"),
+        (daemon.trim(), "the host's own network namespace"),
+        ("4194999", "does not exist"),
+        (file.to_str().unwrap(), "is not a network namespace"),
+        (
+            "/proc/self/ns/mnt",
+            "is a namespace, but not a network namespace",
+        ),
+        ("/not/there", "does not exist"),
+        ("./not/there", "does not exist"),
+        ("pod:nobody", "does not exist"),
+    ] {
+        let said = docker.ctl_err(1, &["rescue", target, "--network", "podnet"]);
+        assert!(said.contains(reason), "{target}: {said}");
+    }
+    for hostile in [
+        "",
+        "a b",
+        "$(reboot)",
+        "web?x",
+        "pid:0",
+        "container:../x",
+        "pod:../x",
+        "-1x",
+        "99999999999x/",
+    ] {
+        docker.ctl_err(2, &["rescue", "--network", "podnet", "--", hostile]);
+    }
+    let unknown = docker.ctl_err(1, &["rescue", "made", "--network", "nonet"]);
+    assert!(unknown.contains("made does not run"), "{unknown}");
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}

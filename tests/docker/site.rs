@@ -1,0 +1,358 @@
+//! A world with a Docker daemon in it, and what tests ask of its containers.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use pausenet::docker::Socket;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::common::{Container, Snapshot, World, lab, podnet, run, store_files, with};
+
+/// The folder with scripts/.
+pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Options of `docker.sh run`: a daemon without docker0, for who brings another network.
+pub const NO_BRIDGE: &[&str] = &["--bridge", "none"];
+/// Docker as everybody has it, docker0 and all.
+pub const OWN_BRIDGE: &[&str] = &[];
+/// The same, with its firewall for IPv6 too.
+pub const OWN_BRIDGE_AND_IP6TABLES: &[&str] = &["--ip6tables"];
+
+/// Containers live through a restart of the daemon.
+pub const LIVE_RESTORE: &[&str] = &["--bridge", "none", "--live-restore"];
+
+/// Where networks are remembered, and worked on.
+const REMEMBERED: [&str; 3] = [
+    "/var/lib/cni/results",
+    "/var/lib/pausenet/docker",
+    "/run/pausenet",
+];
+
+const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
+
+/// A daemon that ends with its test, and its world.
+pub struct Docker {
+    pub world: World,
+    daemon: Child,
+    /// What DOCKER_HOST has to be.
+    host: String,
+    path: OsString,
+}
+
+impl Docker {
+    /// Starts a daemon with the pause image, or none and the test skipped.
+    pub fn start(options: &[&str]) -> Option<Self> {
+        Self::start_with(options, &[pause_image])
+    }
+
+    /// Starts a daemon with hwchiu/netutils and nginx too.
+    pub fn start_with_applications(options: &[&str]) -> Option<Self> {
+        Self::start_with(options, &[pause_image, applications])
+    }
+
+    fn start_with(options: &[&str], images: &[fn() -> PathBuf]) -> Option<Self> {
+        // All that needs the machine as it is comes before the world.
+        let tools = lab::docker()?.tools;
+        let images: Vec<_> = images.iter().map(|image| image()).collect();
+        let world = World::new();
+        let mut daemon = Command::new(Path::new(CHECKOUT).join("scripts/lab/docker.sh"))
+            .arg("run")
+            .args(options)
+            // Until the end of its stdin, which comes even if this process is killed.
+            .args(["sh", "-c", "echo \"$DOCKER_HOST\"; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut host = String::new();
+        BufReader::new(daemon.stdout.take().unwrap())
+            .read_line(&mut host)
+            .unwrap();
+        let host = host.trim().to_owned();
+        assert!(host.starts_with("unix:///"), "no daemon: {host:?}");
+        let old = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([tools].into_iter().chain(std::env::split_paths(&old)));
+        let docker = Self {
+            world,
+            daemon,
+            host,
+            path: path.unwrap(),
+        };
+        for image in images {
+            docker.run(&["load", "--quiet", "--input", image.to_str().unwrap()]);
+        }
+        Some(docker)
+    }
+
+    /// The daemon's folder.
+    pub fn home(&self) -> &Path {
+        Path::new(self.host.strip_prefix("unix://").unwrap())
+            .parent()
+            .unwrap()
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> Socket {
+        Socket::parse(&self.host).unwrap()
+    }
+
+    /// A program, one of Docker's own if there is one of that name.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("DOCKER_HOST", &self.host)
+            .env("DOCKER_CONFIG", self.home().join("client"))
+            .env("PATH", &self.path)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The daemon's PATH, with another folder first.
+    pub fn path_with(&self, folder: &Path) -> OsString {
+        let folders = [folder.to_owned()].into_iter();
+        std::env::join_paths(folders.chain(std::env::split_paths(&self.path))).unwrap()
+    }
+
+    /// `docker` with these arguments.
+    pub fn output(&self, args: &[&str]) -> Output {
+        self.command("docker").args(args).output().unwrap()
+    }
+
+    /// What `docker` prints, which has to succeed.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "docker {args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// `pausectl` with these arguments, for this daemon. Its networks are those of
+    /// [`Docker::network`], and podnet.
+    pub fn pausectl(&self, args: &[&str]) -> Command {
+        let dir = self.home().join("net.d");
+        if !dir.join("podnet.json").exists() {
+            let all = json!({"ips": true, "mac": true, "portMappings": true});
+            self.network(&with(podnet(), json!({"capabilities": all})));
+        }
+        let mut command = self.command(PAUSECTL);
+        command.args(args).env("PAUSENET_CONF_DIR", dir);
+        command
+    }
+
+    /// Writes a network into the folder of configurations.
+    pub fn network(&self, config: &Value) {
+        let dir = self.home().join("net.d");
+        fs::create_dir_all(&dir).unwrap();
+        let file = format!("{}.json", config["name"].as_str().unwrap());
+        fs::write(dir.join(file), config.to_string()).unwrap();
+    }
+
+    /// What `pausectl` prints, which has to succeed and to complain of nothing.
+    #[track_caller]
+    pub fn ctl(&self, args: &[&str]) -> String {
+        let output = self.pausectl(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pausectl {args:?}: {stderr}");
+        assert_eq!(stderr, "", "pausectl {args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What `pausectl` complains of, which has to fail with this status and to print nothing.
+    #[track_caller]
+    pub fn ctl_err(&self, status: i32, args: &[&str]) -> String {
+        let output = self.pausectl(args).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "pausectl {args:?}: {stderr}"
+        );
+        assert_eq!(output.stdout, b"", "pausectl {args:?}");
+        stderr
+    }
+
+    /// Starts an application that does nothing, in a network such as `container:web`. Asked to
+    /// leave, it does so at once.
+    pub fn sleeper(&self, name: &str, network: &str) {
+        let run = [
+            "run",
+            "-d",
+            "--stop-signal=KILL",
+            "--net",
+            network,
+            "--name",
+            name,
+        ];
+        self.run(&[&run[..], &["hwchiu/netutils"]].concat());
+    }
+
+    /// Restarts the daemon, and waits until it answers again.
+    pub fn restart_daemon(&self) {
+        let pid = || fs::read_to_string(self.home().join("pid")).unwrap_or_default();
+        let before = pid();
+        let script = Pid::from_raw(self.daemon.id() as i32).unwrap();
+        kill_process(script, Signal::USR1).unwrap();
+        wait_until("the daemon is another", || {
+            !pid().is_empty() && pid() != before && self.output(&["ps"]).status.success()
+        });
+    }
+
+    /// What `ctr` prints about the daemon's containerd, in a namespace of the test's own; it has to
+    /// succeed.
+    #[track_caller]
+    pub fn ctr(&self, args: &[&str]) -> String {
+        let socket = self.home().join("exec/containerd/containerd.sock");
+        let mut command = self.command("ctr");
+        command.arg("--address").arg(socket);
+        command.args(["--namespace", "lab"]).args(args);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ctr {args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Options of `ctr run` for this machine: the lab's runc, and a cgroup of the daemon's.
+    pub fn ctr_run_options(&self, container: &str) -> [String; 2] {
+        let runc = format!("--runc-binary={CHECKOUT}/scripts/lab/runc.sh");
+        let home = self.home().file_name().unwrap().to_str().unwrap();
+        [runc, format!("--cgroup=/{home}/{container}")]
+    }
+
+    /// One value of `docker inspect`, as a template names it.
+    #[track_caller]
+    pub fn inspect(&self, what: &str, format: &str) -> String {
+        self.run(&["inspect", "--format", &format!("{{{{{format}}}}}"), what])
+    }
+
+    #[track_caller]
+    pub fn pid(&self, container: &str) -> u32 {
+        let pid = self.inspect(container, ".State.Pid").parse().unwrap();
+        assert_ne!(pid, 0, "{container} does not run");
+        pid
+    }
+
+    /// The network as a container's process sees it.
+    #[track_caller]
+    pub fn view(&self, container: &str) -> Container {
+        Container {
+            path: format!("/proc/{}/ns/net", self.pid(container)).into(),
+        }
+    }
+
+    /// What the kernel has counted on eth0, as a container's process sees it.
+    #[track_caller]
+    pub fn counters(&self, container: &str) -> String {
+        let path = format!("/proc/{}/net/dev", self.pid(container));
+        let text = fs::read_to_string(path).unwrap();
+        let line = text.lines().find(|line| line.contains("eth0:"));
+        line.expect("eth0").to_owned()
+    }
+
+    /// The host, but for what stays for the next attachment: the bridge, and the store's folders.
+    pub fn host(&self) -> Snapshot {
+        let snapshot = self.world.snapshot();
+        snapshot.without_bridge("cni0").addresses_only()
+    }
+
+    /// True when nothing of any network is left.
+    pub fn nothing_is_left(&self, before: &Snapshot) -> bool {
+        let remembered = REMEMBERED.map(|dir| store_files(Path::new(dir)));
+        self.host() == *before && remembered.iter().all(BTreeMap::is_empty)
+    }
+
+    /// Sees that nothing of any network is left or remembered, nor in nftables.
+    #[track_caller]
+    pub fn assert_nothing_is_left(&self, before: &Snapshot) {
+        assert_eq!(self.host(), *before);
+        for dir in REMEMBERED {
+            assert_eq!(store_files(Path::new(dir)), BTreeMap::new(), "{dir}");
+        }
+        let rules = run("nft", ["list", "ruleset"]);
+        // Each of an attachment's elements ends with its interface; what is for all stays.
+        assert!(!rules.contains(" eth0\""), "{rules}");
+    }
+
+    /// Stops the daemon, and sees that nothing of it is left.
+    pub fn stop(mut self) {
+        let home = self.home().to_owned();
+        drop(self.daemon.stdin.take());
+        assert!(self.daemon.wait().unwrap().success());
+        let name = home.file_name().unwrap().to_str().unwrap();
+        assert!(!home.exists());
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        assert!(!mounts.contains(name), "{mounts}");
+        let pattern = format!("*{name}*");
+        let find = ["/sys/fs/cgroup", "-ignore_readdir_race", "-name", &pattern];
+        assert_eq!(run("find", find), "");
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command);
+            assert!(!command.contains(name), "{process:?}: {command}");
+        }
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        drop(self.daemon.stdin.take());
+        let _ = self.daemon.wait();
+    }
+}
+
+/// The pause image of this checkout, made once.
+pub fn pause_image() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pause-image.tar");
+        make_image(Path::new(CHECKOUT), &file);
+        file
+    };
+    MADE.get_or_init(make).clone()
+}
+
+/// Runs a checkout's scripts/image.sh, with what Cargo has built for this one.
+pub fn make_image(checkout: &Path, file: &Path) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let output = Command::new(checkout.join("scripts/image.sh"))
+        .arg("--output")
+        .arg(file)
+        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_NET_OFFLINE", "true")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "image.sh: {stderr}");
+}
+
+fn applications() -> PathBuf {
+    lab::docker().unwrap().images
+}
+
+/// One line of /proc/PID/status.
+#[track_caller]
+pub fn status_field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+    value.expect("a field of /proc/PID/status").to_owned()
+}
+
+/// Waits for an event, and panics if it doesn't come. The deadline is for a machine under load.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

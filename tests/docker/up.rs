@@ -1,0 +1,350 @@
+//! `pausectl docker up`, `attach` and `detach`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::common::started::hears_signals;
+use crate::common::{allocated, podnet, with};
+use crate::site::{Docker, NO_BRIDGE, wait_until};
+use crate::talker::Talker;
+
+/// The gateway of network podnet, which is the host.
+const HOST: &str = "10.1.0.1";
+
+#[test]
+fn members_of_an_anchor_die_in_any_order_and_the_others_keep_their_connections() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    for (round, order) in [[0, 1, 2], [1, 2, 0], [2, 0, 1]].into_iter().enumerate() {
+        let start = |name: &str| {
+            let name = format!("{name}{round}");
+            Some(Talker::start(&docker, &name, "container:web", HOST))
+        };
+        let mut talkers = ["api", "db", "log"].map(start);
+        for dies in order {
+            let dead = talkers[dies].take().unwrap();
+            let pid = Pid::from_raw(docker.pid(&dead.name) as i32).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+            dead.ends();
+            talkers.iter_mut().flatten().for_each(Talker::answers);
+        }
+    }
+    assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
+    docker.run(&["rm", "-f", "web"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn an_anchor_has_what_was_asked_for_and_says_so() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let up = [
+        "docker",
+        "up",
+        "web",
+        "--network",
+        "podnet",
+        "--ip",
+        "10.1.0.77",
+        "--mac",
+        "02:00:00:00:00:77",
+        "--publish",
+        "8080:80",
+        "--publish",
+        "127.0.0.1:8053:53/udp",
+        "--dns",
+        "10.1.0.53",
+        "--dns-search",
+        "example.org",
+        "--hostname",
+        "front",
+        "--restart",
+        "on-failure:3",
+        "--output",
+        "json",
+    ];
+    let said: Value = serde_json::from_str(&docker.ctl(&up)).unwrap();
+    assert_eq!(
+        said,
+        json!({
+            "name": "web",
+            "container": docker.inspect("web", ".Id"),
+            "containerId": "docker-web",
+            "network": "podnet",
+            "ifname": "eth0",
+            "addresses": ["10.1.0.77/24"],
+            "ports": [
+                {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+                {"hostPort": 8053, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
+            ],
+        })
+    );
+    assert_eq!(docker.inspect("web", ".HostConfig.NetworkMode"), "none");
+    assert_eq!(
+        docker.inspect("web", ".HostConfig.RestartPolicy.Name"),
+        "on-failure"
+    );
+    assert_eq!(
+        docker.inspect("web", "index .Config.Labels \"pausenet.anchor\""),
+        "docker-web"
+    );
+    let link = docker.view("web").link("eth0").unwrap();
+    assert_eq!(link.mac.unwrap().to_string(), "02:00:00:00:00:77");
+
+    docker.run(&["run", "-d", "--net=container:web", "--name", "app", "nginx"]);
+    let inside = |file| docker.run(&["exec", "app", "cat", file]);
+    assert_eq!(
+        inside("/etc/resolv.conf"),
+        "search example.org\nnameserver 10.1.0.53"
+    );
+    assert_eq!(inside("/etc/hostname"), "front");
+    wait_until("nginx answers by the host's port", || {
+        let wget = docker
+            .command("wget")
+            .args(["-q", "-O", "-", "127.0.0.1:8080"])
+            .output();
+        String::from_utf8_lossy(&wget.unwrap().stdout).contains("Welcome to nginx!")
+    });
+
+    let others = docker.ctl_err(1, &["docker", "detach", "web"]);
+    assert!(
+        others.contains("in use by app; nothing was changed"),
+        "{others}"
+    );
+    docker.ctl(&["docker", "detach", "--force", "web"]);
+    assert_eq!(docker.host(), before);
+    docker.ctl(&["docker", "attach", "web"]);
+    assert_eq!(docker.view("app").addresses("eth0"), ["10.1.0.77/24"]);
+    docker.run(&["rm", "-f", "web", "app"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn nameservers_come_from_the_network_s_configuration() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let dns = json!({"nameservers": ["10.1.0.9"], "domain": "pods.example"});
+    docker.network(&with(podnet(), json!({"name": "told", "dns": dns})));
+    let file = docker.home().join("resolv.conf");
+    fs::write(&file, "nameserver 10.1.0.8\noptions ndots:3\n").unwrap();
+    let ipam = with(podnet()["ipam"].clone(), json!({"resolvConf": file}));
+    docker.network(&with(podnet(), json!({"name": "read", "ipam": ipam})));
+    for (network, expected) in [
+        ("told", "search pods.example\nnameserver 10.1.0.9"),
+        ("read", "nameserver 10.1.0.8\noptions ndots:3"),
+    ] {
+        docker.ctl(&["docker", "up", network, "--network", network]);
+        let join = format!("--net=container:{network}");
+        let said = docker.run(&[
+            "run",
+            "--rm",
+            &join,
+            "hwchiu/netutils",
+            "cat",
+            "/etc/resolv.conf",
+        ]);
+        assert_eq!(said, expected);
+    }
+    docker.stop();
+}
+
+#[test]
+fn what_fails_leaves_nothing() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    docker.network(&with(podnet(), json!({"name": "portless"})));
+    docker.network(&with(podnet(), json!({"name": "broken", "bridge": "lo"})));
+    let served = std::net::TcpListener::bind("0.0.0.0:7777").unwrap();
+    let before = docker.host();
+    let up = |args: &[&str]| docker.ctl_err(1, &[&["docker", "up", "web"], args].concat());
+    for (args, reason) in [
+        (
+            &["--network", "podnet", "--ip", "10.9.9.9"][..],
+            "10.9.9.9 is in no range",
+        ),
+        (&["--network", "nonet"], "no network \"nonet\""),
+        (&["--network", "broken"], "lo"),
+        (
+            &["--network", "portless", "-p", "80:80"],
+            "maps no ports of the host",
+        ),
+        (
+            &["--network", "podnet", "-p", "7777:80"],
+            "listens on port 7777/tcp",
+        ),
+        (
+            &["--network", "podnet", "--image", "no/image"],
+            "Docker has no image no/image",
+        ),
+        (
+            &["--network", "podnet", "--docker", "/not/there"],
+            "there is no Docker",
+        ),
+        (&["--conf", "/not/there"], "cannot read /not/there"),
+    ] {
+        let said = up(args);
+        assert!(said.contains(reason), "{args:?}: {said}");
+        assert_eq!(docker.run(&["ps", "-aq"]), "", "{args:?}");
+        docker.assert_nothing_is_left(&before);
+    }
+    drop(served);
+    for args in [
+        &["docker", "up", "a"][..],
+        &["docker", "up", "../web"],
+        &["docker", "up", "web", "--ip", "10.1.0"],
+        &["docker", "up", "web", "-p", "80"],
+        &["docker", "up", "web", "-p", "80:80", "-p", "80:81"],
+        &["docker", "up", "web", "--dns", "example.org"],
+        &["docker", "up", "web", "--restart", "sometimes"],
+        &["docker", "up", "web", "--ifname", "a/b"],
+        &["docker", "up", "web", "--docker", "tcp://10.0.0.1:2375"],
+        &["docker", "attach", "a b"],
+        &["docker", "detach", "$(reboot)"],
+    ] {
+        docker.ctl_err(2, args);
+    }
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn ctrl_c_leaves_nothing() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    // A plugin that hangs, behind ours.
+    let plugins = docker.home().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    let mark = docker.home().join("hangs");
+    let script = format!(
+        "#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\ntouch {}\nsleep 60\n",
+        mark.display()
+    );
+    let source = docker.home().join("hang.sh");
+    fs::write(&source, script).unwrap();
+    let target = plugins.join("hang");
+    crate::common::run(
+        "install",
+        [
+            "-m",
+            "755",
+            source.to_str().unwrap(),
+            target.to_str().unwrap(),
+        ],
+    );
+    let ours = Path::new(env!("CARGO_BIN_EXE_pausenet")).parent().unwrap();
+    let path = std::env::join_paths([ours, &plugins]).unwrap();
+    let list = [
+        with(podnet(), json!({"name": null, "cniVersion": null})),
+        json!({"type": "hang"}),
+    ];
+    docker.network(&json!({"cniVersion": "1.0.0", "name": "slow", "plugins": list}));
+    let before = docker.host();
+
+    let mut command = docker.pausectl(&["docker", "up", "web", "--network", "slow"]);
+    let child = hears_signals(command.env("CNI_PATH", path))
+        .spawn()
+        .unwrap();
+    wait_until("the plugin hangs", || mark.exists());
+    assert_eq!(allocated("slow").len(), 1);
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(docker.run(&["ps", "-aq"]), "");
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn containers_without_a_network_are_attached_and_others_refused() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    docker.run(&["run", "-d", "--net=none", "--name", "job", "pausenet/pause"]);
+    docker.run(&[
+        "run",
+        "-d",
+        "--net=container:job",
+        "--name",
+        "member",
+        "pausenet/pause",
+    ]);
+    docker.run(&[
+        "run",
+        "-d",
+        "--net=host",
+        "--name",
+        "host",
+        "pausenet/pause",
+    ]);
+    docker.run(&["create", "--net=none", "--name", "made", "pausenet/pause"]);
+    let id = docker.inspect("job", ".Id");
+    let said = docker.ctl(&["docker", "attach", &id[..12], "--network", "podnet"]);
+    assert_eq!(said, "job: 10.1.0.2/24 on eth0 (network podnet)\n");
+    for (name, reason) in [
+        ("job", "job has an interface eth0 already"),
+        ("member", "it shares that of job"),
+        ("host", "has the host's network"),
+        ("made", "does not run: it is created"),
+        ("nobody", "No such container: nobody"),
+    ] {
+        let said = docker.ctl_err(1, &["docker", "attach", name, "--network", "podnet"]);
+        assert!(said.contains(reason), "{name}: {said}");
+    }
+    let said = docker.ctl_err(1, &["docker", "detach", "host"]);
+    assert!(
+        said.contains("pausectl has given host no network"),
+        "{said}"
+    );
+
+    // It is known by its name when it is gone.
+    docker.run(&["rm", "-f", "member", "job"]);
+    docker.ctl(&["docker", "detach", "job"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn twenty_anchors_come_up_at_once() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let names: Vec<_> = (0..20).map(|at| format!("anchor{at}")).collect();
+    let start = |name: &String| {
+        let mut command = docker.pausectl(&["docker", "up", name, "--network", "podnet"]);
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let children: Vec<_> = names.iter().map(start).collect();
+    for child in children {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    let mut addresses: Vec<_> = names
+        .iter()
+        .flat_map(|name| docker.view(name).addresses("eth0"))
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 20);
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    docker.run(&[&["rm", "-f"], &names[..]].concat());
+    docker.ctl(&["docker", "watch", "--once"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}

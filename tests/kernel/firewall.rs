@@ -1,0 +1,499 @@
+//! Another firewall on the host: Docker's, whose FORWARD drops what its chain DOCKER-USER does not
+//! accept, made with the real iptables; and who else may be in the way.
+
+use std::collections::BTreeSet;
+
+use pausenet::apply::firewall as told;
+use pausenet::cni::{IfName, NetworkName};
+use pausenet::plan::firewall::{HostLink, Keeper, Obstacle, Passage, Remedy};
+use pausenet::plan::{Families, HOST_END_START};
+use serde_json::{Value, json};
+
+use crate::common::{Call, World, lab, podnet, run, with};
+use crate::dropping::{
+    PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
+    without_ports,
+};
+use crate::wire::{added, call, listen, ruleset, tcp, tcp_is_cut};
+
+/// A world with a node whose firewall is as Docker makes it, for the programs' families.
+fn docker_host(programs: &[&str]) -> Option<World> {
+    if run_quietly("iptables-nft --version").is_none() {
+        lab::skip("there is no iptables-nft");
+        return None;
+    }
+    let world = World::new();
+    for program in programs {
+        for args in [
+            "-N DOCKER-USER",
+            "-A DOCKER-USER -j RETURN",
+            "-I FORWARD -j DOCKER-USER",
+            "-P FORWARD DROP",
+        ] {
+            iptables(program, args);
+        }
+    }
+    Some(world)
+}
+
+fn run_quietly(command: &str) -> Option<String> {
+    let mut words = command.split(' ');
+    let output = std::process::Command::new(words.next()?)
+        .args(words)
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn pods_on_a_bridge_reach_each_other_the_outside_and_their_published_ports() {
+    for value in ["0", "1"] {
+        let Some(world) = docker_host(&PROGRAMS) else {
+            return;
+        };
+        // Where frames between ports are asked about too, a policy of DROP cuts neighbours off.
+        let there = br_netfilter(value);
+        Scene::new(&world, &dual_stack()).works();
+        if !there {
+            return lab::skip_for_the_kernel("br_netfilter");
+        }
+    }
+}
+
+#[test]
+fn routed_pods_reach_each_other_the_outside_and_their_published_ports() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    Scene::new(&world, &routed(dual_stack())).works();
+}
+
+#[test]
+fn without_a_word_in_the_chain_the_host_drops_their_packets() {
+    for config in [off(dual_stack()), off(routed(dual_stack()))] {
+        let Some(world) = docker_host(&PROGRAMS) else {
+            return;
+        };
+        let scene = Scene::new(&world, &config);
+        scene.is_cut();
+        for program in PROGRAMS {
+            assert_eq!(docker_user(program), ["-j RETURN"]);
+        }
+    }
+}
+
+#[test]
+fn on_a_switch_frames_pass_too() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    if !br_netfilter("1") {
+        return lab::skip_for_the_kernel("br_netfilter");
+    }
+    let switch = json!({"cniVersion": "1.1.0", "name": "switch", "type": "pausenet"});
+    let (x, _) = added(&world, &switch, "x");
+    let (y, _) = added(&world, &switch, "y");
+    x.ip("addr add 10.9.0.2/24 dev eth0");
+    y.ip("addr add 10.9.0.3/24 dev eth0");
+    let server = listen(Some(&y), "10.9.0.3:7000");
+    tcp(&server, Some(&x), "10.9.0.3:7000");
+    for program in PROGRAMS {
+        assert_eq!(docker_user(program)[..3], rules_of("cni0", "switch"));
+    }
+}
+
+#[test]
+fn iptables_prints_the_rules_saves_and_restores_them_and_they_are_not_made_twice() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    added(&world, &without_ports(), "x");
+    let othernet = json!({"name": "othernet", "ipam": {"type": "host-local",
+        "ranges": [[{"subnet": "10.2.0.0/22"}], [{"subnet": "10.3.0.0/29"}], [{"subnet": "fd02::/64"}]]}});
+    added(
+        &world,
+        &routed(with(without_ports(), othernet.clone())),
+        "y",
+    );
+
+    let behind = |subnet: &str, comment: &str| {
+        let ends = format!("{HOST_END_START}+");
+        let comment = |what| {
+            format!("-m comment --comment \"pausenet othernet: {what} {comment}\" -j ACCEPT")
+        };
+        let to = format!("-d {subnet} -o {ends} -m conntrack --ctstate");
+        [
+            format!("-s {subnet} -i {ends} {}", comment("from")),
+            format!("{to} RELATED,ESTABLISHED {}", comment("answers to")),
+            format!("{to} DNAT {}", comment("mapped to")),
+        ]
+    };
+    let mut expected = [(); 2].map(|()| Vec::from(rules_of("cni0", "podnet")));
+    for (family, subnet) in [(0, "10.2.0.0/22"), (0, "10.3.0.0/29"), (1, "fd02::/64")] {
+        expected[family].extend(behind(subnet, subnet));
+    }
+    for (program, mut expected) in PROGRAMS.into_iter().zip(expected) {
+        expected.push("-j RETURN".to_owned());
+        assert_eq!(docker_user(program), expected);
+
+        let save = || run(&format!("{program}-save"), ["-t", "filter"]);
+        let saved = save();
+        std::fs::write("/run/saved", &saved).unwrap();
+        iptables(program, "-F DOCKER-USER");
+        run(&format!("{program}-restore"), ["/run/saved"]);
+        assert_eq!(docker_user(program), expected);
+    }
+    // They are in iptables' own form now.
+    added(&world, &without_ports(), "z");
+    added(&world, &routed(with(without_ports(), othernet)), "w");
+    assert_eq!(docker_user(PROGRAMS[0]).len(), 10);
+    assert_eq!(docker_user(PROGRAMS[1]).len(), 7);
+}
+
+#[test]
+fn iptables_removes_each_rule_by_what_it_prints() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    added(&world, &without_ports(), "x");
+    let othernet = json!({"name": "othernet", "ipam": {"type": "host-local",
+        "ranges": [[{"subnet": "10.2.0.0/22"}], [{"subnet": "fd02::/60"}]]}});
+    added(&world, &routed(with(without_ports(), othernet)), "y");
+    for program in PROGRAMS {
+        for rule in docker_user(program) {
+            // A shell takes the quotes away.
+            run("sh", ["-c", &format!("{program} -D DOCKER-USER {rule}")]);
+        }
+        assert_eq!(docker_user(program), [""; 0]);
+    }
+}
+
+#[test]
+fn the_user_s_own_drop_wins_whether_it_was_there_before_or_not() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let drop = "-s 10.1.0.3/32 -j DROP";
+    iptables("iptables-nft", &format!("-I DOCKER-USER {drop}"));
+    let scene = Scene::new(&world, &dual_stack());
+    let server = listen(Some(&scene.outside), "192.0.2.2:7000");
+    tcp(&server, Some(&scene.pod), "192.0.2.2:7000");
+    tcp_is_cut(Some(&scene.neighbour), "192.0.2.2:7000");
+    assert_eq!(docker_user("iptables-nft")[0], drop);
+
+    iptables("iptables-nft", "-I DOCKER-USER -d 192.0.2.2 -j DROP");
+    tcp_is_cut(Some(&scene.pod), "192.0.2.2:7000");
+    // And still does when a pod comes.
+    added(&world, &without_ports(), "later");
+    tcp_is_cut(Some(&scene.pod), "192.0.2.2:7000");
+}
+
+#[test]
+fn many_adds_at_once_make_the_rules_once() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let config = without_ports();
+    let pods: Vec<_> = (0..20).map(|n| world.container(&format!("x{n}"))).collect();
+    std::thread::scope(|scope| {
+        for pod in &pods {
+            scope.spawn(|| call("ADD", &config, pod).run().ok());
+        }
+    });
+    for program in PROGRAMS {
+        let rules = docker_user(program);
+        assert_eq!(rules[..3], rules_of("cni0", "podnet"));
+        assert_eq!(rules[3..], ["-j RETURN"]);
+    }
+}
+
+#[test]
+fn a_chain_without_a_return_is_added_to_at_its_end() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    iptables("iptables-nft", "-F DOCKER-USER");
+    iptables("iptables-nft", "-A DOCKER-USER -s 192.0.2.9 -j DROP");
+    added(&world, &without_ports(), "x");
+    let rules = docker_user("iptables-nft");
+    assert_eq!(rules[0], "-s 192.0.2.9/32 -j DROP");
+    assert_eq!(rules[1..], rules_of("cni0", "podnet"));
+}
+
+#[test]
+fn rules_that_somebody_took_away_come_back_with_the_next_add() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let (x, result) = added(&world, &without_ports(), "x");
+    let config = with(without_ports(), json!({"prevResult": result}));
+    let check = call("CHECK", &config, &x);
+    check.run().ok();
+    let third = "iptables-nft -D DOCKER-USER 3";
+    let flush = "ip6tables-nft -F DOCKER-USER";
+    for (n, (command, lost)) in [(third, "mapped to cni0"), (flush, "from cni0")]
+        .into_iter()
+        .enumerate()
+    {
+        let before = PROGRAMS.map(|program| docker_user(program));
+        run("sh", ["-c", command]);
+
+        let error = check.run().err_code(102);
+        let said = error["msg"].as_str().unwrap();
+        assert!(
+            said.contains("DOCKER-USER") && said.contains(lost),
+            "{said}"
+        );
+
+        added(&world, &without_ports(), &format!("next{n}"));
+        check.run().ok();
+        let as_set = |rules: Vec<String>| rules.into_iter().collect::<BTreeSet<_>>();
+        for (program, before) in PROGRAMS.into_iter().zip(before) {
+            let (now, mut before) = (as_set(docker_user(program)), as_set(before));
+            if command == flush && program == "ip6tables-nft" {
+                before.remove("-j RETURN");
+            }
+            assert_eq!(now, before);
+        }
+    }
+}
+
+#[test]
+fn a_table_without_the_chain_is_left_alone_and_check_and_del_do_not_miss_it() {
+    let Some(world) = docker_host(&["iptables-nft"]) else {
+        return;
+    };
+    let config = with(without_ports(), json!({"ipMasq": false}));
+    let (x, result) = added(&world, &config, "x");
+    assert_eq!(docker_user("iptables-nft").len(), 4);
+    assert!(!ruleset().contains("ip6"), "{}", ruleset());
+    let config = with(config, json!({"prevResult": result}));
+    call("CHECK", &config, &x).run().ok();
+
+    // Docker is gone, and what it had made.
+    run("nft", ["flush", "ruleset"]);
+
+    call("CHECK", &config, &x).run().ok();
+    call("DEL", &config, &x).run().ok();
+    assert_eq!(ruleset(), "");
+    added(&world, &with(config, json!({"prevResult": null})), "y");
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn a_del_and_an_add_that_fails_leave_the_network_s_rules() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let (x, _) = added(&world, &without_ports(), "x");
+    let before = PROGRAMS.map(|program| docker_user(program));
+    call("ADD", &without_ports(), &x).run().err_code(100);
+    assert_eq!(PROGRAMS.map(|program| docker_user(program)), before);
+    call("DEL", &without_ports(), &x).run().ok();
+    assert_eq!(PROGRAMS.map(|program| docker_user(program)), before);
+}
+
+#[test]
+fn gc_of_a_network_that_has_no_attachment_takes_its_rules_away_and_no_others() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let othernet = json!({"name": "podnet2", "bridge": "cni1", "ipam": {"type": "host-local",
+        "ranges": [[{"subnet": "10.2.0.0/24"}], [{"subnet": "fd02::/64"}]]}});
+    added(&world, &without_ports(), "x");
+    added(&world, &with(without_ports(), othernet), "y");
+    let gc = |valid: Value| {
+        let config = with(without_ports(), json!({"cni.dev/valid-attachments": valid}));
+        Call::new("GC", &config).run().ok();
+    };
+    gc(json!([{"containerID": "x", "ifname": "eth0"}]));
+    for program in PROGRAMS {
+        assert_eq!(docker_user(program)[..3], rules_of("cni0", "podnet"));
+    }
+    gc(json!([]));
+    for program in PROGRAMS {
+        let rules = docker_user(program);
+        assert_eq!(rules[..3], rules_of("cni1", "podnet2"));
+        assert_eq!(rules[3..], ["-j RETURN"]);
+    }
+}
+
+#[test]
+fn the_key_is_auto_or_off_and_nothing_to_the_reference_s_plugins() {
+    let Some(world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let x = world.container("x");
+    let before = ruleset();
+    for (value, code) in [(json!("on"), 7), (json!("OFF"), 7), (json!(true), 6)] {
+        let config = with(without_ports(), json!({"firewall": value}));
+        let error = call("ADD", &config, &x).run().err_code(code);
+        assert!(error["msg"].as_str().unwrap().contains("firewall") || code == 6);
+        assert_eq!(ruleset(), before);
+        // What no ADD takes, DEL does.
+        call("DEL", &config, &x).run().ok();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (n, name) in ["bridge", "ptp"].into_iter().enumerate() {
+        let program = dir.path().join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), &program).unwrap();
+        let ipam = json!({"type": "host-local", "subnet": format!("10.{}.0.0/24", 20 + n)});
+        let config = json!({"type": name, "name": name, "ipMasq": false, "ipam": ipam,
+            "bridge": "cni7", "isGateway": true, "firewall": {"of": "another"}});
+        let config = with(podnet(), config);
+        let pod = world.container(name);
+        call("ADD", &config, &pod).program(&program).run().ok();
+        assert_eq!(ruleset(), before, "{name}");
+    }
+    for value in [json!(null), json!(""), json!("auto")] {
+        let config = with(without_ports(), json!({"firewall": value}));
+        call("ADD", &config, &x).run().ok();
+        assert_eq!(docker_user("iptables-nft").len(), 4);
+        call("DEL", &config, &x).run().ok();
+    }
+}
+
+fn passage(link: HostLink) -> Passage {
+    Passage {
+        network: NetworkName::parse("podnet").unwrap(),
+        link,
+    }
+}
+
+fn bridge_passage() -> Passage {
+    let families = Families {
+        ipv4: true,
+        ipv6: true,
+    };
+    passage(HostLink::Bridge(IfName::parse("cni0").unwrap(), families))
+}
+
+fn keepers(found: &[Obstacle]) -> Vec<(Keeper, &str)> {
+    found
+        .iter()
+        .map(|obstacle| (obstacle.keeper, obstacle.place.as_str()))
+        .collect()
+}
+
+#[test]
+fn docker_is_named_as_an_obstacle_until_it_has_been_told() {
+    let Some(_world) = docker_host(&PROGRAMS) else {
+        return;
+    };
+    let passages = [bridge_passage()];
+    let found = told::obstacles(&passages).unwrap();
+    assert_eq!(
+        keepers(&found),
+        [
+            (Keeper::Docker, "chain FORWARD of table ip filter"),
+            (Keeper::Docker, "chain FORWARD of table ip6 filter")
+        ]
+    );
+    assert!(found.iter().all(|obstacle| obstacle.remedy == Remedy::Ours));
+    told::ensure(&passages).unwrap();
+    assert_eq!(told::obstacles(&passages).unwrap(), []);
+    told::verify(&passages).unwrap();
+    assert!(told::forget(&passages[0].network).unwrap());
+    assert_eq!(told::obstacles(&passages).unwrap(), found);
+    // Whoever accepts the rest is none.
+    for program in PROGRAMS {
+        iptables(program, "-P FORWARD ACCEPT");
+    }
+    assert_eq!(told::obstacles(&passages).unwrap(), []);
+}
+
+#[test]
+fn the_commands_against_somebody_s_drop_open_the_way() {
+    for config in [dual_stack(), routed(dual_stack())] {
+        let Some(world) = docker_host(&[]) else {
+            return;
+        };
+        for program in PROGRAMS {
+            iptables(program, "-P FORWARD DROP");
+        }
+        run("nft", ["add table inet mine"]);
+        let chain = "add chain inet mine f { type filter hook forward priority 5; policy accept; }";
+        run("nft", [chain]);
+        run(
+            "nft",
+            ["add rule inet mine f counter reject with icmpx admin-prohibited"],
+        );
+        let scene = Scene::new(&world, &config);
+        scene.is_cut();
+        let link = |subnet: &str| HostLink::HostEnds(subnet.parse().unwrap());
+        let passages = match config["mode"].as_str() {
+            None => vec![bridge_passage()],
+            Some(_) => vec![passage(link("10.1.0.0/24")), passage(link("fd00::/64"))],
+        };
+        let found = told::obstacles(&passages).unwrap();
+        assert_eq!(found.len(), 3, "{found:?}");
+        for obstacle in &found {
+            assert_eq!(obstacle.keeper, Keeper::Unknown);
+            let Remedy::Commands(commands) = &obstacle.remedy else {
+                panic!("{obstacle:?}");
+            };
+            for command in commands {
+                run("sh", ["-c", command]);
+            }
+        }
+        scene.works();
+        assert_eq!(told::obstacles(&passages).unwrap(), []);
+    }
+}
+
+/// Their tables as they make them, as far as it matters here.
+#[test]
+fn ufw_firewalld_and_iptables_legacy_are_known_by_their_chains() {
+    let Some(_world) = docker_host(&[]) else {
+        return;
+    };
+    for args in [
+        "-N ufw-before-forward",
+        "-A FORWARD -j ufw-before-forward",
+        "-P FORWARD DROP",
+    ] {
+        iptables("iptables-nft", args);
+    }
+    for command in [
+        "add table inet firewalld",
+        "add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }",
+        "add chain inet firewalld filter_FORWARD_ZONES",
+        "add rule inet firewalld filter_FORWARD ct state { established, related } accept",
+        "add rule inet firewalld filter_FORWARD jump filter_FORWARD_ZONES",
+        "add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited",
+    ] {
+        run("nft", [command]);
+    }
+    let passages = [bridge_passage()];
+    let found = told::obstacles(&passages).unwrap();
+    assert_eq!(
+        keepers(&found),
+        [
+            (Keeper::Ufw, "chain FORWARD of table ip filter"),
+            (
+                Keeper::Firewalld,
+                "chain filter_FORWARD of table inet firewalld"
+            )
+        ]
+    );
+    // What `ufw route allow in on cni0` and a zone's interface come to.
+    iptables("iptables-nft", "-A ufw-before-forward -i cni0 -j ACCEPT");
+    let zone = "add rule inet firewalld filter_FORWARD_ZONES iifname \"cni0\" accept";
+    run("nft", [zone]);
+    assert_eq!(told::obstacles(&passages).unwrap(), []);
+
+    if run_quietly("iptables-legacy -P FORWARD DROP").is_none() {
+        return lab::skip_for_the_kernel("iptables-legacy");
+    }
+    let found = told::obstacles(&passages).unwrap();
+    let legacy = "chain FORWARD of iptables-legacy's table filter";
+    assert_eq!(keepers(&found), [(Keeper::Unknown, legacy)]);
+    run("iptables-legacy", ["-N", "DOCKER-USER"]);
+    let found = told::obstacles(&passages).unwrap();
+    assert_eq!(keepers(&found), [(Keeper::Docker, legacy)]);
+    run("iptables-legacy", ["-P", "FORWARD", "ACCEPT"]);
+    assert_eq!(told::obstacles(&passages).unwrap(), []);
+}

@@ -1,0 +1,226 @@
+//! A Kubernetes in a world of its own: a control plane, and machines with a kubelet on a cable to it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+use crate::common::{World, lab};
+use crate::script::{Images, Script, wait_until};
+
+/// The control plane. Machines join it.
+pub struct Cluster {
+    pub script: Script,
+    images: Images,
+    _world: World,
+}
+
+impl Cluster {
+    /// Starts it; none, and the test skipped, where it is not to be had.
+    pub fn start(options: &[&str]) -> Option<Self> {
+        lab::kubernetes()?;
+        let images = Images::find()?;
+        let world = World::new();
+        let words = [&["kubernetes.sh", "control-plane"], options].concat();
+        let script = Script::start(&[&words], &BTreeMap::new());
+        Some(Self {
+            script,
+            images,
+            _world: world,
+        })
+    }
+
+    /// `kubectl` as administrator.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("env"); // it looks in the PATH that it is given
+        command.env_clear().envs(&self.script.env).arg("kubectl");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// `kubectl` with arguments between spaces.
+    pub fn output(&self, args: &str) -> Output {
+        let args = args.split_whitespace();
+        self.command().args(args).output().unwrap()
+    }
+
+    /// What `kubectl` prints, which has to succeed.
+    #[track_caller]
+    pub fn kubectl(&self, args: &str) -> String {
+        let output = self.output(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {args}: {stderr}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Applies manifests.
+    #[track_caller]
+    pub fn apply(&self, manifests: &str) {
+        let mut apply = self.command();
+        apply.args(["apply", "-f", "-"]);
+        apply.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut apply = apply.spawn().unwrap();
+        let mut stdin = apply.stdin.take().unwrap();
+        stdin.write_all(manifests.as_bytes()).unwrap();
+        drop(stdin);
+        assert!(apply.wait().unwrap().success());
+    }
+
+    /// `kubectl exec` of a shell command in a container.
+    #[track_caller]
+    pub fn exec(&self, pod: &str, container: &str, script: &str) -> String {
+        let mut command = self.command();
+        command.args(["exec", pod, "-c", container, "--", "sh", "-c", script]);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script} in {container}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// An object as the API server has it; Null when it is not there.
+    #[track_caller]
+    pub fn get(&self, what: &str) -> Value {
+        let said = self.kubectl(&format!("get {what} --ignore-not-found -o json"));
+        if said.is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// Waits for a condition of an object, as `kubectl wait` watches for it.
+    #[track_caller]
+    pub fn wait(&self, condition: &str, what: &str) {
+        let output = self.output(&format!("wait --timeout=180s --for={condition} {what}"));
+        if !output.status.success() {
+            let state = self.kubectl(&format!("describe {what}"));
+            panic!("{what} is not {condition}:\n{state}");
+        }
+    }
+
+    /// Ends it, and sees that nothing is left.
+    pub fn end(self) {
+        self.script.end(&["KUBE_HOME"]);
+    }
+}
+
+/// Who runs the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    Docker,
+    Containerd,
+}
+
+/// A machine with a kubelet. Its script has namespaces of its own.
+pub struct Node {
+    pub name: String,
+    pub runtime: Runtime,
+    /// Where /var/lib lies, if it is to outlive the machine.
+    disk: Option<PathBuf>,
+    options: &'static [&'static str],
+    pub script: Script,
+}
+
+/// A node that makes Services work, too.
+#[cfg(feature = "daemon")]
+pub const WITH_SERVICES: &[&str] = &["--kube-proxy"];
+
+impl Node {
+    /// Starts node1, node2 or node3, with the images of the lab. With `disk`, /var/lib lies there
+    /// and stays.
+    pub fn start(cluster: &Cluster, name: &str, runtime: Runtime, disk: Option<&Path>) -> Self {
+        Self::with(cluster, name, runtime, disk, &[])
+    }
+
+    /// The same with options for the node.
+    pub fn with(
+        cluster: &Cluster,
+        name: &str,
+        runtime: Runtime,
+        disk: Option<&Path>,
+        options: &'static [&'static str],
+    ) -> Self {
+        let node = Self {
+            name: name.to_owned(),
+            runtime,
+            disk: disk.map(Path::to_owned),
+            options,
+            script: start(cluster, name, runtime, disk, options),
+        };
+        node.load_all(cluster);
+        node
+    }
+
+    /// Everything on the machine is killed, and all namespaces go.
+    pub fn switch_off(&mut self) {
+        self.script.stop();
+    }
+
+    /// Starts the machine again, with what is left on its disk.
+    pub fn switch_on(&mut self, cluster: &Cluster) {
+        let disk = self.disk.as_deref();
+        self.script = start(cluster, &self.name, self.runtime, disk, self.options);
+        self.load_all(cluster);
+    }
+
+    fn load_all(&self, cluster: &Cluster) {
+        for file in cluster.images.files() {
+            self.load(file);
+        }
+    }
+
+    /// Loads the images of a file.
+    pub fn load(&self, file: &str) {
+        match self.runtime {
+            Runtime::Docker => self
+                .script
+                .run("docker", &["load", "--quiet", "--input", file]),
+            Runtime::Containerd => self.script.load_into_containerd(file),
+        };
+    }
+
+    /// The node's part of the cluster's addresses for pods, IPv4.
+    pub fn pods(&self, cluster: &Cluster) -> IpNetwork {
+        let mut pods = None;
+        wait_until("the node has its part", || {
+            let node = cluster.get(&format!("node {}", self.name));
+            pods = node["spec"]["podCIDR"].as_str().map(str::to_owned);
+            pods.is_some()
+        });
+        pods.unwrap().parse().unwrap()
+    }
+
+    /// Ends it, and sees that nothing is left.
+    pub fn end(self) {
+        self.script.end(&["NODE_HOME"]);
+    }
+}
+
+fn start(
+    cluster: &Cluster,
+    name: &str,
+    runtime: Runtime,
+    disk: Option<&Path>,
+    options: &[&str],
+) -> Script {
+    let address = format!("192.168.77.{}", name.trim_start_matches("node"));
+    let mut machine = vec!["kubernetes.sh", "machine"];
+    machine.extend(["--name", name, "--address", &address]);
+    if let Some(disk) = disk {
+        machine.extend(["--keep", disk.to_str().unwrap()]);
+    }
+    let engine: &[&str] = match runtime {
+        Runtime::Docker => &["docker.sh", "run", "--bridge", "none"],
+        Runtime::Containerd => &["containerd.sh", "run"],
+    };
+    let node = [&["kubernetes.sh", "node"], options].concat();
+    Script::start(&[&machine, engine, &node], &cluster.script.env)
+}
+
+/// The address of a pod, once it has one.
+pub fn pod_ip(pod: &Value) -> Option<IpAddr> {
+    pod["status"]["podIP"].as_str()?.parse().ok()
+}

@@ -1,0 +1,156 @@
+//! What happens to pods when their machine does not do what it should: kubelet dies while a pod is
+//! being wired, or everything does.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::cluster::{Runtime, pod_ip};
+use crate::common::{allocated, run};
+use crate::scene::{Scene, install, manifest, network};
+use crate::script::{kill, wait_until};
+use crate::wrapper::{self, REAL};
+
+/// What ends while an ADD is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Kubelet,
+    KubeletAndPlugin,
+}
+
+/// kubelet dies while the plugin wires a pod. It is started again, and the pod has one network.
+pub fn of_kubelet_during_add(scene: &Scene) {
+    for (pod, ends) in [("early", Ends::Kubelet), ("late", Ends::KubeletAndPlugin)] {
+        let script = &scene.node.script;
+        script.inside(close_the_gate);
+        scene.cluster.apply(&manifest(pod));
+        let adding = || {
+            script
+                .inside(|| fs::read_to_string(ADDING).ok())
+                .filter(|said| said.ends_with('\n'))
+        };
+        wait_until("an ADD is under way", || adding().is_some());
+        let plugin: u32 = adding().unwrap().trim().parse().unwrap();
+
+        script.inside(wrapper::remove);
+        if ends == Ends::KubeletAndPlugin {
+            let kubelet = script.daemon("kubelet");
+            kill(kubelet);
+            kill(plugin);
+            script.wait_for_another("kubelet", kubelet);
+        } else {
+            // containerd ends the plugin, since nobody waits for the pod any more; Docker's kubelet
+            // was the one to wait, and the plugin goes on.
+            script.kill("kubelet");
+        }
+        script.inside(open_the_gate);
+
+        scene.cluster.wait("condition=Ready", &format!("pod/{pod}"));
+        wait_until("the pod has one network", || {
+            let held = script.inside(|| allocated("podnet"));
+            let shown = pod_ip(&scene.pod(pod)).map(|address| address.to_string());
+            let pause = scene.running(pod).remove("POD");
+            let is_wired = pause.is_some_and(|pause| scene.host_end(&pause.id).is_some());
+            is_wired
+                && scene.host_ends().len() == 1
+                && held.len() == 1
+                && held.first() == shown.as_ref()
+        });
+        scene
+            .cluster
+            .kubectl(&format!("delete pod {pod} --wait=false"));
+        scene.assert_nothing_left();
+        scene.note("kubelet was killed during an ADD");
+    }
+}
+
+/// The machine is switched off with all addresses in use, and comes back with nothing but the store
+/// of addresses: nobody will ever call DEL for those who held them.
+#[test]
+fn after_a_reboot_every_address_comes_back() {
+    let disk = tempfile::tempdir().unwrap();
+    let Some(mut scene) = Scene::bare(Runtime::Containerd, Some(disk.path())) else {
+        return;
+    };
+    let mut network = network(&scene.node, &scene.cluster);
+    let range = &mut network["plugins"][0]["ipam"]["ranges"][0][0];
+    let subnet = range["subnet"].as_str().unwrap().to_owned();
+    let host = |number| subnet.replace(".0/24", &format!(".{number}"));
+    range["rangeStart"] = json!(host(10));
+    range["rangeEnd"] = json!(host(12));
+    let all = [10, 11, 12].map(host);
+    let names = ["one", "two", "three"];
+    install(&scene.node, &network);
+    scene.cluster.wait("condition=Ready", "node/node1");
+    scene.cluster.apply(&names.map(manifest).concat());
+    for name in names {
+        scene
+            .cluster
+            .wait("condition=Ready", &format!("pod/{name}"));
+    }
+    assert_eq!(scene.node.script.inside(|| allocated("podnet")), all);
+    let old = names.map(|name| scene.running(name)["POD"].id.clone());
+
+    // All processes are killed and all namespaces gone, with /run, before anything of it can react.
+    scene.node.switch_off();
+    for entry in fs::read_dir(disk.path()).unwrap().flatten() {
+        if entry.file_name() != "cni" {
+            run("rm", ["-rf", entry.path().to_str().unwrap()]);
+        }
+    }
+    let store = disk.path().join("cni/networks/podnet");
+    for address in &all {
+        // What is younger than ten minutes may be the work of a plugin that is at it.
+        let file = File::open(store.join(address)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600))
+            .unwrap();
+    }
+
+    scene.node.switch_on(&scene.cluster);
+    install(&scene.node, &network);
+    wait_until("every pod has its network again", || {
+        names.iter().zip(&old).all(|(name, old)| {
+            let pause = scene.running(name).remove("POD");
+            pause.is_some_and(|pause| pause.id != *old && scene.host_end(&pause.id).is_some())
+        })
+    });
+    for name in names {
+        scene
+            .cluster
+            .wait("condition=Ready", &format!("pod/{name}"));
+    }
+    assert_eq!(scene.node.script.inside(|| allocated("podnet")), all);
+    scene
+        .cluster
+        .kubectl(&format!("delete pod {}", names.join(" ")));
+    wait_until("every address is free", || {
+        scene.node.script.inside(|| allocated("podnet")).is_empty()
+    });
+    scene.end();
+}
+
+/// The process of the ADD that waits.
+const ADDING: &str = "/run/adding";
+const GATE: &str = "/run/gate";
+
+/// From here on an ADD says that it has begun, and waits at the gate.
+fn close_the_gate() {
+    let _ = fs::remove_file(ADDING);
+    let _ = fs::remove_file(GATE);
+    run("mkfifo", [GATE]);
+    wrapper::put(&format!(
+        "[ \"$CNI_COMMAND\" = ADD ] || exec {REAL}\necho $$ >{ADDING}\nread -r _ <{GATE}\nexec {REAL}\n"
+    ));
+}
+
+/// Lets those through who wait. Nobody may: they may have been killed.
+fn open_the_gate() {
+    use std::io::Write;
+    let gate = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(Path::new(GATE));
+    gate.unwrap().write_all(b"\n\n\n\n").unwrap();
+}

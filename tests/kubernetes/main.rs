@@ -1,0 +1,43 @@
+//! A real kubelet and API server, with our plugin as the node's network and our pause in every pod:
+//! the pod of conf/kubernetes/pause.yaml from its first second to its last.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cluster;
+mod containers;
+mod cri;
+mod deaths;
+mod kind;
+mod lives;
+#[cfg(feature = "daemon")]
+mod nodes;
+mod scene;
+mod script;
+mod today;
+mod wrapper;
+
+use crate::cluster::Runtime;
+use crate::scene::Scene;
+
+#[test]
+fn pods_live_and_die_on_kubelet_with_docker() {
+    let Some(scene) = Scene::start(Runtime::Docker) else {
+        return;
+    };
+    lives::of_two_containers(&scene);
+    deaths::of_kubelet_during_add(&scene);
+    lives::of_many(&scene);
+    scene.end();
+}
+
+#[test]
+fn pods_live_and_die_on_kubelet_with_containerd() {
+    let Some(scene) = Scene::start(Runtime::Containerd) else {
+        return;
+    };
+    lives::of_two_containers(&scene);
+    deaths::of_kubelet_during_add(&scene);
+    lives::of_many(&scene);
+    scene.end();
+}

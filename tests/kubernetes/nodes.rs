@@ -1,0 +1,415 @@
+//! Two nodes as in a cluster that people run: on each a kubelet with containerd, kube-proxy, and
+//! pausenetd, which comes as a pod of conf/kubernetes from the image pausenet/node.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crate::cluster::{Cluster, Node, Runtime, WITH_SERVICES, pod_ip};
+use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests, stripped};
+use crate::common::traffic::{Pings, reaches, seen_as};
+use crate::common::{Container, allocated_in, run};
+use crate::scene::{Turn, turn, view};
+use crate::script::{CHECKOUT, kill, wait_until};
+
+#[test]
+fn two_nodes_live_with_pausenetd_as_pods() {
+    let Some(mut pair) = Pair::start() else {
+        return;
+    };
+    pair.every_way_of_traffic();
+    pair.limits_of_a_pod_are_kept();
+    let pods = [pair.pod("one", 0), pair.pod("two", 1)];
+    pair.pods_see_each_other(&pods);
+    pair.the_api_server_is_away(&pods);
+    pair.daemons_are_killed_while_pods_come_and_go(&pods);
+    pair.a_node_goes_and_comes_back_with_another_subnet(&pods[0]);
+    pair.end();
+}
+
+/// Pods on each node that come and go while the daemons are killed.
+const CHURN: usize = 6;
+
+/// How many pings of 20 ms each may be lost while somebody else's `ip route flush` is being repaired.
+const MOMENT: u32 = 50;
+
+// Dropped in this order.
+struct Pair {
+    nodes: [Node; 2],
+    /// How much of the API server's log has been looked at.
+    heard: Cell<usize>,
+    outside: Outside,
+    cluster: Cluster,
+    _turn: Turn,
+}
+
+/// A pod that runs.
+struct Pod {
+    inside: Container,
+    ip: IpAddr,
+}
+
+impl Pair {
+    /// Makes the cluster, and applies the manifest as a person would.
+    fn start() -> Option<Self> {
+        let turn = turn();
+        let cluster = Cluster::start(&[])?;
+        let outside = Outside::start();
+        let nodes = ["node1", "node2"]
+            .map(|name| Node::with(&cluster, name, Runtime::Containerd, None, WITH_SERVICES));
+        let image = node_image();
+        for node in &nodes {
+            node.load(image.to_str().unwrap());
+        }
+        let manifest = Path::new(CHECKOUT).join("conf/kubernetes");
+        cluster.kubectl(&format!("apply -k {}", manifest.display()));
+        cluster.kubectl("-n kube-system rollout status daemonset/pausenet --timeout=180s");
+        let pair = Self {
+            nodes,
+            heard: Cell::new(0),
+            outside,
+            cluster,
+            _turn: turn,
+        };
+        for node in &pair.nodes {
+            let name = format!("node/{}", node.name);
+            pair.cluster.wait("condition=Ready", &name);
+        }
+        pair.await_routes();
+        Some(pair)
+    }
+
+    /// scripts/kind-test.sh, as after scripts/kind-up.sh, with the images of the lab.
+    fn every_way_of_traffic(&self) {
+        let output = Command::new(Path::new(CHECKOUT).join("scripts/kind-test.sh"))
+            .args(["--client", "hwchiu/netutils", "--server", "nginx"])
+            .args(["--outside", &format!("http://{OUTSIDE}:{OUTSIDE_PORT}")])
+            .env_clear()
+            .envs(&self.cluster.script.env)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{stderr}");
+        let skipped: Vec<_> = said.lines().filter(|line| line.contains("skip")).collect();
+        assert!(
+            matches!(skipped[..], [one] if one.contains("this cluster has no DNS")),
+            "{said}"
+        );
+        // Who came from a pod was seen as its node.
+        let seen = self.outside.seen.lock().unwrap().clone();
+        let nodes = ["192.168.77.1", "192.168.77.2"].map(parse);
+        assert_eq!(seen, Some(nodes.into()));
+    }
+
+    /// Those of annotations, which the runtime hands to the plugin.
+    fn limits_of_a_pod_are_kept(&self) {
+        let limited = manifest("limited", "limited", 0, "pausenet/pause").replace(
+            "labels:",
+            "annotations: {kubernetes.io/ingress-bandwidth: 8M, kubernetes.io/egress-bandwidth: 16M}, labels:",
+        );
+        self.cluster.apply(&limited);
+        self.cluster.wait("condition=Ready", "pod/limited");
+        let shown = self.nodes[0].script.inside(|| run("tc", ["qdisc", "show"]));
+        assert!(
+            shown.contains("rate 8Mbit") && shown.contains("rate 16Mbit"),
+            "{shown}"
+        );
+        self.cluster.kubectl("delete pod limited");
+        wait_until("the limits are gone", || {
+            let shown = self.nodes[0].script.inside(|| run("tc", ["qdisc", "show"]));
+            !shown.contains("tbf")
+        });
+    }
+
+    fn pods_see_each_other(&self, [one, two]: &[Pod; 2]) {
+        assert_eq!(seen_as(&one.inside, &two.inside, two.ip), Some(one.ip));
+        assert_eq!(seen_as(&two.inside, &one.inside, one.ip), Some(two.ip));
+    }
+
+    /// Nothing changes for pods, damage is repaired all the same, and what was asked for meanwhile
+    /// happens when it is back.
+    fn the_api_server_is_away(&self, [one, two]: &[Pod; 2]) {
+        let across = Pings::start(&one.inside, two.ip);
+        let out = Pings::start(&one.inside, parse(OUTSIDE));
+        self.assert_nothing_was_forbidden();
+        let of_first = self.subnet(0);
+        let home = Path::new(self.cluster.script.variable("KUBE_HOME"));
+        let hold = home.join("kube-apiserver.hold");
+        fs::write(&hold, "").unwrap();
+        kill(self.cluster.script.daemon("kube-apiserver"));
+        let answers = || self.cluster.output("get --raw /readyz").status.success();
+        wait_until("it does not answer", || !answers());
+
+        let second = &self.nodes[1];
+        let table = || {
+            let args = ["list", "tables"];
+            second.script.inside(|| run("nft", args))
+        };
+        second.script.inside(|| {
+            run("nft", ["delete", "table", "inet", "pausenetd"]);
+            crate::common::ip("route flush proto 112");
+        });
+        wait_until("it is all back", || {
+            self.has_route(1, &of_first) && table().contains("inet pausenetd")
+        });
+
+        fs::remove_file(hold).unwrap();
+        wait_until("it answers again", answers);
+        // One that has just started may refuse what it allows once it knows its own rules.
+        wait_until("it has told both daemons of the Nodes again", || {
+            let requests = requests(&self.new_audit());
+            ["192.168.77.1", "192.168.77.2"].iter().all(|node| {
+                let mut of_node = requests
+                    .iter()
+                    .rev()
+                    .filter(|it| it["sourceIPs"][0] == *node);
+                of_node.next().is_some_and(is_allowed)
+            })
+        });
+        self.heard.set(self.heard.get() + self.new_audit().len());
+        let late = self.pod("late", 1);
+        assert!(reaches(&one.inside, late.ip) && reaches(&late.inside, one.ip));
+        self.cluster.kubectl("delete pod late");
+        let (sent, back) = out.stop();
+        assert!(sent > 100 && sent - back <= 1, "outside: {back} of {sent}");
+        let (sent, back) = across.stop();
+        assert!(sent > 100 && sent - back <= MOMENT, "{back} of {sent}");
+    }
+
+    fn daemons_are_killed_while_pods_come_and_go(&self, [one, two]: &[Pod; 2]) {
+        let across = Pings::start(&one.inside, two.ip);
+        let manifests: String = (0..2 * CHURN)
+            .map(|number| {
+                manifest(
+                    &format!("churn-{number}"),
+                    "churn",
+                    number % 2,
+                    "pausenet/pause",
+                )
+            })
+            .collect();
+        let old = self.daemons();
+        self.cluster.apply(&manifests);
+        wait_until("the first of them are being wired", || {
+            self.nodes.iter().all(|node| node.host_ends().len() > 1)
+        });
+        for daemon in &old {
+            kill(*daemon);
+        }
+        let others = "wait --timeout=180s --for=condition=Ready pod -l app=churn";
+        self.cluster.kubectl(others);
+        self.cluster.kubectl("delete pod -l app=churn --wait=false");
+        wait_until("the daemons have been started again", || {
+            let new = self.daemons();
+            new.len() == 2 && new.iter().all(|pid| !old.contains(pid))
+        });
+        for daemon in self.daemons() {
+            kill(daemon);
+        }
+        wait_until("all that is left are the pods that stay", || {
+            let left = |node: &Node| (node.host_ends().len(), taken(node).len());
+            self.nodes.iter().all(|node| left(node) == (1, 1))
+        });
+        self.cluster
+            .kubectl("-n kube-system rollout status daemonset/pausenet --timeout=180s");
+        let (sent, back) = across.stop();
+        assert!(sent > 100 && sent - back <= 1, "{back} of {sent}");
+    }
+
+    /// The Node is deleted; when its kubelet brings it back, it is given other addresses for pods.
+    fn a_node_goes_and_comes_back_with_another_subnet(&mut self, stays: &Pod) {
+        let old = self.subnet(1);
+        self.cluster.kubectl("delete pod two");
+        self.cluster.kubectl("delete node node2");
+        wait_until("its route is gone", || !self.has_route(0, &old));
+
+        self.nodes[1].script.kill("kubelet");
+        let new = self.subnet(1);
+        assert_ne!(new, old);
+        self.cluster.wait("condition=Ready", "node/node2");
+        self.await_routes();
+        wait_until("its pods are to have other addresses", || {
+            let conflist = "/etc/cni/net.d/10-pausenet.conflist";
+            let text = self.nodes[1].script.inside(|| fs::read_to_string(conflist));
+            text.unwrap().contains(&new)
+        });
+        assert!(!self.has_route(0, &old) && !self.has_route(1, &old));
+        let three = self.pod("three", 1);
+        assert!(
+            new.parse::<ipnetwork::IpNetwork>()
+                .unwrap()
+                .contains(three.ip)
+        );
+        assert_eq!(
+            seen_as(&stays.inside, &three.inside, three.ip),
+            Some(stays.ip)
+        );
+        assert_eq!(
+            seen_as(&three.inside, &stays.inside, stays.ip),
+            Some(three.ip)
+        );
+    }
+
+    /// Everything goes, and nothing is left.
+    fn end(self) {
+        self.cluster.kubectl("delete pod one three");
+        wait_until("nothing of pods is left", || {
+            let is_empty = |node: &Node| node.host_ends().is_empty() && taken(node).is_empty();
+            self.nodes.iter().all(is_empty)
+        });
+        self.assert_nothing_was_forbidden();
+        for node in self.nodes {
+            node.end();
+        }
+        self.cluster.end();
+    }
+
+    /// What the API server has written down of requests since it was looked at.
+    fn new_audit(&self) -> String {
+        let home = Path::new(self.cluster.script.variable("KUBE_HOME"));
+        fs::read_to_string(home.join("audit.log")).unwrap()[self.heard.get()..].to_owned()
+    }
+
+    #[track_caller]
+    fn assert_nothing_was_forbidden(&self) {
+        let log = self.new_audit();
+        assert_nothing_was_forbidden(&log);
+        self.heard.set(self.heard.get() + log.len());
+    }
+
+    /// Makes a pod on a node, and waits until it runs.
+    fn pod(&self, name: &str, node: usize) -> Pod {
+        self.cluster.apply(&manifest(name, "stays", node, "nginx"));
+        self.cluster.wait("condition=Ready", &format!("pod/{name}"));
+        let ip = pod_ip(&self.cluster.get(&format!("pod {name}"))).unwrap();
+        let inside = view(self.nodes[node].running(name)["POD"].pid);
+        Pod { inside, ip }
+    }
+
+    /// The processes of pausenetd, as far as they run.
+    fn daemons(&self) -> Vec<u32> {
+        let pods = self
+            .cluster
+            .get("-n kube-system pods -l app.kubernetes.io/name=pausenet");
+        let pods = pods["items"].as_array().unwrap().iter();
+        let found = pods.filter_map(|pod| {
+            let at = |node: &&Node| pod["spec"]["nodeName"] == *node.name;
+            let node = self.nodes.iter().find(at).unwrap();
+            let mut running = node.running(pod["metadata"]["name"].as_str().unwrap());
+            Some(running.remove("pausenetd")?.pid)
+        });
+        found.collect()
+    }
+
+    /// The addresses of a node's pods.
+    fn subnet(&self, node: usize) -> String {
+        self.nodes[node].pods(&self.cluster).to_string()
+    }
+
+    fn await_routes(&self) {
+        let subnets = [0, 1].map(|node| self.subnet(node));
+        wait_until("each has a route to the other's pods", || {
+            self.has_route(0, &subnets[1]) && self.has_route(1, &subnets[0])
+        });
+    }
+
+    /// Whether a node has a route of the daemon's to these pods.
+    fn has_route(&self, node: usize, subnet: &str) -> bool {
+        let shown = || crate::common::ip("route show proto 112");
+        let shown = self.nodes[node].script.inside(shown);
+        shown.lines().any(|line| line.trim().starts_with(subnet))
+    }
+}
+
+/// The addresses that the plugin has given out on a node.
+fn taken(node: &Node) -> Vec<String> {
+    let store = Path::new("/run/pausenet/ipam/pausenet");
+    node.script.inside(|| allocated_in(store))
+}
+
+fn manifest(name: &str, app: &str, node: usize, image: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\nspec:\n  \
+         terminationGracePeriodSeconds: 0\n  \
+         nodeSelector: {{kubernetes.io/hostname: node{}}}\n  containers:\n  \
+         - {{name: main, image: {image}, imagePullPolicy: IfNotPresent}}\n",
+        node + 1
+    )
+}
+
+/// The image pausenet/node, of the binaries that Cargo has built for the tests.
+fn node_image() -> PathBuf {
+    let binaries = [
+        env!("CARGO_BIN_EXE_pausenetd"),
+        env!("CARGO_BIN_EXE_pausenet"),
+        env!("CARGO_BIN_EXE_pausectl"),
+        env!("CARGO_BIN_EXE_pause"),
+    ];
+    let binaries = binaries.map(stripped);
+    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-node.tar");
+    let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
+        .args(["--node", "--binaries"])
+        .arg(binaries[0].parent().unwrap())
+        .arg("--output")
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "image.sh: {output:?}");
+    image
+}
+
+fn parse(address: &str) -> IpAddr {
+    address.parse().unwrap()
+}
+
+/// Where the outside is for nodes, and its port.
+const OUTSIDE: &str = "192.168.77.254";
+const OUTSIDE_PORT: u16 = 8080;
+
+/// A server that is no part of the cluster, and writes down by whose addresses it is called.
+struct Outside {
+    /// None is the end of it.
+    seen: Arc<Mutex<Option<BTreeSet<IpAddr>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Outside {
+    /// In the calling thread's network.
+    fn start() -> Self {
+        let listener = TcpListener::bind(("0.0.0.0", OUTSIDE_PORT)).unwrap();
+        let seen = Arc::new(Mutex::new(Some(BTreeSet::new())));
+        let own = seen.clone();
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let peer = stream.peer_addr().unwrap().ip();
+                match &mut *own.lock().unwrap() {
+                    Some(seen) => seen.insert(peer),
+                    None => return,
+                };
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+            }
+        });
+        Self {
+            seen,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        *self.seen.lock().unwrap() = None;
+        let _ = TcpStream::connect(("127.0.0.1", OUTSIDE_PORT)); // that it looks
+        let _ = self.thread.take().unwrap().join();
+    }
+}

@@ -1,0 +1,308 @@
+//! containerd 2.1 through CRI v1, as a kubelet of today speaks to it, at CNI 1.1.0: with STATUS.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{World, ip, lab};
+use crate::cri::{Cri, LinuxSandbox, SandboxConfig, SandboxMetadata};
+use crate::scene::{State, share_a_network, turn, view};
+use crate::script::{Images, Script, kill, wait_until};
+use crate::wrapper;
+
+#[test]
+fn sandboxes_live_and_die_on_containerd_2_1() {
+    let Some(today) = Today::start() else { return };
+    let cri = &today.cri;
+    let unready = cri.network().unwrap_err();
+    assert!(unready.contains("cni plugin not initialized"), "{unready}");
+    today.install(&network("10.7.0.0/24"));
+    today.wait_for_network(true);
+    let before = today.script.inside(State::read);
+    assert!(today.calls().iter().all(|call| call == "STATUS 1.1.0"));
+
+    let (config, id) = today.run_sandbox("web");
+    let ip = cri.sandbox(&id).network.unwrap().ip;
+    assert_eq!(today.calls_of(&id), ["ADD 1.1.0"]);
+    let server = cri.run_container(&id, &config, "nginx");
+    let client = cri.run_container(&id, &config, "hwchiu/netutils");
+    let pids = [&id, &server, &client].map(|id| today.pid(id));
+    let program = fs::read(format!("/proc/{}/exe", pids[0])).unwrap();
+    assert!(program == fs::read(env!("CARGO_BIN_EXE_pause")).unwrap());
+    for pid in &pids[1..] {
+        assert!(share_a_network(*pid, pids[0]));
+    }
+    assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
+
+    // One container dies: nothing changes for the others.
+    kill(pids[1]);
+    wait_until("containerd knows", || !cri.is_running(&server));
+    assert!(cri.is_running(&client));
+    assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
+    assert_eq!(cri.sandbox(&id).state, READY);
+
+    // So does containerd: what runs goes on, and it finds all of it again.
+    today.script.kill("containerd");
+    wait_until("containerd answers again", || cri.network().is_ok());
+    assert_eq!(cri.sandbox(&id).state, READY);
+    assert_eq!(cri.sandbox(&id).network.unwrap().ip, ip);
+    assert!(cri.is_running(&client));
+    assert_eq!(today.pid(&client), pids[2]);
+    assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
+    assert_eq!(today.calls_of(&id), ["ADD 1.1.0"]);
+
+    // The pause dies: the sandbox is over, and its removal leaves nothing.
+    kill(pids[0]);
+    wait_until("containerd knows", || cri.sandbox(&id).state != READY);
+    cri.stop_sandbox(&id).unwrap();
+    cri.remove_sandbox(&id).unwrap();
+    assert_eq!(today.calls_of(&id), ["ADD 1.1.0", "DEL 1.1.0", "DEL 1.1.0"]);
+    assert_eq!(today.script.inside(State::read), before);
+    today.end();
+}
+
+#[test]
+fn the_network_is_ready_while_the_next_sandbox_can_be_wired() {
+    let Some(today) = Today::start() else { return };
+    let cri = &today.cri;
+    let mut network = network("10.7.0.0/30"); // the gateway's address, and one more
+    today.install(&network);
+    today.wait_for_network(true);
+    let before = today.script.inside(State::read);
+
+    let (_, only) = today.run_sandbox("only");
+    let why = today.wait_for_network(false);
+    assert!(why.contains("10.7.0.1-10.7.0.2"), "{why}");
+    let refused = cri.run_sandbox(&today.config("second")).unwrap_err();
+    assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
+    cri.stop_sandbox(&only).unwrap();
+    today.wait_for_network(true);
+    cri.remove_sandbox(&only).unwrap();
+
+    // With the daemon's conflist the node stays ready: pods come and go, and one waits for another.
+    network["plugins"][0]["statusIgnoresExhaustion"] = json!(true);
+    today.install(&network);
+    let (_, only) = today.run_sandbox("only");
+    today.wait_for_network(true);
+    let refused = cri.run_sandbox(&today.config("second")).unwrap_err();
+    assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
+    assert!(cri.network().is_ok());
+    cri.stop_sandbox(&only).unwrap();
+    cri.remove_sandbox(&only).unwrap();
+    let (_, second) = today.run_sandbox("second");
+    cri.stop_sandbox(&second).unwrap();
+    cri.remove_sandbox(&second).unwrap();
+
+    // A store that cannot be written.
+    let store = "/var/lib/cni/networks/podnet";
+    today
+        .script
+        .run("mount", &["-t", "tmpfs", "-o", "ro", "tmpfs", store]);
+    let why = today.wait_for_network(false);
+    assert!(why.contains(store), "{why}");
+    today.script.run("umount", &[store]);
+    today.wait_for_network(true);
+    assert_eq!(today.script.inside(State::read), before);
+    today.end();
+}
+
+/// kubelet gives up after two minutes, and the runtime then ends the plugin, whatever it has done.
+#[test]
+fn a_sandbox_whose_wiring_takes_too_long_leaves_nothing() {
+    let Some(today) = Today::start() else { return };
+    let cri = &today.cri;
+    today.install(&network("10.7.0.0/24"));
+    today.wait_for_network(true);
+    let before = today.script.inside(State::read);
+    for slow in [SLOW_BEFORE, SLOW_BEHIND] {
+        today.script.inside(|| wrapper::replace(slow));
+        let config = today.config("slow");
+        // How it is put depends on which side notices first.
+        let start = Instant::now();
+        let refused = cri.run_sandbox_within(&config, PATIENCE).unwrap_err();
+        assert!(start.elapsed() >= PATIENCE, "too soon: {refused}");
+        let reached = || today.script.inside(|| fs::remove_file("/run/reached"));
+        reached().expect("an ADD that has waited");
+
+        today.script.inside(|| wrapper::replace(NOTES));
+        // A kubelet tries again, and tells the runtime to clear up.
+        let mut id = String::new();
+        wait_until("the runtime has let go of the one before", || {
+            let made = cri.run_sandbox(&config);
+            made.map(|made| id = made).is_ok()
+        });
+        cri.stop_sandbox(&id).unwrap();
+        cri.remove_sandbox(&id).unwrap();
+        wait_until("nothing is left", || {
+            today.script.inside(State::read) == before
+        });
+    }
+    today.end();
+}
+
+/// Enough for a sandbox on a busy machine to get as far as its ADD.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The plugin is called too late, or has done it all and is never heard.
+const SLOW_BEFORE: &str =
+    "[ $CNI_COMMAND = ADD ] && { : >/run/reached; exec sleep 1000; }\nexec /opt/real/pausenet\n";
+const SLOW_BEHIND: &str = "[ $CNI_COMMAND = ADD ] || exec /opt/real/pausenet\n\
+     /opt/real/pausenet && : >/run/reached\nexec sleep 1000\n";
+
+/// SANDBOX_READY.
+const READY: i32 = 0;
+
+/// Where the plugin writes down how it was called.
+const CALLS: &str = "/run/calls";
+
+/// A machine with containerd 2.1.
+struct Today {
+    cri: Cri,
+    script: Script,
+    _world: World,
+    _turn: crate::scene::Turn,
+}
+
+impl Today {
+    fn start() -> Option<Self> {
+        let turn = turn();
+        lab::containerd()?;
+        let images = Images::find()?;
+        let world = World::new();
+        ip("link add lab0 type bridge");
+        let machine = [
+            "kubernetes.sh",
+            "machine",
+            "--name",
+            "node1",
+            "--address",
+            "192.168.77.1",
+        ];
+        let engine = ["containerd.sh", "run", "2.1"];
+        let script = Script::start(&[&machine, &engine], &BTreeMap::new());
+        for file in images.files() {
+            script.load_into_containerd(file);
+        }
+        let socket = Path::new(script.variable("CONTAINERD_HOME")).join("containerd.sock");
+        let root = format!("/proc/{}/root", script.pid);
+        let cri = Cri::new(PathBuf::from(root + socket.to_str().unwrap()));
+        Some(Self {
+            cri,
+            script,
+            _world: world,
+            _turn: turn,
+        })
+    }
+
+    /// Puts the plugin, in a wrapper that writes down its calls, and a conflist where they belong.
+    fn install(&self, network: &Value) {
+        self.script.inside(|| {
+            for name in ["pausenet", "loopback"] {
+                let file = Path::new("/opt/cni/bin").join(name);
+                fs::copy(env!("CARGO_BIN_EXE_pausenet"), file).unwrap();
+            }
+            wrapper::put(NOTES);
+            fs::write("/etc/cni/net.d/.new", network.to_string()).unwrap();
+            fs::rename("/etc/cni/net.d/.new", "/etc/cni/net.d/10-podnet.conflist").unwrap();
+        });
+    }
+
+    /// Waits until the network is ready, or is not; and why.
+    #[track_caller]
+    fn wait_for_network(&self, ready: bool) -> String {
+        let mut why = String::new();
+        wait_until("the network is ready, or not", || {
+            let network = self.cri.network();
+            let found = network.is_ok();
+            why = network.err().unwrap_or_default();
+            found == ready
+        });
+        why
+    }
+
+    /// A pod of that name.
+    fn config(&self, name: &str) -> SandboxConfig {
+        let home = Path::new(self.script.variable("CONTAINERD_HOME"));
+        SandboxConfig {
+            metadata: Some(SandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-of-{name}"),
+                namespace: "default".to_owned(),
+            }),
+            linux: Some(LinuxSandbox {
+                cgroup_parent: format!("/{}", home.file_name().unwrap().to_str().unwrap()),
+            }),
+            ..SandboxConfig::default()
+        }
+    }
+
+    #[track_caller]
+    fn run_sandbox(&self, name: &str) -> (SandboxConfig, String) {
+        let config = self.config(name);
+        let id = self.cri.run_sandbox(&config).unwrap();
+        (config, id)
+    }
+
+    /// The process of a sandbox or container.
+    #[track_caller]
+    fn pid(&self, id: &str) -> u32 {
+        let tasks = self.script.run("ctr", &["-n", "k8s.io", "tasks", "ls"]);
+        let line = tasks
+            .lines()
+            .find(|line| line.starts_with(id))
+            .expect(&tasks);
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// How the plugin has been called: verb, version, container.
+    fn all_calls(&self) -> Vec<String> {
+        let text = self.script.inside(|| fs::read_to_string(CALLS));
+        text.unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Verb and version of each call.
+    fn calls(&self) -> Vec<String> {
+        let short = |call: String| call.trim_end().to_owned();
+        self.all_calls().into_iter().map(short).collect()
+    }
+
+    /// The same of calls about a sandbox.
+    fn calls_of(&self, id: &str) -> Vec<String> {
+        let all = self.all_calls();
+        let own = all.iter().filter_map(|call| call.strip_suffix(id));
+        own.map(|call| call.trim_end().to_owned()).collect()
+    }
+
+    fn end(self) {
+        self.script.end(&["CONTAINERD_HOME"]);
+    }
+}
+
+const NOTES: &str = r#"config=$(cat)
+version=$(printf %s "$config" | sed 's/.*"cniVersion":"\([^"]*\)".*/\1/')
+echo "$CNI_COMMAND $version $CNI_CONTAINERID" >>/run/calls
+printf %s "$config" | exec /opt/real/pausenet
+"#;
+
+fn network(subnet: &str) -> Value {
+    json!({
+        "cniVersion": "1.1.0",
+        "name": "podnet",
+        "plugins": [{
+            "type": "pausenet",
+            "mode": "ptp",
+            "ipMasq": true,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": subnet}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }],
+    })
+}

@@ -1,0 +1,74 @@
+//! Chains of others that drop what pods forward. (A real Docker's are in `tests/docker`.)
+
+use serde_json::Value;
+
+use super::{Ward, added, network};
+use crate::common::run;
+use crate::wire::{beyond, listen, ruleset, tcp, tcp_is_cut};
+
+fn nft(commands: &str) {
+    run("nft", [commands]);
+}
+
+#[test]
+fn a_chain_that_drops_is_told_of_with_commands_that_help() {
+    let ward = Ward::new();
+    let outside = beyond(&ward.site.world, 2);
+    nft(
+        "add table inet fw; add chain inet fw forward { type filter hook forward priority 0; policy drop; }",
+    );
+    // Nobody is harmed yet.
+    ward.look(&["firewall"])
+        .note(&["podnet", "inet fw", "policy is drop"]);
+    let web = added(&ward, &network(), "web");
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    tcp_is_cut(Some(&web), "192.0.2.2:7000");
+    let before = ruleset();
+
+    let seen = ward.fix(&["firewall"]);
+    let found = seen.problem(&["podnet", "inet fw", "policy is drop"]);
+    assert_eq!(seen.outcomes(), ["not safe"]);
+    assert_eq!(ruleset(), before);
+    let commands = found["how"].as_str().unwrap();
+    for command in commands.split("; ") {
+        run("sh", ["-ec", command]);
+    }
+    tcp(&server, Some(&web), "192.0.2.2:7000");
+    let seen = ward.look(&["firewall"]);
+    assert!(seen.findings.is_empty(), "{seen:#?}");
+}
+
+#[test]
+fn what_docker_s_chain_has_lost_is_put_back_and_the_user_s_own_rules_stay() {
+    let ward = Ward::new();
+    let outside = beyond(&ward.site.world, 2);
+    // As Docker leaves it.
+    nft("add table ip filter; \
+         add chain ip filter DOCKER-USER; \
+         add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+         add rule ip filter FORWARD jump DOCKER-USER; \
+         add rule ip filter DOCKER-USER ip saddr 192.0.2.99 drop");
+    assert!(
+        ward.look(&["firewall"]).findings.is_empty(),
+        "the next ADD sees to it"
+    );
+    let web = added(&ward, &network(), "web");
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    tcp(&server, Some(&web), "192.0.2.2:7000");
+    ward.assert_healthy();
+    let rules = || run("nft", ["-s", "list", "table", "ip", "filter"]);
+    let before = rules();
+
+    nft(
+        "flush chain ip filter DOCKER-USER; add rule ip filter DOCKER-USER ip saddr 192.0.2.99 drop",
+    );
+    tcp_is_cut(Some(&web), "192.0.2.2:7000");
+    let seen = ward.look(&["firewall"]);
+    let found = seen.problem(&["podnet", "Docker's firewall"]);
+    assert_eq!(found["safe"], Value::Bool(true));
+    let seen = ward.fix(&["firewall"]);
+    assert_eq!(seen.outcomes(), ["repaired"]);
+    assert!(seen.findings.is_empty(), "{seen:#?}");
+    assert_eq!(rules(), before);
+    tcp(&server, Some(&web), "192.0.2.2:7000");
+}

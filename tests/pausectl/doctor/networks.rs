@@ -1,0 +1,204 @@
+//! Configurations of networks, and subnets that clash.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{Ward, network, says};
+use crate::common::{ip, podnet, with};
+
+/// The one thing that is to be seen when this file lies in the folder of `pausectl pod`.
+#[track_caller]
+fn problem_of(ward: &Ward, file: &str, text: &str, words: &[&str]) {
+    let path = ward.confs().join(file);
+    fs::write(&path, text).unwrap();
+    let seen = ward.look(&["networks"]);
+    let found = seen.problem(words);
+    assert!(
+        found["subject"].as_str().unwrap().contains(file),
+        "{found:#}"
+    );
+    assert_eq!(found["safe"], false);
+    fs::remove_file(path).unwrap();
+}
+
+fn subnet(subnet: &str) -> Value {
+    json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]})
+}
+
+#[test]
+fn a_configuration_that_cannot_be_right_is_told_of_with_its_file() {
+    let ward = Ward::new();
+    let lab = |changes: Value| {
+        let base = json!({"name": "lab", "bridge": "cni7", "ipam": subnet("10.7.0.0/24")});
+        with(with(network(), base), changes).to_string()
+    };
+    let list = |plugins: Value| {
+        json!({"cniVersion": "1.0.0", "name": "lab", "plugins": plugins}).to_string()
+    };
+    for (file, text, words) in [
+        ("bad.conf", "{".to_owned(), &["EOF while parsing"][..]),
+        ("bad.conflist", list(json!([])), &["\"plugins\" is empty"]),
+        (
+            "old.json",
+            lab(json!({"cniVersion": "9.9.9"})),
+            &["9.9.9", "1.1.0"],
+        ),
+        (
+            "gone.json",
+            lab(json!({"type": "nowhere"})),
+            &["\"nowhere\" is in none of", "lab"],
+        ),
+        (
+            "gone.conflist",
+            list(json!([{"type": "pausenet", "bridge": "cni7"}, {"type": "tuning"}])),
+            &["\"tuning\" is in none of"],
+        ),
+        (
+            "mtu.json",
+            lab(json!({"mtu": 7})),
+            &["mtu 7", "plugin 1 (pausenet)"],
+        ),
+        (
+            "range.json",
+            lab(json!({"ipam": subnet("10.7.0.1/24")})),
+            &["host bits set"],
+        ),
+        (
+            "delegate.json",
+            lab(json!({"ipam": {"type": "nobody"}})),
+            &["nobody"],
+        ),
+        (
+            "list.json",
+            list(json!([{"type": "pausenet", "bridge": "cni7"}])),
+            &[".conflist", "mv "],
+        ),
+        ("single.conflist", lab(json!({})), &[".conflist"]),
+        (
+            "docker.json",
+            lab(json!({"bridge": "docker0"})),
+            &["docker0", "Docker"],
+        ),
+        (
+            "docker.json",
+            lab(json!({"bridge": "br-0123456789ab"})),
+            &["Docker"],
+        ),
+        (
+            "lo.json",
+            lab(json!({"bridge": "lo"})),
+            &["lo exists, and is no bridge"],
+        ),
+        (
+            "twin.json",
+            with(network(), json!({"mtu": 1400})).to_string(),
+            &["podnet", "podnet.json"],
+        ),
+        (
+            "same.json",
+            lab(json!({"ipam": subnet("10.1.0.0/24")})),
+            &[
+                "podnet (10.1.0.0/24)",
+                "lab (10.1.0.0/24)",
+                "two pods get one address",
+            ],
+        ),
+        (
+            "wide.json",
+            lab(json!({"ipam": subnet("10.0.0.0/8")})),
+            &["lab (10.0.0.0/8)", "overlap"],
+        ),
+        (
+            "apart.json",
+            lab(
+                json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/16", "rangeStart": "10.1.9.0"}}),
+            ),
+            &["by one of the two bridges"],
+        ),
+        (
+            "foreign.json",
+            lab(json!({"type": "portmap", "ipam": subnet("10.1.0.128/25")})),
+            &["overlap"],
+        ),
+    ] {
+        problem_of(&ward, file, &text, words);
+    }
+    // Beside each other and with room, they are fine; so is a copy for a runtime.
+    fs::write(ward.confs().join("lab.json"), lab(json!({}))).unwrap();
+    fs::write(
+        ward.runtime_confs().join("10-podnet.conf"),
+        network().to_string(),
+    )
+    .unwrap();
+    fs::write(ward.confs().join("README"), "{").unwrap();
+    let seen = ward.look(&["networks"]);
+    assert!(seen.findings.is_empty(), "{seen:#?}");
+}
+
+#[test]
+fn both_folders_of_configurations_are_looked_at() {
+    let ward = Ward::new();
+    fs::write(ward.runtime_confs().join("99-bad.conf"), "nonsense").unwrap();
+    let seen = ward.look(&["networks"]);
+    let found = seen.problem(&["99-bad.conf"]);
+    let dir = ward.runtime_confs().to_str().unwrap();
+    assert!(
+        found["subject"].as_str().unwrap().starts_with(dir),
+        "{found:#}"
+    );
+}
+
+#[test]
+fn a_subnet_that_the_host_has_elsewhere_is_told_of() {
+    let ward = Ward::new();
+    ip("link add up1 up type veth peer name far");
+    for (add, words) in [
+        (
+            "address add 10.1.0.200/32 dev up1",
+            &["10.1.0.200", "up1"][..],
+        ),
+        (
+            "address add 10.1.0.200/24 dev up1",
+            &["10.1.0.200/24", "up1"],
+        ),
+        (
+            "route add 10.1.0.64/26 dev up1",
+            &["10.1.0.64/26", "by up1"],
+        ),
+        ("route add 10.1.0.0/24 dev up1", &["10.1.0.0/24", "by up1"]),
+    ] {
+        ip(add);
+        let seen = ward.look(&["networks"]);
+        seen.problem(words);
+        ip(&add.replace(" add ", " del "));
+    }
+    // Longer than the host's, the pods' own route wins: only what lies beyond is hidden.
+    ip("route add 10.0.0.0/8 dev up1");
+    ward.look(&["networks"]).note(&["10.0.0.0/8", "up1"]);
+    ip("route del 10.0.0.0/8 dev up1");
+    ip("route add default dev up1");
+    let seen = ward.look(&["networks"]);
+    assert!(seen.findings.is_empty(), "{seen:#?}");
+}
+
+#[test]
+fn a_network_of_docker_s_is_seen_by_its_route() {
+    let ward = Ward::new();
+    ip("link add docker0 up type bridge");
+    ip("address add 10.1.0.1/16 dev docker0");
+    let seen = ward.look(&["networks"]);
+    says(&seen.findings[0], &["docker0", "10.1.0.1/16"]);
+    assert_eq!(seen.status, 1, "{seen:#?}");
+}
+
+#[test]
+fn what_our_own_networks_have_on_the_host_does_not_clash_with_them() {
+    let ward = Ward::new();
+    let ptp = json!({"name": "routed", "mode": "ptp", "ipam": subnet("10.9.0.0/24")});
+    let ptp = with(podnet(), ptp);
+    ward.site.network(&ptp);
+    let _bridged = super::added(&ward, &network(), "bridged");
+    let _routed = super::added(&ward, &ptp, "routed");
+    ward.assert_healthy();
+}

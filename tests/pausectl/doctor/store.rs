@@ -1,0 +1,263 @@
+//! Held addresses against interfaces.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use pausenet::apply::try_lock;
+use pausenet::cni::IfName;
+use pausenet::cni::request::Attachment;
+use pausenet::plan::host_end_name;
+use serde_json::json;
+
+use super::{Ward, added, network};
+use crate::common::{Call, STORES, allocated, run, with};
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+fn file(network: &str, ip: &str) -> PathBuf {
+    Path::new(STORES).join(network).join(ip)
+}
+
+/// An address file of this age.
+pub fn leave_behind(network: &str, ip: &str, content: &str, age: Duration) {
+    let path = file(network, ip);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    let open = File::options().write(true).open(path).unwrap();
+    open.set_modified(SystemTime::now() - age).unwrap();
+}
+
+/// The host end of a container that is called like this, on podnet.
+pub fn host_end(container: &str) -> IfName {
+    let podnet = pausenet::cni::NetworkName::parse("podnet").unwrap();
+    host_end_name(&Attachment::of_network(&podnet, container, "eth0").unwrap())
+}
+
+#[test]
+fn an_address_that_no_interface_has_is_freed_and_no_other() {
+    let ward = Ward::new();
+    let _web = added(&ward, &network(), "web");
+    // Old, and in use; held by others long ago; taken just now.
+    leave_behind("podnet", "10.1.0.2", "web\r\neth0", HOUR);
+    leave_behind("podnet", "10.1.0.50", "dead\r\neth0", HOUR);
+    leave_behind("podnet", "10.1.0.51", "dead", HOUR);
+    leave_behind("podnet", "10.1.0.60", "late\r\neth0", Duration::ZERO);
+    let before = allocated("podnet");
+
+    let seen = ward.look(&["store"]);
+    let [lost] = seen.of("problem")[..] else {
+        panic!("{seen:#?}");
+    };
+    super::says(lost, &["network podnet", "10.1.0.50 (dead eth0)"]);
+    for kept in ["10.1.0.2 ", "10.1.0.51"] {
+        assert!(!lost["what"].as_str().unwrap().contains(kept), "{lost:#}");
+    }
+    let [old_form, young] = seen.of("note")[..] else {
+        panic!("{seen:#?}");
+    };
+    super::says(
+        old_form,
+        &["10.1.0.51 (dead)", "no interface's name", "kept"],
+    );
+    super::says(
+        young,
+        &["10.1.0.60 (late eth0)", "within the last 10 minutes"],
+    );
+    assert_eq!(allocated("podnet"), before, "looking changes nothing");
+
+    let seen = ward.fix(&["store"]);
+    assert_eq!(seen.status, 0, "{seen:#?}");
+    assert_eq!(seen.outcomes(), ["repaired"]);
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.51", "10.1.0.60"]);
+}
+
+#[test]
+fn what_another_s_plugin_holds_is_kept_and_said() {
+    let ward = Ward::new();
+    leave_behind("macvlans", "10.3.0.50", "far\r\neth0", HOUR);
+    let seen = ward.look(&["store"]);
+    seen.note(&["network macvlans", "10.3.0.50 (far eth0)", "kept"]);
+    let seen = ward.fix(&["store"]);
+    assert!(seen.repairs.is_empty(), "{seen:#?}");
+    assert_eq!(allocated("macvlans"), ["10.3.0.50"]);
+}
+
+#[test]
+fn what_an_add_is_working_on_is_not_touched() {
+    let ward = Ward::new();
+    leave_behind("podnet", "10.1.0.50", "busy\r\neth0", HOUR);
+    let lock = try_lock(&host_end("busy")).unwrap().unwrap();
+    let seen = ward.fix(&["store"]);
+    assert!(
+        seen.findings.is_empty() && seen.repairs.is_empty(),
+        "{seen:#?}"
+    );
+    assert_eq!(allocated("podnet"), ["10.1.0.50"]);
+    drop(lock);
+    ward.look(&["store"]).problem(&["10.1.0.50 (busy eth0)"]);
+}
+
+#[test]
+fn a_file_that_names_nobody_is_left_for_a_person() {
+    let ward = Ward::new();
+    for (ip, content) in [("10.1.0.50", ""), ("10.1.0.51", " \r\n")] {
+        leave_behind("podnet", ip, content, HOUR);
+    }
+    leave_behind("podnet", "last_reserved_ip.0", "rubbish", HOUR);
+    leave_behind("podnet", "README", "rubbish", HOUR);
+    let seen = ward.fix(&["store"]);
+    seen.problem(&[
+        "10.1.0.50, 10.1.0.51",
+        "no container is named",
+        "rm /var/lib/cni/networks/podnet/10.1.0.50",
+    ]);
+    assert_eq!(seen.outcomes(), ["not safe"]);
+    assert_eq!(allocated("podnet"), ["10.1.0.50", "10.1.0.51"]);
+}
+
+#[test]
+fn an_interface_whose_address_the_store_has_lost_gets_its_file_back() {
+    let ward = Ward::new();
+    let _web = added(&ward, &network(), "web");
+    let file = file("podnet", "10.1.0.2");
+    let content = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+
+    let seen = ward.look(&["store"]);
+    seen.problem(&["10.1.0.2", "container web", "knows nothing of it"]);
+    assert!(!file.exists());
+    let seen = ward.fix(&["store"]);
+    assert_eq!(seen.outcomes(), ["repaired"]);
+    assert_eq!(fs::read(&file).unwrap(), content);
+    let other = ward.site.world.container("other");
+    let add = Call::new("ADD", &network()).netns(&other).id("other");
+    assert_eq!(add.run().ok()["ips"][0]["address"], "10.1.0.3/24");
+    ward.assert_healthy();
+}
+
+#[test]
+fn the_whole_store_can_be_lost_and_comes_back() {
+    let ward = Ward::new();
+    let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
+    let dual = with(
+        network(),
+        json!({"ipam": {"type": "host-local", "ranges": ranges}}),
+    );
+    ward.site.network(&dual);
+    let _pods = ["a", "b", "c"].map(|name| added(&ward, &dual, name));
+    let before = ward.site.world.snapshot().addresses_only();
+    fs::remove_dir_all(STORES).unwrap();
+
+    assert_eq!(ward.look(&["store"]).of("problem").len(), 6);
+    let seen = ward.fix(&["store"]);
+    assert_eq!(seen.status, 0, "{seen:#?}");
+    assert_eq!(ward.site.world.snapshot().addresses_only(), before);
+}
+
+#[test]
+fn an_address_that_the_store_gives_to_somebody_else_is_for_a_person_to_judge() {
+    let ward = Ward::new();
+    let _web = added(&ward, &network(), "web");
+    fs::write(file("podnet", "10.1.0.2"), "other\r\neth0").unwrap();
+    let seen = ward.fix(&["store"]);
+    seen.problem(&["10.1.0.2", "container web", "other eth0"]);
+    assert_eq!(seen.outcomes(), ["not safe"]);
+    assert_eq!(
+        fs::read(file("podnet", "10.1.0.2")).unwrap(),
+        b"other\r\neth0"
+    );
+}
+
+#[test]
+fn one_address_on_two_interfaces_is_told_of() {
+    let ward = Ward::new();
+    let _web = added(&ward, &network(), "web");
+    let other = added(&ward, &network(), "other");
+    other.ip("address add 10.1.0.2/24 dev eth0");
+    // One that everybody may have is nobody's.
+    other.ip("address add 169.254.7.7/16 dev eth0");
+    let seen = ward.look(&["store"]);
+    let twice = seen.of("problem");
+    let twice = twice.iter().find(|found| found["subject"] == "10.1.0.2");
+    let (web, other) = (host_end("web"), host_end("other"));
+    let words = [web.as_str(), other.as_str(), "more than one interface"];
+    super::says(twice.unwrap_or_else(|| panic!("{seen:#?}")), &words);
+}
+
+#[test]
+fn a_lock_that_a_killed_process_left_is_removed_and_a_held_one_is_not() {
+    let ward = Ward::new();
+    let held = host_end("busy");
+    let lock = try_lock(&held).unwrap().unwrap();
+    let dir = Path::new("/run/pausenet/lock");
+    fs::create_dir_all(dir.join("pods")).unwrap();
+    for left in ["vethaaaaaaaaaaa", "pods/web"] {
+        fs::write(dir.join(left), "").unwrap();
+    }
+    let seen = ward.look(&["store"]);
+    let subjects: Vec<_> = seen
+        .of("note")
+        .iter()
+        .map(|found| found["subject"].clone())
+        .collect();
+    assert_eq!(
+        subjects,
+        [
+            "/run/pausenet/lock/vethaaaaaaaaaaa",
+            "/run/pausenet/lock/pods/web"
+        ]
+    );
+    assert!(dir.join("pods/web").exists());
+
+    let seen = ward.fix(&["store"]);
+    assert_eq!(seen.outcomes(), ["repaired", "repaired"]);
+    assert!(!dir.join("pods/web").exists() && !dir.join("vethaaaaaaaaaaa").exists());
+    assert!(dir.join(held.as_str()).exists());
+    drop(lock);
+}
+
+/// A namespace that cannot be seen may have any address.
+#[test]
+fn where_a_namespace_cannot_be_seen_no_address_is_said_to_be_lost() {
+    let ward = Ward::new();
+    let _web = added(&ward, &network(), "web");
+    leave_behind("podnet", "10.1.0.50", "far\r\neth0", HOUR);
+    ward.look(&["store"]).problem(&["10.1.0.50"]);
+    // The other end is moved on from a namespace that has gone: this one has no number for it.
+    let (near, far) = (
+        ward.site.world.container("near"),
+        ward.site.world.container("far"),
+    );
+    run(
+        "ip",
+        [
+            "link",
+            "add",
+            "trunk",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "x",
+            "netns",
+            near.name(),
+        ],
+    );
+    near.ip(&format!("link set x netns {}", far.name()));
+    if ward
+        .site
+        .world
+        .link("trunk")
+        .unwrap()
+        .peer_netns
+        .is_some_and(|id| id >= 0)
+    {
+        // This kernel gives it a number as soon as it is asked.
+        ward.look(&["store"]).problem(&["10.1.0.50"]);
+        return;
+    }
+    let seen = ward.fix(&["store"]);
+    assert_eq!(seen.status, 0, "{seen:#?}");
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.50"]);
+}

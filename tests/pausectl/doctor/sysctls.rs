@@ -1,0 +1,97 @@
+//! Settings that running attachments need.
+
+use serde_json::json;
+
+use super::{Ward, added, network, port};
+use crate::common::{ip, lab, set_sysctl, sysctl, with};
+use crate::wire::{HOST, beyond, listen, tcp, tcp_is_cut};
+
+#[test]
+fn forwarding_that_was_switched_off_under_running_pods_is_switched_on_again() {
+    let ward = Ward::new();
+    let outside = beyond(&ward.site.world, 2);
+    let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
+    let ipam = json!({"type": "host-local", "ranges": ranges});
+    let dual = with(network(), json!({"ipam": ipam}));
+    ward.site.network(&dual);
+    set_sysctl("ipv4/ip_forward", "0");
+    assert!(
+        ward.look(&["sysctls"]).findings.is_empty(),
+        "nobody needs it"
+    );
+    let web = added(&ward, &dual, "web");
+    assert!(ward.look(&["sysctls"]).findings.is_empty());
+    let servers = ["192.0.2.2:7000", "[fd99:2::2]:7000"];
+    let listeners = servers.map(|server| listen(Some(&outside), server));
+
+    set_sysctl("ipv4/ip_forward", "0");
+    set_sysctl("ipv6/conf/all/forwarding", "0");
+    tcp_is_cut(Some(&web), servers[0]);
+    let seen = ward.look(&["sysctls"]);
+    let subjects: Vec<_> = seen
+        .of("problem")
+        .iter()
+        .map(|found| found["subject"].clone())
+        .collect();
+    assert_eq!(
+        subjects,
+        ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
+    );
+    assert_eq!(sysctl("ipv4/ip_forward"), "0", "looking changes nothing");
+
+    let seen = ward.fix(&["sysctls"]);
+    assert_eq!(seen.outcomes(), ["repaired", "repaired"]);
+    assert!(seen.findings.is_empty(), "{seen:#?}");
+    for (listener, server) in listeners.iter().zip(servers) {
+        tcp(listener, Some(&web), server);
+    }
+}
+
+#[test]
+fn a_bridge_that_only_switches_needs_no_forwarding() {
+    let ward = Ward::new();
+    let switch = with(
+        network(),
+        json!({"isDefaultGateway": false, "ipMasq": false}),
+    );
+    ward.site.network(&switch);
+    let _web = added(&ward, &switch, "web");
+    set_sysctl("ipv4/ip_forward", "0");
+    assert!(ward.look(&["sysctls"]).findings.is_empty());
+}
+
+#[test]
+fn mapped_ports_at_127_0_0_1_need_route_localnet() {
+    let Some(cnitool) = lab::cnitool() else {
+        return;
+    };
+    let ward = Ward::new();
+    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
+    let listener = listen(Some(&web), "10.1.0.2:80");
+    tcp(&listener, HOST, "127.0.0.1:8080");
+
+    set_sysctl("ipv4/conf/cni0/route_localnet", "0");
+    tcp_is_cut(HOST, "127.0.0.1:8080");
+    let seen = ward.look(&["sysctls"]);
+    seen.problem(&["net.ipv4.conf.cni0.route_localnet", "127.0.0.1"]);
+    let seen = ward.fix(&["sysctls"]);
+    assert_eq!(seen.outcomes(), ["repaired"]);
+    tcp(&listener, HOST, "127.0.0.1:8080");
+}
+
+#[test]
+fn a_strict_filter_harms_where_another_link_has_the_way_to_a_pod() {
+    let ward = Ward::new();
+    let _web = added(&ward, &network(), "web");
+    set_sysctl("ipv4/conf/cni0/rp_filter", "1");
+    assert!(ward.look(&["sysctls"]).findings.is_empty());
+    ip("link add vpn up type veth peer name far");
+    ip("route add 10.1.0.2/32 dev vpn");
+
+    let seen = ward.look(&["sysctls"]);
+    let found = seen.problem(&["rp_filter", "10.1.0.2", "vpn", "cni0"]);
+    assert_eq!(found["safe"], false);
+    assert_eq!(ward.fix(&["sysctls"]).outcomes(), ["not safe"]);
+    set_sysctl("ipv4/conf/cni0/rp_filter", "2");
+    assert!(ward.look(&["sysctls"]).findings.is_empty());
+}

@@ -1,0 +1,232 @@
+//! `explain`, of what needs no container runtime. The screens are read as they are, but for
+//! numbers that the kernel gives out.
+
+use serde_json::Value;
+
+use crate::common::{ip, run};
+use crate::screen::Screen;
+use crate::site::{Site, kill, seen};
+
+fn explain(site: &Site, target: &str) -> Value {
+    serde_json::from_str(&site.ok(&["explain", target, "--output", "json"])).unwrap()
+}
+
+#[test]
+fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
+    let site = Site::new();
+    let made = site.create("web");
+    let member = site.member("web");
+    let pause = made["pause"].to_string();
+    let screen = Screen::default()
+        .hide(&pause, "PAUSE")
+        .hide(&member.pid().to_string(), "SLEEP")
+        .hide_netns("/run/pausenet/netns/web")
+        .hide_interface(&made);
+    let page = site.ok(&["explain", "web"]);
+    insta::assert_snapshot!(screen.show(&page), @r"
+    PAUSE (pause) stands for pod web; SLEEP (sleep) shares its network.
+
+    Network namespace NETNS: alive
+
+    Owner
+      PAUSE (pause)  a process in no container
+            it stands for the pod
+
+    Shared by
+      SLEEP (sleep)  a process in no container
+
+    Interfaces
+      eth0  10.1.0.2/24  MAC
+            network podnet, made by pausenet
+            host end veth76sittls6tf, a port of cni0
+
+    What happens when one of them ends
+      PAUSE (pause)  eth0 stays with SLEEP (sleep): same address, connections go on
+      SLEEP (sleep)  nothing for the others
+    ");
+    for target in [
+        &pause,
+        &format!("pid:{pause}"),
+        "pod:web",
+        "/run/pausenet/netns/web",
+        &format!("/proc/{}/ns/net", member.pid()),
+    ] {
+        let story = explain(&site, target);
+        assert_eq!(story["title"], "web", "{target}");
+        assert_eq!(story["owner"]["because"], "pod", "{target}");
+    }
+    let page = site.ok(&["explain", &member.pid().to_string()]);
+    let first = page.lines().next().unwrap();
+    insta::assert_snapshot!(screen.show(first), @r"SLEEP (sleep) shares the network of PAUSE (pause).");
+}
+
+#[test]
+fn a_pod_without_its_pause_is_said_to_be_orphaned() {
+    let site = Site::new();
+    let made = site.create("web");
+    let member = site.member("web");
+    kill(made["pause"].as_u64().unwrap() as u32);
+    let screen = Screen::default()
+        .hide(&member.pid().to_string(), "SLEEP")
+        .hide_netns("/run/pausenet/netns/web")
+        .hide_interface(&made);
+    let page = site.ok(&["explain", "web"]);
+    insta::assert_snapshot!(screen.show(&page), @r"
+    Pod web has lost its pause process; SLEEP (sleep) lives on in its network, held by its name.
+
+    Network namespace NETNS: orphaned
+
+    Owner
+      /run/pausenet/netns/web  the file holds it
+
+    Members
+      SLEEP (sleep)  a process in no container
+
+    Interfaces
+      eth0  10.1.0.2/24  MAC
+            network podnet, made by pausenet
+            host end veth76sittls6tf, a port of cni0
+
+    What happens when one of them ends
+      SLEEP (sleep)  the namespace stays as it is, held by /run/pausenet/netns/web
+    ");
+    member.kill();
+    let story = explain(&site, "web");
+    assert_eq!(story["state"], "empty");
+    assert_eq!(story["members"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_namespace_made_by_hand_is_explained_too() {
+    let site = Site::new();
+    let blue = site.world.container("blue");
+    ip("link add hostside type veth peer name inside netns blue");
+    ip("-n blue address add 10.9.0.2/24 dev inside");
+    let mac = blue.link("inside").unwrap().mac.unwrap().to_string();
+    let screen = Screen::default()
+        .hide_netns("/run/netns/blue")
+        .hide(&mac, "MAC");
+    let page = site.ok(&["explain", "/run/netns/blue"]);
+    insta::assert_snapshot!(screen.show(&page), @r"
+    Nobody lives in this network; /run/netns/blue holds it.
+
+    Network namespace NETNS: empty
+
+    Owner
+      /run/netns/blue  the file holds it
+
+    Interfaces
+      inside  10.9.0.2/24  MAC  switched off
+            made by hand, or by somebody unknown
+            host end hostside, on no bridge
+    ");
+}
+
+#[test]
+fn what_reference_plugins_left_in_a_runtime_s_cache_names_the_network() {
+    let site = Site::new();
+    let blue = site.world.container("blue");
+    ip("link add hostside type veth peer name eth0 netns blue");
+    let mac = blue.link("eth0").unwrap().mac.unwrap().to_string();
+    // As libcni writes it: bridge and portmap of network "theirs".
+    let config = r#"{"cniVersion": "1.0.0", "name": "theirs",
+                     "plugins": [{"type": "bridge"}, {"type": "portmap"}]}"#;
+    let kept = serde_json::json!({
+        "kind": "cniCacheV1",
+        "containerId": "c1",
+        "config": base64(config),
+        "ifName": "eth0",
+        "networkName": "theirs",
+        "netns": "/run/netns/blue",
+        "result": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "mac": mac}]},
+    });
+    std::fs::create_dir_all("/var/lib/cni/results").unwrap();
+    let file = "/var/lib/cni/results/theirs-c1-eth0";
+    std::fs::write(file, kept.to_string()).unwrap();
+    let story = explain(&site, "/run/netns/blue");
+    assert_eq!(story["interfaces"][0]["network"], "theirs");
+    assert_eq!(story["interfaces"][0]["madeBy"], "cni");
+    let page = site.ok(&["explain", "/run/netns/blue"]);
+    assert!(
+        page.contains("network theirs, made by CNI's bridge and portmap"),
+        "{page}"
+    );
+    // A later interface of that name is not the one that was kept.
+    ip("-n blue link set eth0 address 02:00:00:00:00:09");
+    let story = explain(&site, "/run/netns/blue");
+    assert_eq!(story["interfaces"][0]["madeBy"], "unknown");
+}
+
+#[test]
+fn names_that_others_chose_cannot_reach_the_terminal() {
+    let site = Site::new();
+    let _blue = site.world.container("blue");
+    ip("link add hostside type veth peer name inside netns blue");
+    let hostile = "e\u{1b}[2Jx\u{7}";
+    run(
+        "ip",
+        ["-n", "blue", "link", "set", "inside", "name", hostile],
+    );
+    run("ip", ["link", "add", "b\u{1b}[31m", "type", "bridge"]);
+    run("ip", ["link", "set", "hostside", "master", "b\u{1b}[31m"]);
+    for args in [
+        &["explain", "/run/netns/blue"][..],
+        &["ls", "--all"],
+        &["graph"],
+        &["graph", "--format", "dot"],
+        &["graph", "--format", "svg"],
+    ] {
+        let shown = seen(&site, args);
+        let is_bad = |c: char| c.is_control() && c != '\n';
+        assert!(!shown.contains(is_bad), "{args:?}: {shown:?}");
+        // Graphviz reads two backslashes as one.
+        let shown = shown.replace("\\\\", "\\");
+        assert!(shown.contains("x\\u{7}"), "{args:?}: {shown:?}");
+    }
+    // Programs get the names as they are.
+    let story = explain(&site, "/run/netns/blue");
+    assert_eq!(story["interfaces"][0]["name"], hostile);
+    let stderr = site.fails(1, &["explain", "no\u{1b}[2Jbody"]);
+    assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
+}
+
+#[test]
+fn what_is_no_target_is_refused_with_the_reason() {
+    let site = Site::new();
+    std::fs::write("/run/plain", "").unwrap();
+    // Highest possible: no process has it.
+    for (target, status, reason) in [
+        ("nobody", 1, "there is no nobody here"),
+        ("4194304", 1, "there is no process 4194304"),
+        ("pid:4194304", 1, "there is no process 4194304"),
+        ("/run/plain", 1, "is not a network namespace"),
+        ("/proc/self/ns/mnt", 1, "not a network namespace"),
+        ("/proc/4194304/ns/net", 1, "does not exist"),
+        ("/run/nothing", 1, "does not exist"),
+        ("pid:x", 2, "is no process ID"),
+        ("", 2, "is no target"),
+    ] {
+        let stderr = site.fails(status, &["explain", target]);
+        assert!(stderr.contains(reason), "{target}: {stderr}");
+        assert!(
+            stderr.contains("hint: ") || status == 2,
+            "{target}: {stderr}"
+        );
+    }
+    let host = site.ok(&["explain", "/proc/self/ns/net"]);
+    assert!(host.contains("on the host's own network"), "{host}");
+    let stderr = site.fails(2, &["explain", "x", "--docker", "tcp://10.0.0.1:2375"]);
+    assert!(stderr.contains("--docker"), "{stderr}");
+}
+
+/// Bytes as libcni writes them.
+fn base64(text: &str) -> String {
+    let mut child = std::process::Command::new("base64")
+        .arg("--wrap=0")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    crate::site::feed(&mut child, text);
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
