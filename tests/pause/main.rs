@@ -317,7 +317,7 @@ fn send(pid: Pid, signal: Signal) {
 
 /// Waits for an event, and panics if it doesn't come. The deadline is for a machine under load.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         sleep(Duration::from_millis(2));

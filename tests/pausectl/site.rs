@@ -188,7 +188,7 @@ impl Site {
     pub fn assert_nothing_is_left(&self) {
         // The kernel takes down a namespace behind the back of who gave it up.
         let mut now = Everything::read(&self.world);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while now != self.before && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
             now = Everything::read(&self.world);
@@ -278,7 +278,7 @@ pub fn kill(pid: u32) {
 /// Waits for an event, and panics if it doesn't come. The deadline is for a machine under load.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(5));

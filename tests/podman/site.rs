@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::{World, allocated, lab, run};
 
 const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 pub const BUSYBOX: &str = "localhost/lab/busybox";
 pub const ANCHOR: &str = "localhost/lab/pause";

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -196,11 +197,10 @@ impl Side {
         let inside = container.state().links.len() - 1;
         let before = self.world.links().len();
         container.destroy();
-        for _ in 0..200 {
-            if self.world.links().len() + inside <= before {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.world.links().len() + inside > before {
+            assert!(Instant::now() < deadline, "{name}'s links stay");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
