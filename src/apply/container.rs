@@ -68,9 +68,8 @@ pub fn settle(
     })
 }
 
-/// Tells the neighbours once more who has the addresses. What the kernel said when the interface
-/// came up was lost if the port did not forward yet, and those who knew the last holder would
-/// go on talking to its MAC for seconds.
+/// Tells the neighbours who has the addresses, now that the port forwards: those who knew the last
+/// holder would go on talking to its MAC for seconds.
 pub fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
     if plan.container.up && !plan.container.addresses.is_empty() {
         // The MAC it has: that makes the kernel speak, and changes nothing. Should it refuse,
@@ -133,7 +132,7 @@ fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
         batch.push(address::add_request(index, given.address, how));
         attempts.push(format!("add address {} to {ifname}", given.address));
     }
-    // Neighbours learn at once who has an address now: its last holder was another MAC.
+    // When the MAC changes, neighbours are told: by `announce`, or by a plugin behind this one.
     batch.push(link::notify_request(index, plan.container.up));
     attempts.push(match plan.container.up {
         true => format!("switch on {ifname}"),

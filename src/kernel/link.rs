@@ -217,10 +217,10 @@ pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Refu
     }
 }
 
-/// A request that has a link tell its neighbours whose an IPv4 address is (`arp_notify`), and
-/// switches it on first if wanted; for a batch. The same under /proc/sys would have the kernel
-/// remember the place of each namespace's setting under one name, and look through all of them
-/// whenever anybody asks for one of its kind: a millisecond at a thousand pods.
+/// A request that has a link tell its neighbours whose an IPv4 address is whenever its MAC changes
+/// (`arp_notify`), and switches it on first if wanted, silently; for a batch. The same under /proc/sys
+/// would have the kernel remember the place of each namespace's setting under one name, and look
+/// through all of them whenever anybody asks for one of its kind: a millisecond at a thousand pods.
 pub fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
     let mut settings = InetDevConf::default();
     settings.arp_notify = 1;

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use crate::Result;
 
 #[derive(Debug, Serialize)]
 pub struct Machine {
@@ -58,6 +61,52 @@ impl Machine {
     }
 }
 
+/// For how long processors have to be at rest to count as idle: a few of the ticks that the kernel
+/// counts their time in.
+const MOMENT: Duration = Duration::from_millis(60);
+
+/// Waits until the processors have next to nothing to do, but no longer than `limit`. New links have
+/// the kernel go on working for seconds after the call that made them has returned: what they
+/// multicast goes to every port of a bridge, and into every namespace behind one.
+pub fn wait_idle(limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    let mut before = Ticks::read()?;
+    while Instant::now() < deadline {
+        std::thread::sleep(MOMENT);
+        let now = Ticks::read()?;
+        if now.busy - before.busy <= (now.all - before.all) / 10 {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+/// What the processors have done since the machine's start.
+struct Ticks {
+    busy: u64,
+    all: u64,
+}
+
+impl Ticks {
+    fn read() -> Result<Self> {
+        Self::of(&fs::read_to_string("/proc/stat")?)
+    }
+
+    /// The first line of /proc/stat (proc_stat(5)): user, nice, system, idle, iowait, and on.
+    fn of(stat: &str) -> Result<Self> {
+        let line = stat.lines().next().unwrap_or_default();
+        let ticks = line.split_whitespace().skip(1).map(str::parse::<u64>);
+        let ticks: Vec<u64> = ticks.collect::<std::result::Result<_, _>>()?;
+        let all = ticks.iter().take(8).sum(); // guests' time is in user already
+        let idle: u64 = ticks.iter().skip(3).take(2).sum();
+        Ok(Self {
+            busy: all - idle,
+            all,
+        })
+    }
+}
+
 /// The first line of what a program says of its version.
 fn version(program: &str) -> String {
     let output = Command::new(program).arg("--version").output();
@@ -82,5 +131,17 @@ impl fmt::Display for Machine {
             self.pausenet, self.reference
         )?;
         writeln!(f, "{}; {}; {}", self.nft, self.iptables, self.iperf3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_the_disk_is_idle_and_a_guest_is_counted_once() {
+        let ticks = Ticks::of("cpu  10 1 5 80 4 0 2 1 7 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n").unwrap();
+        assert_eq!((ticks.busy, ticks.all), (19, 103));
+        assert!(Ticks::of("cpu  what\n").is_err());
     }
 }

@@ -131,7 +131,7 @@ const ALLOWED: &[Allowed] = &[
         at: "*pod / * / sysctls / * / ipv4 / arp_notify",
         theirs: "0",
         ours: "1",
-        why: "neighbours learn of the address in mode ptp too, and on layer 2 of one that somebody gives later",
+        why: "a MAC that changes later is told to neighbours in mode ptp too, and on layer 2 with addresses that somebody gives later",
     },
     Allowed {
         on: "*",

@@ -2,11 +2,13 @@
 //! valid.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{Bench, Extent, Work, workers};
 use crate::Result;
+use crate::machine::wait_idle;
 use crate::network::{Attachment, Wirer};
 use crate::scene::{Scene, Stage};
 use crate::series::{FLOOR, OURS, REFERENCE, Side, Unit};
@@ -83,6 +85,7 @@ fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
             )?;
             host.results.extend(more);
         }
+        wait_idle(Duration::from_secs(30))?;
         measure(bench, scene, &mut hosts, n)?;
     }
     for host in &hosts {
@@ -102,6 +105,7 @@ fn measure(bench: &mut Bench, scene: Scene, hosts: &mut [Filled], n: usize) -> R
                 let host = &mut hosts[(number + turn) % sides];
                 let at = &host.attachments[number];
                 let wirer = &host.stage.wirer;
+                wait_idle(Duration::from_secs(2))?;
                 let added = host.stage.world.inside(|| wirer.add(at))?;
                 let taken = added.time.as_secs_f64() * 1e3;
                 bench
