@@ -10,8 +10,8 @@
 # `run` starts it in the caller's network and mount namespaces, which have to be the caller's own and
 # where scripts/lab/kubernetes.sh machine has made folders to write to; starts it again when it ends;
 # runs COMMAND with CONTAINER_RUNTIME_ENDPOINT and PATH set to use it, CONTAINERD_HOME with what it says,
-# and leaves nothing behind. Its
-# sandboxes run the image pausenet/pause, and the network is what /etc/cni/net.d and /opt/cni/bin say.
+# and leaves nothing behind. Its sandboxes run the image pausenet/pause, and the network is what
+# /etc/cni/net.d and /opt/cni/bin say.
 # To load an image: ctr -n k8s.io images import FILE.
 
 # shellcheck source=lib.sh disable=SC1091
@@ -118,6 +118,6 @@ esac
 if [[ $verb == tools ]]; then
     (($# == 0)) || usage
 else
-    (($#)) || usage
+    [[ $# -gt 0 && $1 != -* ]] || usage
 fi
 "$verb" "$version" "$@"

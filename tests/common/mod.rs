@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod lab;
 pub mod started;
 pub mod traffic;
+pub mod wait;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::daemon::assert_nothing_was_forbidden;
+use crate::common::wait::{wait_for, wait_until};
 use crate::common::{World, lab};
-use crate::site::{CHECKOUT, Node, await_some, await_that, write_kubeconfig};
+use crate::site::{CHECKOUT, Node, write_kubeconfig};
 
 /// Programs from the lab. Ask for them before the world begins.
 pub struct Tools {
@@ -110,11 +111,11 @@ impl Api {
         let conf = Path::new(CHECKOUT).join("conf/kubernetes");
         self.kubectl(&["apply", "-k", conf.to_str().unwrap()]);
         let account = ["-n", "kube-system", "serviceaccount", "pausenet"];
-        let secret = await_some("the account has a token", || {
+        let secret = wait_for("the account has a token", || {
             let account = self.get(&account);
             account["secrets"][0]["name"].as_str().map(str::to_owned)
         });
-        let token = await_some("the token is there", || {
+        let token = wait_for("the token is there", || {
             let secret = format!("secret/{secret}");
             let template = "go-template={{.data.token | base64decode}}";
             let token = self.kubectl(&["get", "-n", "kube-system", &secret, "-o", template]);
@@ -148,7 +149,7 @@ impl Api {
             "status": {"addresses": addresses},
         });
         self.kubectl_with(&["create", "-f", "-"], &object.to_string());
-        await_that("it has a podCIDR", || !self.pod_cidr(node.name).is_empty());
+        wait_until("it has a podCIDR", || !self.pod_cidr(node.name).is_empty());
     }
 
     /// The (first) subnet of a Node's pods.
@@ -184,12 +185,12 @@ impl Api {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
             }
         }
-        await_that("it does not answer", || !self.answers());
+        wait_until("it does not answer", || !self.answers());
     }
 
     pub fn resume(&self) {
         fs::remove_file(self.home.join("kube-apiserver.hold")).unwrap();
-        await_that("it answers again", || self.answers());
+        wait_until("it answers again", || self.answers());
     }
 
     fn answers(&self) -> bool {

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
 use crate::common::traffic::{Pings, reaches, seen_as};
+use crate::common::wait::wait_until;
 use crate::common::{Container, run};
-use crate::site::{Daemon, Node, await_that, host};
+use crate::site::{Daemon, Node, host};
 
 /// Two nodes with a daemon each, and what else a test needs.
 struct Cluster {
@@ -56,7 +57,7 @@ impl Cluster {
 
     fn await_routes(&self) {
         let [one, two] = &self.nodes;
-        await_that("each has a route to the other", || {
+        wait_until("each has a route to the other", || {
             one.has_route(&format!("{} via 192.168.77.2", self.api.pod_cidr("node2")))
                 && two.has_route(&format!("{} via 192.168.77.1", self.api.pod_cidr("node1")))
         });
@@ -129,19 +130,19 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
         .api
         .create_node(&three, json!({"podCIDR": "10.244.78.0/24"}));
     for node in [one, two] {
-        await_that("the new one has a route", || {
+        wait_until("the new one has a route", || {
             node.has_route("10.244.78.0/24 via 192.168.77.3")
         });
     }
     // It has another address.
     cluster.api.set_address("node3", "192.168.77.33");
-    await_that("the route has moved", || {
+    wait_until("the route has moved", || {
         one.has_route("10.244.78.0/24 via 192.168.77.33")
     });
     cluster
         .api
         .kubectl(&["delete", "node", "node3", "--wait=false"]);
-    await_that("the route is gone", || !one.has_route("10.244.78.0/24"));
+    wait_until("the route is gone", || !one.has_route("10.244.78.0/24"));
 
     // A Node that is made anew has another podCIDR.
     assert!(reaches(&a, at_b[0]));
@@ -150,17 +151,17 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
     cluster
         .api
         .kubectl(&["delete", "node", "node2", "--wait=false"]);
-    await_that("the route is gone", || !one.has_route(&before));
+    wait_until("the route is gone", || !one.has_route(&before));
     assert!(
         two.conflist().exists(),
         "a Node that is gone is no reason to take the network away"
     );
     cluster.daemons[1].await_log("is not among the 1 Nodes");
     cluster.api.create_node(two, json!({"podCIDR": other}));
-    await_that("the new route", || {
+    wait_until("the new route", || {
         one.has_route(&format!("{other} via 192.168.77.2"))
     });
-    await_that("the new network", || {
+    wait_until("the new network", || {
         std::fs::read_to_string(two.conflist())
             .unwrap()
             .contains(other)
@@ -173,7 +174,7 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
 
     // Its link has another MTU.
     two.host.ip("link set eth0 mtu 1400");
-    await_that("pods have it too", || {
+    wait_until("pods have it too", || {
         std::fs::read_to_string(two.conflist())
             .unwrap()
             .contains("\"mtu\": 1400")
@@ -206,7 +207,7 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
     let conflist = std::fs::read(one.conflist()).unwrap();
     cluster.daemons.remove(0).kill();
     cluster.daemons.insert(0, one.start(&cluster.kubeconfig));
-    await_that("it has seen that nobody answers", || {
+    wait_until("it has seen that nobody answers", || {
         one.metric("pausenet_watch_errors_total") >= Some(1.0)
     });
     assert_eq!(one.routes(), routes);
@@ -214,7 +215,7 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
     // one that knows the Nodes repairs what others damage,
     two.host.enter(|| run("nft", ["flush", "ruleset"]));
     two.host.ip("route flush proto 112");
-    await_that("it is all back", || {
+    wait_until("it is all back", || {
         two.routes().len() == 2
             && two
                 .host
@@ -234,7 +235,7 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
         .create_node(&three, json!({"podCIDR": "10.244.78.0/24"}));
     for node in &cluster.nodes {
         node.await_ready();
-        await_that("the new one has a route", || {
+        wait_until("the new one has a route", || {
             node.has_route("10.244.78.0/24 via")
         });
     }
@@ -324,7 +325,7 @@ fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
     cluster
         .api
         .create_node(&far, json!({"podCIDR": "10.244.78.0/24"}));
-    await_that("a route", || {
+    wait_until("a route", || {
         one.has_route("10.244.78.0/24 via 192.168.77.3")
     });
     cluster.api.set_address("node3", "203.0.113.3");
@@ -333,7 +334,7 @@ fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
             "pausenet_node_problems{{node=\"node3\",problem=\"{problem}\"}}"
         ))
     };
-    await_that("a metric says so", || of("not_on_link") == Some(1.0));
+    wait_until("a metric says so", || of("not_on_link") == Some(1.0));
     cluster.daemons[0].await_log(
         "Node node3: no route to its pods in 10.244.78.0/24: its InternalIP 203.0.113.3 is not on a \
          link of this node, but behind 192.168.77.254",
@@ -341,14 +342,14 @@ fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
     assert!(!one.has_route("10.244.78.0/24"));
     assert_eq!(one.get("/readyz").unwrap().0, 200);
     cluster.api.set_address("node3", "192.168.77.3");
-    await_that("it is over", || of("not_on_link").is_none());
+    wait_until("it is over", || of("not_on_link").is_none());
     cluster.daemons[0].await_log("solved: Node node3");
 
     // Somebody's own route to the same pods goes first, and stays.
     one.host.ip("route add 10.244.78.0/24 via 192.168.77.9");
-    await_that("that is told too", || of("shadowed") == Some(1.0));
+    wait_until("that is told too", || of("shadowed") == Some(1.0));
     one.host.ip("route del 10.244.78.0/24 via 192.168.77.9");
-    await_that("it is over", || of("shadowed").is_none());
+    wait_until("it is over", || of("shadowed").is_none());
     assert!(two.has_route("10.244.78.0/24 via 192.168.77.3"));
     cluster.api.assert_nothing_was_forbidden();
 }
@@ -381,7 +382,7 @@ fn uninstall_leaves_the_node_as_it_was_before() {
     let plugin = one.dir.join("bin/pausenet");
     assert!(plugin.exists());
     a.destroy();
-    await_that("the pod's link is gone", || {
+    wait_until("the pod's link is gone", || {
         !one.host.ip("-o link").contains("veth")
     });
     assert!(uninstall().status.success());

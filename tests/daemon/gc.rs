@@ -9,6 +9,7 @@ use pausenet::daemon::gc::{Census, collect};
 use pausenet::daemon::options::Options;
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Call, World, ip, run, with};
 
 const STORE: &str = "/run/store";
@@ -90,7 +91,7 @@ fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_
     };
     assert_eq!(ifbs(&world), 1);
     dead.destroy();
-    crate::site::await_that("its link is gone", || {
+    wait_until("its link is gone", || {
         world
             .links()
             .iter()
@@ -133,7 +134,7 @@ fn other_networks_and_other_plugins_elements_are_not_ours_to_reclaim() {
     let other = with(with_port_and_limit(), json!({"name": "other"}));
     Call::new("ADD", &other).id("other").netns(&pod).run().ok();
     pod.destroy();
-    crate::site::await_that("its link is gone", || {
+    wait_until("its link is gone", || {
         world.links().iter().all(|link| link.kind != "veth")
     });
     assert_eq!(look().reclaimed, 0);
@@ -149,7 +150,7 @@ fn an_add_that_is_under_way_is_left_alone() {
         .run()
         .ok();
     pod.destroy();
-    crate::site::await_that("its link is gone", || {
+    wait_until("its link is gone", || {
         world.links().iter().all(|link| link.kind != "veth")
     });
     make_old("10.244.1.2");

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::common::World;
 use crate::common::daemon::stripped;
-use crate::site::{Node, await_that, kubeconfig_of_nobody, make_bridge};
+use crate::common::wait::wait_until;
+use crate::site::{Node, kubeconfig_of_nobody, make_bridge};
 
 /// A plugin of somebody else's.
 fn put(path: &Path, text: &str) {
@@ -30,7 +31,7 @@ fn what_is_missing_comes_and_what_is_another_s_stays() {
     put(&bin.join("loopback"), "#!/bin/sh\n");
     put(&bin.join("bridge"), "#!/bin/sh\n");
     let daemon = node.start(&kubeconfig_of_nobody());
-    await_that("portmap is there", || is_ours(&bin.join("portmap")));
+    wait_until("portmap is there", || is_ours(&bin.join("portmap")));
     assert!(is_ours(&bin.join("pausenet")));
     assert_eq!(
         fs::read_to_string(bin.join("loopback")).unwrap(),
@@ -48,7 +49,7 @@ fn what_is_missing_comes_and_what_is_another_s_stays() {
     let daemon = node.start_as(command);
     daemon.await_log("pausenetd 0.");
     fs::remove_file(bin.join("portmap")).unwrap();
-    await_that("portmap is back", || is_ours(&bin.join("portmap")));
+    wait_until("portmap is back", || is_ours(&bin.join("portmap")));
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn told_to_it_takes_their_place_and_uninstall_brings_them_back() {
     let mut command = node.command(&kubeconfig_of_nobody());
     command.args(["--replace-plugins", "--plugins", "loopback,bridge"]);
     let daemon = node.start_as(command);
-    await_that("all are ours", || {
+    wait_until("all are ours", || {
         ["pausenet", "loopback", "bridge"]
             .iter()
             .all(|name| is_ours(&bin.join(name)))

@@ -3,7 +3,8 @@
 use std::process::{Command, Output};
 
 use crate::common::World;
-use crate::site::{LISTEN, Node, await_that, get, kubeconfig_of_nobody, make_bridge};
+use crate::common::wait::wait_until;
+use crate::site::{LISTEN, Node, get, kubeconfig_of_nobody, make_bridge};
 
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pausenetd"));
@@ -92,15 +93,15 @@ fn without_an_api_server_it_is_alive_but_not_ready_and_ends_when_asked() {
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let daemon = node.start(&kubeconfig_of_nobody());
-    await_that("it answers", || node.get("/healthz").is_some());
-    await_that("it has looked once", || {
+    wait_until("it answers", || node.get("/healthz").is_some());
+    wait_until("it has looked once", || {
         node.get("/readyz")
             .is_some_and(|(_, why)| why.contains("API server"))
     });
     assert_eq!(node.get("/healthz").unwrap().0, 200);
     let (status, why) = node.get("/readyz").unwrap();
     assert_eq!(status, 503, "{why}");
-    await_that("the failure is counted", || {
+    wait_until("the failure is counted", || {
         node.metric("pausenet_watch_errors_total") >= Some(1.0)
     });
     assert!(!node.conflist().exists());
@@ -121,7 +122,7 @@ fn two_daemons_on_one_node_are_one_too_many() {
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let _first = node.start(&kubeconfig_of_nobody());
-    await_that("it answers", || node.get("/healthz").is_some());
+    wait_until("it answers", || node.get("/healthz").is_some());
     let second = node.command(&kubeconfig_of_nobody()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(stderr(&second).contains("does another pausenetd run here?"));

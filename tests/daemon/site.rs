@@ -6,9 +6,10 @@ use std::io::Read;
 use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::daemon::stripped;
+use crate::common::wait::wait_until;
 use crate::common::{Container, World, ip};
 
 /// How long anything may take that is waited for.
@@ -19,25 +20,6 @@ pub const LISTEN: &str = "127.0.0.1:9112";
 
 /// The folder with scripts/ and conf/.
 pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// Waits until `found` gives something.
-#[track_caller]
-pub fn await_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Waits until `holds` does.
-#[track_caller]
-pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
-    await_some(what, || holds().then_some(()));
-}
 
 /// The bridge of the nodes, where there is no lab's.
 pub fn make_bridge() {
@@ -128,7 +110,7 @@ impl Node {
 
     #[track_caller]
     pub fn await_ready(&self) {
-        await_that(
+        wait_until(
             &format!("{} is ready: {:?}", self.name, self.get("/readyz")),
             || self.get("/readyz").is_some_and(|(status, _)| status == 200),
         );
@@ -212,7 +194,7 @@ impl Daemon {
 
     #[track_caller]
     pub fn await_log(&self, text: &str) {
-        await_that(&format!("{text:?} in:\n{}", self.log()), || {
+        wait_until(&format!("{text:?} in:\n{}", self.log()), || {
             self.log().contains(text)
         });
     }

@@ -6,8 +6,9 @@ use std::net::TcpStream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Call, Snapshot, podnet, with};
-use crate::site::{Docker, NO_BRIDGE, wait_until};
+use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
 
 /// The gateway of network podnet, which is the host.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use crate::common::wait::wait_until;
 use crate::common::{lab, run};
-use crate::site::{CHECKOUT, Docker, NO_BRIDGE, wait_until};
+use crate::site::{CHECKOUT, Docker, NO_BRIDGE};
 use crate::watch::Watcher;
 
 #[test]

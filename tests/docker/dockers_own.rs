@@ -1,7 +1,8 @@
 //! Docker's own bridge, without pausenet: what it means to share a network, and the problem that an
 //! anchor solves.
 
-use crate::site::{Docker, OWN_BRIDGE, wait_until};
+use crate::common::wait::wait_until;
+use crate::site::{Docker, OWN_BRIDGE};
 
 #[test]
 fn who_shares_the_network_of_an_application_loses_it_with_that() {

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Call, podnet, with};
 use crate::screen::Screen;
-use crate::site::{CHECKOUT, Docker, NO_BRIDGE, OWN_BRIDGE, pause_image, wait_until};
+use crate::site::{CHECKOUT, Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
 
 const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
 

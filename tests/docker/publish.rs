@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Call, podnet, with};
-use crate::site::{Docker, NO_BRIDGE, wait_until};
+use crate::site::{Docker, NO_BRIDGE};
 
 #[test]
 fn ports_come_and_go_under_load_and_no_connection_ends() {

@@ -3,8 +3,9 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::common::wait::wait_until;
 use crate::common::{Snapshot, allocated, podnet, with};
-use crate::site::{Docker, NO_BRIDGE, wait_until};
+use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
 
 const HOST: &str = "10.1.0.1";

@@ -7,12 +7,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use pausenet::docker::Socket;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Container, Snapshot, World, lab, podnet, run, store_files, with};
 
 /// The folder with scripts/.
@@ -345,14 +345,4 @@ pub fn status_field(pid: u32, name: &str) -> String {
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
     value.expect("a field of /proc/PID/status").to_owned()
-}
-
-/// Waits for an event, and panics if it doesn't come. The deadline is for a machine under load.
-#[track_caller]
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::site::{Docker, wait_until};
+use crate::common::wait::wait_until;
+use crate::site::Docker;
 
 /// A container with a connection to the host.
 pub struct Talker {

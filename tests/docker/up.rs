@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::common::started::hears_signals;
+use crate::common::wait::wait_until;
 use crate::common::{allocated, podnet, with};
-use crate::site::{Docker, NO_BRIDGE, wait_until};
+use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
 
 /// The gateway of network podnet, which is the host.

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::common::allocated;
-use crate::site::{Docker, LIVE_RESTORE, NO_BRIDGE, wait_until};
+use crate::common::wait::wait_until;
+use crate::site::{Docker, LIVE_RESTORE, NO_BRIDGE};
 use crate::talker::Talker;
 
 const HOST: &str = "10.1.0.1";

@@ -9,8 +9,9 @@ use std::process::{Command, Output, Stdio};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
+use crate::common::wait::wait_until;
 use crate::common::{World, lab};
-use crate::script::{Images, Script, wait_until};
+use crate::script::{Images, Script};
 
 /// The control plane. Machines join it.
 pub struct Cluster {

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use crate::cluster::{Runtime, pod_ip};
+use crate::common::wait::wait_until;
 use crate::common::{allocated, run};
 use crate::scene::{Scene, install, manifest, network};
-use crate::script::{kill, wait_until};
+use crate::script::kill;
 use crate::wrapper::{self, REAL};
 
 /// What ends while an ADD is under way.

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use crate::cluster::{Runtime, pod_ip};
 use crate::common::allocated;
+use crate::common::wait::wait_until;
 use crate::containers::Running;
 use crate::scene::{POD, Scene, manifest, share_a_network, view};
-use crate::script::{kill, wait_until};
+use crate::script::kill;
 use crate::wrapper::{self, REAL};
 
 /// So many pods are made and deleted at once.

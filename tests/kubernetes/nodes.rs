@@ -14,9 +14,10 @@ use std::thread::JoinHandle;
 use crate::cluster::{Cluster, Node, Runtime, WITH_SERVICES, pod_ip};
 use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests, stripped};
 use crate::common::traffic::{Pings, reaches, seen_as};
+use crate::common::wait::wait_until;
 use crate::common::{Container, allocated_in, run};
 use crate::scene::{Turn, turn, view};
-use crate::script::{CHECKOUT, kill, wait_until};
+use crate::script::{CHECKOUT, kill};
 
 #[test]
 fn two_nodes_live_with_pausenetd_as_pods() {

@@ -14,9 +14,10 @@ use pausenet::kernel::{RouteSocket, netns::NetnsId};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Node, Runtime, pod_ip};
+use crate::common::wait::wait_until;
 use crate::common::{Container, NetState, allocated, run};
 use crate::containers::Running;
-use crate::script::{CHECKOUT, wait_until};
+use crate::script::CHECKOUT;
 
 /// The pod of conf/kubernetes/pause.yaml.
 pub const POD: &str = "two-containers";

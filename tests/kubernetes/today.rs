@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{World, ip, lab};
 use crate::cri::{Cri, LinuxSandbox, SandboxConfig, SandboxMetadata};
 use crate::scene::{State, share_a_network, turn, view};
-use crate::script::{Images, Script, kill, wait_until};
+use crate::script::{Images, Script, kill};
 use crate::wrapper;
 
 #[test]

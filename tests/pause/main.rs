@@ -3,13 +3,18 @@
 //! Needs unshare (as root, or with user namespaces for everyone), flock and GNU env. Its size is not
 //! asserted here: only a release build says something about it.
 
+#[path = "../common/wait.rs"]
+mod wait;
+
 use std::fs;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::wait_until;
 
 const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
 
@@ -313,15 +318,6 @@ impl Pod {
 
 fn send(pid: Pid, signal: Signal) {
     kill_process(pid, signal).unwrap();
-}
-
-/// Waits for an event, and panics if it doesn't come. The deadline is for a machine under load.
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        sleep(Duration::from_millis(2));
-    }
 }
 
 /// Whether this is pause by now (and not what exec'd it) and sleeps in the one call where it does.

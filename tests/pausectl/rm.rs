@@ -84,7 +84,7 @@ fn after_a_reboot_the_address_is_freed_and_the_name_is_free() {
         kill(made["pause"].as_u64().unwrap() as u32);
         run("umount", ["/run/pausenet/netns/web"]);
         fs::remove_dir_all("/run/pausenet").unwrap();
-        crate::site::wait_until("the kernel has taken the pair away", || {
+        crate::common::wait::wait_until("the kernel has taken the pair away", || {
             site.world
                 .link(made["result"]["interfaces"][1]["name"].as_str().unwrap())
                 .is_none()

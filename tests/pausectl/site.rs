@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Container, Snapshot, World, podnet, run, store_files, with};
 
 pub const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
@@ -273,16 +274,6 @@ pub fn is_alive(pid: u32) -> bool {
 pub fn kill(pid: u32) {
     signal(pid, Signal::KILL);
     wait_until("it is dead", || !is_alive(pid));
-}
-
-/// Waits for an event, and panics if it doesn't come. The deadline is for a machine under load.
-#[track_caller]
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Writes to a child's stdin and closes it.

@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::common::wait::{wait_for, wait_until};
 use crate::common::{World, allocated, lab, run};
 
 const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
@@ -150,11 +151,7 @@ impl Podman {
     /// Nothing of any container: links, addresses, rules, namespaces, processes.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        let limit = Instant::now() + SOON;
-        while !self.processes().is_empty() {
-            assert!(Instant::now() < limit, "{:#?}", self.processes());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("no process is left", || self.processes().is_empty());
         let mut links = link_names(&self.world);
         links.retain(|name| name != "cni-podman0");
         assert_eq!(links, self.links);
@@ -201,33 +198,24 @@ fn link_names(world: &World) -> Vec<String> {
 }
 
 fn only_child(pid: u32) -> String {
-    let limit = Instant::now() + SOON;
-    loop {
+    wait_for("it has a child, the anchor", || {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let child = children.unwrap_or_default().trim().to_owned();
         let image = fs::read_link(format!("/proc/{child}/exe"));
         // Before it has become the anchor, its /proc may not be mounted yet.
-        if image.is_ok_and(|image| image == Path::new(PAUSE).canonicalize().unwrap()) {
-            return child;
-        }
-        assert!(Instant::now() < limit, "no child of {pid}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        let is_anchor = image.is_ok_and(|image| image == Path::new(PAUSE).canonicalize().unwrap());
+        is_anchor.then_some(child)
+    })
 }
 
 /// The page at a port of the host.
 #[track_caller]
 pub fn page(at: &str) -> String {
     let at: SocketAddr = at.parse().unwrap();
-    let limit = Instant::now() + SOON;
     // The port is open before the server in the container is.
-    let mut server = loop {
-        match TcpStream::connect_timeout(&at, SOON) {
-            Ok(server) => break server,
-            Err(err) => assert!(Instant::now() < limit, "{at}: {err}"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let mut server = wait_for("somebody answers", || {
+        TcpStream::connect_timeout(&at, SOON).ok()
+    });
     server.set_read_timeout(Some(SOON)).unwrap();
     server.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let mut page = String::new();

@@ -241,7 +241,7 @@ fn ports_of_a_container_that_another_s_plugin_wired_come_back_too() {
 
     // Once it is gone, nothing of it is put back, whatever its runtime remembers.
     web.destroy();
-    crate::site::wait_until("its host end is gone", || {
+    crate::common::wait::wait_until("its host end is gone", || {
         let links = ward.site.world.links();
         !links
             .iter()

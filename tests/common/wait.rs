@@ -1,0 +1,30 @@
+//! Waiting for what nobody announces.
+
+use std::time::{Duration, Instant};
+
+/// Far longer than anything here takes: a machine may be under load.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// How often is looked: often at first, then less, so that waiting is no load by itself.
+const PACE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
+
+/// What `found` gives, once it does. Panics if that doesn't come.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    let [mut pause, longest] = PACE;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Waits until `holds` does. Panics if that doesn't come.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_for(what, || holds().then_some(()));
+}
