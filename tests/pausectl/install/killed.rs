@@ -1,0 +1,108 @@
+//! `install` and `--uninstall`, killed or refused at any step.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::stage::{ALL, NEWER, Stage, said};
+
+/// Under each name there is a whole file: theirs, or one of these versions.
+#[track_caller]
+fn assert_whole(stage: &Stage, versions: &[&str], after: &str) {
+    let mut known: Vec<_> = versions.iter().map(|name| stage.version(name)).collect();
+    known.push(b"theirs".to_vec());
+    // ptp is theirs while it leads to bridge, whichever that is.
+    for name in ["bridge", "ptp"] {
+        assert!(known.contains(&stage.read(name)), "{after}: {name}");
+    }
+    if stage.net().join("10-podnet.conflist").exists() {
+        let mode = fs::metadata(stage.bin().join("pausenet")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o755, "{after}: the network came first");
+    }
+}
+
+#[test]
+fn killed_at_any_step_an_install_can_be_undone() {
+    let stage = Stage::with_others();
+    let before = stage.files();
+    let prepare = || assert_eq!(stage.files(), before);
+    let kills = stage.at_each_step(&ALL, "signal=KILL", prepare, |after, _| {
+        assert_whole(&stage, &["v1"], after);
+    });
+    prepare();
+    assert!(kills > 40, "{kills}");
+}
+
+#[test]
+fn killed_at_any_step_an_install_can_be_done_again() {
+    let stage = Stage::with_others();
+    let before = stage.files();
+    let prepare = || assert_eq!(stage.files(), before);
+    stage.at_each_step(&ALL, "signal=KILL", prepare, |after, _| {
+        stage.ok(&NEWER);
+        let v2 = stage.version("v2");
+        for name in ["pausenet", "bridge", "ptp"] {
+            assert_eq!(stage.read(name), v2, "{after}: {name}");
+        }
+        assert_eq!(
+            stage.read(".pausenet-replaced/bridge"),
+            b"theirs",
+            "{after}"
+        );
+    });
+    prepare();
+}
+
+#[test]
+fn killed_at_any_step_an_upgrade_loses_nothing() {
+    let stage = Stage::with_others();
+    let before = stage.files();
+    let prepare = || {
+        assert_eq!(stage.files(), before);
+        stage.ok(&ALL);
+    };
+    let kills = stage.at_each_step(&NEWER, "signal=KILL", prepare, |after, _| {
+        assert_whole(&stage, &["v1", "v2"], after);
+        assert_eq!(
+            stage.read(".pausenet-replaced/bridge"),
+            b"theirs",
+            "{after}"
+        );
+    });
+    assert_eq!(stage.files(), before);
+    assert!(kills > 20, "{kills}");
+}
+
+#[test]
+fn killed_at_any_step_an_uninstall_can_be_finished() {
+    let stage = Stage::with_others();
+    let before = stage.files();
+    let prepare = || {
+        assert_eq!(stage.files(), before);
+        stage.ok(&ALL);
+    };
+    let kills = stage.at_each_step(&["--uninstall"], "signal=KILL", prepare, |after, _| {
+        assert_whole(&stage, &["v1"], after);
+    });
+    assert_eq!(stage.files(), before);
+    assert!(kills > 10, "{kills}");
+}
+
+#[test]
+fn refused_at_any_step_it_says_so_and_loses_nothing() {
+    let stage = Stage::with_others();
+    let before = stage.files();
+    let prepare = || assert_eq!(stage.files(), before);
+    stage.at_each_step(&ALL, "error=ENOSPC", prepare, |after, output| {
+        assert_whole(&stage, &["v1"], after);
+        // Of what is no file, the disk cannot be full.
+        let on_disk = !["<anon_inode:", "<socket:", "<pipe:", "<UNIX"]
+            .iter()
+            .any(|other| after.contains(other));
+        if on_disk && !output.status.success() {
+            let said = said(output);
+            assert_eq!(output.status.code(), Some(1), "{after}: {said}");
+            assert!(said.contains("error: "), "{after}: {said}");
+        }
+    });
+    prepare();
+}

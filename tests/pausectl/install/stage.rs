@@ -1,0 +1,244 @@
+//! Where `install` is played: a folder of plugins, one of networks, and what there is to put there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::site::PAUSECTL;
+
+/// The steps of an install that can be seen afterwards; strace shows which of them there are.
+const STEPS: &[&str] = &[
+    "chown",
+    "fchmod",
+    "fchown",
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "link",
+    "linkat",
+    "mkdir",
+    "mkdirat",
+    "openat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "rmdir",
+    "symlink",
+    "symlinkat",
+    "unlink",
+    "unlinkat",
+    "utimensat",
+    "write",
+];
+
+/// The arguments of an install of all there is, and of an upgrade.
+pub const ALL: [&str; 4] = ["v1", "--as", "bridge,ptp", "--conf"];
+pub const NEWER: [&str; 4] = ["v2", "--as", "bridge,ptp", "--conf"];
+
+/// A folder of plugins and one of networks, and what there is to put there.
+pub struct Stage {
+    root: tempfile::TempDir,
+}
+
+/// Every file of both folders: mode, time of change, and content, or where the link leads.
+pub type Files = BTreeMap<PathBuf, (u32, i64, Vec<u8>)>;
+
+impl Stage {
+    pub fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let stage = Self { root };
+        for dir in [stage.bin(), stage.net(), stage.path("from")] {
+            fs::create_dir(dir).unwrap();
+        }
+        stage.version("v1");
+        stage.version("v2");
+        let list =
+            json!({"cniVersion": "1.0.0", "name": "podnet", "plugins": [{"type": "pausenet"}]});
+        fs::write(stage.path("from/10-podnet.conflist"), list.to_string()).unwrap();
+        stage
+    }
+
+    /// One with plugins of somebody else's: a program with an unusual mode, and a link.
+    pub fn with_others() -> Self {
+        let stage = Self::new();
+        fs::write(stage.bin().join("bridge"), "theirs").unwrap();
+        fs::set_permissions(stage.bin().join("bridge"), Permissions::from_mode(0o4751)).unwrap();
+        symlink("bridge", stage.bin().join("ptp")).unwrap();
+        fs::write(stage.bin().join("tuning"), "theirs too").unwrap();
+        stage
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.path().join(below)
+    }
+
+    pub fn bin(&self) -> PathBuf {
+        self.path("bin")
+    }
+
+    pub fn net(&self) -> PathBuf {
+        self.path("net.d")
+    }
+
+    /// A plugin that can say its version and no more, small enough to be hashed a thousand times.
+    pub fn version(&self, name: &str) -> Vec<u8> {
+        let text = format!("#!/bin/sh\n# {name}\necho '{{\"supportedVersions\": [\"1.0.0\"]}}'\n");
+        fs::write(self.path("from").join(name), &text).unwrap();
+        text.into_bytes()
+    }
+
+    /// `install` of a version, or whatever the arguments say.
+    pub fn args(&self, args: &[&str]) -> Vec<String> {
+        let mut all = vec![
+            "install".to_owned(),
+            "--dir".into(),
+            self.bin().to_str().unwrap().into(),
+        ];
+        for arg in args {
+            match *arg {
+                "v1" | "v2" | "none" => {
+                    all.push("--from".into());
+                    all.push(self.path("from").join(arg).to_str().unwrap().into());
+                }
+                "--conf" => {
+                    let file = self.path("from/10-podnet.conflist");
+                    for word in [
+                        "--conf",
+                        file.to_str().unwrap(),
+                        "--conf-dir",
+                        self.net().to_str().unwrap(),
+                    ] {
+                        all.push(word.into());
+                    }
+                }
+                other => all.push(other.into()),
+            }
+        }
+        all
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(PAUSECTL);
+        command.args(self.args(args)).stdin(Stdio::null());
+        command
+    }
+
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert_eq!(said(&output), "", "{args:?}");
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What was done with each file, by its name.
+    #[track_caller]
+    pub fn actions(&self, args: &[&str]) -> Vec<(String, String)> {
+        let answer: Value =
+            serde_json::from_str(&self.ok(&[args, &["-o", "json"]].concat())).unwrap();
+        let files = answer["files"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let name = |value: &Value| text(value).rsplit_once('/').unwrap().1.to_owned();
+        files
+            .map(|file| (name(&file["file"]), text(&file["action"])))
+            .collect()
+    }
+
+    #[track_caller]
+    pub fn fails(&self, status: i32, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{args:?}");
+        said(&output)
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.bin().join(name)).unwrap()
+    }
+
+    pub fn files(&self) -> Files {
+        let mut files = Files::new();
+        let mut open = vec![self.bin(), self.net()];
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = fs::symlink_metadata(&path).unwrap();
+                let content = if meta.is_dir() {
+                    open.push(path.clone());
+                    Vec::new()
+                } else if meta.is_symlink() {
+                    fs::read_link(&path)
+                        .unwrap()
+                        .into_os_string()
+                        .into_encoded_bytes()
+                } else {
+                    fs::read(&path).unwrap()
+                };
+                let changed = if meta.is_file() { meta.mtime_nsec() } else { 0 };
+                files.insert(path, (meta.mode(), changed, content));
+            }
+        }
+        files
+    }
+
+    /// `strace` of a command, its answer and its log.
+    pub fn strace(&self, args: &[&str], options: &[&str]) -> (Output, String) {
+        let log = self.path("log");
+        let mut command = Command::new("strace");
+        command
+            .args(["--quiet=all", "--decode-fds=path"])
+            .arg("--output")
+            .arg(&log)
+            .args(options);
+        command
+            .arg("--")
+            .arg(PAUSECTL)
+            .args(self.args(args))
+            .stdin(Stdio::null());
+        let output = command.output().unwrap();
+        (output, fs::read_to_string(&log).unwrap())
+    }
+
+    /// Does `what` to a command at each of its steps; `prepare` comes before, `judge` after.
+    pub fn at_each_step(
+        &self,
+        args: &[&str],
+        what: &str,
+        prepare: impl Fn(),
+        judge: impl Fn(&str, &Output),
+    ) -> usize {
+        prepare();
+        let (_, log) = self.strace(args, &[]);
+        let called: BTreeSet<_> = log
+            .lines()
+            .filter_map(|line| Some(line.split_once('(')?.0))
+            .collect();
+        self.ok(&["--uninstall"]);
+        let mut count = 0;
+        for name in STEPS.iter().filter(|name| called.contains(**name)) {
+            for nth in 1.. {
+                prepare();
+                let inject = format!("inject={name}:{what}:when={nth}");
+                let (output, log) =
+                    self.strace(args, &["-e", &format!("trace={name}"), "-e", &inject]);
+                let struck = output.status.signal() == Some(9) || log.contains("(INJECTED)");
+                judge(&format!("{what} at {name} number {nth}\n{log}"), &output);
+                self.ok(&["--uninstall"]);
+                if !struck {
+                    break;
+                }
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
