@@ -199,18 +199,21 @@ impl NetState {
     /// Reads the calling thread's namespace.
     pub fn read() -> Self {
         let mut socket = RouteSocket::open().unwrap();
-        let mut links = link::list(&mut socket).unwrap();
-        for link in &mut links {
-            link.running = false;
-        }
-        let addresses = links
-            .iter()
-            .map(|link| {
-                let mut present = address::of_link(&mut socket, link.index).unwrap();
+        // A link may go after it was listed: then all of it is looked at again.
+        let (links, addresses) = wait::wait_for("the links stay while they are read", || {
+            let mut links = link::list(&mut socket).unwrap();
+            let mut addresses = BTreeMap::new();
+            for link in &mut links {
+                link.running = false;
+                let mut present = match address::of_link(&mut socket, link.index) {
+                    Err(refusal) if refusal.is(rustix::io::Errno::NODEV) => return None,
+                    present => present.unwrap(),
+                };
                 present.retain(|net| !is_link_local(net));
-                (link.name.clone(), present)
-            })
-            .collect();
+                addresses.insert(link.name.clone(), present);
+            }
+            Some((links, addresses))
+        });
         let mut routes = route::list(&mut socket).unwrap();
         routes.retain(|route| !is_link_local(&route.dst) && route.table != LOCAL_TABLE);
         Self {

@@ -1,6 +1,9 @@
 //! Commands that are started by way of another, which changes what they inherit.
 
-use std::process::{Command, Stdio};
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use super::wait::wait_until;
 
 /// A command that hears what ends programs. Who runs the tests may ignore some of it, as a
 /// shell's background job does, and what it starts would too.
@@ -21,4 +24,27 @@ pub fn through(program: &str, args: &[&str], inner: &Command) -> Command {
         .envs(vars)
         .stdin(Stdio::null());
     command
+}
+
+/// A process in a network namespace of its own without a link to anywhere. What shows the whole
+/// machine shows those of other tests by chance; with this one it shows always one.
+pub struct Apart(Child);
+
+impl Apart {
+    pub fn start() -> Self {
+        let mut unshare = Command::new("unshare");
+        let child = unshare.args(["--net", "sleep", "600"]).spawn().unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        wait_until("it has become a sleep", || {
+            fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n")
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::common::started::Apart;
 use crate::common::wait::wait_until;
 use crate::common::{Call, podnet, with};
 use crate::screen::Screen;
@@ -98,8 +99,9 @@ fn docker_s_shared_network_is_explained_before_and_after_its_owner_s_end() {
     for target in [&id, &id[..12], &pid, "container:hwchiu2"] {
         assert_eq!(page(target), page("hwchiu2"), "{target}");
     }
+    let _apart = Apart::start();
     let tree = pausectl(&docker, &["graph"]);
-    let end = tree.find("└─ no link to the host").unwrap_or(tree.len());
+    let end = tree.find("└─ no link to the host").unwrap();
     insta::assert_snapshot!(screen.show_exactly(&tree[..end]), @r"
     host
     ├─ bridge docker0  172.17.0.1/16

@@ -131,7 +131,27 @@ impl Docker {
         let output = self.output(args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "docker {args:?}: {stderr}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        let said = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let starts = ["start", "restart"].contains(&args[0])
+            || args[0] == "run" && ["-d", "--detach"].iter().any(|it| args.contains(it));
+        if starts {
+            for container in said.split_whitespace() {
+                self.await_program(container);
+            }
+        }
+        said
+    }
+
+    /// Waits until a container is its own program: Docker says that it runs when runc is about to
+    /// become that.
+    fn await_program(&self, container: &str) {
+        let told = self.output(&["inspect", "--format", "{{.State.Pid}}", container]);
+        let pid = String::from_utf8(told.stdout).unwrap();
+        let exe = format!("/proc/{}/exe", pid.trim());
+        wait_until("runc has become the program", || {
+            let program = fs::read_link(&exe).unwrap_or_default();
+            !program.to_string_lossy().contains("runc")
+        });
     }
 
     /// `pausectl` with these arguments, for this daemon. Its networks are those of
