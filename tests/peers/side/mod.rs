@@ -17,10 +17,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Answer, Call, Container, World, lab, run, set_sysctl, with};
 
 /// The plugins that ours stands in for.
@@ -194,14 +194,14 @@ impl Side {
     /// takes its time.
     pub fn destroy(&mut self, name: &str) {
         let container = self.containers.remove(name).unwrap();
-        let inside = container.state().links.len() - 1;
+        // Only a veth has an end among the host's links.
+        let links = container.state().links;
+        let ends = links.iter().filter(|link| link.kind == "veth").count();
         let before = self.world.links().len();
         container.destroy();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.world.links().len() + inside > before {
-            assert!(Instant::now() < deadline, "{name}'s links stay");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until(&format!("{name}'s links go with it"), || {
+            self.world.links().len() + ends <= before
+        });
     }
 
     /// CNI_ARGS from here on.
