@@ -40,9 +40,9 @@ impl Bell {
         self.rung.notify_all();
     }
 
-    /// Waits for a ring, until `deadline` at most: what it then is time for is everything. What rings
-    /// in the time to `gather` after it belongs to it. None when it is time to end.
-    pub fn wait(&self, deadline: Instant, gather: Duration) -> Option<Scope> {
+    /// Waits for a ring, until `deadline` at most: what it then is time for is everything. It is not
+    /// answered before `earliest`; what rings until then belongs to it. None when it is time to end.
+    pub fn wait(&self, deadline: Instant, earliest: Instant) -> Option<Scope> {
         let mut state = self.lock();
         while !state.stopped && state.wanted.is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -52,12 +52,11 @@ impl Bell {
                 state = self.wait_on(state, left);
             }
         }
-        let deadline = Instant::now() + gather;
         loop {
             if state.stopped {
                 return None;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = earliest.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return state.wanted.take();
             }
@@ -82,7 +81,8 @@ mod tests {
     #[test]
     fn many_rings_are_one_and_the_widest_counts() {
         let bell = Bell::default();
-        let wait = || bell.wait(Instant::now(), Duration::ZERO);
+        let now = Instant::now();
+        let wait = || bell.wait(now, now);
         for scope in [Scope::Network, Scope::Everything, Scope::Network] {
             bell.ring(scope);
         }
@@ -95,13 +95,14 @@ mod tests {
     #[test]
     fn a_ring_from_elsewhere_wakes_who_waits_or_gathers() {
         let bell = Bell::default();
-        let far = Instant::now() + Duration::from_secs(60);
+        let now = Instant::now();
+        let far = now + Duration::from_secs(60);
         std::thread::scope(|scope| {
             scope.spawn(|| bell.ring(Scope::Network));
-            assert_eq!(bell.wait(far, Duration::ZERO), Some(Scope::Network));
+            assert_eq!(bell.wait(far, now), Some(Scope::Network));
             bell.ring(Scope::Network);
             scope.spawn(|| bell.stop());
-            assert_eq!(bell.wait(far, Duration::from_secs(60)), None);
+            assert_eq!(bell.wait(far, far), None);
         });
     }
 }

@@ -141,17 +141,18 @@ impl Reconciler {
         let wanted = desired(own, others, &self.settings, &ways);
         let mut problems = wanted.problems.clone();
 
-        let masquerade = self.masquerade(&wanted);
-        let masquerade_is_there = masquerade.is_ok();
-        self.note(report, "masquerade", masquerade);
-
         let of_node = |route: &OwnedRoute| {
             let has = |node: &&Node| node.pod_cidrs.contains(&route.dst);
             let node = others.iter().find(has);
             node.map_or_else(String::new, |node| node.name.clone())
         };
+        // Routes first: nftables makes whoever changes it wait.
         let outcome = self.routes(&wanted, of_node, &mut problems);
         self.note(report, "routes", outcome);
+
+        let masquerade = self.masquerade(&wanted);
+        let masquerade_is_there = masquerade.is_ok();
+        self.note(report, "masquerade", masquerade);
 
         if self.plugins_are_there && masquerade_is_there {
             let outcome = self.conflist(&wanted, own, link_to_others.first().copied());

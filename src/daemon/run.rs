@@ -22,8 +22,9 @@ use super::watch::{self, Nodes};
 use crate::cni::error::invalid;
 use crate::cni::{Code, Error, Result};
 
-/// How long news is gathered before a pass, and so the least time between two passes.
-const GATHER: Duration = Duration::from_millis(100);
+/// The least time between two passes: in a storm of news many are one reason. The first is answered at
+/// once, for pods may be cut off.
+const REST: Duration = Duration::from_millis(100);
 
 /// The first wait after a failed pass; it doubles with each, up to the slow timer.
 const RETRY: Duration = Duration::from_millis(500);
@@ -186,7 +187,7 @@ fn make_passes(
         } else {
             retry = RETRY;
         }
-        let Some(next) = bell.wait(deadline, GATHER) else {
+        let Some(next) = bell.wait(deadline, Instant::now() + REST) else {
             return;
         };
         scope = next;

@@ -45,9 +45,19 @@ pub fn reaches(from: &Container, to: IpAddr) -> bool {
 pub struct Pings(Child);
 
 impl Pings {
+    /// From one to the next.
+    const INTERVAL: Duration = Duration::from_millis(20);
+
+    /// The most that are sent in that time: a few may come on top.
+    pub fn in_the_time(time: Duration) -> u32 {
+        const FEW: u32 = 5;
+        time.div_duration_f64(Self::INTERVAL) as u32 + FEW
+    }
+
     pub fn start(from: &Container, to: IpAddr) -> Self {
         let mut command = from.command("ping");
-        command.args(["-i", "0.02", "-W", "1", &to.to_string()]);
+        let interval = Self::INTERVAL.as_secs_f64().to_string();
+        command.args(["-i", &interval, "-W", "1", &to.to_string()]);
         Self(command.stdout(Stdio::piped()).spawn().unwrap())
     }
 

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -214,13 +215,13 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
     assert_eq!(std::fs::read(one.conflist()).unwrap(), conflist);
     // one that knows the Nodes repairs what others damage,
     two.host.enter(|| run("nft", ["flush", "ruleset"]));
+    let flushed = Instant::now();
     two.host.ip("route flush proto 112");
-    wait_until("it is all back", || {
-        two.routes().len() == 2
-            && two
-                .host
-                .enter(|| run("nft", ["list", "tables"]))
-                .contains("inet pausenetd")
+    wait_until("its routes are back", || two.routes().len() == 2);
+    let cut_off = flushed.elapsed();
+    wait_until("its masquerade is back", || {
+        let tables = two.host.enter(|| run("nft", ["list", "tables"]));
+        tables.contains("inet pausenetd")
     });
     // pods come and go,
     let (c, at_c) = cluster.pod(0, "c");
@@ -244,13 +245,12 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
     assert!(sent > 100 && sent - back <= 1, "outside: {back} of {sent}");
     let (sent, back) = pings.stop();
     // Only what fell into the moment when somebody had flushed two's routes.
-    assert!(sent > 100 && sent - back <= MOMENT, "{back} of {sent}");
+    assert!(
+        sent > 100 && sent - back <= Pings::in_the_time(cut_off),
+        "{back} of {sent}, {cut_off:?} without routes"
+    );
     assert!(seen_as(&a, &outside, ip("192.168.77.200")).is_some());
 }
-
-/// How many pings of 20 ms each may fall into the time that somebody else's `ip route flush` takes to
-/// be repaired.
-const MOMENT: u32 = 50;
 
 #[test]
 fn kill_9_amid_pods_that_come_and_go_costs_no_packet_and_no_address() {

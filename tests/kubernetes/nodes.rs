@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::cluster::{Cluster, Node, Runtime, WITH_SERVICES, pod_ip};
 use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests, stripped};
@@ -36,9 +37,6 @@ fn two_nodes_live_with_pausenetd_as_pods() {
 
 /// Pods on each node that come and go while the daemons are killed.
 const CHURN: usize = 6;
-
-/// How many pings of 20 ms each may be lost while somebody else's `ip route flush` is being repaired.
-const MOMENT: u32 = 50;
 
 // Dropped in this order.
 struct Pair {
@@ -154,12 +152,17 @@ impl Pair {
             let args = ["list", "tables"];
             second.script.inside(|| run("nft", args))
         };
-        second.script.inside(|| {
-            run("nft", ["delete", "table", "inet", "pausenetd"]);
-            crate::common::ip("route flush proto 112");
-        });
-        wait_until("it is all back", || {
-            self.has_route(1, &of_first) && table().contains("inet pausenetd")
+        second
+            .script
+            .inside(|| run("nft", ["delete", "table", "inet", "pausenetd"]));
+        let flushed = Instant::now();
+        second
+            .script
+            .inside(|| crate::common::ip("route flush proto 112"));
+        wait_until("its route is back", || self.has_route(1, &of_first));
+        let cut_off = flushed.elapsed();
+        wait_until("its masquerade is back", || {
+            table().contains("inet pausenetd")
         });
 
         fs::remove_file(hold).unwrap();
@@ -182,7 +185,10 @@ impl Pair {
         let (sent, back) = out.stop();
         assert!(sent > 100 && sent - back <= 1, "outside: {back} of {sent}");
         let (sent, back) = across.stop();
-        assert!(sent > 100 && sent - back <= MOMENT, "{back} of {sent}");
+        assert!(
+            sent > 100 && sent - back <= Pings::in_the_time(cut_off),
+            "{back} of {sent}, {cut_off:?} without a route"
+        );
     }
 
     fn daemons_are_killed_while_pods_come_and_go(&self, [one, two]: &[Pod; 2]) {
