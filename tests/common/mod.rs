@@ -15,7 +15,7 @@ pub mod wait;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -260,7 +260,7 @@ impl Snapshot {
     }
 }
 
-/// Every file below a folder, with its content.
+/// Every file below a folder, with its content. One that goes while it is looked at is not among them.
 pub fn store_files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut open = vec![root.to_owned()];
@@ -270,8 +270,12 @@ pub fn store_files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 open.push(path);
             } else {
+                let content = match fs::read(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    content => content.unwrap(),
+                };
                 let below = path.strip_prefix(root).unwrap().to_owned();
-                files.insert(below, fs::read(&path).unwrap());
+                files.insert(below, content);
             }
         }
     }
