@@ -1,5 +1,6 @@
 //! Waiting for what nobody announces.
 
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// Far longer than anything here takes: a machine may be under load.
@@ -27,4 +28,22 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 #[track_caller]
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     wait_for(what, || holds().then_some(()));
+}
+
+/// Waits until both that `read` gives are the same. Panics with them if that doesn't come.
+#[track_caller]
+pub fn wait_same<T: PartialEq + Debug>(what: &str, mut read: impl FnMut() -> (T, T)) {
+    let deadline = Instant::now() + LIMIT;
+    let [mut pause, longest] = PACE;
+    loop {
+        let (is, wanted) = read();
+        if is == wanted {
+            return;
+        }
+        if Instant::now() >= deadline {
+            assert_eq!(is, wanted, "waited in vain: {what}");
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
+    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Call, Container, World, podnet, with};
 
 /// 16 Mbit/s to the container, 8 Mbit/s from it, in bursts of 32 KiB.
@@ -124,11 +125,9 @@ fn an_ifb_that_a_dead_namespace_left_is_in_nobody_s_way() {
     add.clone().netns(&x).run().ok();
     x.destroy();
     // The kernel takes a namespace down in its own time, and the pair with it; the IFB stays.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while world.links().iter().any(|link| link.kind == "veth") {
-        assert!(Instant::now() < deadline, "the namespace is still there");
-        std::thread::yield_now();
-    }
+    wait_until("the pair goes", || {
+        world.links().iter().all(|link| link.kind != "veth")
+    });
     let y = world.container("y");
 
     // The pair went with the namespace; the address is freed as a crash's debris is.

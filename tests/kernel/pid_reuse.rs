@@ -6,11 +6,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::common::wait::wait_until;
 use crate::common::{Answer, Call, Container, HOST_END, World, allocated, ip, podnet, run, with};
 use crate::wire::{HOST, listen, tcp};
 
@@ -82,13 +82,10 @@ impl Processes {
 
     /// Until the process has become the anchor: then its namespace is its own.
     fn wait_for_the_program(&mut self, pid: u32) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !self
-            .ask(&format!("readlink /proc/{pid}/exe || echo"))
-            .ends_with("/pause")
-        {
-            assert!(Instant::now() < deadline, "{pid} does not become a pause");
-        }
+        wait_until(&format!("{pid} becomes a pause"), || {
+            self.ask(&format!("readlink /proc/{pid}/exe || echo"))
+                .ends_with("/pause")
+        });
     }
 
     /// Kills a process, and waits until its number is free.
@@ -191,10 +188,9 @@ impl Scene {
         }
         scene.processes.kill(pid);
         if survivors == Survivors::None {
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while scene.world.link(HOST_END).is_some() {
-                assert!(Instant::now() < deadline, "the namespace does not end");
-            }
+            wait_until("the namespace ends", || {
+                scene.world.link(HOST_END).is_none()
+            });
         }
         scene
     }

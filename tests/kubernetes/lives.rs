@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cluster::{Runtime, pod_ip};
 use crate::common::allocated;
-use crate::common::wait::wait_until;
+use crate::common::wait::{wait_same, wait_until};
 use crate::containers::Running;
 use crate::scene::{POD, Scene, manifest, share_a_network, view};
 use crate::script::kill;
@@ -238,16 +238,22 @@ pub fn of_many(scene: &Scene) {
     );
     scene.note("so many pods run");
 
-    let pods = scene.cluster.get("pods -l app=idle");
-    let mut addresses: Vec<_> = pods["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|pod| pod_ip(pod).unwrap().to_string())
-        .collect();
-    addresses.sort();
-    assert_eq!(addresses.len(), MANY);
-    assert_eq!(scene.node.script.inside(|| allocated("podnet")), addresses);
+    let addresses = || {
+        let pods = scene.cluster.get("pods -l app=idle");
+        let pods = pods["items"].as_array().unwrap();
+        let mut addresses: Vec<_> = pods
+            .iter()
+            .filter_map(|pod| Some(pod_ip(pod)?.to_string()))
+            .collect();
+        addresses.sort();
+        addresses
+    };
+    // A sandbox that kubelet gave up, for the machine was busy, is taken down after its successor.
+    wait_same("every pod has an address, and nobody else has one", || {
+        let held = scene.node.script.inside(|| allocated("podnet"));
+        (held, addresses())
+    });
+    assert_eq!(addresses().len(), MANY);
     assert_eq!(scene.host_ends().len(), MANY);
 
     scene

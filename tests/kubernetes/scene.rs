@@ -7,14 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pausenet::kernel::link::{self, Link};
 use pausenet::kernel::{RouteSocket, netns::NetnsId};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Node, Runtime, pod_ip};
-use crate::common::wait::wait_until;
+use crate::common::wait::{wait_same, wait_until};
 use crate::common::{Container, NetState, allocated, run};
 use crate::containers::Running;
 use crate::script::CHECKOUT;
@@ -43,7 +43,7 @@ pub struct Scene {
 }
 
 /// What pods change on their node.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct State {
     net: NetState,
     addresses: Vec<String>,
@@ -113,13 +113,9 @@ impl Scene {
     /// Waits until nothing of any pod is left on the node.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        let mut state = self.node.script.inside(State::read);
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while state != self.before && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(100));
-            state = self.node.script.inside(State::read);
-        }
-        assert_eq!(state, self.before);
+        wait_same("nothing of any pod is left", || {
+            (self.node.script.inside(State::read), self.before.clone())
+        });
     }
 
     /// The whole story of a pod in the API server's words.

@@ -59,6 +59,10 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     kill(pids[0]);
     wait_until("containerd knows", || cri.sandbox(&id).state != READY);
     cri.stop_sandbox(&id).unwrap();
+    // It hears of the end of what it has stopped in its own time, and removes nothing before.
+    wait_until("containerd knows", || {
+        !cri.is_running(&client) && !cri.is_running(&server)
+    });
     cri.remove_sandbox(&id).unwrap();
     assert_eq!(today.calls_of(&id), ["ADD 1.1.0", "DEL 1.1.0", "DEL 1.1.0"]);
     assert_eq!(today.script.inside(State::read), before);

@@ -3,6 +3,7 @@
 //! Needs unshare (as root, or with user namespaces for everyone), flock and GNU env. Its size is not
 //! asserted here: only a release build says something about it.
 
+#[allow(dead_code)] // each test binary uses its own part
 #[path = "../common/wait.rs"]
 mod wait;
 

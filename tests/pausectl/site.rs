@@ -5,12 +5,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
+use crate::common::wait::{wait_same, wait_until};
 use crate::common::{Container, Snapshot, World, podnet, run, store_files, with};
 
 pub const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
@@ -23,7 +22,7 @@ pub struct Site {
 }
 
 /// Whatever a pod may leave behind.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Everything {
     host: Snapshot,
     run: BTreeMap<PathBuf, Vec<u8>>,
@@ -188,13 +187,9 @@ impl Site {
     #[track_caller]
     pub fn assert_nothing_is_left(&self) {
         // The kernel takes down a namespace behind the back of who gave it up.
-        let mut now = Everything::read(&self.world);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while now != self.before && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-            now = Everything::read(&self.world);
-        }
-        assert_eq!(now, self.before);
+        wait_same("nothing is left", || {
+            (Everything::read(&self.world), self.before.clone())
+        });
     }
 }
 

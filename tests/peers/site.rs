@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pausenet::kernel::route::MAIN_TABLE;
 use serde_json::{Value, json};
 
 use crate::Peers;
 use crate::common::traffic::bound;
+use crate::common::wait::wait_until;
 use crate::common::{Call, Container, NetState, STORES, World, ip, run, store_files, with};
 
 /// An address of the host that pods reach by their default route alone.
@@ -19,7 +20,7 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Beyond the host: knows no way to the pods, so only masqueraded traffic comes back.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const MASQUERADED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What wires the pods, and with which rules.
 #[derive(Debug, Clone, Copy)]
@@ -290,11 +291,9 @@ impl<'a> Site<'a> {
     pub fn destroy_netns(&self, pod: &mut Pod) {
         pod.server = None;
         unname(pod);
-        let limit = Instant::now() + SOON;
-        while self.world.link(&pod.host_end).is_some() {
-            assert!(Instant::now() < limit, "{} stays", pod.host_end);
-            std::thread::yield_now();
-        }
+        wait_until(&format!("{} goes", pod.host_end), || {
+            self.world.link(&pod.host_end).is_none()
+        });
     }
 }
 
