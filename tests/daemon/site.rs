@@ -87,6 +87,8 @@ impl Node {
             .env("PAUSENETD_CONF_DIR", self.dir.join("net.d"))
             .env("PAUSENETD_STORE_DIR", self.dir.join("ipam"))
             .env("PAUSENETD_LISTEN", LISTEN)
+            // Longer than any wait here: what is repaired was heard of, not come upon.
+            .env("PAUSENETD_INTERVAL", "3600")
             .stdin(Stdio::null());
         command
     }

@@ -248,7 +248,7 @@ pub fn of_many(scene: &Scene) {
         addresses.sort();
         addresses
     };
-    // A sandbox that kubelet gave up, for the machine was busy, is taken down after its successor.
+    // kubelet may have given a sandbox up, and take it down only now.
     wait_same("every pod has an address, and nobody else has one", || {
         let held = scene.node.script.inside(|| allocated("podnet"));
         (held, addresses())

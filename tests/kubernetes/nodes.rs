@@ -148,10 +148,6 @@ impl Pair {
         wait_until("it does not answer", || !answers());
 
         let second = &self.nodes[1];
-        let table = || {
-            let args = ["list", "tables"];
-            second.script.inside(|| run("nft", args))
-        };
         second
             .script
             .inside(|| run("nft", ["delete", "table", "inet", "pausenetd"]));
@@ -162,7 +158,8 @@ impl Pair {
         wait_until("its route is back", || self.has_route(1, &of_first));
         let cut_off = flushed.elapsed();
         wait_until("its masquerade is back", || {
-            table().contains("inet pausenetd")
+            let tables = second.script.inside(|| run("nft", ["list", "tables"]));
+            tables.contains("inet pausenetd")
         });
 
         fs::remove_file(hold).unwrap();
