@@ -1,10 +1,12 @@
 //! The floor: what the kernel alone takes for an attachment.
 //!
 //! It makes and removes the same objects as the plugin (a veth pair, addresses, routes, an alias,
-//! an element in nftables, an address file), in the fewest messages that do it. Nothing is read,
-//! checked, looked up, locked or undone, and there is no protocol: each number and name that it
-//! needs is an argument. So nothing that wires containers can be faster than this by much, and
-//! what the plugin takes beyond it is the plugin's own.
+//! an element in nftables, an address file), in the fewest messages that do it. It ends when the
+//! container can be reached, as every plugin does: a port that the kernel has yet to let forward
+//! is work that somebody has to wait for. Nothing is read, checked, looked up, locked or undone,
+//! and there is no protocol: each number and name that it needs is an argument. So nothing that
+//! wires containers can be faster than this by much, and what the plugin takes beyond it is the
+//! plugin's own.
 //!
 //! `floor add KEY=VALUE...` and `floor del KEY=VALUE...`, with the keys of [`Wanted`].
 
@@ -86,17 +88,8 @@ fn add(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
     message.veth_peer(INSIDE, "eth0", netns.as_fd().as_raw_fd());
     pair.send()?;
 
-    // Host's objects and alias, before the thread leaves for the container's namespace.
+    // The host's socket, before the thread leaves for the container's namespace.
     let mut host = Batch::new(NETLINK_ROUTE)?;
-    if wanted.maybe("bridge").is_none() {
-        host.start(Kind::NewAddress).address(index, gateway, 32);
-        host.start(Kind::NewRoute)
-            .route((address, 32), index, None, message::HOST);
-    }
-    let message = host.start(Kind::SetLink);
-    message.link(index, false);
-    message.text(message::ALIAS, wanted.text("alias")?);
-    host.send()?;
     if let Some(set) = wanted.maybe("set") {
         let mut batch = Batch::new(NETLINK_NETFILTER)?;
         batch.element(Kind::NewElement, set, address);
@@ -119,6 +112,20 @@ fn add(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
         .start(Kind::NewRoute)
         .route(([0; 4], 0), INSIDE, Some(gateway), message::UNIVERSE);
     inside.send()?;
+
+    if !bridged {
+        host.start(Kind::NewAddress).address(index, gateway, 32);
+        host.start(Kind::NewRoute)
+            .route((address, 32), index, None, message::HOST);
+    }
+    // To be asked for a link's state makes the kernel settle it first: from here on it forwards.
+    let message = host.start(Kind::GetLink);
+    message.link(index, false);
+    message.number(message::EXT_MASK, message::SKIP_STATS);
+    let message = host.start(Kind::SetLink);
+    message.link(index, false);
+    message.text(message::ALIAS, wanted.text("alias")?);
+    host.send()?;
     Ok(())
 }
 

@@ -14,6 +14,9 @@ pub const IFNAME: u16 = 3;
 pub const MASTER: u16 = 10;
 pub const ALIAS: u16 = 20;
 pub const GROUP: u16 = 27;
+pub const EXT_MASK: u16 = 29;
+/// RTEXT_FILTER_SKIP_STATS.
+pub const SKIP_STATS: u32 = 8;
 pub const UNIVERSE: u8 = 0;
 pub const LINK: u8 = 253;
 pub const HOST: u8 = 254;
@@ -26,6 +29,7 @@ const NESTED: u16 = 0x8000;
 #[derive(Clone, Copy)]
 pub enum Kind {
     NewVeth,
+    GetLink,
     SetLink,
     DelLink,
     NewAddress,
@@ -41,6 +45,7 @@ impl Kind {
         match self {
             Self::NewVeth => (16, CREATE_EXCLUSIVELY),
             Self::DelLink => (17, 0),
+            Self::GetLink => (18, 0),
             Self::SetLink => (19, 0),
             Self::NewAddress => (20, CREATE_EXCLUSIVELY),
             Self::NewRoute => (24, CREATE_EXCLUSIVELY),
@@ -58,6 +63,8 @@ pub struct Batch {
     bytes: Vec<u8>,
     /// Where the last message starts.
     at: usize,
+    /// How many messages ask for something.
+    questions: usize,
 }
 
 impl Batch {
@@ -66,6 +73,7 @@ impl Batch {
             socket: Socket::new(protocol)?,
             bytes: Vec::with_capacity(1024),
             at: 0,
+            questions: 0,
         };
         if protocol == NETLINK_NETFILTER {
             batch.start(Kind::BatchBegin).push(&[0, 0, 0, 10]);
@@ -77,6 +85,7 @@ impl Batch {
     pub fn start(&mut self, kind: Kind) -> &mut Self {
         self.finish();
         self.at = self.bytes.len();
+        self.questions += usize::from(matches!(kind, Kind::GetLink));
         let (number, flags) = kind.number_and_flags();
         self.bare(&[0; 4]);
         self.bare(&number.to_ne_bytes());
@@ -189,22 +198,29 @@ impl Batch {
     }
 
     /// Sends it all. The kernel works through it while it is being sent, and answers nothing but
-    /// errors: so one look tells whether there was one.
+    /// questions and errors: so all that there will be is there to be read.
     pub fn send(mut self) -> io::Result<()> {
         const DONT_WAIT: i32 = 0x40;
         const ERROR: u16 = 2;
         self.finish();
         self.socket.send(&self.bytes, 0)?;
-        let mut answer = Vec::with_capacity(4096);
-        match self.socket.recv(&mut answer, DONT_WAIT) {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(err) => Err(err),
-            Ok(_) if answer.get(4..6) == Some(&ERROR.to_ne_bytes()) => {
-                let code = answer.get(16..20).and_then(|code| code.try_into().ok());
-                let code = code.map_or(0, i32::from_ne_bytes);
-                Err(io::Error::from_raw_os_error(-code))
+        let mut answers = 0;
+        loop {
+            let mut answer = Vec::with_capacity(4096);
+            match self.socket.recv(&mut answer, DONT_WAIT) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
+                Err(err) => return Err(err),
+                Ok(_) if answer.get(4..6) == Some(&ERROR.to_ne_bytes()) => {
+                    let code = answer.get(16..20).and_then(|code| code.try_into().ok());
+                    let code = code.map_or(0, i32::from_ne_bytes);
+                    return Err(io::Error::from_raw_os_error(-code));
+                }
+                Ok(_) => answers += 1,
             }
-            Ok(_) => Err(io::Error::other("an answer that nobody asked for")),
+        }
+        match answers == self.questions {
+            true => Ok(()),
+            false => Err(io::Error::other("an answer too many or too few")),
         }
     }
 }
