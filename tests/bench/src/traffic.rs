@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 
 use crate::Result;
@@ -47,6 +48,31 @@ impl Kind {
     }
 }
 
+/// Which end of the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Client,
+    Server,
+}
+
+/// Runs `work` in a container, on the end's own processor: the client's is the first that there is,
+/// the server's the last. Left to the scheduler the two share one for a while, or do not, and a
+/// sample says more of that than of the way between them.
+fn at<T: Send>(end: End, container: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    in_container(container, || {
+        let usable = sched_getaffinity(None)?;
+        let mut usable = (0..CpuSet::MAX_CPU).filter(|cpu| usable.is_set(*cpu));
+        let own = match end {
+            End::Client => usable.next(),
+            End::Server => usable.last(),
+        };
+        let mut set = CpuSet::new();
+        set.set(own.ok_or("no processor may be used")?);
+        sched_setaffinity(None, &set)?;
+        work()
+    })
+}
+
 /// Sends for about so long from the namespace `client` to `target`, which leads to `server`.
 pub fn run(
     kind: Kind,
@@ -84,7 +110,7 @@ fn iperf(
     how_long: &[String],
     more: &[&str],
 ) -> Result<Value> {
-    let mut child = in_container(server, || {
+    let mut child = at(End::Server, server, || {
         Ok(Command::new("iperf3")
             .args([
                 "--server",
@@ -104,7 +130,7 @@ fn iperf(
     {
         return Err("iperf3 does not listen".into());
     }
-    let output = in_container(client, || {
+    let output = at(End::Client, client, || {
         Ok(Command::new("iperf3")
             .args([
                 "--client",
@@ -148,8 +174,8 @@ fn own(
 ) -> Result<f64> {
     let listener = in_container(server, || Ok(TcpListener::bind(("0.0.0.0", PORT))?))?;
     std::thread::scope(|scope| {
-        let serving = scope.spawn(|| serve(kind, &listener));
-        let rate = in_container(client, || match kind {
+        let serving = scope.spawn(|| at(End::Server, server, || serve(kind, &listener)));
+        let rate = at(End::Client, client, || match kind {
             Kind::Echo => round_trips(target, limit),
             _ => connections(target, limit),
         });
