@@ -4,6 +4,8 @@
 //! owner before. So whoever removes one compares the owner first, and the removal counts only
 //! if the ruleset has not changed in between.
 
+use std::time::{Duration, Instant};
+
 use ipnetwork::IpNetwork;
 
 use crate::cni::request::{Attachment, Request};
@@ -89,7 +91,8 @@ fn removals_for(
         let Some(found) = found else {
             continue;
         };
-        let dead = wish.own_key
+        let dead = found.ends
+            || wish.own_key
             || found.owner == wish.element.owner
             || target(&found) == target(&wish.element)
             || matches!(Owner::of(Some(&found.owner)), Owner::Attachment(other) if is_gone(&other));
@@ -146,7 +149,7 @@ pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
     let found = look_up(&mut open()?, wishes)?;
     for (wish, found) in wishes.iter().zip(found) {
         let right = found.as_ref().is_some_and(|found| {
-            found.owner == wish.element.owner && found.data == wish.element.data
+            !found.ends && found.owner == wish.element.owner && found.data == wish.element.data
         });
         if !right {
             let set = &wish.set;
@@ -234,7 +237,8 @@ pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
     release_where(nft, |found| found.owner == owner)
 }
 
-/// Removes elements of `owner` under these keys. True when there was one.
+/// Removes elements of `owner` under these keys: lets go of them ([`Change::LetGo`]), and waits until
+/// they have ended. True when there was one.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
@@ -243,14 +247,47 @@ pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Resu
         return Ok(false);
     }
     let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
-    amend(nft, REMOVAL, |nft| {
+    let owned = |nft: &mut Nft| -> Result<Vec<(Set, Element)>, Refusal> {
         let found = nft.look_up(&wanted)?;
-        let ours = wanted.iter().zip(found).filter_map(|((set, _), found)| {
+        let owned = wanted.iter().zip(found).filter_map(|((set, _), found)| {
             let found = found.filter(|found| found.owner == owner)?;
-            Some(Change::Remove((*set).clone(), found.key))
+            Some(((*set).clone(), found))
         });
-        Ok(ours.collect())
-    })
+        Ok(owned.collect())
+    };
+    let change = |nft: &mut Nft, change: fn((Set, Element)) -> Change| {
+        amend(nft, REMOVAL, |nft| {
+            Ok(owned(nft)?.into_iter().map(change).collect())
+        })
+    };
+    match change(nft, |(set, element)| Change::LetGo(set, element)) {
+        Ok(false) => return Ok(false),
+        Ok(true) if has_ended(nft, &owned)? => return Ok(true),
+        _ => {}
+    }
+    // The kernel is too old for it, or the set is.
+    change(nft, |(set, element)| Change::Remove(set, element.key)).map(|_| true)
+}
+
+/// Waits until elements that were let go of have ended; false when they do not. The kernel tells
+/// nobody when that is, but it is soon.
+fn has_ended(
+    nft: &mut Nft,
+    owned: &impl Fn(&mut Nft) -> Result<Vec<(Set, Element)>, Refusal>,
+) -> Result<bool> {
+    /// Some ticks: one takes 10 ms where they are longest.
+    const LIMIT: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    loop {
+        let left = owned(nft).map_err(|refusal| explain(refusal, REMOVAL))?;
+        if left.is_empty() {
+            return Ok(true);
+        }
+        if !left.iter().all(|(_, element)| element.ends) || start.elapsed() > LIMIT {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Removes every element of ours, whoever's it is, that `unwanted` says so of.

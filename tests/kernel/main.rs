@@ -17,6 +17,7 @@ mod firewall;
 mod gc;
 mod host_local;
 mod invocation;
+mod letting_go;
 mod loopback;
 mod masquerade;
 mod options;

@@ -11,12 +11,12 @@ use crate::common::{Container, World, podnet, set_sysctl, sysctl, with};
 use crate::wire::{HOST, Place, added, beyond, bind, call, listen, ruleset, tcp, tcp_is_cut, udp};
 
 /// The config with these mappings.
-fn mapping(config: Value, mappings: Value) -> Value {
+pub fn mapping(config: Value, mappings: Value) -> Value {
     with(config, json!({"runtimeConfig": {"portMappings": mappings}}))
 }
 
 /// A dual-stack network where host port 8080 leads to port 80, of TCP and UDP.
-fn mapped() -> Value {
+pub fn mapped() -> Value {
     let ipam = json!({"type": "host-local",
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]});
     mapping(

@@ -19,6 +19,7 @@ const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_DATA_VALUE: u16 = 1;
 
@@ -95,12 +96,14 @@ fn read_element(attributes: &[u8]) -> Result<Element, DecodeError> {
         key: Vec::new(),
         data: Vec::new(),
         owner: String::new(),
+        ends: false,
     };
     for attribute in NlasIterator::new(attributes) {
         let attribute: NlaBuffer<&[u8]> = attribute?;
         match attribute.kind() {
             NFTA_SET_ELEM_KEY => element.key = read_value(attribute.value())?,
             NFTA_SET_ELEM_DATA => element.data = read_value(attribute.value())?,
+            NFTA_SET_ELEM_TIMEOUT => element.ends = true,
             NFTA_SET_ELEM_USERDATA => element.owner = read_comment(attribute.value()),
             _ => {}
         }

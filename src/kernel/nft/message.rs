@@ -70,7 +70,7 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             NLM_F_CREATE,
         )],
         // Fields in a row need no flag: that is for rows of intervals.
-        Change::Set(set) => vec![(new_set(set, SetFlags::empty()), NLM_F_CREATE)],
+        Change::Set(set) => vec![(new_set(set, SetFlags::Timeout), NLM_F_CREATE)],
         Change::Chain(chain) => new_chain(chain),
         Change::Add(set, element) => vec![(add_element(set, element), NLM_F_CREATE | NLM_F_EXCL)],
         Change::Remove(set, key) => vec![(
@@ -85,6 +85,7 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             ),
             0,
         )],
+        Change::LetGo(set, element) => vec![(let_go(set, element), NLM_F_CREATE)],
         Change::RemoveChain(table, chain) => remove_chain(*table, chain),
         Change::Rule(rule) => vec![new_rule(rule)],
         Change::Subnets(set, subnets) => subnet_set(set, subnets),
@@ -141,6 +142,12 @@ fn concatenated(kinds: &[Kind]) -> (u32, u32) {
     })
 }
 
+const NFTA_SET_GC_INTERVAL: u16 = 12;
+
+/// How often the kernel frees the memory of elements that have ended, in milliseconds. It is one walk
+/// through the set; packets and questions do not see such an element any more.
+const SWEEP_INTERVAL: u32 = 60_000;
+
 fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
     let (key_type, key_len) = concatenated(&set.key);
     let mut attributes = vec![
@@ -158,6 +165,13 @@ fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
         attributes.push(SetAttribute::DataLen(data_len));
     }
     attributes.push(SetAttribute::Flags(flags));
+    if flags.contains(SetFlags::Timeout) {
+        let interval = SWEEP_INTERVAL.to_be_bytes().to_vec();
+        attributes.push(SetAttribute::Other(DefaultNla::new(
+            NFTA_SET_GC_INTERVAL,
+            interval,
+        )));
+    }
     if set.key == [Kind::IfName] {
         attributes.push(SetAttribute::UserData(HOST_BYTE_ORDER.to_vec()));
     }
@@ -267,6 +281,17 @@ fn remove_chain(table: Table, chain: &str) -> Vec<Request<NetfilterMessage>> {
 }
 
 fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
+    let owner = SetElementAttribute::UserData(comment(&element.owner));
+    new_element(set, element, owner)
+}
+
+/// Gives an element that is there the shortest of lives: the kernel makes a tick of it.
+fn let_go(set: &Set, element: &Element) -> NetfilterMessage {
+    const MILLISECONDS: u64 = 1;
+    new_element(set, element, SetElementAttribute::Timeout(MILLISECONDS))
+}
+
+fn new_element(set: &Set, element: &Element, last: SetElementAttribute) -> NetfilterMessage {
     let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(
         element.key.clone(),
     ))];
@@ -275,7 +300,7 @@ fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
             element.data.clone(),
         )));
     }
-    attributes.push(SetElementAttribute::UserData(comment(&element.owner)));
+    attributes.push(last);
     message(
         set.table.family,
         NfTablesMessage::NewSetElement(elements(set, vec![attributes])),

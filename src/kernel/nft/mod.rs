@@ -95,6 +95,8 @@ pub struct Element {
     pub data: Vec<u8>,
     /// Its comment: whose it is.
     pub owner: String,
+    /// It ends by itself, within a tick of the kernel's clock: who had it has let go of it.
+    pub ends: bool,
 }
 
 /// A rule of anybody's, as far as it can be told whose it is.
@@ -168,6 +170,16 @@ pub enum Change {
     Add(Set, Element),
     /// Removes an element; refused with ENOENT when its key is not there.
     Remove(Set, Vec<u8>),
+    /// Has an element end by itself within a tick, if its data are still these; refused otherwise.
+    ///
+    /// Who removes an element has to wait, in closing the socket, until no packet can be using it;
+    /// and holds nftables' lock meanwhile, which everybody needs who removes a link
+    /// (nft_rcv_nl_event and nf_tables_netdev_event in net/netfilter). Of an element that ends the
+    /// kernel disposes later, by itself.
+    ///
+    /// Kernels before 6.12 change nothing, and say nothing: [`Element::ends`] tells. Refused with
+    /// EINVAL in sets that were made without timeouts.
+    LetGo(Set, Element),
     /// Adds a rule to a chain that is there.
     Rule(NewRule),
     /// Removes a rule by its handle.
@@ -257,7 +269,7 @@ impl Nft {
             .collect()
     }
 
-    /// Every element of a set or map; none when it is not there.
+    /// Every element of a set or map, but for those that end; none when it is not there.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -267,6 +279,7 @@ impl Nft {
         Ok(messages
             .into_iter()
             .flat_map(ElementMessage::elements)
+            .filter(|element| !element.ends)
             .collect())
     }
 

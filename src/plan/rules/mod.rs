@@ -136,6 +136,7 @@ fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> Wish {
         key,
         data: Vec::new(),
         owner: owner.to_owned(),
+        ends: false,
     };
     Wish {
         set,
@@ -166,6 +167,7 @@ fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Wish {
             key,
             data,
             owner: owner.to_owned(),
+            ends: false,
         },
         own_key: false,
         block: Block::Ports,
