@@ -19,19 +19,19 @@ use crate::kernel::{Refusal, RouteSocket, address, link};
 /// of ours. No ADD takes that long.
 pub const YOUNGEST: Duration = Duration::from_secs(600);
 
-/// Frees what can be freed of a network's addresses. True when there was something.
+/// Frees what can be freed of a network's addresses, and tells how many those were.
 ///
 /// # Errors
 /// Codes 5 and 101; when in doubt, nothing is freed.
-pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<bool> {
+pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<usize> {
     let Ipam::HostLocal(ipam) = ipam else {
-        return Ok(false);
+        return Ok(0);
     };
     let mut socket = Host::open_socket()?;
     let in_use = in_use(&mut socket)
         .map_err(|refusal| refusal.during("list the addresses behind the host's links"))?;
     let Some(in_use) = in_use else {
-        return Ok(false);
+        return Ok(0);
     };
     let is_old = |changed: SystemTime| now.duration_since(changed).is_ok_and(|age| age > YOUNGEST);
     ipam.reclaim(|ip, container, ifname, changed| {

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{Host, host_end, reclaim, remove, rules, try_lock};
+use crate::apply::{host_end, reclaim, remove, rules, try_lock};
 use crate::cni::config;
 use crate::cni::env::Environment;
 use crate::cni::link::Mode;
@@ -50,32 +50,33 @@ pub struct Census {
 ///
 /// # Errors
 /// Codes 5, 7 and 101; what could be reclaimed was.
-pub fn collect(config: &str, pods: &[IpNetwork], store: &Path, now: SystemTime) -> Result<Census> {
+pub fn collect(
+    (socket, nft): (&mut RouteSocket, &mut Nft),
+    config: &str,
+    pods: &[IpNetwork],
+    store: &Path,
+    now: SystemTime,
+) -> Result<Census> {
     let network = network(config)?;
-    let mut socket = Host::open_socket()?;
-    let links = list(&mut socket)?;
+    let links = list(socket)?;
     let mut census = Census::default();
     for found in links.iter().filter(|found| is_debris(found)) {
-        census.reclaimed += usize::from(remove_debris(&mut socket, found)?);
+        census.reclaimed += usize::from(remove_debris(socket, found)?);
     }
     let live = live(&links, &network.name);
     census.attachments = live.len();
-    let mut nft = rules::open()?;
-    let leftovers = leftovers(&mut nft, &links, &network.name)?;
+    let leftovers = leftovers(nft, &links, &network.name)?;
     for attachment in leftovers.iter().filter(|it| !live.contains(*it)) {
-        census.reclaimed += usize::from(remove_leftovers(&mut socket, &mut nft, attachment)?);
+        census.reclaimed += usize::from(remove_leftovers(socket, nft, attachment)?);
+    }
+    if let Some(ipam) = Ipam::new(&network)? {
+        census.freed = reclaim(&network.name, &ipam, now)?;
     }
     let store = store.join(network.name.as_str());
-    let before = taken(&store)?;
-    if let Some(ipam) = Ipam::new(&network)? {
-        reclaim(&network.name, &ipam, now)?;
-    }
-    let after = taken(&store)?;
-    census.freed = before.len().saturating_sub(after.len());
+    census.usage = usage(pods, &taken(&store)?);
     // Looked at anew: an ADD may have ended meanwhile.
-    let live = self::live(&list(&mut socket)?, &network.name);
+    let live = self::live(&list(socket)?, &network.name);
     census.stale = stale(&store, &network.name, &live)?;
-    census.usage = usage(pods, &after);
     Ok(census)
 }
 
@@ -102,7 +103,8 @@ fn is_debris(link: &Link) -> bool {
     link.group == LINK_GROUP && Owner::of(link.alias.as_deref()) == Owner::Nobody
 }
 
-fn attachment_of(alias: Option<&str>, network: &NetworkName) -> Option<Attachment> {
+/// The attachment of a network that an alias or a comment names.
+pub(super) fn attachment_of(alias: Option<&str>, network: &NetworkName) -> Option<Attachment> {
     match Owner::of(alias) {
         Owner::Attachment(attachment) if attachment.network == *network => Some(attachment),
         _ => None,

@@ -286,7 +286,8 @@ impl Reconciler {
     fn collect(&mut self, wanted: &Desired) -> Result<()> {
         let config = conflist::render(&self.settings, &wanted.pods, None);
         let store = &self.settings.store_dir;
-        let census = gc::collect(&config, &wanted.pods, store, SystemTime::now())?;
+        let kernel = (&mut self.socket, &mut self.nft);
+        let census = gc::collect(kernel, &config, &wanted.pods, store, SystemTime::now())?;
         if census.reclaimed + census.freed > 0 {
             tracing::info!(
                 "reclaimed what no pod owns: of {} attachments, and {} addresses",

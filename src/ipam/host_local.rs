@@ -176,17 +176,17 @@ impl HostLocal {
     }
 
     /// Frees every address that `is_dead` says so of: address, container, interface, and when
-    /// it was taken. True when there was one.
+    /// it was taken. How many those were.
     ///
     /// # Errors
     /// Code 5, after having freed what could be.
     pub fn reclaim(
         &self,
         is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
-    ) -> Result<bool> {
+    ) -> Result<usize> {
         match self.existing_store()? {
             Some(mut store) => store.reclaim(is_dead),
-            None => Ok(false),
+            None => Ok(0),
         }
     }
 

@@ -71,7 +71,9 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
     // When it cannot be told what is dead, the exhaustion is the error to report.
-    if exhausted && reclaim(&request.network.name, ipam, SystemTime::now()).unwrap_or(false) {
+    if exhausted
+        && reclaim(&request.network.name, ipam, SystemTime::now()).is_ok_and(|freed| freed > 0)
+    {
         outcome = ipam.allocate(request);
     }
     let held = match outcome? {

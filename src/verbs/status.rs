@@ -39,7 +39,7 @@ pub fn addresses(network: &Network) -> Result<()> {
         .is_err_and(|err| err.code == Code::TryAgainLater);
     if exhausted
         && network.link.is_some()
-        && reclaim(&network.name, &ipam, SystemTime::now()).map_err(unavailable)?
+        && reclaim(&network.name, &ipam, SystemTime::now()).map_err(unavailable)? > 0
     {
         outcome = ipam.ready();
     }

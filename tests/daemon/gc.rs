@@ -2,11 +2,15 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime};
 
 use pausenet::daemon::conflist::render;
 use pausenet::daemon::gc::{Census, collect};
 use pausenet::daemon::options::Options;
+use pausenet::kernel::RouteSocket;
+use pausenet::kernel::nft::Nft;
 use serde_json::{Value, json};
 
 use crate::common::wait::wait_until;
@@ -39,7 +43,16 @@ fn with_port_and_limit() -> Value {
 
 fn look() -> Census {
     let pods = [PODS.parse().unwrap()];
-    collect(&config(), &pods, Path::new(STORE), SystemTime::now()).unwrap()
+    let (mut socket, mut nft) = (RouteSocket::open().unwrap(), Nft::open().unwrap());
+    let kernel = (&mut socket, &mut nft);
+    collect(
+        kernel,
+        &config(),
+        &pods,
+        Path::new(STORE),
+        SystemTime::now(),
+    )
+    .unwrap()
 }
 
 fn file(ip: &str) -> PathBuf {
@@ -113,6 +126,34 @@ fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_
     assert_eq!((census.freed, census.stale), (1, 0));
     assert!(!file("10.244.1.2").exists() && file("10.244.1.3").exists());
     assert_eq!(look().reclaimed, 0);
+}
+
+#[test]
+fn what_pods_give_back_themselves_is_not_counted_as_reclaimed() {
+    let world = World::new();
+    let pods = ["a", "b"].map(|name| world.container(name));
+    let over = AtomicBool::new(false);
+    let freed = std::thread::scope(|scope| {
+        let churn = pods.iter().map(|pod| {
+            scope.spawn(|| {
+                for verb in ["ADD", "DEL"].repeat(40) {
+                    let call = Call::new(verb, &plugin(json!({}))).id(pod.name());
+                    call.netns(pod).run().ok();
+                }
+            })
+        });
+        let churn: Vec<_> = churn.collect();
+        scope.spawn(|| {
+            churn.into_iter().for_each(|one| one.join().unwrap());
+            over.store(true, SeqCst);
+        });
+        let mut freed = 0;
+        while !over.load(SeqCst) {
+            freed += look().freed;
+        }
+        freed
+    });
+    assert_eq!(freed, 0);
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl Repair {
     pub fn carry_out(&self) -> Result<bool> {
         match self {
             Self::Reclaim(network) => match Ipam::new(network)? {
-                Some(ipam) => reclaim(&network.name, &ipam, SystemTime::now()),
+                Some(ipam) => {
+                    reclaim(&network.name, &ipam, SystemTime::now()).map(|freed| freed > 0)
+                }
                 None => Ok(false),
             },
             Self::Restore(request, ip) => interfaces::restore(request, *ip),

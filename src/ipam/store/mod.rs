@@ -250,14 +250,14 @@ impl Store {
     }
 
     /// Frees every address that `is_dead` says so of: address, container, interface, and when
-    /// its file was made. True when there was one.
+    /// its file was made. How many those were.
     ///
     /// # Errors
     /// Code 5, after having freed what could be.
     pub fn reclaim(
         &mut self,
         is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
-    ) -> Result<bool> {
+    ) -> Result<usize> {
         self.free(|store, held| {
             let file = fs::metadata(store.dir.join(held.ip.to_string()));
             file.and_then(|file| file.modified())
@@ -265,10 +265,10 @@ impl Store {
         })
     }
 
-    fn free(&mut self, is_to_go: impl Fn(&Self, &Stale) -> bool) -> Result<bool> {
+    fn free(&mut self, is_to_go: impl Fn(&Self, &Stale) -> bool) -> Result<usize> {
         let mut all = Vec::new();
         self.read_all(|ip, content| all.extend(Stale::of(ip, content)))?;
-        let mut outcome = Ok(false);
+        let mut outcome = Ok(0);
         for held in all {
             if !is_to_go(self, &held) {
                 continue;
@@ -277,7 +277,7 @@ impl Store {
                 Err(err) => Err(self.cannot("free", held.ip, err)),
                 Ok(()) => {
                     self.ask(|index| index.remove(held.ip, &held.content()));
-                    outcome.map(|_| true)
+                    outcome.map(|freed| freed + 1)
                 }
             };
         }
