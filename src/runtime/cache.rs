@@ -61,13 +61,8 @@ struct Wire {
 impl Entry {
     /// An entry that is not written yet.
     pub fn new(list: NetworkList, parameters: Parameters) -> Self {
-        let Attachment {
-            network,
-            container,
-            ifname,
-        } = &parameters.attachment;
         Self {
-            file: Path::new(DIR).join(format!("{network}-{container}-{ifname}")),
+            file: Path::new(DIR).join(file_name(&parameters.attachment)),
             list,
             parameters,
             result: None,
@@ -128,6 +123,23 @@ impl Entry {
             file,
         })
     }
+}
+
+fn file_name(attachment: &Attachment) -> String {
+    let Attachment {
+        network,
+        container,
+        ifname,
+    } = attachment;
+    format!("{network}-{container}-{ifname}")
+}
+
+/// What is remembered of one attachment. None too when it cannot be read.
+pub fn of(attachment: &Attachment) -> Option<Entry> {
+    let name = file_name(attachment);
+    let entries = [DIR, OLD_DIR].map(|dir| Entry::read(Path::new(dir).join(&name)));
+    let mut entries = entries.into_iter().flatten();
+    entries.find(|entry| entry.parameters.attachment == *attachment)
 }
 
 /// Every attachment that anybody remembers; what cannot be read is not.

@@ -3,10 +3,12 @@
 //!
 //! [`conflist`] reads a configuration, [`plugin`] runs one of its plugins, and this file runs
 //! them in their order. [`cache`] remembers, as libcni does and where libcni does, what an
-//! attachment was made with, so that its DEL gets the same.
+//! attachment was made with, so that its DEL gets the same. [`duty`] tells from that what a plugin of
+//! ours has to have made.
 
 pub mod cache;
 pub mod conflist;
+pub mod duty;
 mod interrupt;
 mod plugin;
 

@@ -4,7 +4,6 @@
 //! what it found as [`finding::Finding`]s. A finding carries a [`repair::Repair`] only where that
 //! is provably safe; when in doubt, things are kept, and it is said.
 
-mod duty;
 mod finding;
 mod firewall;
 mod interfaces;

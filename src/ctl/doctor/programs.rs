@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::options::block_on;
 use crate::cni::Error;
+use crate::runtime::duty;
 use crate::runtime::find_plugin;
 
 /// The names that the binary goes by.
@@ -65,6 +66,14 @@ impl Programs {
     /// Whether the plugin of this name is pausenet.
     pub fn is_ours(&self, name: &str) -> bool {
         matches!(self.found.get(name), Some((_, Program::Ours(_))))
+    }
+
+    /// As far as it matters for what they were asked for.
+    pub fn known(&self) -> duty::Plugins<'_> {
+        duty::Plugins {
+            path: &self.path,
+            portmap_is_ours: self.is_ours("portmap"),
+        }
     }
 
     pub fn get(&self, name: &str) -> Option<&(PathBuf, Program)> {

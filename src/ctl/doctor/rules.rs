@@ -1,23 +1,23 @@
 //! nftables against attachments: elements that a foreign flush took, and elements of the dead.
 //!
 //! What should be there is computed as ADD computes it, from what the runtime remembers of the
-//! attachment and from the interface itself; see [`super::duty`].
+//! attachment and from the interface itself; see [`duty`].
 
 use std::collections::{HashMap, HashSet};
 
-use super::duty;
 use super::finding::{Check, Finding};
 use super::repair;
 use super::scene::{Behind, Scene, is_link_there, is_there};
-use crate::apply::{Host, host_end, is_at_work, rules, try_lock};
+use crate::apply::{Host, Place, Present, host_end, is_at_work, put_back, rules, try_lock};
 use crate::cni::Result;
 use crate::cni::request::Attachment;
 use crate::cni::result::{AddResult, Interface};
 use crate::kernel::Refusal;
 use crate::kernel::link::Link;
-use crate::kernel::nft::{Change, Element, Nft, Set, Table};
-use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, target};
+use crate::kernel::nft::{Element, Nft, Set};
+use crate::plan::rules::{Wish, target};
 use crate::plan::{Owner, element_owner, host_end_name};
+use crate::runtime::duty;
 
 /// A repair of nftables.
 #[derive(Debug, Clone)]
@@ -54,17 +54,7 @@ impl Repair {
                 attachment,
                 host_end: index,
                 wishes,
-            } => {
-                let Some(_lock) = try_lock(&host_end_name(attachment))? else {
-                    return Ok(false);
-                };
-                if !is_link_there(*index) {
-                    return Ok(false);
-                }
-                let mut socket = Host::open_socket()?;
-                let is_gone = |other: &Attachment| matches!(host_end(&mut socket, other), Ok(None));
-                rules::claim(None, wishes, is_gone).map(|()| true)
-            }
+            } => put_back(attachment, *index, wishes),
             Self::Shared(wishes) => rules::restore_shared(wishes).map(|()| true),
             Self::Drop {
                 attachment,
@@ -83,58 +73,6 @@ impl Repair {
     }
 }
 
-/// Where an element is.
-type Place = (Table, String, Vec<u8>);
-
-/// What is in our tables now.
-#[derive(Debug, Default)]
-struct Present {
-    elements: HashMap<Place, Element>,
-    /// How many rules each chain has.
-    rules: HashMap<(Table, String), usize>,
-}
-
-impl Present {
-    fn read() -> Result<Self, Refusal> {
-        let mut nft = Nft::open()?;
-        let mut present = Self::default();
-        for table in [TABLE, BRIDGE_TABLE] {
-            for set in nft.sets(table)? {
-                for element in nft.elements(table, &set)? {
-                    let place = (table, set.clone(), element.key.clone());
-                    present.elements.insert(place, element);
-                }
-            }
-            for rule in nft.rules(table, None)? {
-                *present.rules.entry((table, rule.chain)).or_default() += 1;
-            }
-        }
-        Ok(present)
-    }
-
-    fn has(&self, wish: &Wish) -> bool {
-        let Wish { set, element, .. } = wish;
-        let place = (set.table, set.name.clone(), element.key.clone());
-        let found = self.elements.get(&place);
-        found.is_some_and(|found| found.owner == element.owner && found.data == element.data)
-    }
-
-    /// The shared chains of these wishes that have lost rules.
-    fn incomplete(&self, wishes: &[Wish]) -> Vec<String> {
-        let chains = blocks(wishes)
-            .into_iter()
-            .filter_map(|change| match change {
-                Change::Chain(chain) => Some(chain),
-                _ => None,
-            });
-        let lost = chains.filter(|chain| {
-            let place = (chain.table, chain.name.clone());
-            self.rules.get(&place).copied().unwrap_or_default() < chain.rules.len()
-        });
-        lost.map(|chain| chain.name).collect()
-    }
-}
-
 /// An attachment that lives, and what nftables should hold for it.
 struct Due {
     attachment: Attachment,
@@ -144,7 +82,7 @@ struct Due {
 }
 
 pub fn check(scene: &Scene) -> Vec<Finding> {
-    let present = match Present::read() {
+    let present = match read() {
         Ok(present) => present,
         Err(refusal) => {
             let err = refusal.during("list the elements of nftables");
@@ -164,6 +102,10 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
     findings.extend(lost(&present, &due));
     findings.extend(leftovers(&present, scene));
     findings
+}
+
+fn read() -> Result<Present, Refusal> {
+    Present::read(&mut Nft::open()?)
 }
 
 /// Attachments of which nobody can say any more what they were asked for.
@@ -216,7 +158,7 @@ fn due(scene: &Scene) -> Vec<Due> {
         {
             continue;
         }
-        for duty in duty::chained(entry, &scene.programs) {
+        for duty in duty::chained(entry, scene.programs.known()) {
             let promised = duty.request.network.prev_result.as_ref();
             if let Some(host_end) = promised.and_then(|promised| host_end_of(promised, links)) {
                 due.push(Due {
@@ -266,12 +208,7 @@ fn lost(present: &Present, due: &[Due]) -> Vec<Finding> {
         );
     }
     for due in due {
-        let gone: Vec<_> = due
-            .wishes
-            .iter()
-            .filter(|wish| !present.has(wish))
-            .cloned()
-            .collect();
+        let gone = present.lost(&due.wishes);
         // An ADD or DEL that is at work has its own mind about it.
         if gone.is_empty() || is_at_work(&due.attachment) || !is_link_there(due.host_end) {
             continue;

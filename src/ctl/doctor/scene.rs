@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
-use super::duty::{self, Duty};
 use super::programs::Programs;
 use crate::apply::{Host, host_end};
 use crate::cni::Result;
@@ -18,6 +17,7 @@ use crate::kernel::{address, link};
 use crate::plan::Owner;
 use crate::runtime::cache::{self, Entry};
 use crate::runtime::conflist::{self, NetworkList};
+use crate::runtime::duty::{self, Duty};
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -129,11 +129,11 @@ impl Scene {
             let entry = known(&attachment);
             let seen = addresses.as_deref().unwrap_or_default();
             let duties = match entry {
-                Some(entry) => duty::remembered(entry, seen, &programs),
+                Some(entry) => duty::remembered(entry, seen, programs.known()),
                 None => {
                     let list = lists(&confs).find(|list| list.name == attachment.network);
                     list.map_or_else(Vec::new, |list| {
-                        duty::configured(list, &attachment, seen, &programs)
+                        duty::configured(list, &attachment, seen, programs.known())
                     })
                 }
             };

@@ -2,21 +2,30 @@
 //! or, where nobody does, from the network's configuration.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
-use super::programs::Programs;
+use super::cache::Entry;
+use super::conflist::NetworkList;
+use super::execution_config;
 use crate::cni::args::Args;
 use crate::cni::env::{Environment, Verb};
 use crate::cni::link::Mode;
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::plan::rules::Wish;
-use crate::runtime::cache::Entry;
-use crate::runtime::conflist::NetworkList;
-use crate::runtime::execution_config;
 use crate::verbs::{self, Plugin};
+
+/// What has to be known of the plugins that a runtime calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Plugins<'a> {
+    /// Where they are.
+    pub path: &'a [PathBuf],
+    /// Whether the `portmap` among them is ours.
+    pub portmap_is_ours: bool,
+}
 
 /// One plugin's part of an attachment.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ impl Duty {
 
 /// The duties of an attachment that we wired, as its runtime remembers it. `seen` are the
 /// addresses that the interface has, for an ADD whose result nobody wrote down.
-pub fn remembered(entry: &Entry, seen: &[IpNetwork], programs: &Programs) -> Vec<Duty> {
+pub fn remembered(entry: &Entry, seen: &[IpNetwork], plugins: Plugins) -> Vec<Duty> {
     let pairs = entry.parameters.args.iter();
     let args: Vec<_> = pairs.map(|[key, value]| format!("{key}={value}")).collect();
     let source = Source {
@@ -44,7 +53,7 @@ pub fn remembered(entry: &Entry, seen: &[IpNetwork], programs: &Programs) -> Vec
         capabilities: &entry.parameters.capabilities,
         result: entry.result.as_ref(),
         args: Args::parse(&args.join(";")).unwrap_or_default(),
-        programs,
+        plugins,
     };
     source.duties(seen)
 }
@@ -55,7 +64,7 @@ pub fn configured(
     list: &NetworkList,
     attachment: &Attachment,
     seen: &[IpNetwork],
-    programs: &Programs,
+    plugins: Plugins,
 ) -> Vec<Duty> {
     let source = Source {
         list,
@@ -63,14 +72,14 @@ pub fn configured(
         capabilities: &Map::new(),
         result: None,
         args: Args::default(),
-        programs,
+        plugins,
     };
     source.duties(seen)
 }
 
 /// The ports that our `portmap` mapped to a container which another's plugin wired.
-pub fn chained(entry: &Entry, programs: &Programs) -> Vec<Duty> {
-    let mut duties = remembered(entry, &[], programs);
+pub fn chained(entry: &Entry, plugins: Plugins) -> Vec<Duty> {
+    let mut duties = remembered(entry, &[], plugins);
     duties.retain(|duty| duty.plugin == Plugin::Portmap);
     duties
 }
@@ -81,7 +90,7 @@ struct Source<'a> {
     capabilities: &'a Map<String, Value>,
     result: Option<&'a Value>,
     args: Args,
-    programs: &'a Programs,
+    plugins: Plugins<'a>,
 }
 
 impl Source<'_> {
@@ -98,7 +107,7 @@ impl Source<'_> {
             (0, Plugin::Pausenet) => (called, Mode::Configured),
             (0, Plugin::Bridge) => (called, Mode::Bridge),
             (0, Plugin::Ptp) => (called, Mode::Ptp),
-            (_, Plugin::Portmap) if self.programs.is_ours("portmap") => (called, Mode::Foreign),
+            (_, Plugin::Portmap) if self.plugins.portmap_is_ours => (called, Mode::Foreign),
             _ => return None,
         };
         let config = execution_config(self.list, plugin, self.capabilities, self.result);
@@ -111,7 +120,7 @@ impl Source<'_> {
             netns: None,
             netns_override: false,
             args: self.args.clone(),
-            path: self.programs.path().to_vec(),
+            path: self.plugins.path.to_vec(),
         };
         let config = config.to_string().into_bytes();
         let mut request = Request::new(&environment, mode, config).ok()?;
