@@ -10,6 +10,7 @@
 //! * [`subnets`]: arithmetic with sets of subnets (pure).
 //! * [`desired`]: from Nodes and options to what should be (pure).
 //! * [`masquerade`], [`routes`], [`conflist`], [`plugins`]: each makes one part of it so.
+//! * [`ports`]: what others remove of pods' elements in nftables is put back.
 //! * [`gc`]: what no pod can own any more is reclaimed.
 //! * [`reconcile`]: one pass over all of these.
 //! * [`watch`], [`ears`]: the reasons to make one; [`bell`] is where they meet.
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod node;
 pub mod options;
 pub mod plugins;
+pub mod ports;
 pub mod reconcile;
 pub mod routes;
 mod run;

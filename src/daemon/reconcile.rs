@@ -13,6 +13,7 @@ use super::ears::OwnPods;
 use super::metrics::Metrics;
 use super::node::Node;
 use super::options::{Options, Settings};
+use super::ports::Ports;
 use super::watch::NodeList;
 use super::{gc, masquerade, plugins, routes};
 use crate::apply::{Host, rules};
@@ -33,6 +34,7 @@ pub struct Reconciler {
     own_pods: OwnPods,
     /// What the masquerade looked like when it was made.
     made: Option<masquerade::Made>,
+    ports: Ports,
     plugins_are_there: bool,
     plugins_seen: plugins::Seen,
     told: BTreeSet<String>,
@@ -54,6 +56,7 @@ impl Reconciler {
     /// # Errors
     /// Code 101.
     pub fn new(options: Options, metrics: Metrics, own_pods: OwnPods) -> Result<Self> {
+        let ports = Ports::new(&options);
         Ok(Self {
             settings: options.settings(),
             options,
@@ -62,6 +65,7 @@ impl Reconciler {
             metrics,
             own_pods,
             made: None,
+            ports,
             plugins_are_there: false,
             plugins_seen: plugins::Seen::default(),
             told: BTreeSet::new(),
@@ -84,6 +88,8 @@ impl Reconciler {
             }
             None => {}
         }
+        let outcome = self.ports();
+        self.note(&mut report, "ports", outcome);
         let there = conflist::is_there(&self.options.conf_dir, &self.options.conf_name);
         report.not_ready =
             match (there && self.plugins_are_there, nodes.is_some()) {
@@ -296,6 +302,18 @@ impl Reconciler {
             );
         }
         self.metrics.census(&census);
+        Ok(())
+    }
+
+    fn ports(&mut self) -> Result<()> {
+        let count = self.ports.ensure(&mut self.socket, &mut self.nft)?;
+        if count > 0 {
+            tracing::warn!(
+                "put back into nftables what {count} pods had there, mapped ports for example: \
+                 somebody had removed it"
+            );
+        }
+        self.metrics.changed("ports", count);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ mod gc;
 mod image;
 mod masquerade;
 mod plugins;
+mod ports;
 mod process;
 mod routes;
 mod site;

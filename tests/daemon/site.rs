@@ -148,6 +148,23 @@ impl Node {
             .collect()
     }
 
+    /// The same of a pod with a port of the node's.
+    #[track_caller]
+    pub fn add_with_port(&self, cnitool: &Path, pod: &Container, port: u16) -> IpAddr {
+        let ports = serde_json::json!({"portMappings": [
+            {"hostPort": port, "containerPort": 80, "protocol": "tcp"}
+        ]});
+        let mut command = self.cnitool_command(cnitool, "add", pod);
+        let output = command.env("CAP_ARGS", ports.to_string()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        pod.addresses("eth0")[0]
+            .split('/')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
     #[track_caller]
     pub fn cnitool(&self, cnitool: &Path, verb: &str, pod: &Container) -> String {
         let output = self.cnitool_command(cnitool, verb, pod).output().unwrap();
