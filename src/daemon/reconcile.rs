@@ -1,10 +1,13 @@
 //! One pass over all that the daemon sees to. Parts that do not depend on each other go on when one
 //! fails; the network's configuration comes last, and for the first time only when what pods need is
-//! in place.
+//! in place. Once all that pods need has been, the node counts as ready, and goes on so: what fails
+//! later, or an API server that is away, takes nothing from what is there.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::SystemTime;
+
+use ipnetwork::IpNetwork;
 
 use super::bell::Scope;
 use super::conflist::{self, Outcome};
@@ -21,7 +24,7 @@ use crate::cni::{Code, Error, Result};
 use crate::ctl::install::place::Put;
 use crate::kernel::link::Which;
 use crate::kernel::nft::Nft;
-use crate::kernel::owned_route::{OwnedRoute, Way};
+use crate::kernel::owned_route::{OwnedRoute, Target, Way};
 use crate::kernel::{Refusal, RouteSocket, address, link};
 
 /// Makes this node's network so, again and again.
@@ -37,6 +40,10 @@ pub struct Reconciler {
     ports: Ports,
     plugins_are_there: bool,
     plugins_seen: plugins::Seen,
+    /// Everything that pods need has been in place at once.
+    is_settled: bool,
+    /// The subnets whose pods were counted last.
+    counted: Vec<IpNetwork>,
     told: BTreeSet<String>,
 }
 
@@ -47,6 +54,8 @@ pub struct Report {
     pub failed: bool,
     /// Why this node is not ready for pods; None when it is.
     pub not_ready: Option<String>,
+    /// What pods need and have not.
+    lacks: Vec<String>,
     complaints: BTreeSet<String>,
 }
 
@@ -68,6 +77,8 @@ impl Reconciler {
             ports,
             plugins_are_there: false,
             plugins_seen: plugins::Seen::default(),
+            is_settled: false,
+            counted: Vec::new(),
             told: BTreeSet::new(),
         })
     }
@@ -77,52 +88,53 @@ impl Reconciler {
         let mut report = Report::default();
         if scope == Scope::Everything || !self.plugins_are_there {
             let outcome = self.plugins();
-            self.note(&mut report, "plugins", outcome);
+            self.need(&mut report, "plugins", outcome);
         }
         match nodes.map(|nodes| self.find_own(nodes)) {
             Some(Ok((own, others))) => self.network(&own, &others, scope, &mut report),
             // Whatever is there stays: running pods go on with it.
-            Some(Err(err)) => {
-                report.failed = true;
-                report.complaints.insert(err.to_string());
-            }
-            None => {}
+            Some(Err((part, err))) => self.need(&mut report, part, Err(err)),
+            None => report
+                .lacks
+                .push("the API server has not told of any Node yet".to_owned()),
         }
         let outcome = self.ports();
         self.note(&mut report, "ports", outcome);
-        let there = conflist::is_there(&self.options.conf_dir, &self.options.conf_name);
-        report.not_ready =
-            match (there && self.plugins_are_there, nodes.is_some()) {
-                (true, true) => None,
-                (_, false) => Some("the API server has not told of any Node yet".into()),
-                (false, true) => {
-                    Some(report.complaints.iter().next().cloned().unwrap_or_else(|| {
-                        "the network's configuration is not in place".to_owned()
-                    }))
-                }
-            };
+        report.not_ready = self.why_not_ready(&report);
         self.tell(&report);
         report
     }
 
-    /// This node and the others.
-    fn find_own(&self, nodes: &NodeList) -> Result<(Node, Vec<Node>)> {
+    fn why_not_ready(&mut self, report: &Report) -> Option<String> {
+        self.is_settled |= report.lacks.is_empty();
+        let (dir, name) = (&self.options.conf_dir, &self.options.conf_name);
+        let conflist_is_there = conflist::is_there(dir, name);
+        if self.is_settled && self.plugins_are_there && conflist_is_there {
+            return None;
+        }
+        let mut lacks = report.lacks.clone();
+        if !conflist_is_there {
+            lacks.push(format!("{} is not there", dir.join(name).display()));
+        }
+        Some(lacks.join("\n"))
+    }
+
+    /// This node and the others. An error is of the part that metrics name with it.
+    fn find_own(&self, nodes: &NodeList) -> Result<(Node, Vec<Node>), (&'static str, Error)> {
         let name = self.options.node_name();
         let unknown = |msg: String, hint: &str| Error::new(Code::TryAgainLater, msg).hint(hint);
         let Some(own) = nodes.get(name) else {
-            return Err(unknown(
-                format!(
-                    "this node, {name}, is not among the {} Nodes of the cluster; nothing is changed",
-                    nodes.len()
-                ),
-                "--node-name tells which it is (in a manifest: spec.nodeName)",
-            ));
+            let msg = format!(
+                "this node, {name}, is not among the {} Nodes of the cluster; nothing is changed",
+                nodes.len()
+            );
+            let hint = "--node-name tells which it is (in a manifest: spec.nodeName)";
+            return Err(("node", unknown(msg, hint)));
         };
         if own.pod_cidrs.is_empty() && own.unreadable.is_empty() {
-            return Err(unknown(
-                format!("Node {name} has no podCIDR; nothing is changed"),
-                "the controller manager gives it one: --allocate-node-cidrs, --cluster-cidr",
-            ));
+            let msg = format!("Node {name} has no podCIDR; nothing is changed");
+            let hint = "the controller manager gives it one: --allocate-node-cidrs, --cluster-cidr";
+            return Err(("pod_cidr", unknown(msg, hint)));
         }
         let others = nodes.values().filter(|node| node.name != *name);
         Ok((own.clone(), others.cloned().collect()))
@@ -136,7 +148,7 @@ impl Reconciler {
         }
         let ways = match routes::ways(&mut self.socket, &desired::gateways(others)) {
             Ok(ways) => ways,
-            Err(err) => return self.note(report, "routes", Err(err)),
+            Err(err) => return self.need(report, "routes", Err(err)),
         };
         let links = ways.values().filter_map(|way| match way {
             Way::OnLink(link) => Some(*link),
@@ -153,21 +165,25 @@ impl Reconciler {
             node.map_or_else(String::new, |node| node.name.clone())
         };
         // Routes first: nftables makes whoever changes it wait.
-        let outcome = self.routes(&wanted, of_node, &mut problems);
-        self.note(report, "routes", outcome);
+        match self.routes(&wanted, of_node, &mut problems) {
+            // Of another Node's making: no reason for this one not to be ready.
+            Ok(Some(refused)) => self.note(report, "routes", Err(refused)),
+            outcome => self.need(report, "routes", outcome.map(drop)),
+        }
 
         let masquerade = self.masquerade(&wanted);
         let masquerade_is_there = masquerade.is_ok();
-        self.note(report, "masquerade", masquerade);
+        self.need(report, "masquerade", masquerade);
 
         if self.plugins_are_there && masquerade_is_there {
             let outcome = self.conflist(&wanted, own, link_to_others.first().copied());
-            self.note(report, "conflist", outcome);
+            self.need(report, "conflist", outcome);
         }
         if let Err(err) = conflist::check_first(&self.options.conf_dir, &self.options.conf_name) {
             report.complaints.insert(err.to_string());
         }
-        if scope == Scope::Everything && !wanted.pods.is_empty() {
+        let is_time = scope == Scope::Everything || self.counted != wanted.pods;
+        if is_time && !wanted.pods.is_empty() {
             let outcome = self.collect(&wanted);
             self.note(report, "gc", outcome);
         }
@@ -213,12 +229,14 @@ impl Reconciler {
         Ok(())
     }
 
+    /// The kernel's refusal of a route to another Node's pods is a result, that of one to this node's
+    /// own an error.
     fn routes(
         &mut self,
         wanted: &Desired,
         of_node: impl Fn(&OwnedRoute) -> String,
         problems: &mut Vec<Problem>,
-    ) -> Result<()> {
+    ) -> Result<Option<Error>> {
         let outcome = routes::ensure(&mut self.socket, &wanted.routes)?;
         let (put, removed) = (outcome.put, outcome.removed);
         if put + removed > 0 {
@@ -236,12 +254,17 @@ impl Reconciler {
                 .into_iter()
                 .filter(|it| !refused.contains(&it.node)),
         );
-        let first = outcome.refused.first().map(|(route, why)| {
+        let refusal = |(route, why): &(OwnedRoute, String)| {
             Error::new(
                 Code::KernelRefused,
                 format!("the kernel refused a route ({route}): {why}"),
             )
-        });
+        };
+        let mut refused = outcome.refused.iter();
+        let first = refused.clone().next().map(refusal);
+        let own = refused
+            .find(|(route, _)| route.target == Target::Unreachable)
+            .map(refusal);
         for (route, why) in outcome.refused {
             problems.push(Problem {
                 node: of_node(&route),
@@ -250,7 +273,7 @@ impl Reconciler {
             });
         }
         self.metrics.routes.set(outcome.present as i64);
-        first.map_or(Ok(()), Err)
+        own.map_or(Ok(first), Err)
     }
 
     fn conflist(&mut self, wanted: &Desired, own: &Node, link: Option<u32>) -> Result<()> {
@@ -294,6 +317,7 @@ impl Reconciler {
         let store = &self.settings.store_dir;
         let kernel = (&mut self.socket, &mut self.nft);
         let census = gc::collect(kernel, &config, &wanted.pods, store, SystemTime::now())?;
+        self.counted.clone_from(&wanted.pods);
         if census.reclaimed + census.freed > 0 {
             tracing::info!(
                 "reclaimed what no pod owns: of {} attachments, and {} addresses",
@@ -315,6 +339,14 @@ impl Reconciler {
         }
         self.metrics.changed("ports", count);
         Ok(())
+    }
+
+    /// The outcome of a part that no pod can be wired without.
+    fn need(&self, report: &mut Report, part: &'static str, outcome: Result<()>) {
+        if let Err(err) = &outcome {
+            report.lacks.push(format!("{part}: {err}"));
+        }
+        self.note(report, part, outcome);
     }
 
     fn note(&self, report: &mut Report, part: &'static str, outcome: Result<()>) {

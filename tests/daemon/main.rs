@@ -17,5 +17,6 @@ mod masquerade;
 mod plugins;
 mod ports;
 mod process;
+mod ready;
 mod routes;
 mod site;

@@ -1,0 +1,238 @@
+//! When a node is ready: after one whole look, whatever an earlier life has left there; and from then
+//! on whoever is away.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Child, Stdio};
+
+use clap::Parser;
+use pausenet::daemon::bell::Scope;
+use pausenet::daemon::metrics::{Metrics, text};
+use pausenet::daemon::node::Node as OfCluster;
+use pausenet::daemon::options::Options;
+use pausenet::daemon::reconcile::Reconciler;
+use pausenet::daemon::watch::NodeList;
+use serde_json::json;
+
+use crate::api::{Api, Tools};
+use crate::common::World;
+use crate::common::daemon::stripped;
+use crate::common::wait::wait_until;
+use crate::site::{Node, make_bridge};
+
+const OLD: &str =
+    r#"{"cniVersion": "1.0.0", "name": "pausenet", "plugins": [{"type": "pausenet"}]}"#;
+
+/// As after a reboot: what runtimes read is on disk, and nothing in the kernel.
+fn leave_conflist(node: &Node) {
+    fs::create_dir_all(node.conflist().parent().unwrap()).unwrap();
+    fs::write(node.conflist(), OLD).unwrap();
+}
+
+/// The daemon's passes, made by hand.
+struct Passes<'a> {
+    node: &'a Node,
+    reconciler: Reconciler,
+    numbers: Box<dyn Fn() -> String>,
+}
+
+impl<'a> Passes<'a> {
+    fn new(node: &'a Node) -> Self {
+        let dir = |name: &str| node.dir.join(name).into_os_string();
+        let options = Options::try_parse_from(
+            ["pausenetd".into(), "--node-name".into()]
+                .into_iter()
+                .chain([
+                    node.name.into(),
+                    "--plugin".into(),
+                    stripped(env!("CARGO_BIN_EXE_pausenet")).into_os_string(),
+                    "--bin-dir".into(),
+                    dir("bin"),
+                    "--conf-dir".into(),
+                    dir("net.d"),
+                    "--store-dir".into(),
+                    dir("ipam"),
+                ]),
+        );
+        let options = options.unwrap().complete().unwrap();
+        let (metrics, registry) = Metrics::new();
+        let new = || Reconciler::new(options, metrics, Default::default()).unwrap();
+        Self {
+            node,
+            reconciler: node.host.enter(new),
+            numbers: Box::new(move || text(&registry).unwrap()),
+        }
+    }
+
+    /// Why the node is not ready after one more.
+    fn make(&mut self, nodes: Option<&NodeList>, scope: Scope) -> Option<String> {
+        let reconciler = &mut self.reconciler;
+        self.node
+            .host
+            .enter(|| reconciler.pass(nodes, scope).not_ready)
+    }
+
+    #[track_caller]
+    fn assert_lacks(&mut self, nodes: Option<&NodeList>, lack: &str) {
+        let why = self.make(nodes, Scope::Network).expect("not ready");
+        assert!(why.contains(lack), "{why}");
+    }
+
+    fn errors(&self, part: &str) -> Option<f64> {
+        self.number(&format!("reconcile_errors_total{{part=\"{part}\"}}"))
+    }
+
+    fn number(&self, name: &str) -> Option<f64> {
+        let name = format!("pausenet_{name} ");
+        let text = (self.numbers)();
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.map(|number| number.parse().unwrap())
+    }
+}
+
+fn cluster(node: &Node, pod_cidrs: &[&str]) -> NodeList {
+    let of_cluster = OfCluster {
+        name: node.name.to_owned(),
+        addresses: vec![node.address().parse().unwrap()],
+        pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        unreadable: Vec::new(),
+    };
+    BTreeMap::from([(node.name.to_owned(), of_cluster)])
+}
+
+/// Somebody's own table, by the name of ours: nobody else may change it while he lives.
+struct Owner(Child);
+
+impl Owner {
+    fn of_table(node: &Node, table: &str) -> Self {
+        use std::io::Write;
+        let mut command = node.host.command("nft");
+        let mut child = command
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let line = format!("add table {table} {{ flags owner; }}\n");
+        child
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(line.as_bytes())
+            .unwrap();
+        wait_until("the table is there", || tables(node).contains(table));
+        Self(child)
+    }
+
+    fn leave(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+fn tables(node: &Node) -> String {
+    node.host
+        .enter(|| crate::common::run("nft", ["list", "tables"]))
+}
+
+#[test]
+fn what_an_earlier_life_left_makes_no_node_ready_and_what_is_missing_is_told() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    leave_conflist(&node);
+    let mut passes = Passes::new(&node);
+    let why = passes.make(None, Scope::Everything).expect("not ready");
+    assert!(why.contains("the API server has not told"), "{why}");
+
+    passes.assert_lacks(
+        Some(&NodeList::new()),
+        "node: this node, node1, is not among",
+    );
+    assert_eq!(passes.errors("node"), Some(1.0));
+    let without = cluster(&node, &[]);
+    passes.assert_lacks(Some(&without), "pod_cidr: Node node1 has no podCIDR");
+    assert_eq!(passes.errors("pod_cidr"), Some(1.0));
+
+    let whole = cluster(&node, &["10.244.1.0/24"]);
+    let owner = Owner::of_table(&node, "inet pausenetd");
+    passes.assert_lacks(Some(&whole), "masquerade: make the masquerade in nftables");
+    assert_eq!(passes.errors("masquerade"), Some(1.0));
+    assert_eq!(fs::read_to_string(node.conflist()).unwrap(), OLD);
+    owner.leave();
+    assert_eq!(passes.make(Some(&whole), Scope::Network), None);
+    let conflist = fs::read_to_string(node.conflist()).unwrap();
+    assert!(conflist.contains("10.244.1.0/24"), "{conflist}");
+}
+
+#[test]
+fn a_node_that_was_ready_stays_so_whatever_fails_while_its_network_is_there() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let mut passes = Passes::new(&node);
+    let whole = cluster(&node, &["10.244.1.0/24"]);
+    assert_eq!(passes.make(Some(&whole), Scope::Everything), None);
+
+    assert_eq!(passes.make(Some(&NodeList::new()), Scope::Network), None);
+    assert_eq!(passes.errors("node"), Some(1.0));
+    node.host
+        .enter(|| crate::common::run("nft", ["flush", "ruleset"]));
+    let owner = Owner::of_table(&node, "inet pausenetd");
+    assert_eq!(passes.make(Some(&whole), Scope::Network), None);
+    assert_eq!(passes.errors("masquerade"), Some(1.0));
+    owner.leave();
+
+    // But without it no pod can be wired.
+    fs::remove_file(node.conflist()).unwrap();
+    let why = passes.make(Some(&NodeList::new()), Scope::Network);
+    let why = why.expect("not ready");
+    assert!(why.contains("10-pausenet.conflist is not there"), "{why}");
+    assert_eq!(passes.make(Some(&whole), Scope::Network), None);
+}
+
+#[test]
+fn addresses_are_counted_as_soon_as_it_is_known_which() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let mut passes = Passes::new(&node);
+    // Until then, what starts a daemon looks at everything, and news of Nodes at the network only.
+    passes.make(None, Scope::Everything);
+    for range in ["10.244.1.0/24", "10.244.2.0/24"] {
+        let [used, free] =
+            ["used", "free"].map(|it| format!("addresses_{it}{{range=\"{range}\"}}"));
+        assert_eq!(passes.number(&free), None);
+        passes.make(Some(&cluster(&node, &[range])), Scope::Network);
+        assert_eq!(passes.number(&used), Some(0.0));
+        assert_eq!(passes.number(&free), Some(253.0));
+    }
+}
+
+#[test]
+fn a_running_daemon_says_so_and_counts_at_once() {
+    let Some(tools) = Tools::find() else {
+        return;
+    };
+    let api = Api::start(&tools, &[]);
+    let kubeconfig = api.apply_manifest();
+    let node = Node::new(&api.world, "node1", 1);
+    leave_conflist(&node);
+    let _daemon = node.start(&kubeconfig);
+    wait_until("it misses its Node", || {
+        node.get("/readyz")
+            .is_some_and(|(status, why)| status == 503 && why.contains("is not among the 0 Nodes"))
+    });
+    assert!(node.metric("pausenet_reconcile_errors_total{part=\"node\"}") >= Some(1.0));
+    api.create_node(&node, json!({}));
+    node.await_ready();
+    // The slow timer is an hour away.
+    let range = format!("{{range=\"{}\"}}", api.pod_cidr("node1"));
+    wait_until("addresses are counted", || {
+        node.metric(&format!("pausenet_addresses_free{range}")) == Some(253.0)
+    });
+    assert_eq!(
+        node.metric(&format!("pausenet_addresses_used{range}")),
+        Some(0.0)
+    );
+}
