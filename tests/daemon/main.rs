@@ -14,6 +14,7 @@ mod conflist;
 mod gc;
 mod image;
 mod masquerade;
+mod numbers;
 mod plugins;
 mod ports;
 mod process;

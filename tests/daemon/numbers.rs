@@ -1,0 +1,73 @@
+//! What a running daemon reclaims by itself, and what its metrics say of that.
+
+use std::fs::File;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::api::{Api, Tools};
+use crate::common::run;
+use crate::common::wait::wait_until;
+use crate::site::Node;
+
+#[test]
+fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {
+    let Some(tools) = Tools::find() else {
+        return;
+    };
+    let api = Api::start(&tools, &[]);
+    let kubeconfig = api.apply_manifest();
+    let node = Node::new(&api.world, "node1", 1);
+    api.create_node(&node, json!({}));
+    let mut command = node.command(&kubeconfig);
+    command.args(["--interval", "1"]);
+    let daemon = node.start_as(command);
+    node.await_ready();
+    let range = format!("{{range=\"{}\"}}", api.pod_cidr("node1"));
+    let used = format!("pausenet_addresses_used{range}");
+    let free = format!("pausenet_addresses_free{range}");
+    let await_metric = |name: &str, value: f64| {
+        wait_until(&format!("{name} is {value}"), || {
+            node.metric(name) == Some(value)
+        });
+    };
+
+    let [alive, dead] = ["alive", "dead"].map(|name| api.world.container(name));
+    let at_alive = node.add(&tools.cnitool, &alive)[0];
+    let at_dead = node.add_with_port(&tools.cnitool, &dead, 8080);
+    await_metric("pausenet_attachments", 2.0);
+    await_metric(&used, 2.0);
+    await_metric(&free, 251.0);
+    await_metric("pausenet_stale_attachments", 0.0);
+    let reclaimed = |kind: &str| format!("pausenet_reclaimed_total{{kind=\"{kind}\"}}");
+    assert_eq!(node.metric(&reclaimed("address")), Some(0.0));
+
+    // Its namespace and whoever was in it are gone, and no DEL comes.
+    dead.destroy();
+    await_metric("pausenet_attachments", 1.0);
+    await_metric(&reclaimed("attachment"), 1.0);
+    let ruleset = || node.host.enter(|| run("nft", ["list", "ruleset"]));
+    assert!(!ruleset().contains("8080"), "{}", ruleset());
+    // Its address is too young to be sure of.
+    await_metric("pausenet_stale_attachments", 1.0);
+    await_metric(&used, 2.0);
+    assert_eq!(node.taken().len(), 2);
+    assert_eq!(node.metric(&reclaimed("address")), Some(0.0));
+
+    let file = node.dir.join("ipam/pausenet").join(at_dead.to_string());
+    let hour = Duration::from_secs(3600);
+    let file = File::options().write(true).open(file).unwrap();
+    file.set_modified(SystemTime::now() - hour).unwrap();
+    await_metric(&reclaimed("address"), 1.0);
+    assert_eq!(node.taken(), [at_alive.to_string()]);
+    await_metric("pausenet_stale_attachments", 0.0);
+    await_metric(&used, 1.0);
+    await_metric(&free, 252.0);
+    await_metric("pausenet_attachments", 1.0);
+    daemon.await_log("reclaimed what no pod owns: of 0 attachments, and 1 addresses");
+    // What a DEL gives back was not reclaimed.
+    node.cnitool(&tools.cnitool, "del", &alive);
+    await_metric(&used, 0.0);
+    assert_eq!(node.metric(&reclaimed("address")), Some(1.0));
+    assert_eq!(node.metric(&reclaimed("attachment")), Some(1.0));
+}
