@@ -16,11 +16,14 @@
 #   docker load -i "$(scripts/lab/docker.sh images)"
 #
 # The programs are of Debian bookworm's packages (Docker 20.10), unpacked in the lab's cache (see
-# lib.sh): installed, they would start a daemon on the machine. The images are one small Debian with
-# two names:
+# lib.sh): installed, they would start a daemon on the machine. The images stand in for those that
+# everybody can pull by these names, and behave like them as far as tests and pages see it. The first
+# two are one small Debian:
 #
-#   hwchiu/netutils:latest   sleeps; has ifconfig, ping, ip, wget, bash
+#   hwchiu/netutils:latest   has an entrypoint that greets and sleeps, whatever its arguments are (other
+#                            programs: `--entrypoint`, `exec`); has ifconfig, ping, ip, wget, bash
 #   nginx:latest             serves "Welcome to nginx!" on port 80
+#   busybox:latest           a shell, unless another command is given
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -54,15 +57,15 @@ make_tools() {
 
 images() {
     local target
-    target=$(lab_dir)/docker-images
+    target=$(lab_dir)/docker-images-2 # another number for other images, or old caches would do
     lab_once "$target" make_images
     printf '%s\n' "$target/images.tar"
 }
 
 make_images() {
-    local out=$1 work=$2 mirror root=$2/root image=$2/image diff
+    local out=$1 work=$2 mirror root=$2/root box=$2/box image=$2/image
     ((EUID == 0)) || die "debootstrap needs root"
-    need_packages debootstrap debian-archive-keyring wget
+    need_packages debootstrap debian-archive-keyring wget busybox-static
     mirror=$(bookworm_mirror)
     say "bookworm: making an image, once, with debootstrap from $mirror"
     # In namespaces of its own, so that what it mounts and runs ends with it.
@@ -72,24 +75,42 @@ make_images() {
     rm -rf -- "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* \
         "$root"/usr/share/{doc,info,locale,man}/*
     mkdir -p -- "$root/var/log/nginx"
+    # The real one's goes on greeting.
+    printf '%s\n' 'echo "Hello! 0 secs elapsed..."' 'exec sleep infinity' >"$root/entrypoint.bash"
+    mkdir -p -- "$box/bin" "$box/etc" "$box/tmp"
+    cp -- /bin/busybox "$box/bin"
+    /bin/busybox --list | grep -vx busybox | xargs -I NAME ln -s busybox "$box/bin/NAME"
+    printf 'root:x:0:0:root:/root:/bin/sh\n' >"$box/etc/passwd"
 
     mkdir -- "$image"
-    tar -C "$root" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner -c . >"$image/layer.tar"
-    diff=$(sha256sum <"$image/layer.tar")
-    image_config "${diff%% *}" '"sleep","infinity"' >"$image/netutils.json"
-    image_config "${diff%% *}" '"nginx","-g","daemon off;"' >"$image/nginx.json"
-    printf '[%s,%s]' \
-        '{"Config":"netutils.json","RepoTags":["hwchiu/netutils:latest"],"Layers":["layer.tar"]}' \
-        '{"Config":"nginx.json","RepoTags":["nginx:latest"],"Layers":["layer.tar"]}' \
+    layer debian "$root"
+    layer busybox "$box"
+    image_config debian netutils '"Entrypoint":["/bin/bash","./entrypoint.bash"],"WorkingDir":"/"'
+    image_config debian nginx '"Cmd":["nginx","-g","daemon off;"]'
+    image_config busybox busybox '"Cmd":["sh"]'
+    printf '[%s,%s,%s]' \
+        '{"Config":"netutils.json","RepoTags":["hwchiu/netutils:latest"],"Layers":["debian.tar"]}' \
+        '{"Config":"nginx.json","RepoTags":["nginx:latest"],"Layers":["debian.tar"]}' \
+        '{"Config":"busybox.json","RepoTags":["busybox:latest"],"Layers":["busybox.tar"]}' \
         >"$image/manifest.json"
-    tar -C "$image" -cf "$out/images.tar" manifest.json netutils.json nginx.json layer.tar
+    tar -C "$image" -cf "$out/images.tar" manifest.json {netutils,nginx,busybox}.json {debian,busybox}.tar
 }
 
-# image_config DIFF_ID COMMAND
+# layer NAME ROOT: what is in a folder, as a layer of images.
+layer() {
+    tar -C "$2" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner -c . \
+        >"$image/$1.tar"
+}
+
+# image_config LAYER NAME WHAT: the JSON of an image, in its file.
 image_config() {
-    printf '{"created":"1970-01-01T00:00:00Z","architecture":"%s","os":"linux","config":{"Cmd":[%s],"Env":["%s"]},' \
-        "$(dpkg --print-architecture)" "$2" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-    printf '"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$1"
+    local diff
+    diff=$(sha256sum <"$image/$1.tar")
+    {
+        printf '{"created":"1970-01-01T00:00:00Z","architecture":"%s","os":"linux","config":{%s,"Env":["%s"]},' \
+            "$(dpkg --print-architecture)" "$3" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+        printf '"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "${diff%% *}"
+    } >"$image/$2.json"
 }
 
 # --- the daemon -----------------------------------------------------------------------------------

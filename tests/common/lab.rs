@@ -59,7 +59,7 @@ pub fn peers_sid() -> Option<PathBuf> {
 pub struct Docker {
     /// A folder with docker, dockerd, containerd, ctr and runc.
     pub tools: PathBuf,
-    /// A file for `docker load`, with hwchiu/netutils and nginx.
+    /// A file for `docker load`, with hwchiu/netutils, nginx and busybox.
     pub images: PathBuf,
 }
 

@@ -52,7 +52,7 @@ impl Docker {
         Self::start_with(options, &[pause_image])
     }
 
-    /// Starts a daemon with hwchiu/netutils and nginx too.
+    /// Starts a daemon with hwchiu/netutils, nginx and busybox too.
     pub fn start_with_applications(options: &[&str]) -> Option<Self> {
         Self::start_with(options, &[pause_image, applications])
     }

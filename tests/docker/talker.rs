@@ -25,7 +25,8 @@ impl Talker {
         let network = format!("--net={network}");
         // It would take ten seconds to leave on SIGTERM, as PID 1.
         let run = ["run", "-d", "--stop-signal=KILL", &network, "--name", name];
-        docker.run(&[&run[..], &["hwchiu/netutils", "bash", "-c", &connect]].concat());
+        let program = ["--entrypoint=bash", "hwchiu/netutils", "-c", &connect];
+        docker.run(&[&run[..], &program].concat());
         let mut accepted = None;
         wait_until("it connects", || {
             accepted = listener.accept().ok();

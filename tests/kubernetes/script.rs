@@ -169,7 +169,7 @@ impl Drop for Script {
 pub struct Images {
     /// pausenet/pause, of the binary that Cargo has built for the tests.
     pub pause: PathBuf,
-    /// hwchiu/netutils and nginx.
+    /// hwchiu/netutils, nginx and busybox.
     pub applications: PathBuf,
 }
 
