@@ -52,6 +52,7 @@ lab_once() {
     local lab job
     lab=$(lab_dir)
     [[ $target == "$lab"/* ]] || die "lab_once: $target is not in $lab"
+    lab__need_outside "${target##*/} is not in the cache $lab yet"
     job=(bash -c "set -euo pipefail; shopt -s inherit_errexit; $(declare -f); lab__job \"\$@\"" lab "$lab" "$@")
     if [[ -n ${LAB_JOB:-} ]]; then # within a job: part of it, and of its process group
         "${job[@]}"
@@ -98,6 +99,20 @@ lab__job() {
     mv -T -- "$lab__tmp/out" "$target"
 }
 
+# lab__need_outside WHY: ends where nothing can be fetched or installed: in a namespace without a
+# network, or a machine of the lab (kubernetes.sh), whose /var/lib knows of no packages. apt would try
+# for minutes, and then tell of the mirror.
+lab__need_outside() {
+    # A route of any interface but lo; a kernel may have no IPv6.
+    if [[ -s /var/lib/dpkg/status ]] &&
+        awk '$1 !~ /^(Iface|lo)$/ && $NF != "lo" { found = 1 } END { exit !found }' \
+            < <(cat /proc/net/route /proc/net/ipv6_route 2>/dev/null); then
+        return 0
+    fi
+    die "$1, and here is no way to the packages that it comes from;" \
+        "leave the namespaces (exit) and first do: sudo scripts/test.sh --setup"
+}
+
 # lab__lock VAR LAB NAME: take the lock NAME; VAR becomes the file descriptor that holds it.
 lab__lock() {
     mkdir -p -- "$2/.locks"
@@ -117,6 +132,7 @@ need_packages() {
     ((${#missing[@]})) || return 0
     ((EUID == 0)) ||
         die "missing packages: ${missing[*]}; do: sudo apt-get install --no-install-recommends ${missing[*]}"
+    lab__need_outside "missing packages: ${missing[*]}"
     lab=$(lab_dir)
     lab__lock lock "$lab" apt-install
     lab__missing "$@" # another run may have installed them meanwhile

@@ -14,6 +14,7 @@ mod lives;
 mod nodes;
 mod scene;
 mod script;
+mod setup;
 mod today;
 mod wrapper;
 
