@@ -25,6 +25,7 @@ fn two_nodes_live_with_pausenetd_as_pods() {
     let Some(mut pair) = Pair::start() else {
         return;
     };
+    pair.daemons_need_no_nameserver_of_the_cluster();
     pair.every_way_of_traffic();
     pair.limits_of_a_pod_are_kept();
     pair.a_port_of_a_pod_comes_back_after_a_flush();
@@ -83,6 +84,16 @@ impl Pair {
         }
         pair.await_routes();
         Some(pair)
+    }
+
+    /// It is a pod, which waits for the daemon.
+    fn daemons_need_no_nameserver_of_the_cluster(&self) {
+        for daemon in self.daemons() {
+            let asked = fs::read_to_string(format!("/proc/{daemon}/root/etc/resolv.conf")).unwrap();
+            // The node's own, as machines of the lab have it.
+            assert!(asked.contains("nameserver 127.0.0.1"), "{asked}");
+            assert!(!asked.contains("10.96.0.10"), "{asked}");
+        }
     }
 
     /// scripts/kind-test.sh, as after scripts/kind-up.sh, with the images of the lab.
