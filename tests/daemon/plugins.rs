@@ -2,7 +2,7 @@
 //! server, and taken away again.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use crate::common::World;
@@ -79,6 +79,38 @@ fn told_to_it_takes_their_place_and_uninstall_brings_them_back() {
     );
     let left: Vec<_> = fs::read_dir(&bin).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// Kubespray's belongs to a user kube, an unpacked archive's to who packed it.
+#[test]
+fn a_folder_that_is_not_root_s_is_written_to_and_dac_override_is_what_that_takes() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let bin = node.dir.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    if chown(&bin, Some(997), Some(997)).is_err() {
+        // Root of a user namespace knows nobody else; here the kernel asks for the same.
+        fs::set_permissions(&bin, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let daemon = node.start_as(node.command_that_may(&kubeconfig_of_nobody(), "+net_admin"));
+    daemon.await_log("Permission denied");
+    assert_eq!(fs::read_dir(&bin).unwrap().count(), 0);
+    assert_eq!(daemon.stop(), Some(0));
+
+    let _daemon = node.start(&kubeconfig_of_nobody());
+    wait_until("all are ours", || {
+        ["pausenet", "loopback", "portmap"]
+            .iter()
+            .all(|name| is_ours(&bin.join(name)))
+    });
+}
+
+/// The tests' daemons may do what the manifest's may.
+#[test]
+fn the_manifest_has_the_capabilities_that_are_tested() {
+    let manifest = include_str!("../../conf/kubernetes/pausenet.yaml");
+    assert!(manifest.contains("drop: [ALL]\n              add: [NET_ADMIN, DAC_OVERRIDE]\n"));
 }
 
 #[test]

@@ -72,13 +72,15 @@ impl Node {
 
     /// The daemon of this node, not started yet. It may do no more than the manifest lets it.
     pub fn command(&self, kubeconfig: &Path) -> Command {
+        self.command_that_may(kubeconfig, "+net_admin,+dac_override")
+    }
+
+    /// The same with these capabilities, in the words of setpriv.
+    pub fn command_that_may(&self, kubeconfig: &Path, capabilities: &str) -> Command {
         let mut command = self.host.command("setpriv");
         command
-            .args([
-                "--bounding-set=-all,+net_admin",
-                "--inh-caps=-all",
-                "--no-new-privs",
-            ])
+            .arg(format!("--bounding-set=-all,{capabilities}"))
+            .args(["--inh-caps=-all", "--no-new-privs"])
             .arg(env!("CARGO_BIN_EXE_pausenetd"))
             .env("PAUSENETD_NODE_NAME", self.name)
             .env("PAUSENETD_KUBECONFIG", kubeconfig)

@@ -64,6 +64,8 @@ impl Pair {
         let outside = Outside::start();
         let nodes = ["node1", "node2"]
             .map(|name| Node::with(&cluster, name, Runtime::Containerd, None, WITH_SERVICES));
+        // As Kubespray leaves them: of a user kube.
+        nodes[0].script.run("chown", &["997", "/opt/cni/bin", "/etc/cni/net.d"]);
         let image = node_image();
         for node in &nodes {
             node.load(image.to_str().unwrap());
