@@ -109,8 +109,12 @@ fn a_folder_that_is_not_root_s_is_written_to_and_dac_override_is_what_that_takes
 /// The tests' daemons may do what the manifest's may.
 #[test]
 fn the_manifest_has_the_capabilities_that_are_tested() {
-    let manifest = include_str!("../../conf/kubernetes/pausenet.yaml");
-    assert!(manifest.contains("drop: [ALL]\n              add: [NET_ADMIN, DAC_OVERRIDE]\n"));
+    for manifest in [
+        include_str!("../../conf/kubernetes/pausenet.yaml"),
+        include_str!("../../conf/kubernetes/uninstall.yaml"),
+    ] {
+        assert!(manifest.contains("drop: [ALL]\n              add: [NET_ADMIN, DAC_OVERRIDE]\n"));
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn two_nodes_live_with_pausenetd_as_pods() {
     pair.every_way_of_traffic();
     pair.limits_of_a_pod_are_kept();
     pair.a_port_of_a_pod_comes_back_after_a_flush();
+    pair.pausectl_is_at_hand();
     let pods = [pair.pod("one", 0), pair.pod("two", 1)];
     pair.pods_see_each_other(&pods);
     pair.the_api_server_is_away(&pods);
@@ -36,6 +37,8 @@ fn two_nodes_live_with_pausenetd_as_pods() {
     pair.a_node_goes_and_comes_back_with_another_subnet(&pods[0]);
     pair.end();
 }
+
+const KUBERNETES_PAGE: &str = include_str!("../../src/docs/kubernetes.md");
 
 /// Pods on each node that come and go while the daemons are killed.
 const CHURN: usize = 6;
@@ -65,7 +68,9 @@ impl Pair {
         let nodes = ["node1", "node2"]
             .map(|name| Node::with(&cluster, name, Runtime::Containerd, None, WITH_SERVICES));
         // As Kubespray leaves them: of a user kube.
-        nodes[0].script.run("chown", &["997", "/opt/cni/bin", "/etc/cni/net.d"]);
+        nodes[0]
+            .script
+            .run("chown", &["997", "/opt/cni/bin", "/etc/cni/net.d"]);
         let image = node_image();
         for node in &nodes {
             node.load(image.to_str().unwrap());
@@ -162,6 +167,50 @@ impl Pair {
             let list = || run("nft", ["list", "table", "inet", "pausenet"]);
             !self.nodes[0].script.inside(list).contains("8088")
         });
+    }
+
+    /// As the docs' pages have it typed.
+    fn pausectl_is_at_hand(&self) {
+        let page = self.typed(KUBERNETES_PAGE, "conf/kubernetes/pause.yaml");
+        assert!(page.contains("Welcome to nginx!"), "{page}");
+        let pod = self.cluster.get("pod two-containers");
+        let address = pod_ip(&pod).unwrap().to_string();
+        let told = self.typed(KUBERNETES_PAGE, "conf/kubernetes/pausectl.yaml");
+        let (listed, explained) = told.split_once("Owner\n").expect(&told);
+        for part in [&*address, "client, www-server"] {
+            assert!(listed.contains(part), "{part}: {told}");
+        }
+        for part in ["(pause)", "(nginx)", "What happens when one of them ends"] {
+            assert!(explained.contains(part), "{part}: {told}");
+        }
+        let node = pod["spec"]["nodeName"].as_str().unwrap();
+        let daemons = "-n kube-system get pods -l app.kubernetes.io/name=pausenet -o name";
+        let selector = format!("--field-selector=spec.nodeName={node}");
+        let daemon = self.cluster.kubectl(&format!("{daemons} {selector}"));
+        let exec = format!("-n kube-system exec {daemon} -- /pausectl ls");
+        let seen = self.cluster.kubectl(&exec);
+        assert!(seen.contains(&address) && seen.contains("unseen"), "{seen}");
+        self.cluster.kubectl("delete pod two-containers");
+    }
+
+    /// What the block of a page that has this in it prints, which has to succeed.
+    #[track_caller]
+    fn typed(&self, page: &str, part: &str) -> String {
+        let mut blocks = page.split("```sh\n").skip(1);
+        let block =
+            blocks.find_map(|rest| Some(rest.split_once("```")?.0).filter(|it| it.contains(part)));
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", block.expect(part)])
+            .current_dir(CHECKOUT)
+            .env_clear()
+            .envs(&self.cluster.script.env)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{stderr}");
+        said
     }
 
     fn pods_see_each_other(&self, [one, two]: &[Pod; 2]) {
@@ -306,6 +355,18 @@ impl Pair {
             self.nodes.iter().all(is_empty)
         });
         self.assert_nothing_was_forbidden();
+        self.typed(KUBERNETES_PAGE, "conf/kubernetes/uninstall.yaml");
+        for node in &self.nodes {
+            node.script.inside(|| {
+                for folder in ["/opt/cni/bin", "/etc/cni/net.d"] {
+                    let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+                    assert!(left.is_empty(), "{left:?}");
+                }
+                assert_eq!(crate::common::ip("route show proto 112"), "");
+                let tables = run("nft", ["list", "tables"]);
+                assert!(!tables.contains("pausenetd"), "{tables}");
+            });
+        }
         for node in self.nodes {
             node.end();
         }
