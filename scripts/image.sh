@@ -9,13 +9,16 @@
 # a layer is a tar, and the rest is JSON. The same binaries give the same bytes, and the same source
 # the same binaries: names are sorted, owners are numbers, and the clock stands at 1970.
 #
-# Needs bash, coreutils, sed and GNU tar; and Rust, unless the binaries are built already.
+# Needs bash, coreutils, sed and GNU tar; and Rust, unless the binaries are built already: root's, or
+# that of the user whose checkout it is.
 
 set -euo pipefail
 shopt -s inherit_errexit
 export LC_ALL=C
 
 repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source-path=SCRIPTDIR source=cargo.sh
+source "$repo/scripts/cargo.sh"
 
 EPOCH=1970-01-01T00:00:00Z
 
@@ -126,13 +129,12 @@ value() {
 # build NAME: prints the path of this checkout's binary. Only the daemon is built with its feature, so
 # that the plugin in the image is the same as everywhere.
 build() {
-    local features=()
+    local features=() cargo
     [[ $1 != pausenetd ]] || features=(--features daemon)
-    command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
-    command -v cargo >/dev/null || die "cargo is not to be found; Rust comes from https://rustup.rs"
+    find_cargo "$repo" || die "cargo is not to be found; Rust comes from https://rustup.rs"
     cd -- "$repo" || return # where .cargo/config.toml says that binaries are static
     local messages
-    messages=$(cargo build --release --locked "${features[@]}" --bin "$1" \
+    messages=$("${cargo[@]}" build --release --locked "${features[@]}" --bin "$1" \
         --message-format=json-render-diagnostics) || return
     sed -n "s/.*\"executable\":\"\([^\"]*\/$1\)\".*/\1/p" <<<"$messages"
 }

@@ -12,6 +12,8 @@
 
 # shellcheck source=lab/lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lab/lib.sh"
+# shellcheck source=cargo.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/cargo.sh"
 
 repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
@@ -42,15 +44,8 @@ outside() {
 
 # build: prints the path of pausectl; pausenet and pause lie beside it.
 build() {
-    local cargo=(cargo) user=${SUDO_USER:-} home messages
-    if ((EUID == 0)) && [[ -n $user && $user != root && $(stat -c %U -- "$repo") == "$user" ]]; then
-        # Rust is likely installed for that user only, and the checkout should stay theirs.
-        home=$(getent passwd "$user" | cut -d: -f6)
-        cargo=(runuser -u "$user" -- env "HOME=$home" "PATH=$home/.cargo/bin:$PATH" cargo)
-    elif ! command -v cargo >/dev/null; then
-        PATH=$PATH:${HOME:-/root}/.cargo/bin
-    fi
-    "${cargo[@]}" --version >/dev/null 2>&1 || die "cargo is not to be found; Rust comes from https://rustup.rs"
+    local cargo messages
+    find_cargo "$repo" || die "cargo is not to be found; Rust comes from https://rustup.rs"
     say "building (release)"
     cd -- "$repo" || return
     messages=$("${cargo[@]}" build --release --locked --bins --message-format=json-render-diagnostics) || return

@@ -1,6 +1,7 @@
 //! The image that scripts/image.sh makes, in each runtime that can take it.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -30,6 +31,61 @@ fn another_checkout_gives_the_same_bytes() {
     let again = dir.path().join("again.tar");
     make_image(&other, &again);
     assert!(fs::read(pause_image()).unwrap() == fs::read(again).unwrap());
+}
+
+/// sudo and su put root's PATH and HOME in the place of the user's, who has Rust.
+#[test]
+fn by_root_it_is_built_with_the_rust_of_whose_checkout_it_is() {
+    const NOBODY: u32 = 65534;
+    let dir = tempfile::tempdir().unwrap();
+    let (checkout, home, bin) = (
+        dir.path().join("checkout"),
+        dir.path().join("home"),
+        dir.path().join("bin"),
+    );
+    for folder in [&checkout.join("scripts"), &home.join(".cargo/bin"), &bin] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    for file in ["Cargo.toml", "scripts/image.sh", "scripts/cargo.sh"] {
+        fs::copy(Path::new(CHECKOUT).join(file), checkout.join(file)).unwrap();
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for folder in [&checkout, &home] {
+        if chown(folder, Some(NOBODY), Some(NOBODY)).is_err() {
+            return lab::skip("root of a user namespace knows nobody else");
+        }
+    }
+    let put = |file: &Path, script: String| {
+        fs::write(file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let home_of_nobody = format!(
+        "echo nobody:x:{NOBODY}:{NOBODY}::{}:/bin/sh",
+        home.display()
+    );
+    put(&bin.join("getent"), home_of_nobody);
+    put(&bin.join("cargo"), "exit 1".to_owned()); // root's, if there is one
+    let built = format!(r#"{{"executable":"{}"}}"#, env!("CARGO_BIN_EXE_pause"));
+    let cargo = format!("[ $1 = --version ] || {{ id -un >~/builder; echo '{built}'; }}");
+    put(&home.join(".cargo/bin/cargo"), cargo);
+    for variable in [("SUDO_USER", "nobody"), ("LOGNAME", "root")] {
+        let output = Command::new(checkout.join("scripts/image.sh"))
+            .args(["--output", "-"])
+            .env_clear()
+            .env(
+                "PATH",
+                format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()),
+            )
+            .env("HOME", "/nonexistent")
+            .envs([variable])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{variable:?}: {stderr}");
+        let builder = fs::read_to_string(home.join("builder")).unwrap();
+        assert_eq!(builder, "nobody\n", "{variable:?}");
+        fs::remove_file(home.join("builder")).unwrap();
+    }
 }
 
 #[test]

@@ -346,6 +346,7 @@ pub fn make_image(checkout: &Path, file: &Path) {
         .arg(file)
         .env("CARGO_TARGET_DIR", target)
         .env("CARGO_NET_OFFLINE", "true")
+        .env_remove("SUDO_USER") // what is built so far may be root's
         .stdin(Stdio::null())
         .output()
         .unwrap();
