@@ -71,7 +71,7 @@ main() {
         ports "$NODE_PORT"
     step "each client reaches hostPort $HOST_PORT of each node" \
         'see that the conflist in /etc/cni/net.d has the capability portMappings' ports "$HOST_PORT"
-    step "each client reaches $outside" 'see whether the node does, and its masquerade: nft list table inet pausenet' \
+    step "each client reaches $outside" 'see whether the node does, and its masquerade: nft list table inet pausenetd' \
         from_each "$outside"
     step 'a server whose pause is killed comes back' "$look" kill_a_pause
     step 'each client reaches the Service again' "$look" the_service
@@ -83,8 +83,9 @@ clean_up() {
     "${kubectl[@]}" delete namespace "$NAMESPACE" --ignore-not-found --wait=false >/dev/null
 }
 
-# start CLIENT SERVER
+# start CLIENT SERVER: anew, where a run before this one has failed or was killed.
 start() {
+    "${kubectl[@]}" delete namespace "$NAMESPACE" --ignore-not-found --timeout 180s || return
     "${kubectl[@]}" apply -f - <<END
 apiVersion: v1
 kind: Namespace

@@ -116,6 +116,10 @@ main() {
     printf '\nbuilt in %d s, ran in %d s' $((built - start)) $((SECONDS - built))
     ((EUID == 0)) || printf ', in a user namespace'
     printf '\n'
+    if grep -q '^MEASURED ' "$log"; then
+        printf 'measured:\n'
+        sed -n 's/^MEASURED /  /p' "$log"
+    fi
     if ((skipped)); then
         printf 'skipped:\n'
         grep '^SKIPPED \|^test .* \.\.\. ignored' "$log" | sed 's/^/  /'

@@ -23,12 +23,21 @@ fn on_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
-/// A line for `scripts/test.sh` to count; past the harness, which hides what tests print.
+/// A line for `scripts/test.sh` to count.
 fn print_skipped(why: &str) {
     let current = std::thread::current();
     let test = current.name().unwrap_or("a test");
-    let line = format!("\nSKIPPED {test}: {why}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    print_past_the_harness(&format!("SKIPPED {test}: {why}"));
+}
+
+/// Says how long something took, in a line that `scripts/test.sh` shows at its end.
+pub fn measured(what: &str) {
+    print_past_the_harness(&format!("MEASURED {what}"));
+}
+
+/// It hides what tests print that pass.
+fn print_past_the_harness(line: &str) {
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
 }
 
 /// cnitool 1.3, which speaks CNI 1.1.0.

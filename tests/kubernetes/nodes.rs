@@ -105,6 +105,19 @@ impl Pair {
 
     /// scripts/kind-test.sh, as after scripts/kind-up.sh, with the images of the lab.
     fn every_way_of_traffic(&self) {
+        // What a run that has just failed leaves for a moment.
+        self.cluster.kubectl("create namespace pausenet-test");
+        let slow = manifest("slow", "slow", 0, "hwchiu/netutils")
+            .replace("{name: slow, ", "{name: slow, namespace: pausenet-test, ")
+            .replace(
+                "terminationGracePeriodSeconds: 0",
+                "terminationGracePeriodSeconds: 3",
+            );
+        self.cluster.apply(&slow);
+        let ready = "-n pausenet-test wait --for=condition=Ready pod/slow --timeout=180s";
+        self.cluster.kubectl(ready);
+        self.cluster
+            .kubectl("delete namespace pausenet-test --wait=false");
         let output = Command::new(Path::new(CHECKOUT).join("scripts/kind-test.sh"))
             .args(["--client", "hwchiu/netutils", "--server", "nginx"])
             .args(["--outside", &format!("http://{OUTSIDE}:{OUTSIDE_PORT}")])
