@@ -12,17 +12,18 @@ usage() {
     cat <<'END'
 Tries the network of a cluster, as scripts/kind-up.sh makes one, from pods on each of its nodes.
 
-Usage: scripts/kind-test.sh [--context NAME] [--client IMAGE] [--server IMAGE] [--outside URL] [--dry-run]
+Usage: scripts/kind-test.sh [--context NAME] [--client IMAGE] [--server IMAGE] [--outside URL]... [--dry-run]
 
   --context NAME   the cluster, as kubectl knows it (default: kubectl's own)
   --client IMAGE   an image with a shell and wget (default: busybox)
   --server IMAGE   an image that serves HTTP on port 80 (default: nginx)
-  --outside URL    a page outside of the cluster (default: http://example.com)
+  --outside URL    a page outside of the cluster (default: http://example.com); may be given again
   --dry-run        print the steps and change nothing
   -h, --help       this text
 
-All of it happens in the namespace pausenet-test, which is deleted at the end, also after a failure.
-The client is a DaemonSet that sees the processes of its node, to kill a pause there.
+Where pods have an address of each family, IPv4 and IPv6, all of it is tried with both. It happens in
+the namespace pausenet-test, which is deleted at the end, also after a failure. The client is a
+DaemonSet that sees the processes of its node, to kill a pause there.
 
 Examples:
   scripts/kind-test.sh --context kind-pausenet
@@ -34,19 +35,20 @@ NAMESPACE=pausenet-test
 NODE_PORT=30080 HOST_PORT=18080
 
 main() {
-    local context=() client=busybox server=nginx outside=http://example.com
+    local context=() client=busybox server=nginx outside=() url
     while (($#)); do
         case $1 in
         -h | --help) usage && exit ;;
         --context) context=(--context "$(value "$@")") && shift ;;
         --client) client=$(value "$@") && shift ;;
         --server) server=$(value "$@") && shift ;;
-        --outside) outside=$(value "$@") && shift ;;
+        --outside) outside+=("$(value "$@")") && shift ;;
         --dry-run) dry_run=true ;;
         *) wrong "$1" ;;
         esac
         shift
     done
+    ((${#outside[@]})) || outside=(http://example.com)
     kubectl=(kubectl "${context[@]}")
     here=("${kubectl[@]}" --namespace "$NAMESPACE")
     local look="look at the pods: ${here[*]} get pods -o wide"
@@ -71,8 +73,10 @@ main() {
         ports "$NODE_PORT"
     step "each client reaches hostPort $HOST_PORT of each node" \
         'see that the conflist in /etc/cni/net.d has the capability portMappings' ports "$HOST_PORT"
-    step "each client reaches $outside" 'see whether the node does, and its masquerade: nft list table inet pausenetd' \
-        from_each "$outside"
+    for url in "${outside[@]}"; do
+        step "each client reaches $url" \
+            'see whether the node does, and its masquerade: nft list table inet pausenetd' from_each "$url"
+    done
     step 'a server whose pause is killed comes back' "$look" kill_a_pause
     step 'each client reaches the Service again' "$look" the_service
     step 'delete it all' "$look" "${kubectl[@]}" delete namespace "$NAMESPACE" --timeout 180s
@@ -126,22 +130,31 @@ kind: Service
 metadata: {name: server, namespace: $NAMESPACE}
 spec:
   type: NodePort
+  ipFamilyPolicy: PreferDualStack
   selector: {app: server}
   ports: [{port: 80, nodePort: $NODE_PORT}]
 END
 }
 
-# pods APP: a line for each: name, node, address.
+# pods APP: a line for each: name, node, and its address, or one of each family.
 pods() {
     "${here[@]}" get pods -l "app=$1" \
-        -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIP}{"\n"}{end}'
+        -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIPs[*].ip}{"\n"}{end}'
 }
 
+# The addresses of nodes, a line for each, as far as they are of a family that pods have: kube-proxy has
+# no ports of others.
 nodes() {
+    local address families
+    families=$(pods server | cut -d' ' -f3- | tr ' ' '\n' | while read -r address; do family "$address"; done)
     "${kubectl[@]}" get nodes \
         -o 'jsonpath={range .items[*]}{.status.addresses[?(@.type=="InternalIP")].address}{"\n"}{end}' |
-        cut -d' ' -f1
+        tr ' ' '\n' | while read -r address; do
+        [[ -z $address || $families != *"$(family "$address")"* ]] || printf '%s\n' "$address"
+    done
 }
+
+family() { [[ $1 == *:* ]] && printf 'IPv6\n' || printf 'IPv4\n'; }
 
 # fetch POD URL: rules for Services and ports come a moment after their objects.
 fetch() {
@@ -157,39 +170,52 @@ fetch() {
 }
 
 from_each() {
-    local client
+    local client tried=0
     while read -r client _; do
+        tried=$((tried + 1))
         fetch "$client" "$1" </dev/null || return
     done < <(pods client)
+    ((tried)) || { printf '    there is no client\n' && return 1; }
 }
 
 # servers_on same|other
 servers_on() {
-    local client client_node server_node address tried=0 relation
+    local client client_node server_node addresses address tried=0 relation
     while read -r client client_node _; do
-        while read -r _ server_node address; do
+        while read -r _ server_node addresses; do
             relation=other
             [[ $client_node != "$server_node" ]] || relation=same
             [[ $relation == "$1" ]] || continue
             tried=$((tried + 1))
-            fetch "$client" "http://$(literal "$address")" </dev/null || return
+            for address in $addresses; do
+                fetch "$client" "http://$(literal "$address")" </dev/null || return
+            done
         done < <(pods server)
     done < <(pods client)
     ((tried)) || { printf '    there is no server on such a node\n' && return 1; }
 }
 
 the_service() {
-    local address
-    address=$("${here[@]}" get service server -o 'jsonpath={.spec.clusterIP}')
-    from_each "http://$(literal "$address")"
+    local addresses address
+    addresses=$(service_addresses) || { printf '    it has no address\n' && return 1; }
+    for address in $addresses; do
+        from_each "http://$(literal "$address")" || return
+    done
+}
+
+# Old API servers with one family know of one only, and name the other field for it.
+service_addresses() {
+    "${here[@]}" get service server -o 'jsonpath={.spec.clusterIP} {.spec.clusterIPs[*]}' |
+        tr ' ' '\n' | grep . | sort -u
 }
 
 # ports PORT
 ports() {
-    local node
-    while read -r node; do
-        from_each "http://$(literal "$node"):$1" </dev/null || return
-    done < <(nodes)
+    local addresses address
+    addresses=$(nodes | grep .) || { printf '    the nodes have no address\n' && return 1; }
+    for address in $addresses; do
+        from_each "http://$(literal "$address"):$1" || return
+    done
 }
 
 # An address as it stands in a URL.

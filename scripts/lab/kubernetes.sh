@@ -219,10 +219,10 @@ inside() {
 # --- a node ---------------------------------------------------------------------------------------
 
 node() {
-    local features=IPv6DualStack=false pods=$PODS proxy=false runtime=()
+    local features=IPv6DualStack=false pods=$PODS addresses=${MACHINE_ADDRESS-} proxy=false runtime=()
     while [[ ${1-} == --* ]]; do
         case $1 in
-        --dual-stack) features=IPv6DualStack=true pods+=,$PODS6 ;;
+        --dual-stack) features=IPv6DualStack=true pods+=,$PODS6 addresses+=,$LAB6${addresses##*.} ;;
         --kube-proxy) proxy=true ;;
         *) usage ;;
         esac
@@ -247,7 +247,7 @@ node() {
     cp -- "$KUBE_HOME/$MACHINE.kubeconfig" "$home/kubeconfig"
     cp -- "$KUBE_HOME/kube-proxy.kubeconfig" "$home"
     place_keep kubelet kubelet --kubeconfig "$home/kubeconfig" --hostname-override "$MACHINE" \
-        --node-ip "$MACHINE_ADDRESS" "${runtime[@]}" --cgroup-driver cgroupfs --cgroup-root "/$name" \
+        --node-ip "$addresses" "${runtime[@]}" --cgroup-driver cgroupfs --cgroup-root "/$name" \
         --volume-plugin-dir "$home/volume-plugins" --fail-swap-on=false --eviction-hard= \
         --cluster-dns 10.96.0.10 --read-only-port 0 --max-pods 250 --feature-gates "$features" \
         --image-gc-high-threshold 100 --serialize-image-pulls=false --registry-qps 0 \

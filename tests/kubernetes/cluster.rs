@@ -128,6 +128,9 @@ pub struct Node {
 /// A node that makes Services work, too.
 #[cfg(feature = "daemon")]
 pub const WITH_SERVICES: &[&str] = &["--kube-proxy"];
+/// The same with addresses of both families, in such a cluster.
+#[cfg(feature = "daemon")]
+pub const OF_BOTH_FAMILIES: &[&str] = &["--dual-stack", "--kube-proxy"];
 
 impl Node {
     /// Starts node1, node2 or node3, with the images of the lab. With `disk`, /var/lib lies there

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Node, Runtime, WITH_SERVICES, pod_ip};
+use crate::cluster::{Cluster, Node, OF_BOTH_FAMILIES, Runtime, WITH_SERVICES, pod_ip};
 use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests, stripped};
 use crate::common::traffic::{Pings, reaches, seen_as};
 use crate::common::wait::wait_until;
@@ -22,7 +22,7 @@ use crate::script::{CHECKOUT, kill};
 
 #[test]
 fn two_nodes_live_with_pausenetd_as_pods() {
-    let Some(mut pair) = Pair::start() else {
+    let Some(mut pair) = Pair::start(&[], WITH_SERVICES) else {
         return;
     };
     pair.daemons_need_no_nameserver_of_the_cluster();
@@ -39,6 +39,29 @@ fn two_nodes_live_with_pausenetd_as_pods() {
 }
 
 const KUBERNETES_PAGE: &str = include_str!("../../src/docs/kubernetes.md");
+
+#[test]
+fn pods_of_two_nodes_reach_all_with_both_families() {
+    let Some(pair) = Pair::start(&["--dual-stack"], OF_BOTH_FAMILIES) else {
+        return;
+    };
+    let said = pair.every_way_of_traffic();
+    for there in [
+        "[fd00:10:244:",      // a pod
+        "[fd00:10:96::",      // the Service
+        "[fd00:77::1]:30080", // a NodePort
+        "[fd00:77::2]:30080",
+        "[fd00:77::1]:18080", // a hostPort
+        "[fd00:77::2]:18080",
+        "[fd00:77::254]:", // the outside
+        "10.244.",
+        "10.96.",
+        "192.168.77.2:30080",
+    ] {
+        assert!(said.contains(&format!("reaches http://{there}")), "{said}");
+    }
+    pair.end();
+}
 
 /// Pods on each node that come and go while the daemons are killed.
 const CHURN: usize = 6;
@@ -61,12 +84,12 @@ struct Pod {
 
 impl Pair {
     /// Makes the cluster, and applies the manifest as a person would.
-    fn start() -> Option<Self> {
+    fn start(of_cluster: &[&str], of_nodes: &'static [&'static str]) -> Option<Self> {
         let turn = turn();
-        let cluster = Cluster::start(&[])?;
+        let cluster = Cluster::start(of_cluster)?;
         let outside = Outside::start();
         let nodes = ["node1", "node2"]
-            .map(|name| Node::with(&cluster, name, Runtime::Containerd, None, WITH_SERVICES));
+            .map(|name| Node::with(&cluster, name, Runtime::Containerd, None, of_nodes));
         // As Kubespray leaves them: of a user kube.
         nodes[0]
             .script
@@ -104,7 +127,7 @@ impl Pair {
     }
 
     /// scripts/kind-test.sh, as after scripts/kind-up.sh, with the images of the lab.
-    fn every_way_of_traffic(&self) {
+    fn every_way_of_traffic(&self) -> String {
         // What a run that has just failed leaves for a moment.
         self.cluster.kubectl("create namespace pausenet-test");
         let slow = manifest("slow", "slow", 0, "hwchiu/netutils")
@@ -118,9 +141,19 @@ impl Pair {
         self.cluster.kubectl(ready);
         self.cluster
             .kubectl("delete namespace pausenet-test --wait=false");
+        let nodes: BTreeSet<_> = self.node_addresses().into_iter().collect();
+        let families = if nodes.len() > 2 {
+            &OUTSIDE[..]
+        } else {
+            &OUTSIDE[..1]
+        };
+        let outside: Vec<_> = families
+            .iter()
+            .map(|host| format!("http://{host}:{OUTSIDE_PORT}"))
+            .collect();
         let output = Command::new(Path::new(CHECKOUT).join("scripts/kind-test.sh"))
             .args(["--client", "hwchiu/netutils", "--server", "nginx"])
-            .args(["--outside", &format!("http://{OUTSIDE}:{OUTSIDE_PORT}")])
+            .args(outside.iter().flat_map(|url| ["--outside", url]))
             .env_clear()
             .envs(&self.cluster.script.env)
             .stdin(Stdio::null())
@@ -136,8 +169,18 @@ impl Pair {
         );
         // Who came from a pod was seen as its node.
         let seen = self.outside.seen.lock().unwrap().clone();
-        let nodes = ["192.168.77.1", "192.168.77.2"].map(parse);
-        assert_eq!(seen, Some(nodes.into()));
+        assert_eq!(seen, Some(nodes));
+        said.into_owned()
+    }
+
+    /// The addresses of both nodes.
+    fn node_addresses(&self) -> Vec<IpAddr> {
+        let nodes = self.cluster.get("nodes");
+        let nodes = nodes["items"].as_array().unwrap().iter();
+        let addresses = nodes.flat_map(|node| node["status"]["addresses"].as_array().unwrap());
+        let own = addresses.filter(|address| address["type"] == "InternalIP");
+        own.map(|address| parse(address["address"].as_str().unwrap()))
+            .collect()
     }
 
     /// Those of annotations, which the runtime hands to the plugin.
@@ -235,7 +278,7 @@ impl Pair {
     /// happens when it is back.
     fn the_api_server_is_away(&self, [one, two]: &[Pod; 2]) {
         let across = Pings::start(&one.inside, two.ip);
-        let out = Pings::start(&one.inside, parse(OUTSIDE));
+        let out = Pings::start(&one.inside, parse(OUTSIDE[0]));
         self.assert_nothing_was_forbidden();
         let of_first = self.subnet(0);
         let home = Path::new(self.cluster.script.variable("KUBE_HOME"));
@@ -362,7 +405,7 @@ impl Pair {
 
     /// Everything goes, and nothing is left.
     fn end(self) {
-        self.cluster.kubectl("delete pod one three");
+        self.cluster.kubectl("delete pod --all");
         wait_until("nothing of pods is left", || {
             let is_empty = |node: &Node| node.host_ends().is_empty() && taken(node).is_empty();
             self.nodes.iter().all(is_empty)
@@ -484,8 +527,8 @@ fn parse(address: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
-/// Where the outside is for nodes, and its port.
-const OUTSIDE: &str = "192.168.77.254";
+/// Where the outside is for nodes, in URLs, and its port.
+const OUTSIDE: [&str; 2] = ["192.168.77.254", "[fd00:77::254]"];
 const OUTSIDE_PORT: u16 = 8080;
 
 /// A server that is no part of the cluster, and writes down by whose addresses it is called.
@@ -498,13 +541,13 @@ struct Outside {
 impl Outside {
     /// In the calling thread's network.
     fn start() -> Self {
-        let listener = TcpListener::bind(("0.0.0.0", OUTSIDE_PORT)).unwrap();
+        let listener = TcpListener::bind(("::", OUTSIDE_PORT)).unwrap();
         let seen = Arc::new(Mutex::new(Some(BTreeSet::new())));
         let own = seen.clone();
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap().ip();
+                let peer = stream.peer_addr().unwrap().ip().to_canonical();
                 match &mut *own.lock().unwrap() {
                     Some(seen) => seen.insert(peer),
                     None => return,
