@@ -1,5 +1,5 @@
-//! The scripts for kind, as far as they can be tried without it. What kind-test.sh does on a cluster is
-//! tried in [`crate::nodes`].
+//! The scripts for kind, as far as they can be tried without it. What they do on a cluster is tried in
+//! [`crate::nodes`].
 
 use std::fs;
 use std::path::Path;
@@ -13,12 +13,12 @@ fn script(name: &str, args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_owned()).unwrap()
 }
 
 /// The number of each line that is a step.
-fn steps(said: &str) -> Vec<usize> {
+pub fn steps(said: &str) -> Vec<usize> {
     let number = |line: &str| line.trim_start().split_once(". ")?.0.parse().ok();
     said.lines().filter_map(number).collect()
 }

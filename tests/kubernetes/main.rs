@@ -9,6 +9,8 @@ mod containers;
 mod cri;
 mod deaths;
 mod kind;
+#[cfg(feature = "daemon")]
+mod kind_up;
 mod lives;
 #[cfg(feature = "daemon")]
 mod nodes;

@@ -502,8 +502,8 @@ fn manifest(name: &str, app: &str, node: usize, image: &str) -> String {
     )
 }
 
-/// The image pausenet/node, of the binaries that Cargo has built for the tests.
-fn node_image() -> PathBuf {
+/// A folder with the binaries that Cargo has built for the tests.
+pub fn binaries() -> PathBuf {
     let binaries = [
         env!("CARGO_BIN_EXE_pausenetd"),
         env!("CARGO_BIN_EXE_pausenet"),
@@ -511,10 +511,15 @@ fn node_image() -> PathBuf {
         env!("CARGO_BIN_EXE_pause"),
     ];
     let binaries = binaries.map(stripped);
+    binaries[0].parent().unwrap().to_owned()
+}
+
+/// The image pausenet/node, of those.
+fn node_image() -> PathBuf {
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-node.tar");
     let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
         .args(["--node", "--binaries"])
-        .arg(binaries[0].parent().unwrap())
+        .arg(binaries())
         .arg("--output")
         .arg(&image)
         .output()
