@@ -158,10 +158,11 @@ family() { [[ $1 == *:* ]] && printf 'IPv6\n' || printf 'IPv4\n'; }
 
 # fetch POD URL: rules for Services and ports come a moment after their objects.
 fetch() {
-    local deadline=$((SECONDS + 30))
-    until "${here[@]}" exec "$1" -- wget -q -O /dev/null -T 3 "$2" >/dev/null 2>&1; do
+    local deadline=$((SECONDS + 30)) why
+    # GNU's wget tries it twenty times, and busybox's cannot be told how often.
+    until why=$(timeout 10 "${here[@]}" exec "$1" -- wget -O /dev/null -T 3 "$2" 2>&1 >/dev/null); do
         if ((SECONDS >= deadline)); then
-            printf '    %s does not reach %s\n' "$1" "$2"
+            printf '    %s does not reach %s: %s\n' "$1" "$2" "$why"
             return 1
         fi
         sleep 0.2
