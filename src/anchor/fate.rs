@@ -1,8 +1,8 @@
-//! What happens to a network when somebody in it dies: sentences, from the facts. And what to do
-//! for those to whom it has happened.
+//! What happens to a network when somebody in it dies: sentences, from the facts.
 
 use super::cgroup::Engine;
 use super::container::{NetworkFrom, Role, short_id};
+use super::holder::By;
 use super::maker::Maker;
 use super::sandbox::{Absent, Member, Owner, Reason, Sandbox, State, Was};
 use super::words::{list, plain};
@@ -58,7 +58,7 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
     };
     if others.is_empty() {
         return match taken.as_slice() {
-            [] => alone(sandbox),
+            [] => alone(sandbox) + &cannot_return(sandbox, anchor),
             taken => format!(
                 "{taker} takes {} away; nobody else has it",
                 list(taken, "and")
@@ -96,9 +96,16 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
         .as_ref()
         .map(|container| &container.network)
     {
-        Some(NetworkFrom::Container(_)) => {
-            format!(". If {anchor_name} is restarted, it comes back to them")
+        Some(NetworkFrom::Container(_)) if lost(sandbox, anchor).is_some() => {
+            cannot_return(sandbox, anchor)
         }
+        Some(NetworkFrom::Container(joined)) => match is_missing(sandbox, joined) {
+            false => format!(". If {anchor_name} is restarted, it comes back to them"),
+            true => format!(
+                ". If {anchor_name} is restarted, it leaves this namespace for that of the \
+                 container it was started onto"
+            ),
+        },
         _ => format!(
             ". If {anchor_name} is restarted, it gets a new namespace, and {who} {keep} this one"
         ),
@@ -146,8 +153,24 @@ fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
     }
 }
 
+/// The rest of a sentence about one that Docker cannot start any more; empty for others.
+fn cannot_return(sandbox: &Sandbox, member: &Member) -> String {
+    lost(sandbox, member).map_or_else(String::new, |id| {
+        format!(
+            ". {} cannot be started again, for Docker looks for container {}, which was removed",
+            member.title(),
+            plain(short_id(id))
+        )
+    })
+}
+
+fn is_missing(sandbox: &Sandbox, id: &str) -> bool {
+    let mut missing = sandbox.missing.iter();
+    missing.any(|missing| missing.id.as_deref() == Some(id))
+}
+
 /// The container that Docker looks for in vain when it starts this one.
-fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str> {
+pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str> {
     let NetworkFrom::Container(joined) = &member.container.as_ref()?.network else {
         return None;
     };
@@ -180,7 +203,7 @@ fn alone(sandbox: &Sandbox) -> String {
 }
 
 /// The names of interfaces by who made them.
-fn names(sandbox: &Sandbox, wanted: impl Fn(&Maker) -> bool) -> Vec<String> {
+pub(super) fn names(sandbox: &Sandbox, wanted: impl Fn(&Maker) -> bool) -> Vec<String> {
     let wires = sandbox.interfaces.iter().filter(|wire| wanted(&wire.maker));
     wires.map(|wire| plain(&wire.interface.link.name)).collect()
 }
@@ -193,7 +216,7 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
         .map(Member::title);
     match (&sandbox.owner, sandbox.state()) {
         (Owner::Absent(absent), State::Orphaned) => {
-            let who = subject.unwrap_or_else(|| list(&sharers, "and"));
+            let who = subject.map_or(sharers, |subject| vec![subject]);
             orphaned(sandbox, absent, &who)
         }
         (Owner::Member(at, _), _) if about.is_some() && about != Some(*at) => format!(
@@ -201,6 +224,11 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
             subject.unwrap_or_default(),
             sandbox.members[*at].title(),
         ),
+        (Owner::Member(at, Reason::Rescued | Reason::Registered), _)
+            if !sandbox.missing.is_empty() =>
+        {
+            outlived(sandbox, &sandbox.members[*at], &sharers)
+        }
         (Owner::Member(at, reason @ (Reason::PodOfOurs | Reason::Sandbox)), _) => {
             let owner = sandbox.members[*at].title();
             let stands = match reason {
@@ -243,25 +271,91 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
     }
 }
 
-fn orphaned(sandbox: &Sandbox, absent: &Absent, who: &str) -> String {
+/// The story of a member with a network of its own where another's was.
+fn outlived(sandbox: &Sandbox, owner: &Member, sharers: &[String]) -> String {
+    let lost: Vec<_> = sandbox.missing.iter().map(Absent::title).collect();
+    let gone = match sandbox.missing.as_slice() {
+        [one] => format!(", {}", gone(one)),
+        _ => String::new(),
+    };
+    let rescued = match sandbox.owner {
+        Owner::Member(_, Reason::Rescued) => " was rescued: it",
+        _ => "",
+    };
+    let with = match sharers {
+        [] => String::new(),
+        [one] => format!("; {one} shares it"),
+        many => format!("; {} share it", list(many, "and")),
+    };
+    format!(
+        "{}{rescued} shared the network of {}{gone}, and now has {} of its own{with}.",
+        owner.title(),
+        list(&lost, "and"),
+        list(&names(sandbox, |_| true), "and"),
+    )
+}
+
+/// What holds of one or of several.
+struct Words {
+    was: &'static str,
+    its: &'static str,
+    has: &'static str,
+    it: &'static str,
+    lives: &'static str,
+}
+
+const ONE: Words = Words {
+    was: "was",
+    its: "its",
+    has: "has",
+    it: "it",
+    lives: "lives",
+};
+
+const MANY: Words = Words {
+    was: "were",
+    its: "their",
+    has: "have",
+    it: "they",
+    lives: "live",
+};
+
+fn orphaned(sandbox: &Sandbox, absent: &Absent, about: &[String]) -> String {
+    let who = list(about, "and");
+    let Words {
+        was,
+        its,
+        has,
+        it,
+        lives,
+    } = if about.len() == 1 { ONE } else { MANY };
     let owner = absent.title();
     let gone = gone(absent);
     let left = names(sandbox, |_| true);
+    let rescued = sandbox
+        .holder
+        .as_ref()
+        .is_some_and(|holder| holder.by == By::Rescue);
     match (&absent.was, left.as_slice()) {
-        (Was::Restarted, []) => format!(
-            "{who} was left behind: its owner {owner} was restarted and has a network in another \
-             namespace; here, only lo is left."
+        (_, left) if rescued => format!(
+            "{who} {was} rescued: {it} shared the network of {owner}, {gone}; {} was put into \
+             {its} namespace instead, and stays as long as anybody lives in it.",
+            list(left, "and"),
         ),
-        (Was::Restarted, left) => format!(
-            "{who} was left behind: its owner {owner} was restarted and has another namespace; \
-             {} stayed here.",
+        (Was::Restarted(_), []) => format!(
+            "{who} {was} left behind: {its} owner {owner} was restarted and has a network in \
+             another namespace; here, only lo is left."
+        ),
+        (Was::Restarted(_), left) => format!(
+            "{who} {was} left behind: {its} owner {owner} was restarted and has another \
+             namespace; {} stayed here.",
             list(left, "and"),
         ),
         (_, []) if absent.networks.is_empty() => {
-            format!("{who} has no network: it shared that of {owner}, {gone}; only lo is left.")
+            format!("{who} {has} no network: {it} shared that of {owner}, {gone}; only lo is left.")
         }
         (_, []) => format!(
-            "{who} has lost its network: {} with its owner {owner}, {gone}; only lo is left.",
+            "{who} {has} lost {its} network: {} with {its} owner {owner}, {gone}; only lo is left.",
             // So Docker calls the first of them, and the others by number.
             match absent.networks.as_slice() {
                 [_] => "eth0 is gone".to_owned(),
@@ -272,7 +366,7 @@ fn orphaned(sandbox: &Sandbox, absent: &Absent, who: &str) -> String {
             },
         ),
         (_, left) => format!(
-            "{who} lives on in the network of {owner}, {gone}: {} stays as long as anybody \
+            "{who} {lives} on in the network of {owner}, {gone}: {} stays as long as anybody \
              lives in it.",
             list(left, "and"),
         ),
@@ -288,77 +382,7 @@ pub fn gone(absent: &Absent) -> String {
     match &absent.was {
         Was::Removed { at } => moment("was removed", at),
         Was::Stopped { at } => moment("stopped", at),
-        Was::Restarted => "which was restarted and is in another namespace".to_owned(),
+        Was::Restarted(_) => "which was restarted and is in another namespace".to_owned(),
         Was::Unknown => "which is gone".to_owned(),
     }
-}
-
-/// Something to do, and the command that does it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advice {
-    pub what: String,
-    pub commands: Vec<String>,
-}
-
-/// What to do about an orphaned namespace, for one of its members; nothing for others.
-pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
-    let member = sandbox.members.get(about.unwrap_or(0));
-    let (Owner::Absent(absent), Some(member)) = (&sandbox.owner, member) else {
-        return Vec::new();
-    };
-    let name = member.title();
-    let is_docker = member.container.as_ref().is_some_and(|found| {
-        found.engine == Some(Engine::Docker) || matches!(found.network, NetworkFrom::Container(_))
-    });
-    // `rescue` knows names from Docker alone.
-    let known = member.container.as_ref().filter(|_| is_docker);
-    let known = known.and_then(|container| container.name.clone());
-    let target = known.unwrap_or_else(|| member.first().pid.to_string());
-    let mut advice = Vec::new();
-    let mut advise = |what: String, commands: &[String]| {
-        advice.push(Advice {
-            what,
-            commands: commands.to_vec(),
-        });
-    };
-    if sandbox.interfaces.is_empty() {
-        advise(
-            format!("give {name} a network again, in place, without a restart"),
-            &[format!("pausectl rescue {target} --network NET")],
-        );
-    }
-    if !is_docker {
-        return advice;
-    }
-    if sandbox.interfaces.is_empty() {
-        advise(
-            format!("or start {name} anew, onto an anchor that applications may leave and join"),
-            &[
-                "pausectl docker up ANCHOR --network NET".to_owned(),
-                "docker run --net=container:ANCHOR ...".to_owned(),
-            ],
-        );
-    } else if !matches!(absent.was, Was::Restarted) {
-        advise(
-            "put a new anchor into this namespace, without a restart".to_owned(),
-            &[format!("pausectl docker reanchor {}", absent.title())],
-        );
-    }
-    if matches!(absent.was, Was::Restarted) {
-        advise(
-            format!("let {name} follow its owner: it starts anew, in the new namespace"),
-            &[format!("docker restart {target}")],
-        );
-    }
-    if let Some(id) = lost(sandbox, member) {
-        advise(
-            format!(
-                "{name} cannot be restarted as it is: Docker would look for container {}, which \
-                 no longer exists",
-                plain(short_id(id))
-            ),
-            &[],
-        );
-    }
-    advice
 }

@@ -7,10 +7,12 @@
 //!
 //! CNI is not spoken here: [`crate::runtime`] does.
 
+pub mod advice;
 pub mod census;
 pub mod cgroup;
 pub mod container;
 pub mod fate;
+pub mod holder;
 pub mod holds;
 pub mod interior;
 pub mod maker;

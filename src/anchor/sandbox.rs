@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::census::Process;
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, Role, short_id};
+use super::holder::{By, Holder};
 use super::interior::{Interface, attachment_of};
 use super::maker::Maker;
 use super::pod_of_ours;
@@ -25,6 +26,10 @@ pub struct Sandbox {
     pub owner: Owner,
     /// Containers that members were started onto, and that are not with them.
     pub missing: Vec<Absent>,
+    /// Who was started onto a member and lives in another namespace: that of before a restart.
+    pub left_behind: Vec<String>,
+    /// In whose name its network is, if that is one of ours.
+    pub holder: Option<Holder>,
 }
 
 /// A container, or a process that is in none.
@@ -72,6 +77,10 @@ pub enum Reason {
     Pause,
     /// It is the oldest process.
     Oldest,
+    /// `pausectl rescue` gave it a network, when it had lost another's.
+    Rescued,
+    /// The network is registered under its ID.
+    Registered,
 }
 
 /// A container that others were started onto, and that is not with them.
@@ -95,8 +104,17 @@ pub enum Was {
         at: Option<String>,
     },
     /// It runs, in another namespace: it was restarted.
-    Restarted,
+    Restarted(Elsewhere),
     Unknown,
+}
+
+/// The namespace of a container that was restarted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Its engine makes it anew at each start. False: it was that of another container.
+    pub is_its_own: bool,
+    /// Who else lives there.
+    pub with: Vec<String>,
 }
 
 /// How a namespace fares.
@@ -142,6 +160,12 @@ impl Member {
     /// Its oldest process.
     pub fn first(&self) -> &Process {
         &self.processes[0]
+    }
+
+    /// True when a network of ours that is registered under this ID is its own.
+    fn has_identity(&self, id: &str) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|found| found.id == id || found.identity.as_deref() == Some(id))
     }
 
     fn is_pause(&self) -> bool {
@@ -289,6 +313,29 @@ pub fn owner(members: &[Member], held_by: &[PathBuf], absent: impl Fn(&str) -> A
             was: Was::Unknown,
             networks: Vec::new(),
         }),
+    }
+}
+
+impl Owner {
+    /// Corrects what members' own stories say by whose network is here now: that of a member,
+    /// which has outlived another's; or of one that only we remember the name of.
+    pub fn corrected(self, members: &[Member], holder: Option<&Holder>) -> Self {
+        let (Self::Absent(absent), Some(holder)) = (&self, holder) else {
+            return self;
+        };
+        let own = members
+            .iter()
+            .position(|member| member.has_identity(&holder.id));
+        match (own, holder.by) {
+            (Some(at), By::Rescue) => Self::Member(at, Reason::Rescued),
+            (Some(at), _) => Self::Member(at, Reason::Registered),
+            // A process or a path: not the one that its container was started onto.
+            (None, By::Rescue) => self,
+            (None, _) => Self::Absent(Absent {
+                name: absent.name.clone().or_else(|| holder.name.clone()),
+                ..absent.clone()
+            }),
+        }
     }
 }
 

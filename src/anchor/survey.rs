@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::census::{self, Process};
 use super::container::{Container, Life, NetworkFrom};
+use super::holder::{Holder, Registered};
 use super::holds;
-use super::interior::{Host, Interface};
+use super::interior::{Host, Interface, attachment_of};
 use super::maker::{Kept, Maker, macs};
-use super::sandbox::{Absent, Member, Sandbox, Was, Wire, owner};
+use super::sandbox::{Absent, Elsewhere, Member, Sandbox, Was, Wire, owner};
 use super::supervisor::Supervisor;
 use crate::cni::Result;
 use crate::kernel::netns::{Netns, NetnsId};
@@ -22,6 +23,8 @@ pub struct Told {
     pub containers: Vec<Container>,
     /// Those that an engine remembers to have removed.
     pub removed: Vec<Removed>,
+    /// What pausectl itself has written down of networks.
+    pub registered: Vec<Registered>,
     /// Whether Docker has answered: then what it does not know does not exist.
     pub docker_answered: bool,
 }
@@ -162,15 +165,58 @@ impl Population {
                 interface,
             }
         };
+        let interfaces: Vec<_> = interfaces.into_iter().map(wire).collect();
+        let holder = holder(&home.members, &interfaces, told, kept);
+        let owner = owner(&home.members, &home.held_by, |id| self.absent(id, told));
         let missing = joined_elsewhere(&home.members);
         Sandbox {
             netns,
             missing: missing.map(|id| self.absent(id, told)).collect(),
-            owner: owner(&home.members, &home.held_by, |id| self.absent(id, told)),
+            left_behind: self.left_behind(netns, &home.members),
+            owner: owner.corrected(&home.members, holder.as_ref()),
+            holder,
             members: home.members.clone(),
             held_by: home.held_by.clone(),
-            interfaces: interfaces.into_iter().map(wire).collect(),
+            interfaces,
         }
+    }
+
+    /// The namespaces that attachments of ours lead to, and in whose name these are.
+    ///
+    /// # Errors
+    /// Code 101 when the kernel refuses.
+    pub fn held(&self, host: &mut Host, told: &Told) -> Result<Vec<(NetnsId, Holder)>> {
+        let kept = kept();
+        let mut held = Vec::new();
+        for &netns in self.homes.keys() {
+            let Some(open) = self.open(netns) else {
+                continue;
+            };
+            let Some(number) = host.number_of(&open)? else {
+                continue;
+            };
+            let ends = host
+                .links
+                .values()
+                .filter(|link| link.peer_netns == Some(number));
+            let ids = ends.filter_map(|link| Some(attachment_of(link)?.container.to_string()));
+            held.extend(ids.map(|id| (netns, Holder::of(&id, &told.registered, &kept))));
+        }
+        Ok(held)
+    }
+
+    /// Who was started onto a container and lives on without it.
+    pub fn survivors(&self, id: &str) -> Vec<String> {
+        let members = self.homes.values().flat_map(|home| &home.members);
+        members
+            .filter(|member| joins_one_of(member, &HashSet::from([id])))
+            .map(Member::title)
+            .collect()
+    }
+
+    /// The containers that members of a namespace were started onto, and that are not in it.
+    pub fn left(&self, netns: NetnsId) -> impl Iterator<Item = &str> {
+        joined_elsewhere(self.members(netns))
     }
 
     /// By whatever leads there.
@@ -189,30 +235,19 @@ impl Population {
     fn absent(&self, id: &str, told: &Told) -> Absent {
         let known = told.containers.iter().find(|container| container.id == id);
         let removed = told.removed.iter().find(|removed| removed.id == id);
-        let lives = |member: &Member| {
-            member
-                .container
-                .as_ref()
-                .is_some_and(|found| found.id == id)
-        };
-        let elsewhere = self
-            .homes
-            .values()
-            .flat_map(|home| &home.members)
-            .any(lives);
-        let was = match (known, removed) {
-            _ if elsewhere => Was::Restarted,
-            (Some(known), _) => Was::Stopped {
+        let was = match (self.elsewhere(id), known, removed) {
+            (Some(elsewhere), ..) => Was::Restarted(elsewhere),
+            (None, Some(known), _) => Was::Stopped {
                 at: match &known.life {
                     Life::Stopped { at } => at.clone(),
                     Life::Running => None,
                 },
             },
-            (None, Some(removed)) => Was::Removed {
+            (None, None, Some(removed)) => Was::Removed {
                 at: removed.at.clone(),
             },
-            (None, None) if told.docker_answered => Was::Removed { at: None },
-            (None, None) => Was::Unknown,
+            (None, None, None) if told.docker_answered => Was::Removed { at: None },
+            (None, None, None) => Was::Unknown,
         };
         let endpoints = known.into_iter().flat_map(|known| &known.endpoints);
         let endpoints = endpoints.map(|endpoint| endpoint.network.clone());
@@ -233,10 +268,73 @@ impl Population {
         }
     }
 
+    /// Who was started onto one of these members, and lives elsewhere.
+    fn left_behind(&self, netns: NetnsId, members: &[Member]) -> Vec<String> {
+        let containers = members
+            .iter()
+            .filter_map(|member| member.container.as_ref());
+        let ids: HashSet<_> = containers.map(|container| container.id.as_str()).collect();
+        let others = self.homes.iter().filter(|(other, _)| **other != netns);
+        let others = others.flat_map(|(_, home)| &home.members);
+        others
+            .filter(|member| joins_one_of(member, &ids))
+            .map(Member::title)
+            .collect()
+    }
+
+    /// Where a container lives, and who with it.
+    fn elsewhere(&self, id: &str) -> Option<Elsewhere> {
+        let is_it = |member: &&Member| {
+            let container = member.container.as_ref();
+            container.is_some_and(|found| found.id == id)
+        };
+        self.homes.values().find_map(|home| {
+            let own = home.members.iter().find(is_it)?;
+            let container = own.container.as_ref();
+            let network = container.map(|found| &found.network);
+            let others = home.members.iter().filter(|member| !is_it(member));
+            Some(Elsewhere {
+                is_its_own: network == Some(&NetworkFrom::Itself),
+                with: others.map(Member::title).collect(),
+            })
+        })
+    }
+
     /// The host's own namespace.
     pub fn host(&self) -> NetnsId {
         self.host
     }
+}
+
+fn joins_one_of(member: &Member, ids: &HashSet<&str>) -> bool {
+    let network = member
+        .container
+        .as_ref()
+        .map(|container| &container.network);
+    matches!(network, Some(NetworkFrom::Container(id)) if ids.contains(id.as_str()))
+}
+
+/// In whose name a network here is: as its host end says, or else what is remembered of the
+/// container that all were started onto.
+fn holder(members: &[Member], interfaces: &[Wire], told: &Told, kept: &[Kept]) -> Option<Holder> {
+    let ends = interfaces
+        .iter()
+        .filter_map(|wire| wire.interface.host_end.as_ref());
+    let ids = ends.filter_map(|link| Some(attachment_of(link)?.container.to_string()));
+    let mut held: Vec<_> = ids
+        .map(|id| Holder::of(&id, &told.registered, kept))
+        .collect();
+    // The one that tells most.
+    held.sort_by_key(|holder| holder.by);
+    let by_end = held.into_iter().next();
+    by_end.or_else(|| {
+        let joined: Vec<_> = joined_elsewhere(members).collect();
+        let is_joined = |found: &&Registered| {
+            let container = found.container.as_deref();
+            !interfaces.is_empty() && container.is_some_and(|id| joined.contains(&id))
+        };
+        told.registered.iter().find(is_joined).map(Holder::from)
+    })
 }
 
 /// The containers that members were started onto, but for those that are members too.

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
+use super::advice::advice;
 use super::census::Process;
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, Role};
-use super::fate::{advice, fates, summary};
+use super::fate::{fates, summary};
+use super::holder::{By, Holder};
 use super::interior::Interface;
 use super::maker::Maker;
-use super::sandbox::{Absent, Member, Owner, Reason, Sandbox, State, Was, Wire, owner};
+use super::sandbox::{Absent, Elsewhere, Member, Owner, Reason, Sandbox, State, Was, Wire, owner};
 use crate::cni::NetworkName;
 use crate::kernel::link::Link;
 use crate::kernel::netns::NetnsId;
@@ -62,6 +64,21 @@ fn by_us() -> Wire {
     wire("eth0", Maker::Pausenet { network })
 }
 
+fn holder(id: &str, name: Option<&str>, by: By) -> Holder {
+    Holder {
+        id: id.to_owned(),
+        name: name.map(str::to_owned),
+        container: None,
+        by,
+    }
+}
+
+/// What is advised, one command after another.
+fn commands(sandbox: &Sandbox) -> Vec<String> {
+    let advice = advice(sandbox, Some(0)).into_iter();
+    advice.flat_map(|advice| advice.commands).collect()
+}
+
 /// Docker has removed whoever is asked for.
 fn removed(id: &str) -> Absent {
     Absent {
@@ -88,6 +105,8 @@ fn sandbox(members: Vec<Member>, interfaces: Vec<Wire>, held_by: &[&str]) -> San
         members,
         held_by,
         interfaces,
+        holder: None,
+        left_behind: Vec::new(),
     }
 }
 
@@ -123,11 +142,7 @@ fn who_was_started_onto_a_removed_container_is_orphaned() {
         "b has lost its network: eth0 is gone with its owner a, which was removed at \
          2026-11-24T11:20:03Z; only lo is left."
     );
-    let commands: Vec<_> = advice(&scene, Some(0))
-        .into_iter()
-        .flat_map(|advice| advice.commands)
-        .collect();
-    assert_eq!(commands[0], "pausectl rescue b --network NET");
+    assert_eq!(commands(&scene)[0], "pausectl rescue b --network NET");
 }
 
 #[test]
@@ -139,13 +154,108 @@ fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
         said.ends_with("eth0 stays as long as anybody lives in it."),
         "{said}"
     );
-    let commands: Vec<_> = advice(&scene, Some(0))
-        .into_iter()
-        .flat_map(|advice| advice.commands)
-        .collect();
-    assert_eq!(commands, ["pausectl docker reanchor a"]);
+    let by_hand = ["docker run -d --name a --net=container:b pausenet/pause"];
+    assert_eq!(commands(&scene), by_hand);
+    let known = Sandbox {
+        holder: Some(holder("docker-a", Some("a"), By::Anchoring)),
+        ..scene.clone()
+    };
+    assert_eq!(commands(&known), ["pausectl docker reanchor a"]);
     let said = then(&scene, "c");
     assert!(said.contains("it cannot be started again"), "{said}");
+    let both = summary(&scene, None);
+    assert!(
+        both.starts_with("b and c live on in the network of a, "),
+        "{both}"
+    );
+}
+
+#[test]
+fn a_name_that_docker_has_forgotten_is_the_holder_s() {
+    let nameless = |id: &str| Absent {
+        name: None,
+        was: Was::Removed { at: None },
+        ..removed(id)
+    };
+    let members = [joined("b", "a")];
+    let owner = owner(&members, &[], nameless);
+    let holder = holder("docker-web", Some("web"), By::Anchoring);
+    let scene = Sandbox {
+        owner: owner.corrected(&members, Some(&holder)),
+        holder: Some(holder),
+        ..sandbox(members.to_vec(), vec![by_us()], &[])
+    };
+    assert_eq!(scene.title(), "web");
+    assert_eq!(commands(&scene), ["pausectl docker reanchor web"]);
+}
+
+#[test]
+fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
+    let members = [joined("b", "a"), joined("c", "b")];
+    let with = |id: &str| {
+        let holder = holder(id, Some("b"), By::Rescue);
+        let owner = owner(&members, &[], removed).corrected(&members, Some(&holder));
+        Sandbox {
+            owner,
+            holder: Some(holder),
+            missing: vec![removed("id-of-a")],
+            ..sandbox(members.to_vec(), vec![by_us()], &[])
+        }
+    };
+    let scene = with("id-of-b");
+    assert_eq!(scene.owner, Owner::Member(0, Reason::Rescued));
+    assert_eq!(
+        summary(&scene, Some(0)),
+        "b was rescued: it shared the network of a, which was removed at 2026-11-24T11:20:03Z, \
+         and now has eth0 of its own; c shares it."
+    );
+    let said = then(&scene, "b");
+    assert!(said.contains("b cannot be started again"), "{said}");
+    assert!(!said.contains("comes back"), "{said}");
+
+    let scene = with("rescue-4026531840");
+    assert_eq!(scene.state(), State::Orphaned);
+    let said = summary(&scene, Some(0));
+    assert!(
+        said.starts_with("b was rescued: it shared the network of a, "),
+        "{said}"
+    );
+    assert_eq!(
+        commands(&scene),
+        ["docker run -d --name a --net=container:b pausenet/pause"]
+    );
+}
+
+#[test]
+fn who_is_left_behind_by_an_anchor_of_ours_is_not_sent_after_it() {
+    let scene = |is_its_own, with: &[&str]| {
+        let elsewhere = Elsewhere {
+            is_its_own,
+            with: with.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let restarted = |id: &str| Absent {
+            was: Was::Restarted(elsewhere.clone()),
+            networks: Vec::new(),
+            ..removed(id)
+        };
+        let members = vec![joined("b", "a")];
+        Sandbox {
+            owner: owner(&members, &[], restarted),
+            holder: Some(holder("docker-a", Some("a"), By::Anchoring)),
+            ..sandbox(members, vec![by_us()], &[])
+        }
+    };
+    let stay = "pausectl docker reanchor a";
+    let follow = "pausectl docker reanchor a --restart-members";
+    let by_hand = "docker run -d --name ANCHOR --net=container:b pausenet/pause";
+    for (is_its_own, with, expected) in [
+        (true, &[][..], &[stay, follow][..]),
+        (true, &["c"], &[follow]),
+        (false, &[], &[stay]),
+        (false, &["c"], &[by_hand]),
+    ] {
+        assert_eq!(commands(&scene(is_its_own, with)), expected);
+    }
 }
 
 #[test]

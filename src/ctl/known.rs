@@ -1,13 +1,14 @@
-//! What Docker knows of the containers that `explain`, `ls` and `graph` find in the kernel. All
-//! three do without, if there is no Docker.
+//! What Docker knows of the containers that `explain`, `ls` and `graph` find in the kernel, and
+//! what we have written down ourselves. All three do without, if there is no Docker.
 
 use std::time::Duration;
 
 use crate::anchor::cgroup::Engine;
 use crate::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
+use crate::anchor::holder::Registered;
 use crate::anchor::survey::{Removed, Told};
 use crate::cni::{Code, Error, MacAddr};
-use crate::ctl::docker::record::IDENTITY_LABEL;
+use crate::ctl::docker::record::{self, IDENTITY_LABEL, Kind as RecordKind, Record};
 use crate::ctl::options::{DockerOptions, block_on};
 use crate::ctl::{Result, Stop};
 use crate::docker::{ContainerRef, Docker, Failure, Kind, NetworkMode, Overview, Removal};
@@ -39,7 +40,7 @@ pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>
         Ok::<_, Stop>(tokio::time::timeout(PATIENCE, asking).await)
     })?;
     let problem = match asked {
-        Ok(Ok(told)) => return Ok((told, None)),
+        Ok(Ok(told)) => return Ok((with_records(told), None)),
         Ok(Err(failure)) if failure.kind == Kind::Absent => None,
         Ok(Err(failure)) => Some(Error::from(failure).context("going on without Docker")),
         Err(_) => {
@@ -48,7 +49,23 @@ pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>
             Some(Error::new(Code::TryAgainLater, what))
         }
     };
-    Ok((Told::default(), problem))
+    Ok((with_records(Told::default()), problem))
+}
+
+fn with_records(told: Told) -> Told {
+    Told {
+        registered: record::all().into_iter().map(registered).collect(),
+        ..told
+    }
+}
+
+fn registered(record: Record) -> Registered {
+    Registered {
+        id: record.identity.to_string(),
+        name: record.name,
+        container: record.container.map(|id| id.to_string()),
+        rescued: record.kind == RecordKind::Rescued,
+    }
 }
 
 async fn questions(docker: &Docker, depth: Depth) -> Result<Told, Failure> {

@@ -95,7 +95,7 @@ fn owner(sandbox: &Sandbox) -> Value {
             let (was, at) = match was {
                 Was::Removed { at } => ("removed", at.as_deref()),
                 Was::Stopped { at } => ("stopped", at.as_deref()),
-                Was::Restarted => ("restarted", None),
+                Was::Restarted(_) => ("restarted", None),
                 Was::Unknown => ("unknown", None),
             };
             json!({"gone": {"id": id, "name": name, "was": was, "at": at, "networks": networks}})
@@ -113,6 +113,8 @@ fn because(reason: Reason) -> &'static str {
         Reason::MadeFor => "madeFor",
         Reason::Pause => "pause",
         Reason::Oldest => "oldest",
+        Reason::Rescued => "rescued",
+        Reason::Registered => "registered",
     }
 }
 

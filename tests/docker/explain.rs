@@ -16,7 +16,7 @@ const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
 /// The stdout of pausectl, which has to succeed. Where all namespaces of the machine are looked at,
 /// those of others may change so much meanwhile that it says so on stderr.
 #[track_caller]
-fn pausectl(docker: &Docker, args: &[&str]) -> String {
+pub fn pausectl(docker: &Docker, args: &[&str]) -> String {
     let output = docker.command(PAUSECTL).args(args).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
@@ -24,13 +24,13 @@ fn pausectl(docker: &Docker, args: &[&str]) -> String {
 }
 
 #[track_caller]
-fn story(docker: &Docker, target: &str) -> Value {
+pub fn story(docker: &Docker, target: &str) -> Value {
     serde_json::from_str(&pausectl(docker, &["explain", target, "--output", "json"])).unwrap()
 }
 
 /// What Docker gives out by itself is hidden.
 #[track_caller]
-fn screen(docker: &Docker, containers: &[&str]) -> Screen {
+pub fn screen(docker: &Docker, containers: &[&str]) -> Screen {
     let mut screen = Screen::default();
     for name in containers {
         let id = docker.inspect(name, ".Id");
@@ -50,7 +50,7 @@ fn two_that_share(docker: &Docker) {
     docker.run(&[&share[..], &["hwchiu/netutils"]].concat());
 }
 
-fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
+pub fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
     let story = story(docker, container);
     story["interfaces"][interface]["hostEnd"]
         .as_str()
@@ -306,8 +306,8 @@ fn an_anchor_s_network_stays_with_the_others_as_it_was_said() {
             ID-OF-ANCHOR, which was removed
 
     What to do
-      put a new anchor into this namespace, without a restart:
-        pausectl docker reanchor anchor
+      put a pause into this namespace, without a restart:
+        docker run -d --name anchor --net=container:app-a pausenet/pause
       app-a cannot be restarted as it is: Docker would look for container ID-OF-ANCHOR, which no longer exists
     ");
     insta::assert_snapshot!(ls(), @r"
@@ -315,22 +315,26 @@ fn an_anchor_s_network_stays_with_the_others_as_it_was_said() {
     podnet  anchor  eth0  10.1.0.2/24  VETH  cni0  -  orphaned  app-a, app-b
     ");
 
+    // pausectl has not attached it, and says so.
+    let unknown = docker.ctl_err(1, &["docker", "reanchor", "anchor"]);
+    assert!(unknown.contains("knows no network of anchor"), "{unknown}");
     // A new pause in the old namespace stands for it again.
-    let join = ["run", "-d", "--net=container:app-a", "--name=anchor2"];
-    docker.run(&[&join[..], &["pausenet/pause"]].concat());
+    let advice = story(&docker, "app-a")["advice"][0]["commands"][0].clone();
+    let words: Vec<_> = advice.as_str().unwrap().split(' ').collect();
+    docker.run(&words[1..]);
     let again = story(&docker, "app-b");
-    assert_eq!(again["summary"], "app-b shares the network of anchor2.");
+    assert_eq!(again["summary"], "app-b shares the network of anchor.");
     assert_eq!(again["owner"]["because"], "pause");
     let then = |at: usize| again["fates"][at]["then"].as_str().unwrap().to_owned();
     assert!(
-        then(0).contains("If anchor2 is restarted, it comes back to them"),
+        then(0).contains("If anchor is restarted, it comes back to them"),
         "{}",
         then(0)
     );
-    docker.run(&["restart", "-t", "0", "anchor2"]);
+    docker.run(&["restart", "-t", "0", "anchor"]);
     assert_eq!(
         story(&docker, "app-b")["summary"],
-        "app-b shares the network of anchor2."
+        "app-b shares the network of anchor."
     );
     assert!(
         then(1).contains("it cannot be started again"),
@@ -344,7 +348,7 @@ fn an_anchor_s_network_stays_with_the_others_as_it_was_said() {
             .success()
     );
 
-    docker.run(&["rm", "-f", "app-a", "app-b", "anchor2"]);
+    docker.run(&["rm", "-f", "app-a", "app-b", "anchor"]);
     attach("DEL", &with(podnet(), json!({"prevResult": result}))).ok();
     docker.stop();
 }

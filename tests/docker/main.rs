@@ -19,6 +19,7 @@ mod dropping;
 mod explain;
 mod firewall;
 mod image;
+mod orphans;
 mod page;
 mod publish;
 mod reanchor;

@@ -4,6 +4,7 @@
 use std::fs;
 
 use crate::common::{allocated, ip};
+use crate::explain;
 use crate::site::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use crate::talker::Talker;
 
@@ -23,6 +24,7 @@ fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {
     );
 
     let survivor = docker.pid("hwchiu2");
+    let owner = docker.inspect("hwchiu", ".Id");
     docker.run(&["rm", "-f", "hwchiu"]);
     let before = docker.host();
     let said = docker.ctl(&rescue);
@@ -35,6 +37,44 @@ fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {
     let shown = docker.run(&["exec", "hwchiu2", "ifconfig", "eth0"]);
     assert!(shown.contains("inet 10.1.0.2 "), "{shown}");
     docker.run(&["exec", "hwchiu2", "ping", "-c", "1", "10.1.0.1"]);
+    let screen = explain::screen(&docker, &["hwchiu2"])
+        .hide(&owner[..12], "ID-OF-HWCHIU")
+        .hide(&explain::host_end(&docker, "hwchiu2", 0), "VETH");
+    let mac = docker.view("hwchiu2").link("eth0").unwrap().mac.unwrap();
+    let screen = screen.hide(&mac.to_string(), "MAC");
+    let page = screen.show(&explain::pausectl(&docker, &["explain", "hwchiu2"]));
+    insta::assert_snapshot!(page, @r"
+    hwchiu2 was rescued: it shared the network of hwchiu, which was removed at TIME, and
+    now has eth0 of its own.
+
+    Network namespace NETNS: alive
+
+    Owner
+      hwchiu2  Docker container ID-OF-HWCHIU2, image hwchiu/netutils, process PID-OF-HWCHIU2 (sleep)
+            pausectl rescue gave it a network, in its own name
+
+    Interfaces
+      eth0  10.1.0.2/24  MAC
+            network podnet, made by pausenet
+            host end VETH, a port of cni0
+
+    What happens when one of them ends
+      hwchiu2  the namespace ends, and eth0 with it; its address stays reserved until DEL or GC is run.
+            hwchiu2 cannot be started again, for Docker looks for container ID-OF-HWCHIU, which was
+            removed
+
+    What to do
+      when it suits you, start hwchiu2 anew, onto an anchor that applications may leave and join:
+        pausectl docker up ANCHOR --network NET
+        docker run --net=container:ANCHOR ...
+      hwchiu2 cannot be restarted as it is: Docker would look for container ID-OF-HWCHIU, which no longer exists
+    ");
+    // By the name of the other one, too.
+    let other = screen.show(&explain::pausectl(&docker, &["explain", "hwchiu"]));
+    assert_eq!(other, page);
+    let unfit = docker.ctl_err(1, &["docker", "reanchor", "hwchiu"]);
+    assert!(unfit.contains("knows no network of hwchiu"), "{unfit}");
+
     // A newcomer finds the network too.
     Talker::start(&docker, "newcomer", "container:hwchiu2", "10.1.0.1").answers();
     let again = docker.ctl_err(1, &rescue);

@@ -52,7 +52,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Reanchor {
-    /// The anchor's name
+    /// The anchor's name, or its ID
     name: String,
 
     /// Let the network follow the restarted anchor, and restart the members into it
@@ -85,6 +85,7 @@ pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
         let known = known(&name, old.as_ref())?;
         let _lock = record::lock(&known.identity)?;
         let record = record::of(&known.identity).unwrap_or(known);
+        let name = own_name(name, old.as_ref(), &record);
         let (home, containers) = look(&docker, &record).await?;
         let mut scene = Scene {
             docker,
@@ -126,6 +127,14 @@ enum Stayed {
     Already,
     /// By way of this one.
     By(ContainerName),
+}
+
+/// What the anchor is called: it may have been named by its ID, which is no name for another.
+fn own_name(typed: ContainerName, old: Option<&Container>, record: &Record) -> ContainerName {
+    match old {
+        Some(old) => old.name.clone(),
+        None => ContainerName::parse(&record.name).unwrap_or(typed),
+    }
 }
 
 /// What is known of the anchor, by its record or by what is left of its attachment.

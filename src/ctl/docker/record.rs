@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::anchor::holder::ANCHOR_PREFIX;
 use crate::cni::error::io as io_error;
 use crate::cni::request::Attachment;
 use crate::cni::{Code, ContainerId, Error, IfName};
@@ -109,7 +110,7 @@ struct WireTemplate {
 /// # Errors
 /// Code 7 when the name is too long for that.
 pub fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
-    ContainerId::parse(&format!("docker-{name}")).map_err(|_| {
+    ContainerId::parse(&format!("{ANCHOR_PREFIX}{name}")).map_err(|_| {
         Error::new(
             Code::InvalidConfig,
             format!("{name} is too long for an anchor's name"),

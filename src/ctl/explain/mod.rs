@@ -1,15 +1,17 @@
 //! `pausectl explain`: who owns a network, who shares it, and what happens when one of them dies.
 
+mod gone;
 mod target;
 mod text;
 
 use serde_json::{Value, json};
 
+use crate::anchor::advice::advice;
 use crate::anchor::container::Container;
-use crate::anchor::fate::{advice, fates, summary};
+use crate::anchor::fate::{fates, summary};
 use crate::anchor::interior::{self, Host};
 use crate::anchor::sandbox::Sandbox;
-use crate::anchor::survey::{Population, Told};
+use crate::anchor::survey::{Population, Removed, Told};
 use crate::cni::{Code, Error};
 use crate::ctl::known::{self, Depth};
 use crate::ctl::options::DockerOptions;
@@ -19,7 +21,7 @@ pub(super) use target::Target;
 
 const EXAMPLES: &str = "\
 Examples:
-  pausectl explain web                     a container or a pod, by name
+  pausectl explain web                     a container or a pod, by name, also when it is gone
   pausectl explain 0a1b2c3d4e5f            a container, by its ID or the beginning of it
   pausectl explain 4711                    a process
   pausectl explain /run/netns/blue         a network namespace
@@ -46,7 +48,9 @@ pub struct Explain {
 enum Story {
     Sandbox(Box<Sandbox>, Option<usize>),
     Host(String),
-    Stopped(Box<Container>),
+    /// And who lives on in its namespace.
+    Stopped(Box<Container>, Vec<String>),
+    Removed(Removed),
 }
 
 /// Runs the command.
@@ -64,17 +68,24 @@ pub fn explain(options: &Explain, output: Output) -> Result<()> {
         (Output::Json, _) => print_json(&as_json(&story)),
         (Output::Text, Story::Sandbox(sandbox, about)) => print(&text::story(sandbox, *about)),
         (Output::Text, Story::Host(who)) => print(&text::host(who)),
-        (Output::Text, Story::Stopped(container)) => print(&text::stopped(container, &told)),
+        (Output::Text, Story::Stopped(container, survivors)) => {
+            print(&text::stopped(container, survivors, &told))
+        }
+        (Output::Text, Story::Removed(removed)) => print(&text::removed(removed)),
     }
 }
 
 fn look(target: &Target, told: &Told) -> Result<Story, Error> {
     let mut host = Host::open()?;
     let mut population = Population::take(host.id()?, told)?;
-    let (netns, about) = match target.find(&mut population, told)? {
+    let (netns, about) = match target.find(&mut population, told, &mut host)? {
         Found::Namespace(netns, about) => (netns, about),
         Found::Host(who) => return Ok(Story::Host(who)),
-        Found::Stopped(container) => return Ok(Story::Stopped(Box::new(container))),
+        Found::Stopped(container) => {
+            let survivors = population.survivors(&container.id);
+            return Ok(Story::Stopped(Box::new(container), survivors));
+        }
+        Found::Removed(removed) => return Ok(Story::Removed(removed)),
     };
     let mut found = population.describe(&mut host, told, |_, _, other| other == netns);
     match found.pop() {
@@ -104,8 +115,13 @@ fn as_json(story: &Story) -> Value {
             json["advice"] = json!(advice);
             json
         }
-        Story::Stopped(container) => {
-            json!({"state": "dead", "container": sight::container(container)})
+        Story::Stopped(container, survivors) => json!({
+            "state": "dead",
+            "container": sight::container(container),
+            "survivors": survivors,
+        }),
+        Story::Removed(Removed { id, name, at, .. }) => {
+            json!({"state": "removed", "container": {"id": id, "name": name}, "at": at})
         }
         Story::Host(_) => json!({"state": "host"}),
     }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::gone;
 use crate::anchor::cgroup::is_hex;
 use crate::anchor::container::{Container, Life, NetworkFrom};
+use crate::anchor::interior::Host;
 use crate::anchor::pod_of_ours;
 use crate::anchor::sandbox::Member;
-use crate::anchor::survey::{Population, Told};
+use crate::anchor::survey::{Population, Removed, Told};
 use crate::anchor::words::plain;
 use crate::cni::{Code, Error, Result};
 use crate::kernel::netns::{Netns, NetnsId};
@@ -34,14 +36,16 @@ pub enum Found {
     Host(String),
     /// A container that does not run.
     Stopped(Container),
+    /// A container that is no more, and of whose network nothing is left.
+    Removed(Removed),
 }
 
 /// One meaning of a name.
-struct Candidate {
+pub(super) struct Candidate {
     /// For a list of candidates: how to call this one and no other.
-    call: String,
-    what: String,
-    found: Found,
+    pub call: String,
+    pub what: String,
+    pub found: Found,
 }
 
 impl Target {
@@ -67,9 +71,10 @@ impl Target {
     /// Looks for it. A file that leads to a namespace makes that one known to `population`.
     ///
     /// # Errors
-    /// Code 8 for a file that is none; 7 when nothing or several things are meant.
-    pub fn find(&self, population: &mut Population, told: &Told) -> Result<Found> {
-        let (text, candidates) = match self {
+    /// Code 8 for a file that is none; 7 when nothing or several things are meant; 101 when the
+    /// kernel refuses.
+    pub fn find(&self, population: &mut Population, told: &Told, host: &mut Host) -> Result<Found> {
+        let (text, mut candidates) = match self {
             Self::File(path) => return file(path, population),
             Self::Process(pid) => {
                 return process(*pid, population).ok_or_else(|| no_process(*pid));
@@ -86,13 +91,17 @@ impl Target {
                         found: process(pid, population)?,
                     })
                 }));
-                if let (true, Some(pid)) = (all.is_empty(), parse_pid(name)) {
-                    return Err(no_process(pid));
-                }
                 (name, all)
             }
         };
-        only(text, candidates, told)
+        let is_pod = matches!(self, Self::Pod(_));
+        if candidates.is_empty() && !is_pod {
+            candidates = gone::candidates(text, population, told, host)?;
+        }
+        match (self, candidates.is_empty(), parse_pid(text)) {
+            (Self::Name(_), true, Some(pid)) => Err(no_process(pid)),
+            _ => only(text, candidates, told),
+        }
     }
 }
 
@@ -190,10 +199,15 @@ fn containers(name: &str, population: &Population, told: &Told) -> Vec<Candidate
             .collect()
     };
     let exact = of(&|container| container.name.as_deref() == Some(name) || container.id == name);
-    if !exact.is_empty() || name.len() < SHORTEST_ID || !is_hex(name) {
+    if !exact.is_empty() {
         return exact;
     }
-    of(&|container| container.id.starts_with(name))
+    of(&|container| is_beginning(name, &container.id))
+}
+
+/// True when `text` may stand for an ID.
+pub(super) fn is_beginning(text: &str, id: &str) -> bool {
+    text.len() >= SHORTEST_ID && is_hex(text) && id.starts_with(text)
 }
 
 fn candidate(container: &Container, found: &Found) -> Candidate {

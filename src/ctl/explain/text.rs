@@ -1,10 +1,11 @@
 //! The screens of `pausectl explain`.
 
+use crate::anchor::advice::advice;
 use crate::anchor::container::{Container, Life, NetworkFrom, short_id};
-use crate::anchor::fate::{Fate, advice, fates, gone, summary};
+use crate::anchor::fate::{Fate, fates, gone, summary};
 use crate::anchor::maker::Maker;
 use crate::anchor::sandbox::{Member, Owner, Reason, Sandbox, Wire};
-use crate::anchor::survey::Told;
+use crate::anchor::survey::{Removed, Told};
 use crate::anchor::words::{list, plain};
 
 /// How wide a page is.
@@ -75,7 +76,7 @@ pub fn host(who: &str) -> String {
 }
 
 /// A container that does not run.
-pub fn stopped(container: &Container, told: &Told) -> String {
+pub fn stopped(container: &Container, survivors: &[String], told: &Told) -> String {
     let title = plain(container.title());
     let since = match &container.life {
         Life::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
@@ -100,7 +101,24 @@ pub fn stopped(container: &Container, told: &Told) -> String {
             ),
         });
     }
+    if let Some(first) = survivors.first() {
+        text.push_str(&format!(
+            "The namespace that it had lives on, with {}: pausectl explain {first}\n",
+            list(survivors, "and")
+        ));
+    }
     text
+}
+
+/// A container that is no more.
+pub fn removed(removed: &Removed) -> String {
+    let name = removed.name.as_deref().unwrap_or(short_id(&removed.id));
+    let at = removed.at.as_deref();
+    let at = at.map_or_else(String::new, |at| format!(" at {}", plain(at)));
+    format!(
+        "{} was removed{at}, and nothing of its network is left.\n",
+        plain(name)
+    )
 }
 
 fn owner(page: &mut Page, sandbox: &Sandbox) {
@@ -141,6 +159,8 @@ fn why(reason: Reason) -> &'static str {
         Reason::MadeFor => "the namespace was made for it",
         Reason::Pause => "it runs a pause",
         Reason::Oldest => "it is the oldest here",
+        Reason::Rescued => "pausectl rescue gave it a network, in its own name",
+        Reason::Registered => "the network is in its name",
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::anchor::PodName;
 use crate::anchor::container::short_id;
+use crate::anchor::holder::ANCHOR_PREFIX;
 use crate::anchor::interior::{Host, attachment_of};
 use crate::anchor::sandbox::{Absent, Member, Sandbox, Wire};
 use crate::anchor::words::plain;
@@ -188,7 +189,7 @@ fn called(attachment: &Attachment) -> String {
     match PodName::of_container(&attachment.container) {
         Some(pod) => pod.to_string(),
         // So anchors in Docker are registered, by their names.
-        None => short_id(id.strip_prefix("docker-").unwrap_or(id)).to_owned(),
+        None => short_id(id.strip_prefix(ANCHOR_PREFIX).unwrap_or(id)).to_owned(),
     }
 }
 

@@ -1,0 +1,206 @@
+//! What to do for those who have lost a network, or whose network has lost its owner.
+
+use super::cgroup::Engine;
+use super::container::{NetworkFrom, short_id};
+use super::fate::{lost, names};
+use super::holder::By;
+use super::sandbox::{Absent, Elsewhere, Member, Owner, Reason, Sandbox, Was};
+use super::words::{list, plain};
+
+/// Something to do, and the commands that do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    pub what: String,
+    /// None where there is something to know, and nothing to do.
+    pub commands: Vec<String>,
+}
+
+impl Advice {
+    fn new(what: impl Into<String>, commands: &[String]) -> Self {
+        Self {
+            what: what.into(),
+            commands: commands.to_vec(),
+        }
+    }
+}
+
+/// What to do about a namespace whose owner is gone, for one of its members; nothing for others.
+pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
+    let Some(member) = sandbox.members.get(about.unwrap_or(0)) else {
+        return Vec::new();
+    };
+    let is_docker = member.container.as_ref().is_some_and(|found| {
+        found.engine == Some(Engine::Docker) || matches!(found.network, NetworkFrom::Container(_))
+    });
+    let mut advice = match &sandbox.owner {
+        Owner::Absent(_) if sandbox.interfaces.is_empty() => vec![rescue(member, is_docker)],
+        Owner::Absent(absent) if is_docker => with_a_network(sandbox, absent, member),
+        _ => Vec::new(),
+    };
+    if !is_docker {
+        return advice;
+    }
+    match &sandbox.owner {
+        Owner::Absent(absent) if sandbox.interfaces.is_empty() => {
+            advice.push(anew("or start", member));
+            if matches!(absent.was, Was::Restarted(_)) {
+                advice.push(Advice::new(
+                    format!(
+                        "let {} follow its owner: it starts anew, in the new namespace",
+                        member.title()
+                    ),
+                    &[format!("docker restart {}", for_docker(member))],
+                ));
+            }
+        }
+        Owner::Absent(_) => {}
+        Owner::Member(_, Reason::Rescued | Reason::Registered)
+            if lost(sandbox, member).is_some() =>
+        {
+            advice.push(anew("when it suits you, start", member));
+        }
+        Owner::Member(..) if !sandbox.left_behind.is_empty() => {
+            advice.push(Advice::new(
+                format!(
+                    "{} {} left behind in an earlier namespace; about that",
+                    list(&sandbox.left_behind, "and"),
+                    if sandbox.left_behind.len() == 1 {
+                        "was"
+                    } else {
+                        "were"
+                    },
+                ),
+                &[format!("pausectl explain {}", sandbox.left_behind[0])],
+            ));
+            return advice;
+        }
+        _ => return advice,
+    }
+    if let Some(id) = lost(sandbox, member) {
+        advice.push(Advice::new(
+            format!(
+                "{} cannot be restarted as it is: Docker would look for container {}, which no \
+                 longer exists",
+                member.title(),
+                plain(short_id(id))
+            ),
+            &[],
+        ));
+    }
+    advice
+}
+
+/// A network for who has none.
+fn rescue(member: &Member, is_docker: bool) -> Advice {
+    // `rescue` knows names from Docker alone.
+    let known = member.container.as_ref().filter(|_| is_docker);
+    let known = known.and_then(|container| container.name.clone());
+    let target = known.unwrap_or_else(|| member.first().pid.to_string());
+    Advice::new(
+        format!(
+            "give {} a network again, in place, without a restart",
+            member.title()
+        ),
+        &[format!("pausectl rescue {target} --network NET")],
+    )
+}
+
+fn anew(when: &str, member: &Member) -> Advice {
+    Advice::new(
+        format!(
+            "{when} {} anew, onto an anchor that applications may leave and join",
+            member.title()
+        ),
+        &[
+            "pausectl docker up ANCHOR --network NET".to_owned(),
+            "docker run --net=container:ANCHOR ...".to_owned(),
+        ],
+    )
+}
+
+/// For an orphaned namespace that still has its network: it needs an owner again.
+fn with_a_network(sandbox: &Sandbox, absent: &Absent, member: &Member) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    let elsewhere = match &absent.was {
+        Was::Restarted(elsewhere) => Some(elsewhere),
+        _ => None,
+    };
+    let holder = sandbox.holder.as_ref();
+    if holder.is_some_and(|holder| holder.by == By::Anchoring) {
+        // Where it is still there, it may have another name by now.
+        let name = match (holder, &absent.was) {
+            (Some(holder), Was::Removed { .. } | Was::Unknown) => plain(holder.title()),
+            _ => absent.title(),
+        };
+        reanchor(&name, elsewhere, &mut advice);
+    }
+    if advice.is_empty() {
+        let name = match (&absent.was, &absent.name) {
+            (Was::Removed { .. }, Some(name)) => plain(name),
+            _ => "ANCHOR".to_owned(),
+        };
+        advice.push(Advice::new(
+            "put a pause into this namespace, without a restart",
+            &[format!(
+                "docker run -d --name {name} --net=container:{} pausenet/pause",
+                for_docker(member)
+            )],
+        ));
+    }
+    if elsewhere.is_some() && joins(member, absent) {
+        advice.push(Advice::new(
+            format!(
+                "a plain restart of {} would take it into the new namespace of {}, away from {}",
+                member.title(),
+                absent.title(),
+                list(&names(sandbox, |_| true), "and"),
+            ),
+            &[],
+        ));
+    }
+    advice
+}
+
+/// By a command that knows the network.
+fn reanchor(name: &str, elsewhere: Option<&Elsewhere>, advice: &mut Vec<Advice>) {
+    let command = format!("pausectl docker reanchor {name}");
+    match elsewhere {
+        None => advice.push(Advice::new(
+            "put a new anchor into this namespace, without a restart",
+            std::slice::from_ref(&command),
+        )),
+        // Its new namespace goes with it, so nobody may live there.
+        Some(Elsewhere { with, .. }) if with.is_empty() => advice.push(Advice::new(
+            format!("put a new {name} into this namespace in place of the restarted one, without a restart"),
+            std::slice::from_ref(&command),
+        )),
+        Some(_) => {}
+    }
+    if elsewhere.is_some_and(|elsewhere| elsewhere.is_its_own) {
+        let or = if advice.is_empty() { "" } else { "or " };
+        advice.push(Advice::new(
+            format!(
+                "{or}let the network follow {name}, and restart its members into the new namespace"
+            ),
+            &[format!("{command} --restart-members")],
+        ));
+    }
+}
+
+/// As Docker knows it, whether we have its name or not.
+fn for_docker(member: &Member) -> String {
+    let container = member.container.as_ref();
+    container.map_or_else(
+        || member.first().pid.to_string(),
+        |found| plain(found.title()),
+    )
+}
+
+/// True when Docker starts the member onto that container.
+fn joins(member: &Member, absent: &Absent) -> bool {
+    let network = member
+        .container
+        .as_ref()
+        .map(|container| &container.network);
+    matches!((network, &absent.id), (Some(NetworkFrom::Container(joined)), Some(id)) if joined == id)
+}

@@ -1,0 +1,49 @@
+//! A container that no engine has any more, by its name or ID: what is left of it. Its namespace
+//! may live on with others, and a network of ours is in its name still.
+
+use super::target::{Candidate, Found, is_beginning};
+use crate::anchor::container::short_id;
+use crate::anchor::interior::Host;
+use crate::anchor::survey::{Population, Removed, Told};
+use crate::anchor::words::plain;
+use crate::cni::Result;
+
+/// Where such a name or ID leads: to each namespace that lives on, or else to the last container
+/// of that name that was removed.
+pub fn candidates(
+    text: &str,
+    population: &Population,
+    told: &Told,
+    host: &mut Host,
+) -> Result<Vec<Candidate>> {
+    let is_meant = |removed: &&Removed| {
+        removed.name.as_deref() == Some(text)
+            || removed.id == text
+            || is_beginning(text, &removed.id)
+    };
+    let removed: Vec<_> = told.removed.iter().filter(is_meant).collect();
+    let candidate = |call: &str, found| Candidate {
+        call: format!("container:{}", plain(short_id(call))),
+        what: format!("{}, which is gone", plain(text)),
+        found,
+    };
+    let mut found = Vec::new();
+    for netns in population.namespaces() {
+        let mut left = population.left(netns);
+        let is_left =
+            |id: &&str| is_beginning(text, id) || removed.iter().any(|removed| removed.id == **id);
+        if let Some(id) = left.find(is_left) {
+            found.push(candidate(id, Found::Namespace(netns, None)));
+        }
+    }
+    for (netns, holder) in population.held(host, told)? {
+        if holder.is_called(text, |id| id == text || is_beginning(text, id)) {
+            let id = holder.container.as_deref().unwrap_or(&holder.id);
+            found.push(candidate(id, Found::Namespace(netns, None)));
+        }
+    }
+    if let (true, Some(last)) = (found.is_empty(), removed.last()) {
+        found.push(candidate(&last.id, Found::Removed((*last).clone())));
+    }
+    Ok(found)
+}

@@ -1,0 +1,204 @@
+//! `explain` about anchors of ours that were restarted, removed, and forgotten by Docker: what it
+//! advises is done, and does what it says.
+
+use serde_json::Value;
+
+use crate::explain::{host_end, pausectl, screen, story};
+use crate::site::{Docker, LIVE_RESTORE, NO_BRIDGE};
+
+/// The commands that are advised, one after another.
+#[track_caller]
+fn advised(docker: &Docker, target: &str) -> Vec<String> {
+    let story = story(docker, target);
+    let advice = story["advice"].as_array().unwrap().iter();
+    let commands = advice.flat_map(|advice| advice["commands"].as_array().unwrap());
+    commands
+        .map(|command| command.as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Does as advised.
+#[track_caller]
+fn obey(docker: &Docker, command: &str) -> String {
+    let words: Vec<_> = command.split(' ').collect();
+    assert_eq!(words[0], "pausectl");
+    docker.ctl(&words[1..])
+}
+
+/// An anchor, and who joined it.
+fn anchored(docker: &Docker, members: &[&str]) {
+    docker.ctl(&[
+        "docker",
+        "up",
+        "web",
+        "--network",
+        "podnet",
+        "--ip",
+        "10.1.0.7",
+    ]);
+    for name in members {
+        docker.sleeper(name, "container:web");
+    }
+}
+
+#[test]
+fn a_restarted_anchor_s_members_keep_their_network_by_what_is_advised() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    anchored(&docker, &["api", "db"]);
+    docker.run(&["restart", "-t", "0", "web"]);
+    let mac = docker.view("api").link("eth0").unwrap().mac.unwrap();
+    let screen = screen(&docker, &["api", "db", "web"])
+        .hide(&mac.to_string(), "MAC")
+        .hide(&host_end(&docker, "api", 0), "VETH");
+    insta::assert_snapshot!(screen.show(&pausectl(&docker, &["explain", "api"])), @r"
+    api was left behind: its owner web was restarted and has another namespace; eth0 stayed here.
+
+    Network namespace NETNS: orphaned
+
+    Owner
+      web  container ID-OF-WEB, which was restarted and is in another namespace
+
+    Members
+      api  Docker container ID-OF-API, image hwchiu/netutils, process PID-OF-API (sleep)
+      db  Docker container ID-OF-DB, image hwchiu/netutils, process PID-OF-DB (sleep)
+
+    Interfaces
+      eth0  10.1.0.7/24  MAC
+            network podnet, made by pausenet
+            host end VETH, a port of cni0
+
+    What happens when one of them ends
+      api or db  nothing for the others
+
+    What to do
+      put a new web into this namespace in place of the restarted one, without a restart:
+        pausectl docker reanchor web
+      or let the network follow web, and restart its members into the new namespace:
+        pausectl docker reanchor web --restart-members
+      a plain restart of api would take it into the new namespace of web, away from eth0
+    ");
+    assert_eq!(advised(&docker, "web"), ["pausectl explain api"]);
+
+    let pids = ["api", "db"].map(|name| docker.pid(name));
+    let stay = "pausectl docker reanchor web";
+    let follow = "pausectl docker reanchor web --restart-members";
+    assert_eq!(advised(&docker, "api"), [stay, follow]);
+    obey(&docker, stay);
+    assert_eq!(["api", "db"].map(|name| docker.pid(name)), pids);
+    let shares = "db shares the network of web.";
+    assert_eq!(story(&docker, "db")["summary"], shares);
+    assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.7/24"]);
+    docker.run(&["rm", "-f", "web", "api", "db"]);
+    docker.ctl(&["docker", "detach", "web"]);
+
+    // What it warns of: a member that is restarted alone leaves the network.
+    anchored(&docker, &["api", "db"]);
+    docker.run(&["restart", "-t", "0", "web"]);
+    docker.run(&["restart", "-t", "0", "api"]);
+    assert!(docker.view("api").link("eth0").is_none());
+    assert_eq!(docker.view("db").addresses("eth0"), ["10.1.0.7/24"]);
+    // And nothing can be put in the place of an anchor that has members again.
+    assert_eq!(advised(&docker, "db"), [follow]);
+    docker.ctl_err(1, &["docker", "reanchor", "web"]);
+    obey(&docker, follow);
+    for name in ["api", "db"] {
+        assert_eq!(
+            docker.view(name).addresses("eth0"),
+            ["10.1.0.7/24"],
+            "{name}"
+        );
+    }
+    docker.run(&["rm", "-f", "web", "api", "db"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
+    let Some(docker) = Docker::start_with_applications(LIVE_RESTORE) else {
+        return;
+    };
+    let before = docker.host();
+    anchored(&docker, &["api"]);
+    let id = docker.inspect("web", ".Id");
+    docker.run(&["rm", "-f", "web"]);
+    docker.restart_daemon();
+    // Docker has only its ID, as that whose network api joins.
+    let told = story(&docker, "api");
+    assert_eq!(
+        told["summary"],
+        "api lives on in the network of web, which was removed: eth0 stays as long as anybody \
+         lives in it."
+    );
+    assert_eq!(told["owner"]["gone"]["at"], Value::Null);
+    let command = "pausectl docker reanchor web";
+    assert_eq!(advised(&docker, "api"), [command]);
+    assert_eq!(advised(&docker, "web"), [command]);
+    assert_eq!(advised(&docker, &id), [command]);
+
+    // By its ID, too, it gets its name again.
+    let said = docker.ctl(&["docker", "reanchor", &id[..12]]);
+    let begin = "web: anchors its network again, by way of api; with it: api\n";
+    assert!(said.starts_with(begin), "{said}");
+    docker.sleeper("late", "container:web");
+    assert_eq!(docker.view("late").addresses("eth0"), ["10.1.0.7/24"]);
+    let again = docker.ctl(&["docker", "reanchor", &docker.inspect("web", ".Id")[..12]]);
+    assert_eq!(again, "web: nothing to do, it anchors its network\n");
+    docker.run(&["rm", "-f", "web", "api", "late"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    anchored(&docker, &["api"]);
+    let id = docker.inspect("web", ".Id");
+    docker.run(&["stop", "-t", "0", "web"]);
+    let stopped = pausectl(&docker, &["explain", "web"]);
+    assert!(
+        stopped.ends_with("The namespace that it had lives on, with api: pausectl explain api\n"),
+        "{stopped}"
+    );
+    docker.run(&["rm", "web"]);
+    for target in ["web", "container:web", &id, &id[..12]] {
+        let told = story(&docker, target);
+        let summary = told["summary"].as_str().unwrap();
+        let begin = "api lives on in the network of web, which was removed at ";
+        assert!(summary.starts_with(begin), "{target}: {summary}");
+        assert_eq!(told["interfaces"][0]["addresses"][0], "10.1.0.7/24");
+    }
+    // Without Docker, from what pausectl remembers.
+    let alone = pausectl(&docker, &["explain", "web", "--docker", "/nonexistent"]);
+    let first = alone.lines().next().unwrap();
+    assert!(
+        first.contains("lives on in the network of web, which is gone"),
+        "{first}"
+    );
+
+    docker.run(&["rm", "-f", "api"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    let screen = screen(&docker, &[]);
+    for target in ["web", &id[..12]] {
+        let said = screen.show(&pausectl(&docker, &["explain", target]));
+        assert_eq!(
+            said,
+            "web was removed at TIME, and nothing of its network is left.\n"
+        );
+    }
+    let json = story(&docker, "web");
+    assert_eq!(json["state"], "removed");
+    assert_eq!(json["container"]["id"], id.as_str());
+    let unknown = docker.ctl_err(1, &["explain", "nobody"]);
+    assert!(unknown.contains("there is no nobody here"), "{unknown}");
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
