@@ -153,6 +153,11 @@ fn describe(container: &mut Container, spec: &[u8]) {
         None => NetworkFrom::Host,
         Some(namespace) => network_from(Path::new(&namespace.path)),
     };
+    // nerdctl's IDs are no names, and it writes its labels there.
+    let name = spec.annotations.remove("nerdctl/name");
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        container.name = Some(name);
+    }
     let mut cri = |key: &str| spec.annotations.remove(&format!("io.kubernetes.cri.{key}"));
     match cri("container-type").as_deref() {
         Some("sandbox") => container.role = Role::Sandbox,
@@ -257,6 +262,17 @@ mod tests {
             (pod.namespace.as_str(), pod.name.as_str()),
             ("default", "two-containers")
         );
+    }
+
+    #[test]
+    fn nerdctl_s_name_is_among_the_annotations() {
+        let mut container = Container::new("0a");
+        describe(
+            &mut container,
+            br#"{"annotations": {"nerdctl/name": "web", "nerdctl/namespace": "default"}}"#,
+        );
+        assert_eq!(container.name.as_deref(), Some("web"));
+        assert_eq!(container.role, Role::Any);
     }
 
     #[test]
