@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, RestartPolicy as WirePolicy,
@@ -24,6 +25,8 @@ pub struct Container {
     pub restart: RestartPolicy,
     pub labels: BTreeMap<String, String>,
     pub hostname: String,
+    /// What it has for /etc/hosts: a file of Docker's on this host; None until it has run.
+    pub hosts: Option<PathBuf>,
     /// When it was made, in RFC 3339: of two, the older sorts first.
     pub created: String,
     /// Why Docker's last attempt to start it failed; mostly empty.
@@ -86,6 +89,10 @@ impl Container {
             restart: RestartPolicy::read(host.restart_policy),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
             hostname: config.hostname.unwrap_or_default(),
+            hosts: found
+                .hosts_path
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             created: found.created.unwrap_or_default(),
             error: state.error.unwrap_or_default(),
         })

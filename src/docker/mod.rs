@@ -60,6 +60,8 @@ pub struct Creation {
     pub hostname: Option<String>,
     /// Nameservers, search domains and options for /etc/resolv.conf; without any, the host's.
     pub dns: Dns,
+    /// Further lines of /etc/hosts, as NAME:ADDRESS.
+    pub hosts: Vec<String>,
 }
 
 /// What a container's /etc/resolv.conf is made of.
@@ -199,6 +201,7 @@ impl Docker {
                 dns: some(&new.dns.servers),
                 dns_search: some(&new.dns.search),
                 dns_options: some(&new.dns.options),
+                extra_hosts: some(&new.hosts),
                 ..HostConfig::default()
             }),
             ..ContainerCreateBody::default()

@@ -151,5 +151,6 @@ fn creation(name: &str) -> Creation {
             servers: vec!["10.1.0.53".into()],
             ..Dns::default()
         },
+        hosts: Vec::new(),
     }
 }

@@ -157,6 +157,65 @@ fn nameservers_come_from_the_network_s_configuration() {
 }
 
 #[test]
+fn a_member_knows_its_own_name_and_those_that_were_given() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let up = ["docker", "up", "web", "--network", "podnet"];
+    let with = [
+        "--hostname",
+        "front.example.org",
+        "--add-host",
+        "db:10.1.0.9",
+        "--add-host",
+        "db:fd00::9",
+        "--dns",
+        "10.1.0.53",
+    ];
+    docker.ctl(&[&up[..], &with].concat());
+    docker.sleeper("app", "container:web");
+    let inside = |command: &[&str]| docker.run(&[&["exec", "app"], command].concat());
+    let own = |address: &str| format!("{address}\tfront.example.org front # pausenet");
+    let hosts = || inside(&["cat", "/etc/hosts"]);
+    assert_eq!(inside(&["hostname", "-i"]), "10.1.0.2");
+    let front = inside(&["getent", "ahostsv4", "front"]);
+    assert!(front.starts_with("10.1.0.2 "), "{front}");
+    assert!(hosts().contains("127.0.0.1\tlocalhost"), "{}", hosts());
+    for line in ["10.1.0.9\tdb", "fd00::9\tdb", &own("10.1.0.2")] {
+        assert!(hosts().lines().any(|found| found == line), "{}", hosts());
+    }
+    assert_eq!(inside(&["cat", "/etc/resolv.conf"]), "nameserver 10.1.0.53");
+
+    // Taken away under it, and given again: another address, in the file that it has open.
+    docker.ctl(&["docker", "detach", "--force", "web"]);
+    assert!(!hosts().contains("front"), "{}", hosts());
+    docker.ctl(&[
+        "docker",
+        "attach",
+        "web",
+        "--network",
+        "podnet",
+        "--ip",
+        "10.1.0.40",
+    ]);
+    assert_eq!(hosts().matches("front.example.org").count(), 1);
+    assert!(hosts().ends_with(&own("10.1.0.40")), "{}", hosts());
+
+    // Docker makes the file anew, with what it knows; an attachment adds the rest.
+    docker.run(&["rm", "-f", "app"]);
+    docker.run(&["restart", "-t", "0", "web"]);
+    docker.ctl(&["docker", "attach", "web"]);
+    docker.sleeper("app", "container:web");
+    assert_eq!(inside(&["hostname", "-i"]), "10.1.0.40");
+    assert!(hosts().contains("10.1.0.9\tdb"), "{}", hosts());
+    docker.run(&["rm", "-f", "web", "app"]);
+    docker.ctl(&["docker", "detach", "web"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
 fn what_fails_leaves_nothing() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
@@ -204,6 +263,8 @@ fn what_fails_leaves_nothing() {
         &["docker", "up", "web", "-p", "80"],
         &["docker", "up", "web", "-p", "80:80", "-p", "80:81"],
         &["docker", "up", "web", "--dns", "example.org"],
+        &["docker", "up", "web", "--add-host", "db"],
+        &["docker", "up", "web", "--add-host", "db:example.org"],
         &["docker", "up", "web", "--restart", "sometimes"],
         &["docker", "up", "web", "--ifname", "a/b"],
         &["docker", "up", "web", "--docker", "tcp://10.0.0.1:2375"],

@@ -1,5 +1,6 @@
 //! `pausectl docker attach`: a network for a container that has none.
 
+use super::hosts;
 use super::record::{self, Kind, NETWORK_LABEL, Record, Template};
 use super::survey::Home;
 use super::wire::{self, Place};
@@ -89,8 +90,9 @@ pub fn attach(options: &Attach, output: Output) -> Result<()> {
             let mut ports = record.wishes.ports.iter();
             ports.try_for_each(Port::refuse_served)?;
         }
-        let result = wire::attach_again(&runtime, &mut record, &place, &mut interrupt).await;
-        Result::<(Record, AddResult)>::Ok((record, result?))
+        let result = wire::attach_again(&runtime, &mut record, &place, &mut interrupt).await?;
+        hosts::name_addresses(&docker, &record).await;
+        Result::<(Record, AddResult)>::Ok((record, result))
     })?;
     match output {
         Output::Json => print_json(&made_json(&record, &result)),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::record::{self, Record};
 use super::survey::{self, Home};
-use super::{find, listen, look, record_of, usage, who, wire};
+use super::{find, hosts, listen, look, record_of, usage, who, wire};
 use crate::cni::{Code, Error};
 use crate::ctl::options::{DockerOptions, PluginOptions, block_on};
 use crate::ctl::{Output, Result, print, print_json};
@@ -66,6 +66,7 @@ pub fn detach(options: &Detach, output: Output) -> Result<()> {
             refuse_others(&record, &home, &containers, container.as_ref())?;
         }
         wire::detach(&runtime, &record).await?;
+        hosts::forget(&docker, &record).await;
         match container {
             // Its label must not bring the network back.
             Some(container) if container.labels.contains_key(record::NETWORK_LABEL) => {

@@ -5,6 +5,7 @@
 
 mod attach;
 mod detach;
+mod hosts;
 mod members;
 mod publish;
 mod reanchor;

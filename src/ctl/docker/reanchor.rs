@@ -222,7 +222,9 @@ impl Scene {
             restart: template.map_or(RestartPolicy::UnlessStopped, |template| template.restart),
             labels: self.record.labels(),
             hostname: None,
+            // Docker allows neither beside another's network.
             dns: Dns::default(),
+            hosts: Vec::new(),
         };
         self.clear_interim().await?;
         let id = self.docker.create(&new).await?;

@@ -6,6 +6,7 @@ use std::fs;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::hosts;
 use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
 use super::wire::{self, Place};
 use super::{find, listen, look, made, made_json, refuse_survivors, usage};
@@ -34,7 +35,8 @@ Examples:
 The anchor is a container of the pause image with --net=none; the network's plugins
 run on its namespace. Who joins it shares its interface, address and 127.0.0.1, and
 its /etc/resolv.conf and /etc/hosts: so the nameservers are given here, or come from
-the network's configuration (\"dns\", or \"resolvConf\" of its ipam).
+the network's configuration (\"dns\", or \"resolvConf\" of its ipam). In /etc/hosts
+the anchor's name stands for its address, and --add-host adds other names.
 
 For the plugins it is container docker-NAME, whatever ID Docker gives it.
 
@@ -60,6 +62,10 @@ pub struct Up {
     /// A domain to search names in
     #[arg(long, value_name = "DOMAIN")]
     dns_search: Vec<String>,
+
+    /// A line for /etc/hosts, for the anchor and all that join it
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    add_host: Vec<String>,
 
     /// The host's name inside, for the anchor and all that join it; by default NAME
     #[arg(long, value_name = "NAME")]
@@ -94,6 +100,9 @@ pub fn up(options: &Up, output: Output) -> Result<()> {
         let parsed = server.parse::<std::net::IpAddr>();
         parsed.map_err(|_| usage(format!("--dns: {server:?} is no address of a nameserver")))?;
     }
+    for host in &options.add_host {
+        hosts::check(host).map_err(|why| usage(format!("--add-host: {why}")))?;
+    }
     let list = options.network.load()?;
     let runtime = options.plugins.runtime();
     runtime.find_all(&list)?;
@@ -121,7 +130,7 @@ pub fn up(options: &Up, output: Output) -> Result<()> {
         let mut interrupt = listen()?;
         let _lock = record::lock(&record.identity)?;
         prepare(&docker, &runtime, &record, &name, &template.image).await?;
-        let new = creation(&record, &template, &name);
+        let new = creation(&record, &template, &name, &options.add_host);
         make(&docker, &runtime, &mut record, &new, &mut interrupt).await
     })?;
     warn_of_other_dns(&record, &result);
@@ -193,7 +202,10 @@ async fn make(
         wire::attach(runtime, record, &place, &wishes, interrupt).await
     };
     match outcome.await {
-        Ok(result) => Ok(result),
+        Ok(result) => {
+            hosts::name_addresses(docker, record).await;
+            Ok(result)
+        }
         Err(stop) => {
             let removed = docker.remove(&ContainerRef::from(&id)).await;
             if let Err(err) = removed.map_err(Error::from) {
@@ -244,7 +256,12 @@ pub async fn started(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) 
 }
 
 /// An anchor as it was asked for.
-fn creation(record: &Record, template: &Template, name: &ContainerName) -> Creation {
+fn creation(
+    record: &Record,
+    template: &Template,
+    name: &ContainerName,
+    hosts: &[String],
+) -> Creation {
     Creation {
         name: Some(name.clone()),
         image: template.image.clone(),
@@ -254,6 +271,7 @@ fn creation(record: &Record, template: &Template, name: &ContainerName) -> Creat
         labels: record.labels(),
         hostname: template.hostname.clone(),
         dns: template.dns.clone(),
+        hosts: hosts.to_owned(),
     }
 }
 
