@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::hosts;
 use super::members::{is_orphan, left_behind, repair};
 use super::record::{self, IDENTITY_LABEL, Record};
 use super::survey::{Home, netns_of};
@@ -401,6 +402,7 @@ impl Scene {
             wire::detach(runtime, &self.record).await?;
             self.record.container = Some(anchor.id.clone());
             wire::attach_again(runtime, &mut self.record, &place, interrupt).await?;
+            hosts::name_addresses(&self.docker, &self.record).await;
         }
         let mut restarted = Vec::new();
         for member in left_behind(

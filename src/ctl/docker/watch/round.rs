@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::super::hosts;
 use super::super::members::{is_orphan, left_behind, repair};
 use super::super::reanchor::Scene;
 use super::super::record::{self, NETWORK_LABEL, Record, Template};
@@ -219,6 +220,7 @@ impl<'a> Round<'a> {
         }
         let result =
             wire::attach_again(&self.rules.runtime, &mut record, &place, interrupt).await?;
+        hosts::name_addresses(self.docker, &record).await;
         let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
         let text = format!(
             "attached to network {}: {} on {}",
