@@ -110,6 +110,7 @@ fn a_restarted_anchor_s_members_keep_their_network_by_what_is_advised() {
             ["10.1.0.7/24"],
             "{name}"
         );
+        assert_eq!(docker.run(&["exec", name, "hostname", "-i"]), "10.1.0.7");
     }
     docker.run(&["rm", "-f", "web", "api", "db"]);
     docker.ctl(&["docker", "detach", "web"]);

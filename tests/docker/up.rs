@@ -202,10 +202,10 @@ fn a_member_knows_its_own_name_and_those_that_were_given() {
     assert_eq!(hosts().matches("front.example.org").count(), 1);
     assert!(hosts().ends_with(&own("10.1.0.40")), "{}", hosts());
 
-    // Docker makes the file anew, with what it knows; an attachment adds the rest.
+    // Docker makes the file anew, with what it knows; the watcher adds the rest.
     docker.run(&["rm", "-f", "app"]);
     docker.run(&["restart", "-t", "0", "web"]);
-    docker.ctl(&["docker", "attach", "web"]);
+    docker.ctl(&["docker", "watch", "--once"]);
     docker.sleeper("app", "container:web");
     assert_eq!(inside(&["hostname", "-i"]), "10.1.0.40");
     assert!(hosts().contains("10.1.0.9\tdb"), "{}", hosts());
