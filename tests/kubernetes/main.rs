@@ -5,6 +5,8 @@
 mod common;
 
 mod cluster;
+#[cfg(feature = "daemon")]
+mod conflist;
 mod containers;
 mod cri;
 mod deaths;
@@ -31,6 +33,8 @@ fn pods_live_and_die_on_kubelet_with_docker() {
     lives::of_two_containers(&scene);
     deaths::of_kubelet_during_add(&scene);
     lives::of_many(&scene);
+    #[cfg(feature = "daemon")]
+    conflist::on_a_node(&scene);
     scene.end();
 }
 

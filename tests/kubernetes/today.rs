@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::common::wait::wait_until;
 use crate::common::{World, ip, lab};
+#[cfg(feature = "daemon")]
+use crate::conflist;
 use crate::cri::{Cri, LinuxSandbox, SandboxConfig, SandboxMetadata};
 use crate::scene::{State, share_a_network, turn, view};
 use crate::script::{Images, Script, kill};
@@ -73,8 +75,7 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
 fn the_network_is_ready_while_the_next_sandbox_can_be_wired() {
     let Some(today) = Today::start() else { return };
     let cri = &today.cri;
-    let mut network = network("10.7.0.0/30"); // the gateway's address, and one more
-    today.install(&network);
+    today.install(&network("10.7.0.0/30")); // the gateway's address, and one more
     today.wait_for_network(true);
     let before = today.script.inside(State::read);
 
@@ -87,20 +88,6 @@ fn the_network_is_ready_while_the_next_sandbox_can_be_wired() {
     today.wait_for_network(true);
     cri.remove_sandbox(&only).unwrap();
 
-    // With the daemon's conflist the node stays ready: pods come and go, and one waits for another.
-    network["plugins"][0]["statusIgnoresExhaustion"] = json!(true);
-    today.install(&network);
-    let (_, only) = today.run_sandbox("only");
-    today.wait_for_network(true);
-    let refused = cri.run_sandbox(&today.config("second")).unwrap_err();
-    assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
-    assert!(cri.network().is_ok());
-    cri.stop_sandbox(&only).unwrap();
-    cri.remove_sandbox(&only).unwrap();
-    let (_, second) = today.run_sandbox("second");
-    cri.stop_sandbox(&second).unwrap();
-    cri.remove_sandbox(&second).unwrap();
-
     // A store that cannot be written.
     let store = "/var/lib/cni/networks/podnet";
     today
@@ -110,8 +97,51 @@ fn the_network_is_ready_while_the_next_sandbox_can_be_wired() {
     assert!(why.contains(store), "{why}");
     today.script.run("umount", &[store]);
     today.wait_for_network(true);
+    #[cfg(feature = "daemon")]
+    with_the_daemon_s_conflist(&today);
     assert_eq!(today.script.inside(State::read), before);
     today.end();
+}
+
+/// The node stays ready while all addresses are in use: pods come and go, and one waits for another.
+#[cfg(feature = "daemon")]
+fn with_the_daemon_s_conflist(today: &Today) {
+    let cri = &today.cri;
+    today.install(&conflist::of_the_daemon("10.7.0.0/30".parse().unwrap()));
+    let calls = || today.calls_to(conflist::NETWORK);
+    wait_until("the runtime has read it", || {
+        let _ = cri.network(); // it asks with STATUS
+        !calls().is_empty()
+    });
+    let (_, only) = today.run_sandbox("only");
+    assert_eq!(today.calls_of(&only), ["ADD 1.1.0"]);
+    today.wait_for_network(true);
+    for _ in 0..2 {
+        let refused = cri.run_sandbox(&today.config("second")).unwrap_err();
+        assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
+        assert!(cri.network().is_ok());
+    }
+    cri.stop_sandbox(&only).unwrap();
+    cri.remove_sandbox(&only).unwrap();
+    let (_, second) = today.run_sandbox("second");
+    assert_eq!(today.calls_of(&second), ["ADD 1.1.0"]);
+    cri.stop_sandbox(&second).unwrap();
+    cri.remove_sandbox(&second).unwrap();
+
+    let calls = calls();
+    let adds: Vec<_> = calls
+        .iter()
+        .filter(|call| call.starts_with("ADD"))
+        .collect();
+    assert_eq!(
+        adds,
+        ["ADD 1.1.0", "ADD 1.1.0 11", "ADD 1.1.0 11", "ADD 1.1.0"]
+    );
+    let mut others = calls.iter().filter(|call| !call.starts_with("ADD"));
+    let is_good = |call: &String| call == "STATUS 1.1.0" || call == "DEL 1.1.0";
+    assert!(others.all(is_good), "{calls:?}");
+    assert!(calls.contains(&"STATUS 1.1.0".to_owned()), "{calls:?}");
+    assert!(today.script.inside(conflist::addresses).is_empty());
 }
 
 /// kubelet gives up after two minutes, and the runtime then ends the plugin, whatever it has done.
@@ -262,26 +292,36 @@ impl Today {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// How the plugin has been called: verb, version, container.
-    fn all_calls(&self) -> Vec<String> {
+    /// How the plugin has been called: network, container, and verb, version and the code of its
+    /// error, if it came to one.
+    fn all_calls(&self) -> Vec<[String; 3]> {
         let text = self.script.inside(|| fs::read_to_string(CALLS));
-        text.unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        let call = |line: &str| {
+            let mut parts = line.splitn(3, '|').map(str::to_owned);
+            [(); 3].map(|()| parts.next().unwrap())
+        };
+        text.unwrap_or_default().lines().map(call).collect()
     }
 
-    /// Verb and version of each call.
+    /// Verb, version and code of each call.
     fn calls(&self) -> Vec<String> {
-        let short = |call: String| call.trim_end().to_owned();
-        self.all_calls().into_iter().map(short).collect()
+        let all = self.all_calls().into_iter();
+        all.map(|[_, _, call]| call).collect()
     }
 
     /// The same of calls about a sandbox.
     fn calls_of(&self, id: &str) -> Vec<String> {
-        let all = self.all_calls();
-        let own = all.iter().filter_map(|call| call.strip_suffix(id));
-        own.map(|call| call.trim_end().to_owned()).collect()
+        let all = self.all_calls().into_iter();
+        let own = all.filter(|[_, container, _]| container == id);
+        own.map(|[_, _, call]| call).collect()
+    }
+
+    /// The same of calls for a network.
+    #[cfg(feature = "daemon")]
+    fn calls_to(&self, network: &str) -> Vec<String> {
+        let all = self.all_calls().into_iter();
+        let own = all.filter(|[found, _, _]| found == network);
+        own.map(|[_, _, call]| call).collect()
     }
 
     fn end(self) {
@@ -291,8 +331,13 @@ impl Today {
 
 const NOTES: &str = r#"config=$(cat)
 version=$(printf %s "$config" | sed 's/.*"cniVersion":"\([^"]*\)".*/\1/')
-echo "$CNI_COMMAND $version $CNI_CONTAINERID" >>/run/calls
-printf %s "$config" | exec /opt/real/pausenet
+case $config in *'"name":"pausenet"'*) network=pausenet ;; *) network=podnet ;; esac
+answer=$(printf %s "$config" | /opt/real/pausenet)
+status=$?
+code=$(printf %s "$answer" | sed -n 's/^  "code": \([0-9]*\),*$/\1/p')
+echo "$network|$CNI_CONTAINERID|$CNI_COMMAND $version${code:+ $code}" >>/run/calls
+printf %s "$answer"
+exit $status
 "#;
 
 fn network(subnet: &str) -> Value {
