@@ -24,7 +24,7 @@ pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::{Mapper, publish, unpublish};
 pub use present::{Place, Present, put_back};
-pub use reclaim::{YOUNGEST, reclaim};
+pub use reclaim::{Doubt, Witnesses, YOUNGEST, reclaim};
 pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 

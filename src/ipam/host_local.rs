@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
 use super::range::{self, RangeSet};
 use super::resolv_conf;
-use super::store::{Holder, Search, Stale, Store};
+use super::store::{Holder, Origins, Search, Stale, Store};
 use super::{Allocated, Allocation, Outcome};
 use crate::cni::error::invalid;
 
@@ -22,7 +21,7 @@ use crate::cni::{Code, Error, Result, SpecVersion};
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// Where the indexes of stores are: derived, and gone with the next boot.
-const INDEXES: &str = "/run/pausenet/index";
+pub const INDEXES: &str = "/run/pausenet/index";
 
 /// `host-local` for one network: ranges that have been checked, and where the store is.
 #[derive(Debug)]
@@ -175,17 +174,17 @@ impl HostLocal {
         }
     }
 
-    /// Frees every address that `is_dead` says so of: address, container, interface, and when
-    /// it was taken. How many those were.
+    /// Frees those of the held addresses that `choose` leaves: it is given all that tell a holder,
+    /// and where their files come from. How many those were.
     ///
     /// # Errors
-    /// Code 5, after having freed what could be.
+    /// Code 5, after having freed what could be; those of `choose`.
     pub fn reclaim(
         &self,
-        is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
+        choose: impl FnOnce(Vec<Stale>, &Origins) -> Result<Vec<Stale>>,
     ) -> Result<usize> {
         match self.existing_store()? {
-            Some(mut store) => store.reclaim(is_dead),
+            Some(mut store) => store.reclaim(choose),
             None => Ok(0),
         }
     }

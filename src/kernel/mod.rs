@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod callers;
 pub mod conntrack;
 pub mod legacy;
 pub mod link;

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod earlier;
 mod error;
 mod index;
 mod kill;

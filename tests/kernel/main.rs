@@ -28,6 +28,7 @@ mod ports;
 mod processes;
 mod ptp;
 mod reclaim;
+mod restart;
 mod sctp;
 mod spoof;
 mod status;

@@ -75,6 +75,7 @@ fn an_address_that_an_interface_has_stays_taken_however_old_it_is() {
 fn an_address_taken_just_now_may_be_of_an_add_in_the_making() {
     let world = World::new();
     let x = world.container("x");
+    Call::new("DEL", &two_addresses()).run().ok(); // the first use of the store
     left_behind("10.1.0.2", Duration::ZERO);
     left_behind("10.1.0.3", Duration::ZERO);
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::finding::{Check, Finding, OUTSIDE};
 use super::interfaces;
@@ -17,10 +17,11 @@ use super::networks::wired_by_us;
 use super::repair;
 use super::scene::{Scene, is_there, shown};
 use crate::anchor;
-use crate::apply::{self, YOUNGEST, reclaim};
+use crate::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
 use crate::cni::error::io as io_error;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::{NetworkName, Result, config};
+use crate::ipam::host_local::INDEXES;
 use crate::ipam::store::Store;
 use crate::ipam::{HostLocal, Ipam};
 use crate::kernel::lock::{self, Lock};
@@ -76,8 +77,8 @@ pub struct File {
     pub ip: IpAddr,
     /// Container and interface. None: the file tells nobody.
     pub holder: Option<(String, String)>,
-    /// How old it is.
-    age: Duration,
+    /// Whether somebody who cannot be seen may be making an interface for it.
+    doubt: Doubt,
 }
 
 /// The store of one network.
@@ -89,25 +90,29 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    fn read(dir: PathBuf, now: SystemTime) -> Result<Option<Self>> {
+    fn read(dir: PathBuf, witnesses: &Witnesses) -> Result<Option<Self>> {
         let Some(store) = Store::open_existing(&dir)? else {
             return Ok(None);
         };
+        let store = store.with_index(Path::new(INDEXES));
         let holders = store.stale(|_, _| false)?;
         let mut holders: HashMap<_, _> = holders
             .into_iter()
             .map(|held| (held.ip, (held.container, held.ifname)))
             .collect();
+        let taken = store.taken()?;
+        let origins = store.origins(&taken);
         let file = |ip: IpAddr| {
-            let made = fs::metadata(dir.join(ip.to_string())).and_then(|file| file.modified());
-            let age = made.ok().and_then(|made| now.duration_since(made).ok());
-            File {
+            let origin = origins.of(ip)?; // gone meanwhile
+            let holder = holders.remove(&ip);
+            let container = holder.as_ref().map_or("", |(container, _)| container);
+            Some(File {
                 ip,
-                holder: holders.remove(&ip),
-                age: age.unwrap_or_default(),
-            }
+                doubt: witnesses.ask(container, origin),
+                holder,
+            })
         };
-        let mut files: Vec<_> = store.taken()?.into_iter().map(file).collect();
+        let mut files: Vec<_> = taken.iter().copied().filter_map(file).collect();
         files.sort_by_key(|file| file.ip);
         let network = dir.file_name().unwrap_or_default().to_string_lossy();
         Ok(Some(Self {
@@ -132,8 +137,9 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
             )];
         }
     };
+    let witnesses = Witnesses::call(scene.now);
     for dir in dirs {
-        match Shelf::read(dir.clone(), scene.now) {
+        match Shelf::read(dir.clone(), &witnesses) {
             Ok(shelf) => shelves.extend(shelf.map(|shelf| (dir, shelf))),
             Err(err) => findings.push(Finding::unseen(Check::Store, shown(&dir), err)),
         }
@@ -152,7 +158,7 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
             for shelf in shelves.values() {
                 let network = networks.get(shelf.network.as_str());
                 let can_tell = network.filter(|_| behind.unseen.is_empty());
-                findings.extend(judge(shelf, can_tell, &in_use, uptime()));
+                findings.extend(judge(shelf, can_tell, &in_use));
             }
             findings.extend(interfaces::duplicates(scene));
         }
@@ -191,16 +197,11 @@ fn dirs(data_dir: &Path, networks: &HashMap<String, Network>) -> Result<Vec<Path
 
 /// What there is to say of one network's files. `network` is there if it can be told who has no
 /// interface.
-fn judge(
-    shelf: &Shelf,
-    network: Option<&Network>,
-    in_use: &HashSet<IpAddr>,
-    uptime: Duration,
-) -> Vec<Finding> {
+fn judge(shelf: &Shelf, network: Option<&Network>, in_use: &HashSet<IpAddr>) -> Vec<Finding> {
     let name = &shelf.network;
     let subject = format!("network {name}");
     let (mut lost, mut young, mut nobody) = (Vec::new(), Vec::new(), Vec::new());
-    let mut old_form = Vec::new();
+    let (mut old_form, mut called) = (Vec::new(), Vec::new());
     let mut before_boot = 0;
     for file in shelf.files.iter().filter(|file| !in_use.contains(&file.ip)) {
         let ip = file.ip;
@@ -212,12 +213,15 @@ fn judge(
             None => old_form.push(format!("{ip} ({container})")),
             // An ADD or DEL is at work.
             Some(attachment) if apply::is_at_work(&attachment) => {}
-            Some(_) if file.age > YOUNGEST => {
-                before_boot += usize::from(file.age > uptime);
+            Some(_) if file.doubt.is_none() => {
+                before_boot += usize::from(file.doubt.is_of_an_earlier_life());
                 lost.push(format!("{ip} ({container} {ifname})"));
             }
             // Made since the links were listed.
             Some(attachment) if is_there(&attachment) => {}
+            Some(_) if file.doubt.is_called() => {
+                called.push(format!("{ip} ({container} {ifname})"));
+            }
             Some(_) => young.push(format!("{ip} ({container} {ifname})")),
         }
     }
@@ -265,22 +269,22 @@ fn judge(
             .how(remove(&shelf.dir)),
         );
     }
+    if !called.is_empty() && network.is_some() {
+        findings.push(
+            Finding::note(Check::Store, &subject, format!("no interface has {}", some(&called)))
+                .means("a process that names their containers in its environment (CNI_CONTAINERID) runs: an ADD or a DEL is at work, and they are kept")
+                .how("look again later"),
+        );
+    }
     if !young.is_empty() && network.is_some() {
         let minutes = YOUNGEST.as_secs() / 60;
         findings.push(
             Finding::note(Check::Store, &subject, format!("no interface has {}", some(&young)))
-                .means(format!("taken within the last {minutes} minutes: by an ADD that is at work, or that was killed"))
+                .means(format!("taken within the last {minutes} minutes, as far as can be told: by an ADD that is at work, or that was killed"))
                 .how("look again later"),
         );
     }
     findings
-}
-
-/// How long this host has been up; only for words, so when it cannot be told, for ever.
-fn uptime() -> Duration {
-    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let seconds = text.split('.').next().unwrap_or_default().parse();
-    seconds.map_or(Duration::MAX, Duration::from_secs)
 }
 
 /// Whose a file is. An old one names no interface.
@@ -329,6 +333,8 @@ fn locks(dir: &Path) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::ctl::doctor::finding::Severity;
 
     fn file(ip: &str, holder: Option<&str>, age: u64) -> File {
@@ -336,7 +342,12 @@ mod tests {
             ip: ip.parse().unwrap(),
             // A name that can be nobody's, so that no lock is asked for.
             holder: holder.map(|name| (name.to_owned(), String::new())),
-            age: Duration::from_secs(age),
+            doubt: Doubt {
+                called: Some(false),
+                age: Some(Duration::from_secs(age)),
+                earlier: None,
+                of_this_life: true,
+            },
         }
     }
 
@@ -347,7 +358,7 @@ mod tests {
             files,
         };
         let in_use = in_use.iter().map(|ip| ip.parse().unwrap()).collect();
-        let found = judge(&shelf, None, &in_use, Duration::MAX);
+        let found = judge(&shelf, None, &in_use);
         found.iter().map(|found| found.severity).collect()
     }
 

@@ -11,6 +11,7 @@
 //! It is never more than a short cut: without one, and whenever it cannot be believed, the files
 //! give the same answer.
 
+mod earlier;
 mod holder;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,6 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, SeekFrom};
 
@@ -31,6 +31,7 @@ use super::index::{Index, WORTHWHILE, Wrong};
 use super::range::{Range, RangeSet};
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
+pub use earlier::{Origin, Origins};
 pub use holder::{Holder, Stale};
 
 /// The store of one network, locked for as long as this lives.
@@ -245,34 +246,24 @@ impl Store {
     /// # Errors
     /// Code 5, after having freed what could be.
     pub fn release_others(&mut self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
-        self.free(|_, held| !keep(&held.container, &held.ifname))
-            .map(drop)
+        let (mut held, _) = self.held()?;
+        held.retain(|held| !keep(&held.container, &held.ifname));
+        self.free(held).map(drop)
     }
 
-    /// Frees every address that `is_dead` says so of: address, container, interface, and when
-    /// its file was made. How many those were.
-    ///
-    /// # Errors
-    /// Code 5, after having freed what could be.
-    pub fn reclaim(
-        &mut self,
-        is_dead: impl Fn(IpAddr, &str, &str, SystemTime) -> bool,
-    ) -> Result<usize> {
-        self.free(|store, held| {
-            let file = fs::metadata(store.dir.join(held.ip.to_string()));
-            file.and_then(|file| file.modified())
-                .is_ok_and(|made| is_dead(held.ip, &held.container, &held.ifname, made))
-        })
+    /// All that tell a holder, and all that are taken.
+    fn held(&mut self) -> Result<(Vec<Stale>, Vec<IpAddr>)> {
+        let (mut held, mut taken) = (Vec::new(), Vec::new());
+        self.read_all(|ip, content| {
+            held.extend(Stale::of(ip, content));
+            taken.push(ip);
+        })?;
+        Ok((held, taken))
     }
 
-    fn free(&mut self, is_to_go: impl Fn(&Self, &Stale) -> bool) -> Result<usize> {
-        let mut all = Vec::new();
-        self.read_all(|ip, content| all.extend(Stale::of(ip, content)))?;
+    fn free(&mut self, all: Vec<Stale>) -> Result<usize> {
         let mut outcome = Ok(0);
         for held in all {
-            if !is_to_go(self, &held) {
-                continue;
-            }
             outcome = match self.remove_file(&held.ip.to_string()) {
                 Err(err) => Err(self.cannot("free", held.ip, err)),
                 Ok(()) => {
@@ -399,9 +390,11 @@ impl Store {
     /// Reads every address file: the address, and the content without white space around. What
     /// cannot be read is somebody's, but not provably anybody's.
     ///
-    /// It makes the index anew on the way.
+    /// It makes the index anew on the way. The first who comes here after a start of the host finds
+    /// no index, and leaves word of what was there.
     fn read_all(&mut self, mut visit: impl FnMut(IpAddr, &str)) -> Result<()> {
         let taken = self.taken()?;
+        self.note_earlier(&taken);
         let mut index = match &self.indexes {
             Some(root) if taken.len() >= WORTHWHILE => {
                 Index::new(root, self.folder.as_fd(), &taken)

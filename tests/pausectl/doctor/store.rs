@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use pausenet::apply::try_lock;
 use pausenet::cni::IfName;
 use pausenet::cni::request::Attachment;
+use pausenet::kernel::callers::Callers;
 use pausenet::plan::host_end_name;
 use serde_json::json;
 
@@ -70,6 +72,56 @@ fn an_address_that_no_interface_has_is_freed_and_no_other() {
     assert_eq!(seen.status, 0, "{seen:#?}");
     assert_eq!(seen.outcomes(), ["repaired"]);
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.51", "10.1.0.60"]);
+}
+
+/// The first who looks after the start is the doctor here: what comes later is not from before it.
+#[test]
+fn what_was_held_before_the_host_s_start_is_told_apart() {
+    let ward = Ward::new();
+    for ip in ["10.1.0.50", "10.1.0.51"] {
+        leave_behind("podnet", ip, "dead\r\neth0", HOUR);
+    }
+    let before = "2 of them from before this host's last start";
+    ward.look(&["store"])
+        .problem(&["10.1.0.50 (dead eth0), 10.1.0.51 (dead eth0)", before]);
+    leave_behind("podnet", "10.1.0.60", "late\r\neth0", HOUR);
+    ward.look(&["store"])
+        .problem(&["10.1.0.60 (late eth0)", before]);
+
+    let seen = ward.fix(&["store"]);
+    assert_eq!(seen.outcomes(), ["repaired"]);
+    assert!(allocated("podnet").is_empty());
+    leave_behind("podnet", "10.1.0.50", "dead\r\neth0", HOUR);
+    let seen = ward.look(&["store"]);
+    let means = seen.problem(&["10.1.0.50"])["means"].as_str().unwrap();
+    assert!(!means.contains("last start"), "{means}");
+}
+
+/// Another's ADD has taken it, and has no lock of ours.
+#[test]
+fn what_a_plugin_is_being_called_for_is_kept_however_old_it_is() {
+    let ward = Ward::new();
+    let name = format!("slow-{}", std::process::id());
+    leave_behind("podnet", "10.1.0.50", &format!("{name}\r\neth0"), HOUR);
+    let mut sleep = Command::new("sleep");
+    let mut sleep = sleep
+        .arg("1000")
+        .env("CNI_CONTAINERID", &name)
+        .spawn()
+        .unwrap();
+    let seen = ward.fix(&["store"]);
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    if Callers::list().is_none() {
+        // In a namespace that the runtime's processes may be outside of there is the clock alone.
+        assert_eq!(seen.outcomes(), ["repaired"]);
+        return;
+    }
+    seen.note(&["10.1.0.50", "CNI_CONTAINERID", "kept"]);
+    assert_eq!(allocated("podnet"), ["10.1.0.50"]);
+
+    assert_eq!(ward.fix(&["store"]).outcomes(), ["repaired"]);
+    assert!(allocated("podnet").is_empty());
 }
 
 #[test]

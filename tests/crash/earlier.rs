@@ -1,0 +1,93 @@
+//! The first call after a start of the host, which leaves word of what the store held before: killed
+//! before each system call, and each of them refused.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use pausenet::ipam::store::Store;
+
+use crate::common::{STORES, run};
+use crate::error::each_refused;
+use crate::kill::at_every_point;
+use crate::scene::{Host, Scene};
+
+/// Held before the start, by somebody who is gone.
+const OLD: &str = "10.1.0.77";
+/// Taken by somebody else, after the first call.
+const LATE: &str = "10.1.0.78";
+
+fn put(ip: &str) {
+    let dir = Path::new(STORES).join("podnet");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join(ip), "other\r\neth0").unwrap();
+}
+
+/// What of the store is said to be of earlier.
+fn earlier() -> Vec<IpAddr> {
+    let store = Store::open(&Path::new(STORES).join("podnet")).unwrap();
+    let store = store.with_index(Path::new(pausenet::ipam::host_local::INDEXES));
+    let mut taken = store.taken().unwrap();
+    let origins = store.origins(&taken);
+    taken.retain(|ip| origins.of(*ip).unwrap().earlier.is_some());
+    taken
+}
+
+/// As a start leaves it.
+fn start_again(scene: &Scene) {
+    scene.reset();
+    put(OLD);
+}
+
+/// A call has been served since the start: whatever comes now is not of earlier.
+#[track_caller]
+fn assert_noted(scene: &Scene, after: &str) {
+    let del = scene.call("DEL").run();
+    assert!(del.0.status.success(), "{after}: {del:?}");
+    put(LATE);
+    assert_eq!(earlier(), [OLD.parse::<IpAddr>().unwrap()], "{after}");
+    let lists = fs::read_dir("/run/pausenet/earlier").unwrap().count();
+    assert_eq!(lists, 1, "{after}: a draft is left");
+}
+
+#[test]
+fn a_killed_first_call() {
+    let scene = Scene::new(Host::Fresh);
+    let kills = at_every_point(
+        &scene.call("ADD"),
+        || start_again(&scene),
+        |after| assert_noted(&scene, after),
+    );
+    assert!(kills > 40, "{kills}");
+}
+
+/// Where no word can be left, the call is served all the same.
+#[test]
+fn a_first_call_that_cannot_leave_word() {
+    let scene = Scene::new(Host::Fresh);
+    start_again(&scene);
+    fs::create_dir_all("/run/pausenet/earlier").unwrap();
+    run(
+        "mount",
+        ["-t", "tmpfs", "-o", "ro", "tmpfs", "/run/pausenet/earlier"],
+    );
+    scene.call("ADD").run().ok();
+    assert!(earlier().is_empty());
+    run("umount", ["/run/pausenet/earlier"]);
+    assert_noted(&scene, "once it can");
+}
+
+#[test]
+fn a_first_call_of_which_a_call_is_refused() {
+    let scene = Scene::new(Host::Fresh);
+    each_refused(
+        &scene.call("ADD"),
+        || start_again(&scene),
+        |after| assert_noted(&scene, after),
+        |after, answer| {
+            if answer.0.status.success() {
+                scene.assert_whole(&answer.ok(), after);
+            }
+        },
+    );
+}

@@ -1,0 +1,301 @@
+//! The host was started again: its store has what was held before, and nobody will give it back.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::common::wait::wait_until;
+use crate::common::{
+    Answer, Call, Container, STORES, World, allocated, ip, lab, podnet, run, with,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A network with addresses from .2 to .`last` to give.
+fn network(last: u8) -> Value {
+    let end = format!("10.1.0.{last}");
+    let range = json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.2", "rangeEnd": end});
+    with(
+        podnet(),
+        json!({"ipam": {"type": "host-local", "ranges": [[range]]}}),
+    )
+}
+
+fn add(network: &Value, container: &Container) -> Call {
+    Call::new("ADD", network)
+        .id(container.name())
+        .netns(container)
+}
+
+/// Calls it as a runtime does, whose processes are all that there are: those of `beside`, a piece of
+/// shell, too.
+fn alone(call: &Call, beside: &str) -> Answer {
+    let plugin = env!("CARGO_BIN_EXE_pausenet");
+    in_own_processes(call, &format!("{beside}\n{plugin}; exit $?"))
+}
+
+fn in_own_processes(call: &Call, script: &str) -> Answer {
+    let mut command = call.clone().program("unshare").command();
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["sh", "-c", script]);
+    call.run_as(command)
+}
+
+/// Where the processes of the others are not to be seen, nothing is free at once.
+fn can_be_alone() -> bool {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--mount-proc", "true"]);
+    let can = unshare.stderr(Stdio::null()).status().unwrap().success();
+    if !can {
+        lab::skip("namespaces of processes are not to be had here");
+    }
+    can
+}
+
+/// Processes and namespaces are gone, and /run is empty.
+fn start_again(world: &World, containers: Vec<Container>) {
+    for container in containers {
+        container.destroy();
+    }
+    wait_until("their links are gone", || {
+        world.links().iter().all(|link| link.kind != "veth")
+    });
+    ip("link del cni0");
+    empty_run();
+}
+
+fn empty_run() {
+    run("umount", ["--lazy", "/run"]);
+    run("mount", ["-t", "tmpfs", "tmpfs", "/run"]);
+    fs::create_dir_all("/run/netns").unwrap();
+}
+
+/// All of ours is lost that is not on a disk.
+fn empty_run_of_ours() {
+    let _ = fs::remove_dir_all("/run/pausenet");
+}
+
+fn file(ip: &str) -> PathBuf {
+    Path::new(STORES).join("podnet").join(ip)
+}
+
+/// The time at which an address was taken, by the clock of then.
+fn taken_at(ip: &str, time: SystemTime) {
+    let file = File::options().write(true).open(file(ip)).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// The same of all that are taken.
+fn all_taken_at(time: SystemTime) {
+    for ip in allocated("podnet") {
+        taken_at(&ip, time);
+    }
+}
+
+/// As another plugin takes it.
+fn put(ip: &str, container: &str) {
+    fs::write(file(ip), format!("{container}\r\neth0")).unwrap();
+}
+
+#[track_caller]
+fn assert_holds(ip: &str, container: &str) {
+    let holder = fs::read_to_string(file(ip)).unwrap();
+    assert_eq!(holder, format!("{container}\r\neth0"), "{ip}");
+}
+
+/// Fills a network of two addresses, and starts the host again.
+fn filled_and_started_again(world: &World, network: &Value) {
+    let containers = ["a", "b"].map(|name| world.container(name));
+    for container in &containers {
+        add(network, container).run().ok();
+    }
+    start_again(world, containers.into());
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
+}
+
+#[test]
+fn what_was_held_before_is_free_at_once_whatever_the_clock_says() {
+    if !can_be_alone() {
+        return;
+    }
+    let world = World::new();
+    let network = network(3);
+    let now = SystemTime::now();
+    for (life, clock) in [None, Some(now + HOUR), Some(SystemTime::UNIX_EPOCH)]
+        .into_iter()
+        .enumerate()
+    {
+        filled_and_started_again(&world, &network);
+        if let Some(time) = clock {
+            all_taken_at(time);
+        }
+        let new = ["x", "y", "z"].map(|name| world.container(&format!("{name}{life}")));
+        let [x, y, z] = &new;
+        for (at, container) in [x, y].into_iter().enumerate() {
+            let answer = alone(&add(&network, container), "");
+            assert!(answer.0.status.success(), "{clock:?}, {at}: {answer:?}");
+        }
+        // Those are in use now.
+        alone(&add(&network, z), "").err_code(11);
+        for container in [x, y] {
+            let del = Call::new("DEL", &network).id(container.name());
+            del.netns(container).run().ok();
+        }
+        start_again(&world, new.into());
+    }
+}
+
+#[test]
+fn status_is_good_at_once() {
+    if !can_be_alone() {
+        return;
+    }
+    let world = World::new();
+    let network = network(3);
+    filled_and_started_again(&world, &network);
+    let status = alone(&Call::new("STATUS", &network), "");
+    status.ok();
+    assert!(allocated("podnet").is_empty());
+}
+
+/// The first call after the start leaves word of what was there; what comes later is not of it.
+#[test]
+fn what_another_plugin_takes_after_the_first_call_is_kept() {
+    if !can_be_alone() {
+        return;
+    }
+    let world = World::new();
+    let network = network(4);
+    filled_and_started_again(&world, &network);
+    let [x, y, z] = ["x", "y", "z"].map(|name| world.container(name));
+    all_taken_at(SystemTime::now() + HOUR);
+    alone(&add(&network, &x), "").ok();
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3", "10.1.0.4"]);
+    // Another plugin gives one back of those that were there, and takes it anew.
+    fs::remove_file(file("10.1.0.2")).unwrap();
+    put("10.1.0.2", "late");
+    taken_at("10.1.0.2", SystemTime::now() + HOUR);
+
+    alone(&add(&network, &y), "").ok();
+    alone(&add(&network, &z), "").err_code(11);
+    assert_holds("10.1.0.2", "late");
+    assert_holds("10.1.0.3", "y");
+    assert_holds("10.1.0.4", "x");
+}
+
+/// So does another plugin that was at work before us, since the same start.
+#[test]
+fn what_another_plugin_takes_before_the_first_call_is_kept() {
+    let world = World::new();
+    let network = network(3);
+    filled_and_started_again(&world, &network);
+    for ip in allocated("podnet") {
+        fs::remove_file(file(&ip)).unwrap();
+        put(&ip, "early");
+    }
+    let x = world.container("x");
+    for _ in 0..2 {
+        add(&network, &x).run().err_code(11);
+    }
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
+}
+
+/// As on a host where pausenet is new: another plugin's ADD has taken an address, and its interface
+/// is not there yet.
+#[test]
+fn what_a_plugin_is_being_called_for_is_kept() {
+    if !can_be_alone() {
+        return;
+    }
+    let world = World::new();
+    let network = network(3);
+    filled_and_started_again(&world, &network);
+    let x = world.container("x");
+    // A child has its environment once it has become `sleep`.
+    let at_work = "for name in a b; do \
+         CNI_CONTAINERID=$name sleep 1000 & \
+         until grep -qz \"^CNI_CONTAINERID=$name\" /proc/[0-9]*/environ; do :; done; done";
+    let now = SystemTime::now();
+    for time in [SystemTime::UNIX_EPOCH, now, now + HOUR] {
+        all_taken_at(time);
+        empty_run_of_ours();
+        alone(&add(&network, &x), at_work).err_code(11);
+    }
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
+    alone(&add(&network, &x), "").ok();
+}
+
+/// The plugin is the first process of its own namespace: who calls it is outside.
+#[test]
+fn where_the_runtime_s_processes_are_not_to_be_seen_nothing_is_free_at_once() {
+    if !can_be_alone() {
+        return;
+    }
+    let world = World::new();
+    let network = network(3);
+    filled_and_started_again(&world, &network);
+    let x = world.container("x");
+    let plugin = env!("CARGO_BIN_EXE_pausenet");
+    in_own_processes(&add(&network, &x), &format!("exec {plugin}")).err_code(11);
+    alone(&add(&network, &x), "").ok();
+}
+
+/// /run was emptied by hand: nothing was started again.
+#[test]
+fn what_an_interface_has_is_kept_though_run_is_empty() {
+    if !can_be_alone() {
+        return;
+    }
+    let world = World::new();
+    let network = network(3);
+    let [a, b, x] = ["a", "b", "x"].map(|name| world.container(name));
+    for container in [&a, &b] {
+        add(&network, container).run().ok();
+    }
+    for time in [SystemTime::UNIX_EPOCH, SystemTime::now() + HOUR] {
+        all_taken_at(time);
+        empty_run_of_ours();
+        alone(&add(&network, &x), "").err_code(11);
+    }
+    assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
+}
+
+#[test]
+fn many_adds_at_once_share_what_was_held_before() {
+    if !can_be_alone() {
+        return;
+    }
+    const PODS: u8 = 8;
+    let world = World::new();
+    let network = &network(1 + PODS);
+    let pods = |name: &str| -> Vec<_> {
+        (0..PODS)
+            .map(|n| world.container(&format!("{name}{n}")))
+            .collect()
+    };
+    let old = pods("old");
+    for container in &old {
+        add(network, container).run().ok();
+    }
+    start_again(&world, old);
+    all_taken_at(SystemTime::now() + HOUR);
+    let new = pods("new");
+    let mut given: Vec<String> = std::thread::scope(|scope| {
+        let start = |container| scope.spawn(move || alone(&add(network, container), "").ok());
+        let all: Vec<_> = new.iter().map(start).collect();
+        let address = |result: Value| result["ips"][0]["address"].as_str().unwrap().to_owned();
+        all.into_iter()
+            .map(|one| address(one.join().unwrap()))
+            .collect()
+    });
+    given.sort();
+    let all = (2..2 + PODS).map(|n| format!("10.1.0.{n}/24"));
+    assert_eq!(given, all.collect::<Vec<_>>());
+    for container in &new {
+        let own = container.addresses("eth0");
+        assert!(own.len() == 1 && given.contains(&own[0]), "{own:?}");
+    }
+}
