@@ -196,7 +196,7 @@ impl RestartPolicy {
         })
     }
 
-    fn read(policy: Option<WirePolicy>) -> Self {
+    pub(super) fn read(policy: Option<WirePolicy>) -> Self {
         let policy = policy.unwrap_or_default();
         let times = policy.maximum_retry_count.unwrap_or_default();
         match policy.name {

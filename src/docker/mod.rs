@@ -8,6 +8,7 @@ mod events;
 mod failure;
 mod names;
 mod overview;
+mod recipe;
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use events::{Action, Event, Events};
 pub use failure::{Failure, Kind};
 pub use names::{ContainerName, ContainerRef, DockerId, Socket};
 pub use overview::{Overview, Removal};
+pub use recipe::Recipe;
 
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 

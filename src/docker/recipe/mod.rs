@@ -1,0 +1,375 @@
+//! How a container would be made anew: what it was made with, as `docker run` takes it.
+//!
+//! What its image says anyhow, and the daemon to every container, is left out; so is all about
+//! its network, which whoever makes it anew chooses. What `docker run` has no words for is told
+//! in words for people.
+
+mod mounts;
+mod options;
+mod surroundings;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::models::{
+    ContainerConfig, ContainerInspectResponse, HealthConfig, ImageConfig, ImageInspect, SystemInfo,
+};
+
+use super::{ContainerRef, Docker, Failure, Kind, Result};
+use options::Options;
+
+/// What comes after `docker run`, a name and a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    pub options: Vec<String>,
+    pub image: String,
+    pub command: Vec<String>,
+    /// Docker removes it as soon as it ends.
+    pub goes_when_it_ends: bool,
+    /// What it has, and these words do not give it.
+    pub unsaid: Vec<String>,
+}
+
+/// What the daemon gives a container that asks for nothing.
+struct Usual {
+    log_driver: String,
+    runtime: String,
+    cgroupns: &'static str,
+}
+
+impl Docker {
+    /// What a container was made with.
+    ///
+    /// # Errors
+    /// [`Kind::NoSuch`]; any other.
+    pub async fn recipe(&self, container: &ContainerRef) -> Result<Recipe> {
+        let found = self.client.inspect_container(container.as_str(), None);
+        let found = found
+            .await
+            .map_err(|cause| self.failed(&format!("look at container {container}"), cause))?;
+        let asked = |found: &ContainerInspectResponse| found.config.as_ref()?.image.clone();
+        let named = self.image(&asked(&found).unwrap_or_default()).await?;
+        let own = self
+            .image(found.image.as_deref().unwrap_or_default())
+            .await?;
+        let usual = self.client.info().await;
+        let usual = usual.map_err(|cause| self.failed("ask what is usual", cause))?;
+        Ok(read(found, named, own, &Usual::read(usual)))
+    }
+
+    /// None when the daemon does not have it.
+    async fn image(&self, image: &str) -> Result<Option<ImageInspect>> {
+        let found = self.client.inspect_image(image).await;
+        match found.map_err(|cause| self.failed(&format!("look at image {image}"), cause)) {
+            Ok(found) => Ok(Some(found)),
+            Err(Failure {
+                kind: Kind::NoSuch, ..
+            }) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+impl Usual {
+    fn read(info: SystemInfo) -> Self {
+        let options = info.security_options.unwrap_or_default();
+        let private = options.iter().any(|option| option == "name=cgroupns");
+        Self {
+            log_driver: info.logging_driver.unwrap_or_default(),
+            runtime: info.default_runtime.unwrap_or_default(),
+            cgroupns: if private { "private" } else { "host" },
+        }
+    }
+}
+
+/// `named` is the image that its name means by now, `own` the one that it was made of.
+fn read(
+    found: ContainerInspectResponse,
+    named: Option<ImageInspect>,
+    own: Option<ImageInspect>,
+    usual: &Usual,
+) -> Recipe {
+    let config = found.config.unwrap_or_default();
+    let host = found.host_config.unwrap_or_default();
+    let goes_when_it_ends = host.auto_remove.unwrap_or_default();
+    let mut options = Options::default();
+    let name = config.image.clone().unwrap_or_default();
+    let image = match (named, found.image) {
+        (Some(named), Some(id)) if named.id.as_ref() != Some(&id) => id,
+        (None, Some(id)) if own.is_some() => id,
+        _ => name,
+    };
+    if own.is_none() {
+        options.cannot_say("what its image said, for Docker does not have that any more");
+    }
+    let from_image = own.and_then(|own| own.config).unwrap_or_default();
+    mounts::say(&host, found.mounts.unwrap_or_default(), &mut options);
+    surroundings::say(host, usual, &mut options);
+    let command = say_program(config, &from_image, &mut options);
+    Recipe {
+        options: options.words,
+        image,
+        command,
+        goes_when_it_ends,
+        unsaid: options.unsaid,
+    }
+}
+
+/// What is run, and as whom; gives back what comes after the image.
+fn say_program(config: ContainerConfig, image: &ImageConfig, options: &mut Options) -> Vec<String> {
+    options.flag("tty", config.tty);
+    options.flag("interactive", config.open_stdin);
+    if config.user != image.user {
+        options.text("user", config.user);
+    }
+    if config.working_dir != image.working_dir {
+        options.text("workdir", config.working_dir);
+    }
+    let known = image.env.clone().unwrap_or_default();
+    for variable in config.env.unwrap_or_default() {
+        if !known.contains(&variable) {
+            options.value("env", variable);
+        }
+    }
+    let known = image.labels.clone().unwrap_or_default();
+    let mut labels: HashMap<_, _> = config.labels.unwrap_or_default();
+    labels.retain(|name, value| known.get(name) != Some(value));
+    options.pairs("label", Some(labels));
+    if config.stop_signal != image.stop_signal {
+        options.text("stop-signal", config.stop_signal);
+    }
+    options.number("stop-timeout", config.stop_timeout);
+    if config.healthcheck != image.healthcheck {
+        say_health(config.healthcheck.unwrap_or_default(), options);
+    }
+
+    let entrypoint = config.entrypoint.unwrap_or_default();
+    let command = config.cmd.unwrap_or_default();
+    let image_s_command = image.cmd.clone().unwrap_or_default();
+    let same = entrypoint == image.entrypoint.clone().unwrap_or_default();
+    if same && (command == image_s_command || !command.is_empty()) {
+        return if command == image_s_command {
+            Vec::new()
+        } else {
+            command
+        };
+    }
+    // The option takes one word, and with it the image's command does not count.
+    let (program, arguments) = match entrypoint.split_first() {
+        Some((program, arguments)) => (program.as_str(), arguments),
+        None => ("", &[][..]),
+    };
+    options.value("entrypoint", program);
+    [arguments, &command].concat()
+}
+
+fn say_health(health: HealthConfig, options: &mut Options) {
+    let test = health.test.unwrap_or_default();
+    match test.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["NONE"] => return options.flag("no-healthcheck", Some(true)),
+        ["CMD-SHELL", command] => options.value("health-cmd", command),
+        [] => {}
+        _ => options.cannot_say("its health check, which is run without a shell"),
+    }
+    for (name, time) in [
+        ("health-interval", health.interval),
+        ("health-timeout", health.timeout),
+        ("health-start-period", health.start_period),
+        ("health-start-interval", health.start_interval),
+    ] {
+        let time = time.and_then(|nanoseconds| u64::try_from(nanoseconds).ok());
+        match time.map(Duration::from_nanos) {
+            None | Some(Duration::ZERO) => {}
+            Some(time) if time.subsec_nanos() == 0 => {
+                options.value(name, format!("{}s", time.as_secs()));
+            }
+            Some(time) => options.value(name, format!("{}ns", time.as_nanos())),
+        }
+    }
+    options.number("health-retries", health.retries);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// The words for a container, from the daemon's JSON.
+    fn words(container: Value, image: Value) -> (String, Vec<String>) {
+        let found: ContainerInspectResponse = serde_json::from_value(container).unwrap();
+        let image: ImageInspect = serde_json::from_value(image).unwrap();
+        let usual = Usual {
+            log_driver: "json-file".into(),
+            runtime: "runc".into(),
+            cgroupns: "private",
+        };
+        let recipe = read(found, Some(image.clone()), Some(image), &usual);
+        let words = [recipe.options, vec![recipe.image], recipe.command].concat();
+        (words.join(" "), recipe.unsaid)
+    }
+
+    /// The same with nothing but a command and an entrypoint.
+    fn run(own: [Value; 2], image: [Value; 2]) -> String {
+        let container = json!({
+            "Image": "sha256:1",
+            "Config": {"Image": "app", "Entrypoint": own[0], "Cmd": own[1]},
+        });
+        let config = json!({"Entrypoint": image[0], "Cmd": image[1]});
+        words(container, json!({"Id": "sha256:1", "Config": config})).0
+    }
+
+    #[test]
+    fn what_is_run_is_said_where_it_is_not_the_image_s() {
+        let none = || json!(null);
+        assert_eq!(run([none(), json!(["a"])], [none(), json!(["a"])]), "app");
+        assert_eq!(
+            run([none(), json!(["b", "c"])], [none(), json!(["a"])]),
+            "app b c"
+        );
+        let image = [json!(["sh", "-c"]), json!(["a"])];
+        assert_eq!(
+            run([json!(["sh", "-c"]), json!(["b"])], image.clone()),
+            "app b"
+        );
+        assert_eq!(
+            run([json!(["/x", "-v"]), json!(["b"])], image.clone()),
+            "--entrypoint /x app -v b"
+        );
+        // Given by hand, so that the image's command does not count.
+        assert_eq!(
+            run([json!(["sh"]), none()], [json!(["sh"]), json!(["a"])]),
+            "--entrypoint sh app"
+        );
+        assert_eq!(run([none(), json!(["b"])], image), "--entrypoint  app b");
+    }
+
+    #[test]
+    fn an_image_whose_name_means_another_by_now_is_called_by_its_id() {
+        let found = json!({"Image": "sha256:1", "Config": {"Image": "app"}});
+        let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
+        let image = |id: &str| Some(serde_json::from_value(json!({"Id": id})).unwrap());
+        let usual = || Usual::read(SystemInfo::default());
+        let of = |named, own| read(found.clone(), named, own, &usual());
+        assert_eq!(of(image("sha256:1"), image("sha256:1")).image, "app");
+        assert_eq!(of(image("sha256:2"), image("sha256:1")).image, "sha256:1");
+        assert_eq!(of(None, image("sha256:1")).image, "sha256:1");
+        let gone = of(None, None);
+        assert_eq!((gone.image.as_str(), gone.unsaid.len()), ("app", 1));
+    }
+
+    #[test]
+    fn a_check_of_health_is_said_as_far_as_there_are_words() {
+        let health = |check: Value| {
+            let container = json!({
+                "Image": "sha256:1",
+                "Config": {"Image": "app", "Healthcheck": check},
+            });
+            words(container, json!({"Id": "sha256:1"}))
+        };
+        let shell = json!({
+            "Test": ["CMD-SHELL", "true"], "Interval": 30_000_000_000i64,
+            "Timeout": 1_500_000_000, "Retries": 2,
+        });
+        assert_eq!(
+            health(shell).0,
+            "--health-cmd true --health-interval 30s --health-timeout 1500000000ns \
+             --health-retries 2 app"
+        );
+        assert_eq!(health(json!({"Test": ["NONE"]})).0, "--no-healthcheck app");
+        let (said, unsaid) = health(json!({"Test": ["CMD", "/check", "it"]}));
+        assert_eq!(said, "app");
+        assert!(unsaid[0].contains("health check"), "{unsaid:?}");
+    }
+
+    #[test]
+    fn volumes_are_the_same_ones() {
+        let container = json!({
+            "Image": "sha256:1",
+            "Config": {"Image": "app"},
+            "HostConfig": {
+                "Binds": ["data:/data:ro", "/srv:/srv"],
+                "Mounts": [
+                    {"Type": "volume", "Target": "/anonymous"},
+                    {"Type": "tmpfs", "Target": "/a,b",
+                     "TmpfsOptions": {"SizeBytes": 4096, "Mode": 504}},
+                    {"Type": "bind", "Source": "/etc", "Target": "/etc2", "ReadOnly": true,
+                     "BindOptions": {"Propagation": "rslave"}},
+                    {"Type": "image", "Source": "other", "Target": "/other"},
+                ],
+                "Tmpfs": {"/scratch": "size=1m", "/plain": ""},
+            },
+            "Mounts": [
+                {"Type": "volume", "Name": "data", "Destination": "/data", "RW": false},
+                {"Type": "bind", "Source": "/srv", "Destination": "/srv", "RW": true},
+                {"Type": "volume", "Name": "f00", "Destination": "/anonymous", "RW": true},
+                {"Type": "volume", "Name": "ba2", "Destination": "/of/image", "RW": true},
+                {"Type": "bind", "Source": "/mnt", "Destination": "/of/other", "RW": false,
+                 "Propagation": "rprivate"},
+            ],
+        });
+        let (said, unsaid) = words(container, json!({"Id": "sha256:1"}));
+        assert_eq!(
+            said,
+            "--volume data:/data:ro --volume /srv:/srv \
+             --mount type=volume,source=f00,target=/anonymous \
+             --mount type=tmpfs,\"target=/a,b\",tmpfs-size=4096,tmpfs-mode=770 \
+             --mount type=bind,source=/etc,target=/etc2,readonly=true,bind-propagation=rslave \
+             --tmpfs /plain --tmpfs /scratch:size=1m \
+             --volume ba2:/of/image --volume /mnt:/of/other:ro app"
+        );
+        assert_eq!(unsaid, ["what is mounted on /other (image)"]);
+    }
+
+    #[test]
+    fn what_everybody_has_is_not_said() {
+        let container = json!({
+            "Image": "sha256:1",
+            "Config": {"Image": "app", "Env": ["A=1", "B=2"], "Labels": {"a": "1"}, "User": "",
+                       "StopSignal": "SIGQUIT"},
+            "HostConfig": {
+                "NetworkMode": "container:abc", "LogConfig": {"Type": "json-file", "Config": {}},
+                "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+                "CgroupnsMode": "private", "IpcMode": "private", "ShmSize": 67_108_864,
+                "Runtime": "runc", "MaskedPaths": ["/proc/kcore"], "ReadonlyPaths": ["/proc/bus"],
+                "Memory": 0, "PidsLimit": null, "OomKillDisable": false, "Privileged": false,
+            },
+        });
+        let image = json!({
+            "Id": "sha256:1",
+            "Config": {"Env": ["A=1", "B=2"], "Labels": {"a": "1"}, "User": "",
+                       "StopSignal": "SIGQUIT"},
+        });
+        assert_eq!(words(container, image), ("app".into(), vec![]));
+    }
+
+    #[test]
+    fn surroundings_are_said_and_what_has_no_words_is_told() {
+        let container = json!({
+            "Image": "sha256:1",
+            "Config": {"Image": "app"},
+            "HostConfig": {
+                "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}},
+                "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
+                "CapAdd": ["CAP_NET_ADMIN"], "CapDrop": ["ALL"], "Init": false, "NanoCpus": 1_250_000_000,
+                "Memory": 1024, "MemorySwap": -1, "PidsLimit": 9, "CgroupnsMode": "host",
+                "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}],
+                "Devices": [{"PathOnHost": "/dev/fuse", "PathInContainer": "/dev/f", "CgroupPermissions": "rw"}],
+                "DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}],
+                "BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 7}],
+                "SecurityOpt": ["no-new-privileges", "seccomp={\"a\": 1}"],
+                "MaskedPaths": [], "ReadonlyPaths": [], "Sysctls": {"net.core.somaxconn": "9"},
+            },
+        });
+        let (said, unsaid) = words(container, json!({"Id": "sha256:1"}));
+        assert_eq!(
+            said,
+            "--restart on-failure:3 --init=false --cap-add CAP_NET_ADMIN --cap-drop ALL \
+             --security-opt no-new-privileges --security-opt systempaths=unconfined \
+             --device /dev/fuse:/dev/f:rw --sysctl net.core.somaxconn=9 --cgroupns host \
+             --memory 1024 --memory-swap -1 --cpus 1.250000000 --pids-limit 9 \
+             --ulimit nofile=1:2 --device-read-bps /dev/sda:7 --log-driver json-file \
+             --log-opt max-file=2 --log-opt max-size=1m app"
+        );
+        assert_eq!(unsaid.len(), 2, "{unsaid:?}");
+    }
+}

@@ -1,0 +1,139 @@
+//! What surrounds a container's processes: rights, namespaces, limits, and where its words go.
+
+use bollard::models::{DeviceMapping, HostConfig, ThrottleDevice};
+
+use super::super::RestartPolicy;
+use super::Usual;
+use super::options::Options;
+
+/// What Docker makes /dev/shm, unless it is told otherwise.
+const USUAL_SHM: i64 = 64 << 20;
+
+/// All but what is mounted, and the network.
+pub fn say(mut host: HostConfig, usual: &Usual, options: &mut Options) {
+    match RestartPolicy::read(host.restart_policy.take()) {
+        RestartPolicy::No => {}
+        policy => options.value("restart", policy),
+    }
+    options.flag("rm", host.auto_remove);
+    say_rights(&mut host, options);
+    say_namespaces(&mut host, usual, options);
+    say_limits(&mut host, options);
+    if host.runtime.as_deref() != Some(&usual.runtime) {
+        options.text("runtime", host.runtime);
+    }
+    options.text("volume-driver", host.volume_driver);
+    options.pairs("storage-opt", host.storage_opt);
+    options.pairs("annotation", host.annotations);
+    let log = host.log_config.unwrap_or_default();
+    let details = log.config.unwrap_or_default();
+    if log.typ.as_ref() != Some(&usual.log_driver) || !details.is_empty() {
+        options.text("log-driver", log.typ);
+        options.pairs("log-opt", Some(details));
+    }
+}
+
+fn say_rights(host: &mut HostConfig, options: &mut Options) {
+    match host.init {
+        Some(false) => options.words.push("--init=false".into()),
+        on => options.flag("init", on),
+    }
+    options.flag("privileged", host.privileged);
+    options.flag("read-only", host.readonly_rootfs);
+    options.each("cap-add", host.cap_add.take());
+    options.each("cap-drop", host.cap_drop.take());
+    options.each("group-add", host.group_add.take());
+    for option in host.security_opt.take().unwrap_or_default() {
+        // docker reads a file, and has sent what is in it.
+        if option.starts_with("seccomp={") {
+            options.cannot_say("its seccomp profile (--security-opt seccomp=FILE)");
+        } else {
+            options.value("security-opt", option);
+        }
+    }
+    let none = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(Vec::is_empty);
+    if host.privileged != Some(true) && none(&host.masked_paths) && none(&host.readonly_paths) {
+        options.value("security-opt", "systempaths=unconfined");
+    }
+    for device in host.devices.take().unwrap_or_default() {
+        options.value("device", device_as_given(device));
+    }
+    options.each("device-cgroup-rule", host.device_cgroup_rules.take());
+    if host
+        .device_requests
+        .as_ref()
+        .is_some_and(|asked| !asked.is_empty())
+    {
+        options.cannot_say("the devices that a driver gives it (--gpus and the like)");
+    }
+}
+
+fn say_namespaces(host: &mut HostConfig, usual: &Usual, options: &mut Options) {
+    options.text("pid", host.pid_mode.take());
+    let ipc = host.ipc_mode.take();
+    options.text("ipc", ipc.filter(|mode| mode != "private"));
+    options.text("uts", host.uts_mode.take());
+    options.text("userns", host.userns_mode.take());
+    options.pairs("sysctl", host.sysctls.take());
+    let cgroupns = host.cgroupns_mode.map(|mode| mode.to_string());
+    options.text("cgroupns", cgroupns.filter(|mode| mode != usual.cgroupns));
+    options.text("cgroup-parent", host.cgroup_parent.take());
+    options.number("shm-size", host.shm_size.filter(|size| *size != USUAL_SHM));
+}
+
+fn say_limits(host: &mut HostConfig, options: &mut Options) {
+    options.number("memory", host.memory);
+    options.number("memory-reservation", host.memory_reservation);
+    options.number("memory-swap", host.memory_swap);
+    if let Some(swappiness) = host.memory_swappiness.filter(|often| *often >= 0) {
+        options.value("memory-swappiness", swappiness);
+    }
+    options.flag("oom-kill-disable", host.oom_kill_disable);
+    options.number("oom-score-adj", host.oom_score_adj);
+    if let Some(cpus) = host.nano_cpus.filter(|cpus| *cpus > 0) {
+        let (whole, rest) = (cpus / 1_000_000_000, cpus % 1_000_000_000);
+        options.value("cpus", format!("{whole}.{rest:09}"));
+    }
+    options.number("cpu-shares", host.cpu_shares);
+    options.number("cpu-period", host.cpu_period);
+    options.number("cpu-quota", host.cpu_quota);
+    options.number("cpu-rt-period", host.cpu_realtime_period);
+    options.number("cpu-rt-runtime", host.cpu_realtime_runtime);
+    options.text("cpuset-cpus", host.cpuset_cpus.take());
+    options.text("cpuset-mems", host.cpuset_mems.take());
+    options.number("pids-limit", host.pids_limit);
+    for limit in host.ulimits.take().unwrap_or_default() {
+        let name = limit.name.unwrap_or_default();
+        let [soft, hard] = [limit.soft, limit.hard].map(Option::unwrap_or_default);
+        options.value("ulimit", format!("{name}={soft}:{hard}"));
+    }
+    options.number("blkio-weight", host.blkio_weight.map(i64::from));
+    for device in host.blkio_weight_device.take().unwrap_or_default() {
+        let (path, weight) = (
+            device.path.unwrap_or_default(),
+            device.weight.unwrap_or_default(),
+        );
+        options.value("blkio-weight-device", format!("{path}:{weight}"));
+    }
+    for (name, devices) in [
+        ("device-read-bps", host.blkio_device_read_bps.take()),
+        ("device-write-bps", host.blkio_device_write_bps.take()),
+        ("device-read-iops", host.blkio_device_read_iops.take()),
+        ("device-write-iops", host.blkio_device_write_iops.take()),
+    ] {
+        for ThrottleDevice { path, rate } in devices.unwrap_or_default() {
+            let (path, rate) = (path.unwrap_or_default(), rate.unwrap_or_default());
+            options.value(name, format!("{path}:{rate}"));
+        }
+    }
+}
+
+fn device_as_given(device: DeviceMapping) -> String {
+    let parts = [
+        device.path_on_host,
+        device.path_in_container,
+        device.cgroup_permissions,
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(":")
+}
