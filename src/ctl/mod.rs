@@ -12,6 +12,7 @@ mod options;
 pub mod pod;
 mod ports;
 pub mod rescue;
+mod shell;
 mod sight;
 pub mod table;
 mod wishes;

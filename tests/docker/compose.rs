@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::anew::shell;
 use crate::common::wait::wait_until;
 use crate::common::{lab, run};
 use crate::site::{CHECKOUT, Docker, NO_BRIDGE};
@@ -55,6 +56,29 @@ fn services_share_an_anchor_and_keep_its_address_when_all_are_made_anew() {
             .all(|name| docker.view(name).addresses("eth0") == ["10.1.0.2/24"])
     });
     wait_until("nginx answers again", || serves("8080"));
+
+    // Without the anchor, and from any folder.
+    docker.run(&["rm", "-f", "shop-anchor"]);
+    let line = watch.says("shop_client_1: a restart would fail");
+    let (_, repair) = line.split_once("is lost): ").unwrap();
+    let compose_file = folder.join("compose.yaml");
+    let expected = format!(
+        "pausectl docker reanchor shop-anchor && docker-compose -p shop --project-directory {} -f {} \
+         up -d --force-recreate --no-deps client",
+        folder.display(),
+        compose_file.display()
+    );
+    assert_eq!(repair, expected);
+    let (old, www) = (docker.pid("shop_client_1"), docker.pid("shop_www_1"));
+    shell(&docker, "/", repair, &[program.parent().unwrap()]);
+    assert_ne!(docker.pid("shop_client_1"), old);
+    assert_eq!(docker.pid("shop_www_1"), www);
+    assert_eq!(
+        docker.view("shop_client_1").addresses("eth0"),
+        ["10.1.0.2/24"]
+    );
+    docker.run(&["restart", "--time=0", "shop_client_1"]);
+    assert!(serves("8080"));
     compose(&["down", "--timeout", "0"]);
     watch.until(|| docker.nothing_is_left(&before));
     watch.stop();

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::common::wait::wait_until;
 use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
 
@@ -109,6 +110,47 @@ fn a_reanchor_that_was_killed_is_finished_by_the_next() {
     }
     docker.run(&["rm", "-f", "web", "api"]);
     docker.ctl(&["docker", "watch", "--once"]);
+    docker.assert_nothing_is_left(&before);
+    docker.stop();
+}
+
+#[test]
+fn a_follow_that_was_killed_is_finished_by_the_next() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    let members = ["api", "db"];
+    for name in members {
+        docker.sleeper(name, "container:web");
+    }
+    let has_it = |name: &str| {
+        let output = docker.output(&["exec", name, "ip", "-4", "address", "show", "eth0"]);
+        String::from_utf8_lossy(&output.stdout).contains("inet 10.1.0.2/24")
+    };
+    let ways: [&[&str]; 2] = [
+        &["docker", "watch", "--once", "--restart-members"],
+        &["docker", "reanchor", "web", "--restart-members"],
+    ];
+    docker.run(&["restart", "web"]);
+    let whole = time(&docker, ways[0]);
+    for moment in 0..MOMENTS {
+        docker.run(&["restart", "web"]);
+        let [killed, next] = [moment % 2, moment / 2 % 2].map(|way| ways[way as usize]);
+        kill_after(&docker, killed, whole * moment / MOMENTS);
+        docker.ctl(next);
+        assert_eq!(
+            docker.view("web").addresses("eth0"),
+            ["10.1.0.2/24"],
+            "{moment}"
+        );
+        // Docker goes on with a restart whose asker is gone.
+        wait_until("all have the network", || members.into_iter().all(has_it));
+    }
+    docker.run(&["rm", "-f", "web", "api", "db"]);
+    docker.ctl(&["docker", "watch", "--once"]);
+    let _ = fs::remove_file("/run/pausenet/lock/docker/docker-web");
     docker.assert_nothing_is_left(&before);
     docker.stop();
 }

@@ -7,6 +7,7 @@ mod common;
 mod screen;
 
 mod anchor;
+mod anew;
 mod client;
 mod compose;
 mod containerd;
@@ -18,6 +19,7 @@ mod doctor;
 mod dropping;
 mod explain;
 mod firewall;
+mod follow;
 mod image;
 mod orphans;
 mod page;

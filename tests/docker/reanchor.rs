@@ -39,8 +39,10 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
         let said = docker.ctl(&["docker", "reanchor", "web"]);
         let begin = "web: anchors its network again, by way of api; with it: api, db\n\
                      api: runs on; but a restart would fail, for it looks for the old anchor. \
-                     To make it anew: docker rm -f api; docker run -d --name api \
-                     --net=container:web hwchiu/netutils\n";
+                     To make it anew (what it has written outside its volumes stays in api.old): \
+                     docker rename api api.old && docker stop api.old && \
+                     docker run -d --name api --net=container:web --stop-signal KILL \
+                     hwchiu/netutils bash -c 'exec 3<>";
         assert!(said.starts_with(begin), "{way}: {said}");
         talkers.iter_mut().for_each(Talker::answers);
         assert_eq!(scene.state(), living, "{way}");

@@ -5,6 +5,7 @@
 
 mod attach;
 mod detach;
+mod follow;
 mod hosts;
 mod members;
 mod publish;

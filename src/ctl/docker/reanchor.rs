@@ -5,16 +5,12 @@
 //! anchor's name, labels and identity. Or the other way round: the network goes with the anchor
 //! into its new namespace, and the members are restarted into it.
 
-use std::time::Duration;
-
 use serde_json::json;
 
-use super::hosts;
-use super::members::{is_orphan, left_behind, repair};
+use super::members::{anew, is_orphan};
 use super::record::{self, IDENTITY_LABEL, Record};
 use super::survey::{Home, netns_of};
 use super::up::{IMAGE, need_image, started};
-use super::wire::{self, Place};
 use super::{find, listen, look, record_of, usage, who};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error};
@@ -23,11 +19,11 @@ use crate::ctl::wishes::Wishes;
 use crate::ctl::{Output, Result, print, print_json, warn};
 use crate::docker::{
     Container, ContainerName, ContainerRef, Creation, Dns, Docker, DockerId, NetworkMode,
-    RestartPolicy, State, Which,
+    RestartPolicy, State,
 };
 use crate::kernel::netns::NetnsId;
+use crate::runtime::Interrupt;
 use crate::runtime::cache;
-use crate::runtime::{Interrupt, Runtime};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,13 +37,13 @@ ends. Who joins --net=container:NAME from then on is among them.
 
 A restarted anchor has a new, empty namespace. Without --restart-members the network
 stays where the members are, and the anchor is replaced; with it, the network follows the
-anchor, and the members are restarted into it, the oldest first.
+anchor, and the members are restarted into it, the oldest first; unless somebody lives
+in the old namespace whom no restart brings along.
 
 Docker remembers whose network a container joins by ID. A member of an anchor that was
-replaced runs on, but cannot be restarted: it has to be made anew, when that suits you.";
-
-/// How long a member may take to leave before it is killed.
-const GRACE: Duration = Duration::from_secs(10);
+replaced runs on, but cannot be restarted: it has to be made anew, when that suits you.
+The command that does it is printed, with all that docker inspect tells of the member:
+its environment, too.";
 
 /// Give the network of an anchor that is gone a new anchor, and restart nobody
 #[derive(Debug, clap::Args)]
@@ -97,8 +93,8 @@ pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
             containers,
         };
         if options.restart_members {
-            let restarted = scene.follow(&runtime, &mut interrupt).await?;
-            return scene.report_followed(&restarted, output);
+            let brought = scene.follow(&runtime, &mut interrupt).await?;
+            return scene.report_followed(&brought, output);
         }
         match scene.stay(options.image.as_deref(), &mut interrupt).await? {
             Stayed::Already => match output {
@@ -108,7 +104,7 @@ pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
                     scene.name
                 )),
             },
-            Stayed::By(survivor) => scene.report_stayed(&survivor, output),
+            Stayed::By(survivor) => scene.report_stayed(&survivor, output).await,
         }
     })
 }
@@ -364,107 +360,40 @@ impl Scene {
         )))
     }
 
-    /// The network goes to where the anchor is, and the members are restarted into it. Gives
-    /// back who was.
-    ///
-    /// # Errors
-    /// Code 7 without the anchor; the plugins' and Docker's.
-    pub async fn follow(
-        &mut self,
-        runtime: &Runtime,
-        interrupt: &mut Interrupt,
-    ) -> Result<Vec<ContainerName>> {
-        let name = self.name.clone();
-        let Some(anchor) = self.old.clone() else {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                format!("{name} was removed: no member can be restarted into what comes after it"),
-            )
-            .hint(format!(
-                "without --restart-members its network stays with them: pausectl docker reanchor {name}"
-            ))
-            .into());
-        };
-        if anchor.network != NetworkMode::None {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                format!("{name} has no namespace of its own: it was reanchored in another's"),
-            )
-            .hint("make it and its members anew, when that suits you")
-            .into());
-        }
-        let pid = match anchor.pid {
-            Some(pid) => pid,
-            None => started(&self.docker, &anchor.id, interrupt).await?,
-        };
-        let place = Place::of_process(pid)?;
-        if self.home.netns() != place.netns().id().ok() {
-            wire::detach(runtime, &self.record).await?;
-            self.record.container = Some(anchor.id.clone());
-            wire::attach_again(runtime, &mut self.record, &place, interrupt).await?;
-            hosts::name_addresses(&self.docker, &self.record).await;
-        }
-        let mut restarted = Vec::new();
-        for member in left_behind(
-            &anchor.id.to_string(),
-            place.netns().id().ok(),
-            &self.containers,
-        ) {
-            self.docker.restart(&member.by_id(), GRACE).await?;
-            restarted.push(member.name.clone());
-        }
-        self.containers = self.docker.list(Which::All).await?;
-        Ok(restarted)
-    }
-
-    fn report_followed(&self, restarted: &[ContainerName], output: Output) -> Result<()> {
-        let names: Vec<_> = restarted.iter().map(ContainerName::as_str).collect();
-        let name = &self.name;
-        match output {
-            Output::Json => print_json(&json!({
-                "name": name.as_str(),
-                "addresses": self.record.addresses,
-                "restarted": names,
-            })),
-            Output::Text => {
-                let addresses = self.record.addresses.join(", ");
-                let lines: String = names
-                    .iter()
-                    .map(|member| format!("{member}: restarted into the network of {name}\n"))
-                    .collect();
-                print(&format!(
-                    "{name}: has its network again ({addresses} on {})\n{lines}",
-                    self.record.ifname
-                ))
-            }
-        }
-    }
-
-    fn report_stayed(&self, survivor: &ContainerName, output: Output) -> Result<()> {
+    async fn report_stayed(&self, survivor: &ContainerName, output: Output) -> Result<()> {
         let name = &self.name;
         let members = self.home.containers(&self.containers);
-        let orphans: Vec<_> = members
-            .iter()
-            .filter(|member| is_orphan(member, &self.containers, self.old.as_ref()))
-            .collect();
+        let mut orphans = Vec::new();
+        for member in &members {
+            if is_orphan(member, &self.containers, self.old.as_ref()) {
+                orphans.push((member, anew(&self.docker, member, name, true).await?));
+            }
+        }
         if output == Output::Json {
             let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
-            let orphans: Vec<_> = orphans.iter().map(|member| member.name.as_str()).collect();
+            let repairs = orphans.iter().map(|(member, anew)| {
+                json!({
+                    "name": member.name.as_str(),
+                    "caution": anew.caution,
+                    "repair": anew.command,
+                })
+            });
             return print_json(&json!({
                 "name": name.as_str(),
                 "via": survivor.as_str(),
                 "members": names,
-                "cannotRestart": orphans,
+                "cannotRestart": repairs.collect::<Vec<_>>(),
             }));
         }
         let mut text = format!(
             "{name}: anchors its network again, by way of {survivor}; with it: {}\n",
             who(&self.home, &self.containers)
         );
-        for member in orphans {
+        for (member, anew) in orphans {
             text.push_str(&format!(
-                "{member}: runs on; but a restart would fail, for it looks for the old anchor. To make it anew: {}\n",
-                repair(member, name)
+                "{member}: runs on; but a restart would fail, for it looks for the old anchor. \
+                 To make it anew ({}): {}\n",
+                anew.caution, anew.command
             ));
         }
         text.push_str(&format!(

@@ -5,6 +5,7 @@
 //! event, and be killed at any moment.
 
 mod decide;
+mod members;
 mod round;
 mod voice;
 
@@ -52,7 +53,8 @@ const SOON: Duration = Duration::from_millis(200);
 #[command(after_help = EXAMPLES)]
 pub struct Watch {
     /// When an anchor was restarted, let its network follow it and restart its members into it,
-    /// the oldest first; without this, the network stays where they are
+    /// the oldest first, unless somebody would lose it for good; without this, the network stays
+    /// where they are
     #[arg(long)]
     restart_members: bool,
 

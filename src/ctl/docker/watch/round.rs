@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::super::hosts;
-use super::super::members::{is_orphan, left_behind, repair};
-use super::super::reanchor::Scene;
 use super::super::record::{self, NETWORK_LABEL, Record, Template};
 use super::super::survey::{Home, Namespaces, netns_of};
 use super::super::who;
@@ -19,7 +17,7 @@ use crate::cni::{ContainerId, Error, IfName};
 use crate::ctl::Stop;
 use crate::ctl::ports::Port;
 use crate::ctl::wishes::Wishes;
-use crate::docker::{Container, ContainerName, Docker, Failure, NetworkMode, State, Which};
+use crate::docker::{Container, Docker, Failure, NetworkMode, State, Which};
 use crate::kernel::RouteSocket;
 use crate::runtime::conflist::NetworkList;
 use crate::runtime::{Interrupt, Runtime};
@@ -78,15 +76,25 @@ impl From<Broken> for Stop {
 
 /// A round.
 pub struct Round<'a> {
-    docker: &'a Docker,
-    rules: &'a Rules,
+    pub(super) docker: &'a Docker,
+    pub(super) rules: &'a Rules,
 }
 
 /// Somebody to look after.
-struct Subject<'a> {
+pub struct Subject<'a> {
     identity: ContainerId,
-    record: Option<Record>,
-    container: Option<&'a Container>,
+    pub record: Option<Record>,
+    pub container: Option<&'a Container>,
+}
+
+/// One subject, and what is to be done for it.
+pub struct Case<'a> {
+    pub subject: &'a Subject<'a>,
+    pub facts: Facts,
+    pub verdict: Verdict,
+    pub containers: &'a [Container],
+    /// Who would lose the network for good if it went where the anchor is now.
+    pub bereft: Vec<String>,
 }
 
 impl<'a> Round<'a> {
@@ -115,20 +123,20 @@ impl<'a> Round<'a> {
                 record: record::of(&subject.identity),
                 ..subject
             };
-            let facts = subject.facts(&namespaces, &mut socket)?;
-            match decide(&facts) {
-                Verdict::Fine => {}
-                Verdict::Unclear => next = Next::Soon,
-                _ => {
-                    // Looked at once more before anything is changed: processes come and go
-                    // while /proc is read.
-                    let facts = subject.facts(&Namespaces::read()?, &mut socket)?;
-                    let verdict = decide(&facts);
-                    self.act(&subject, &facts, verdict, &containers, voice, interrupt)
-                        .await?;
-                }
+            let mut facts = subject.facts(&namespaces, &mut socket)?;
+            let mut verdict = decide(&facts);
+            if !matches!(verdict, Verdict::Fine | Verdict::Unclear) {
+                // Looked at once more before anything is changed: processes come and go while
+                // /proc is read.
+                facts = subject.facts(&Namespaces::read()?, &mut socket)?;
+                verdict = decide(&facts);
             }
-            self.tell_of_members(&subject, &facts, &containers, voice)?;
+            if verdict == Verdict::Unclear {
+                next = Next::Soon;
+            }
+            let case = Case::new(&subject, facts, verdict, &containers);
+            let is_done = self.act(&case, voice, interrupt).await?;
+            self.see_to_members(&case, is_done, voice).await?;
             if let Some(signal) = interrupt.pending().await {
                 return Err(Stop::Interrupted(signal).into());
             }
@@ -137,39 +145,30 @@ impl<'a> Round<'a> {
         Ok(next)
     }
 
+    /// True when nothing has failed.
     async fn act(
         &self,
-        subject: &Subject<'_>,
-        facts: &Facts,
-        verdict: Verdict,
-        containers: &[Container],
+        case: &Case<'_>,
         voice: &mut Voice,
         interrupt: &mut Interrupt,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
+        let Case {
+            subject,
+            facts,
+            containers,
+            ..
+        } = case;
         let name = subject.name();
-        let done = match verdict {
+        let done = match case.verdict {
             Verdict::Fine | Verdict::Unclear => Ok(()),
-            Verdict::Attach | Verdict::AttachAgain => {
+            verdict @ (Verdict::Attach | Verdict::AttachAgain) => {
                 self.attach(subject, verdict, voice, interrupt).await
             }
             Verdict::Detach => self.detach(subject, voice).await,
-            Verdict::Split if self.rules.restart_members => {
-                self.follow(subject, facts, containers, voice, interrupt)
-                    .await
+            Verdict::Split if self.rules.restart_members && case.could_follow() => {
+                self.follow(case, voice, interrupt).await
             }
-            Verdict::Split => voice.stands(
-                Topic::Anchor,
-                &name,
-                &format!(
-                    "was restarted, and its network stays with {} in the old namespace; to give \
-                     them the anchor again",
-                    who(&facts.home, containers)
-                ),
-                &format!(
-                    "pausectl docker reanchor {name} (or, to restart them into the new one: \
-                     pausectl docker reanchor {name} --restart-members)"
-                ),
-            ),
+            Verdict::Split => tell_of_split(case, voice),
             Verdict::Orphaned => voice.stands(
                 Topic::Anchor,
                 &name,
@@ -191,10 +190,11 @@ impl<'a> Round<'a> {
             ),
         };
         match done {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             // Not the daemon's absence: that shows at the next request.
             Err(Stop::Failed(err)) => {
-                Ok(voice.stands(Topic::Failure, &name, &err.to_string(), "")?)
+                voice.stands(Topic::Failure, &name, &err.to_string(), "")?;
+                Ok(false)
             }
             Err(stop) => Err(stop.into()),
         }
@@ -293,84 +293,34 @@ impl<'a> Round<'a> {
         let more = json!({"network": record.list.name.as_str(), "addresses": record.addresses});
         voice.done("detached", &record.name, &text, more)
     }
+}
 
-    async fn follow(
-        &self,
-        subject: &Subject<'_>,
-        facts: &Facts,
-        containers: &[Container],
-        voice: &mut Voice,
-        interrupt: &mut Interrupt,
-    ) -> Result<(), Stop> {
-        let (Some(record), Some(container)) = (subject.record.clone(), subject.container) else {
-            return Ok(());
-        };
-        let name = container.name.clone();
-        let mut scene = Scene {
-            docker: self.docker.clone(),
-            name: name.clone(),
-            old: Some(container.clone()),
-            record,
-            home: facts.home.clone(),
-            containers: containers.to_owned(),
-        };
-        let restarted = scene.follow(&self.rules.runtime, interrupt).await?;
-        let restarted: Vec<_> = restarted.iter().map(ContainerName::as_str).collect();
-        let text = format!(
-            "has its network again ({}); restarted into it: {}",
-            scene.record.addresses.join(", "),
-            restarted.join(", ")
-        );
-        voice.done(
-            "followed",
-            name.as_str(),
-            &text,
-            json!({"restarted": restarted}),
-        )
+/// The anchor is in another namespace than its network.
+fn tell_of_split(case: &Case<'_>, voice: &mut Voice) -> Result<(), Stop> {
+    let name = case.subject.name();
+    let known = case.subject.record.as_ref();
+    let known = known.and_then(|record| record.container.as_ref());
+    let what = match known == case.subject.container.map(|own| &own.id) {
+        true => "was restarted",
+        false => "was made anew",
+    };
+    let mut text = format!(
+        "{what}, and its network stays with {} in the old namespace",
+        who(&case.facts.home, case.containers)
+    );
+    let mut repair = format!("pausectl docker reanchor {name}");
+    if case.could_follow() {
+        repair.push_str(&format!(
+            " (or, to restart them into the new one: {repair} --restart-members)"
+        ));
+    } else if !case.bereft.is_empty() {
+        text.push_str(&format!(
+            " (no restart brings {} into the new one)",
+            case.bereft.join(", ")
+        ));
     }
-
-    /// Members that a restart repairs, and members that no restart does.
-    fn tell_of_members(
-        &self,
-        subject: &Subject<'_>,
-        facts: &Facts,
-        containers: &[Container],
-        voice: &mut Voice,
-    ) -> Result<(), Broken> {
-        let name = subject.name();
-        if let (Some(anchor), Seen::Running(netns)) = (subject.container, facts.seen) {
-            let id = anchor.id.to_string();
-            for member in left_behind(&id, Some(netns), containers) {
-                let text =
-                    format!("lives in an old namespace of {name}; to bring it into the new one");
-                let repair = format!("docker restart {member}");
-                voice.stands(Topic::Member, member.name.as_str(), &text, &repair)?;
-            }
-        }
-        let Ok(anchor) = ContainerName::parse(&name) else {
-            return Ok(());
-        };
-        let members = facts.home.containers(containers);
-        for member in members
-            .into_iter()
-            .filter(|member| is_orphan(member, containers, None))
-        {
-            // An anchor that was put back looks for a survivor, and is one itself.
-            if subject.container.is_some_and(|own| own.id == member.id) {
-                continue;
-            }
-            let text = format!(
-                "a restart would fail, for it looks for an earlier {name} that was removed; to make it anew"
-            );
-            voice.stands(
-                Topic::Member,
-                member.name.as_str(),
-                &text,
-                &repair(member, &anchor),
-            )?;
-        }
-        Ok(())
-    }
+    text.push_str("; to give them the anchor again");
+    voice.stands(Topic::Anchor, &name, &text, &repair)
 }
 
 /// Everybody to look after: who has a label, and who is remembered.
@@ -422,7 +372,7 @@ fn subjects<'a>(
 
 impl Subject<'_> {
     /// As people call it.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match (self.container, &self.record) {
             (Some(container), _) => container.name.to_string(),
             (None, Some(record)) => record.name.clone(),
