@@ -2,16 +2,18 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pausenet::kernel::netns::NetnsId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::common::allocated;
 use crate::common::wait::wait_until;
-use crate::site::{Docker, LIVE_RESTORE, NO_BRIDGE};
+use crate::site::{CHECKOUT, Docker, LIVE_RESTORE, NO_BRIDGE};
 use crate::talker::Talker;
 
 const HOST: &str = "10.1.0.1";
@@ -159,6 +161,73 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     docker.run(&["rm", "-f", "api"]);
     watch.says("web: detached from network podnet: nobody is left in it");
     watch.until(|| docker.nothing_is_left(&before));
+    watch.stop();
+    docker.stop();
+}
+
+#[test]
+fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let watch = Watcher::start(&docker, &[]);
+    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    let mut talkers = ["api", "db"].map(|name| Talker::start(&docker, name, "container:web", HOST));
+    let is = |name: &str| (docker.pid(name), docker.view(name).state());
+    let living = [is("api"), is("db")];
+    let netns = |name: &str| NetnsId::of_process(docker.pid(name)).unwrap();
+    let kill = |name: &str| {
+        let pid = docker.pid(name);
+        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+        wait_until("Docker has started it again", || {
+            let now = docker.inspect(name, ".State.Pid");
+            now != "0" && now != pid.to_string()
+        });
+    };
+    kill("web");
+    watch.says("web: was restarted, and its network stays with api, db in the old namespace");
+    talkers.iter_mut().for_each(Talker::answers);
+    assert_eq!([is("api"), is("db")], living);
+    assert!(docker.view("web").link("eth0").is_none());
+    assert_eq!(allocated("podnet"), ["10.1.0.2"]);
+
+    docker.ctl(&["docker", "reanchor", "web"]);
+    assert_eq!(netns("web"), netns("api"));
+    // Docker knows now where its network is.
+    kill("web");
+    wait_until("it is back among them", || netns("web") == netns("api"));
+    run(&docker, "other", &["pausenet.network=podnet"]);
+    watch.says("other: attached"); // in a round that has seen all that
+    talkers.iter_mut().for_each(Talker::answers);
+    assert_eq!([is("api"), is("db")], living);
+    assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
+    docker.run(&["rm", "-f", "web", "api", "db", "other"]);
+    watch.until(|| docker.nothing_is_left(&before));
+    watch.stop();
+    docker.stop();
+}
+
+#[test]
+fn the_unit_s_command_is_the_service() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    let unit = Path::new(CHECKOUT).join("conf/docker/pausectl-docker-watch.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let commands: Vec<_> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("ExecStart="))
+        .collect();
+    let [command] = commands[..] else {
+        panic!("{commands:?}");
+    };
+    let mut words = command.split_whitespace();
+    assert_eq!(words.next(), Some("/usr/local/bin/pausectl"));
+    let words: Vec<_> = words.collect();
+    let watch = Watcher::start_as(docker.pausectl(&words));
+    watch.says("watching Docker at ");
+    // What KillMode=process sends, and Restart=always would otherwise count as a failure.
     watch.stop();
     docker.stop();
 }
@@ -332,7 +401,10 @@ pub struct Watcher {
 impl Watcher {
     /// Starts it, and waits until it has said its first word.
     pub fn start(docker: &Docker, args: &[&str]) -> Self {
-        let mut command = docker.pausectl(&[&["docker", "watch"], args].concat());
+        Self::start_as(docker.pausectl(&[&["docker", "watch"], args].concat()))
+    }
+
+    fn start_as(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (stdout, said) = (child.stdout.take().unwrap(), Arc::clone(&lines));
