@@ -190,6 +190,7 @@ mod tests {
         };
         Container {
             id: DockerId::parse(&"0a".repeat(32)).unwrap(),
+            hosts: None,
             name: ContainerName::parse("api").unwrap(),
             image: "app".into(),
             state: State::Running,
