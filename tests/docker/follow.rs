@@ -51,15 +51,14 @@ fn processes_and_members_of_others_keep_the_network_too() {
     };
     docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
     let mut api = Talker::start(&docker, "api", "container:web", HOST);
-    let mut stranger = stranger(docker.pid("api"));
+    let stranger = Stranger::in_the_network_of(docker.pid("api"));
     docker.run(&["restart", "web"]);
     let follow = ["docker", "reanchor", "web", "--restart-members"];
     let refused = docker.ctl_err(1, &follow);
-    let process = format!("no restart brings process {} into", stranger.id());
+    let process = format!("no restart brings process {} into", stranger.0.id());
     assert!(refused.contains(&process), "{refused}");
     api.answers();
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    drop(stranger);
 
     // Its owner is not the anchor, and was removed.
     docker.sleeper("side", "container:api");
@@ -208,14 +207,26 @@ impl Members {
 }
 
 /// A process in no container that lives in the network of another.
-fn stranger(pid: u32) -> Child {
-    let net = format!("--net=/proc/{pid}/ns/net");
-    let child = Command::new("nsenter")
-        .args([&net, "sleep", "1d"])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let is = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
-    wait_until("it is there", || is(child.id()) == is(pid));
-    child
+struct Stranger(Child);
+
+impl Stranger {
+    fn in_the_network_of(pid: u32) -> Self {
+        let net = format!("--net=/proc/{pid}/ns/net");
+        let child = Command::new("nsenter")
+            .args([&net, "sleep", "1d"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stranger = Self(child);
+        let net = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        wait_until("it is there", || net(stranger.0.id()) == net(pid));
+        stranger
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
