@@ -22,8 +22,8 @@ It watches the cluster's Nodes (get, list and watch are all that it may do there
   - last, the network's configuration is in --conf-dir: the node is then ready for pods.
 
 All of it is looked at again when a Node changes, when somebody changes routes, links or nftables,
-and every --interval; what somebody else removes is put back, pods' ports too. Stopped or killed, it leaves everything in place, so that pods go on;
---uninstall removes it.
+and every --interval; what somebody removes of it is put back, and so are pods' ports. Stopped or
+killed, it leaves everything in place, so that pods go on; --uninstall removes it.
 
 Examples:
   pausenetd --node-name \"$(hostname)\" --kubeconfig /etc/kubernetes/kubelet.conf
