@@ -167,8 +167,8 @@ fn a_port_that_another_has_taken_meanwhile_stays_his_and_the_rest_comes_back() {
     let err = ensure(&node, &mut ports).unwrap_err();
     assert!(err.msg.contains("host port 8080/tcp is mapped to"), "{err}");
     let ruleset = nft(&node, "list ruleset");
-    for port in [format!("tcp . 8080 comment"), format!("tcp . 8081 comment")] {
-        assert!(ruleset.contains(&port), "{port}\n{ruleset}");
+    for port in ["tcp . 8080 comment", "tcp . 8081 comment"] {
+        assert!(ruleset.contains(port), "{port}\n{ruleset}");
     }
     assert!(ruleset.contains(&format!("{at_heir} . 80")), "{ruleset}");
 }
