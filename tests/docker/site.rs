@@ -309,15 +309,29 @@ impl Docker {
         assert!(!home.exists());
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         assert!(!mounts.contains(name), "{mounts}");
-        let pattern = format!("*{name}*");
-        let find = ["/sys/fs/cgroup", "-ignore_readdir_race", "-name", &pattern];
-        assert_eq!(run("find", find), "");
+        assert_eq!(cgroups_named(name), Vec::<PathBuf>::new());
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command);
             assert!(!command.contains(name), "{process:?}: {command}");
         }
     }
+}
+
+/// Others come and go meanwhile.
+fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().contains(name) {
+                found.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 impl Drop for Docker {
