@@ -42,7 +42,7 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
                      To make it anew (what it has written outside its volumes stays in api.old): \
                      docker rename api api.old && docker stop api.old && \
                      docker run -d --name api --net=container:web --stop-signal KILL \
-                     hwchiu/netutils bash -c 'exec 3<>";
+                     --entrypoint bash hwchiu/netutils -c 'exec 3<>";
         assert!(said.starts_with(begin), "{way}: {said}");
         talkers.iter_mut().for_each(Talker::answers);
         assert_eq!(scene.state(), living, "{way}");
