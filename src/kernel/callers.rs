@@ -132,7 +132,13 @@ mod tests {
             .spawn()
             .unwrap();
         let environ = format!("/proc/{}/environ", child.id());
-        let during = fs::read(&environ).unwrap();
+        // The child goes on its own way before the kernel has all of its new program's memory.
+        let during = loop {
+            match fs::read(&environ).unwrap() {
+                nothing if nothing.is_empty() => std::thread::yield_now(),
+                environment => break environment,
+            }
+        };
         // Where it can be looked at others, too.
         let listed = Callers::list();
         child.kill().unwrap();
