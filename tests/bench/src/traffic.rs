@@ -64,7 +64,7 @@ fn at<T: Send>(end: End, container: &Path, work: impl FnOnce() -> Result<T> + Se
         let mut usable = (0..CpuSet::MAX_CPU).filter(|cpu| usable.is_set(*cpu));
         let own = match end {
             End::Client => usable.next(),
-            End::Server => usable.last(),
+            End::Server => usable.next_back(),
         };
         let mut set = CpuSet::new();
         set.set(own.ok_or("no processor may be used")?);
