@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::kind::{steps, text};
-use crate::nodes::binaries;
+use crate::node_image::binaries;
 use crate::script::CHECKOUT;
 
 /// Programs that write down how they are called, in the place of those that kind-up.sh calls.

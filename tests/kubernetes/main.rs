@@ -15,7 +15,11 @@ mod kind;
 mod kind_up;
 mod lives;
 #[cfg(feature = "daemon")]
+mod node_image;
+#[cfg(feature = "daemon")]
 mod nodes;
+#[cfg(feature = "daemon")]
+mod outside;
 mod scene;
 mod script;
 mod setup;

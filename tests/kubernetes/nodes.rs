@@ -4,19 +4,18 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Node, OF_BOTH_FAMILIES, Runtime, WITH_SERVICES, pod_ip};
-use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests, stripped};
+use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests};
 use crate::common::traffic::{Pings, reaches, seen_as};
 use crate::common::wait::wait_until;
 use crate::common::{Container, allocated_in, run};
+use crate::node_image::node_image;
+use crate::outside::{OUTSIDE, OUTSIDE_PORT, Outside};
 use crate::scene::{Turn, turn, view};
 use crate::script::{CHECKOUT, kill};
 
@@ -502,76 +501,6 @@ fn manifest(name: &str, app: &str, node: usize, image: &str) -> String {
     )
 }
 
-/// A folder with the binaries that Cargo has built for the tests.
-pub fn binaries() -> PathBuf {
-    let binaries = [
-        env!("CARGO_BIN_EXE_pausenetd"),
-        env!("CARGO_BIN_EXE_pausenet"),
-        env!("CARGO_BIN_EXE_pausectl"),
-        env!("CARGO_BIN_EXE_pause"),
-    ];
-    let binaries = binaries.map(stripped);
-    binaries[0].parent().unwrap().to_owned()
-}
-
-/// The image pausenet/node, of those.
-fn node_image() -> PathBuf {
-    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-node.tar");
-    let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
-        .args(["--node", "--binaries"])
-        .arg(binaries())
-        .arg("--output")
-        .arg(&image)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "image.sh: {output:?}");
-    image
-}
-
 fn parse(address: &str) -> IpAddr {
     address.parse().unwrap()
-}
-
-/// Where the outside is for nodes, in URLs, and its port.
-const OUTSIDE: [&str; 2] = ["192.168.77.254", "[fd00:77::254]"];
-const OUTSIDE_PORT: u16 = 8080;
-
-/// A server that is no part of the cluster, and writes down by whose addresses it is called.
-struct Outside {
-    /// None is the end of it.
-    seen: Arc<Mutex<Option<BTreeSet<IpAddr>>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Outside {
-    /// In the calling thread's network.
-    fn start() -> Self {
-        let listener = TcpListener::bind(("::", OUTSIDE_PORT)).unwrap();
-        let seen = Arc::new(Mutex::new(Some(BTreeSet::new())));
-        let own = seen.clone();
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap().ip().to_canonical();
-                match &mut *own.lock().unwrap() {
-                    Some(seen) => seen.insert(peer),
-                    None => return,
-                };
-                let _ = stream.read(&mut [0; 1024]);
-                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
-            }
-        });
-        Self {
-            seen,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        *self.seen.lock().unwrap() = None;
-        let _ = TcpStream::connect(("127.0.0.1", OUTSIDE_PORT)); // that it looks
-        let _ = self.thread.take().unwrap().join();
-    }
 }

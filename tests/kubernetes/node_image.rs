@@ -1,0 +1,33 @@
+//! The image of the node's programs, of those that were built for the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::daemon::stripped;
+use crate::script::CHECKOUT;
+
+/// A folder with the binaries that Cargo has built for the tests.
+pub fn binaries() -> PathBuf {
+    let binaries = [
+        env!("CARGO_BIN_EXE_pausenetd"),
+        env!("CARGO_BIN_EXE_pausenet"),
+        env!("CARGO_BIN_EXE_pausectl"),
+        env!("CARGO_BIN_EXE_pause"),
+    ];
+    let binaries = binaries.map(stripped);
+    binaries[0].parent().unwrap().to_owned()
+}
+
+/// The image pausenet/node, of those.
+pub fn node_image() -> PathBuf {
+    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-node.tar");
+    let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
+        .args(["--node", "--binaries"])
+        .arg(binaries())
+        .arg("--output")
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "image.sh: {output:?}");
+    image
+}
