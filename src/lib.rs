@@ -51,6 +51,8 @@ pub mod kind {}
 pub mod parity {}
 pub mod plan;
 pub mod runtime;
+#[doc = include_str!("docs/screens.md")]
+pub mod screens {}
 #[doc = include_str!("docs/speed.md")]
 pub mod speed {}
 #[doc = include_str!("docs/switching.md")]

@@ -97,3 +97,13 @@ fn narrow(line: &str) -> String {
     }
     shown
 }
+
+/// Sees that the page of screens in the docs has this one, as it is.
+#[track_caller]
+pub fn assert_is_in_the_docs(screen: &str) {
+    let page = include_str!("../../src/docs/screens.md");
+    assert!(
+        page.contains(&format!("```text\n{}\n```", screen.trim_end())),
+        "{screen}"
+    );
+}

@@ -9,6 +9,7 @@ use crate::common::started::Apart;
 use crate::common::wait::wait_until;
 use crate::common::{Call, podnet, with};
 use crate::screen::Screen;
+use crate::screen::assert_is_in_the_docs;
 use crate::site::{CHECKOUT, Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
 
 const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
@@ -89,6 +90,7 @@ fn docker_s_shared_network_is_explained_before_and_after_its_owner_s_end() {
             restarted, it gets eth0 anew in a namespace of its own, and hwchiu2 stays here without
       hwchiu2  nothing for the others
     ");
+    assert_is_in_the_docs(&page("hwchiu2"));
     let first = page("hwchiu");
     assert!(
         first.starts_with("hwchiu owns its network; hwchiu2 shares it.\n"),
@@ -138,6 +140,7 @@ fn docker_s_shared_network_is_explained_before_and_after_its_owner_s_end() {
         docker run --net=container:ANCHOR ...
       hwchiu2 cannot be restarted as it is: Docker would look for container ID-OF-HWCHIU, which no longer exists
     ");
+    assert_is_in_the_docs(&page("hwchiu2"));
     let after = story(&docker, "hwchiu2");
     assert_eq!(after["state"], "orphaned");
     assert_eq!(after["owner"]["gone"]["name"], "hwchiu");

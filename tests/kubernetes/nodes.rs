@@ -16,7 +16,7 @@ use crate::common::wait::wait_until;
 use crate::common::{Container, allocated_in, run};
 use crate::node_image::node_image;
 use crate::outside::{OUTSIDE, OUTSIDE_PORT, Outside};
-use crate::scene::{Turn, turn, view};
+use crate::scene::{Turn, alone, turn, view};
 use crate::script::{CHECKOUT, kill};
 
 #[test]
@@ -226,6 +226,7 @@ impl Pair {
 
     /// As the docs' pages have it typed.
     fn pausectl_is_at_hand(&self) {
+        let _alone = alone();
         let page = self.typed(KUBERNETES_PAGE, "conf/kubernetes/pause.yaml");
         assert!(page.contains("Welcome to nginx!"), "{page}");
         let pod = self.cluster.get("pod two-containers");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use pausenet::kernel::link::{self, Link};
@@ -33,12 +33,22 @@ pub fn turn() -> Turn {
     PLACES[place].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Who looks for a pod by its name as root of the machine sees those of all clusters here. It is
+/// written by who has to be the only one with pods.
+static PODS: RwLock<()> = RwLock::new(());
+
+/// Waits until there are no pods of scenes, and keeps it so.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    PODS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 // Dropped in this order.
 pub struct Scene {
     pub node: Node,
     pub cluster: Cluster,
     before: State,
     noted: Cell<Instant>,
+    _pods: RwLockReadGuard<'static, ()>,
     _turn: Turn,
 }
 
@@ -66,6 +76,7 @@ impl Scene {
     /// A node without a network. With `disk`, its /var/lib lies there.
     pub fn bare(runtime: Runtime, disk: Option<&Path>) -> Option<Self> {
         let turn = turn();
+        let pods = PODS.read().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         let cluster = Cluster::start(&[])?;
         let node = Node::start(&cluster, "node1", runtime, disk);
@@ -75,6 +86,7 @@ impl Scene {
             cluster,
             before,
             noted: Cell::new(start),
+            _pods: pods,
             _turn: turn,
         })
     }

@@ -161,7 +161,7 @@ fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
 
 /// Pods of ours, and of Kubernetes.
 fn pods(name: &str, population: &Population) -> Vec<Candidate> {
-    let mut found = Vec::new();
+    let (mut found, mut kube) = (Vec::new(), Vec::new());
     for netns in population.namespaces() {
         let mut files = population.held_by(netns).iter();
         if files.any(|file| pod_of_ours(file).is_some_and(|pod| pod.as_str() == name)) {
@@ -171,22 +171,42 @@ fn pods(name: &str, population: &Population) -> Vec<Candidate> {
                 found: Found::Namespace(netns, None),
             });
         }
-        let containers = population
-            .members(netns)
-            .iter()
-            .filter_map(|member| member.container.as_ref());
-        let mut kube = containers.filter_map(|container| container.pod.as_ref());
-        if let Some(pod) = kube.find(|pod| {
-            pod.name == name || name.split_once('/') == Some((&pod.namespace, &pod.name))
-        }) {
-            found.push(Candidate {
-                call: format!("pod:{}/{}", pod.namespace, pod.name),
-                what: "a pod of Kubernetes".to_owned(),
-                found: Found::Namespace(netns, None),
-            });
-        }
+        let mut members = population.members(netns).iter();
+        kube.extend(members.find_map(|member| {
+            let pod = member.container.as_ref()?.pod.as_ref()?;
+            let whole = format!("{}/{}", pod.namespace, pod.name);
+            let is_meant = pod.name == name || whole == name;
+            is_meant.then(|| (whole, member.first().pid, netns))
+        }));
     }
+    let names: Vec<_> = kube
+        .iter()
+        .map(|(whole, pid, _)| (whole.as_str(), *pid))
+        .collect();
+    let calls = calls(&names);
+    found.extend(
+        calls
+            .into_iter()
+            .zip(&kube)
+            .map(|(call, (_, _, netns))| Candidate {
+                call,
+                what: "a pod of Kubernetes".to_owned(),
+                found: Found::Namespace(*netns, None),
+            }),
+    );
     found
+}
+
+/// How to call each pod of Kubernetes and no other. Several nodes may live on one host, of as many
+/// clusters: then names are not enough, but processes are.
+fn calls(pods: &[(&str, u32)]) -> Vec<String> {
+    let is_alone = |name: &str| pods.iter().filter(|(other, _)| *other == name).count() == 1;
+    pods.iter()
+        .map(|(name, pid)| match is_alone(name) {
+            true => format!("pod:{name}"),
+            false => format!("pid:{pid}"),
+        })
+        .collect()
 }
 
 /// Containers by name or ID, or else by the beginning of an ID.
@@ -317,6 +337,12 @@ mod tests {
         ] {
             Target::parse(bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn pods_of_one_name_are_called_by_their_processes() {
+        let pods = [("default/web", 1), ("default/db", 2), ("default/web", 3)];
+        assert_eq!(calls(&pods), ["pid:1", "pod:default/db", "pid:3"]);
     }
 
     #[test]

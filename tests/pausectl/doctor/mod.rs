@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::{Call, Container, lab, podnet, run, with};
+use crate::screen::assert_is_in_the_docs;
 use crate::site::{PAUSECTL, Site};
 
 /// A host to be looked at. No runtime has networks here, but `podnet` is configured.
@@ -311,6 +312,7 @@ fn the_screen_says_what_is_wrong_what_comes_of_it_and_what_to_do() {
     error: 3 problems were found
     hint: pausectl doctor --fix repairs 3 safely
     ");
+    assert_is_in_the_docs(&(stdout + &stderr));
     let (status, stdout, stderr) = screen(&["--fix"]);
     assert_eq!(status, Some(0));
     insta::assert_snapshot!(stdout, @r"
@@ -322,6 +324,7 @@ fn the_screen_says_what_is_wrong_what_comes_of_it_and_what_to_do() {
     ok          rules     nftables holds what the attachments need, and nothing else of ours
     ok          links     every host end is whole, and somebody is behind it
     ");
+    assert_is_in_the_docs(&stdout);
     assert_eq!(stderr, "");
 }
 
