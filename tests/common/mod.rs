@@ -282,6 +282,14 @@ pub fn store_files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
+/// What there is in /run for attachments that are, or are being worked on: all but what tells of the
+/// time before the host's start.
+pub fn run_files() -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = store_files(Path::new("/run/pausenet"));
+    files.retain(|path, _| !path.starts_with("earlier"));
+    files
+}
+
 /// Names of the address files of a network's store, sorted.
 pub fn allocated(network: &str) -> Vec<String> {
     allocated_in(&Path::new(STORES).join(network))

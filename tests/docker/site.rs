@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::common::wait::wait_until;
-use crate::common::{Container, Snapshot, World, lab, podnet, run, store_files, with};
+use crate::common::{Container, Snapshot, World, lab, podnet, run, run_files, store_files, with};
 
 /// The folder with scripts/.
 pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
@@ -29,11 +29,7 @@ pub const OWN_BRIDGE_AND_IP6TABLES: &[&str] = &["--ip6tables"];
 pub const LIVE_RESTORE: &[&str] = &["--bridge", "none", "--live-restore"];
 
 /// Where networks are remembered, and worked on.
-const REMEMBERED: [&str; 3] = [
-    "/var/lib/cni/results",
-    "/var/lib/pausenet/docker",
-    "/run/pausenet",
-];
+const REMEMBERED: [&str; 2] = ["/var/lib/cni/results", "/var/lib/pausenet/docker"];
 
 const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
 
@@ -284,7 +280,8 @@ impl Docker {
 
     /// True when nothing of any network is left.
     pub fn nothing_is_left(&self, before: &Snapshot) -> bool {
-        self.host() == *before && REMEMBERED.map(remembered).iter().all(BTreeMap::is_empty)
+        let is_empty = |dir| store_files(Path::new(dir)).is_empty();
+        self.host() == *before && REMEMBERED.into_iter().all(is_empty) && run_files().is_empty()
     }
 
     /// Sees that nothing of any network is left or remembered, nor in nftables.
@@ -292,8 +289,9 @@ impl Docker {
     pub fn assert_nothing_is_left(&self, before: &Snapshot) {
         assert_eq!(self.host(), *before);
         for dir in REMEMBERED {
-            assert_eq!(remembered(dir), BTreeMap::new(), "{dir}");
+            assert_eq!(store_files(Path::new(dir)), BTreeMap::new(), "{dir}");
         }
+        assert_eq!(run_files(), BTreeMap::new());
         let rules = run("nft", ["list", "ruleset"]);
         // Each of an attachment's elements ends with its interface; what is for all stays.
         assert!(!rules.contains(" eth0\""), "{rules}");
@@ -315,13 +313,6 @@ impl Docker {
             assert!(!command.contains(name), "{process:?}: {command}");
         }
     }
-}
-
-/// What is in one of these folders, but for what it tells of the time before the host's start.
-fn remembered(dir: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = store_files(Path::new(dir));
-    files.retain(|path, _| !path.starts_with("earlier"));
-    files
 }
 
 /// Others come and go meanwhile.

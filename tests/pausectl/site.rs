@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::common::wait::{wait_same, wait_until};
-use crate::common::{Container, Snapshot, World, podnet, run, store_files, with};
+use crate::common::{Container, Snapshot, World, podnet, run, run_files, store_files, with};
 
 pub const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
 
@@ -35,7 +35,7 @@ impl Everything {
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         Self {
             host: world.snapshot().without_bridge("cni0").addresses_only(),
-            run: store_files(Path::new("/run/pausenet")),
+            run: run_files(),
             mounts: mounts.lines().map(str::to_owned).collect(),
             remembered: store_files(Path::new("/var/lib/cni/results")),
         }
