@@ -89,7 +89,11 @@ fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_
     let world = World::new();
     let (dead, alive) = (world.container("dead"), world.container("alive"));
     let config = with_port_and_limit();
-    Call::new("ADD", &config).id("dead").netns(&dead).run().ok();
+    Call::new("ADD", &config)
+        .id("killed")
+        .netns(&dead)
+        .run()
+        .ok();
     Call::new("ADD", &plugin(json!({})))
         .id("alive")
         .netns(&alive)
@@ -118,7 +122,7 @@ fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_
     // Its file is young: it could be an ADD of a plugin that knows no locks.
     assert_eq!((census.freed, census.stale), (0, 1));
     assert_eq!(ifbs(&world), 0);
-    assert!(!run("nft", ["list", "ruleset"]).contains("dead"));
+    assert!(!run("nft", ["list", "ruleset"]).contains("killed"));
 
     make_old("10.244.1.2");
     make_old("10.244.1.3");
@@ -186,7 +190,9 @@ fn other_networks_and_other_plugins_elements_are_not_ours_to_reclaim() {
 fn an_add_that_is_under_way_is_left_alone() {
     let world = World::new();
     let pod = world.container("pod");
+    // No other test may be calling a plugin for a container of this name.
     Call::new("ADD", &with_port_and_limit())
+        .id("under-way")
         .netns(&pod)
         .run()
         .ok();
@@ -198,7 +204,7 @@ fn an_add_that_is_under_way_is_left_alone() {
     // Somebody holds the attachment's lock.
     let attachment = pausenet::cni::request::Attachment::of_network(
         &pausenet::cni::NetworkName::parse("pausenet").unwrap(),
-        "c1",
+        "under-way",
         "eth0",
     );
     let name = pausenet::plan::host_end_name(&attachment.unwrap());
