@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Bench, Work};
+use super::{Bench, Work, order};
 use crate::Result;
 use crate::network::{Attachment, Network, Step, Tools};
 use crate::series::{OURS, REFERENCE, Side, Unit};
@@ -72,8 +72,8 @@ fn play(bench: &mut Bench, name: &str, in_use: u32, cursor: Cursor) -> Result<()
     }
     let at = Attachment::new(1, Path::new("/run/netns/none"));
     for round in 0..rounds {
-        for turn in 0..sides.len() {
-            let (side, network, world) = &sides[(round + turn) % sides.len()];
+        for turn in order(round, sides.len()) {
+            let (side, network, world) = &sides[turn];
             let once = || {
                 point(in_use, cursor)?;
                 let added = network.add(&at)?;

@@ -12,7 +12,7 @@ use pausenet::kernel::netns::Netns;
 use pausenet::kernel::{RouteSocket, address};
 use serde_json::Value;
 
-use super::{Bench, Extent, Work, workers};
+use super::{Bench, Extent, Work, order, workers};
 use crate::Result;
 use crate::network::{Attachment, Network, Tools, Wirer, first_port};
 use crate::scene::Scene;
@@ -153,8 +153,7 @@ fn rounds(
 ) -> Result<()> {
     for round in 0..bench.extent.pick(7, 15) {
         for (way, kind) in ways {
-            for turn in 0..sites.len() {
-                let at = (round + turn) % sites.len();
+            for at in order(round, sites.len()) {
                 let (server, client, target) = sites[at].ends(&pairs[at], *way)?;
                 let rate = sites[at]
                     .world

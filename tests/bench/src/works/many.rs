@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Bench, Extent, Work, workers};
+use super::{Bench, Extent, Work, order, workers};
 use crate::Result;
 use crate::machine::wait_idle;
 use crate::network::{Attachment, Wirer};
@@ -101,8 +101,8 @@ fn measure(bench: &mut Bench, scene: Scene, hosts: &mut [Filled], n: usize) -> R
     let (name, start, sides) = (name(scene), hosts[0].results.len(), hosts.len());
     for round in 0..2 {
         for number in start..n {
-            for turn in 0..sides {
-                let host = &mut hosts[(number + turn) % sides];
+            for side in order(number, sides) {
+                let host = &mut hosts[side];
                 let at = &host.attachments[number];
                 let wirer = &host.stage.wirer;
                 wait_idle(Duration::from_secs(2))?;
@@ -118,8 +118,8 @@ fn measure(bench: &mut Bench, scene: Scene, hosts: &mut [Filled], n: usize) -> R
             break;
         }
         for number in (start..n).rev() {
-            for turn in 0..sides {
-                let host = &mut hosts[(number + turn) % sides];
+            for side in order(number, sides) {
+                let host = &mut hosts[side];
                 let at = &host.attachments[number];
                 let result = host.results.pop().unwrap_or_default();
                 let wirer = &host.stage.wirer;

@@ -37,6 +37,16 @@ pub struct Bench<'a> {
     pub results: &'a mut Results,
 }
 
+/// The order of so many sides in a round. Each comes first as often as the others, and after each of
+/// the others as often: what a side leaves to the kernel to do disturbs who comes next.
+pub fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
+    let is_backward = round / sides % 2 == 1;
+    (0..sides).map(move |turn| match is_backward {
+        false => (round + turn) % sides,
+        true => (round + sides - turn) % sides,
+    })
+}
+
 /// What a work does.
 type Run = dyn Fn(&mut Bench) -> Result<()>;
 
@@ -79,4 +89,20 @@ pub fn all() -> Vec<Work> {
     // Last: the kernel takes its time to take down thousands of namespaces.
     works.extend(many::works());
     works
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_side_comes_after_every_other_as_often() {
+        let orders: Vec<Vec<_>> = (0..6).map(|round| order(round, 3).collect()).collect();
+        let mut all = orders.clone();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 6, "{orders:?}");
+        let orders: Vec<Vec<_>> = (0..4).map(|round| order(round, 2).collect()).collect();
+        assert_eq!(orders, [[0, 1], [1, 0], [0, 1], [1, 0]]);
+    }
 }

@@ -1,6 +1,6 @@
 //! ADD, CHECK and DEL of one attachment, scene by scene.
 
-use super::{Bench, Work};
+use super::{Bench, Work, order};
 use crate::Result;
 use crate::network::Attachment;
 use crate::scene::{ALL, Scene, Stage};
@@ -30,9 +30,9 @@ fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
         stages.push((side, stage, Attachment::new(1, &netns)));
     }
     for round in 0..WARM_UP + rounds {
-        for turn in 0..stages.len() {
+        for turn in order(round, stages.len()) {
             // Nobody is always the one behind the same other.
-            let (side, stage, at) = &stages[(round + turn) % stages.len()];
+            let (side, stage, at) = &stages[turn];
             let taken = stage.world.inside(|| once(stage, at))?;
             if round >= WARM_UP {
                 record(bench, scene, side, taken);
