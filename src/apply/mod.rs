@@ -198,7 +198,7 @@ fn wire(
 /// Elements of nftables, and what mapped ports need beside them.
 fn claim(host: &mut Host, plan: &Plan, nft: Option<Nft>) -> Result<()> {
     rules::claim(nft, &plan.rules, |other| {
-        matches!(host_end(&mut host.socket, other), Ok(None))
+        veth::is_gone(&mut host.socket, other)
     })?;
     let towards = plan
         .bridge

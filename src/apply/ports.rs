@@ -3,7 +3,8 @@
 
 use ipnetwork::IpNetwork;
 
-use super::{Host, host_end, rules};
+use super::veth::is_gone;
+use super::{Host, rules};
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
 use crate::cni::{IfName, Result};
@@ -49,7 +50,7 @@ pub fn publish(
         None,
         &port_wishes(ports, addresses, &owner),
         |other| match mapper {
-            Mapper::Own => matches!(host_end(&mut host.socket, other), Ok(None)),
+            Mapper::Own => is_gone(&mut host.socket, other),
             // Whether another's container still lives, only the plugin could say that wired it.
             Mapper::Chained => false,
         },

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::{Host, host_end, rules, try_lock};
+use super::veth::is_gone;
+use super::{Host, rules, try_lock};
 use crate::cni::Result;
 use crate::cni::request::Attachment;
 use crate::kernel::Refusal;
@@ -54,7 +55,7 @@ impl Present {
         let Wish { set, element, .. } = wish;
         let place = (set.table, set.name.clone(), element.key.clone());
         let found = self.elements.get(&place);
-        found.is_some_and(|found| found.owner == element.owner && found.data == element.data)
+        found.is_some_and(|found| wish.is_met_by(found))
     }
 
     /// The shared chains of these wishes that have lost rules.
@@ -89,6 +90,5 @@ pub fn put_back(attachment: &Attachment, index: u32, wishes: &[Wish]) -> Result<
     if found.is_none() {
         return Ok(false);
     }
-    let is_gone = |other: &Attachment| matches!(host_end(&mut socket, other), Ok(None));
-    rules::claim(None, wishes, is_gone).map(|()| true)
+    rules::claim(None, wishes, |other| is_gone(&mut socket, other)).map(|()| true)
 }

@@ -148,10 +148,7 @@ pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
     }
     let found = look_up(&mut open()?, wishes)?;
     for (wish, found) in wishes.iter().zip(found) {
-        let right = found.as_ref().is_some_and(|found| {
-            !found.ends && found.owner == wish.element.owner && found.data == wish.element.data
-        });
-        if !right {
+        if !found.is_some_and(|found| wish.is_met_by(&found)) {
             let set = &wish.set;
             return Err(Error::new(
                 Code::AttachmentDiffers,

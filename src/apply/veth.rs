@@ -95,6 +95,11 @@ pub fn host_end(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Opt
     Ok(link.filter(|link| is_of(link, attachment)))
 }
 
+/// True when it is known that the attachment has no host end.
+pub fn is_gone(socket: &mut RouteSocket, attachment: &Attachment) -> bool {
+    matches!(host_end(socket, attachment), Ok(None))
+}
+
 fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
     let name = host_end_name(attachment);
     link::get(socket, Which::Name(&name))

@@ -51,6 +51,13 @@ pub struct Wish {
     block: Block,
 }
 
+impl Wish {
+    /// Whether this element, found under the wish's key, is the wished one, to stay.
+    pub fn is_met_by(&self, found: &Element) -> bool {
+        !found.ends && found.owner == self.element.owner && found.data == self.element.data
+    }
+}
+
 /// Everything that nftables should hold for an attachment with these addresses and this MAC.
 pub fn wishes(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Vec<Wish> {
     let owner = alias(&request.attachment);
