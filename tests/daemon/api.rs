@@ -106,6 +106,15 @@ impl Api {
         serde_json::from_str(&self.kubectl(&args)).unwrap()
     }
 
+    /// One with our manifest; with the machine for its node1, of which it knows nothing yet, and the
+    /// kubeconfig of the daemon's account.
+    pub fn for_one_node(tools: &Tools) -> (Self, Node, PathBuf) {
+        let api = Self::start(tools, &[]);
+        let kubeconfig = api.apply_manifest();
+        let node = Node::new(&api.world, "node1", 1);
+        (api, node, kubeconfig)
+    }
+
     /// Applies conf/kubernetes as a person would, and gives back a kubeconfig of its account.
     pub fn apply_manifest(&self) -> PathBuf {
         let conf = Path::new(CHECKOUT).join("conf/kubernetes");

@@ -8,16 +8,13 @@ use serde_json::json;
 use crate::api::{Api, Tools};
 use crate::common::run;
 use crate::common::wait::wait_until;
-use crate::site::Node;
 
 #[test]
 fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {
     let Some(tools) = Tools::find() else {
         return;
     };
-    let api = Api::start(&tools, &[]);
-    let kubeconfig = api.apply_manifest();
-    let node = Node::new(&api.world, "node1", 1);
+    let (api, node, kubeconfig) = Api::for_one_node(&tools);
     api.create_node(&node, json!({}));
     let mut command = node.command(&kubeconfig);
     command.args(["--interval", "1"]);

@@ -51,9 +51,7 @@ fn a_port_of_a_pod_is_reachable_again_after_somebody_s_flush() {
     let Some(tools) = Tools::find() else {
         return;
     };
-    let api = Api::start(&tools, &[]);
-    let kubeconfig = api.apply_manifest();
-    let node = Node::new(&api.world, "node1", 1);
+    let (api, node, kubeconfig) = Api::for_one_node(&tools);
     api.create_node(&node, json!({}));
     let daemon = node.start(&kubeconfig);
     node.await_ready();

@@ -214,9 +214,7 @@ fn a_running_daemon_says_so_and_counts_at_once() {
     let Some(tools) = Tools::find() else {
         return;
     };
-    let api = Api::start(&tools, &[]);
-    let kubeconfig = api.apply_manifest();
-    let node = Node::new(&api.world, "node1", 1);
+    let (api, node, kubeconfig) = Api::for_one_node(&tools);
     leave_conflist(&node);
     let _daemon = node.start(&kubeconfig);
     wait_until("it misses its Node", || {

@@ -110,8 +110,7 @@ fn a_reanchor_that_was_killed_is_finished_by_the_next() {
     }
     docker.run(&["rm", "-f", "web", "api"]);
     docker.ctl(&["docker", "watch", "--once"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -151,8 +150,7 @@ fn a_follow_that_was_killed_is_finished_by_the_next() {
     docker.run(&["rm", "-f", "web", "api", "db"]);
     docker.ctl(&["docker", "watch", "--once"]);
     let _ = fs::remove_file("/run/pausenet/lock/docker/docker-web");
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 /// How long a command takes that succeeds.

@@ -114,8 +114,7 @@ fn a_restarted_anchor_s_members_keep_their_network_by_what_is_advised() {
     }
     docker.run(&["rm", "-f", "web", "api", "db"]);
     docker.ctl(&["docker", "detach", "web"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -151,8 +150,7 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
     assert_eq!(again, "web: nothing to do, it anchors its network\n");
     docker.run(&["rm", "-f", "web", "api", "late"]);
     docker.ctl(&["docker", "detach", "web"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -200,6 +198,5 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     assert_eq!(json["container"]["id"], id.as_str());
     let unknown = docker.ctl_err(1, &["explain", "nobody"]);
     assert!(unknown.contains("there is no nobody here"), "{unknown}");
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }

@@ -64,8 +64,7 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
 
     docker.run(&["rm", "-f", "app", "web"]);
     docker.ctl(&["docker", "detach", "web"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]

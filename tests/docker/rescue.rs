@@ -84,8 +84,7 @@ fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {
     let said = docker.ctl(&["docker", "detach", "hwchiu2"]);
     assert_eq!(said, "hwchiu2: detached from network podnet\n");
     assert!(docker.view("hwchiu2").link("eth0").is_none());
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -167,6 +166,5 @@ fn what_cannot_be_rescued_is_refused_with_its_reason() {
     }
     let unknown = docker.ctl_err(1, &["rescue", "made", "--network", "nonet"]);
     assert!(unknown.contains("made does not run"), "{unknown}");
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }

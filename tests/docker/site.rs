@@ -297,6 +297,13 @@ impl Docker {
         assert!(!rules.contains(" eth0\""), "{rules}");
     }
 
+    /// The end of a test: nothing of any network is left, and then nothing of the daemon.
+    #[track_caller]
+    pub fn stop_with_nothing_left(self, before: &Snapshot) {
+        self.assert_nothing_is_left(before);
+        self.stop();
+    }
+
     /// Stops the daemon, and sees that nothing of it is left.
     pub fn stop(mut self) {
         let home = self.home().to_owned();

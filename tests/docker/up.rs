@@ -40,8 +40,7 @@ fn members_of_an_anchor_die_in_any_order_and_the_others_keep_their_connections()
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "web"]);
     docker.ctl(&["docker", "detach", "web"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -129,8 +128,7 @@ fn an_anchor_has_what_was_asked_for_and_says_so() {
     assert_eq!(docker.view("app").addresses("eth0"), ["10.1.0.77/24"]);
     docker.run(&["rm", "-f", "web", "app"]);
     docker.ctl(&["docker", "detach", "web"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -211,8 +209,7 @@ fn a_member_knows_its_own_name_and_those_that_were_given() {
     assert!(hosts().contains("10.1.0.9\tdb"), "{}", hosts());
     docker.run(&["rm", "-f", "web", "app"]);
     docker.ctl(&["docker", "detach", "web"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -273,8 +270,7 @@ fn what_fails_leaves_nothing() {
     ] {
         docker.ctl_err(2, args);
     }
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -321,8 +317,7 @@ fn ctrl_c_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(docker.run(&["ps", "-aq"]), "");
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -371,8 +366,7 @@ fn containers_without_a_network_are_attached_and_others_refused() {
     // It is known by its name when it is gone.
     docker.run(&["rm", "-f", "member", "job"]);
     docker.ctl(&["docker", "detach", "job"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }
 
 #[test]
@@ -400,6 +394,5 @@ fn twenty_anchors_come_up_at_once() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     docker.run(&[&["rm", "-f"], &names[..]].concat());
     docker.ctl(&["docker", "watch", "--once"]);
-    docker.assert_nothing_is_left(&before);
-    docker.stop();
+    docker.stop_with_nothing_left(&before);
 }

@@ -44,15 +44,16 @@ fn in_own_processes(call: &Call, script: &str) -> Answer {
     call.run_as(command)
 }
 
-/// Where the processes of the others are not to be seen, nothing is free at once.
-fn can_be_alone() -> bool {
+/// A world where a call can be [`alone`]: where the processes of others are not to be seen, nothing is
+/// free at once.
+fn world_for_one() -> Option<World> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--pid", "--fork", "--mount-proc", "true"]);
     let can = unshare.stderr(Stdio::null()).status().unwrap().success();
     if !can {
         lab::skip("namespaces of processes are not to be had here");
     }
-    can
+    can.then(World::new)
 }
 
 /// Processes and namespaces are gone, and /run is empty.
@@ -118,10 +119,9 @@ fn filled_and_started_again(world: &World, network: &Value) {
 
 #[test]
 fn what_was_held_before_is_free_at_once_whatever_the_clock_says() {
-    if !can_be_alone() {
+    let Some(world) = world_for_one() else {
         return;
-    }
-    let world = World::new();
+    };
     let network = network(3);
     let now = SystemTime::now();
     for (life, clock) in [None, Some(now + HOUR), Some(SystemTime::UNIX_EPOCH)]
@@ -150,10 +150,9 @@ fn what_was_held_before_is_free_at_once_whatever_the_clock_says() {
 
 #[test]
 fn status_is_good_at_once() {
-    if !can_be_alone() {
+    let Some(world) = world_for_one() else {
         return;
-    }
-    let world = World::new();
+    };
     let network = network(3);
     filled_and_started_again(&world, &network);
     let status = alone(&Call::new("STATUS", &network), "");
@@ -164,10 +163,9 @@ fn status_is_good_at_once() {
 /// The first call after the start leaves word of what was there; what comes later is not of it.
 #[test]
 fn what_another_plugin_takes_after_the_first_call_is_kept() {
-    if !can_be_alone() {
+    let Some(world) = world_for_one() else {
         return;
-    }
-    let world = World::new();
+    };
     let network = network(4);
     filled_and_started_again(&world, &network);
     let [x, y, z] = ["x", "y", "z"].map(|name| world.container(name));
@@ -207,10 +205,9 @@ fn what_another_plugin_takes_before_the_first_call_is_kept() {
 /// is not there yet.
 #[test]
 fn what_a_plugin_is_being_called_for_is_kept() {
-    if !can_be_alone() {
+    let Some(world) = world_for_one() else {
         return;
-    }
-    let world = World::new();
+    };
     let network = network(3);
     filled_and_started_again(&world, &network);
     let x = world.container("x");
@@ -231,10 +228,9 @@ fn what_a_plugin_is_being_called_for_is_kept() {
 /// The plugin is the first process of its own namespace: who calls it is outside.
 #[test]
 fn where_the_runtime_s_processes_are_not_to_be_seen_nothing_is_free_at_once() {
-    if !can_be_alone() {
+    let Some(world) = world_for_one() else {
         return;
-    }
-    let world = World::new();
+    };
     let network = network(3);
     filled_and_started_again(&world, &network);
     let x = world.container("x");
@@ -246,10 +242,9 @@ fn where_the_runtime_s_processes_are_not_to_be_seen_nothing_is_free_at_once() {
 /// /run was emptied by hand: nothing was started again.
 #[test]
 fn what_an_interface_has_is_kept_though_run_is_empty() {
-    if !can_be_alone() {
+    let Some(world) = world_for_one() else {
         return;
-    }
-    let world = World::new();
+    };
     let network = network(3);
     let [a, b, x] = ["a", "b", "x"].map(|name| world.container(name));
     for container in [&a, &b] {
@@ -265,11 +260,10 @@ fn what_an_interface_has_is_kept_though_run_is_empty() {
 
 #[test]
 fn many_adds_at_once_share_what_was_held_before() {
-    if !can_be_alone() {
-        return;
-    }
     const PODS: u8 = 8;
-    let world = World::new();
+    let Some(world) = world_for_one() else {
+        return;
+    };
     let network = &network(1 + PODS);
     let pods = |name: &str| -> Vec<_> {
         (0..PODS)

@@ -72,8 +72,8 @@ fn play(bench: &mut Bench, name: &str, in_use: u32, cursor: Cursor) -> Result<()
     }
     let at = Attachment::new(1, Path::new("/run/netns/none"));
     for round in 0..rounds {
-        for turn in order(round, sides.len()) {
-            let (side, network, world) = &sides[turn];
+        for next in order(round, sides.len()) {
+            let (side, network, world) = &sides[next];
             let once = || {
                 point(in_use, cursor)?;
                 let added = network.add(&at)?;

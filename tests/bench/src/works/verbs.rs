@@ -30,9 +30,9 @@ fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
         stages.push((side, stage, Attachment::new(1, &netns)));
     }
     for round in 0..WARM_UP + rounds {
-        for turn in order(round, stages.len()) {
+        for next in order(round, stages.len()) {
             // Nobody is always the one behind the same other.
-            let (side, stage, at) = &stages[turn];
+            let (side, stage, at) = &stages[next];
             let taken = stage.world.inside(|| once(stage, at))?;
             if round >= WARM_UP {
                 record(bench, scene, side, taken);
