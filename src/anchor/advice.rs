@@ -1,7 +1,7 @@
 //! What to do for those who have lost a network, or whose network has lost its owner.
 
 use super::cgroup::Engine;
-use super::container::{NetworkFrom, short_id};
+use super::container::short_id;
 use super::fate::{lost, names};
 use super::holder::By;
 use super::sandbox::{Absent, Elsewhere, Member, Owner, Reason, Sandbox, Was};
@@ -29,9 +29,10 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
     let Some(member) = sandbox.members.get(about.unwrap_or(0)) else {
         return Vec::new();
     };
-    let is_docker = member.container.as_ref().is_some_and(|found| {
-        found.engine == Some(Engine::Docker) || matches!(found.network, NetworkFrom::Container(_))
-    });
+    let is_docker = member
+        .container
+        .as_ref()
+        .is_some_and(|found| found.engine == Some(Engine::Docker) || found.joined().is_some());
     let mut advice = match &sandbox.owner {
         Owner::Absent(_) if sandbox.interfaces.is_empty() => vec![rescue(member, is_docker)],
         Owner::Absent(absent) if is_docker => with_a_network(sandbox, absent, member),
@@ -198,9 +199,6 @@ fn for_docker(member: &Member) -> String {
 
 /// True when Docker starts the member onto that container.
 fn joins(member: &Member, absent: &Absent) -> bool {
-    let network = member
-        .container
-        .as_ref()
-        .map(|container| &container.network);
-    matches!((network, &absent.id), (Some(NetworkFrom::Container(joined)), Some(id)) if joined == id)
+    let joined = member.joined();
+    joined.is_some() && joined == absent.id.as_deref()
 }

@@ -74,6 +74,14 @@ pub enum Life {
 }
 
 impl Container {
+    /// The ID of the container onto whose network its engine starts it.
+    pub fn joined(&self) -> Option<&str> {
+        match &self.network {
+            NetworkFrom::Container(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// One of which nothing but the ID is known.
     pub fn new(id: &str) -> Self {
         Self {

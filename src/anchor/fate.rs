@@ -1,7 +1,7 @@
 //! What happens to a network when somebody in it dies: sentences, from the facts.
 
 use super::cgroup::Engine;
-use super::container::{NetworkFrom, Role, short_id};
+use super::container::{Role, short_id};
 use super::holder::By;
 use super::maker::Maker;
 use super::sandbox::{Absent, Member, Owner, Reason, Sandbox, State, Was};
@@ -91,22 +91,16 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
         return kept;
     }
     let mut said = kept;
-    said.push_str(&match anchor
-        .container
-        .as_ref()
-        .map(|container| &container.network)
-    {
-        Some(NetworkFrom::Container(_)) if lost(sandbox, anchor).is_some() => {
-            cannot_return(sandbox, anchor)
-        }
-        Some(NetworkFrom::Container(joined)) => match is_missing(sandbox, joined) {
+    said.push_str(&match anchor.joined() {
+        Some(_) if lost(sandbox, anchor).is_some() => cannot_return(sandbox, anchor),
+        Some(joined) => match is_missing(sandbox, joined) {
             false => format!(". If {anchor_name} is restarted, it comes back to them"),
             true => format!(
                 ". If {anchor_name} is restarted, it leaves this namespace for that of the \
                  container it was started onto"
             ),
         },
-        _ => format!(
+        None => format!(
             ". If {anchor_name} is restarted, it gets a new namespace, and {who} {keep} this one"
         ),
     });
@@ -124,12 +118,7 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
 
 /// True when Docker looks for the other at each start of the one.
 fn joins(member: &Member, other: &Member) -> bool {
-    let joined = member
-        .container
-        .as_ref()
-        .map(|container| &container.network);
-    let id = other.container.as_ref().map(|container| &container.id);
-    matches!((joined, id), (Some(NetworkFrom::Container(joined)), Some(id)) if joined == id)
+    member.joined().is_some_and(|id| other.has_id(id))
 }
 
 fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
@@ -171,11 +160,9 @@ fn is_missing(sandbox: &Sandbox, id: &str) -> bool {
 
 /// The container that Docker looks for in vain when it starts this one.
 pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str> {
-    let NetworkFrom::Container(joined) = &member.container.as_ref()?.network else {
-        return None;
-    };
+    let joined = member.joined()?;
     let removed = sandbox.missing.iter().find(|missing| {
-        missing.id.as_ref() == Some(joined) && matches!(missing.was, Was::Removed { .. })
+        missing.id.as_deref() == Some(joined) && matches!(missing.was, Was::Removed { .. })
     });
     removed?.id.as_deref()
 }

@@ -157,6 +157,11 @@ impl Member {
         }
     }
 
+    /// See [`Container::joined`].
+    pub fn joined(&self) -> Option<&str> {
+        self.container.as_ref()?.joined()
+    }
+
     /// Its oldest process.
     pub fn first(&self) -> &Process {
         &self.processes[0]
@@ -172,7 +177,7 @@ impl Member {
         self.first().is_pause
     }
 
-    fn has_id(&self, id: &str) -> bool {
+    pub(super) fn has_id(&self, id: &str) -> bool {
         self.container.as_ref().is_some_and(|found| found.id == id)
     }
 
@@ -283,10 +288,7 @@ pub fn owner(members: &[Member], held_by: &[PathBuf], absent: impl Fn(&str) -> A
                 .map_or(Owner::Nobody, |path| Owner::File(path.clone())),
         };
     }
-    let joined = members.iter().find_map(|member| match member.network() {
-        Some(NetworkFrom::Container(id)) => Some(id.clone()),
-        _ => None,
-    });
+    let joined = members.iter().find_map(Member::joined).map(str::to_owned);
     let made_for = at(&Member::has_its_own);
     let from_process = members.iter().find_map(|member| match member.network() {
         Some(NetworkFrom::Process(pid)) => Some(*pid),
@@ -354,9 +356,9 @@ fn root_of(members: &[Member], first: String) -> String {
     let mut id = first;
     for _ in members {
         let next = members.iter().find(|member| member.has_id(&id));
-        match next.and_then(Member::network) {
-            Some(NetworkFrom::Container(further)) => id.clone_from(further),
-            _ => break,
+        match next.and_then(Member::joined) {
+            Some(further) => id = further.to_owned(),
+            None => break,
         }
     }
     id

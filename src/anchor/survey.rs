@@ -13,6 +13,7 @@ use super::maker::{Kept, Maker, macs};
 use super::sandbox::{Absent, Elsewhere, Member, Sandbox, Was, Wire, owner};
 use super::supervisor::Supervisor;
 use crate::cni::Result;
+use crate::kernel::link::Link;
 use crate::kernel::netns::{Netns, NetnsId};
 use crate::runtime::cache;
 
@@ -199,8 +200,7 @@ impl Population {
                 .links
                 .values()
                 .filter(|link| link.peer_netns == Some(number));
-            let ids = ends.filter_map(|link| Some(attachment_of(link)?.container.to_string()));
-            held.extend(ids.map(|id| (netns, Holder::of(&id, &told.registered, &kept))));
+            held.extend(holders(ends, told, &kept).map(|holder| (netns, holder)));
         }
         Ok(held)
     }
@@ -284,10 +284,7 @@ impl Population {
 
     /// Where a container lives, and who with it.
     fn elsewhere(&self, id: &str) -> Option<Elsewhere> {
-        let is_it = |member: &&Member| {
-            let container = member.container.as_ref();
-            container.is_some_and(|found| found.id == id)
-        };
+        let is_it = |member: &&Member| member.has_id(id);
         self.homes.values().find_map(|home| {
             let own = home.members.iter().find(is_it)?;
             let container = own.container.as_ref();
@@ -307,11 +304,17 @@ impl Population {
 }
 
 fn joins_one_of(member: &Member, ids: &HashSet<&str>) -> bool {
-    let network = member
-        .container
-        .as_ref()
-        .map(|container| &container.network);
-    matches!(network, Some(NetworkFrom::Container(id)) if ids.contains(id.as_str()))
+    member.joined().is_some_and(|id| ids.contains(id))
+}
+
+/// In whose names the attachments with these host ends are.
+fn holders<'a>(
+    ends: impl Iterator<Item = &'a Link>,
+    told: &Told,
+    kept: &[Kept],
+) -> impl Iterator<Item = Holder> {
+    ends.filter_map(attachment_of)
+        .map(|own| Holder::of(own.container.as_str(), &told.registered, kept))
 }
 
 /// In whose name a network here is: as its host end says, or else what is remembered of the
@@ -320,10 +323,7 @@ fn holder(members: &[Member], interfaces: &[Wire], told: &Told, kept: &[Kept]) -
     let ends = interfaces
         .iter()
         .filter_map(|wire| wire.interface.host_end.as_ref());
-    let ids = ends.filter_map(|link| Some(attachment_of(link)?.container.to_string()));
-    let mut held: Vec<_> = ids
-        .map(|id| Holder::of(&id, &told.registered, kept))
-        .collect();
+    let mut held: Vec<_> = holders(ends, told, kept).collect();
     // The one that tells most.
     held.sort_by_key(|holder| holder.by);
     let by_end = held.into_iter().next();
@@ -345,10 +345,7 @@ fn joined_elsewhere(members: &[Member]) -> impl Iterator<Item = &str> {
             .filter_map(|member| member.container.as_ref())
     };
     let joined: BTreeSet<_> = containers()
-        .filter_map(|container| match &container.network {
-            NetworkFrom::Container(id) => Some(id.as_str()),
-            _ => None,
-        })
+        .filter_map(Container::joined)
         .filter(|id| !containers().any(|container| container.id == **id))
         .collect();
     joined.into_iter()

@@ -1,7 +1,7 @@
 //! The screens of `pausectl explain`.
 
 use crate::anchor::advice::advice;
-use crate::anchor::container::{Container, Life, NetworkFrom, short_id};
+use crate::anchor::container::{Container, Life, short_id};
 use crate::anchor::fate::{Fate, fates, gone, summary};
 use crate::anchor::maker::Maker;
 use crate::anchor::sandbox::{Member, Owner, Reason, Sandbox, Wire};
@@ -83,8 +83,8 @@ pub fn stopped(container: &Container, survivors: &[String], told: &Told) -> Stri
         _ => String::new(),
     };
     let mut text = format!("{title} does not run{since}, so it has no network namespace.\n");
-    if let NetworkFrom::Container(id) = &container.network {
-        let joined = told.containers.iter().find(|other| other.id == *id);
+    if let Some(id) = container.joined() {
+        let joined = told.containers.iter().find(|other| other.id == id);
         text.push_str(&match joined {
             None => format!(
                 "It cannot be started: it was made with the network of container {}, and that no \
