@@ -30,6 +30,7 @@ pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
+use crate::kernel::forwarding::{self, Family};
 use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
@@ -113,7 +114,7 @@ pub fn attach(host: &mut Host, netns: &Netns, plan: &Plan) -> Result<Attached> {
         Some(bridge) => Some(bridge::ensure(&mut host.socket, bridge)?),
         None => None,
     };
-    forward(plan.forward)?;
+    forward(&mut host.socket, plan.forward)?;
     let nft = firewall::ensure(&plan.passages)?;
     let switch = bridge.as_ref().map(|bridge| &bridge.link);
     // Whether neighbours may know an address of the container by the MAC of its last holder.
@@ -219,12 +220,18 @@ fn refuse_routes(link: &Link, name: &IfName) -> Result<()> {
     }
 }
 
-fn forward(families: Families) -> Result<()> {
-    if families.ipv4 {
-        Sysctl::ForwardIpv4.ensure("1")?;
-    }
-    if families.ipv6 {
-        Sysctl::ForwardIpv6.ensure("1")?;
+/// Has the host forward packets of these families. Where it does so already nothing is written: that
+/// would be work for the kernel (it goes over all interfaces), and /proc/sys may be read-only.
+fn forward(socket: &mut RouteSocket, families: Families) -> Result<()> {
+    let wanted = [
+        (families.ipv4, Family::Ipv4, Sysctl::ForwardIpv4),
+        (families.ipv6, Family::Ipv6, Sysctl::ForwardIpv6),
+    ];
+    for (_, family, setting) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+        // A kernel that cannot say has the file, or none, which is then the error to report.
+        if !forwarding::is_on(socket, family).unwrap_or(false) {
+            setting.ensure("1")?;
+        }
     }
     Ok(())
 }

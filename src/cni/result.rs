@@ -1,11 +1,12 @@
 //! The result of an ADD, held in its newest form and written in whatever version was asked for
 //! (specification, section 5, "ADD Success", and the same section of older versions).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::config::{cidr, nullable};
 use super::{Code, Error, IfName, MacAddr, Result, SpecVersion};
@@ -221,75 +222,100 @@ impl AddResult {
     }
 
     /// The result as JSON of the given version. What the version does not know is left out.
-    pub fn to_json(&self, version: SpecVersion) -> Value {
-        let mut out = Map::new();
-        out.insert("cniVersion".into(), json!(version.as_str()));
+    pub fn to_json(&self, version: SpecVersion) -> String {
+        let mut written = Written {
+            version: version.as_str(),
+            ..Written::default()
+        };
         if version < SpecVersion::V0_3_0 {
-            self.write_old_ips(&mut out);
+            written.ip4 = self.old_ip(IpNetwork::is_ipv4);
+            written.ip6 = self.old_ip(IpNetwork::is_ipv6);
         } else {
-            self.write_ips(&mut out, version);
+            let known = |interface| known(interface, version);
+            written.interfaces = self.interfaces.iter().map(known).collect();
+            written.ips = self
+                .ips
+                .iter()
+                .map(|ip| NumberedIp::new(ip, version))
+                .collect();
+            written.routes = &self.routes;
         }
         // Before 1.0.0 the reference writes an empty object too.
         if version < SpecVersion::V1_0_0 || !self.dns.is_empty() {
-            out.insert("dns".into(), json!(self.dns));
+            written.dns = Some(&self.dns);
         }
-        Value::Object(out)
-    }
-
-    fn write_ips(&self, out: &mut Map<String, Value>, version: SpecVersion) {
-        if !self.interfaces.is_empty() {
-            let known = |interface: &Interface| match version {
-                SpecVersion::V1_1_0 => interface.clone(),
-                _ => Interface {
-                    mtu: None,
-                    socket_path: None,
-                    pci_id: None,
-                    ..interface.clone()
-                },
-            };
-            let interfaces: Vec<_> = self.interfaces.iter().map(known).collect();
-            out.insert("interfaces".into(), json!(interfaces));
-        }
-        if !self.ips.is_empty() {
-            let mut ips = json!(self.ips);
-            if version < SpecVersion::V1_0_0 {
-                for (json, ip) in ips.as_array_mut().into_iter().flatten().zip(&self.ips) {
-                    json["version"] = json!(if ip.address.is_ipv4() { "4" } else { "6" });
-                }
-            }
-            out.insert("ips".into(), ips);
-        }
-        if !self.routes.is_empty() {
-            out.insert("routes".into(), json!(self.routes));
-        }
+        serde_json::to_string(&written).expect("a struct's names are text")
     }
 
     /// One address per family is all that the old form can say.
-    fn write_old_ips(&self, out: &mut Map<String, Value>) {
-        for (key, v4) in [("ip4", true), ("ip6", false)] {
-            let Some(ip) = self.ips.iter().find(|ip| ip.address.is_ipv4() == v4) else {
-                continue;
-            };
-            let of_family = |route: &&Route| route.dst.is_ipv4() == v4;
-            let old = OldIpConfig {
-                ip: ip.address,
-                gateway: ip.gateway,
-                routes: self
-                    .routes
-                    .iter()
-                    .filter(of_family)
-                    .map(|route| Route::via(route.dst, route.gw))
-                    .collect(),
-            };
-            out.insert(key.into(), json!(old));
-        }
+    fn old_ip(&self, of_family: impl Fn(&IpNetwork) -> bool) -> Option<OldIpConfig> {
+        let ip = self.ips.iter().find(|ip| of_family(&ip.address))?;
+        let routes = self.routes.iter().filter(|route| of_family(&route.dst));
+        Some(OldIpConfig {
+            ip: ip.address,
+            gateway: ip.gateway,
+            routes: routes
+                .map(|route| Route::via(route.dst, route.gw))
+                .collect(),
+        })
     }
 }
 
+/// A result as one version has it.
+#[derive(Default, Serialize)]
+struct Written<'a> {
+    #[serde(rename = "cniVersion")]
+    version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip4: Option<OldIpConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<OldIpConfig>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    interfaces: Vec<Cow<'a, Interface>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ips: Vec<NumberedIp<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    routes: &'a [Route],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<&'a Dns>,
+}
+
+/// What a version knows of an interface.
+fn known(interface: &Interface, version: SpecVersion) -> Cow<'_, Interface> {
+    if version >= SpecVersion::V1_1_0 {
+        return Cow::Borrowed(interface);
+    }
+    Cow::Owned(Interface {
+        mtu: None,
+        socket_path: None,
+        pci_id: None,
+        ..interface.clone()
+    })
+}
+
+/// An address, with its family's number in versions before 1.0.0.
+#[derive(Serialize)]
+struct NumberedIp<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    #[serde(flatten)]
+    ip: &'a IpConfig,
+}
+
+impl<'a> NumberedIp<'a> {
+    fn new(ip: &'a IpConfig, version: SpecVersion) -> Self {
+        let number = if ip.address.is_ipv4() { "4" } else { "6" };
+        Self {
+            version: (version < SpecVersion::V1_0_0).then_some(number),
+            ip,
+        }
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
     fn sample() -> AddResult {
         AddResult {
@@ -323,25 +349,29 @@ mod tests {
         }
     }
 
+    fn written(result: &AddResult, version: SpecVersion) -> Value {
+        serde_json::from_str(&result.to_json(version)).unwrap()
+    }
+
     #[test]
     fn version_1_1_tells_the_mtu_and_older_ones_do_not() {
-        let newest = sample().to_json(SpecVersion::V1_1_0);
+        let newest = written(&sample(), SpecVersion::V1_1_0);
         assert_eq!(newest["interfaces"][0]["mtu"], 1450);
-        let older = sample().to_json(SpecVersion::V1_0_0);
+        let older = written(&sample(), SpecVersion::V1_0_0);
         assert!(older["interfaces"][0].get("mtu").is_none());
         assert!(older["ips"][0].get("version").is_none());
     }
 
     #[test]
     fn version_0_4_numbers_the_address_families() {
-        let json = sample().to_json(SpecVersion::V0_4_0);
+        let json = written(&sample(), SpecVersion::V0_4_0);
         assert_eq!(json["ips"][0]["version"], "4");
         assert_eq!(json["ips"][1]["version"], "6");
     }
 
     #[test]
     fn version_0_2_has_one_object_per_family() {
-        let json = sample().to_json(SpecVersion::V0_2_0);
+        let json = written(&sample(), SpecVersion::V0_2_0);
         assert_eq!(json["ip4"]["ip"], "10.1.0.5/16");
         assert_eq!(json["ip4"]["routes"][0]["dst"], "0.0.0.0/0");
         assert_eq!(json["ip6"]["ip"], "fd00::5/64");
@@ -350,7 +380,7 @@ mod tests {
 
     #[test]
     fn the_newest_form_reads_back_as_itself() {
-        let json = sample().to_json(SpecVersion::V1_1_0);
+        let json = written(&sample(), SpecVersion::V1_1_0);
         let back = AddResult::from_json(&json, SpecVersion::V0_1_0).unwrap();
         assert_eq!(back, sample());
     }
@@ -384,7 +414,7 @@ mod tests {
             let address = IpNetwork::new(IpAddr::from(a), 24).unwrap();
             let ips = vec![IpConfig { interface: None, address, gateway: None }];
             let result = AddResult { ips, ..AddResult::default() };
-            let back = AddResult::from_json(&result.to_json(version), version).unwrap();
+            let back = AddResult::from_json(&written(&result, version), version).unwrap();
             prop_assert_eq!(back, result);
         }
     }

@@ -11,6 +11,7 @@ pub mod address;
 pub mod answer;
 pub mod callers;
 pub mod conntrack;
+pub mod forwarding;
 pub mod legacy;
 pub mod link;
 pub mod lock;

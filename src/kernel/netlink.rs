@@ -76,6 +76,38 @@ pub type Request<T> = (T, u16);
 /// an nftables transaction). Its refusal stands for all that were sent with it.
 pub const SILENT: u16 = u16::MAX;
 
+/// In place of flags: a question that has one message for an answer, or a refusal. An ACK behind it
+/// would be one more message to wait for.
+pub const QUESTION: u16 = u16::MAX - 1;
+
+/// What the kernel says to a request that it does as it is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Consent {
+    /// Messages, if any, and an ACK or the end of a listing behind them.
+    Ack,
+    /// One message.
+    Message,
+    /// Nothing; a refusal is one of this request alone.
+    Nothing,
+    /// Nothing; a refusal is one of all that were sent.
+    NothingToAny,
+}
+
+impl Consent {
+    fn to(flags: u16) -> Self {
+        match flags {
+            SILENT => Self::NothingToAny,
+            QUESTION => Self::Message,
+            _ => Self::Ack,
+        }
+    }
+
+    /// Whether there is something to wait for.
+    fn comes(self) -> bool {
+        matches!(self, Self::Ack | Self::Message)
+    }
+}
+
 /// What a request brought back: messages (often none), or a refusal.
 pub type Answer<T> = Result<Vec<T>, Refusal>;
 
@@ -83,6 +115,8 @@ pub type Answer<T> = Result<Vec<T>, Refusal>;
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
+    /// What was received last: one place for all answers.
+    buffer: Vec<u8>,
 }
 
 /// A socket of the family that links, addresses and routes belong to.
@@ -111,6 +145,7 @@ impl Socket {
         Ok(Self {
             socket,
             sequence: 0,
+            buffer: Vec::new(),
         })
     }
 
@@ -123,20 +158,59 @@ impl Socket {
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
     {
+        let consents = requests.iter().map(|(_, flags)| Consent::to(*flags));
+        let consents = consents.collect();
+        self.send(requests, consents)
+    }
+
+    /// Sends requests together. They share one ACK, that of the last: it comes when all have been
+    /// worked through, and behind whatever was refused.
+    ///
+    /// # Errors
+    /// The first refusal and which request it is of, or when the socket itself fails.
+    pub fn all<Q, A>(&mut self, requests: Vec<Request<Q>>) -> Result<(), (usize, Refusal)>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
+    {
+        let mut consents = vec![Consent::Nothing; requests.len()];
+        if let Some(last) = consents.last_mut() {
+            *last = Consent::Ack;
+        }
+        let answers: Vec<Answer<A>> = self
+            .send(requests, consents)
+            .map_err(|err| (0, err.into()))?;
+        for (at, answer) in answers.into_iter().enumerate() {
+            answer.map_err(|refusal| (at, refusal))?;
+        }
+        Ok(())
+    }
+
+    fn send<Q, A>(
+        &mut self,
+        requests: Vec<Request<Q>>,
+        consents: Vec<Consent>,
+    ) -> io::Result<Vec<Answer<A>>>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
+    {
         if requests.is_empty() {
             // The kernel refuses to be told nothing (ENODATA).
             return Ok(Vec::new());
         }
         let first = self.sequence.wrapping_add(1);
-        let silent: Vec<bool> = requests.iter().map(|(_, flags)| *flags == SILENT).collect();
         let mut bytes = Vec::with_capacity(1024);
-        for (payload, flags) in requests {
+        for ((payload, flags), consent) in requests.into_iter().zip(&consents) {
             self.sequence = self.sequence.wrapping_add(1);
             let mut header = NetlinkHeader::default();
-            header.flags = match flags {
-                SILENT => NLM_F_REQUEST,
-                flags => NLM_F_REQUEST | NLM_F_ACK | flags,
-            };
+            header.flags = NLM_F_REQUEST;
+            if *consent == Consent::Ack {
+                header.flags |= NLM_F_ACK;
+            }
+            if !matches!(flags, SILENT | QUESTION) {
+                header.flags |= flags;
+            }
             header.sequence_number = self.sequence;
             let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
             message.finalize();
@@ -145,7 +219,10 @@ impl Socket {
             message.serialize(&mut bytes[start..]);
         }
         self.socket.send(&bytes, 0)?;
-        self.collect(first, &silent)
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let answers = self.collect(first, &consents, &mut buffer);
+        self.buffer = buffer;
+        answers
     }
 
     /// Sends one request.
@@ -180,17 +257,18 @@ impl Socket {
     }
 
     fn collect<T: NetlinkDeserializable>(
-        &mut self,
+        &self,
         first: u32,
-        silent: &[bool],
+        consents: &[Consent],
+        buffer: &mut Vec<u8>,
     ) -> io::Result<Vec<Answer<T>>> {
-        let mut answers: Vec<Answer<T>> = silent.iter().map(|_| Ok(Vec::new())).collect();
-        let mut open = silent.iter().filter(|silent| !**silent).count();
-        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+        let mut answers: Vec<Answer<T>> = consents.iter().map(|_| Ok(Vec::new())).collect();
+        let mut open = consents.iter().filter(|consent| consent.comes()).count();
         while open > 0 {
             buffer.clear();
+            buffer.reserve(RECEIVE_BUFFER);
             rustix::io::retry_on_intr(|| {
-                self.socket.recv(&mut buffer, 0).map_err(|err| {
+                self.socket.recv(buffer, 0).map_err(|err| {
                     rustix::io::Errno::from_io_error(&err).unwrap_or(rustix::io::Errno::IO)
                 })
             })?;
@@ -212,6 +290,9 @@ impl Socket {
                         if let Ok(messages) = answer {
                             messages.push(inner);
                         }
+                        if consents[at] == Consent::Message {
+                            open -= 1;
+                        }
                     }
                     NetlinkPayload::Done(done) => {
                         if done.code != 0 && answer.is_ok() {
@@ -227,10 +308,11 @@ impl Socket {
                                 note,
                             });
                         }
-                        if silent[at] {
-                            return Ok(answers);
+                        match consents[at] {
+                            Consent::NothingToAny => return Ok(answers),
+                            Consent::Nothing => {}
+                            Consent::Ack | Consent::Message => open -= 1,
                         }
-                        open -= 1;
                     }
                     NetlinkPayload::Overrun(_) => return Err(rustix::io::Errno::NOBUFS.into()),
                     _ => {}
@@ -343,7 +425,7 @@ impl RouteSocket {
         self.0.request(message, flags)
     }
 
-    /// Sends requests together.
+    /// See [`Socket::all`].
     ///
     /// # Errors
     /// The first refusal, after all of them have been worked through.
@@ -351,14 +433,19 @@ impl RouteSocket {
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
     ) -> Result<(), (usize, Refusal)> {
-        if requests.is_empty() {
-            return Ok(()); // there would be no answer to wait for
-        }
-        let answers = self.exchange(requests).map_err(|err| (0, err.into()))?;
-        for (at, answer) in answers.into_iter().enumerate() {
-            answer.map_err(|refusal| (at, refusal))?;
-        }
-        Ok(())
+        self.0.all::<_, Message>(requests)
+    }
+
+    /// Asks a question that the crate's messages have no form for.
+    ///
+    /// # Errors
+    /// The socket's error or the kernel's refusal.
+    pub(super) fn ask<Q, A>(&mut self, question: Q) -> Answer<A>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
+    {
+        self.0.request(question, QUESTION)
     }
 
     /// See [`Socket::dump`].

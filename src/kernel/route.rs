@@ -101,11 +101,13 @@ pub fn wait_local(
     limit: Duration,
     open: impl Fn() -> std::io::Result<RouteSocket>,
 ) -> Result<(), Refusal> {
-    let deadline = Instant::now() + limit;
+    let mut deadline = None;
     for address in addresses {
         if is_local(socket, address)? {
             continue;
         }
+        // Not before somebody has to wait: the first look at the clock is two page faults.
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
         // Subscribed first and asked after that, no change can slip through between the two.
         let mut events = open()?;
         events.subscribe(Group::Ipv6Routes)?;

@@ -29,7 +29,7 @@ pub fn run(request: &Request) -> Result<String> {
     match outcome {
         Ok((plan, attached)) => {
             let result = result(&plan, attached, &netns);
-            Ok(result.to_json(request.network.version).to_string())
+            Ok(result.to_json(request.network.version))
         }
         Err(err) => match ipam.map(|ipam| ipam.release(&request.attachment)) {
             Some(Err(second)) => {

@@ -37,7 +37,7 @@ pub fn add(request: &Request) -> Result<String> {
         routes: allocation.routes,
         dns: allocation.dns,
     };
-    Ok(result.to_json(request.network.version).to_string())
+    Ok(result.to_json(request.network.version))
 }
 
 /// Serves DEL.

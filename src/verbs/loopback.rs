@@ -24,7 +24,7 @@ pub fn add(request: &Request) -> Result<String> {
         Some(before) => before.clone(),
         None => describe(&mut inside, &lo, &netns)?,
     };
-    Ok(result.to_json(request.network.version).to_string())
+    Ok(result.to_json(request.network.version))
 }
 
 /// Serves DEL: switches lo off. A namespace that is gone has none.

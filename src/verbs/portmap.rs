@@ -28,7 +28,7 @@ pub fn add(request: &Request) -> Result<String> {
             &addresses,
         )?;
     }
-    Ok(before.to_json(request.network.version).to_string())
+    Ok(before.to_json(request.network.version))
 }
 
 /// Serves DEL. Which ports there were, the runtime may have forgotten; whose they were is

@@ -20,6 +20,7 @@ mod invocation;
 mod letting_go;
 mod loopback;
 mod masquerade;
+mod messages;
 mod options;
 mod pid_reuse;
 mod plugins;

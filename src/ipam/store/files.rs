@@ -48,11 +48,19 @@ impl Store {
             })
     }
 
-    /// With the reference's mode: it is for root alone, as the address files are.
+    /// With the reference's mode: it is for root alone, as the address files are. Written over, and
+    /// cut only where it was longer: to empty it first would have the filesystem give back its place
+    /// and look for one again. (A kill in between leaves a cursor that is wrong, which does no harm.)
     pub(super) fn write_cursor(&self, cursor: &str, address: &str) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, cursor, flags, Mode::from(0o600))?;
-        File::from(file).write_all(address.as_bytes())
+        let mut file = File::from(file);
+        file.write_all(address.as_bytes())?;
+        let length = address.len() as u64;
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
+        Ok(())
     }
 
     pub(super) fn content(&self, ip: IpAddr) -> io::Result<String> {

@@ -29,6 +29,22 @@ fn files_are_those_of_the_reference() {
 }
 
 #[test]
+fn a_cursor_is_whole_whatever_was_longer_before() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = Store::open(root.path()).unwrap();
+    for address in [
+        "10.0.0.2",
+        "10.0.0.100",
+        "10.0.0.3",
+        "fd00::1",
+        "10.0.0.101",
+    ] {
+        assert!(store.reserve(ip(address), &holder("c1"), 0).unwrap());
+        assert_eq!(store.last_reserved(0), Some(ip(address)));
+    }
+}
+
+#[test]
 fn an_address_is_taken_once() {
     let root = tempfile::tempdir().unwrap();
     let mut store = Store::open(root.path()).unwrap();

@@ -1,0 +1,57 @@
+//! What is said to the kernel in one breath, and what it is asked.
+
+use pausenet::kernel::forwarding::{self, Family};
+use pausenet::kernel::link::{self, Which};
+use pausenet::kernel::{RouteSocket, netlink::Request};
+
+use crate::common::{World, ip, set_sysctl};
+
+#[test]
+fn each_request_is_done_and_the_first_refusal_told_with_one_ack_for_all() {
+    let world = World::new();
+    ip("link add va up type veth peer name vb");
+    let index = world.link("va").unwrap().index;
+    let absent = || link::alias_request(9_999, "nobody's");
+    let alias = |text: &str| link::alias_request(index, text);
+    let mut socket = RouteSocket::open().unwrap();
+    let mut all = |requests: Vec<Request<_>>| match socket.all(requests) {
+        Ok(()) => None,
+        Err((at, refusal)) => {
+            assert!(refusal.is(rustix::io::Errno::NODEV), "{refusal}");
+            Some(at)
+        }
+    };
+    let alias_now = || world.link("va").unwrap().alias.unwrap_or_default();
+
+    assert_eq!(all(vec![]), None);
+    assert_eq!(all(vec![alias("a"), alias("b"), alias("c")]), None);
+    assert_eq!(alias_now(), "c");
+    assert_eq!(
+        all(vec![absent(), alias("d"), absent(), alias("e")]),
+        Some(0)
+    );
+    assert_eq!(alias_now(), "e");
+    assert_eq!(all(vec![alias("f"), absent()]), Some(1));
+    assert_eq!(all(vec![alias("g"), absent(), alias("h")]), Some(1));
+    // Nothing is left over that a later answer could be taken for.
+    let found = link::get(&mut socket, Which::Index(index)).unwrap();
+    assert_eq!(found.unwrap().alias.as_deref(), Some("h"));
+    assert!(
+        link::get(&mut socket, Which::Index(9_999))
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
+fn forwarding_is_told_as_it_is_set_for_each_family() {
+    let _world = World::new();
+    let mut socket = RouteSocket::open().unwrap();
+    for (v4, v6) in [("0", "0"), ("1", "0"), ("1", "1"), ("0", "1")] {
+        set_sysctl("ipv4/ip_forward", v4);
+        set_sysctl("ipv6/conf/all/forwarding", v6);
+        let mut is_on = |family| forwarding::is_on(&mut socket, family).unwrap();
+        assert_eq!(is_on(Family::Ipv4), v4 == "1");
+        assert_eq!(is_on(Family::Ipv6), v6 == "1");
+    }
+}
