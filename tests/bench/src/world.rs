@@ -48,6 +48,16 @@ impl World {
                     None::<&str>,
                 )?;
             }
+            // What the kernel remembers of /proc/sys/net it remembers by mount, and by the names that
+            // all network namespaces share: with one /proc for all, who wires a container would have
+            // to go through what the other sides have looked at.
+            mount(
+                Some("proc"),
+                "/proc",
+                Some("proc"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                None::<&str>,
+            )?;
             fs::create_dir(NAMESPACES)?;
             fs::create_dir(NFT_ALONE)?;
             std::os::unix::fs::symlink("/usr/sbin/nft", format!("{NFT_ALONE}/nft"))?;
