@@ -78,6 +78,17 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
     low + (high - low) * rank.fract()
 }
 
+/// How many times the samples of `one` are those of `other` that were taken beside them: the median.
+/// Of the medians, where they were not taken in pairs.
+pub fn paired(one: &Series, other: &Series) -> f64 {
+    if one.samples.len() != other.samples.len() {
+        return one.median() / other.median();
+    }
+    let pairs = one.samples.iter().zip(&other.samples);
+    let ratios: Vec<_> = pairs.map(|(one, other)| one / other).collect();
+    quantile(&ratios, 0.5)
+}
+
 /// All that was measured.
 #[derive(Debug, Default, Serialize)]
 pub struct Results {
@@ -119,12 +130,7 @@ impl Results {
     /// that: what disturbs the machine for a while disturbs both.
     pub fn paired_ratio(&self, work: &str, case: &str, one: Side, other: Side) -> Option<f64> {
         let (one, other) = (self.get(work, case, one)?, self.get(work, case, other)?);
-        if one.samples.len() != other.samples.len() {
-            return Some(one.median() / other.median());
-        }
-        let pairs = one.samples.iter().zip(&other.samples);
-        let ratios: Vec<_> = pairs.map(|(one, other)| one / other).collect();
-        Some(quantile(&ratios, 0.5))
+        Some(paired(one, other))
     }
 
     /// Every thing that was measured once, in order: work, case, unit.

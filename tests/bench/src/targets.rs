@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::scene::Scene;
-use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side};
+use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side, paired};
 use crate::traffic::Kind;
 use crate::works::datapath::Way;
 use crate::works::{Extent, addresses, datapath, many, pause, workers};
@@ -86,12 +86,13 @@ pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
         ));
     }
 
-    let (full, empty) = (addresses::name(60_000), addresses::name(0));
+    let full = addresses::name(60_000);
     for verb in ["ADD", "DEL"] {
+        let (many, none) = (addresses::in_turn(verb), addresses::empty_in_turn(verb));
         let own = results
-            .get(&full, verb, OURS)
-            .zip(results.get(&empty, verb, OURS))
-            .map(|(full, empty)| full.median() / empty.median());
+            .get(&full, &many, OURS)
+            .zip(results.get(&full, &none, OURS))
+            .map(|(many, none)| paired(many, none));
         let what = format!("host-local {verb} at 60,000 in use");
         rows.push(table.row(&what, "1.3 × its own at 0", AtMost(1.3), "×", own));
         rows.push(table.faster(&what, &full, verb, 150.0));

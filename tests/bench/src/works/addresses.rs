@@ -17,7 +17,7 @@ use crate::world::World;
 const FIRST: u32 = 0x0a01_0002;
 const SIZE: u32 = 65_533;
 
-const STORE: &str = "/var/lib/cni/networks/bench";
+const FOLDER: &str = "/var/lib/cni/networks/bench";
 
 /// Where the search begins.
 #[derive(Clone, Copy)]
@@ -63,35 +63,84 @@ fn play(bench: &mut Bench, name: &str, in_use: u32, cursor: Cursor) -> Result<()
         0..=1_000 => bench.extent.pick(20, 100),
         _ => bench.extent.pick(3, 15),
     };
-    let sides: [(Side, Network, World); 2] = [
-        (REFERENCE, theirs(bench.tools), World::new()?),
-        (OURS, ours(bench.tools), World::new()?),
+    let sides = [
+        Store::new(REFERENCE, theirs(bench.tools), in_use, cursor)?,
+        Store::new(OURS, ours(bench.tools), in_use, cursor)?,
     ];
-    for (_, _, world) in &sides {
-        world.inside(|| fill(in_use))?;
-    }
-    let at = Attachment::new(1, Path::new("/run/netns/none"));
     for round in 0..rounds {
         for next in order(round, sides.len()) {
-            let (side, network, world) = &sides[next];
-            let once = || {
-                point(in_use, cursor)?;
-                let added = network.add(&at)?;
-                Ok((added.time, network.del(&at, &Value::Null)?))
-            };
-            // Once before it counts: half a second of the other side's work leaves little of this
-            // one's in the processor's caches, and two milliseconds of it leave much.
-            world.inside(once)?;
-            let (added, removed) = world.inside(once)?;
-            for (verb, time) in [("ADD", added), ("DEL", removed)] {
-                let taken = time.as_secs_f64() * 1e3;
-                bench
-                    .results
-                    .add(name, verb, side, Unit::Milliseconds, taken);
+            sides[next].measure(bench, name, str::to_owned)?;
+        }
+    }
+    if in_use == 0 {
+        return Ok(());
+    }
+    // Where it stands by its own time with nothing in use: the two in turn, for these are
+    // microseconds, and the machine is not the same a minute later.
+    let [_, full] = sides;
+    let empty = Store::new(OURS, ours(bench.tools), 0, Cursor::Free)?;
+    for round in 0..bench.extent.pick(30, 100) {
+        for next in order(round, 2) {
+            match next {
+                0 => full.measure(bench, name, in_turn)?,
+                _ => empty.measure(bench, name, empty_in_turn)?,
             }
         }
     }
     Ok(())
+}
+
+/// The case of one verb, taken in turn with [`empty_in_turn`].
+pub fn in_turn(verb: &str) -> String {
+    format!("{verb} in turn")
+}
+
+/// The case of the same verb in a store of the same side with no address in use.
+pub fn empty_in_turn(verb: &str) -> String {
+    format!("{verb} in turn, at 0")
+}
+
+/// One side's host with a store in it.
+struct Store {
+    side: Side,
+    network: Network,
+    world: World,
+    in_use: u32,
+    cursor: Cursor,
+}
+
+impl Store {
+    fn new(side: Side, network: Network, in_use: u32, cursor: Cursor) -> Result<Self> {
+        let world = World::new()?;
+        world.inside(|| fill(in_use))?;
+        Ok(Self {
+            side,
+            network,
+            world,
+            in_use,
+            cursor,
+        })
+    }
+
+    /// One ADD and its DEL.
+    fn measure(&self, bench: &mut Bench, work: &str, case: impl Fn(&str) -> String) -> Result<()> {
+        let at = Attachment::new(1, Path::new("/run/netns/none"));
+        let once = || {
+            point(self.in_use, self.cursor)?;
+            let added = self.network.add(&at)?;
+            Ok((added.time, self.network.del(&at, &Value::Null)?))
+        };
+        // Once before it counts: half a second of the other side's work leaves little of this
+        // one's in the processor's caches, and two milliseconds of it leave much.
+        self.world.inside(once)?;
+        let (added, removed) = self.world.inside(once)?;
+        for (verb, time) in [("ADD", added), ("DEL", removed)] {
+            let taken = time.as_secs_f64() * 1e3;
+            let results = &mut bench.results;
+            results.add(work, &case(verb), self.side, Unit::Milliseconds, taken);
+        }
+        Ok(())
+    }
 }
 
 fn config() -> Value {
@@ -121,10 +170,10 @@ fn ours(tools: &Tools) -> Network {
 
 /// Address files as both plugins write them.
 fn fill(in_use: u32) -> Result<()> {
-    fs::create_dir_all(STORE)?;
+    fs::create_dir_all(FOLDER)?;
     for at in 0..in_use {
         let ip = Ipv4Addr::from(FIRST + at);
-        fs::write(format!("{STORE}/{ip}"), format!("filled{at}\r\neth0"))?;
+        fs::write(format!("{FOLDER}/{ip}"), format!("filled{at}\r\neth0"))?;
     }
     Ok(())
 }
@@ -136,7 +185,7 @@ fn point(in_use: u32, cursor: Cursor) -> Result<()> {
         Cursor::Dense => FIRST,
     };
     fs::write(
-        format!("{STORE}/last_reserved_ip.0"),
+        format!("{FOLDER}/last_reserved_ip.0"),
         Ipv4Addr::from(last).to_string(),
     )?;
     Ok(())
