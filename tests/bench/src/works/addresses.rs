@@ -168,6 +168,19 @@ fn ours(tools: &Tools) -> Network {
     )
 }
 
+/// How many addresses are in use in the store of the world that the thread is in.
+pub fn in_use() -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(FOLDER)? {
+        let name = entry?.file_name();
+        let is_address = name
+            .to_str()
+            .is_some_and(|name| name.parse::<Ipv4Addr>().is_ok());
+        count += usize::from(is_address);
+    }
+    Ok(count)
+}
+
 /// Address files as both plugins write them.
 fn fill(in_use: u32) -> Result<()> {
     fs::create_dir_all(FOLDER)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Bench, Extent, Work, order, workers};
+use super::{Bench, Extent, Work, addresses, order, workers};
 use crate::Result;
 use crate::machine::wait_idle;
 use crate::network::{Attachment, Wirer};
@@ -165,7 +165,15 @@ fn collect(bench: &mut Bench, scene: Scene, host: &Filled) -> Result<()> {
         }
     }
     let valid: Vec<_> = host.attachments.iter().step_by(2).cloned().collect();
-    let taken = host.stage.world.inside(|| network.gc(&valid))?;
+    let (taken, left) = host
+        .stage
+        .world
+        .inside(|| Ok((network.gc(&valid)?, addresses::in_use()?)))?;
+    // The reference's plugins answer GC and remove nothing (1.9.1): that takes no time.
+    if left > valid.len() {
+        eprintln!("bench: {name}: GC by {} left {left} of them", host.side);
+        return Ok(());
+    }
     bench.results.add(
         &name,
         &format!("GC of {}, {} valid", host.attachments.len(), valid.len()),
