@@ -23,7 +23,9 @@ fn steps(scene: Scene, extent: Extent) -> &'static [usize] {
 }
 
 /// How many attachments around each n are measured: those before it and itself.
-const AROUND: usize = 10;
+fn around(extent: Extent) -> usize {
+    extent.pick(10, 25)
+}
 
 pub fn works() -> Vec<Work> {
     [Scene::Bridge, Scene::Ptp]
@@ -77,7 +79,7 @@ fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
     for &n in steps {
         for host in &mut hosts {
             let from = host.results.len();
-            let to = n.saturating_sub(AROUND).max(from);
+            let to = n.saturating_sub(around(bench.extent)).max(from);
             let more = workers::crowd(
                 &host.stage.world,
                 &host.stage.wirer,

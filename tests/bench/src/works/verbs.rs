@@ -22,7 +22,7 @@ pub fn works() -> Vec<Work> {
 }
 
 fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
-    let rounds = bench.extent.pick(15, 60);
+    let rounds = bench.extent.pick(25, 60);
     let mut stages = Vec::new();
     for side in scene.sides() {
         let stage = Stage::new(scene, bench.tools, side)?;
