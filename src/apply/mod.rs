@@ -20,6 +20,8 @@ mod vlan;
 use std::path::Path;
 use std::time::Duration;
 
+use netlink_packet_route::AddressFamily;
+
 pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::{Mapper, publish, unpublish};
@@ -30,7 +32,7 @@ pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::request::Attachment;
 use crate::cni::{Code, Error, IfName, Result};
-use crate::kernel::forwarding::{self, Family};
+use crate::kernel::forwarding;
 use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
@@ -223,13 +225,12 @@ fn refuse_routes(link: &Link, name: &IfName) -> Result<()> {
 /// Has the host forward packets of these families. Where it does so already nothing is written: that
 /// would be work for the kernel (it goes over all interfaces), and /proc/sys may be read-only.
 fn forward(socket: &mut RouteSocket, families: Families) -> Result<()> {
-    let wanted = [
-        (families.ipv4, Family::Ipv4, Sysctl::ForwardIpv4),
-        (families.ipv6, Family::Ipv6, Sysctl::ForwardIpv6),
-    ];
-    for (_, family, setting) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+    for (wanted, family, setting) in [
+        (families.ipv4, AddressFamily::Inet, Sysctl::ForwardIpv4),
+        (families.ipv6, AddressFamily::Inet6, Sysctl::ForwardIpv6),
+    ] {
         // A kernel that cannot say has the file, or none, which is then the error to report.
-        if !forwarding::is_on(socket, family).unwrap_or(false) {
+        if wanted && !forwarding::is_on(socket, family).unwrap_or(false) {
             setting.ensure("1")?;
         }
     }

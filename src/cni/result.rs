@@ -231,13 +231,10 @@ impl AddResult {
             written.ip4 = self.old_ip(IpNetwork::is_ipv4);
             written.ip6 = self.old_ip(IpNetwork::is_ipv6);
         } else {
-            let known = |interface| known(interface, version);
-            written.interfaces = self.interfaces.iter().map(known).collect();
-            written.ips = self
-                .ips
-                .iter()
-                .map(|ip| NumberedIp::new(ip, version))
-                .collect();
+            let interfaces = self.interfaces.iter();
+            written.interfaces = interfaces.map(|link| known(link, version)).collect();
+            let ips = self.ips.iter();
+            written.ips = ips.map(|ip| NumberedIp::new(ip, version)).collect();
             written.routes = &self.routes;
         }
         // Before 1.0.0 the reference writes an empty object too.
@@ -311,6 +308,7 @@ impl<'a> NumberedIp<'a> {
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,25 +5,19 @@
 //! thousand of them that is 0.7 ms for one number. (`proc_sys_compare` in fs/proc/proc_sysctl.c.)
 
 use netlink_packet_core::{
-    DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator,
+    DecodeError, DefaultNla, Emitable, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
+    NlasIterator,
 };
+use netlink_packet_route::AddressFamily;
 
 use super::{Refusal, RouteSocket};
-
-/// An address family, by its number (AF_INET, AF_INET6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Family {
-    Ipv4 = 2,
-    Ipv6 = 10,
-}
 
 /// Whether the host forwards packets of a family, whatever its single interfaces do:
 /// `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`.
 ///
 /// # Errors
 /// The kernel's refusal: EOPNOTSUPP without IPv6.
-pub fn is_on(socket: &mut RouteSocket, family: Family) -> Result<bool, Refusal> {
+pub fn is_on(socket: &mut RouteSocket, family: AddressFamily) -> Result<bool, Refusal> {
     let answer: Vec<Settings> = socket.ask(Question(family))?;
     Ok(answer
         .iter()
@@ -41,7 +35,7 @@ const ALL: i32 = -1;
 
 /// RTM_GETNETCONF: struct netconfmsg, which is the family and three bytes to make it four, and the
 /// interface.
-struct Question(Family);
+struct Question(AddressFamily);
 
 impl NetlinkSerializable for Question {
     fn message_type(&self) -> u16 {
@@ -53,10 +47,8 @@ impl NetlinkSerializable for Question {
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        buffer[..4].copy_from_slice(&[self.0 as u8, 0, 0, 0]);
-        buffer[4..6].copy_from_slice(&8u16.to_ne_bytes());
-        buffer[6..8].copy_from_slice(&IFINDEX.to_ne_bytes());
-        buffer[8..12].copy_from_slice(&ALL.to_ne_bytes());
+        buffer[..4].copy_from_slice(&[self.0.into(), 0, 0, 0]);
+        DefaultNla::new(IFINDEX, ALL.to_ne_bytes().to_vec()).emit(&mut buffer[4..]);
     }
 }
 
@@ -94,17 +86,10 @@ mod tests {
     }
 
     fn payload(on: u32) -> Vec<u8> {
-        let index = [
-            &8u16.to_ne_bytes()[..],
-            &IFINDEX.to_ne_bytes(),
-            &ALL.to_ne_bytes(),
-        ];
-        let forwarding = [
-            &8u16.to_ne_bytes()[..],
-            &FORWARDING.to_ne_bytes(),
-            &on.to_ne_bytes(),
-        ];
-        [vec![2, 0, 0, 0], index.concat(), forwarding.concat()].concat()
+        let mut bytes = vec![0; 20];
+        Question(AddressFamily::Inet).serialize(&mut bytes);
+        DefaultNla::new(FORWARDING, on.to_ne_bytes().to_vec()).emit(&mut bytes[12..]);
+        bytes
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
@@ -222,29 +224,28 @@ pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Refu
 /// would have the kernel remember the place of each namespace's setting under one name, and look
 /// through all of them whenever anybody asks for one of its kind: a millisecond at a thousand pods.
 pub fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
-    let settings = LinkAttribute::Other(DefaultNla::new(AF_SPEC, arp_notify()));
-    let mut message = LinkUnspec::new_with_index(index).append_extra_attribute(settings);
+    let mut message = LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::Other(arp_notify()));
     if up {
         message = message.up();
     }
     (RouteNetlinkMessage::SetLink(message.build()), 0)
 }
 
-/// IFLA_AF_SPEC in linux/if_link.h: settings by address family.
-const AF_SPEC: u16 = 26;
-
-/// Of AF_INET, IFLA_INET_CONF with one setting. The crate would write all that there are, and take a
-/// tenth of what pausenet computes in an ADD for it.
-fn arp_notify() -> Vec<u8> {
+/// IFLA_AF_SPEC, of AF_INET, IFLA_INET_CONF with one setting (linux/if_link.h). The crate's own form of
+/// it has all settings that there are, and takes a tenth of what pausenet computes in an ADD.
+fn arp_notify() -> DefaultNla {
+    const AF_SPEC: u16 = 26;
     const INET: u16 = 2;
     const CONF: u16 = 1;
     const ARP_NOTIFY: u16 = 22; // IPV4_DEVCONF_… in linux/ip.h
-    let attribute = |kind: u16, value: &[u8]| {
-        let length = 4 + value.len() as u16;
-        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+    let within = |kind: u16, inner: DefaultNla| {
+        let mut value = vec![0; inner.buffer_len()];
+        inner.emit(&mut value);
+        DefaultNla::new(kind, value)
     };
-    let conf = attribute(ARP_NOTIFY, &1u32.to_ne_bytes());
-    attribute(INET, &attribute(CONF | NLA_F_NESTED, &conf))
+    let setting = DefaultNla::new(ARP_NOTIFY, 1u32.to_ne_bytes().to_vec());
+    within(AF_SPEC, within(INET, within(CONF | NLA_F_NESTED, setting)))
 }
 
 /// A request that gives a link its alias, for a batch.

@@ -219,10 +219,7 @@ impl Socket {
             message.serialize(&mut bytes[start..]);
         }
         self.socket.send(&bytes, 0)?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let answers = self.collect(first, &consents, &mut buffer);
-        self.buffer = buffer;
-        answers
+        self.collect(first, &consents)
     }
 
     /// Sends one request.
@@ -257,18 +254,18 @@ impl Socket {
     }
 
     fn collect<T: NetlinkDeserializable>(
-        &self,
+        &mut self,
         first: u32,
         consents: &[Consent],
-        buffer: &mut Vec<u8>,
     ) -> io::Result<Vec<Answer<T>>> {
         let mut answers: Vec<Answer<T>> = consents.iter().map(|_| Ok(Vec::new())).collect();
         let mut open = consents.iter().filter(|consent| consent.comes()).count();
+        let Self { socket, buffer, .. } = self;
         while open > 0 {
             buffer.clear();
             buffer.reserve(RECEIVE_BUFFER);
             rustix::io::retry_on_intr(|| {
-                self.socket.recv(buffer, 0).map_err(|err| {
+                socket.recv(buffer, 0).map_err(|err| {
                     rustix::io::Errno::from_io_error(&err).unwrap_or(rustix::io::Errno::IO)
                 })
             })?;
