@@ -34,29 +34,34 @@
 
 #![deny(unsafe_code)]
 
+#[path = "../host/anchor/mod.rs"]
 pub mod anchor;
 pub mod apply;
 pub mod cni;
+#[path = "../pausectl/lib.rs"]
 pub mod ctl;
 #[cfg(feature = "daemon")]
+#[path = "../pausenetd/lib.rs"]
 pub mod daemon;
+#[path = "../pausectl/docker_api/mod.rs"]
 pub mod docker;
 pub mod ipam;
 pub mod kernel;
-#[doc = include_str!("docs/kubernetes.md")]
+#[doc = include_str!("../docs/kubernetes.md")]
 pub mod kubernetes {}
-#[doc = include_str!("docs/kind.md")]
+#[doc = include_str!("../docs/kind.md")]
 pub mod kind {}
-#[doc = include_str!("docs/parity.md")]
+#[doc = include_str!("../docs/parity.md")]
 pub mod parity {}
 pub mod plan;
+#[path = "../host/runtime/mod.rs"]
 pub mod runtime;
-#[doc = include_str!("docs/screens.md")]
+#[doc = include_str!("../docs/screens.md")]
 pub mod screens {}
-#[doc = include_str!("docs/speed.md")]
+#[doc = include_str!("../docs/speed.md")]
 pub mod speed {}
-#[doc = include_str!("docs/switching.md")]
+#[doc = include_str!("../docs/switching.md")]
 pub mod switching {}
 pub mod verbs;
-#[doc = include_str!("docs/docker.md")]
+#[doc = include_str!("../docs/docker.md")]
 pub mod with_docker {}

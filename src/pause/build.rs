@@ -6,7 +6,7 @@
 const PAUSE: [&str; 4] = ["-nostartfiles", "-nostdlib", "-static", "-no-pie"];
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/pause/build.rs");
     for arg in PAUSE {
         println!("cargo::rustc-link-arg-bin=pause={arg}");
     }

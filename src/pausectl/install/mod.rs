@@ -3,8 +3,10 @@
 //!
 //! How files change places without a moment in between is in [`place`].
 
+#[path = "../../host/install/file.rs"]
 pub(crate) mod file;
 mod network;
+#[path = "../../host/install/place.rs"]
 pub(crate) mod place;
 mod report;
 
