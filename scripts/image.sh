@@ -126,15 +126,14 @@ value() {
     printf %s "$2"
 }
 
-# build NAME: prints the path of this checkout's binary. Only the daemon is built with its feature, so
-# that the plugin in the image is the same as everywhere.
+# build NAME: prints the path of this checkout's binary, built by itself: a package that is built
+# together with others may get their features of what both depend on.
 build() {
-    local features=() cargo
-    [[ $1 != pausenetd ]] || features=(--features daemon)
+    local cargo
     find_cargo "$repo" || die "cargo is not to be found; Rust comes from https://rustup.rs"
     cd -- "$repo" || return # where .cargo/config.toml says that binaries are static
     local messages
-    messages=$("${cargo[@]}" build --release --locked "${features[@]}" --bin "$1" \
+    messages=$("${cargo[@]}" build --release --locked --package "$1" \
         --message-format=json-render-diagnostics) || return
     sed -n "s/.*\"executable\":\"\([^\"]*\/$1\)\".*/\1/p" <<<"$messages"
 }
@@ -213,10 +212,10 @@ deliver() {
 
 # --- what goes into it ----------------------------------------------------------------------------
 
-# of_cargo_toml KEY: a text of the package's own section, the first.
+# of_cargo_toml KEY: a text that all packages of the workspace share.
 of_cargo_toml() {
     local value
-    value=$(sed -n "s/^$1 = \"\(.*\)\"\$/\1/p; /^\[\[/q" "$repo/Cargo.toml")
+    value=$(sed -n "s/^$1 = \"\(.*\)\"\$/\1/p; /^\[workspace.dependencies/q" "$repo/Cargo.toml")
     [[ -n $value ]] || die "Cargo.toml has no $1"
     printf '%s' "$value"
 }

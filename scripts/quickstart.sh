@@ -48,7 +48,7 @@ build() {
     find_cargo "$repo" || die "cargo is not to be found; Rust comes from https://rustup.rs"
     say "building (release)"
     cd -- "$repo" || return
-    messages=$("${cargo[@]}" build --release --locked --bins --message-format=json-render-diagnostics) || return
+    messages=$("${cargo[@]}" build --release --locked -p pausectl -p pausenet -p pause --message-format=json-render-diagnostics) || return
     sed -n 's/.*"executable":"\([^"]*\/pausectl\)".*/\1/p' <<<"$messages"
 }
 

@@ -51,6 +51,15 @@ peer() {
     export "$variable=$path"
 }
 
+# Builds the programs that the tests run, and prints their folder.
+programs() {
+    local messages
+    messages=$(cargo build --locked "${what[@]}" --bins --message-format=json-render-diagnostics)
+    messages=$(sed -n 's/.*"executable":"\([^"]*\)\/pausenet".*/\1/p' <<<"$messages")
+    [[ -n $messages ]] || die "cargo built no pausenet"
+    printf '%s\n' "$messages"
+}
+
 # Sets `become_root` to the command that runs another as root over networks and mounts.
 namespaces() {
     become_root=()
@@ -96,8 +105,10 @@ main() {
     [[ ${1-} != --setup ]] || return 0
 
     # Built outside of the user namespace, which has no network to fetch crates from.
-    local what=(--workspace --features pausenet/daemon)
+    local what=(--workspace)
     cargo test --locked --no-run "${what[@]}" "$@"
+    PAUSENET_PROGRAMS=$(programs)
+    export PAUSENET_PROGRAMS
     built=$SECONDS
 
     log=$(mktemp)

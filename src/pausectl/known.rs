@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use crate::anchor::cgroup::Engine;
-use crate::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
-use crate::anchor::holder::Registered;
-use crate::anchor::survey::{Removed, Told};
-use crate::cni::{Code, Error, MacAddr};
-use crate::ctl::docker::record::{self, IDENTITY_LABEL, Kind as RecordKind, Record};
-use crate::ctl::options::{DockerOptions, block_on};
-use crate::ctl::{Result, Stop};
-use crate::docker::{ContainerRef, Docker, Failure, Kind, NetworkMode, Overview, Removal};
+use crate::docker::record::{self, IDENTITY_LABEL, Kind as RecordKind, Record};
+use crate::docker_api::{ContainerRef, Docker, Failure, Kind, NetworkMode, Overview, Removal};
+use crate::options::DockerOptions;
+use crate::{Result, Stop};
+use pausenet::cni::{Code, Error, MacAddr};
+use pausenet_host::anchor::cgroup::Engine;
+use pausenet_host::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
+use pausenet_host::anchor::holder::Registered;
+use pausenet_host::anchor::survey::{Removed, Told};
+use pausenet_host::block_on;
 
 /// How long the daemon may take: without its names the answer is still worth having.
 const PATIENCE: Duration = Duration::from_secs(10);

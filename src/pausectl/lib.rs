@@ -2,6 +2,7 @@
 //! and says what came of it. Help texts stand with the options they are about.
 
 pub mod docker;
+pub mod docker_api;
 pub mod doctor;
 pub mod explain;
 pub mod graph;
@@ -17,15 +18,12 @@ mod sight;
 pub mod table;
 mod wishes;
 
-#[cfg(feature = "daemon")]
-pub(crate) use options::block_on;
-
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
-use crate::cni::{Code, Error};
-use crate::docker::Failure;
-use crate::runtime;
+use crate::docker_api::Failure;
+use pausenet::cni::{Code, Error};
+use pausenet_host::runtime;
 
 /// How answers are written.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -1,9 +1,9 @@
-//! `pausectl`, the tool for people. All it does is in the library: see [`pausenet::ctl`].
+//! `pausectl`, the tool for people. All it does is in the library: see [`pausectl`].
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pausenet::ctl::{Output, docker, doctor, explain, finish, graph, install, ls, pod, rescue};
+use pausectl::{Output, docker, doctor, explain, finish, graph, install, ls, pod, rescue};
 
 const EXAMPLES: &str = "\
 Examples:

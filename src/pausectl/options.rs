@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Stop;
-use crate::cni::{Code, Error};
-use crate::docker::{Docker, Socket};
-use crate::runtime::Runtime;
-use crate::runtime::conflist::NetworkList;
+use crate::docker_api::{Docker, Socket};
+use pausenet::cni::{Code, Error};
+use pausenet_host::runtime::Runtime;
+use pausenet_host::runtime::conflist::NetworkList;
 
 /// Where networks are looked for.
 pub const CONF_DIR: &str = "/etc/pausenet/net.d";
@@ -110,18 +110,6 @@ impl DockerOptions {
 /// The folder that pausectl lies in.
 pub fn own_folder() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.to_owned())
-}
-
-/// Runs the asynchronous part of a command. One thread is enough: it waits for one program.
-///
-/// # Errors
-/// Code 999 when the kernel gives no event queue; `work`'s own.
-pub fn block_on<T, E: From<Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|err| Error::new(Code::Internal, format!("cannot start waiting: {err}")))?
-        .block_on(work)
 }
 
 /// A path for a message.

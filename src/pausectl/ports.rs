@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cni::ports::Protocol;
-use crate::cni::{Code, Error};
+use pausenet::cni::ports::Protocol;
+use pausenet::cni::{Code, Error};
 
 /// One mapping, in the form of the capability `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

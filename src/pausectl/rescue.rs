@@ -13,14 +13,15 @@ use super::docker::survey::has_interface;
 use super::docker::wire::{self, Place};
 use super::docker::{find_running, home, listen, made, made_json, refuse_survivors, usage};
 use super::explain::Target;
-use super::options::{DockerOptions, NetworkOptions, PluginOptions, block_on};
+use super::options::{DockerOptions, NetworkOptions, PluginOptions};
 use super::ports::Port;
 use super::wishes::WishOptions;
 use super::{Output, Result, need_root, print, print_json};
-use crate::anchor::{PodName, pin};
-use crate::cni::result::AddResult;
-use crate::cni::{Code, ContainerId, Error};
-use crate::docker::{ContainerRef, DockerId};
+use crate::docker_api::{ContainerRef, DockerId};
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, ContainerId, Error};
+use pausenet_host::anchor::{PodName, pin};
+use pausenet_host::block_on;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::anchor::container::Container;
-use crate::anchor::interior::{self, Host};
-use crate::anchor::sandbox::{Absent, Member, Owner, Reason, Sandbox, Was, Wire};
-use crate::anchor::survey::{Population, Told};
-use crate::cni::{Error, Result};
-use crate::kernel::netns::Netns;
+use pausenet::cni::{Error, Result};
+use pausenet::kernel::netns::Netns;
+use pausenet_host::anchor::container::Container;
+use pausenet_host::anchor::interior::{self, Host};
+use pausenet_host::anchor::sandbox::{Absent, Member, Owner, Reason, Sandbox, Was, Wire};
+use pausenet_host::anchor::survey::{Population, Told};
 
 /// The kernel's second process, and with the first one the oldest there is.
 const KTHREADD: u32 = 2;

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::ports::Port;
-use crate::cni::args::parse_ip;
-use crate::cni::request::Attachment;
-use crate::cni::result::AddResult;
-use crate::cni::{Code, ContainerId, Error, IfName, MacAddr};
-use crate::runtime::Parameters;
-use crate::runtime::cache::Entry;
-use crate::runtime::conflist::NetworkList;
+use pausenet::cni::args::parse_ip;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, ContainerId, Error, IfName, MacAddr};
+use pausenet_host::runtime::Parameters;
+use pausenet_host::runtime::cache::Entry;
+use pausenet_host::runtime::conflist::NetworkList;
 
 /// The options by which they are asked.
 #[derive(Debug, clap::Args)]

@@ -29,22 +29,11 @@
 //! stands in [`switching`]. How fast it is, and how that is measured, in [`speed`].
 //! A whole cluster with pausenet as its network is described in [`kubernetes`], one of kind in [`kind`].
 //!
-//! The binaries are `pausenet` (the plugin: `src/main.rs`), `pausectl`, `pausenetd` and `pause`
-//! (`src/bin/`).
+//! The binaries are `pausenet` (the plugin: `main.rs`), `pausectl`, `pausenetd` and `pause`
+//! (the crates beside this one).
 
-#![deny(unsafe_code)]
-
-#[path = "../host/anchor/mod.rs"]
-pub mod anchor;
 pub mod apply;
 pub mod cni;
-#[path = "../pausectl/lib.rs"]
-pub mod ctl;
-#[cfg(feature = "daemon")]
-#[path = "../pausenetd/lib.rs"]
-pub mod daemon;
-#[path = "../pausectl/docker_api/mod.rs"]
-pub mod docker;
 pub mod ipam;
 pub mod kernel;
 #[doc = include_str!("../docs/kubernetes.md")]
@@ -54,8 +43,6 @@ pub mod kind {}
 #[doc = include_str!("../docs/parity.md")]
 pub mod parity {}
 pub mod plan;
-#[path = "../host/runtime/mod.rs"]
-pub mod runtime;
 #[doc = include_str!("../docs/screens.md")]
 pub mod screens {}
 #[doc = include_str!("../docs/speed.md")]

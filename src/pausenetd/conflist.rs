@@ -10,10 +10,10 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::options::{Mode, Settings};
-use crate::cni::error::io as io_error;
-use crate::cni::{Code, Error, Result};
-use crate::ctl::install::file;
-use crate::runtime::conflist;
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::{Code, Error, Result};
+use pausenet_host::install::file;
+use pausenet_host::runtime::conflist;
 
 /// What runtimes that know no `cniVersions` are told: the last version that even those know which
 /// came before CNI 1.0.
@@ -146,8 +146,8 @@ mod tests {
     use clap::Parser;
 
     use super::super::options::Options;
-    use crate::cni::SpecVersion;
-    use crate::runtime::conflist::NetworkList;
+    use pausenet::cni::SpecVersion;
+    use pausenet_host::runtime::conflist::NetworkList;
 
     fn settings(args: &[&str]) -> Settings {
         let args = std::iter::once("pausenetd").chain(args.iter().copied());

@@ -9,9 +9,9 @@ use ipnetwork::IpNetwork;
 use super::node::Node;
 use super::options::{Settings, is_unusable};
 use super::subnets::{Claims, aggregate};
-use crate::cni::config;
-use crate::ipam::range::RangeSet;
-use crate::kernel::owned_route::{OwnedRoute, Target, Way};
+use pausenet::cni::config;
+use pausenet::ipam::range::RangeSet;
+use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
 
 /// What this node should have.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,7 @@ impl ProblemKind {
 /// Never masqueraded: what is for several hosts, or for none beyond the link.
 const NEVER: [&str; 4] = ["224.0.0.0/4", "255.255.255.255/32", "ff00::/8", "fe80::/10"];
 
-/// The addresses that other nodes are reached by, for [`crate::kernel::owned_route::ways`].
+/// The addresses that other nodes are reached by, for [`pausenet::kernel::owned_route::ways`].
 pub fn gateways(others: &[Node]) -> Vec<IpAddr> {
     let mut addresses: Vec<_> = others
         .iter()

@@ -12,10 +12,10 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use super::bell::{Bell, Scope};
-use crate::kernel::owned_route::is_owned;
-use crate::kernel::route::MAIN_TABLE;
-use crate::kernel::watch::{Ear, Heard};
-use crate::plan::LINK_GROUP;
+use pausenet::kernel::owned_route::is_owned;
+use pausenet::kernel::route::MAIN_TABLE;
+use pausenet::kernel::watch::{Ear, Heard};
+use pausenet::plan::LINK_GROUP;
 
 /// The subnets of this node's pods, as they are known at present.
 pub type OwnPods = Arc<RwLock<Vec<IpNetwork>>>;
@@ -128,8 +128,8 @@ mod tests {
             IpAddr::V6(ip) => RouteAddress::Inet6(ip),
         })];
         if owned {
-            message.header.protocol = RouteProtocol::from(crate::kernel::owned_route::PROTOCOL);
-            let metric = crate::kernel::owned_route::METRIC;
+            message.header.protocol = RouteProtocol::from(pausenet::kernel::owned_route::PROTOCOL);
+            let metric = pausenet::kernel::owned_route::METRIC;
             message.attributes.push(RouteAttribute::Priority(metric));
         }
         RouteNetlinkMessage::DelRoute(message)

@@ -14,21 +14,21 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{host_end, reclaim, remove, rules, try_lock};
-use crate::cni::config;
-use crate::cni::env::Environment;
-use crate::cni::link::Mode;
-use crate::cni::request::{Attachment, Network};
-use crate::cni::{NetworkName, Result};
-use crate::ipam::Ipam;
-use crate::ipam::range::RangeSet;
-use crate::ipam::store::Store;
-use crate::kernel::link::Link;
-use crate::kernel::nft::Nft;
-use crate::kernel::{Refusal, RouteSocket, link};
-use crate::plan::rules::{BRIDGE_TABLE, TABLE};
-use crate::plan::{LINK_GROUP, Owner, host_end_name};
-use crate::verbs::gc::remove_debris;
+use pausenet::apply::{host_end, reclaim, remove, rules, try_lock};
+use pausenet::cni::config;
+use pausenet::cni::env::Environment;
+use pausenet::cni::link::Mode;
+use pausenet::cni::request::{Attachment, Network};
+use pausenet::cni::{NetworkName, Result};
+use pausenet::ipam::Ipam;
+use pausenet::ipam::range::RangeSet;
+use pausenet::ipam::store::Store;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::nft::Nft;
+use pausenet::kernel::{Refusal, RouteSocket, link};
+use pausenet::plan::rules::{BRIDGE_TABLE, TABLE};
+use pausenet::plan::{LINK_GROUP, Owner, host_end_name};
+use pausenet::verbs::gc::remove_debris;
 
 /// What is there of a network, and what was reclaimed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

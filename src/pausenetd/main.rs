@@ -1,7 +1,7 @@
-//! The node daemon. All it does is in the library; start reading at [`pausenet::daemon`].
+//! The node daemon. All it does is in the library; start reading at [`pausenetd`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    pausenet::daemon::main()
+    pausenetd::main()
 }

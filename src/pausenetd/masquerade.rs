@@ -14,10 +14,12 @@
 use ipnetwork::IpNetwork;
 
 use super::desired::Masquerade;
-use crate::cni::{Code, Error, Result};
-use crate::kernel::Refusal;
-use crate::kernel::nft::expr::{self, Field, Meta, Op, R0};
-use crate::kernel::nft::{Chain, Change, Contents, Family, Hook, HookPoint, Kind, Nft, Set, Table};
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::Refusal;
+use pausenet::kernel::nft::expr::{self, Field, Meta, Op, R0};
+use pausenet::kernel::nft::{
+    Chain, Change, Contents, Family, Hook, HookPoint, Kind, Nft, Set, Table,
+};
 
 /// The daemon's table.
 pub const TABLE: Table = Table {

@@ -65,7 +65,7 @@ fn parse<T>(
 
 /// A subnet with its prefix length, and no bits set behind it.
 pub fn subnet(text: &str) -> Option<IpNetwork> {
-    let net = crate::cni::config::cidr::parse(text).ok()?;
+    let net = pausenet::cni::config::cidr::parse(text).ok()?;
     (net.ip() == net.network()).then_some(net)
 }
 

@@ -9,9 +9,9 @@ use clap::{Parser, ValueEnum};
 use ipnetwork::IpNetwork;
 
 use super::node::subnet;
-use crate::cni::error::invalid;
-use crate::cni::{Error, NetworkName, Result};
-use crate::ctl::install::Alias;
+use pausenet::cni::error::invalid;
+use pausenet::cni::{Error, NetworkName, Result};
+use pausenet_host::install::Alias;
 
 const NOTES: &str = "\
 It watches the cluster's Nodes (get, list and watch are all that it may do there) and sees to it that
@@ -285,7 +285,7 @@ fn own_name() -> Result<String> {
     let name = uname.nodename().to_string_lossy().trim().to_lowercase();
     if name.is_empty() {
         return Err(Error::new(
-            crate::cni::Code::InvalidConfig,
+            pausenet::cni::Code::InvalidConfig,
             "this host has no name to look for among the Nodes",
         )
         .hint("--node-name NAME tells which Node it is"));

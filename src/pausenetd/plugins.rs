@@ -6,10 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::options::Options;
-use crate::cni::{Code, Error, Result};
-use crate::ctl::install::file::{Digest, refusal};
-use crate::ctl::install::place::{Place, Put, Record, Wanted};
-use crate::ctl::install::{names, try_out};
+use pausenet::cni::{Code, Error, Result};
+use pausenet_host::install::file::{Digest, refusal};
+use pausenet_host::install::place::{Place, Put, Record, Wanted};
+use pausenet_host::install::{names, try_out};
 
 /// The plugin's own name, under which it is put in the place of whatever is there.
 const OWN: &str = "pausenet";

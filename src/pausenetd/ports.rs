@@ -10,15 +10,15 @@ use std::path::PathBuf;
 
 use super::gc::attachment_of;
 use super::options::Options;
-use crate::apply::{Present, put_back, rules};
-use crate::cni::request::Attachment;
-use crate::cni::{NetworkName, Result};
-use crate::kernel::link::Link;
-use crate::kernel::nft::Nft;
-use crate::kernel::{Refusal, RouteSocket, address, link};
-use crate::plan::rules::Wish;
-use crate::runtime::cache;
-use crate::runtime::duty::{self, Duty};
+use pausenet::apply::{Present, put_back, rules};
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{NetworkName, Result};
+use pausenet::kernel::link::Link;
+use pausenet::kernel::nft::Nft;
+use pausenet::kernel::{Refusal, RouteSocket, address, link};
+use pausenet::plan::rules::Wish;
+use pausenet_host::runtime::cache;
+use pausenet_host::runtime::duty::{self, Duty};
 
 /// The elements of this node's pods.
 #[derive(Debug)]

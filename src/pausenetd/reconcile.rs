@@ -19,13 +19,13 @@ use super::options::{Options, Settings};
 use super::ports::Ports;
 use super::watch::NodeList;
 use super::{gc, masquerade, plugins, routes};
-use crate::apply::{Host, rules};
-use crate::cni::{Code, Error, Result};
-use crate::ctl::install::place::Put;
-use crate::kernel::link::Which;
-use crate::kernel::nft::Nft;
-use crate::kernel::owned_route::{OwnedRoute, Target, Way};
-use crate::kernel::{Refusal, RouteSocket, address, link};
+use pausenet::apply::{Host, rules};
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::link::Which;
+use pausenet::kernel::nft::Nft;
+use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
+use pausenet::kernel::{Refusal, RouteSocket, address, link};
+use pausenet_host::install::place::Put;
 
 /// Makes this node's network so, again and again.
 pub struct Reconciler {

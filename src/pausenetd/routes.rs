@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::desired::{Problem, ProblemKind};
-use crate::cni::Result;
-use crate::kernel::owned_route::{self, OwnedRoute, Target, Way};
-use crate::kernel::{Refusal, RouteSocket};
+use pausenet::cni::Result;
+use pausenet::kernel::owned_route::{self, OwnedRoute, Target, Way};
+use pausenet::kernel::{Refusal, RouteSocket};
 
 /// A change to the routes of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use super::reconcile::Reconciler;
 use super::serve::{self, Health};
 use super::uninstall::uninstall;
 use super::watch::{self, Nodes};
-use crate::cni::error::invalid;
-use crate::cni::{Code, Error, Result};
+use pausenet::cni::error::invalid;
+use pausenet::cni::{Code, Error, Result};
 
 /// The least time between two passes: in a storm of news many are one reason. The first is answered at
 /// once, for pods may be cut off.
@@ -74,7 +74,7 @@ fn start_log(options: &Options) -> Result<()> {
 }
 
 fn run(options: Options) -> Result<()> {
-    crate::ctl::block_on(async {
+    pausenet_host::block_on(async {
         // First what can be wrong with the options: nothing has been changed then. The port is also
         // how a second daemon on this node finds out that it is one.
         let listener = serve::open(options.listen)?;

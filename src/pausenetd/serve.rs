@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use super::metrics;
-use crate::cni::{Code, Error, Result};
+use pausenet::cni::{Code, Error, Result};
 
 /// How the passes go, for probes.
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 
 use super::options::Options;
 use super::{conflist, masquerade, routes, serve};
-use crate::apply::{Host, rules};
-use crate::cni::{Code, Error, Result};
-use crate::ctl::install::place::{Place, Take};
-use crate::kernel::{link, owned_route};
-use crate::plan::{LINK_GROUP, Owner};
+use pausenet::apply::{Host, rules};
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::{link, owned_route};
+use pausenet::plan::{LINK_GROUP, Owner};
+use pausenet_host::install::place::{Place, Take};
 
 /// Removes it.
 ///

@@ -17,7 +17,7 @@ use super::bell::{Bell, Scope};
 use super::metrics::Metrics;
 use super::node::Node;
 use super::options::Options;
-use crate::cni::{Code, Error, Result};
+use pausenet::cni::{Code, Error, Result};
 
 /// Nodes by name.
 pub type NodeList = BTreeMap<String, Node>;

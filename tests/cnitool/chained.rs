@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::common::{Snapshot, World, lab, run};
 use crate::{Answer, CniTool, cached_results, chain, plugin};
+use common::{Snapshot, World, lab, run};
 
 /// cnitool and a folder of reference plugins, for each version of both.
 fn pairs() -> Option<[(std::path::PathBuf, std::path::PathBuf, &'static str); 2]> {

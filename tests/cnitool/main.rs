@@ -1,12 +1,10 @@
 //! pausenet called by a real runtime: cnitool, which is libcni with a command line. It reads the
 //! conflist, finds plugins in CNI_PATH, keeps results under /var/lib/cni, and chains plugins.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod chained;
 mod verbs;
 
+use common::programs;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -26,7 +24,7 @@ impl CniTool {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), bin.join("pausenet")).unwrap();
+        std::os::unix::fs::symlink(programs::pausenet(), bin.join("pausenet")).unwrap();
         fs::create_dir(dir.path().join("net.d")).unwrap();
         let path = bin.display().to_string();
         Self {

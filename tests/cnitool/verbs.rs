@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::common::{World, allocated, lab};
 use crate::{CniTool, cached_results, podnet};
+use common::{World, allocated, lab};
 
 #[test]
 fn add_as_in_the_manual_then_check_then_del() {

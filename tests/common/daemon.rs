@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::run;
+use crate::{programs, run};
 
 /// A binary without what debuggers need: that is ten times as much as the rest. Made once for each
 /// build, and used by runs that follow.
 pub fn stripped(binary: &str) -> PathBuf {
     let made = |file: &Path| fs::metadata(file).and_then(|meta| meta.modified()).ok();
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stripped");
+    let dir = programs::scratch().join("stripped");
     let file = dir.join(Path::new(binary).file_name().unwrap());
     if made(&file) < made(Path::new(binary)) {
         fs::create_dir_all(&dir).unwrap();

@@ -3,6 +3,7 @@
 //! Ask for them before the test's [`super::World`] begins: its fresh /var/lib hides the
 //! packages that the lab's scripts look for.
 
+use crate::programs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -100,7 +101,7 @@ pub fn kubernetes() -> Option<PathBuf> {
 /// has of us.
 pub fn podman(dir: &Path) -> Option<PathBuf> {
     is_root_of_the_machine().then_some(())?;
-    let found = ask(&["podman.sh", dir.to_str()?, env!("CARGO_BIN_EXE_pausenet")]);
+    let found = ask(&["podman.sh", dir.to_str()?, programs::pausenet()]);
     if found.is_none() {
         skip("scripts/lab/podman.sh gives nothing");
     }
@@ -139,7 +140,7 @@ fn find(once: &OnceLock<Option<PathBuf>>, variable: &str, script: &[&str]) -> Op
 }
 
 fn ask(script: &[&str]) -> Option<PathBuf> {
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lab");
+    let lab = Path::new(crate::programs::CHECKOUT).join("scripts/lab");
     let output = Command::new(lab.join(script[0]))
         .args(&script[1..])
         .stdin(Stdio::null())

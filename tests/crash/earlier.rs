@@ -7,10 +7,10 @@ use std::path::Path;
 
 use pausenet::ipam::store::Store;
 
-use crate::common::{STORES, run};
 use crate::error::each_refused;
 use crate::kill::at_every_point;
 use crate::scene::{Host, Scene};
+use common::{STORES, run};
 
 /// Held before the start, by somebody who is gone.
 const OLD: &str = "10.1.0.77";

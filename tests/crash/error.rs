@@ -1,9 +1,9 @@
 //! Each system call refused once: the plugin says so, and leaves things as they were; or it goes
 //! on without harm.
 
-use crate::common::{Answer, Call};
 use crate::scene::{Host, Scene};
 use crate::strace::{names, refused};
+use common::{Answer, Call};
 
 /// What a call may be refused with. Calls that are not here cannot fail in a way that matters.
 fn errors(name: &str) -> &'static [&'static str] {

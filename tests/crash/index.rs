@@ -1,6 +1,7 @@
 //! A crowded address store, which has an index: `host-local` killed and refused at each system
 //! call. Whatever became of the index, it says what the files say.
 
+use common::programs;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use pausenet::ipam::range::RangeSet;
 use pausenet::ipam::store::{Holder, Search, Store};
 use serde_json::{Value, json};
 
-use crate::common::{Call, STORES, World, with};
 use crate::error::each_refused;
 use crate::kill::at_every_point;
+use common::{Call, STORES, World, with};
 
 const INDEXES: &str = "/run/pausenet/index";
 
@@ -33,7 +34,7 @@ impl Crowd {
             store: Path::new(STORES).join("podnet"),
         };
         symlink(
-            env!("CARGO_BIN_EXE_pausenet"),
+            programs::pausenet(),
             crowd.plugins.path().join("host-local"),
         )
         .unwrap();

@@ -1,8 +1,8 @@
 //! kill -9 before each system call that changes something: the next call of the runtime heals.
 
-use crate::common::Call;
 use crate::scene::{Host, Scene};
 use crate::strace::{changing, killed};
+use common::Call;
 
 /// Kills `call` at every point; `prepare` comes before each, `heal` after. Gives back how often.
 pub fn at_every_point(call: &Call, prepare: impl Fn(), heal: impl Fn(&str)) -> usize {

@@ -5,9 +5,6 @@
 //! die is seen. The kernel looks at signals between system calls only: a batch of netlink
 //! messages is worked through or not begun.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod earlier;
 mod error;
 mod index;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pausenet::kernel::link;
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, NetState, Snapshot, World, podnet, run, with};
+use common::{Call, Container, NetState, Snapshot, World, podnet, run, with};
 
 /// What there is on the host before.
 #[derive(Debug, Clone, Copy, PartialEq)]

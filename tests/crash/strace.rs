@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use crate::common::{Answer, Call};
+use common::{Answer, Call};
 
 /// Calls that change nothing which outlives the process. What is not here is taken for a change,
 /// so that a new way of making one is not forgotten.

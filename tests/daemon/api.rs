@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::daemon::assert_nothing_was_forbidden;
-use crate::common::wait::{wait_for, wait_until};
-use crate::common::{World, lab};
 use crate::site::{CHECKOUT, Node, write_kubeconfig};
+use common::daemon::assert_nothing_was_forbidden;
+use common::wait::{wait_for, wait_until};
+use common::{World, lab};
 
 /// Programs from the lab. Ask for them before the world begins.
 pub struct Tools {

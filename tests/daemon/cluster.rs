@@ -9,10 +9,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
-use crate::common::traffic::{Pings, reaches, seen_as};
-use crate::common::wait::wait_until;
-use crate::common::{Container, run};
 use crate::site::{Daemon, Node, host};
+use common::traffic::{Pings, reaches, seen_as};
+use common::wait::wait_until;
+use common::{Container, run};
 
 /// Two nodes with a daemon each, and what else a test needs.
 struct Cluster {

@@ -1,10 +1,10 @@
 //! The configuration that the daemon writes, as the plugin and the kernel take it.
 
-use pausenet::daemon::conflist::render;
-use pausenet::daemon::options::Options;
+use pausenetd::conflist::render;
+use pausenetd::options::Options;
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, with};
+use common::{Call, World, with};
 
 fn config(args: &[&str], pods: &[&str]) -> Value {
     use clap::Parser;

@@ -6,15 +6,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime};
 
-use pausenet::daemon::conflist::render;
-use pausenet::daemon::gc::{Census, collect};
-use pausenet::daemon::options::Options;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::nft::Nft;
+use pausenetd::conflist::render;
+use pausenetd::gc::{Census, collect};
+use pausenetd::options::Options;
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Call, World, ip, run, with};
+use common::wait::wait_until;
+use common::{Call, World, ip, run, with};
 
 const STORE: &str = "/run/store";
 const PODS: &str = "10.244.1.0/24";
@@ -166,7 +166,7 @@ fn half_a_link_whose_maker_was_killed_is_removed() {
     // As the kernel has it between the first message of an ADD and the last.
     ip(&format!(
         "link add vethkqtm6rbkqlw group {} type veth peer name x",
-        crate::common::GROUP
+        common::GROUP
     ));
     assert_eq!(look().reclaimed, 1);
     assert!(world.link("vethkqtm6rbkqlw").is_none());

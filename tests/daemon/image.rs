@@ -1,5 +1,6 @@
 //! The image pausenet/node, made of what Cargo has built for these tests.
 
+use common::programs;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,23 +8,22 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::daemon::stripped;
-use crate::common::run;
 use crate::docker::{Docker, NO_BRIDGE};
 use crate::site::CHECKOUT;
-
-const BINARIES: [&str; 4] = [
-    env!("CARGO_BIN_EXE_pausenetd"),
-    env!("CARGO_BIN_EXE_pausenet"),
-    env!("CARGO_BIN_EXE_pausectl"),
-    env!("CARGO_BIN_EXE_pause"),
-];
+use common::daemon::stripped;
+use common::run;
 
 /// A folder with the binaries as anybody may have put them there.
 fn binaries(dir: &Path) -> PathBuf {
     let dir = dir.join("binaries");
     fs::create_dir_all(&dir).unwrap();
-    for binary in BINARIES {
+    let built = [
+        programs::pausenetd(),
+        programs::pausenet(),
+        programs::pausectl(),
+        programs::pause(),
+    ];
+    for binary in built {
         let binary = stripped(binary);
         let copy = dir.join(binary.file_name().unwrap());
         fs::copy(&binary, &copy).unwrap();

@@ -1,9 +1,6 @@
 //! `pausenetd`: its parts on the real kernel, the program by itself, and whole clusters, with the
 //! real API server, real Nodes and the real plugin. With `--features daemon`.
-#![cfg(feature = "daemon")]
 
-#[path = "../common/mod.rs"]
-mod common;
 #[path = "../docker/site.rs"]
 #[allow(dead_code)] // the Docker tests use the rest
 mod docker;

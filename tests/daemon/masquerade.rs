@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use pausenet::daemon::desired::Masquerade;
-use pausenet::daemon::masquerade::{Made, Outcome, TABLE, ensure, remove};
 use pausenet::kernel::nft::{Contents, Nft};
+use pausenetd::desired::Masquerade;
+use pausenetd::masquerade::{Made, Outcome, TABLE, ensure, remove};
 
-use crate::common::traffic::seen_as;
-use crate::common::{Container, World, ip, run};
 use crate::site::{host, make_bridge};
+use common::traffic::seen_as;
+use common::{Container, World, ip, run};
 
 fn wanted(kept: &[&str]) -> Masquerade {
     Masquerade {
@@ -151,8 +151,8 @@ fn pod(node: &Container, world: &World) -> Container {
     pod.ip("route add default via 10.244.1.1");
     pod.ip("-6 route add default via fd00:10:244:1::1");
     node.enter(|| {
-        crate::common::set_sysctl("ipv4/ip_forward", "1");
-        crate::common::set_sysctl("ipv6/conf/all/forwarding", "1");
+        common::set_sysctl("ipv4/ip_forward", "1");
+        common::set_sysctl("ipv6/conf/all/forwarding", "1");
     });
     pod
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use crate::api::{Api, Tools};
-use crate::common::run;
-use crate::common::wait::wait_until;
+use common::run;
+use common::wait::wait_until;
 
 #[test]
 fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {

@@ -1,14 +1,15 @@
 //! The plugin in the folder of plugins: put there by the running daemon, before there is an API
 //! server, and taken away again.
 
+use common::programs;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-use crate::common::World;
-use crate::common::daemon::stripped;
-use crate::common::wait::wait_until;
 use crate::site::{Node, kubeconfig_of_nobody, make_bridge};
+use common::World;
+use common::daemon::stripped;
+use common::wait::wait_until;
 
 /// A plugin of somebody else's.
 fn put(path: &Path, text: &str) {
@@ -18,7 +19,7 @@ fn put(path: &Path, text: &str) {
 }
 
 fn is_ours(path: &Path) -> bool {
-    let ours = fs::read(stripped(env!("CARGO_BIN_EXE_pausenet"))).unwrap();
+    let ours = fs::read(stripped(programs::pausenet())).unwrap();
     fs::read(path).is_ok_and(|there| there == ours)
 }
 

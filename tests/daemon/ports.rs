@@ -1,24 +1,25 @@
 //! Ports of pods, after somebody's `nft flush ruleset`.
 
+use common::programs;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
-use pausenet::daemon::conflist::render;
-use pausenet::daemon::options::Options;
-use pausenet::daemon::ports::Ports;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::nft::Nft;
+use pausenetd::conflist::render;
+use pausenetd::options::Options;
+use pausenetd::ports::Ports;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
-use crate::common::daemon::stripped;
-use crate::common::traffic::bound;
-use crate::common::wait::wait_until;
-use crate::common::{Container, World, lab, run};
 use crate::site::{Node, host, kubeconfig_of_nobody, make_bridge};
+use common::daemon::stripped;
+use common::traffic::bound;
+use common::wait::wait_until;
+use common::{Container, World, lab, run};
 
 const PODS: &str = "10.244.1.0/24";
 
@@ -107,7 +108,7 @@ fn without_a_daemon(world: &World) -> (Node, Ports) {
         fs::create_dir_all(node.dir.join(dir)).unwrap();
     }
     fs::write(node.conflist(), conflist).unwrap();
-    let plugin = stripped(env!("CARGO_BIN_EXE_pausenet"));
+    let plugin = stripped(programs::pausenet());
     std::os::unix::fs::symlink(plugin, node.dir.join("bin/pausenet")).unwrap();
     (node, Ports::new(&options))
 }

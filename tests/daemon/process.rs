@@ -1,13 +1,14 @@
 //! The program by itself: what it says to wrong usage, and how it lives without an API server.
 
+use common::programs;
 use std::process::{Command, Output};
 
-use crate::common::World;
-use crate::common::wait::wait_until;
 use crate::site::{LISTEN, Node, get, kubeconfig_of_nobody, make_bridge};
+use common::World;
+use common::wait::wait_until;
 
 fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pausenetd"));
+    let mut command = Command::new(programs::pausenetd());
     command
         .args(args)
         .env_clear()

@@ -1,24 +1,25 @@
 //! When a node is ready: after one whole look, whatever an earlier life has left there; and from then
 //! on whoever is away.
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Stdio};
 
 use clap::Parser;
-use pausenet::daemon::bell::Scope;
-use pausenet::daemon::metrics::{Metrics, text};
-use pausenet::daemon::node::Node as OfCluster;
-use pausenet::daemon::options::Options;
-use pausenet::daemon::reconcile::Reconciler;
-use pausenet::daemon::watch::NodeList;
+use pausenetd::bell::Scope;
+use pausenetd::metrics::{Metrics, text};
+use pausenetd::node::Node as OfCluster;
+use pausenetd::options::Options;
+use pausenetd::reconcile::Reconciler;
+use pausenetd::watch::NodeList;
 use serde_json::json;
 
 use crate::api::{Api, Tools};
-use crate::common::World;
-use crate::common::daemon::stripped;
-use crate::common::wait::wait_until;
 use crate::site::{Node, make_bridge};
+use common::World;
+use common::daemon::stripped;
+use common::wait::wait_until;
 
 const OLD: &str =
     r#"{"cniVersion": "1.0.0", "name": "pausenet", "plugins": [{"type": "pausenet"}]}"#;
@@ -45,7 +46,7 @@ impl<'a> Passes<'a> {
                 .chain([
                     node.name.into(),
                     "--plugin".into(),
-                    stripped(env!("CARGO_BIN_EXE_pausenet")).into_os_string(),
+                    stripped(programs::pausenet()).into_os_string(),
                     "--bin-dir".into(),
                     dir("bin"),
                     "--conf-dir".into(),
@@ -131,8 +132,7 @@ impl Owner {
 }
 
 fn tables(node: &Node) -> String {
-    node.host
-        .enter(|| crate::common::run("nft", ["list", "tables"]))
+    node.host.enter(|| common::run("nft", ["list", "tables"]))
 }
 
 #[test]
@@ -176,8 +176,7 @@ fn a_node_that_was_ready_stays_so_whatever_fails_while_its_network_is_there() {
 
     assert_eq!(passes.make(Some(&NodeList::new()), Scope::Network), None);
     assert_eq!(passes.errors("node"), Some(1.0));
-    node.host
-        .enter(|| crate::common::run("nft", ["flush", "ruleset"]));
+    node.host.enter(|| common::run("nft", ["flush", "ruleset"]));
     let owner = Owner::of_table(&node, "inet pausenetd");
     assert_eq!(passes.make(Some(&whole), Scope::Network), None);
     assert_eq!(passes.errors("masquerade"), Some(1.0));

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use pausenet::daemon::routes::{ensure, list, shadowed, ways};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::Which;
 use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
+use pausenetd::routes::{ensure, list, shadowed, ways};
 
-use crate::common::{Container, World};
 use crate::site::{host, make_bridge};
+use common::{Container, World};
 
 fn node(world: &World) -> Container {
     make_bridge();

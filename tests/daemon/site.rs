@@ -1,6 +1,7 @@
 //! Nodes of a cluster, as network namespaces on one bridge, with a pausenetd on each and pods that
 //! the plugin of the daemon's own installing wires.
 
+use common::programs;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, TcpStream};
@@ -8,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::daemon::stripped;
-use crate::common::wait::wait_until;
-use crate::common::{Container, World, ip};
+use common::daemon::stripped;
+use common::wait::wait_until;
+use common::{Container, World, ip};
 
 /// How long anything may take that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const LISTEN: &str = "127.0.0.1:9112";
 
 /// The folder with scripts/ and conf/.
-pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+pub use common::programs::CHECKOUT;
 
 /// The bridge of the nodes, where there is no lab's.
 pub fn make_bridge() {
@@ -81,10 +82,10 @@ impl Node {
         command
             .arg(format!("--bounding-set=-all,{capabilities}"))
             .args(["--inh-caps=-all", "--no-new-privs"])
-            .arg(env!("CARGO_BIN_EXE_pausenetd"))
+            .arg(programs::pausenetd())
             .env("PAUSENETD_NODE_NAME", self.name)
             .env("PAUSENETD_KUBECONFIG", kubeconfig)
-            .env("PAUSENETD_PLUGIN", stripped(env!("CARGO_BIN_EXE_pausenet")))
+            .env("PAUSENETD_PLUGIN", stripped(programs::pausenet()))
             .env("PAUSENETD_BIN_DIR", self.dir.join("bin"))
             .env("PAUSENETD_CONF_DIR", self.dir.join("net.d"))
             .env("PAUSENETD_STORE_DIR", self.dir.join("ipam"))

@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Call, Snapshot, podnet, with};
 use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::wait::wait_until;
+use common::{Call, Snapshot, podnet, with};
 
 /// The gateway of network podnet, which is the host.
 const HOST: &str = "10.1.0.1";
@@ -133,7 +133,7 @@ impl Scene {
     }
 
     /// A call for the anchor, as a runtime would make it.
-    fn call(&self, verb: &str) -> crate::common::Answer {
+    fn call(&self, verb: &str) -> common::Answer {
         let config = with(podnet(), json!({"prevResult": self.result}));
         Call::new(verb, &config)
             .id(&self.container_id)

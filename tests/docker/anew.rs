@@ -1,6 +1,7 @@
 //! The command that makes a member anew, as `reanchor` prints it: run, and what it makes compared
 //! with what there was.
 
+use common::programs;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -163,7 +164,7 @@ fn repairs(docker: &Docker, anchor: &str) -> Value {
 
 /// Runs what was printed for a person, in a shell of theirs.
 pub fn shell(docker: &Docker, folder: &str, line: &str, programs: &[&Path]) {
-    let ours = Path::new(env!("CARGO_BIN_EXE_pausectl")).parent().unwrap();
+    let ours = Path::new(programs::pausectl()).parent().unwrap();
     let path = docker.path_with(ours);
     let programs = programs.iter().map(|folder| folder.to_path_buf());
     let path = std::env::join_paths(programs.chain(std::env::split_paths(&path))).unwrap();

@@ -3,11 +3,11 @@
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pausenet::cni::Error;
-use pausenet::docker::{
+use pausectl::docker_api::{
     Action, ContainerName, ContainerRef, Creation, Dns, Docker as Client, Failure, Kind,
     NetworkMode, RestartPolicy, Socket, State, Which,
 };
+use pausenet::cni::Error;
 
 use crate::site::{Docker, NO_BRIDGE};
 

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::anew::shell;
-use crate::common::wait::wait_until;
-use crate::common::{lab, run};
 use crate::site::{CHECKOUT, Docker, NO_BRIDGE};
 use crate::watch::Watcher;
+use common::wait::wait_until;
+use common::{lab, run};
 
 #[test]
 fn services_share_an_anchor_and_keep_its_address_when_all_are_made_anew() {

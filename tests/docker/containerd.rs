@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Answer, Call, Container, allocated, podnet, with};
 use crate::site::{Docker, NO_BRIDGE, pause_image};
+use common::wait::wait_until;
+use common::{Answer, Call, Container, allocated, podnet, with};
 
 /// The anchor `anchor` and the member `member`, both of the pause image.
 struct Scene {

@@ -4,9 +4,9 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::wait::wait_until;
 use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::wait::wait_until;
 
 /// How many moments of a command's life are tried.
 const MOMENTS: u32 = 12;
@@ -60,7 +60,7 @@ fn a_change_of_ports_that_was_killed_is_finished_by_the_next() {
         ["docker", "publish", "web", "8080:80"],
         ["docker", "unpublish", "web", "8080"],
     ];
-    let rules = || crate::common::run("nft", ["list", "ruleset"]);
+    let rules = || common::run("nft", ["list", "ruleset"]);
     let whole = time(&docker, &publish);
     for moment in 0..MOMENTS {
         kill_after(&docker, &publish, whole * moment / MOMENTS);

@@ -1,8 +1,8 @@
 //! Docker's own bridge, without pausenet: what it means to share a network, and the problem that an
 //! anchor solves.
 
-use crate::common::wait::wait_until;
 use crate::site::{Docker, OWN_BRIDGE};
+use common::wait::wait_until;
 
 #[test]
 fn who_shares_the_network_of_an_application_loses_it_with_that() {

@@ -1,14 +1,15 @@
 //! `pausectl doctor` on a host with a Docker of its own bridge and firewall.
 
+use common::programs;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, podnet, run, with};
 use crate::site::{Docker, OWN_BRIDGE};
 use crate::wire::{beyond, listen, tcp, tcp_is_cut};
+use common::{Call, Container, podnet, run, with};
 
 fn network() -> Value {
     let capabilities = json!({"portMappings": true});
@@ -20,7 +21,7 @@ fn network() -> Value {
 
 /// What the doctor has to say, but for the kernel's missing options.
 fn look(confs: &Path, args: &[&str]) -> (Option<i32>, Value) {
-    let output = Command::new(env!("CARGO_BIN_EXE_pausectl"))
+    let output = Command::new(programs::pausectl())
         .args(["doctor", "--output", "json"])
         .args(["--runtime-conf-dir", "/nonexistent", "--conf-dir"])
         .arg(confs)

@@ -1,24 +1,27 @@
 //! `explain`, `ls` and `graph` on Docker's and containerd's containers: the screens are read as
 //! they are, and what they say will happen is made to happen.
 
+use common::programs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::started::Apart;
-use crate::common::wait::wait_until;
-use crate::common::{Call, podnet, with};
-use crate::screen::Screen;
-use crate::screen::assert_is_in_the_docs;
 use crate::site::{CHECKOUT, Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
-
-const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
+use common::screen::Screen;
+use common::screen::assert_is_in_the_docs;
+use common::started::Apart;
+use common::wait::wait_until;
+use common::{Call, podnet, with};
 
 /// The stdout of pausectl, which has to succeed. Where all namespaces of the machine are looked at,
 /// those of others may change so much meanwhile that it says so on stderr.
 #[track_caller]
 pub fn pausectl(docker: &Docker, args: &[&str]) -> String {
-    let output = docker.command(PAUSECTL).args(args).output().unwrap();
+    let output = docker
+        .command(programs::pausectl())
+        .args(args)
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
@@ -368,7 +371,7 @@ fn a_name_that_means_several_things_is_refused_with_all_of_them() {
     let pid = sleeper.id().to_string();
     docker.run(&["run", "-d", "--name", &pid, "hwchiu/netutils"]);
     let output = docker
-        .command(PAUSECTL)
+        .command(programs::pausectl())
         .args(["explain", &pid])
         .output()
         .unwrap();

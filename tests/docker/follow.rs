@@ -2,11 +2,11 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::common::allocated;
-use crate::common::wait::wait_until;
 use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
 use crate::watch::Watcher;
+use common::allocated;
+use common::wait::wait_until;
 
 const HOST: &str = "10.1.0.1";
 

@@ -1,13 +1,14 @@
 //! The image that scripts/image.sh makes, in each runtime that can take it.
 
+use common::programs;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{World, lab, run};
 use crate::site::{CHECKOUT, Docker, NO_BRIDGE, make_image, pause_image, status_field};
+use common::{World, lab, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -20,10 +21,9 @@ fn another_checkout_gives_the_same_bytes() {
         ".cargo",
         "Cargo.lock",
         "Cargo.toml",
-        "build.rs",
         "scripts",
         "src",
-        "tests/bench", // a member of the workspace
+        "tests", // members of the workspace
     ] {
         let (from, to) = (Path::new(CHECKOUT).join(part), other.join(part));
         run("cp", ["-r", from.to_str().unwrap(), to.to_str().unwrap()]);
@@ -65,7 +65,7 @@ fn by_root_it_is_built_with_the_rust_of_whose_checkout_it_is() {
     );
     put(&bin.join("getent"), home_of_nobody);
     put(&bin.join("cargo"), "exit 1".to_owned()); // root's, if there is one
-    let built = format!(r#"{{"executable":"{}"}}"#, env!("CARGO_BIN_EXE_pause"));
+    let built = format!(r#"{{"executable":"{}"}}"#, programs::pause());
     let cargo = format!("[ $1 = --version ] || {{ id -un >~/builder; echo '{built}'; }}");
     put(&home.join(".cargo/bin/cargo"), cargo);
     for variable in [("SUDO_USER", "nobody"), ("LOGNAME", "root")] {

@@ -1,11 +1,6 @@
 //! The pause image and the plugin with real container runtimes: Docker first of all, in a daemon
 //! of the test's own (`scripts/lab/docker.sh`).
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/screen.rs"]
-mod screen;
-
 mod anchor;
 mod anew;
 mod client;

@@ -1,12 +1,13 @@
 //! The docs' page about Docker, typed from top to bottom.
 
+use common::programs;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::run;
 use crate::site::{CHECKOUT, Docker, OWN_BRIDGE};
+use common::run;
 
 const PAGE: &str = include_str!("../../src/docs/docker.md");
 
@@ -21,7 +22,7 @@ fn each_promised_output_of_the_page_is_seen() {
     private_etc();
     let before = docker.host();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let ours = Path::new(env!("CARGO_BIN_EXE_pausectl")).parent().unwrap();
+    let ours = Path::new(programs::pausectl()).parent().unwrap();
     let mut command = docker.command("bash");
     let path = docker.path_with(ours);
     command

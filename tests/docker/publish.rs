@@ -1,5 +1,6 @@
 //! `pausectl docker publish` and `unpublish`: ports come and go while a container is at work.
 
+use common::programs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Call, podnet, with};
 use crate::site::{Docker, NO_BRIDGE};
+use common::wait::wait_until;
+use common::{Call, podnet, with};
 
 #[test]
 fn ports_come_and_go_under_load_and_no_connection_ends() {
@@ -74,7 +75,7 @@ fn what_is_published_is_known_to_check_and_to_del() {
     };
     let before = docker.host();
     // Ours as the chained plugin portmap, too.
-    let ours = Path::new(env!("CARGO_BIN_EXE_pausenet"));
+    let ours = Path::new(programs::pausenet());
     let portmap = docker.home().join("portmap");
     std::fs::copy(ours, &portmap).unwrap();
     let path = std::env::join_paths([ours.parent().unwrap(), docker.home()]).unwrap();
@@ -94,7 +95,7 @@ fn what_is_published_is_known_to_check_and_to_del() {
         };
         ctl(&["docker", "up", "web", "--network", network]);
         ctl(&["docker", "publish", "web", "8080:80", "5353:53/udp"]);
-        let rules = || crate::common::run("nft", ["list", "ruleset"]);
+        let rules = || common::run("nft", ["list", "ruleset"]);
         let comment = format!("comment \"{mark} docker-web eth0\"");
         assert!(
             rules().contains(&format!("udp . 5353 {comment}")),
@@ -164,7 +165,7 @@ fn ports_that_cannot_be_had_are_refused_and_change_nothing() {
         "pausenet/pause",
     ]);
     let _served = TcpListener::bind("0.0.0.0:7777").unwrap();
-    let rules = || crate::common::run("nft", ["list", "ruleset"]);
+    let rules = || common::run("nft", ["list", "ruleset"]);
     let before = rules();
     for (args, reason) in [
         (

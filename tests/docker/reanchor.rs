@@ -3,10 +3,10 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::common::wait::wait_until;
-use crate::common::{Snapshot, allocated, podnet, with};
 use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::wait::wait_until;
+use common::{Snapshot, allocated, podnet, with};
 
 const HOST: &str = "10.1.0.1";
 

@@ -3,10 +3,10 @@
 
 use std::fs;
 
-use crate::common::{allocated, ip};
 use crate::explain;
 use crate::site::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use crate::talker::Talker;
+use common::{allocated, ip};
 
 #[test]
 fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {

@@ -1,5 +1,6 @@
 //! A world with a Docker daemon in it, and what tests ask of its containers.
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -8,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use pausenet::docker::Socket;
+use pausectl::docker_api::Socket;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Container, Snapshot, World, lab, podnet, run, run_files, store_files, with};
+use common::wait::wait_until;
+use common::{Container, Snapshot, World, lab, podnet, run, run_files, store_files, with};
 
 /// The folder with scripts/.
-pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+pub use common::programs::CHECKOUT;
 
 /// Options of `docker.sh run`: a daemon without docker0, for who brings another network.
 pub const NO_BRIDGE: &[&str] = &["--bridge", "none"];
@@ -30,8 +31,6 @@ pub const LIVE_RESTORE: &[&str] = &["--bridge", "none", "--live-restore"];
 
 /// Where networks are remembered, and worked on.
 const REMEMBERED: [&str; 2] = ["/var/lib/cni/results", "/var/lib/pausenet/docker"];
-
-const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
 
 /// A daemon that ends with its test, and its world.
 pub struct Docker {
@@ -158,7 +157,7 @@ impl Docker {
             let all = json!({"ips": true, "mac": true, "portMappings": true});
             self.network(&with(podnet(), json!({"capabilities": all})));
         }
-        let mut command = self.command(PAUSECTL);
+        let mut command = self.command(programs::pausectl());
         command.args(args).env("PAUSENET_CONF_DIR", dir);
         command
     }

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::common::wait::wait_until;
 use crate::site::Docker;
+use common::wait::wait_until;
 
 /// A container with a connection to the host.
 pub struct Talker {

@@ -1,5 +1,6 @@
 //! `pausectl docker up`, `attach` and `detach`.
 
+use common::programs;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -7,11 +8,11 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::started::hears_signals;
-use crate::common::wait::wait_until;
-use crate::common::{allocated, podnet, with};
 use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::started::hears_signals;
+use common::wait::wait_until;
+use common::{allocated, podnet, with};
 
 /// The gateway of network podnet, which is the host.
 const HOST: &str = "10.1.0.1";
@@ -289,7 +290,7 @@ fn ctrl_c_leaves_nothing() {
     let source = docker.home().join("hang.sh");
     fs::write(&source, script).unwrap();
     let target = plugins.join("hang");
-    crate::common::run(
+    common::run(
         "install",
         [
             "-m",
@@ -298,7 +299,7 @@ fn ctrl_c_leaves_nothing() {
             target.to_str().unwrap(),
         ],
     );
-    let ours = Path::new(env!("CARGO_BIN_EXE_pausenet")).parent().unwrap();
+    let ours = Path::new(programs::pausenet()).parent().unwrap();
     let path = std::env::join_paths([ours, &plugins]).unwrap();
     let list = [
         with(podnet(), json!({"name": null, "cniVersion": null})),

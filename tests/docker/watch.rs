@@ -11,10 +11,10 @@ use pausenet::kernel::netns::NetnsId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::allocated;
-use crate::common::wait::wait_until;
 use crate::site::{CHECKOUT, Docker, LIVE_RESTORE, NO_BRIDGE};
 use crate::talker::Talker;
+use common::allocated;
+use common::wait::wait_until;
 
 const HOST: &str = "10.1.0.1";
 
@@ -40,7 +40,7 @@ fn labelled_containers_have_a_network_while_they_run() {
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["addresses"][0], "10.1.0.50/24");
     assert_eq!(docker.view("late").addresses("eth0"), ["10.1.0.50/24"]);
-    let rules = crate::common::run("nft", ["list", "ruleset"]);
+    let rules = common::run("nft", ["list", "ruleset"]);
     assert!(
         rules.contains("tcp . 8080") && rules.contains("udp . 9090"),
         "{rules}"
@@ -260,7 +260,7 @@ fn members_are_restarted_after_their_anchor_if_that_is_wished() {
             "{name}"
         );
     }
-    let rules = crate::common::run("nft", ["list", "ruleset"]);
+    let rules = common::run("nft", ["list", "ruleset"]);
     assert!(
         rules.contains("tcp . 8080") && rules.contains("tcp . 9090"),
         "{rules}"

@@ -10,7 +10,7 @@ use netlink_packet_route::link::LinkAttribute;
 use pausenet::kernel::link::Link;
 use serde_json::{Value, json};
 
-use crate::common::{Call, HOST_END, World, allocated, ip, podnet, store_files, with};
+use common::{Call, HOST_END, World, allocated, ip, podnet, store_files, with};
 
 /// The config with other ranges.
 fn ranges(ranges: Value) -> Value {
@@ -39,7 +39,7 @@ fn add_wires_the_container_to_the_bridge_and_tells_how() {
     assert_eq!(host_end.controller, Some(bridge.index));
     assert_eq!(host_end.peer, Some(inside.index));
     assert_eq!(host_end.alias.as_deref(), Some("pausenet podnet c1 eth0"));
-    assert_eq!(host_end.group.to_string(), crate::common::GROUP);
+    assert_eq!(host_end.group.to_string(), common::GROUP);
     assert_eq!(host_end.name, HOST_END);
     assert!(host_end.running && inside.running && bridge.running);
     assert!(!host_end.hairpin && !bridge.promiscuous);
@@ -74,7 +74,7 @@ fn a_network_without_ipam_is_layer_2_only() {
     assert!(container.link("eth0").unwrap().running);
     assert!(container.addresses("eth0").is_empty());
     assert!(world.addresses("cni0").is_empty());
-    assert!(store_files(crate::common::STORES.as_ref()).is_empty());
+    assert!(store_files(common::STORES.as_ref()).is_empty());
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_data_dir_of_one_s_own_holds_the_store() {
 
     let held = std::fs::read_to_string("/run/mine/podnet/10.1.0.2").unwrap();
     assert_eq!(held, "c1\r\neth0");
-    assert!(store_files(crate::common::STORES.as_ref()).is_empty());
+    assert!(store_files(common::STORES.as_ref()).is_empty());
 }
 
 /// What a listener hears of a namespace's links: name of each link that came, "-name" of each

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, STORES, World, ip, podnet, with};
+use common::{Call, Container, STORES, World, ip, podnet, with};
 
 /// The call fails with this code, and its message has these words; nothing else is different.
 #[track_caller]

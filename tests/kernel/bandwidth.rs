@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Call, Container, World, podnet, with};
+use common::wait::wait_until;
+use common::{Call, Container, World, podnet, with};
 
 /// 16 Mbit/s to the container, 8 Mbit/s from it, in bursts of 32 KiB.
 fn limited() -> Value {
@@ -86,7 +86,7 @@ fn check_names_a_limit_that_is_gone() {
     let config = limited();
     let result = Call::new("ADD", &config).netns(&x).run().ok();
     let host_end = result["interfaces"][1]["name"].as_str().unwrap();
-    crate::common::run("tc", ["qdisc", "del", "dev", host_end, "root"]);
+    common::run("tc", ["qdisc", "del", "dev", host_end, "root"]);
 
     let checked = with(config, json!({"prevResult": result}));
     let error = Call::new("CHECK", &checked).netns(&x).run().err_code(102);

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{
-    Call, Container, HOST_END, STORES, World, allocated, ip, podnet, store_files, with,
-};
+use common::{Call, Container, HOST_END, STORES, World, allocated, ip, podnet, store_files, with};
 
 fn dual_stack() -> Value {
     with(
@@ -243,12 +241,7 @@ fn check_names_what_differs_on_the_host() {
             ),
             (
                 "alias gone",
-                |_| {
-                    drop(crate::common::run(
-                        "ip",
-                        ["link", "set", HOST_END, "alias", ""],
-                    ))
-                },
+                |_| drop(common::run("ip", ["link", "set", HOST_END, "alias", ""])),
                 &[HOST_END, "half made"],
             ),
             (

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
-use crate::common::{Answer, Call, Container, STORES, World, allocated, podnet, with};
+use common::{Answer, Call, Container, STORES, World, allocated, podnet, with};
 
 const MANY: usize = 40;
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, STORES, World, allocated, run};
 use crate::plugins::{call_alone, under};
+use common::{Call, STORES, World, allocated, run};
 
 const INDEXES: &str = "/run/pausenet/index";
 

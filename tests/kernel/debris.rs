@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::common::{Call, Container, GROUP, HOST_END, World, allocated, ip, podnet, with};
+use common::{Call, Container, GROUP, HOST_END, World, allocated, ip, podnet, with};
 
 /// The link as it is between its birth and its alias.
 fn half_made(container: &Container) {
@@ -125,7 +125,7 @@ fn add_refuses_when_another_attachment_has_the_host_end_s_name() {
     ip(&format!(
         "link add {HOST_END} group {GROUP} type veth peer name other"
     ));
-    crate::common::run(
+    common::run(
         "ip",
         ["link", "set", HOST_END, "alias", "pausenet podnet c9 eth0"],
     );

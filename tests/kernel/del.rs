@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::common::{Call, GROUP, HOST_END, STORES, World, allocated, ip, podnet, with};
+use common::{Call, GROUP, HOST_END, STORES, World, allocated, ip, podnet, with};
 
-fn add(world: &World, name: &str, id: &str) -> crate::common::Container {
+fn add(world: &World, name: &str, id: &str) -> common::Container {
     let container = world.container(name);
     Call::new("ADD", &podnet())
         .netns(&container)
@@ -186,7 +186,7 @@ fn del_works_when_the_bridge_is_gone() {
 #[test]
 fn a_link_that_only_has_the_host_end_s_name_is_left_alone() {
     let alias = |text: &str| {
-        crate::common::run("ip", ["link", "set", HOST_END, "alias", text]);
+        common::run("ip", ["link", "set", HOST_END, "alias", text]);
     };
     let plain = format!("link add {HOST_END} type veth peer name other");
     let ours = format!("link add {HOST_END} group {GROUP} type veth peer name other");
@@ -266,8 +266,8 @@ fn del_works_when_the_store_is_gone() {
 fn an_address_that_cannot_be_freed_is_an_error_after_the_link_is_gone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
-    crate::common::run("mount", ["--bind", STORES, STORES]);
-    crate::common::run("mount", ["-o", "remount,bind,ro", STORES]);
+    common::run("mount", ["--bind", STORES, STORES]);
+    common::run("mount", ["-o", "remount,bind,ro", STORES]);
 
     let error = Call::new("DEL", &podnet())
         .netns(&container)
@@ -279,7 +279,7 @@ fn an_address_that_cannot_be_freed_is_an_error_after_the_link_is_gone() {
         "{error}"
     );
     assert!(container.link("eth0").is_none());
-    crate::common::run("mount", ["-o", "remount,bind,rw", STORES]);
+    common::run("mount", ["-o", "remount,bind,rw", STORES]);
     Call::new("DEL", &podnet()).netns(&container).run().ok();
     assert!(allocated("podnet").is_empty());
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, allocated, lab, podnet, with};
 use crate::plugins::script;
 use crate::wire::{call, ruleset};
+use common::{Call, World, allocated, lab, podnet, with};
 
 const RESULT: &str = r#"{"cniVersion": "1.1.0",
     "ips": [{"address": "10.1.0.7/24", "gateway": "10.1.0.1"}],
@@ -301,7 +301,7 @@ fn the_reference_s_host_local_under_another_name_serves_us() {
         assert_eq!(allocated("podnet"), ["10.1.0.2", "fd00::2"]);
         let check = with(config.clone(), json!({"prevResult": result}));
         run("CHECK", &check).ok();
-        fs::remove_dir_all(Path::new(crate::common::STORES).join("podnet")).unwrap();
+        fs::remove_dir_all(Path::new(common::STORES).join("podnet")).unwrap();
         run("CHECK", &check).err();
         run("DEL", &config).ok();
         run("ADD", &config).ok();
@@ -352,7 +352,7 @@ fn static_addresses_come_from_the_config_and_whoever_asks() {
             "{:?}",
             x.routes()
         );
-        assert!(!Path::new(crate::common::STORES).exists(), "no store");
+        assert!(!Path::new(common::STORES).exists(), "no store");
         run(
             "CHECK",
             &with(config.clone(), json!({"prevResult": result})),

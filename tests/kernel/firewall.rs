@@ -1,6 +1,7 @@
 //! Another firewall on the host: Docker's, whose FORWARD drops what its chain DOCKER-USER does not
 //! accept, made with the real iptables; and who else may be in the way.
 
+use common::programs;
 use std::collections::BTreeSet;
 
 use pausenet::apply::firewall as told;
@@ -9,12 +10,12 @@ use pausenet::plan::firewall::{HostLink, Keeper, Obstacle, Passage, Remedy};
 use pausenet::plan::{Families, HOST_END_START};
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, lab, podnet, run, with};
 use crate::dropping::{
     PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
     without_ports,
 };
 use crate::wire::{added, call, listen, ruleset, tcp, tcp_is_cut};
+use common::{Call, World, lab, podnet, run, with};
 
 /// A world with a node whose firewall is as Docker makes it, for the programs' families.
 fn docker_host(programs: &[&str]) -> Option<World> {
@@ -339,7 +340,7 @@ fn the_key_is_auto_or_off_and_nothing_to_the_reference_s_plugins() {
     let dir = tempfile::tempdir().unwrap();
     for (n, name) in ["bridge", "ptp"].into_iter().enumerate() {
         let program = dir.path().join(name);
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), &program).unwrap();
+        std::os::unix::fs::symlink(programs::pausenet(), &program).unwrap();
         let ipam = json!({"type": "host-local", "subnet": format!("10.{}.0.0/24", 20 + n)});
         let config = json!({"type": name, "name": name, "ipMasq": false, "ipam": ipam,
             "bridge": "cni7", "isGateway": true, "firewall": {"of": "another"}});

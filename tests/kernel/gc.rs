@@ -6,11 +6,11 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
-use crate::common::{
-    Answer, Call, Container, GROUP, HOST_END, STORES, World, allocated, ip, podnet, run, with,
-};
 use crate::plugins::{call_alone, call_as};
 use crate::wire::{added, elements_of};
+use common::{
+    Answer, Call, Container, GROUP, HOST_END, STORES, World, allocated, ip, podnet, run, with,
+};
 
 /// Addresses, masquerade, ports and the MAC check: all that an attachment can have.
 fn everything() -> Value {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, STORES, World, allocated, run, store_files, with};
 use crate::plugins::call_alone;
+use common::{Call, STORES, World, allocated, run, store_files, with};
 
 fn config() -> Value {
     json!({"cniVersion": "1.1.0", "name": "podnet", "type": "bridge",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Answer, Call, HOST_END, World, allocated, podnet};
+use common::{Answer, Call, HOST_END, World, allocated, podnet};
 
 /// Far longer than any call takes, so that one that hangs fails here and not in CI's patience.
 const LIMIT: Duration = Duration::from_secs(20);

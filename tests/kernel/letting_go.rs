@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use pausenet::kernel::nft::{Change, Element, Family, Kind, Nft, Set, Table};
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{World, podnet, run, with};
 use crate::ports::{mapped, mapping};
 use crate::wire::{HOST, added, call, elements_of, listen, ruleset, tcp};
+use common::wait::wait_until;
+use common::{World, podnet, run, with};
 
 fn masqueraded() -> Value {
     with(podnet(), json!({"ipMasq": true}))
@@ -55,9 +55,7 @@ fn del_has_elements_end_by_themselves() {
     });
 
     if news.contains("delete element") && is_older_than(6, 12) {
-        return crate::common::lab::skip_for_the_kernel(
-            "timeouts that can be changed (Linux 6.12)",
-        );
+        return common::lab::skip_for_the_kernel("timeouts that can be changed (Linux 6.12)");
     }
     assert!(!news.contains("delete element"), "{news}");
     assert!(news.contains("expires"), "{news}");

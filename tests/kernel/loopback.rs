@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Container, World, ip, set_sysctl, with};
 use crate::plugins::{call_alone, call_as};
+use common::{Container, World, ip, set_sysctl, with};
 
 fn config() -> Value {
     json!({"cniVersion": "1.1.0", "name": "lo", "type": "loopback"})

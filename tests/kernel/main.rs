@@ -1,8 +1,5 @@
 //! The built plugin against the real kernel, each test in namespaces of its own.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod add;
 mod bad_input;
 mod bandwidth;

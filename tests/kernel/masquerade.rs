@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, STORES, World, podnet, run, set_sysctl, with};
 use crate::wire::{HOST, added, at, beyond, bind, call, elements_of, listen, ruleset, tcp, udp};
+use common::{Call, STORES, World, podnet, run, set_sysctl, with};
 
 fn dual_stack() -> Value {
     let ipam = json!({"type": "host-local",

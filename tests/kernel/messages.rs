@@ -5,7 +5,7 @@ use pausenet::kernel::forwarding;
 use pausenet::kernel::link::{self, Which};
 use pausenet::kernel::{RouteSocket, netlink::Request};
 
-use crate::common::{World, ip, set_sysctl};
+use common::{World, ip, set_sysctl};
 
 #[test]
 fn each_request_is_done_and_the_first_refusal_told_with_one_ack_for_all() {

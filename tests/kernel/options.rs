@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Container, STORES, World, allocated, podnet, run, set_sysctl, with};
 use crate::wire::{HOST, added, call, elements_of, listen, tcp, tcp_is_cut};
+use common::{Container, STORES, World, allocated, podnet, run, set_sysctl, with};
 
 #[test]
 fn isolated_pods_reach_the_host_and_open_pods_and_not_each_other() {

@@ -3,6 +3,7 @@
 //! The numbers are forced to come again, in a PID namespace of the test's own: by a small pid_max
 //! where that is a namespace's own (Linux 6.14), or else by `ns_last_pid`, which always is.
 
+use common::programs;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -10,11 +11,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Answer, Call, Container, HOST_END, World, allocated, ip, podnet, run, with};
 use crate::wire::{HOST, listen, tcp};
-
-const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
+use common::wait::wait_until;
+use common::{Answer, Call, Container, HOST_END, World, allocated, ip, podnet, run, with};
 
 /// Numbers up to this one are not given again (the kernel's RESERVED_PIDS).
 const RESERVED: u32 = 300;
@@ -74,7 +73,10 @@ impl Processes {
     }
 
     fn start(&mut self, before: &str) -> u32 {
-        let pid = self.ask(&format!("{before} {PAUSE} >/dev/null & echo $!"));
+        let pid = self.ask(&format!(
+            "{before} {} >/dev/null & echo $!",
+            programs::pause()
+        ));
         let pid = pid.parse().unwrap();
         self.wait_for_the_program(pid);
         pid
@@ -96,7 +98,7 @@ impl Processes {
     /// Starts such a process as `before` tells, as often as it takes until it has this number.
     fn start_as(&mut self, pid: u32, before: &str) {
         let last = pid - 1;
-        let start = format!("{before} {PAUSE} >/dev/null & n=$!");
+        let start = format!("{before} {} >/dev/null & n=$!", programs::pause());
         let loop_until = if pid_max_is_per_namespace() {
             format!("until {start}; [ $n = {pid} ]; do kill -9 $n; wait $n 2>/dev/null; done")
         } else {

@@ -1,16 +1,17 @@
 //! The binary under the names of the reference's plugins, and shell scripts as plugins.
 
+use common::programs;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::common::{Answer, Call, Container};
+use common::{Answer, Call, Container};
 
 /// A folder like /opt/cni/bin, in which the built binary has all its names.
 pub fn folder() -> PathBuf {
-    let binary = Path::new(env!("CARGO_BIN_EXE_pausenet"));
+    let binary = Path::new(programs::pausenet());
     let folder = binary.parent().unwrap().join("test-plugins");
     fs::create_dir_all(&folder).unwrap();
     for name in ["bridge", "ptp", "host-local", "loopback", "portmap"] {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, STORES, World, lab, podnet, run, with};
 use crate::plugins::{call_alone, call_as, folder};
 use crate::wire::{HOST, beyond, bind, call, elements_of, listen, ruleset, tcp, udp};
+use common::{Call, Container, STORES, World, lab, podnet, run, with};
 
 const OWNER: &str = "portmap podnet x eth0";
 

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, podnet, with};
 use crate::plugins::{call_as, script, under};
 use crate::wire::call;
+use common::{Call, World, podnet, with};
 
 /// Everything that other plugins call iptables, nft, tc, ip or sysctl for.
 fn everything() -> Value {

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, World, allocated, ip, podnet, set_sysctl, sysctl, with};
 use crate::plugins::call_as;
 use crate::wire::{
     HOST, added, beyond, bind, call, elements_of, listen, ruleset, tcp, tcp_is_cut, udp,
 };
+use common::{Call, Container, World, allocated, ip, podnet, set_sysctl, sysctl, with};
 
 fn routed() -> Value {
     let ipam = json!({"type": "host-local",

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, STORES, World, allocated, podnet, with};
+use common::{Call, STORES, World, allocated, podnet, with};
 
 /// A network with two addresses to give: .2 and .3.
 fn two_addresses() -> Value {

@@ -1,5 +1,6 @@
 //! The host was started again: its store has what was held before, and nobody will give it back.
 
+use common::programs;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,10 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{
-    Answer, Call, Container, STORES, World, allocated, ip, lab, podnet, run, with,
-};
+use common::wait::wait_until;
+use common::{Answer, Call, Container, STORES, World, allocated, ip, lab, podnet, run, with};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -33,7 +32,7 @@ fn add(network: &Value, container: &Container) -> Call {
 /// Calls it as a runtime does, whose processes are all that there are: those of `beside`, a piece of
 /// shell, too.
 fn alone(call: &Call, beside: &str) -> Answer {
-    let plugin = env!("CARGO_BIN_EXE_pausenet");
+    let plugin = programs::pausenet();
     in_own_processes(call, &format!("{beside}\n{plugin}; exit $?"))
 }
 
@@ -234,7 +233,7 @@ fn where_the_runtime_s_processes_are_not_to_be_seen_nothing_is_free_at_once() {
     let network = network(3);
     filled_and_started_again(&world, &network);
     let x = world.container("x");
-    let plugin = env!("CARGO_BIN_EXE_pausenet");
+    let plugin = programs::pausenet();
     in_own_processes(&add(&network, &x), &format!("exec {plugin}")).err_code(11);
     alone(&add(&network, &x), "").ok();
 }

@@ -2,29 +2,20 @@
 //! that knows it: so the two ends here are raw sockets, and the association is its first packet.
 
 use std::net::UdpSocket;
-use std::os::fd::FromRawFd;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use serde_json::json;
 
-use crate::common::{World, lab, podnet, with};
 use crate::wire::{Place, added, at, beyond};
-
-const AF_INET: i32 = 2;
-const SOCK_RAW: i32 = 3;
-const IPPROTO_SCTP: i32 = 132;
-
-unsafe extern "C" {
-    safe fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
-}
+use common::{World, lab, podnet, with};
 
 /// Packets of SCTP, with their IP header on the way in.
 fn raw(place: Place) -> UdpSocket {
-    let fd = at(place, || socket(AF_INET, SOCK_RAW, IPPROTO_SCTP));
-    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was opened just now and is nobody else's.
-    let socket = unsafe { UdpSocket::from_raw_fd(fd) };
+    let open = || socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP));
+    // The standard library's type for sockets that know no connection.
+    let socket = UdpSocket::from(at(place, open).unwrap());
     socket
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();

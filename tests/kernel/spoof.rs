@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Container, World, podnet, run, with};
 use crate::wire::{added, bind, call, datagrams_before, elements_of, listen, ruleset, tcp};
+use common::{Container, World, podnet, run, with};
 
 const FORGED: &str = "02:00:00:00:00:66";
 const OWNER: &str = "pausenet podnet x eth0";

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Answer, Call, STORES, World, podnet, run, with};
 use crate::plugins::{call_alone, under};
 use crate::wire::added;
+use common::{Answer, Call, STORES, World, podnet, run, with};
 
 fn status(config: &Value) -> Answer {
     Call::new("STATUS", config).run()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, World, podnet, set_sysctl, with};
+use common::{Call, Container, World, podnet, set_sysctl, with};
 
 /// Within the second after which the kernel would repeat an unanswered ARP or neighbour
 /// solicitation: whatever is answered by then was answered at the first asking.
@@ -220,7 +220,7 @@ fn after_a_mac_that_was_asked_for_neighbours_are_told() {
 #[test]
 fn on_a_bridge_that_is_not_ours_neighbours_are_told() {
     let world = World::new();
-    let ip = crate::common::ip;
+    let ip = common::ip;
     ip("link add cni0 type bridge");
     let y = added(&world, &podnet(), "y");
     let foreign = world.container("foreign");

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, allocated, podnet, with};
+use common::{Call, World, allocated, podnet, with};
 
 const ALL: [&str; 7] = [
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
@@ -89,7 +89,7 @@ fn each_version_has_its_own_form_of_result() {
             .run()
             .ok();
 
-        let host_end = world.link(crate::common::HOST_END).unwrap();
+        let host_end = world.link(common::HOST_END).unwrap();
         let links = [
             world.link("cni0").unwrap(),
             host_end.clone(),

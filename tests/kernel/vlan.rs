@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, podnet, run, with};
+use common::{Call, World, podnet, run, with};
 
 fn tagged() -> Value {
     with(

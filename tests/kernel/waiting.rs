@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pausenet::kernel::{RouteSocket, link, route};
 
-use crate::common::{World, ip, set_sysctl};
+use common::{World, ip, set_sysctl};
 
 /// Far longer than the kernel takes. A notice that is not heard ends in an error after it.
 const LIMIT: Duration = Duration::from_secs(10);

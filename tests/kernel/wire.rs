@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::common::traffic::bound;
-use crate::common::{Call, Container, World, ip, run};
+use common::traffic::bound;
+use common::{Call, Container, World, ip, run};
 use serde_json::Value;
 
 /// A namespace: a container, or the host.

@@ -9,9 +9,9 @@ use std::process::{Command, Output, Stdio};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::common::wait::wait_until;
-use crate::common::{World, lab};
 use crate::script::{Images, Script};
+use common::wait::wait_until;
+use common::{World, lab};
 
 /// The control plane. Machines join it.
 pub struct Cluster {
@@ -126,10 +126,8 @@ pub struct Node {
 }
 
 /// A node that makes Services work, too.
-#[cfg(feature = "daemon")]
 pub const WITH_SERVICES: &[&str] = &["--kube-proxy"];
 /// The same with addresses of both families, in such a cluster.
-#[cfg(feature = "daemon")]
 pub const OF_BOTH_FAMILIES: &[&str] = &["--dual-stack", "--kube-proxy"];
 
 impl Node {

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
-use pausenet::daemon::conflist::render;
-use pausenet::daemon::options::Options;
+use pausenetd::conflist::render;
+use pausenetd::options::Options;
 use serde_json::Value;
 
 use crate::cluster::pod_ip;
-use crate::common::allocated_in;
-use crate::common::wait::wait_until;
 use crate::scene::{Scene, install, manifest, view};
+use common::allocated_in;
+use common::wait::wait_until;
 
 /// The network's name in it.
 pub const NETWORK: &str = "pausenet";

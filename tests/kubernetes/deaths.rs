@@ -7,11 +7,11 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::cluster::{Runtime, pod_ip};
-use crate::common::wait::wait_until;
-use crate::common::{allocated, run};
 use crate::scene::{Scene, install, manifest, network};
 use crate::script::kill;
 use crate::wrapper::{self, REAL};
+use common::wait::wait_until;
+use common::{allocated, run};
 
 /// What ends while an ADD is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

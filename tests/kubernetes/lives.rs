@@ -1,17 +1,18 @@
 //! What happens to pods.
 
+use common::programs;
 use std::fs;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::cluster::{Runtime, pod_ip};
-use crate::common::wait::{wait_same, wait_until};
-use crate::common::{allocated, lab};
 use crate::containers::Running;
 use crate::scene::{POD, Scene, manifest, share_a_network, view};
 use crate::script::kill;
 use crate::wrapper::{self, REAL};
+use common::wait::{wait_same, wait_until};
+use common::{allocated, lab};
 
 /// So many pods are made and deleted at once.
 const MANY: usize = 100;
@@ -86,7 +87,7 @@ fn its_containers_share_the_network_of_our_pause(scene: &Scene) {
     }
     let pause = &running["POD"];
     let program = fs::read(format!("/proc/{}/exe", pause.pid)).unwrap();
-    assert!(program == fs::read(env!("CARGO_BIN_EXE_pause")).unwrap());
+    assert!(program == fs::read(programs::pause()).unwrap());
     for running in running.values() {
         assert!(share_a_network(running.pid, pause.pid), "{running:?}");
     }
@@ -104,10 +105,7 @@ fn its_containers_share_the_network_of_our_pause(scene: &Scene) {
 
 fn pausectl_lists_one_anchor_with_its_members(scene: &Scene) {
     let listed = ["ls", "--output", "json"];
-    let listed = scene
-        .node
-        .script
-        .run(env!("CARGO_BIN_EXE_pausectl"), &listed);
+    let listed = scene.node.script.run(programs::pausectl(), &listed);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let [row] = &listed["attachments"].as_array().unwrap()[..] else {
         panic!("{listed:#}");

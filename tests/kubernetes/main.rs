@@ -1,24 +1,16 @@
 //! A real kubelet and API server, with our plugin as the node's network and our pause in every pod:
 //! the pod of conf/kubernetes/pause.yaml from its first second to its last.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod cluster;
-#[cfg(feature = "daemon")]
 mod conflist;
 mod containers;
 mod cri;
 mod deaths;
 mod kind;
-#[cfg(feature = "daemon")]
 mod kind_up;
 mod lives;
-#[cfg(feature = "daemon")]
 mod node_image;
-#[cfg(feature = "daemon")]
 mod nodes;
-#[cfg(feature = "daemon")]
 mod outside;
 mod scene;
 mod script;
@@ -37,7 +29,6 @@ fn pods_live_and_die_on_kubelet_with_docker() {
     lives::of_two_containers(&scene);
     deaths::of_kubelet_during_add(&scene);
     lives::of_many(&scene);
-    #[cfg(feature = "daemon")]
     conflist::on_a_node(&scene);
     scene.end();
 }

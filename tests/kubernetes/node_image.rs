@@ -1,18 +1,19 @@
 //! The image of the node's programs, of those that were built for the tests.
 
+use common::programs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::daemon::stripped;
 use crate::script::CHECKOUT;
+use common::daemon::stripped;
 
 /// A folder with the binaries that Cargo has built for the tests.
 pub fn binaries() -> PathBuf {
     let binaries = [
-        env!("CARGO_BIN_EXE_pausenetd"),
-        env!("CARGO_BIN_EXE_pausenet"),
-        env!("CARGO_BIN_EXE_pausectl"),
-        env!("CARGO_BIN_EXE_pause"),
+        programs::pausenetd(),
+        programs::pausenet(),
+        programs::pausectl(),
+        programs::pause(),
     ];
     let binaries = binaries.map(stripped);
     binaries[0].parent().unwrap().to_owned()

@@ -10,14 +10,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Node, OF_BOTH_FAMILIES, Runtime, WITH_SERVICES, pod_ip};
-use crate::common::daemon::{assert_nothing_was_forbidden, is_allowed, requests};
-use crate::common::traffic::{Pings, reaches, seen_as};
-use crate::common::wait::wait_until;
-use crate::common::{Container, allocated_in, run};
 use crate::node_image::node_image;
 use crate::outside::{OUTSIDE, OUTSIDE_PORT, Outside};
 use crate::scene::{Turn, alone, turn, view};
 use crate::script::{CHECKOUT, kill};
+use common::daemon::{assert_nothing_was_forbidden, is_allowed, requests};
+use common::traffic::{Pings, reaches, seen_as};
+use common::wait::wait_until;
+use common::{Container, allocated_in, run};
 
 #[test]
 fn two_nodes_live_with_pausenetd_as_pods() {
@@ -293,9 +293,7 @@ impl Pair {
             .script
             .inside(|| run("nft", ["delete", "table", "inet", "pausenetd"]));
         let flushed = Instant::now();
-        second
-            .script
-            .inside(|| crate::common::ip("route flush proto 112"));
+        second.script.inside(|| common::ip("route flush proto 112"));
         wait_until("its route is back", || self.has_route(1, &of_first));
         let cut_off = flushed.elapsed();
         wait_until("its masquerade is back", || {
@@ -418,7 +416,7 @@ impl Pair {
                     let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
                     assert!(left.is_empty(), "{left:?}");
                 }
-                assert_eq!(crate::common::ip("route show proto 112"), "");
+                assert_eq!(common::ip("route show proto 112"), "");
                 let tables = run("nft", ["list", "tables"]);
                 assert!(!tables.contains("pausenetd"), "{tables}");
             });
@@ -480,7 +478,7 @@ impl Pair {
 
     /// Whether a node has a route of the daemon's to these pods.
     fn has_route(&self, node: usize, subnet: &str) -> bool {
-        let shown = || crate::common::ip("route show proto 112");
+        let shown = || common::ip("route show proto 112");
         let shown = self.nodes[node].script.inside(shown);
         shown.lines().any(|line| line.trim().starts_with(subnet))
     }

@@ -1,6 +1,7 @@
 //! One node with our plugin, and what tests ask of its pods: the API server's side, the runtime's
 //! and the kernel's.
 
+use common::programs;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +15,10 @@ use pausenet::kernel::{RouteSocket, netns::NetnsId};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Node, Runtime, pod_ip};
-use crate::common::wait::{wait_same, wait_until};
-use crate::common::{Container, NetState, allocated, run};
 use crate::containers::Running;
 use crate::script::CHECKOUT;
+use common::wait::{wait_same, wait_until};
+use common::{Container, NetState, allocated, run};
 
 /// The pod of conf/kubernetes/pause.yaml.
 pub const POD: &str = "two-containers";
@@ -234,7 +235,7 @@ pub fn network(node: &Node, cluster: &Cluster) -> Value {
 /// Puts the plugin and a conflist where the runtime looks for them. The conflist comes last.
 pub fn install(node: &Node, network: &Value) {
     node.script.inside(|| {
-        let plugin = Path::new(env!("CARGO_BIN_EXE_pausenet"));
+        let plugin = Path::new(programs::pausenet());
         for name in ["pausenet", "loopback"] {
             fs::copy(plugin, Path::new("/opt/cni/bin").join(name)).unwrap();
         }

@@ -1,6 +1,7 @@
 //! The scripts of the lab, as tests use them: one that has said what it has set up waits for the end
 //! of its stdin, which comes even if the test is killed.
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -10,14 +11,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::common::lab;
-use crate::common::wait::wait_until;
+use common::lab;
+use common::wait::wait_until;
 
 /// The folder with scripts/ and conf/.
-pub const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+pub use common::programs::CHECKOUT;
 
 /// Scripts that run, each within the one before it.
 pub struct Script {
@@ -179,7 +181,7 @@ impl Images {
         let applications = lab::docker()?.images;
         let pause = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-pause.tar");
         let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
-            .args(["--binary", env!("CARGO_BIN_EXE_pause"), "--output"])
+            .args(["--binary", programs::pause(), "--output"])
             .arg(&pause)
             .stdin(Stdio::null())
             .output()
@@ -202,8 +204,8 @@ impl Images {
 pub fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // SAFETY: root and working directory become this thread's own; nobody else knows it.
-            unsafe { unshare_unsafe(UnshareFlags::FS) }.unwrap();
+            // Root and working directory become this thread's own.
+            unshare(CloneFlags::CLONE_FS).unwrap();
             for kind in [LinkNameSpaceType::Network, LinkNameSpaceType::Mount] {
                 let name = match kind {
                     LinkNameSpaceType::Network => "net",

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::common::World;
 use crate::script::CHECKOUT;
+use common::World;
 
 /// A script of the lab with an empty cache.
 fn lab(program: &[&str]) -> Output {

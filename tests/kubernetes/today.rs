@@ -1,5 +1,6 @@
 //! containerd 2.1 through CRI v1, as a kubelet of today speaks to it, at CNI 1.1.0: with STATUS.
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{World, ip, lab};
-#[cfg(feature = "daemon")]
 use crate::conflist;
 use crate::cri::{Cri, LinuxSandbox, SandboxConfig, SandboxMetadata};
 use crate::scene::{State, share_a_network, turn, view};
 use crate::script::{Images, Script, kill};
 use crate::wrapper;
+use common::wait::wait_until;
+use common::{World, ip, lab};
 
 #[test]
 fn sandboxes_live_and_die_on_containerd_2_1() {
@@ -34,7 +34,7 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     let client = cri.run_container(&id, &config, "hwchiu/netutils");
     let pids = [&id, &server, &client].map(|id| today.pid(id));
     let program = fs::read(format!("/proc/{}/exe", pids[0])).unwrap();
-    assert!(program == fs::read(env!("CARGO_BIN_EXE_pause")).unwrap());
+    assert!(program == fs::read(programs::pause()).unwrap());
     for pid in &pids[1..] {
         assert!(share_a_network(*pid, pids[0]));
     }
@@ -97,14 +97,12 @@ fn the_network_is_ready_while_the_next_sandbox_can_be_wired() {
     assert!(why.contains(store), "{why}");
     today.script.run("umount", &[store]);
     today.wait_for_network(true);
-    #[cfg(feature = "daemon")]
     with_the_daemon_s_conflist(&today);
     assert_eq!(today.script.inside(State::read), before);
     today.end();
 }
 
 /// The node stays ready while all addresses are in use: pods come and go, and one waits for another.
-#[cfg(feature = "daemon")]
 fn with_the_daemon_s_conflist(today: &Today) {
     let cri = &today.cri;
     today.install(&conflist::of_the_daemon("10.7.0.0/30".parse().unwrap()));
@@ -237,7 +235,7 @@ impl Today {
         self.script.inside(|| {
             for name in ["pausenet", "loopback"] {
                 let file = Path::new("/opt/cni/bin").join(name);
-                fs::copy(env!("CARGO_BIN_EXE_pausenet"), file).unwrap();
+                fs::copy(programs::pausenet(), file).unwrap();
             }
             wrapper::put(NOTES);
             fs::write("/etc/cni/net.d/.new", network.to_string()).unwrap();
@@ -317,7 +315,6 @@ impl Today {
     }
 
     /// The same of calls for a network.
-    #[cfg(feature = "daemon")]
     fn calls_to(&self, network: &str) -> Vec<String> {
         let all = self.all_calls().into_iter();
         let own = all.filter(|[found, _, _]| found == network);

@@ -3,10 +3,7 @@
 //! Needs unshare (as root, or with user namespaces for everyone), flock and GNU env. Its size is not
 //! asserted here: only a release build says something about it.
 
-#[allow(dead_code)] // each test binary uses its own part
-#[path = "../common/wait.rs"]
-mod wait;
-
+use common::programs;
 use std::fs;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
@@ -15,32 +12,33 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::wait_until;
-
-const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
+use common::wait::wait_until;
 
 #[test]
 fn sigterm_ends_it_with_status_0() {
-    assert_leaves_on(Signal::TERM, &mut Command::new(PAUSE));
+    assert_leaves_on(Signal::TERM, &mut Command::new(programs::pause()));
 }
 
 #[test]
 fn sigint_ends_it_with_status_0() {
-    assert_leaves_on(Signal::INT, &mut Command::new(PAUSE));
+    assert_leaves_on(Signal::INT, &mut Command::new(programs::pause()));
 }
 
 #[test]
 fn it_leaves_even_if_its_parent_left_the_signal_blocked_or_ignored() {
     for signal in [Signal::TERM, Signal::INT] {
         for inherited in ["--block-signal", "--ignore-signal"] {
-            assert_leaves_on(signal, Command::new("env").args([inherited, PAUSE]));
+            assert_leaves_on(
+                signal,
+                Command::new("env").args([inherited, programs::pause()]),
+            );
         }
     }
 }
 
 #[test]
 fn every_other_signal_that_can_be_ignored_is() {
-    let mut pause = Started::asleep(&mut Command::new(PAUSE));
+    let mut pause = Started::asleep(&mut Command::new(programs::pause()));
     for number in 1..32 {
         let signal = Signal::from_named_raw(number).unwrap();
         if ![Signal::KILL, Signal::STOP, Signal::TERM, Signal::INT].contains(&signal) {
@@ -58,7 +56,7 @@ fn every_other_signal_that_can_be_ignored_is() {
 
 #[test]
 fn being_stopped_and_continued_does_not_end_it() {
-    let mut pause = Started::asleep(&mut Command::new(PAUSE));
+    let mut pause = Started::asleep(&mut Command::new(programs::pause()));
     send(pause.pid(), Signal::STOP);
     wait_until("it is stopped", || state(pause.pid()) == Some('T'));
     send(pause.pid(), Signal::CONT);
@@ -69,14 +67,17 @@ fn being_stopped_and_continued_does_not_end_it() {
 
 #[test]
 fn as_pid_1_it_leaves_on_sigterm_from_outside() {
-    let mut pod = Pod::start("", &[PAUSE]);
+    let mut pod = Pod::start("", &[programs::pause()]);
     send(pod.pause, Signal::TERM);
     assert_eq!(pod.unshare.wait().code(), Some(0));
 }
 
 #[test]
 fn as_pid_1_it_leaves_on_sigterm_from_inside() {
-    let mut pod = Pod::start("sh -c 'sleep 600; kill 1' 2>/dev/null &", &[PAUSE]);
+    let mut pod = Pod::start(
+        "sh -c 'sleep 600; kill 1' 2>/dev/null &",
+        &[programs::pause()],
+    );
     let shell = only_child(pod.pause);
     send(only_child(shell), Signal::KILL);
     assert_eq!(pod.unshare.wait().code(), Some(0));
@@ -84,18 +85,18 @@ fn as_pid_1_it_leaves_on_sigterm_from_inside() {
 
 #[test]
 fn as_pid_1_it_reaps_an_orphan() {
-    assert_reaps_an_orphan(&[PAUSE]);
+    assert_reaps_an_orphan(&[programs::pause()]);
 }
 
 #[test]
 fn as_pid_1_it_reaps_an_orphan_even_if_its_parent_left_sigchld_blocked_or_ignored() {
-    assert_reaps_an_orphan(&["env", "--block-signal", PAUSE]);
-    assert_reaps_an_orphan(&["env", "--ignore-signal", PAUSE]);
+    assert_reaps_an_orphan(&["env", "--block-signal", programs::pause()]);
+    assert_reaps_an_orphan(&["env", "--ignore-signal", programs::pause()]);
 }
 
 #[test]
 fn as_pid_1_it_reaps_an_orphan_that_was_a_zombie_already() {
-    let mut pod = Pod::start("sh -c 'sleep 600 & exec sleep 600' &", &[PAUSE]);
+    let mut pod = Pod::start("sh -c 'sleep 600 & exec sleep 600' &", &[programs::pause()]);
     let careless = only_child(pod.pause);
     wait_until("it became a sleep", || {
         status_field(careless, "Name").unwrap() == "sleep"
@@ -114,7 +115,10 @@ fn it_reaps_children_that_died_before_it_started() {
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let script = "sleep 600 & exec flock --no-fork \"$0\" \"$1\"";
     let mut pause = Command::new("sh");
-    pause.args(["-c", script]).arg(lock.path()).arg(PAUSE);
+    pause
+        .args(["-c", script])
+        .arg(lock.path())
+        .arg(programs::pause());
     let mut pause = Started::new(&mut pause);
     wait_until("it became a flock", || {
         status_field(pause.pid(), "Name").unwrap() == "flock"
@@ -131,7 +135,7 @@ fn it_reaps_children_that_died_before_it_started() {
 
 #[test]
 fn idle_it_never_wakes_up() {
-    let pause = Started::asleep(&mut Command::new(PAUSE));
+    let pause = Started::asleep(&mut Command::new(programs::pause()));
     let before = settled_switches(pause.pid());
     sleep(Duration::from_millis(500)); // the span that is measured, not a wait for something
     assert_eq!(switches(pause.pid()), before);
@@ -139,7 +143,7 @@ fn idle_it_never_wakes_up() {
 
 #[test]
 fn its_private_memory_stays_within_100_kilobytes() {
-    let pause = Started::asleep(&mut Command::new(PAUSE));
+    let pause = Started::asleep(&mut Command::new(programs::pause()));
     let path = format!("/proc/{}/smaps_rollup", pause.pid().as_raw_pid());
     let private: u64 = fs::read_to_string(path)
         .unwrap()
@@ -160,7 +164,7 @@ fn its_private_memory_stays_within_100_kilobytes() {
 fn it_is_static() {
     const PT_DYNAMIC: u32 = 2;
     const PT_INTERP: u32 = 3;
-    let elf = fs::read(PAUSE).unwrap();
+    let elf = fs::read(programs::pause()).unwrap();
     assert_eq!(elf[..6], *b"\x7fELF\x02\x01", "64 bits, little-endian");
     let number = |at: usize, size: usize| {
         elf[at..at + size]
@@ -215,7 +219,11 @@ fn an_unknown_argument_is_an_error_that_names_it() {
 #[test]
 fn a_version_that_cannot_be_written_is_an_error() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let status = Command::new(PAUSE).arg("-v").stdout(full).status().unwrap();
+    let status = Command::new(programs::pause())
+        .arg("-v")
+        .stdout(full)
+        .status()
+        .unwrap();
     assert_eq!(status.code(), Some(1));
 }
 
@@ -246,7 +254,10 @@ fn assert_reaps_an_orphan(pause: &[&str]) {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(PAUSE).args(arguments).output().unwrap()
+    Command::new(programs::pause())
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 /// A process of ours that doesn't outlive its test.
@@ -324,7 +335,8 @@ fn send(pid: Pid, signal: Signal) {
 /// Whether this is pause by now (and not what exec'd it) and sleeps in the one call where it does.
 fn is_asleep(pid: Pid) -> bool {
     let exe = fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid()));
-    exe.is_ok_and(|exe| exe == fs::canonicalize(PAUSE).unwrap()) && state(pid) == Some('S')
+    exe.is_ok_and(|exe| exe == fs::canonicalize(programs::pause()).unwrap())
+        && state(pid) == Some('S')
 }
 
 /// One line of /proc/PID/status, or None if there is no such process (a zombie is one).

@@ -1,5 +1,6 @@
 //! `pod create`: what it makes, what it asks plugins, and whom it refuses.
 
+use common::programs;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,8 +9,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{allocated, podnet, with};
-use crate::site::{PAUSECTL, Site, is_alive};
+use crate::site::{Site, is_alive};
+use common::{allocated, podnet, with};
 
 #[test]
 fn a_pod_is_a_wired_namespace_with_a_pause_process() {
@@ -90,7 +91,8 @@ fn a_member_s_death_costs_the_others_nothing() {
 fn the_pause_process_has_nothing_of_its_maker() {
     let site = Site::new();
     // A shell that hands a file and a variable on to whatever it starts.
-    let script = format!("exec 7</dev/null; cd /usr; exec {PAUSECTL} pod create web -o json");
+    let pausectl = programs::pausectl();
+    let script = format!("exec 7</dev/null; cd /usr; exec {pausectl} pod create web -o json");
     let output = Command::new("sh")
         .args(["-c", &script])
         .envs(
@@ -336,7 +338,7 @@ fn what_is_missing_is_said_before_anything_is_made() {
 
 #[test]
 fn the_conflists_to_copy_work() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let dir = Path::new(common::programs::CHECKOUT).join("conf");
     let mut tried = 0;
     for entry in fs::read_dir(&dir).unwrap() {
         let file = entry.unwrap().path();
@@ -355,7 +357,11 @@ fn the_conflists_to_copy_work() {
         std::thread::spawn(move || {
             let site = Site::new();
             let mut command = site.command(&["pod", "create", "web", "--conf"]);
-            let beside = Path::new(PAUSECTL).parent().unwrap().to_str().unwrap();
+            let beside = Path::new(programs::pausectl())
+                .parent()
+                .unwrap()
+                .to_str()
+                .unwrap();
             command
                 .arg(&file)
                 .env("CNI_PATH", format!("{beside}:/usr/lib/cni"));

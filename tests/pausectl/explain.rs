@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use crate::common::{ip, run};
-use crate::screen::Screen;
 use crate::site::{Site, kill, seen};
+use common::screen::Screen;
+use common::{ip, run};
 
 fn explain(site: &Site, target: &str) -> Value {
     serde_json::from_str(&site.ok(&["explain", target, "--output", "json"])).unwrap()

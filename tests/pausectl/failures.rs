@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::started::{hears_signals, through};
-use crate::common::wait::wait_until;
 use crate::site::{Site, signal};
+use common::started::{hears_signals, through};
+use common::wait::wait_until;
 
 /// A plugin that says that it has begun, and then takes its time.
 const SLOW: &str = "[ $CNI_COMMAND != ADD ] || { touch \"$log/begun\"; sleep 600 & echo $! >\"$log/child\"; wait; }";

@@ -4,6 +4,7 @@
 mod killed;
 mod stage;
 
+use common::programs;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
@@ -11,8 +12,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use self::stage::{ALL, Files, NEWER, Stage, said};
-use crate::common::{Call, World, lab, podnet, run, with};
-use crate::site::PAUSECTL;
+use common::{Call, World, lab, podnet, run, with};
 
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     let own = |(name, action): &(&str, &str)| ((*name).to_owned(), (*action).to_owned());
@@ -299,7 +299,7 @@ fn who_may_not_write_there_is_told_so() {
     command.args([
         "--bounding-set=-dac_override,-dac_read_search",
         "--",
-        PAUSECTL,
+        programs::pausectl(),
     ]);
     let output = command
         .args(stage.args(&["v1", "--as", "bridge"]))

@@ -1,10 +1,5 @@
 //! `pausectl` against the real kernel and real plugins, each test in namespaces of its own.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/screen.rs"]
-mod screen;
-
 mod create;
 mod doctor;
 mod exec;

@@ -6,10 +6,10 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::started::{Apart, hears_signals};
-use crate::common::{Call, ip, podnet};
-use crate::screen::Screen;
 use crate::site::{Site, kill, seen, signal};
+use common::screen::Screen;
+use common::started::{Apart, hears_signals};
+use common::{Call, ip, podnet};
 
 fn attachments(site: &Site) -> Vec<Value> {
     let mut json: Value = serde_json::from_str(&site.ok(&["ls", "--output", "json"])).unwrap();

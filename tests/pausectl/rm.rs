@@ -5,8 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::{allocated, run};
 use crate::site::{Site, is_alive, kill, signal};
+use common::{allocated, run};
 
 #[test]
 fn a_pod_whose_pause_process_was_killed_is_removed_like_any_other() {
@@ -84,7 +84,7 @@ fn after_a_reboot_the_address_is_freed_and_the_name_is_free() {
         kill(made["pause"].as_u64().unwrap() as u32);
         run("umount", ["/run/pausenet/netns/web"]);
         fs::remove_dir_all("/run/pausenet").unwrap();
-        crate::common::wait::wait_until("the kernel has taken the pair away", || {
+        common::wait::wait_until("the kernel has taken the pair away", || {
             site.world
                 .link(made["result"]["interfaces"][1]["name"].as_str().unwrap())
                 .is_none()

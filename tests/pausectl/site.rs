@@ -1,5 +1,6 @@
 //! A host to make pods on, that cleans up behind a test which failed half way.
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -9,10 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::wait::{wait_same, wait_until};
-use crate::common::{Container, Snapshot, World, podnet, run, run_files, store_files, with};
-
-pub const PAUSECTL: &str = env!("CARGO_BIN_EXE_pausectl");
+use common::wait::{wait_same, wait_until};
+use common::{Container, Snapshot, World, podnet, run, run_files, store_files, with};
 
 /// A world with a folder of configurations, network podnet among them, and one of plugins.
 pub struct Site {
@@ -111,9 +110,9 @@ impl Site {
 
     /// pausectl with these arguments, on this site's configurations and plugins.
     pub fn command(&self, args: &[&str]) -> Command {
-        let beside = Path::new(PAUSECTL).parent().unwrap();
+        let beside = Path::new(programs::pausectl()).parent().unwrap();
         let plugins = self.dir.path().join("plugins");
-        let mut command = Command::new(PAUSECTL);
+        let mut command = Command::new(programs::pausectl());
         command
             .args(args)
             .env("PAUSENET_CONF_DIR", self.dir.path().join("net.d"))

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, STORES, World, allocated};
 use crate::{Peers, crowd, error, ips, peers};
+use common::{Call, STORES, World, allocated};
 
 /// Workers of each kind: more than twice as many as there are addresses.
 const WORKERS: usize = 4;

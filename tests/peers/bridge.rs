@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::common::{ip, set_sysctl, with};
 use crate::side::cases::{bridge, dual, gateway, life, short_life};
 use crate::side::{same, same_in};
+use common::{ip, set_sysctl, with};
 
 #[test]
 fn bridge_without_options() {
@@ -386,7 +386,7 @@ fn bridge_vlans_without_the_kernel_s_help() {
         ip("link del probe");
         output.unwrap().status.success()
     };
-    let _world = crate::common::World::new();
+    let _world = common::World::new();
     if kernel_has_it() {
         return;
     }

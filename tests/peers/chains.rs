@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::common::with;
 use crate::side::cases::{bridge, dual, life, ptp};
 use crate::side::{Plugins, VERSIONS, compare, same};
+use common::with;
 
 fn gateway() -> Value {
     with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}))

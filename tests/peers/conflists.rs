@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::common::{World, lab};
 use crate::side::Plugins;
+use common::{World, lab};
 
 /// cnitool, a folder of conflists, and one of plugins.
 struct Runtime<'a> {

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{ip, with};
 use crate::side::cases::{bridge, dual, gateway, ptp};
 use crate::side::{Side, same, same_in};
+use common::{ip, with};
 
 fn routed() -> Value {
     with(

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, with};
 use crate::side::{Side, same, same_in};
+use common::{Call, with};
 
 fn ipam(ipam: Value) -> Value {
     let ipam = with(json!({"type": "host-local"}), ipam);

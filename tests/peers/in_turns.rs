@@ -1,10 +1,11 @@
 //! The reference and ours one after the other, on one network.
 
+use common::programs;
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Call, World, allocated, store_files};
 use crate::{crowd, error, ips, peers};
+use common::{Call, World, allocated, store_files};
 use serde_json::json;
 
 #[test]
@@ -58,7 +59,7 @@ fn a_crowded_store_is_no_different() {
         let config = peers.network(json!([[{"subnet": "10.1.0.0/24"}]]), stores);
         let dir = tempfile::tempdir_in("/run").unwrap();
         let host_local = dir.path().join("host-local");
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), &host_local).unwrap();
+        std::os::unix::fs::symlink(programs::pausenet(), &host_local).unwrap();
         let theirs = |verb, id: &str| peers.host_local(verb, &config).id(id);
         let ours = |verb, id: &str| theirs(verb, id).program(&host_local);
         let given = |call: Call| ips(&call.run().ok())[0].0.clone();

@@ -1,6 +1,7 @@
 //! Rules that the reference's plugins made with iptables-legacy, which nf_tables does not show: a
 //! DEL of ours names the chains that stay, and `pausectl doctor` how to remove them.
 
+use common::programs;
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, World, lab, podnet, run, with};
+use common::{Call, Container, World, lab, podnet, run, with};
 
 const PROGRAMS: [(&str, &str); 2] = [
     ("iptables", "iptables-legacy"),
@@ -76,7 +77,7 @@ fn chains_of_pods() -> BTreeSet<(String, String)> {
 }
 
 fn doctor(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pausectl"));
+    let mut command = Command::new(programs::pausectl());
     command.args(["doctor", "--check", "legacy"]);
     command.args(args).output().unwrap()
 }
@@ -129,7 +130,7 @@ fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
     }
     let ours = tempfile::tempdir().unwrap();
     for name in ["bridge", "portmap"] {
-        symlink(env!("CARGO_BIN_EXE_pausenet"), ours.path().join(name)).unwrap();
+        symlink(programs::pausenet(), ours.path().join(name)).unwrap();
     }
     let world = World::new();
 

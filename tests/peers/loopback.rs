@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, with};
 use crate::side::{Side, same, same_in};
+use common::{Call, with};
 
 fn loopback() -> Value {
     json!({"name": "lo", "type": "loopback"})
@@ -39,7 +39,7 @@ fn loopback_in_old_versions() {
 fn loopback_without_ipv6() {
     same("loopback_without_ipv6", |side| {
         side.container("c1")
-            .enter(|| crate::common::set_sysctl("ipv6/conf/all/disable_ipv6", "1"));
+            .enter(|| common::set_sysctl("ipv6/conf/all/disable_ipv6", "1"));
         side.call_at("ADD", "c1", "lo", &loopback());
     });
 }

@@ -7,9 +7,6 @@
 //!   plugin, and [`endings`], [`traffic`], [`chains`], [`conflists`] for what they share.
 //! * [`parity`]: that the crate's table of all this is true.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod at_once;
 mod bridge;
 mod chains;
@@ -33,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::common::{Answer, Call, lab, podnet, with};
+use common::{Answer, Call, lab, podnet, with};
 
 /// The reference plugins in one version, and the newest CNI version that they speak.
 struct Peers {

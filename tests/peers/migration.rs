@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::common::{allocated, ip, lab, run};
 use crate::site::Maker::{Ours, Theirs};
 use crate::site::{Pod, Site, Way, has_word, ruleset, unname};
 use crate::{Peers, error};
+use common::{allocated, ip, lab, run};
 
 const NFTABLES: [Way; 2] = [way("bridge", "nftables"), way("ptp", "nftables")];
 const IPTABLES: [Way; 2] = [way("bridge", "iptables"), way("ptp", "iptables")];

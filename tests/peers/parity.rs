@@ -30,7 +30,7 @@ fn tests_in(folder: &Path) -> BTreeSet<String> {
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(common::programs::CHECKOUT)
 }
 
 /// The rows of all tables: what they are about, the verdict, and the tests named.

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::common::with;
 use crate::side::cases::{bridge, dual, portmap, ptp};
 use crate::side::{Side, same, same_in};
+use common::with;
 
 fn gateway() -> Value {
     with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}))

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::common::with;
 use crate::side::cases::{dual, life, ptp, short_life};
 use crate::side::{same, same_in};
+use common::with;
 
 #[test]
 fn ptp_without_options() {

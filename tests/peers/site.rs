@@ -1,6 +1,7 @@
 //! A node with pods that one maker's plugins wired, and all that can be seen of them: links, the
 //! store, nftables, and traffic.
 
+use common::programs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,9 +12,9 @@ use pausenet::kernel::route::MAIN_TABLE;
 use serde_json::{Value, json};
 
 use crate::Peers;
-use crate::common::traffic::bound;
-use crate::common::wait::wait_until;
-use crate::common::{Call, Container, NetState, STORES, World, ip, run, store_files, with};
+use common::traffic::bound;
+use common::wait::wait_until;
+use common::{Call, Container, NetState, STORES, World, ip, run, store_files, with};
 
 /// An address of the host that pods reach by their default route alone.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -69,7 +70,7 @@ impl<'a> Site<'a> {
         let ours = tempfile::tempdir().unwrap();
         for name in ["bridge", "ptp", "host-local", "portmap"] {
             let link = ours.path().join(name);
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), link).unwrap();
+            std::os::unix::fs::symlink(programs::pausenet(), link).unwrap();
         }
         let nft_alone = tempfile::tempdir().unwrap();
         let nft = run("sh", ["-c", "command -v nft"]);

@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{sysctl, with};
 use crate::side::cases::{bridge, dual, gateway, portmap, ptp};
 use crate::side::reach::{From, outside, reach};
 use crate::side::{Plugins, Side, compare, same_in};
+use common::{sysctl, with};
 
 const HOST: From = From::Host;
 const C1: From = From::Container("c1");
@@ -264,8 +264,8 @@ fn traffic_to_the_host_s_own_loopback() {
         side.note("route_localnet", sysctl("ipv4/conf/cni0/route_localnet"));
         let c1 = side.container("c1");
         c1.enter(|| {
-            crate::common::set_sysctl("ipv4/conf/all/route_localnet", "1");
-            crate::common::set_sysctl("ipv4/conf/eth0/route_localnet", "1");
+            common::set_sysctl("ipv4/conf/all/route_localnet", "1");
+            common::set_sysctl("ipv4/conf/eth0/route_localnet", "1");
         });
         c1.ip("route del local 127.0.0.0/8 dev lo table local");
         c1.ip("route del local 127.0.0.1 dev lo table local");

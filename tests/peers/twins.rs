@@ -1,13 +1,14 @@
 //! Two stores, one kept by the reference and one by ours: the same calls leave the same files.
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, World, store_files, with};
 use crate::{Peers, crowd, ips, peers};
+use common::{Call, Container, World, store_files, with};
 
 /// A network twice, with the same ranges.
 struct Twins<'a> {
@@ -23,7 +24,7 @@ impl<'a> Twins<'a> {
     fn new(peers: &'a Peers, called: &str, ranges: Value) -> Self {
         let stores = tempfile::tempdir().unwrap();
         let ours = stores.path().join(called);
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pausenet"), &ours).unwrap();
+        std::os::unix::fs::symlink(programs::pausenet(), &ours).unwrap();
         Self {
             peers,
             stores,

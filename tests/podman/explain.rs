@@ -1,6 +1,7 @@
 //! `pausectl explain` on podman's containers, which it knows from /proc alone, and what it says
 //! will happen, made to happen.
 
+use common::programs;
 use std::process::Command;
 
 use serde_json::Value;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::site::{BUSYBOX, Podman};
 
 fn explain(target: &str) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_pausectl"))
+    let output = Command::new(programs::pausectl())
         .args(["explain", target, "--output", "json"])
         .env("DOCKER_HOST", "/nonexistent")
         .output()

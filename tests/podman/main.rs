@@ -2,14 +2,11 @@
 //! under the names of the plugins in it. `bridge`, `host-local` and `portmap` are ours, `firewall`
 //! and `tuning` behind them the reference's.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod explain;
 mod site;
 
-use crate::common::{allocated, run};
 use crate::site::{ANCHOR, BUSYBOX, Podman, page};
+use common::{allocated, run};
 use pausenet::plan::LINK_GROUP;
 use serde_json::Value;
 

@@ -1,6 +1,7 @@
 //! A podman with networks, processes, storage and cgroups of its own, and what is left of its
 //! containers.
 
+use common::programs;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::wait::{wait_for, wait_until};
-use crate::common::{World, allocated, lab, run};
+use common::wait::{wait_for, wait_until};
+use common::{World, allocated, lab, run};
 
-const PAUSE: &str = env!("CARGO_BIN_EXE_pause");
 const SOON: Duration = Duration::from_secs(60);
 
 pub const BUSYBOX: &str = "localhost/lab/busybox";
@@ -37,7 +37,7 @@ impl Podman {
         let world = World::new();
         let unshare = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--pid", "--mount-proc"])
-            .args(["--fork", "--kill-child", PAUSE])
+            .args(["--fork", "--kill-child", programs::pause()])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -54,7 +54,11 @@ impl Podman {
         };
         podman.import(&podman.dir().join("busybox.tar"), "/bin/busybox", BUSYBOX);
         let image = podman.dir().join("pause.tar");
-        let folder = Path::new(PAUSE).parent().unwrap().to_str().unwrap();
+        let folder = Path::new(programs::pause())
+            .parent()
+            .unwrap()
+            .to_str()
+            .unwrap();
         run(
             "tar",
             ["-C", folder, "-c", "-f", image.to_str().unwrap(), "pause"],
@@ -203,7 +207,8 @@ fn only_child(pid: u32) -> String {
         let child = children.unwrap_or_default().trim().to_owned();
         let image = fs::read_link(format!("/proc/{child}/exe"));
         // Before it has become the anchor, its /proc may not be mounted yet.
-        let is_anchor = image.is_ok_and(|image| image == Path::new(PAUSE).canonicalize().unwrap());
+        let is_anchor =
+            image.is_ok_and(|image| image == Path::new(programs::pause()).canonicalize().unwrap());
         is_anchor.then_some(child)
     })
 }

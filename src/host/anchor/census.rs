@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::cgroup::{self, Named};
 use super::pause;
-use crate::cni::Result;
-use crate::cni::error::io as io_error;
-use crate::kernel::netns::NetnsId;
+use pausenet::cni::Result;
+use pausenet::cni::error::io as io_error;
+use pausenet::kernel::netns::NetnsId;
 
 /// A process in a pod's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]

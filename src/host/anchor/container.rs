@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::cgroup::Engine;
-use crate::cni::MacAddr;
+use pausenet::cni::MacAddr;
 
 /// One container. What is not known is None.
 #[derive(Debug, Clone, PartialEq, Eq)]

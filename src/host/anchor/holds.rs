@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::cni::Result;
-use crate::cni::error::io as io_error;
-use crate::kernel::netns::NetnsId;
+use pausenet::cni::Result;
+use pausenet::cni::error::io as io_error;
+use pausenet::kernel::netns::NetnsId;
 
 /// The caller's mounts.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use ipnetwork::IpNetwork;
 
-use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, Result};
-use crate::kernel::link::Link;
-use crate::kernel::netns::{Netns, NetnsId};
-use crate::kernel::{Refusal, RouteSocket, address, link};
-use crate::plan::Owner;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::link::Link;
+use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet::kernel::{Refusal, RouteSocket, address, link};
+use pausenet::plan::Owner;
 
 /// The host as it was when it was opened: its links, and a way back to it.
 pub struct Host {

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::cgroup::{Engine, is_hex};
 use super::container::Container;
 use super::interior::{Interface, attachment_of};
-use crate::cni::{MacAddr, NetworkName};
-use crate::kernel::netns::NetnsId;
+use pausenet::cni::{MacAddr, NetworkName};
+use pausenet::kernel::netns::NetnsId;
 
 /// Who made an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,12 +32,12 @@ use std::path::Path;
 pub use name::PodName;
 pub use pin::pod_of_ours;
 
-use crate::cni::Result;
-use crate::cni::request::Attachment;
-use crate::kernel::link::Link;
-use crate::kernel::lock::Lock;
-use crate::kernel::{RouteSocket, link};
-use crate::plan::Owner;
+use pausenet::cni::Result;
+use pausenet::cni::request::Attachment;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::lock::Lock;
+use pausenet::kernel::{RouteSocket, link};
+use pausenet::plan::Owner;
 
 /// Where the locks of pods are.
 pub const LOCKS: &str = "/run/pausenet/lock/pods";

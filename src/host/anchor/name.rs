@@ -1,6 +1,6 @@
 //! A pod's name, and the container ID that is made from it.
 
-use crate::cni::ContainerId;
+use pausenet::cni::ContainerId;
 
 /// What container IDs of ours begin with. Runtimes' IDs are long hexadecimal numbers, so none
 /// begins with a `p`, and whoever meets one in an address store or an alias knows whose it is.

@@ -12,9 +12,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::PodName;
 use super::census::Process;
-use crate::cni::{Code, Error, Result};
-use crate::kernel::netns::NetnsId;
-use crate::kernel::unsafe_calls::spawn_in_own_session;
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::netns::NetnsId;
+use pausenet::kernel::unsafe_calls::spawn_in_own_session;
 
 /// The file name of the program, by which it is known in /proc.
 pub const PROGRAM: &str = "pause";

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use super::PodName;
-use crate::cni::error::io as io_error;
-use crate::cni::{Code, Error, Result};
-use crate::kernel::netns::Netns;
-use crate::kernel::unsafe_calls::enter_new_network_namespace;
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::netns::Netns;
+use pausenet::kernel::unsafe_calls::enter_new_network_namespace;
 
 /// Where the files are.
 const DIR: &str = "/run/pausenet/netns";

@@ -11,8 +11,8 @@ use super::interior::{Interface, attachment_of};
 use super::maker::Maker;
 use super::pod_of_ours;
 use super::words::plain;
-use crate::cni::request::Attachment;
-use crate::kernel::netns::NetnsId;
+use pausenet::cni::request::Attachment;
+use pausenet::kernel::netns::NetnsId;
 
 /// A network namespace other than the host's.
 #[derive(Debug, Clone)]

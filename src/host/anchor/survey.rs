@@ -12,10 +12,10 @@ use super::interior::{Host, Interface, attachment_of};
 use super::maker::{Kept, Maker, macs};
 use super::sandbox::{Absent, Elsewhere, Member, Sandbox, Was, Wire, owner};
 use super::supervisor::Supervisor;
-use crate::cni::Result;
-use crate::kernel::link::Link;
-use crate::kernel::netns::{Netns, NetnsId};
 use crate::runtime::cache;
+use pausenet::cni::Result;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::netns::{Netns, NetnsId};
 
 /// What engines say of their containers.
 #[derive(Debug, Default)]

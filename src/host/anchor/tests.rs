@@ -13,9 +13,9 @@ use super::holder::{By, Holder};
 use super::interior::Interface;
 use super::maker::Maker;
 use super::sandbox::{Absent, Elsewhere, Member, Owner, Reason, Sandbox, State, Was, Wire, owner};
-use crate::cni::NetworkName;
-use crate::kernel::link::Link;
-use crate::kernel::netns::NetnsId;
+use pausenet::cni::NetworkName;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::netns::NetnsId;
 
 fn container(name: &str, network: NetworkFrom) -> Container {
     Container {
@@ -45,7 +45,10 @@ fn member(process: &str, container: Option<Container>) -> Member {
 fn wire(name: &str, maker: Maker) -> Wire {
     Wire {
         interface: Interface {
-            link: Link::for_test(name),
+            link: Link {
+                name: name.to_owned(),
+                ..Link::default()
+            },
             addresses: Vec::new(),
             host_end: None,
         },

@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::cni::error::io as io_error;
-use crate::cni::{Error, Result};
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::{Error, Result};
 
 /// A file's content by its SHA-256, in hexadecimal digits as `sha256sum` prints them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

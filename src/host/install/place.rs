@@ -34,7 +34,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, Digest, Found, refusal};
-use crate::cni::{Code, Error, Result};
+use pausenet::cni::{Code, Error, Result};
 
 const KEPT: &str = ".pausenet-replaced";
 

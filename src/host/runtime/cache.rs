@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 
 use super::Parameters;
 use super::conflist::NetworkList;
-use crate::cni::error::io as io_error;
-use crate::cni::request::Attachment;
-use crate::cni::{Code, ContainerId, Error, IfName, NetworkName, Result};
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, ContainerId, Error, IfName, NetworkName, Result};
 
 /// libcni's folder.
 const DIR: &str = "/var/lib/cni/results";

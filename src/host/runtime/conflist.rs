@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::cni::config::nullable;
-use crate::cni::error::io as io_error;
-use crate::cni::{Code, Error, NetworkName, Result, SpecVersion};
+use pausenet::cni::config::nullable;
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::{Code, Error, NetworkName, Result, SpecVersion};
 
 /// A network: its plugins in their order.
 #[derive(Debug, Clone)]

@@ -10,13 +10,13 @@ use serde_json::{Map, Value};
 use super::cache::Entry;
 use super::conflist::NetworkList;
 use super::execution_config;
-use crate::cni::args::Args;
-use crate::cni::env::{Environment, Verb};
-use crate::cni::link::Mode;
-use crate::cni::request::{Attachment, Request};
-use crate::cni::result::{AddResult, Interface, IpConfig};
-use crate::plan::rules::Wish;
-use crate::verbs::{self, Plugin};
+use pausenet::cni::args::Args;
+use pausenet::cni::env::{Environment, Verb};
+use pausenet::cni::link::Mode;
+use pausenet::cni::request::{Attachment, Request};
+use pausenet::cni::result::{AddResult, Interface, IpConfig};
+use pausenet::plan::rules::Wish;
+use pausenet::verbs::{self, Plugin};
 
 /// What has to be known of the plugins that a runtime calls.
 #[derive(Debug, Clone, Copy)]

@@ -20,10 +20,10 @@ use serde_json::{Map, Value, json};
 pub use interrupt::Interrupt;
 pub use plugin::find as find_plugin;
 
-use crate::cni::env::Verb;
-use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, SpecVersion};
 use conflist::{NetworkList, Plugin};
+use pausenet::cni::env::Verb;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, Error, SpecVersion};
 
 /// Why an operation stopped.
 #[derive(Debug)]

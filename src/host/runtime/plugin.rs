@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use super::{Interrupt, Parameters, Stop};
-use crate::cni::env::Verb;
-use crate::cni::{Code, Error, Result};
+use pausenet::cni::env::Verb;
+use pausenet::cni::{Code, Error, Result};
 
 /// A call that is ready to be made.
 pub struct Call<'a> {

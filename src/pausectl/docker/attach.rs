@@ -7,14 +7,15 @@ use super::wire::{self, Place};
 use super::{
     find, find_running, listen, look, made, made_json, record_of, refuse_survivors, usage,
 };
-use crate::cni::result::AddResult;
-use crate::cni::{Code, Error};
-use crate::ctl::options::{DockerOptions, NetworkOptions, PluginOptions, block_on};
-use crate::ctl::ports::Port;
-use crate::ctl::wishes::{WishOptions, Wishes};
-use crate::ctl::{Output, Result, print, print_json};
-use crate::docker::{Container, ContainerRef, Docker, NetworkMode};
-use crate::runtime::conflist::NetworkList;
+use crate::docker_api::{Container, ContainerRef, Docker, NetworkMode};
+use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
+use crate::ports::Port;
+use crate::wishes::{WishOptions, Wishes};
+use crate::{Output, Result, print, print_json};
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, Error};
+use pausenet_host::block_on;
+use pausenet_host::runtime::conflist::NetworkList;
 
 const EXAMPLES: &str = "\
 Examples:

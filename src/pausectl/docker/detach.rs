@@ -5,10 +5,11 @@ use serde_json::json;
 use super::record::{self, Record};
 use super::survey::{self, Home};
 use super::{find, hosts, listen, look, record_of, usage, who, wire};
-use crate::cni::{Code, Error};
-use crate::ctl::options::{DockerOptions, PluginOptions, block_on};
-use crate::ctl::{Output, Result, print, print_json};
-use crate::docker::{Container, ContainerRef};
+use crate::docker_api::{Container, ContainerRef};
+use crate::options::{DockerOptions, PluginOptions};
+use crate::{Output, Result, print, print_json};
+use pausenet::cni::{Code, Error};
+use pausenet_host::block_on;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -12,14 +12,14 @@ use super::survey::{netns_of, netns_path};
 use super::up::started;
 use super::who;
 use super::wire::{self, Place};
-use crate::cni::error::io as io_error;
-use crate::cni::{Code, Error};
-use crate::ctl::{Output, Result, print, print_json};
-use crate::docker::{
+use crate::docker_api::{
     Container, ContainerName, Docker, DockerId, Failure, Kind, NetworkMode, Which,
 };
-use crate::kernel::netns::NetnsId;
-use crate::runtime::{Interrupt, Runtime};
+use crate::{Output, Result, print, print_json};
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::{Code, Error};
+use pausenet::kernel::netns::NetnsId;
+use pausenet_host::runtime::{Interrupt, Runtime};
 
 /// How long a member may take to leave before it is killed.
 const GRACE: Duration = Duration::from_secs(10);

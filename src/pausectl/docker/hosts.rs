@@ -12,10 +12,10 @@ use std::path::Path;
 
 use super::find;
 use super::record::Record;
-use crate::cni::Error;
-use crate::cni::error::io as io_error;
-use crate::ctl::warn;
-use crate::docker::{ContainerRef, Docker, NetworkMode};
+use crate::docker_api::{ContainerRef, Docker, NetworkMode};
+use crate::warn;
+use pausenet::cni::Error;
+use pausenet::cni::error::io as io_error;
 
 /// By what our lines are known.
 const MARK: &str = "# pausenet";

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::survey::{Home, netns_of};
-use crate::anchor::cgroup;
-use crate::ctl::shell;
-use crate::docker::{self, Container, ContainerName, Docker, DockerId, NetworkMode, Recipe};
-use crate::kernel::netns::NetnsId;
+use crate::docker_api::{self, Container, ContainerName, Docker, DockerId, NetworkMode, Recipe};
+use crate::shell;
+use pausenet::kernel::netns::NetnsId;
+use pausenet_host::anchor::cgroup;
 
 /// Who joins an anchor and lives elsewhere than it, the oldest first; and who joins those.
 pub fn left_behind<'a>(
@@ -97,7 +97,7 @@ pub async fn anew(
     member: &Container,
     anchor: &ContainerName,
     at_home: bool,
-) -> docker::Result<Anew> {
+) -> docker_api::Result<Anew> {
     let mut anew = match composed(member) {
         Some(words) => Anew {
             command: shell::line(words),
@@ -182,7 +182,7 @@ fn composed(member: &Container) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::docker::{RestartPolicy, State};
+    use crate::docker_api::{RestartPolicy, State};
 
     fn container(labels: &[(&str, &str)]) -> Container {
         let label = |(name, value): &(&str, &str)| {

@@ -21,12 +21,12 @@ use serde_json::{Value, json};
 
 use super::wishes::Wishes;
 use super::{Output, Result, Stop, need_root};
-use crate::apply::Host;
-use crate::cni::result::AddResult;
-use crate::cni::{Code, ContainerId, Error};
-use crate::docker::{Container, ContainerRef, Docker, Kind, Which};
-use crate::runtime::Interrupt;
-use crate::runtime::cache::{self, Entry};
+use crate::docker_api::{Container, ContainerRef, Docker, Kind, Which};
+use pausenet::apply::Host;
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, ContainerId, Error};
+use pausenet_host::runtime::Interrupt;
+use pausenet_host::runtime::cache::{self, Entry};
 use record::Record;
 use survey::Home;
 use wire::Place;

@@ -10,19 +10,20 @@ use serde_json::{Map, json};
 
 use super::record::{self, Record};
 use super::{find, home, published, record_of, usage, wire};
-use crate::apply::{self, Host, Mapper};
-use crate::cni::ports::PortsConf;
-use crate::cni::result::AddResult;
-use crate::cni::{Code, Error};
-use crate::ctl::options::{DockerOptions, PluginOptions, block_on};
-use crate::ctl::ports::Port;
-use crate::ctl::wishes::{PORTS, no_ports};
-use crate::ctl::{Output, Result, print, print_json};
-use crate::docker::ContainerRef;
-use crate::plan::host_end_name;
-use crate::runtime::cache::Entry;
-use crate::runtime::conflist::{NetworkList, Plugin};
-use crate::runtime::{Runtime, execution_config};
+use crate::docker_api::ContainerRef;
+use crate::options::{DockerOptions, PluginOptions};
+use crate::ports::Port;
+use crate::wishes::{PORTS, no_ports};
+use crate::{Output, Result, print, print_json};
+use pausenet::apply::{self, Host, Mapper};
+use pausenet::cni::ports::PortsConf;
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, Error};
+use pausenet::plan::host_end_name;
+use pausenet_host::block_on;
+use pausenet_host::runtime::cache::Entry;
+use pausenet_host::runtime::conflist::{NetworkList, Plugin};
+use pausenet_host::runtime::{Runtime, execution_config};
 
 const PUBLISH_EXAMPLES: &str = "\
 Examples:
@@ -148,7 +149,7 @@ struct AtWork {
     mapper: Mapper,
     result: AddResult,
     host: Host,
-    _lock: crate::kernel::lock::Lock,
+    _lock: pausenet::kernel::lock::Lock,
 }
 
 fn open(container: &str, docker: &DockerOptions, runtime: &Runtime) -> Result<AtWork> {
@@ -220,7 +221,7 @@ fn is_ours(plugin: &Plugin, runtime: &Runtime) -> Result<bool, Error> {
     command.env_clear().stdin(Stdio::null());
     let said = command
         .output()
-        .map_err(|err| crate::cni::error::io("cannot run", &program, err))?;
+        .map_err(|err| pausenet::cni::error::io("cannot run", &program, err))?;
     Ok(said.stdout.starts_with(b"pausenet "))
 }
 

@@ -12,18 +12,19 @@ use super::record::{self, IDENTITY_LABEL, Record};
 use super::survey::{Home, netns_of};
 use super::up::{IMAGE, need_image, started};
 use super::{find, listen, look, record_of, usage, who};
-use crate::cni::request::Attachment;
-use crate::cni::{Code, Error};
-use crate::ctl::options::{DockerOptions, PluginOptions, block_on};
-use crate::ctl::wishes::Wishes;
-use crate::ctl::{Output, Result, print, print_json, warn};
-use crate::docker::{
+use crate::docker_api::{
     Container, ContainerName, ContainerRef, Creation, Dns, Docker, DockerId, NetworkMode,
     RestartPolicy, State,
 };
-use crate::kernel::netns::NetnsId;
-use crate::runtime::Interrupt;
-use crate::runtime::cache;
+use crate::options::{DockerOptions, PluginOptions};
+use crate::wishes::Wishes;
+use crate::{Output, Result, print, print_json, warn};
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, Error};
+use pausenet::kernel::netns::NetnsId;
+use pausenet_host::block_on;
+use pausenet_host::runtime::Interrupt;
+use pausenet_host::runtime::cache;
 
 const EXAMPLES: &str = "\
 Examples:

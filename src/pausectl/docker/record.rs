@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::anchor::holder::ANCHOR_PREFIX;
-use crate::cni::error::io as io_error;
-use crate::cni::request::Attachment;
-use crate::cni::{Code, ContainerId, Error, IfName};
-use crate::ctl::wishes::Wishes;
-use crate::docker::{Container, ContainerName, Dns, DockerId, RestartPolicy};
-use crate::kernel::lock::Lock;
-use crate::runtime::cache;
-use crate::runtime::conflist::NetworkList;
+use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
+use crate::wishes::Wishes;
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, ContainerId, Error, IfName};
+use pausenet::kernel::lock::Lock;
+use pausenet_host::anchor::holder::ANCHOR_PREFIX;
+use pausenet_host::runtime::cache;
+use pausenet_host::runtime::conflist::NetworkList;
 
 /// Where the records are.
 const DIR: &str = "/var/lib/pausenet/docker";
@@ -290,7 +290,7 @@ fn file(identity: &ContainerId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::ports::Port;
+    use crate::ports::Port;
 
     fn record() -> Record {
         let config = r#"{"cniVersion": "1.0.0", "name": "podnet", "type": "pausenet"}"#;

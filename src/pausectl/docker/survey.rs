@@ -4,17 +4,17 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crate::anchor::census::{self, Process};
-use crate::anchor::interior;
-use crate::apply;
-use crate::cni::request::Attachment;
-use crate::cni::result::AddResult;
-use crate::cni::{Error, IfName};
-use crate::docker::Container;
-use crate::kernel::RouteSocket;
-use crate::kernel::link::{self, Link, Which};
-use crate::kernel::netns::{Netns, NetnsId};
-use crate::runtime::cache::Entry;
+use crate::docker_api::Container;
+use pausenet::apply;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Error, IfName};
+use pausenet::kernel::RouteSocket;
+use pausenet::kernel::link::{self, Link, Which};
+use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet_host::anchor::census::{self, Process};
+use pausenet_host::anchor::interior;
+use pausenet_host::runtime::cache::Entry;
 
 /// Where an attachment is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,18 +10,19 @@ use super::hosts;
 use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
 use super::wire::{self, Place};
 use super::{find, listen, look, made, made_json, refuse_survivors, usage};
-use crate::cni::result::{AddResult, Dns as NetworkDns};
-use crate::cni::{Code, Error};
-use crate::ctl::options::{DockerOptions, NetworkOptions, PluginOptions, block_on};
-use crate::ctl::ports::Port;
-use crate::ctl::wishes::WishOptions;
-use crate::ctl::{Output, Result, Stop, print, print_json, warn};
-use crate::docker::{
+use crate::docker_api::{
     ContainerName, ContainerRef, Creation, Dns, Docker, DockerId, NetworkMode, RestartPolicy,
 };
-use crate::ipam;
-use crate::runtime::conflist::NetworkList;
-use crate::runtime::{Interrupt, Runtime};
+use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
+use crate::ports::Port;
+use crate::wishes::WishOptions;
+use crate::{Output, Result, Stop, print, print_json, warn};
+use pausenet::cni::result::{AddResult, Dns as NetworkDns};
+use pausenet::cni::{Code, Error};
+use pausenet::ipam;
+use pausenet_host::block_on;
+use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::runtime::{Interrupt, Runtime};
 
 /// The image that anchors are made of.
 pub const IMAGE: &str = "pausenet/pause";
@@ -317,7 +318,7 @@ fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
             .and_then(Value::as_str);
         if let Some(file) = file.filter(|file| !file.is_empty()) {
             let text = fs::read_to_string(file).map_err(|err| {
-                crate::cni::error::io("cannot read resolvConf", file.as_ref(), err)
+                pausenet::cni::error::io("cannot read resolvConf", file.as_ref(), err)
             })?;
             return Ok(ipam::resolv_conf::parse(&text));
         }

@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::record::{self, Record};
 use super::survey::{has_interface, netns_path};
-use crate::apply::{self, Host};
-use crate::cni::result::AddResult;
-use crate::cni::{Code, Error};
-use crate::ctl::wishes::Wishes;
-use crate::ctl::{Stop, warn};
-use crate::kernel::netns::Netns;
-use crate::runtime::cache::{self, Entry};
-use crate::runtime::{Interrupt, Progress, Runtime};
+use crate::wishes::Wishes;
+use crate::{Stop, warn};
+use pausenet::apply::{self, Host};
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, Error};
+use pausenet::kernel::netns::Netns;
+use pausenet_host::runtime::cache::{self, Entry};
+use pausenet_host::runtime::{Interrupt, Progress, Runtime};
 
 /// A namespace to attach, opened, and the path that the plugins get.
 pub struct Place {

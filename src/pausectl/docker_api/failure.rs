@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use bollard::errors::Error as Cause;
 
 use super::Socket;
-use crate::cni::{Code, Error};
+use pausenet::cni::{Code, Error};
 
 /// What a caller may do something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::repair::Repair;
-use crate::cni::Error;
+use pausenet::cni::Error;
 
 /// What can be looked at, one file each. They are run in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

@@ -1,5 +1,5 @@
 //! Other firewalls of the host that drop what pods forward. What is in the way, and what helps, is
-//! known in [`crate::plan::firewall`].
+//! known in [`pausenet::plan::firewall`].
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use super::networks::wired_by_us;
 use super::repair;
 use super::scene::Scene;
 use super::store::host_local;
-use crate::apply::firewall::{ensure, obstacles};
-use crate::cni::NetworkName;
-use crate::cni::Result;
-use crate::plan::firewall::{Keeper, Obstacle, Passage, Remedy, passages};
+use pausenet::apply::firewall::{ensure, obstacles};
+use pausenet::cni::NetworkName;
+use pausenet::cni::Result;
+use pausenet::plan::firewall::{Keeper, Obstacle, Passage, Remedy, passages};
 
 /// Tell Docker's firewall what to let through, as every ADD does.
 #[derive(Debug, Clone)]

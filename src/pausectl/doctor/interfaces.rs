@@ -8,12 +8,12 @@ use super::finding::{Check, Finding};
 use super::repair;
 use super::scene::{Attached, Scene, attachment_of, shown};
 use super::store::{File, Repair, Shelf, host_local};
-use crate::apply::{self, try_lock};
-use crate::cni::Result;
-use crate::cni::request::{Attachment, Request};
-use crate::kernel::address;
-use crate::kernel::link::{self, Which};
-use crate::plan::host_end_name;
+use pausenet::apply::{self, try_lock};
+use pausenet::cni::Result;
+use pausenet::cni::request::{Attachment, Request};
+use pausenet::kernel::address;
+use pausenet::kernel::link::{self, Which};
+use pausenet::plan::host_end_name;
 
 /// Writes down that an attachment has an address. False when it has not any more.
 ///

@@ -8,18 +8,18 @@ use std::path::Path;
 
 use super::finding::{Check, Finding, OUTSIDE};
 use super::scene::Scene;
-use crate::cni::bandwidth::Limit;
-use crate::cni::error::io as io_error;
-use crate::cni::ports::PortsConf;
-use crate::cni::{Code, Error, IfName, MacAddr, Result};
-use crate::kernel::link::{Link, NewBridge, NewVeth, Which};
-use crate::kernel::netns::Netns;
-use crate::kernel::nft::expr::{self, Expression, R0};
-use crate::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
-use crate::kernel::unsafe_calls::enter_new_network_namespace;
-use crate::kernel::{Refusal, RouteSocket, conntrack, link, shaping};
-use crate::plan::rules::{BRIDGE_TABLE, TABLE, blocks, port_wishes};
-use crate::runtime::conflist::NetworkList;
+use pausenet::cni::bandwidth::Limit;
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::ports::PortsConf;
+use pausenet::cni::{Code, Error, IfName, MacAddr, Result};
+use pausenet::kernel::link::{Link, NewBridge, NewVeth, Which};
+use pausenet::kernel::netns::Netns;
+use pausenet::kernel::nft::expr::{self, Expression, R0};
+use pausenet::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
+use pausenet::kernel::unsafe_calls::enter_new_network_namespace;
+use pausenet::kernel::{Refusal, RouteSocket, conntrack, link, shaping};
+use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, port_wishes};
+use pausenet_host::runtime::conflist::NetworkList;
 
 /// Something that the kernel may or may not be able to do.
 #[derive(Debug, Clone, Copy)]
@@ -438,7 +438,7 @@ fn answer<T>(outcome: Result<T, Attempt>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     fn no() -> Answer {
         Answer::No("it says: no".into())

@@ -9,11 +9,11 @@ use std::path::Path;
 
 use super::finding::{Check, Finding};
 use super::scene::Scene;
-use crate::cni::error::io as io_error;
-use crate::cni::{Code, Error, Result};
-use crate::ipam::store::Store;
-use crate::kernel::legacy::{self, Family};
-use crate::plan::reference::{iptables_chains, is_iptables_chain};
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::{Code, Error, Result};
+use pausenet::ipam::store::Store;
+use pausenet::kernel::legacy::{self, Family};
+use pausenet::plan::reference::{iptables_chains, is_iptables_chain};
 
 /// Whose pod a chain may be for: network and container.
 type Holders = HashMap<String, (String, String)>;
@@ -109,7 +109,7 @@ fn holders(data_dir: &Path) -> Result<Holders> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     #[test]
     fn one_command_removes_all_that_are_left_and_no_chain_that_serves() {

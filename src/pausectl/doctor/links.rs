@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use super::finding::{Check, Finding, OUTSIDE};
 use super::repair;
 use super::scene::{Attached, Scene, is_link_there};
-use crate::apply::{self, Host, host_end, is_at_work, try_lock};
-use crate::cni::link::LinkConf;
-use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, IfName, Result};
-use crate::kernel::RouteSocket;
-use crate::kernel::link::{self, Link, Which};
-use crate::kernel::netns::{Netns, NetnsId};
-use crate::plan::{LINK_GROUP, Owner, host_end_name, lock_name};
-use crate::verbs::gc::remove_debris;
+use pausenet::apply::{self, Host, host_end, is_at_work, try_lock};
+use pausenet::cni::link::LinkConf;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, Error, IfName, Result};
+use pausenet::kernel::RouteSocket;
+use pausenet::kernel::link::{self, Link, Which};
+use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet::plan::{LINK_GROUP, Owner, host_end_name, lock_name};
+use pausenet::verbs::gc::remove_debris;
 
 /// A repair of links.
 #[derive(Debug, Clone)]

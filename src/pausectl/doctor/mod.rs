@@ -33,7 +33,7 @@ use self::scene::{Places, Scene};
 use super::options::own_folder;
 use super::table::table;
 use super::{Output, Result, Stop, need_root, print, print_json};
-use crate::ipam::host_local::DATA_DIR;
+use pausenet::ipam::host_local::DATA_DIR;
 
 const EXAMPLES: &str = "\
 Examples:

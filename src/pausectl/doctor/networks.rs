@@ -11,14 +11,14 @@ use super::finding::{Check, Finding};
 use super::programs::Programs;
 use super::scene::{Conf, Scene, shown};
 use super::subnets;
-use crate::cni::env::{Environment, Verb};
-use crate::cni::link::{LinkConf, Mode};
-use crate::cni::request::{Network, Request};
-use crate::cni::{ContainerId, IfName, Result};
-use crate::ipam::Ipam;
-use crate::runtime::conflist::NetworkList;
-use crate::runtime::{execution_config, find_plugin};
-use crate::verbs::Plugin;
+use pausenet::cni::env::{Environment, Verb};
+use pausenet::cni::link::{LinkConf, Mode};
+use pausenet::cni::request::{Network, Request};
+use pausenet::cni::{ContainerId, IfName, Result};
+use pausenet::ipam::Ipam;
+use pausenet::verbs::Plugin;
+use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::runtime::{execution_config, find_plugin};
 
 pub fn check(scene: &Scene) -> Vec<Finding> {
     if scene.confs.is_empty() {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::super::options::block_on;
-use crate::cni::Error;
-use crate::runtime::duty;
-use crate::runtime::find_plugin;
+use pausenet::cni::Error;
+use pausenet_host::block_on;
+use pausenet_host::runtime::duty;
+use pausenet_host::runtime::find_plugin;
 
 /// The names that the binary goes by.
 pub const NAMES: [&str; 6] = [

@@ -2,7 +2,7 @@
 //! its hand, whether things are still as they were found.
 
 use super::{firewall, links, rules, store, sysctls};
-use crate::cni::Result;
+use pausenet::cni::Result;
 
 /// A repair, by the theme that knows how it is done.
 #[derive(Debug, Clone)]

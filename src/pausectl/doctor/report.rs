@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::finding::{Check, Finding, Severity};
-use crate::cni::{Code, Error};
+use pausenet::cni::{Code, Error};
 
 /// What became of one repair.
 #[derive(Debug, Clone)]

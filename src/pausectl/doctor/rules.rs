@@ -8,16 +8,16 @@ use std::collections::{HashMap, HashSet};
 use super::finding::{Check, Finding};
 use super::repair;
 use super::scene::{Behind, Scene, is_link_there, is_there};
-use crate::apply::{Host, Place, Present, host_end, is_at_work, put_back, rules, try_lock};
-use crate::cni::Result;
-use crate::cni::request::Attachment;
-use crate::cni::result::{AddResult, Interface};
-use crate::kernel::Refusal;
-use crate::kernel::link::Link;
-use crate::kernel::nft::{Element, Nft, Set};
-use crate::plan::rules::{Wish, target};
-use crate::plan::{Owner, element_owner, host_end_name};
-use crate::runtime::duty;
+use pausenet::apply::{Host, Place, Present, host_end, is_at_work, put_back, rules, try_lock};
+use pausenet::cni::Result;
+use pausenet::cni::request::Attachment;
+use pausenet::cni::result::{AddResult, Interface};
+use pausenet::kernel::Refusal;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::nft::{Element, Nft, Set};
+use pausenet::plan::rules::{Wish, target};
+use pausenet::plan::{Owner, element_owner, host_end_name};
+use pausenet_host::runtime::duty;
 
 /// A repair of nftables.
 #[derive(Debug, Clone)]

@@ -9,15 +9,15 @@ use std::time::SystemTime;
 use ipnetwork::IpNetwork;
 
 use super::programs::Programs;
-use crate::apply::{Host, host_end};
-use crate::cni::Result;
-use crate::cni::request::Attachment;
-use crate::kernel::link::{Link, Which};
-use crate::kernel::{address, link};
-use crate::plan::Owner;
-use crate::runtime::cache::{self, Entry};
-use crate::runtime::conflist::{self, NetworkList};
-use crate::runtime::duty::{self, Duty};
+use pausenet::apply::{Host, host_end};
+use pausenet::cni::Result;
+use pausenet::cni::request::Attachment;
+use pausenet::kernel::link::{Link, Which};
+use pausenet::kernel::{address, link};
+use pausenet::plan::Owner;
+use pausenet_host::runtime::cache::{self, Entry};
+use pausenet_host::runtime::conflist::{self, NetworkList};
+use pausenet_host::runtime::duty::{self, Duty};
 
 /// Where to look.
 #[derive(Debug, Clone)]

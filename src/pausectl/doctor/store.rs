@@ -16,15 +16,15 @@ use super::interfaces;
 use super::networks::wired_by_us;
 use super::repair;
 use super::scene::{Scene, is_there, shown};
-use crate::anchor;
-use crate::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
-use crate::cni::error::io as io_error;
-use crate::cni::request::{Attachment, Network, Request};
-use crate::cni::{NetworkName, Result, config};
-use crate::ipam::host_local::INDEXES;
-use crate::ipam::store::Store;
-use crate::ipam::{HostLocal, Ipam};
-use crate::kernel::lock::{self, Lock};
+use pausenet::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
+use pausenet::cni::error::io as io_error;
+use pausenet::cni::request::{Attachment, Network, Request};
+use pausenet::cni::{NetworkName, Result, config};
+use pausenet::ipam::host_local::INDEXES;
+use pausenet::ipam::store::Store;
+use pausenet::ipam::{HostLocal, Ipam};
+use pausenet::kernel::lock::{self, Lock};
+use pausenet_host::anchor;
 
 /// How many are named before they are only counted.
 const SHOWN: usize = 8;
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::ctl::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     fn file(ip: &str, holder: Option<&str>, age: u64) -> File {
         File {

@@ -10,15 +10,15 @@ use super::finding::{Check, Finding};
 use super::networks::{bridge_of, request};
 use super::programs::Programs;
 use super::scene::{Scene, is_link_local, shown};
-use crate::cni::link::Mode;
-use crate::cni::{IfName, NetworkName, Result, config};
-use crate::ipam::HostLocal;
-use crate::ipam::range::Range;
-use crate::kernel::link::Link;
-use crate::kernel::route::{self, MAIN_TABLE, Present};
-use crate::kernel::{RouteSocket, address};
-use crate::plan::LINK_GROUP;
-use crate::runtime::conflist::NetworkList;
+use pausenet::cni::link::Mode;
+use pausenet::cni::{IfName, NetworkName, Result, config};
+use pausenet::ipam::HostLocal;
+use pausenet::ipam::range::Range;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::route::{self, MAIN_TABLE, Present};
+use pausenet::kernel::{RouteSocket, address};
+use pausenet::plan::LINK_GROUP;
+use pausenet_host::runtime::conflist::NetworkList;
 
 /// A range of addresses that a network gives out.
 #[derive(Debug, Clone)]
@@ -134,8 +134,9 @@ impl Host {
             let mut socket = RouteSocket::open()?;
             Ok((route::list(&mut socket)?, address::list(&mut socket)?))
         };
-        let (routes, addresses) = read()
-            .map_err(|refusal: crate::kernel::Refusal| refusal.during("list the host's routes"))?;
+        let (routes, addresses) = read().map_err(|refusal: pausenet::kernel::Refusal| {
+            refusal.during("list the host's routes")
+        })?;
         Ok(Self {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
             routes,
@@ -301,7 +302,7 @@ mod tests {
                 table: MAIN_TABLE,
             }],
         };
-        use crate::ctl::doctor::finding::Severity;
+        use crate::doctor::finding::Severity;
         let worst = |dst, medium| {
             let claim = claim("x", ALL, medium);
             let found = clashes(&claim, std::slice::from_ref(&claim), &host(dst));

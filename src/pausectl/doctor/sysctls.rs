@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use super::finding::{Check, Finding};
 use super::repair;
 use super::scene::{Attached, Scene};
-use crate::apply::Host;
-use crate::cni::link::{GatewayRole, LinkConf};
-use crate::cni::{IfName, Result};
-use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{RouteSocket, route};
+use pausenet::apply::Host;
+use pausenet::cni::link::{GatewayRole, LinkConf};
+use pausenet::cni::{IfName, Result};
+use pausenet::kernel::sysctl::Sysctl;
+use pausenet::kernel::{RouteSocket, route};
 
 /// A setting that the plugin itself makes so at every ADD that needs it.
 #[derive(Debug, Clone)]
@@ -199,7 +199,7 @@ fn strict_filters(needs: &Needs) -> Vec<Finding> {
 }
 
 fn leads_by(socket: &mut RouteSocket, ip: IpAddr) -> Option<String> {
-    use crate::kernel::link::{self, Which};
+    use pausenet::kernel::link::{self, Which};
     let index = route::link_towards(socket, ip).ok()??;
     Some(link::get(socket, Which::Index(index)).ok()??.name)
 }
@@ -261,7 +261,7 @@ fn judge_namespaces(in_use: u64, max: u64) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     #[test]
     fn the_table_of_connections_is_told_of_before_it_is_full() {

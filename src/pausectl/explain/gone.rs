@@ -2,11 +2,11 @@
 //! may live on with others, and a network of ours is in its name still.
 
 use super::target::{Candidate, Found, is_beginning};
-use crate::anchor::container::short_id;
-use crate::anchor::interior::Host;
-use crate::anchor::survey::{Population, Removed, Told};
-use crate::anchor::words::plain;
-use crate::cni::Result;
+use pausenet::cni::Result;
+use pausenet_host::anchor::container::short_id;
+use pausenet_host::anchor::interior::Host;
+use pausenet_host::anchor::survey::{Population, Removed, Told};
+use pausenet_host::anchor::words::plain;
 
 /// Where such a name or ID leads: to each namespace that lives on, or else to the last container
 /// of that name that was removed.

@@ -6,16 +6,16 @@ mod text;
 
 use serde_json::{Value, json};
 
-use crate::anchor::advice::advice;
-use crate::anchor::container::Container;
-use crate::anchor::fate::{fates, summary};
-use crate::anchor::interior::{self, Host};
-use crate::anchor::sandbox::Sandbox;
-use crate::anchor::survey::{Population, Removed, Told};
-use crate::cni::{Code, Error};
-use crate::ctl::known::{self, Depth};
-use crate::ctl::options::DockerOptions;
-use crate::ctl::{Output, Result, Stop, need_root, print, print_json, sight, warn};
+use crate::known::{self, Depth};
+use crate::options::DockerOptions;
+use crate::{Output, Result, Stop, need_root, print, print_json, sight, warn};
+use pausenet::cni::{Code, Error};
+use pausenet_host::anchor::advice::advice;
+use pausenet_host::anchor::container::Container;
+use pausenet_host::anchor::fate::{fates, summary};
+use pausenet_host::anchor::interior::{self, Host};
+use pausenet_host::anchor::sandbox::Sandbox;
+use pausenet_host::anchor::survey::{Population, Removed, Told};
 use target::Found;
 pub(super) use target::Target;
 

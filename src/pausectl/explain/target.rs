@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use super::gone;
-use crate::anchor::cgroup::is_hex;
-use crate::anchor::container::{Container, Life, NetworkFrom};
-use crate::anchor::interior::Host;
-use crate::anchor::pod_of_ours;
-use crate::anchor::sandbox::Member;
-use crate::anchor::survey::{Population, Removed, Told};
-use crate::anchor::words::plain;
-use crate::cni::{Code, Error, Result};
-use crate::kernel::netns::{Netns, NetnsId};
+use pausenet::cni::{Code, Error, Result};
+use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet_host::anchor::cgroup::is_hex;
+use pausenet_host::anchor::container::{Container, Life, NetworkFrom};
+use pausenet_host::anchor::interior::Host;
+use pausenet_host::anchor::pod_of_ours;
+use pausenet_host::anchor::sandbox::Member;
+use pausenet_host::anchor::survey::{Population, Removed, Told};
+use pausenet_host::anchor::words::plain;
 
 /// How few digits of an ID are enough. With fewer, each small number would mean a container too.
 const SHORTEST_ID: usize = 4;

@@ -1,12 +1,12 @@
 //! The screens of `pausectl explain`.
 
-use crate::anchor::advice::advice;
-use crate::anchor::container::{Container, Life, short_id};
-use crate::anchor::fate::{Fate, fates, gone, summary};
-use crate::anchor::maker::Maker;
-use crate::anchor::sandbox::{Member, Owner, Reason, Sandbox, Wire};
-use crate::anchor::survey::{Removed, Told};
-use crate::anchor::words::{list, plain};
+use pausenet_host::anchor::advice::advice;
+use pausenet_host::anchor::container::{Container, Life, short_id};
+use pausenet_host::anchor::fate::{Fate, fates, gone, summary};
+use pausenet_host::anchor::maker::Maker;
+use pausenet_host::anchor::sandbox::{Member, Owner, Reason, Sandbox, Wire};
+use pausenet_host::anchor::survey::{Removed, Told};
+use pausenet_host::anchor::words::{list, plain};
 
 /// How wide a page is.
 const WIDTH: usize = 100;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::picture::{Picture, Place, Room};
-use crate::anchor::sandbox::State;
+use pausenet_host::anchor::sandbox::State;
 
 /// Draws it.
 pub fn draw(picture: &Picture) -> String {

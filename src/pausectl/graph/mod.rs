@@ -8,13 +8,13 @@ mod tree;
 
 use serde_json::{Value, json};
 
-use crate::anchor::interior;
-use crate::cni::{Code, Error};
-use crate::ctl::known::{self, Depth};
-use crate::ctl::options::DockerOptions;
-use crate::ctl::sight::{self, Scope, Sight};
-use crate::ctl::{Output, Result, Stop, need_root, print, print_json, warn};
-use crate::kernel::address;
+use crate::known::{self, Depth};
+use crate::options::DockerOptions;
+use crate::sight::{self, Scope, Sight};
+use crate::{Output, Result, Stop, need_root, print, print_json, warn};
+use pausenet::cni::{Code, Error};
+use pausenet::kernel::address;
+use pausenet_host::anchor::interior;
 use picture::Picture;
 
 const EXAMPLES: &str = "\
@@ -82,7 +82,7 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
 fn as_json(
     host: &interior::Host,
     addresses: &[(u32, ipnetwork::IpNetwork)],
-    sandboxes: &[crate::anchor::sandbox::Sandbox],
+    sandboxes: &[pausenet_host::anchor::sandbox::Sandbox],
 ) -> Value {
     let mut bridges: Vec<_> = host
         .links

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use ipnetwork::IpNetwork;
 
-use crate::anchor::maker::Maker;
-use crate::anchor::sandbox::{Sandbox, State, Wire};
-use crate::anchor::words::plain;
-use crate::kernel::link::Link;
+use pausenet::kernel::link::Link;
+use pausenet_host::anchor::maker::Maker;
+use pausenet_host::anchor::sandbox::{Sandbox, State, Wire};
+use pausenet_host::anchor::words::plain;
 
 /// A picture.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

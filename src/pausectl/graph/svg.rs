@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::picture::Picture;
-use crate::anchor::sandbox::State;
+use pausenet_host::anchor::sandbox::State;
 
 /// Sizes, in pixels.
 const CHARACTER: usize = 8;

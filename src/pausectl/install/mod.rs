@@ -3,28 +3,19 @@
 //!
 //! How files change places without a moment in between is in [`place`].
 
-#[path = "../../host/install/file.rs"]
-pub(crate) mod file;
 mod network;
-#[path = "../../host/install/place.rs"]
-pub(crate) mod place;
 mod report;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use clap::ValueEnum;
-use serde_json::Value;
-
-use self::file::{Digest, refusal};
 use self::network::Network;
-use self::place::{Held, Place, Put, Wanted};
 use self::report::{Line, Report};
-use super::options::{block_on, own_folder, shown};
+use super::options::own_folder;
 use super::{Output, Result, Stop, print, print_json};
-use crate::cni::{Code, Error};
+use pausenet::cni::{Code, Error};
+use pausenet_host::install::file::{Digest, refusal};
+use pausenet_host::install::place::{Held, Place, Put, Wanted};
+use pausenet_host::install::{Alias, names, try_out};
 
 const DIR: &str = "/opt/cni/bin";
 const CONF_DIR: &str = "/etc/cni/net.d";
@@ -83,29 +74,6 @@ pub struct Install {
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-}
-
-/// Plugins of the reference that the binary is when it has their name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Alias {
-    Bridge,
-    Ptp,
-    HostLocal,
-    Loopback,
-    Portmap,
-}
-
-impl Alias {
-    /// The name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bridge => "bridge",
-            Self::Ptp => "ptp",
-            Self::HostLocal => "host-local",
-            Self::Loopback => "loopback",
-            Self::Portmap => "portmap",
-        }
-    }
 }
 
 /// Installs or uninstalls, and says what that was.
@@ -181,24 +149,6 @@ fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()
             put_all(&conf_place, &[network.wanted()], held, report)
         })
     })
-}
-
-/// The names that the plugin is to have: its own, those that were asked for, and those that an
-/// earlier install has given it and that are still ours. One version under all of them.
-pub(crate) fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>, Error> {
-    let asked = asked.iter().map(|alias| alias.as_str().to_owned());
-    let mut names: Vec<_> = std::iter::once("pausenet".to_owned())
-        .chain(asked)
-        .collect();
-    let record = place.record()?;
-    for name in record.names() {
-        if record.has(name, &file::Found::at(&place.path(name))?) {
-            names.push(name.to_owned());
-        }
-    }
-    let mut seen = BTreeSet::new();
-    names.retain(|name| seen.insert(name.clone()));
-    Ok(names)
 }
 
 /// Does `work` while nobody else changes the place. A dry run waits for nobody and holds nothing.
@@ -282,44 +232,6 @@ fn take_all(place: &Place, held: Option<Held>, report: &mut Report) -> Result<()
     held.map_or(Ok(()), |held| Ok(place.forget(held)?))
 }
 
-/// Runs the plugin where it will be called from, though nobody else knows it there yet: one of
-/// another machine's kind, or on a filesystem without programs, must not replace one that works.
-pub(crate) fn try_out(program: &Path) -> Result<(), Error> {
-    const LIMIT: Duration = Duration::from_secs(10);
-    let wrong = |why: String| {
-        Error::new(
-            Code::InvalidConfig,
-            format!("the plugin does not work in {}: {why}; nothing was replaced", folder(program)),
-        )
-        .hint("is it pausenet, and built for this machine (uname -m)? --from FILE names another; a filesystem mounted noexec runs no plugins")
-    };
-    let mut command = tokio::process::Command::new(program);
-    command
-        .env_clear()
-        .env("CNI_COMMAND", "VERSION")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = block_on(async {
-        let output = tokio::time::timeout(LIMIT, command.output()).await;
-        output.map_err(|_| wrong(format!("no answer to VERSION in {LIMIT:?}")))
-    })?;
-    let output = output.map_err(|err| wrong(format!("cannot run it: {err}")))?;
-    let answer: Option<Value> = serde_json::from_slice(&output.stdout).ok();
-    match answer {
-        Some(answer) if answer["supportedVersions"].is_array() => Ok(()),
-        _ => Err(wrong(format!(
-            "it ended with {} and no answer to VERSION",
-            output.status
-        ))),
-    }
-}
-
-/// The folder that runtimes know, of a file that is on its way there.
-fn folder(program: &Path) -> String {
-    let dir = program.parent().and_then(Path::parent);
-    shown(dir.unwrap_or(program))
-}
-
 fn read_plugin(source: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(source).map_err(|err| {
         let err = refusal("cannot read the plugin", source, &err);
@@ -335,21 +247,4 @@ fn is_same_folder(one: &Path, other: &Path) -> bool {
 /// Works on the same folder whatever the working directory of the next one is.
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path).map_err(|err| refusal("cannot find", path, &err))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-
-    use super::*;
-    use crate::verbs::Plugin;
-
-    #[test]
-    fn each_name_is_one_that_the_binary_knows() {
-        for alias in Alias::value_variants() {
-            let name = alias.to_possible_value().unwrap();
-            assert_eq!(name.get_name(), alias.as_str());
-            assert_ne!(Plugin::called(OsStr::new(alias.as_str())), Plugin::Pausenet);
-        }
-    }
 }

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::file::Digest;
-use super::place::Wanted;
-use crate::cni::{Code, Error};
-use crate::ctl::{Result, Stop, warn};
-use crate::runtime::conflist::{self, NetworkList};
+use crate::{Result, Stop, warn};
+use pausenet::cni::{Code, Error};
+use pausenet_host::install::file::Digest;
+use pausenet_host::install::place::Wanted;
+use pausenet_host::runtime::conflist::{self, NetworkList};
 
 /// A network's configuration that is to be installed.
 pub struct Network {

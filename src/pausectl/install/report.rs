@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::place::{Place, Put, Take};
-use crate::ctl::options::shown;
+use crate::options::shown;
+use pausenet_host::install::place::{Place, Put, Take};
 
 /// What was done, or would be.
 pub struct Report {

@@ -6,21 +6,21 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::anchor::PodName;
-use crate::anchor::container::short_id;
-use crate::anchor::holder::ANCHOR_PREFIX;
-use crate::anchor::interior::{Host, attachment_of};
-use crate::anchor::sandbox::{Absent, Member, Sandbox, Wire};
-use crate::anchor::words::plain;
-use crate::cni::Error;
-use crate::cni::request::Attachment;
-use crate::ctl::known::{self, Depth};
-use crate::ctl::options::DockerOptions;
-use crate::ctl::sight::{Scope, Sight};
-use crate::ctl::table::table;
-use crate::ctl::{Output, Result, need_root, print, print_json, warn};
-use crate::kernel::address;
-use crate::kernel::link::Link;
+use crate::known::{self, Depth};
+use crate::options::DockerOptions;
+use crate::sight::{Scope, Sight};
+use crate::table::table;
+use crate::{Output, Result, need_root, print, print_json, warn};
+use pausenet::cni::Error;
+use pausenet::cni::request::Attachment;
+use pausenet::kernel::address;
+use pausenet::kernel::link::Link;
+use pausenet_host::anchor::PodName;
+use pausenet_host::anchor::container::short_id;
+use pausenet_host::anchor::holder::ANCHOR_PREFIX;
+use pausenet_host::anchor::interior::{Host, attachment_of};
+use pausenet_host::anchor::sandbox::{Absent, Member, Sandbox, Wire};
+use pausenet_host::anchor::words::plain;
 
 const EXAMPLES: &str = "\
 Examples:

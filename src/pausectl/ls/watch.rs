@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{Look, as_json, as_text};
-use crate::anchor::interior;
-use crate::cni::{Code, Error};
-use crate::ctl::options::block_on;
-use crate::ctl::{Output, Result, Stop, warn};
-use crate::kernel::RouteSocket;
-use crate::kernel::netlink::Group;
-use crate::runtime::Interrupt;
+use crate::{Output, Result, Stop, warn};
+use pausenet::cni::{Code, Error};
+use pausenet::kernel::RouteSocket;
+use pausenet::kernel::netlink::Group;
+use pausenet_host::anchor::interior;
+use pausenet_host::block_on;
+use pausenet_host::runtime::Interrupt;
 
 /// How often processes are looked after.
 const ROUND: Duration = Duration::from_secs(2);

@@ -7,17 +7,18 @@ use ipnetwork::IpNetwork;
 use serde_json::json;
 
 use super::parse_name;
-use crate::anchor::{self, PodName, pause, pin};
-use crate::cni::result::AddResult;
-use crate::cni::{Code, Error, IfName};
-use crate::ctl::options::{NetworkOptions, PluginOptions, block_on, own_folder, shown};
-use crate::ctl::wishes::Wishes;
-use crate::ctl::{Output, Result, Stop, need_root, print, print_json, warn};
-use crate::kernel::link::{self, Which};
-use crate::kernel::unsafe_calls::bequeath_no_files;
-use crate::kernel::{Refusal, RouteSocket};
-use crate::runtime::cache::{self, Entry};
-use crate::runtime::{Interrupt, Progress, Runtime};
+use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
+use crate::wishes::Wishes;
+use crate::{Output, Result, Stop, need_root, print, print_json, warn};
+use pausenet::cni::result::AddResult;
+use pausenet::cni::{Code, Error, IfName};
+use pausenet::kernel::link::{self, Which};
+use pausenet::kernel::unsafe_calls::bequeath_no_files;
+use pausenet::kernel::{Refusal, RouteSocket};
+use pausenet_host::anchor::{self, PodName, pause, pin};
+use pausenet_host::block_on;
+use pausenet_host::runtime::cache::{self, Entry};
+use pausenet_host::runtime::{Interrupt, Progress, Runtime};
 
 const EXAMPLES: &str = "\
 Examples:

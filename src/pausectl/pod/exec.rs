@@ -9,9 +9,9 @@ use std::process::{Command, ExitCode};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{parse_name, unknown};
-use crate::anchor::pin::{self, Pin};
-use crate::cni::{Code, Error};
-use crate::ctl::{Result, complain, need_root};
+use crate::{Result, complain, need_root};
+use pausenet::cni::{Code, Error};
+use pausenet_host::anchor::pin::{self, Pin};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -5,17 +5,17 @@ use std::collections::{BTreeSet, HashMap};
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use crate::anchor::PodName;
-use crate::anchor::census::{self, Residents};
-use crate::anchor::interior::{self, Host, attachment_of};
-use crate::anchor::pin::{self, Pin};
-use crate::cni::Error;
-use crate::cni::request::Attachment;
-use crate::ctl::options::shown;
-use crate::ctl::table::table;
-use crate::ctl::{Output, Result, need_root, print, print_json};
-use crate::kernel::link::Link;
-use crate::kernel::netns::{Netns, NetnsId};
+use crate::options::shown;
+use crate::table::table;
+use crate::{Output, Result, need_root, print, print_json};
+use pausenet::cni::Error;
+use pausenet::cni::request::Attachment;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet_host::anchor::PodName;
+use pausenet_host::anchor::census::{self, Residents};
+use pausenet_host::anchor::interior::{self, Host, attachment_of};
+use pausenet_host::anchor::pin::{self, Pin};
 
 const EXAMPLES: &str = "\
 Examples:

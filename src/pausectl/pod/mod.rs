@@ -10,9 +10,9 @@ pub use exec::{Exec, exec};
 pub use ls::{List, ls};
 pub use rm::{Remove, rm};
 
-use crate::anchor::{PodName, pin};
-use crate::cni::{Code, Error};
-use crate::ctl::{Result, Stop};
+use crate::{Result, Stop};
+use pausenet::cni::{Code, Error};
+use pausenet_host::anchor::{PodName, pin};
 
 fn parse_name(text: &str) -> Result<PodName> {
     PodName::parse(text).map_err(|why| Stop::Usage(Error::new(Code::InvalidConfig, why)))

@@ -3,19 +3,20 @@
 use serde_json::json;
 
 use super::{parse_name, unknown};
-use crate::anchor::census::{self, Residents};
-use crate::anchor::pin::{self, Pin};
-use crate::anchor::{self, PodName, pause};
-use crate::cni::request::Attachment;
-use crate::cni::{Code, Error};
-use crate::ctl::options::{NetworkOptions, PluginOptions, block_on};
-use crate::ctl::{Output, Result, Stop, complain, need_root, print, print_json, warn};
-use crate::kernel::link::{self, Link};
-use crate::kernel::netns::{Netns, NetnsId};
-use crate::kernel::{Refusal, RouteSocket};
-use crate::runtime::cache::{self, Entry};
-use crate::runtime::conflist::NetworkList;
-use crate::runtime::{Parameters, Runtime};
+use crate::options::{NetworkOptions, PluginOptions};
+use crate::{Output, Result, Stop, complain, need_root, print, print_json, warn};
+use pausenet::cni::request::Attachment;
+use pausenet::cni::{Code, Error};
+use pausenet::kernel::link::{self, Link};
+use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet::kernel::{Refusal, RouteSocket};
+use pausenet_host::anchor::census::{self, Residents};
+use pausenet_host::anchor::pin::{self, Pin};
+use pausenet_host::anchor::{self, PodName, pause};
+use pausenet_host::block_on;
+use pausenet_host::runtime::cache::{self, Entry};
+use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::runtime::{Parameters, Runtime};
 
 const EXAMPLES: &str = "\
 Examples:

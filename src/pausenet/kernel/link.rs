@@ -61,17 +61,6 @@ pub struct Ipv6Settings {
     pub accept_dad: u32,
 }
 
-#[cfg(test)]
-impl Link {
-    /// A link with a name, for what is decided about links.
-    pub fn for_test(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            ..Self::default()
-        }
-    }
-}
-
 /// Which link is meant.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {

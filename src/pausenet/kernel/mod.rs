@@ -23,7 +23,7 @@ pub mod route;
 pub mod shaping;
 pub mod stamp;
 pub mod sysctl;
-pub(crate) mod unsafe_calls;
+pub mod unsafe_calls;
 pub mod vlan;
 pub mod watch;
 

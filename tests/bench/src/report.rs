@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use pausenet::ctl::table::table;
+use pausectl::table::table;
 use serde::Serialize;
 
 use crate::machine::Machine;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::ranges;
-use crate::common::{Call, World, allocated, ip, podnet, set_sysctl, with};
+use common::{Call, World, allocated, ip, podnet, set_sysctl, with};
 
 #[test]
 fn ipv6_alone_is_as_good_as_ipv4() {

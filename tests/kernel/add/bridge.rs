@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{mac, ranges};
-use crate::common::{Call, HOST_END, World, allocated, ip, podnet, set_sysctl, sysctl, with};
+use common::{Call, HOST_END, World, allocated, ip, podnet, set_sysctl, sysctl, with};
 
 #[test]
 fn the_gateway_role_decides_on_addresses_routes_and_forwarding() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, World, ip, podnet, with};
+use common::{Call, World, ip, podnet, with};
 
 #[test]
 fn a_repeated_add_is_refused_and_touches_nothing() {

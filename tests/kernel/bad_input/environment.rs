@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use serde_json::{Value, json};
 
 use super::{add, refused, refused_unnamed};
-use crate::common::{Call, Container, World, podnet, run, with};
+use common::{Call, Container, World, podnet, run, with};
 
 #[test]
 fn a_container_id_that_is_hostile_is_code_4() {

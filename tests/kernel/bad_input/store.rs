@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{add, refused};
-use crate::common::{Call, STORES, World, allocated, podnet, run, with};
+use common::{Call, STORES, World, allocated, podnet, run, with};
 
 #[test]
 fn an_exhausted_range_is_code_11_and_says_where_to_look() {

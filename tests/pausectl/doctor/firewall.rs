@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{Ward, added, network};
-use crate::common::run;
 use crate::wire::{beyond, listen, ruleset, tcp, tcp_is_cut};
+use common::run;
 
 fn nft(commands: &str) {
     run("nft", [commands]);

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::json;
 
 use super::{Ward, network, says};
-use crate::common::{lab, run, with};
+use common::{lab, run, with};
 
 /// Whether bridges here filter VLANs, as another program finds.
 fn filters_vlans() -> bool {

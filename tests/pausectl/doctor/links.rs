@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::store::host_end;
 use super::{Ward, added, network};
-use crate::common::{Call, GROUP, allocated, ip, with};
+use common::{Call, GROUP, allocated, ip, with};
 
 #[test]
 fn what_a_killed_add_left_is_removed_unless_its_maker_is_at_work() {
@@ -78,7 +78,7 @@ fn a_namespace_with_neither_a_process_nor_a_name_is_told_of_and_kept() {
     assert!(ward.look(&["links"]).findings.is_empty(), "it has a name");
     let mut process = web.command("sleep").arg("600").spawn().unwrap();
     let open = Netns::open(&web.path).unwrap();
-    crate::common::wait::wait_until("it lives there", || {
+    common::wait::wait_until("it lives there", || {
         let there = Netns::open(format!("/proc/{}/ns/net", process.id()).as_ref());
         there.is_ok_and(|there| there.is_same(&open).unwrap())
     });

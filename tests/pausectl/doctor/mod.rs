@@ -10,15 +10,16 @@ mod rules;
 mod store;
 mod sysctls;
 
+use common::programs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{Call, Container, lab, podnet, run, with};
-use crate::screen::assert_is_in_the_docs;
-use crate::site::{PAUSECTL, Site};
+use crate::site::Site;
+use common::screen::assert_is_in_the_docs;
+use common::{Call, Container, lab, podnet, run, with};
 
 /// A host to be looked at. No runtime has networks here, but `podnet` is configured.
 pub struct Ward {
@@ -42,7 +43,7 @@ impl Ward {
         let confs = site.network(&network()).parent().unwrap().to_owned();
         let plugins = tempfile::tempdir().unwrap();
         for name in ["pausenet", "portmap"] {
-            symlink(env!("CARGO_BIN_EXE_pausenet"), plugins.path().join(name)).unwrap();
+            symlink(programs::pausenet(), plugins.path().join(name)).unwrap();
         }
         Self {
             site,
@@ -68,7 +69,7 @@ impl Ward {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PAUSECTL);
+        let mut command = Command::new(programs::pausectl());
         command
             .arg("doctor")
             .arg("--runtime-conf-dir")
@@ -341,7 +342,7 @@ fn nonsense_in_the_places_it_looks_at_is_no_end_of_it() {
         ["--data-dir", "/nonexistent"],
         ["--cni-path", "/nonexistent:/dev/null:"],
     ] {
-        let mut command = Command::new(PAUSECTL);
+        let mut command = Command::new(programs::pausectl());
         command.args(["doctor", "--output", "json"]).args(args);
         command.env("PAUSENET_CONF_DIR", ward.confs());
         command.env("CNI_PATH", ward.plugins());
@@ -424,7 +425,7 @@ fn repairs_beside_adds_and_dels_harm_nobody() {
         }
     });
     ward.assert_healthy();
-    assert_eq!(crate::common::allocated("podnet").len(), 5);
+    assert_eq!(common::allocated("podnet").len(), 5);
     assert_eq!(steady.addresses("eth0"), ["10.1.0.2/24"]);
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{Ward, network, says};
-use crate::common::{ip, podnet, with};
+use common::{ip, podnet, with};
 
 /// The one thing that is to be seen when this file lies in the folder of `pausectl pod`.
 #[track_caller]

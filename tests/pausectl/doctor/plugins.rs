@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use super::Ward;
-use crate::common::run;
+use common::run;
 
 /// Another program in the place of our pausenet, made by another process: see `Site::plugin`.
 fn replace(ward: &Ward, mode: &str, text: &str) {

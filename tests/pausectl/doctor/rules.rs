@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::store::host_end;
 use super::{Ward, added, network, port, says};
-use crate::common::{Container, ip, lab, run, with};
 use crate::wire::{HOST, beyond, elements_of, listen, ruleset, tcp, tcp_is_cut};
+use common::{Container, ip, lab, run, with};
 
 fn flush() {
     run("nft", ["flush", "ruleset"]);
@@ -241,7 +241,7 @@ fn ports_of_a_container_that_another_s_plugin_wired_come_back_too() {
 
     // Once it is gone, nothing of it is put back, whatever its runtime remembers.
     web.destroy();
-    crate::common::wait::wait_until("its host end is gone", || {
+    common::wait::wait_until("its host end is gone", || {
         let links = ward.site.world.links();
         !links
             .iter()

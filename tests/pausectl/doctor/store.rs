@@ -13,7 +13,7 @@ use pausenet::plan::host_end_name;
 use serde_json::json;
 
 use super::{Ward, added, network};
-use crate::common::{Call, STORES, allocated, run, with};
+use common::{Call, STORES, allocated, run, with};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 

@@ -1,5 +1,6 @@
 //! Where `install` is played: a folder of plugins, one of networks, and what there is to put there.
 
+use common::programs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -8,8 +9,6 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-
-use crate::site::PAUSECTL;
 
 /// The steps of an install that can be seen afterwards; strace shows which of them there are.
 const STEPS: &[&str] = &[
@@ -123,7 +122,7 @@ impl Stage {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PAUSECTL);
+        let mut command = Command::new(programs::pausectl());
         command.args(self.args(args)).stdin(Stdio::null());
         command
     }
@@ -197,7 +196,7 @@ impl Stage {
             .args(options);
         command
             .arg("--")
-            .arg(PAUSECTL)
+            .arg(programs::pausectl())
             .args(self.args(args))
             .stdin(Stdio::null());
         let output = command.output().unwrap();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Side;
-use crate::common::with;
+use common::with;
 
 /// A bridge network with one IPv4 subnet, and nothing else.
 pub fn bridge() -> Value {

@@ -13,6 +13,7 @@ mod state;
 
 pub use allowed::witnesses;
 
+use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::common::wait::wait_until;
-use crate::common::{Answer, Call, Container, World, lab, run, set_sysctl, with};
+use common::wait::wait_until;
+use common::{Answer, Call, Container, World, lab, run, set_sysctl, with};
 
 /// The plugins that ours stands in for.
 const OURS: [&str; 5] = ["bridge", "ptp", "host-local", "loopback", "portmap"];
@@ -133,7 +134,7 @@ impl Plugins {
             }
         }
         for plugin in replaced {
-            symlink(env!("CARGO_BIN_EXE_pausenet"), folder.join(plugin)).unwrap();
+            symlink(programs::pausenet(), folder.join(plugin)).unwrap();
         }
         symlink(peers.join("host-local"), folder.join("other-local")).unwrap();
         folder

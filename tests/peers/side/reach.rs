@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Side;
-use crate::common::traffic::bound;
-use crate::common::{Container, ip};
+use common::traffic::bound;
+use common::{Container, ip};
 
 /// Longer than one lost and repeated neighbour solicitation.
 const PATIENCE: Duration = Duration::from_millis(1500);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::common::{Container, store_files};
+use common::{Container, store_files};
 
 /// How long the kernel may take to come to rest: carriers and IPv6 addresses follow a call.
 const LIMIT: Duration = Duration::from_secs(4);

@@ -2,7 +2,7 @@
 //! from what has happened: events may be lost, and the daemon and this service may be restarted
 //! at any moment.
 
-use crate::kernel::netns::NetnsId;
+use pausenet::kernel::netns::NetnsId;
 
 use super::super::record::Kind;
 use super::super::survey::Home;

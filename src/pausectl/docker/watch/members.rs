@@ -11,10 +11,10 @@ use super::super::survey::netns_of;
 use super::decide::{Facts, Seen, Verdict};
 use super::round::{Broken, Case, Round, Subject};
 use super::voice::{Topic, Voice};
-use crate::ctl::Stop;
-use crate::docker::{Container, ContainerName, Kind, NetworkMode};
-use crate::kernel::netns::NetnsId;
-use crate::runtime::Interrupt;
+use crate::Stop;
+use crate::docker_api::{Container, ContainerName, Kind, NetworkMode};
+use pausenet::kernel::netns::NetnsId;
+use pausenet_host::runtime::Interrupt;
 
 impl<'a> Case<'a> {
     pub fn new(

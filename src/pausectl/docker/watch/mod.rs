@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::listen;
-use crate::ctl::options::{CONF_DIR, DockerOptions, PluginOptions, block_on};
-use crate::ctl::{Output, Result, Stop};
-use crate::docker::{Docker, Events, Failure, Kind};
-use crate::runtime::Interrupt;
+use crate::docker_api::{Docker, Events, Failure, Kind};
+use crate::options::{CONF_DIR, DockerOptions, PluginOptions};
+use crate::{Output, Result, Stop};
+use pausenet_host::block_on;
+use pausenet_host::runtime::Interrupt;
 use round::{Round, Rules};
 use voice::Voice;
 

@@ -12,15 +12,15 @@ use super::super::who;
 use super::super::wire::{self, Place};
 use super::decide::{Facts, Seen, Verdict, decide};
 use super::voice::{Topic, Voice};
-use crate::apply::Host;
-use crate::cni::{ContainerId, Error, IfName};
-use crate::ctl::Stop;
-use crate::ctl::ports::Port;
-use crate::ctl::wishes::Wishes;
-use crate::docker::{Container, Docker, Failure, NetworkMode, State, Which};
-use crate::kernel::RouteSocket;
-use crate::runtime::conflist::NetworkList;
-use crate::runtime::{Interrupt, Runtime};
+use crate::Stop;
+use crate::docker_api::{Container, Docker, Failure, NetworkMode, State, Which};
+use crate::ports::Port;
+use crate::wishes::Wishes;
+use pausenet::apply::Host;
+use pausenet::cni::{ContainerId, Error, IfName};
+use pausenet::kernel::RouteSocket;
+use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::runtime::{Interrupt, Runtime};
 
 /// The labels with what a container asks of its network.
 const IP_LABEL: &str = "pausenet.ip";
@@ -246,7 +246,7 @@ impl<'a> Round<'a> {
         }
         let label = |name: &str| container.labels.get(name).map(String::as_str);
         let wrong =
-            |name: &str, why: String| crate::cni::error::invalid(format!("label {name}: {why}"));
+            |name: &str, why: String| pausenet::cni::error::invalid(format!("label {name}: {why}"));
         let list = NetworkList::find(&self.rules.conf_dir, label(NETWORK_LABEL))?;
         let ips: Vec<_> = label(IP_LABEL).into_iter().map(str::to_owned).collect();
         let mut wishes = Wishes::parse(&ips, None).map_err(|why| wrong(IP_LABEL, why))?;
@@ -262,7 +262,7 @@ impl<'a> Round<'a> {
             container: Some(container.id.clone()),
             name: container.name.to_string(),
             wanted: true,
-            ifname: IfName::parse("eth0").map_err(crate::cni::error::invalid)?,
+            ifname: IfName::parse("eth0").map_err(pausenet::cni::error::invalid)?,
             list,
             wishes,
             addresses: subject

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::ctl::{Output, Result, print};
+use crate::{Output, Result, print};
 
 /// The lines, and what they have said.
 pub struct Voice {

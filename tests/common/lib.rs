@@ -4,10 +4,11 @@
 //! A [`World`] is a fresh network and mount namespace for the test's thread: whatever a test
 //! does, the host stays as it is. That takes root; `scripts/test.sh` sees to it, in a user
 //! namespace where the caller is not root.
-#![allow(dead_code)] // each test binary uses its own part
 
 pub mod daemon;
 pub mod lab;
+pub mod programs;
+pub mod screen;
 pub mod started;
 pub mod traffic;
 pub mod wait;
@@ -21,12 +22,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use ipnetwork::IpNetwork;
+use nix::sched::{CloneFlags, unshare};
 use pausenet::cni::IfName;
 use pausenet::kernel::link::{Link, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::route::Present;
 use pausenet::kernel::{RouteSocket, address, link, route};
-use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
 /// Where the plugin keeps addresses when the config says nothing else.
@@ -51,9 +52,8 @@ impl World {
             rustix::process::geteuid().is_root(),
             "these tests need root, or: scripts/test.sh, which makes a user namespace"
         );
-        // SAFETY: only this thread changes namespaces; it holds no file or socket yet that
-        // anybody else relies on, and threads it starts later begin in the new ones.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
+        // Threads that this one starts later begin in the new ones, too.
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
             .expect("unshare the network and mounts");
         run("mount", ["--make-rprivate", "/"]);
         for dir in ["/run", "/var/lib"] {
@@ -316,7 +316,7 @@ impl Call {
     /// A call of the built plugin with a config: container `c1`, interface `eth0`.
     pub fn new(verb: &str, config: &Value) -> Self {
         let call = Self {
-            program: env!("CARGO_BIN_EXE_pausenet").into(),
+            program: programs::pausenet().into(),
             vars: BTreeMap::new(),
             stdin: config.to_string().into_bytes(),
         };

@@ -1,0 +1,115 @@
+//! The plugin and its networks in the folders where runtimes look for them, and what was there
+//! before.
+//!
+//! How files change places without a moment in between is in [`place`].
+
+pub mod file;
+pub mod place;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use pausenet::cni::{Code, Error};
+use serde_json::Value;
+
+use self::place::Place;
+use crate::block_on;
+
+/// Plugins of the reference that the binary is when it has their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Alias {
+    Bridge,
+    Ptp,
+    HostLocal,
+    Loopback,
+    Portmap,
+}
+
+impl Alias {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+            Self::HostLocal => "host-local",
+            Self::Loopback => "loopback",
+            Self::Portmap => "portmap",
+        }
+    }
+}
+
+/// The names that the plugin is to have: its own, those that were asked for, and those that an
+/// earlier install has given it and that are still ours. One version under all of them.
+pub fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>, Error> {
+    let asked = asked.iter().map(|alias| alias.as_str().to_owned());
+    let mut names: Vec<_> = std::iter::once("pausenet".to_owned())
+        .chain(asked)
+        .collect();
+    let record = place.record()?;
+    for name in record.names() {
+        if record.has(name, &file::Found::at(&place.path(name))?) {
+            names.push(name.to_owned());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
+}
+
+/// Runs the plugin where it will be called from, though nobody else knows it there yet: one of
+/// another machine's kind, or on a filesystem without programs, must not replace one that works.
+pub fn try_out(program: &Path) -> Result<(), Error> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let wrong = |why: String| {
+        Error::new(
+            Code::InvalidConfig,
+            format!("the plugin does not work in {}: {why}; nothing was replaced", folder(program)),
+        )
+        .hint("is it pausenet, and built for this machine (uname -m)? --from FILE names another; a filesystem mounted noexec runs no plugins")
+    };
+    let mut command = tokio::process::Command::new(program);
+    command
+        .env_clear()
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = block_on(async {
+        let output = tokio::time::timeout(LIMIT, command.output()).await;
+        output.map_err(|_| wrong(format!("no answer to VERSION in {LIMIT:?}")))
+    })?;
+    let output = output.map_err(|err| wrong(format!("cannot run it: {err}")))?;
+    let answer: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+    match answer {
+        Some(answer) if answer["supportedVersions"].is_array() => Ok(()),
+        _ => Err(wrong(format!(
+            "it ended with {} and no answer to VERSION",
+            output.status
+        ))),
+    }
+}
+
+/// The folder that runtimes know, of a file that is on its way there.
+fn folder(program: &Path) -> String {
+    let dir = program.parent().and_then(Path::parent);
+    dir.unwrap_or(program).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use pausenet::verbs::Plugin;
+
+    #[test]
+    fn each_name_is_one_that_the_binary_knows() {
+        for alias in Alias::value_variants() {
+            let name = alias.to_possible_value().unwrap();
+            assert_eq!(name.get_name(), alias.as_str());
+            assert_ne!(Plugin::called(OsStr::new(alias.as_str())), Plugin::Pausenet);
+        }
+    }
+}

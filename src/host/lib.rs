@@ -1,0 +1,12 @@
+//! What both `pausectl` and `pausenetd` need of a host.
+//!
+//! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
+//! * [`anchor`]: pause processes, the namespaces they hold, and who lives in those.
+//! * [`install`]: files put in place without a moment in between, and taken away again.
+
+pub mod anchor;
+pub mod install;
+pub mod runtime;
+mod wait;
+
+pub use wait::block_on;
