@@ -29,7 +29,7 @@ const OLD_DIR: &str = "/var/lib/cni/cache/results";
 const KIND: &str = "cniCacheV1";
 
 /// One attachment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     pub list: NetworkList,
     pub parameters: Parameters,

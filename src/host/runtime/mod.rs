@@ -1,11 +1,12 @@
 //! The other side of the protocol: what a runtime does with a network configuration
 //! (specification, section 3), for the pods of `pausectl`.
 //!
-//! [`conflist`] reads a configuration, [`plugin`] runs one of its plugins, and this file runs
-//! them in their order. [`cache`] remembers, as libcni does and where libcni does, what an
+//! [`conflist`] reads a configuration, [`plugin`] runs one of its plugins, this file runs them in
+//! their order, and `attach` makes of that an attachment that is there whole or not at all. [`cache`] remembers, as libcni does and where libcni does, what an
 //! attachment was made with, so that its DEL gets the same. [`duty`] tells from that what a plugin of
 //! ours has to have made.
 
+mod attach;
 pub mod cache;
 pub mod conflist;
 pub mod duty;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+pub use attach::NotAttached;
 pub use interrupt::Interrupt;
 pub use plugin::find as find_plugin;
 
@@ -60,11 +62,11 @@ pub struct Parameters {
 
 /// How far an ADD came: what there may be to undo.
 #[derive(Debug, Default)]
-pub struct Progress {
+struct Progress {
     /// How many plugins were started.
-    pub tried: usize,
+    tried: usize,
     /// The result of the last one that succeeded.
-    pub result: Option<Value>,
+    result: Option<Value>,
 }
 
 impl Runtime {
@@ -87,12 +89,11 @@ impl Runtime {
     }
 
     /// Adds an attachment: each plugin in turn, with the result of the one before it. What was
-    /// reached is in `progress`, also on failure; undoing it is the caller's, by
-    /// [`Runtime::del`].
+    /// reached is in `progress`, also on failure; the caller undoes it, by [`Runtime::del`].
     ///
     /// # Errors
     /// The first failure of a plugin; a signal, which ends the plugin that is at work.
-    pub async fn add(
+    async fn add(
         &self,
         list: &NetworkList,
         parameters: &Parameters,
@@ -132,7 +133,7 @@ impl Runtime {
     ///
     /// # Errors
     /// The first failure.
-    pub async fn del(
+    async fn del(
         &self,
         list: &NetworkList,
         parameters: &Parameters,

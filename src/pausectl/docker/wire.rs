@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use super::record::{self, Record};
 use super::survey::{has_interface, netns_path};
 use crate::wishes::Wishes;
@@ -14,7 +12,7 @@ use pausenet::cni::result::AddResult;
 use pausenet::cni::{Code, Error};
 use pausenet::kernel::netns::Netns;
 use pausenet_host::runtime::cache::{self, Entry};
-use pausenet_host::runtime::{Interrupt, Progress, Runtime};
+use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
 
 /// A namespace to attach, opened, and the path that the plugins get.
 pub struct Place {
@@ -78,7 +76,7 @@ pub async fn attach(
         .hint("nothing was changed; --ifname gives the new one another name")
         .into());
     }
-    clear(runtime, record).await?;
+    runtime.detach_all(&record.identity).await?;
     let parameters = wishes.parameters(
         &record.list,
         record.identity.clone(),
@@ -86,40 +84,28 @@ pub async fn attach(
         place.path.clone(),
     )?;
     let mut entry = Entry::new(record.list.clone(), parameters);
-    let mut progress = Progress::default();
     let before = record::of(&record.identity);
-    let outcome = async {
-        // Both before anything is there, so that nothing can be there which nobody knows of.
-        record.write()?;
-        entry.write()?;
-        let result = runtime
-            .add(&entry.list, &entry.parameters, &mut progress, interrupt)
-            .await?;
-        wishes.check(&entry, &result)?;
+    // Both this and the cache before anything is there, so that nothing can be there which
+    // nobody knows of.
+    record.write()?;
+    let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
+        wishes.check(entry, result)?;
         if !place.still_leads_there() {
             let msg = format!("{} has ended meanwhile", record.name);
-            return Err(Error::new(Code::TryAgainLater, msg).into());
+            return Err(Error::new(Code::TryAgainLater, msg));
         }
-        entry.result = Some(result.clone());
-        entry.write()?;
-        let result = AddResult::from_json(&result, entry.list.version)?;
-        record.addresses = result
-            .ips
-            .iter()
-            .map(|ip| ip.address.ip().to_string())
-            .collect();
+        let result = AddResult::from_json(result, entry.list.version)?;
+        let addresses = result.ips.iter().map(|ip| ip.address.ip().to_string());
+        record.addresses = addresses.collect();
         record.wanted = true;
         record.write()?;
-        match interrupt.pending().await {
-            Some(signal) => Err(Stop::Interrupted(signal)),
-            None => Ok(result),
-        }
-    };
-    match outcome.await {
+        Ok(result)
+    });
+    match attached.await {
         Ok(result) => Ok(result),
-        Err(stop) => {
-            undo(runtime, &entry, &progress, record, before).await;
-            Err(stop)
+        Err(NotAttached { stop, undone }) => {
+            undo(record, before, undone);
+            Err(stop.into())
         }
     }
 }
@@ -148,26 +134,14 @@ pub async fn attach_again(
     }
 }
 
-/// What cannot be undone is said, and left for the next attempt.
-async fn undo(
-    runtime: &Runtime,
-    entry: &Entry,
-    progress: &Progress,
-    record: &Record,
-    before: Option<Record>,
-) {
-    let result = progress.result.as_ref();
-    let undone = runtime
-        .del(&entry.list, &entry.parameters, progress.tried, result)
-        .await;
-    let forget = || {
-        entry.forget()?;
-        match &before {
-            Some(before) => before.write(),
-            None => record.forget(),
-        }
+/// Makes the record as it was before. What cannot be undone is said, and left for the next
+/// attempt.
+fn undo(record: &Record, before: Option<Record>, detached: Result<(), Error>) {
+    let restore = || match before {
+        Some(before) => before.write(),
+        None => record.forget(),
     };
-    if let Err(err) = undone.and_then(|()| forget()) {
+    if let Err(err) = detached.and_then(|()| restore()) {
         let hint = format!(
             "once that is mended: pausectl docker detach {}",
             record.name
@@ -177,26 +151,12 @@ async fn undo(
     }
 }
 
-/// DEL of everything that is remembered under the identity. Nothing to remove is success.
-///
-/// # Errors
-/// The first failure of a plugin; what it was about stays remembered.
-pub async fn clear(runtime: &Runtime, record: &Record) -> Result<(), Error> {
-    for mut entry in cache::of_container(&record.identity)? {
-        // By name: the namespace may be another's by now.
-        entry.parameters.netns = None;
-        del(runtime, &entry, entry.result.as_ref()).await?;
-        entry.forget()?;
-    }
-    Ok(())
-}
-
 /// Takes the network down.
 ///
 /// # Errors
 /// The first failure of a plugin.
 pub async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
-    clear(runtime, record).await?;
+    runtime.detach_all(&record.identity).await?;
     let mut socket = Host::open_socket()?;
     if apply::host_end(&mut socket, &record.attachment())?.is_some() {
         // The memory of it is lost, and the kernel still has it.
@@ -208,17 +168,9 @@ pub async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
         )?;
         let mut entry = Entry::new(record.list.clone(), parameters);
         entry.parameters.netns = None;
-        del(runtime, &entry, None).await?;
+        runtime.detach(&entry).await?;
     }
     Ok(())
-}
-
-async fn del(runtime: &Runtime, entry: &Entry, result: Option<&Value>) -> Result<(), Error> {
-    runtime.find_all(&entry.list)?;
-    let plugins = entry.list.plugins.len();
-    runtime
-        .del(&entry.list, &entry.parameters, plugins, result)
-        .await
 }
 
 /// What is remembered of the record's attachment.

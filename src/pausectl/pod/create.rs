@@ -17,8 +17,8 @@ use pausenet::kernel::unsafe_calls::bequeath_no_files;
 use pausenet::kernel::{Refusal, RouteSocket};
 use pausenet_host::anchor::{self, PodName, pause, pin};
 use pausenet_host::block_on;
-use pausenet_host::runtime::cache::{self, Entry};
-use pausenet_host::runtime::{Interrupt, Progress, Runtime};
+use pausenet_host::runtime::cache::Entry;
+use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,50 +115,25 @@ async fn make(
         switch_loopback_on()?;
         pause::start(program, pod)
     })?;
-    let mut progress = Progress::default();
-    let outcome = async {
-        entry.write()?;
-        let result = runtime
-            .add(&entry.list, &entry.parameters, &mut progress, interrupt)
-            .await?;
-        wishes.check(&entry, &result)?;
-        entry.result = Some(result);
-        entry.write()?;
-        still_there(&mut pause, program)?;
-        match interrupt.pending().await {
-            Some(signal) => Err(Stop::Interrupted(signal)),
-            None => Ok(()),
-        }
-    };
-    match outcome.await {
+    let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
+        wishes.check(entry, result)?;
+        still_there(&mut pause, program)
+    });
+    match attached.await {
         Ok(()) => Ok((entry, pause.id())),
-        Err(stop) => {
-            undo(runtime, pod, &entry, &progress, &mut pause).await;
-            Err(stop)
+        Err(NotAttached { stop, undone }) => {
+            undo(pod, undone, &mut pause);
+            Err(stop.into())
         }
     }
 }
 
-/// What cannot be undone is said, and left for `pod rm`.
-async fn undo(
-    runtime: &Runtime,
-    pod: &PodName,
-    entry: &Entry,
-    progress: &Progress,
-    pause: &mut Child,
-) {
-    let result = progress.result.as_ref();
-    let undone = runtime
-        .del(&entry.list, &entry.parameters, progress.tried, result)
-        .await;
+/// Takes the rest of the pod down. What cannot be undone is said, and left for `pod rm`.
+fn undo(pod: &PodName, detached: Result<(), Error>, pause: &mut Child) {
     // Killed and not asked: it has nothing to save, and it must be gone for the namespace to go.
     let _ = pause.kill();
     let _ = pause.wait();
-    let outcome = match undone {
-        Ok(()) => pin::remove(pod).and_then(|()| entry.forget()),
-        Err(err) => Err(err),
-    };
-    if let Err(err) = outcome {
+    if let Err(err) = detached.and_then(|()| pin::remove(pod)) {
         let hint = format!("once that is mended: pausectl pod rm --force {pod}");
         warn(
             &err.context(format!("pod {pod} is not wholly undone"))
@@ -193,15 +168,8 @@ fn refuse_existing(pod: &PodName) -> Result<()> {
 /// What a reboot or a crash left of a pod with this name. The caller holds its lock, so nobody
 /// is at work on it.
 async fn clear_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error> {
-    for mut entry in cache::of_container(&pod.container_id())? {
-        entry.parameters.netns = None;
-        let (list, result) = (&entry.list, entry.result.as_ref());
-        runtime
-            .del(list, &entry.parameters, list.plugins.len(), result)
-            .await
-            .map_err(|err| err.context(format!("remove what an earlier pod {pod} left")))?;
-        entry.forget()?;
-    }
+    let detached = runtime.detach_all(&pod.container_id()).await;
+    detached.map_err(|err| err.context(format!("remove what an earlier pod {pod} left")))?;
     pin::remove(pod)
 }
 

@@ -14,9 +14,9 @@ use pausenet_host::anchor::census::{self, Residents};
 use pausenet_host::anchor::pin::{self, Pin};
 use pausenet_host::anchor::{self, PodName, pause};
 use pausenet_host::block_on;
+use pausenet_host::runtime::Parameters;
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::conflist::NetworkList;
-use pausenet_host::runtime::{Parameters, Runtime};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -168,12 +168,10 @@ async fn detach(pod: &PodName, remains: &Remains, options: &Remove) -> Result<()
     let runtime = options.plugins.runtime();
     let netns = remains.netns.as_ref().map(|netns| netns.path().to_owned());
     let mut outcome = Ok(());
-    for entry in &remains.remembered {
-        let parameters = Parameters {
-            netns: netns.clone(),
-            ..entry.parameters.clone()
-        };
-        let deleted = del(&runtime, &entry.list, &parameters, entry.result.as_ref()).await;
+    for remembered in &remains.remembered {
+        let mut entry = remembered.clone();
+        entry.parameters.netns.clone_from(&netns);
+        let deleted = runtime.detach(&entry).await;
         let deleted = match deleted {
             Err(err) if !options.force => Err(err),
             // With force, an entry that cannot be undone must not stay for ever.
@@ -193,7 +191,7 @@ async fn detach(pod: &PodName, remains: &Remains, options: &Remove) -> Result<()
             capabilities: serde_json::Map::new(),
         };
         let deleted = match find_network(&options.network, attachment) {
-            Ok(list) => del(&runtime, &list, &parameters, None).await,
+            Ok(list) => runtime.detach(&Entry::new(list, parameters)).await,
             Err(err) => Err(err),
         };
         outcome = outcome
@@ -203,18 +201,6 @@ async fn detach(pod: &PodName, remains: &Remains, options: &Remove) -> Result<()
         outcome = outcome.and(cut_links(pod));
     }
     outcome
-}
-
-async fn del(
-    runtime: &Runtime,
-    list: &NetworkList,
-    parameters: &Parameters,
-    result: Option<&serde_json::Value>,
-) -> Result<(), Error> {
-    runtime.find_all(list)?;
-    runtime
-        .del(list, parameters, list.plugins.len(), result)
-        .await
 }
 
 /// The network of an attachment of which nothing but its alias is known.
