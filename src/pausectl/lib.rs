@@ -3,18 +3,18 @@
 
 pub mod docker;
 pub mod docker_api;
+mod docker_inventory;
 pub mod doctor;
 pub mod explain;
 pub mod graph;
 pub mod install;
-mod known;
 pub mod ls;
 mod options;
 pub mod pod;
 mod ports;
 pub mod rescue;
+mod sandboxes;
 mod shell;
-mod sight;
 pub mod table;
 mod wishes;
 

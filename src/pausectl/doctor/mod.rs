@@ -4,22 +4,12 @@
 //! what it found as [`finding::Finding`]s. A finding carries a [`repair::Repair`] only where that
 //! is provably safe; when in doubt, things are kept, and it is said.
 
+mod checks;
 mod finding;
-mod firewall;
-mod interfaces;
-mod kernel;
-mod legacy;
-mod links;
-mod networks;
-mod plugins;
 mod programs;
 mod repair;
 mod report;
-mod rules;
-mod scene;
-mod store;
-mod subnets;
-mod sysctls;
+mod snapshot;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -27,9 +17,10 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
+use self::checks::{firewall, kernel, legacy, links, networks, plugins, rules, store, sysctls};
 use self::finding::{Check, Finding, Severity};
 use self::report::{Outcome, Repaired, Report};
-use self::scene::{Places, Scene};
+use self::snapshot::{Places, Scene};
 use super::options::own_folder;
 use super::table::table;
 use super::{Output, Result, Stop, need_root, print, print_json};

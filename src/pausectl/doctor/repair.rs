@@ -1,7 +1,7 @@
 //! The repairs that are provably safe. Each looks once more, with the lock of what it changes in
 //! its hand, whether things are still as they were found.
 
-use super::{firewall, links, rules, store, sysctls};
+use super::checks::{firewall, links, rules, store, sysctls};
 use pausenet::cni::Result;
 
 /// A repair, by the theme that knows how it is done.

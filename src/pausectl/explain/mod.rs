@@ -6,9 +6,9 @@ mod text;
 
 use serde_json::{Value, json};
 
-use crate::known::{self, Depth};
+use crate::docker_inventory::{self, Depth};
 use crate::options::DockerOptions;
-use crate::{Output, Result, Stop, need_root, print, print_json, sight, warn};
+use crate::{Output, Result, Stop, need_root, print, print_json, sandboxes, warn};
 use pausenet::cni::{Code, Error};
 use pausenet_host::anchor::advice::advice;
 use pausenet_host::anchor::container::Container;
@@ -61,7 +61,7 @@ pub fn explain(options: &Explain, output: Output) -> Result<()> {
     let target = Target::parse(&options.target)
         .map_err(|why| Stop::Usage(Error::new(Code::InvalidConfig, why)))?;
     need_root()?;
-    let (told, problem) = known::ask(&options.docker, Depth::History)?;
+    let (told, problem) = docker_inventory::ask(&options.docker, Depth::History)?;
     problem.iter().for_each(warn);
     let story = interior::apart(|| look(&target, &told))?;
     match (output, &story) {
@@ -108,7 +108,7 @@ fn as_json(story: &Story) -> Value {
                 .into_iter()
                 .map(|advice| json!({"what": advice.what, "commands": advice.commands}))
                 .collect();
-            let mut json = sight::sandbox(sandbox);
+            let mut json = sandboxes::sandbox(sandbox);
             json["about"] = json!(about);
             json["summary"] = json!(summary(sandbox, *about));
             json["fates"] = json!(fates);
@@ -117,7 +117,7 @@ fn as_json(story: &Story) -> Value {
         }
         Story::Stopped(container, survivors) => json!({
             "state": "dead",
-            "container": sight::container(container),
+            "container": sandboxes::container(container),
             "survivors": survivors,
         }),
         Story::Removed(Removed { id, name, at, .. }) => {

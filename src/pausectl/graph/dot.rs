@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::picture::{Picture, Place, Room};
+use super::diagram::{Picture, Place, Room};
 use pausenet_host::anchor::sandbox::State;
 
 /// Draws it.

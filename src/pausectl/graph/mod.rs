@@ -1,21 +1,21 @@
 //! `pausectl graph`: bridges, the links that leave them, and the namespaces those lead to, as a
 //! picture.
 
+mod diagram;
 mod dot;
-mod picture;
 mod svg;
 mod tree;
 
 use serde_json::{Value, json};
 
-use crate::known::{self, Depth};
+use crate::docker_inventory::{self, Depth};
 use crate::options::DockerOptions;
-use crate::sight::{self, Scope, Sight};
+use crate::sandboxes::{self, Scope, Sight};
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
+use diagram::Picture;
 use pausenet::cni::{Code, Error};
 use pausenet::kernel::address;
 use pausenet_host::anchor::interior;
-use picture::Picture;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,7 +64,7 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
         (_, Some(Format::Tree) | None) => tree::draw,
     };
     need_root()?;
-    let (told, problem) = known::ask(&options.docker, Depth::Names)?;
+    let (told, problem) = docker_inventory::ask(&options.docker, Depth::Names)?;
     let Sight {
         mut host,
         sandboxes,
@@ -98,6 +98,6 @@ fn as_json(
             json!({"name": bridge.name, "addresses": own})
         })
         .collect();
-    let sandboxes: Vec<_> = sandboxes.iter().map(sight::sandbox).collect();
+    let sandboxes: Vec<_> = sandboxes.iter().map(sandboxes::sandbox).collect();
     json!({"bridges": bridges, "sandboxes": sandboxes})
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::picture::Picture;
+use super::diagram::Picture;
 use pausenet_host::anchor::sandbox::State;
 
 /// Sizes, in pixels.
@@ -198,7 +198,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::picture::{Cable, Place, Room};
+    use super::super::diagram::{Cable, Place, Room};
     use super::*;
     use proptest::prelude::*;
 

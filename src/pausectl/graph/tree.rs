@@ -1,6 +1,6 @@
 //! The picture as a tree of text.
 
-use super::picture::{Picture, Room};
+use super::diagram::{Picture, Room};
 
 /// A line, and those that hang below it.
 struct Node {

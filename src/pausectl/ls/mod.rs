@@ -6,9 +6,9 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::known::{self, Depth};
+use crate::docker_inventory::{self, Depth};
 use crate::options::DockerOptions;
-use crate::sight::{Scope, Sight};
+use crate::sandboxes::{Scope, Sight};
 use crate::table::table;
 use crate::{Output, Result, need_root, print, print_json, warn};
 use pausenet::cni::Error;
@@ -93,7 +93,7 @@ pub fn ls(options: &List, output: Output) -> Result<()> {
 type Look = (Vec<Row>, Vec<Error>);
 
 fn rows(options: &List) -> Result<Look> {
-    let (told, problem) = known::ask(&options.docker, Depth::Names)?;
+    let (told, problem) = docker_inventory::ask(&options.docker, Depth::Names)?;
     let scope = match options.all {
         true => Scope::Everything,
         false => Scope::Attached,

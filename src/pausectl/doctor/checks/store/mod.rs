@@ -1,9 +1,11 @@
 //! Held addresses against interfaces: what was lost. The other direction, what interfaces have and
-//! the store does not know, is in [`super::interfaces`].
+//! the store does not know, is in [`crate::doctor::checks::store::interfaces`].
 //!
 //! An address belongs to whoever has it on an interface. Only of networks that pausenet wires can
 //! it be told who has none: there, every interface is the other end of a link on this host. What
 //! another's plugins hold is theirs to judge.
+
+mod interfaces;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -11,11 +13,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::finding::{Check, Finding, OUTSIDE};
-use super::interfaces;
-use super::networks::wired_by_us;
-use super::repair;
-use super::scene::{Scene, is_there, shown};
+use crate::doctor::checks::networks::wired_by_us;
+use crate::doctor::finding::{Check, Finding, OUTSIDE};
+use crate::doctor::repair;
+use crate::doctor::snapshot::{Scene, is_there, shown};
 use pausenet::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::request::{Attachment, Network, Request};

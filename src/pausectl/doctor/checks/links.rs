@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::finding::{Check, Finding, OUTSIDE};
-use super::repair;
-use super::scene::{Attached, Scene, is_link_there};
+use crate::doctor::finding::{Check, Finding, OUTSIDE};
+use crate::doctor::repair;
+use crate::doctor::snapshot::{Attached, Scene, is_link_there};
 use pausenet::apply::{self, Host, host_end, is_at_work, try_lock};
 use pausenet::cni::link::LinkConf;
 use pausenet::cni::request::Attachment;

@@ -6,8 +6,8 @@ use std::fmt::Display;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::finding::{Check, Finding, OUTSIDE};
-use super::scene::Scene;
+use crate::doctor::finding::{Check, Finding, OUTSIDE};
+use crate::doctor::snapshot::Scene;
 use pausenet::cni::bandwidth::Limit;
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::ports::PortsConf;

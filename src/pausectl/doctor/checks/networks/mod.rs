@@ -1,16 +1,17 @@
 //! The configurations of networks, file by file: whether a runtime finds and reads them, and
 //! whether each plugin would take what it is given.
 
+mod subnets;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::Path;
 
 use serde_json::Map;
 
-use super::finding::{Check, Finding};
-use super::programs::Programs;
-use super::scene::{Conf, Scene, shown};
-use super::subnets;
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::programs::Programs;
+use crate::doctor::snapshot::{Conf, Scene, shown};
 use pausenet::cni::env::{Environment, Verb};
 use pausenet::cni::link::{LinkConf, Mode};
 use pausenet::cni::request::{Network, Request};

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::finding::{Check, Finding};
-use super::repair;
-use super::scene::{Attached, Scene, attachment_of, shown};
-use super::store::{File, Repair, Shelf, host_local};
+use crate::doctor::checks::store::{File, Repair, Shelf, host_local};
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::repair;
+use crate::doctor::snapshot::{Attached, Scene, attachment_of, shown};
 use pausenet::apply::{self, try_lock};
 use pausenet::cni::Result;
 use pausenet::cni::request::{Attachment, Request};

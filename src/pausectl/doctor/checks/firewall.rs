@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::finding::{Check, Finding, Severity};
 use super::networks::wired_by_us;
-use super::repair;
-use super::scene::Scene;
 use super::store::host_local;
+use crate::doctor::finding::{Check, Finding, Severity};
+use crate::doctor::repair;
+use crate::doctor::snapshot::Scene;
 use pausenet::apply::firewall::{ensure, obstacles};
 use pausenet::cni::NetworkName;
 use pausenet::cni::Result;

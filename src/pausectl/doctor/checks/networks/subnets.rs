@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 
-use super::finding::{Check, Finding};
-use super::networks::{bridge_of, request};
-use super::programs::Programs;
-use super::scene::{Scene, is_link_local, shown};
+use crate::doctor::checks::networks::{bridge_of, request};
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::programs::Programs;
+use crate::doctor::snapshot::{Scene, is_link_local, shown};
 use pausenet::cni::link::Mode;
 use pausenet::cni::{IfName, NetworkName, Result, config};
 use pausenet::ipam::HostLocal;

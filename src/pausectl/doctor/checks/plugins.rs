@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::finding::{Check, Finding};
-use super::programs::{NAMES, Program, Programs};
-use super::scene::{Scene, shown};
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::programs::{NAMES, Program, Programs};
+use crate::doctor::snapshot::{Scene, shown};
 
 /// What pausectl and the plugin are built as.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

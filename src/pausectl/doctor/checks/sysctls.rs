@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use super::finding::{Check, Finding};
-use super::repair;
-use super::scene::{Attached, Scene};
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::repair;
+use crate::doctor::snapshot::{Attached, Scene};
 use pausenet::apply::Host;
 use pausenet::cni::link::{GatewayRole, LinkConf};
 use pausenet::cni::{IfName, Result};

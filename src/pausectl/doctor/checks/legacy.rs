@@ -7,8 +7,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::finding::{Check, Finding};
-use super::scene::Scene;
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::snapshot::Scene;
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::{Code, Error, Result};
 use pausenet::ipam::store::Store;

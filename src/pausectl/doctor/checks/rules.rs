@@ -5,9 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::finding::{Check, Finding};
-use super::repair;
-use super::scene::{Behind, Scene, is_link_there, is_there};
+use crate::doctor::finding::{Check, Finding};
+use crate::doctor::repair;
+use crate::doctor::snapshot::{Behind, Scene, is_link_there, is_there};
 use pausenet::apply::{Host, Place, Present, host_end, is_at_work, put_back, rules, try_lock};
 use pausenet::cni::Result;
 use pausenet::cni::request::Attachment;
