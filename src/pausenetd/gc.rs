@@ -19,13 +19,13 @@ use pausenet::cni::config;
 use pausenet::cni::env::Environment;
 use pausenet::cni::link::Mode;
 use pausenet::cni::request::{Attachment, Network};
-use pausenet::cni::{NetworkName, Result};
+use pausenet::cni::{During, NetworkName, Result};
 use pausenet::ipam::Ipam;
 use pausenet::ipam::range::RangeSet;
 use pausenet::ipam::store::Store;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
-use pausenet::kernel::{Refusal, RouteSocket, link};
+use pausenet::kernel::{RouteSocket, link};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE};
 use pausenet::plan::{LINK_GROUP, Owner, host_end_name};
 use pausenet::verbs::gc::remove_debris;
@@ -96,7 +96,7 @@ fn network(config: &str) -> Result<Network> {
 }
 
 fn list(socket: &mut RouteSocket) -> Result<Vec<Link>> {
-    link::list(socket).map_err(|refusal| refusal.during("list the host's links"))
+    link::list(socket).during("list the host's links")
 }
 
 fn is_debris(link: &Link) -> bool {
@@ -127,10 +127,10 @@ fn leftovers(nft: &mut Nft, links: &[Link], network: &NetworkName) -> Result<Has
         .filter(|link| link.kind == "ifb")
         .filter_map(|link| attachment_of(link.alias.as_deref(), network))
         .collect();
-    let failed = |refusal: Refusal| refusal.during("list the elements of pods in nftables");
+    let attempt = "list the elements of pods in nftables";
     for table in [TABLE, BRIDGE_TABLE] {
-        for set in nft.sets(table).map_err(failed)? {
-            let elements = nft.elements(table, &set).map_err(failed)?;
+        for set in nft.sets(table).during(attempt)? {
+            let elements = nft.elements(table, &set).during(attempt)?;
             let owners = elements
                 .into_iter()
                 .filter_map(|element| attachment_of(Some(&element.owner), network));

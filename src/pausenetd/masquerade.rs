@@ -14,8 +14,7 @@
 use ipnetwork::IpNetwork;
 
 use super::desired::Masquerade;
-use pausenet::cni::{Code, Error, Result};
-use pausenet::kernel::Refusal;
+use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::nft::expr::{self, Field, Meta, Op, R0};
 use pausenet::kernel::nft::{
     Chain, Change, Contents, Family, Hook, HookPoint, Kind, Nft, Set, Table,
@@ -111,14 +110,14 @@ pub enum Outcome {
 /// Codes 11 and 101. What was there before still is.
 pub fn ensure(nft: &mut Nft, wanted: &Masquerade, made: &mut Option<Made>) -> Result<Outcome> {
     const TRIES: usize = 16;
-    let failed = |refusal: Refusal| refusal.during("look at the masquerade in nftables");
+    let attempt = "look at the masquerade in nftables";
     let mut outcome = Outcome::Made;
     if let Some(before) = made.as_mut().filter(|made| made.wanted == *wanted) {
-        let generation = nft.generation().map_err(failed)?;
+        let generation = nft.generation().during(attempt)?;
         if generation == before.generation {
             return Ok(Outcome::AsItWas);
         }
-        if nft.contents(TABLE).map_err(failed)? == before.contents {
+        if nft.contents(TABLE).during(attempt)? == before.contents {
             before.generation = generation;
             return Ok(Outcome::AsItWas);
         }
@@ -126,8 +125,9 @@ pub fn ensure(nft: &mut Nft, wanted: &Masquerade, made: &mut Option<Made>) -> Re
     }
     *made = None;
     for _ in 0..TRIES {
-        let generation = nft.generation().map_err(failed)?;
-        nft.commit(&changes(wanted), None).map_err(|(_, refusal)| {
+        let generation = nft.generation().during(attempt)?;
+        nft.commit(&changes(wanted), None).map_err(|failed| {
+            let refusal = failed.error;
             let unknown = refusal.is(rustix::io::Errno::OPNOTSUPP)
                 || refusal.is(rustix::io::Errno::INVAL)
                 || refusal.is(rustix::io::Errno::NOENT);
@@ -140,9 +140,9 @@ pub fn ensure(nft: &mut Nft, wanted: &Masquerade, made: &mut Option<Made>) -> Re
             }
             err
         })?;
-        let contents = nft.contents(TABLE).map_err(failed)?;
+        let contents = nft.contents(TABLE).during(attempt)?;
         // Only if nobody else came in between is this what we have made.
-        if nft.generation().map_err(failed)? == generation.wrapping_add(1) {
+        if nft.generation().during(attempt)? == generation.wrapping_add(1) {
             *made = Some(Made {
                 wanted: wanted.clone(),
                 contents,
@@ -165,8 +165,8 @@ pub fn ensure(nft: &mut Nft, wanted: &Masquerade, made: &mut Option<Made>) -> Re
 pub fn remove(nft: &mut Nft) -> Result<bool> {
     match nft.commit(&[Change::RemoveTable(TABLE)], None) {
         Ok(()) => Ok(true),
-        Err((_, refusal)) if refusal.is(rustix::io::Errno::NOENT) => Ok(false),
-        Err((_, refusal)) => Err(refusal.during("remove the masquerade from nftables")),
+        Err(failed) if failed.error.is(rustix::io::Errno::NOENT) => Ok(false),
+        Err(failed) => Err(failed.error.during("remove the masquerade from nftables")),
     }
 }
 

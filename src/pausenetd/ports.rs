@@ -12,10 +12,10 @@ use super::gc::attachment_of;
 use super::options::Options;
 use pausenet::apply::{Present, put_back, rules};
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{NetworkName, Result};
+use pausenet::cni::{During, NetworkName, Result};
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
-use pausenet::kernel::{Refusal, RouteSocket, address, link};
+use pausenet::kernel::{RouteSocket, address, link};
 use pausenet::plan::rules::Wish;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::duty::{self, Duty};
@@ -54,8 +54,8 @@ impl Ports {
     /// # Errors
     /// Codes 101 and 103, of the first that cannot have it back; the others have.
     pub fn ensure(&mut self, socket: &mut RouteSocket, nft: &mut Nft) -> Result<usize> {
-        let failed = |refusal: Refusal| refusal.during("look for pods' elements in nftables");
-        let generation = nft.generation().map_err(failed)?;
+        let attempt = "look for pods' elements in nftables";
+        let generation = nft.generation().during(attempt)?;
         if self.generation == Some(generation) {
             return Ok(0);
         }
@@ -66,7 +66,7 @@ impl Ports {
         let mut count = 0;
         let mut outcome = Ok(());
         if !wishes.is_empty() {
-            let present = Present::read(nft).map_err(failed)?;
+            let present = Present::read(nft).during(attempt)?;
             // An element alone does nothing.
             let are_chains_lost = !present.incomplete(&wishes).is_empty();
             if are_chains_lost {
@@ -95,8 +95,7 @@ impl Ports {
     /// Has [`Self::due`] tell of the attachments that live now. False when something of one is not
     /// known (yet): the runtime writes it down when the ADD is over.
     fn learn(&mut self, socket: &mut RouteSocket) -> Result<bool> {
-        let links =
-            link::list(socket).map_err(|refusal| refusal.during("list the host's links"))?;
+        let links = link::list(socket).during("list the host's links")?;
         let mut before = std::mem::take(&mut self.due);
         let mut all_are_known = true;
         for link in links.iter().filter(|link| link.kind == "veth") {

@@ -20,11 +20,11 @@ use super::ports::Ports;
 use super::watch::NodeList;
 use super::{gc, masquerade, plugins, routes};
 use pausenet::apply::{Host, rules};
-use pausenet::cni::{Code, Error, Result};
+use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::link::Which;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
-use pausenet::kernel::{Refusal, RouteSocket, address, link};
+use pausenet::kernel::{RouteSocket, address, link};
 use pausenet_host::install::place::Put;
 
 /// Makes this node's network so, again and again.
@@ -376,17 +376,17 @@ fn uplink_mtu(
     addresses: &[IpAddr],
     otherwise: Option<u32>,
 ) -> Result<Option<u32>> {
-    let failed = |refusal: Refusal| refusal.during("look for the link with the node's address");
+    let attempt = "look for the link with the node's address";
     let mut holders = Vec::new();
     for ip in addresses {
-        holders.extend(address::holder(socket, *ip).map_err(failed)?);
+        holders.extend(address::holder(socket, *ip).during(attempt)?);
     }
     if holders.is_empty() {
         holders.extend(otherwise);
     }
     let mut least = None;
     for index in holders {
-        let found = link::get(socket, Which::Index(index)).map_err(failed)?;
+        let found = link::get(socket, Which::Index(index)).during(attempt)?;
         let mtu = found.map(|link| link.mtu);
         least = match (least, mtu) {
             (Some(a), Some(b)) => Some(std::cmp::min(a, b)),

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::desired::{Problem, ProblemKind};
+use pausenet::cni::During;
 use pausenet::cni::Result;
 use pausenet::kernel::owned_route::{self, OwnedRoute, Target, Way};
-use pausenet::kernel::{Refusal, RouteSocket};
+use pausenet::kernel::{KernelError, RouteSocket};
 
 /// A change to the routes of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Step {
     }
 }
 
-fn explain(refusal: &Refusal) -> String {
+fn explain(refusal: &KernelError) -> String {
     if refusal.is(rustix::io::Errno::EXIST) {
         return format!(
             "{refusal}: somebody else has one to that place with metric {}",
@@ -110,7 +111,7 @@ fn explain(refusal: &Refusal) -> String {
 /// # Errors
 /// Code 101.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>> {
-    owned_route::list(socket).map_err(|refusal| refusal.during("list the routes to other nodes"))
+    owned_route::list(socket).during("list the routes to other nodes")
 }
 
 /// How the addresses are reached.
@@ -118,8 +119,7 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>> {
 /// # Errors
 /// Code 101.
 pub fn ways(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<HashMap<IpAddr, Way>> {
-    let ways = owned_route::ways(socket, addresses)
-        .map_err(|refusal| refusal.during("ask for the ways to other nodes"))?;
+    let ways = owned_route::ways(socket, addresses).during("ask for the ways to other nodes")?;
     Ok(addresses.iter().copied().zip(ways).collect())
 }
 
@@ -145,8 +145,8 @@ pub fn shadowed(
         .iter()
         .map(|(route, ..)| last_host(route))
         .collect();
-    let ways = owned_route::ways(socket, &probes)
-        .map_err(|refusal: Refusal| refusal.during("ask for the ways to other nodes' pods"))?;
+    let ways =
+        owned_route::ways(socket, &probes).during("ask for the ways to other nodes' pods")?;
     let mut problems = Vec::new();
     for ((route, gateway, link), way) in to_neighbours.into_iter().zip(ways) {
         let by_ours = way == (Way::Through { gateway, link });

@@ -4,7 +4,7 @@
 use super::options::Options;
 use super::{conflist, masquerade, routes, serve};
 use pausenet::apply::{Host, rules};
-use pausenet::cni::{Code, Error, Result};
+use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::{link, owned_route};
 use pausenet::plan::{LINK_GROUP, Owner};
 use pausenet_host::install::place::{Place, Take};
@@ -24,14 +24,13 @@ pub fn uninstall(options: &Options) -> Result<()> {
     let mut socket = Host::open_socket()?;
     for route in routes::list(&mut socket)? {
         owned_route::remove(&mut socket, &route)
-            .map_err(|refusal| refusal.during(format!("remove the route {route}")))?;
+            .during_with(|| format!("remove the route {route}"))?;
         tracing::info!("removed the route {route}");
     }
     if masquerade::remove(&mut rules::open()?)? {
         tracing::info!("removed the masquerade");
     }
-    let links =
-        link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let links = link::list(&mut socket).during("list the host's links")?;
     let attached = links.iter().filter(|link| {
         let owner = Owner::of(link.alias.as_deref());
         link.kind == "veth" && link.group == LINK_GROUP && matches!(owner, Owner::Attachment(_))

@@ -155,9 +155,10 @@ fn an_element_with_other_data_is_not_let_go_of() {
     )
     .unwrap();
 
-    let (_, refusal) = nft
+    let refusal = nft
         .commit(&[Change::LetGo(map.clone(), element([2; 4]))], None)
-        .unwrap_err();
+        .unwrap_err()
+        .error;
 
     assert!(refusal.is(rustix::io::Errno::EXIST), "{refusal:?}");
     let mut look = || nft.look_up(&[(&map, vec![10, 0, 0, 1])]).unwrap().remove(0);

@@ -3,7 +3,7 @@
 use netlink_packet_route::AddressFamily;
 use pausenet::kernel::forwarding;
 use pausenet::kernel::link::{self, Which};
-use pausenet::kernel::{RouteSocket, netlink::Request};
+use pausenet::kernel::{BatchError, RouteSocket, netlink::Request};
 
 use common::{World, ip, set_sysctl};
 
@@ -17,7 +17,10 @@ fn each_request_is_done_and_the_first_refusal_told_with_one_ack_for_all() {
     let mut socket = RouteSocket::open().unwrap();
     let mut all = |requests: Vec<Request<_>>| match socket.all(requests) {
         Ok(()) => None,
-        Err((at, refusal)) => {
+        Err(BatchError {
+            request: at,
+            error: refusal,
+        }) => {
             assert!(refusal.is(rustix::io::Errno::NODEV), "{refusal}");
             Some(at)
         }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::cgroup::{self, Named};
 use super::pause;
+use pausenet::cni::OnPath;
 use pausenet::cni::Result;
-use pausenet::cni::error::io as io_error;
 use pausenet::kernel::netns::NetnsId;
 
 /// A process in a pod's namespace.
@@ -74,7 +74,7 @@ pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
 pub fn take_where(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId, Vec<Process>>> {
     let mut found: HashMap<NetnsId, Vec<Process>> = HashMap::new();
     let proc = Path::new("/proc");
-    for entry in fs::read_dir(proc).map_err(|err| io_error("cannot list", proc, err))? {
+    for entry in fs::read_dir(proc).on_path("cannot list", proc)? {
         let Some(pid) = entry
             .ok()
             .and_then(|entry| entry.file_name().to_str()?.parse().ok())

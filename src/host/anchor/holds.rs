@@ -7,8 +7,8 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use pausenet::cni::OnPath;
 use pausenet::cni::Result;
-use pausenet::cni::error::io as io_error;
 use pausenet::kernel::netns::NetnsId;
 
 /// The caller's mounts.
@@ -19,7 +19,7 @@ const MOUNTS: &str = "/proc/thread-self/mountinfo";
 /// # Errors
 /// Code 5.
 pub fn list() -> Result<HashMap<NetnsId, Vec<PathBuf>>> {
-    let text = fs::read(MOUNTS).map_err(|err| io_error("cannot read", Path::new(MOUNTS), err))?;
+    let text = fs::read(MOUNTS).on_path("cannot read", Path::new(MOUNTS))?;
     let mut held: HashMap<NetnsId, Vec<PathBuf>> = HashMap::new();
     for line in text.split(|byte| *byte == b'\n') {
         let Some((number, path)) = mount(line) else {

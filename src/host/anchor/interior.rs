@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, Error, Result};
+use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet::kernel::{Refusal, RouteSocket, address, link};
+use pausenet::kernel::{KernelError, RouteSocket, address, link};
 use pausenet::plan::Owner;
 
 /// The host as it was when it was opened: its links, and a way back to it.
@@ -39,10 +39,9 @@ impl Host {
         let list = || {
             let mut socket = RouteSocket::open()?;
             let links = link::list(&mut socket)?;
-            Ok((socket, links))
+            Ok::<_, KernelError>((socket, links))
         };
-        let (socket, links) =
-            list().map_err(|refusal: Refusal| refusal.during("list the host's links"))?;
+        let (socket, links) = list().during("list the host's links")?;
         let ours = links.iter().filter(|link| attachment_of(link).is_some());
         Ok(Self {
             netns: Netns::own()?,
@@ -70,9 +69,9 @@ impl Host {
     /// # Errors
     /// Code 101 when the kernel refuses.
     pub fn number_of(&mut self, netns: &Netns) -> Result<Option<i32>> {
-        netns.number(&mut self.socket).map_err(|refusal| {
-            refusal.during(format!("ask for the number of {}", netns.path().display()))
-        })
+        netns
+            .number(&mut self.socket)
+            .during_with(|| format!("ask for the number of {}", netns.path().display()))
     }
 
     /// True when an attachment of ours leads to the namespace with this number.
@@ -87,9 +86,7 @@ impl Host {
     pub fn look_into(&mut self, netns: &Netns) -> Result<Vec<Interface>> {
         let attempt = || format!("look into {}", netns.path().display());
         let number = self.number_of(netns)?;
-        let found = netns.enter(&self.netns, || {
-            read().map_err(|refusal| refusal.during(attempt()))
-        })?;
+        let found = netns.enter(&self.netns, || read().during_with(attempt))?;
         let with_host_end = |(link, addresses): (Link, Vec<IpNetwork>)| Interface {
             host_end: self.host_end(&link, number).cloned(),
             link,
@@ -124,7 +121,7 @@ pub fn apart<T: Send, E: Send + From<Error>>(
     })
 }
 
-fn read() -> Result<Vec<(Link, Vec<IpNetwork>)>, Refusal> {
+fn read() -> Result<Vec<(Link, Vec<IpNetwork>)>, KernelError> {
     let mut socket = RouteSocket::open()?;
     let mut links = link::list(&mut socket)?;
     links.retain(|link| link.name != "lo");

@@ -32,6 +32,7 @@ use std::path::Path;
 pub use name::PodName;
 pub use pin::pod_of_ours;
 
+use pausenet::cni::During;
 use pausenet::cni::Result;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
@@ -65,7 +66,7 @@ pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link,
 /// # Errors
 /// Code 101 when the kernel refuses.
 pub fn links(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
-    let links = link::list(socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let links = link::list(socket).during("list the host's links")?;
     let ours = |link: Link| match Owner::of(link.alias.as_deref()) {
         Owner::Attachment(attachment) if attachment.container == pod.container_id() => {
             Some((link, attachment))

@@ -9,7 +9,7 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use super::PodName;
 use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Code, Error, Result};
+use pausenet::cni::{Code, Error, OnPath, Result};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::unsafe_calls::enter_new_network_namespace;
 
@@ -58,13 +58,11 @@ pub fn list() -> Result<Vec<PodName>> {
     let dir = Path::new(DIR);
     let entries = match fs::read_dir(dir) {
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|err| io_error("cannot list", dir, err))?,
+        entries => entries.on_path("cannot list", dir)?,
     };
     let mut pods = Vec::new();
     for entry in entries {
-        let name = entry
-            .map_err(|err| io_error("cannot list", dir, err))?
-            .file_name();
+        let name = entry.on_path("cannot list", dir)?.file_name();
         pods.extend(name.to_str().and_then(|name| PodName::parse(name).ok()));
     }
     pods.sort();
@@ -82,13 +80,13 @@ pub fn create<T: Send>(pod: &PodName, inside: impl FnOnce() -> Result<T> + Send)
         .recursive(true)
         .mode(0o755)
         .create(DIR)
-        .map_err(|err| io_error("cannot make the folder", Path::new(DIR), err))?;
+        .on_path("cannot make the folder", Path::new(DIR))?;
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o444)
         .open(&path)
-        .map_err(|err| io_error("cannot make", &path, err))?;
+        .on_path("cannot make", &path)?;
     let outcome = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             bind_new_namespace(&path)?;

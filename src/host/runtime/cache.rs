@@ -17,7 +17,7 @@ use super::Parameters;
 use super::conflist::NetworkList;
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, ContainerId, Error, IfName, NetworkName, Result};
+use pausenet::cni::{Code, ContainerId, Error, IfName, NetworkName, OnPath, Result};
 
 /// libcni's folder.
 const DIR: &str = "/var/lib/cni/results";
@@ -88,7 +88,7 @@ impl Entry {
         let text = serde_json::to_vec(&wire).map_err(|err| {
             Error::new(Code::Internal, format!("a cache entry is no JSON: {err}"))
         })?;
-        replace(&self.file, &text).map_err(|err| io_error("cannot write", &self.file, err))
+        replace(&self.file, &text).on_path("cannot write", &self.file)
     }
 
     /// The attachment is gone. Nothing to forget is success.
@@ -172,7 +172,7 @@ fn files(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     for dir in [DIR, OLD_DIR].map(Path::new) {
         let entries = match fs::read_dir(dir) {
             Err(err) if err.kind() == ErrorKind::NotFound => continue,
-            entries => entries.map_err(|err| io_error("cannot list", dir, err))?,
+            entries => entries.on_path("cannot list", dir)?,
         };
         let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
         files.extend(found.filter(|path| {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use pausenet::cni::config::nullable;
 use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Code, Error, NetworkName, Result, SpecVersion};
+use pausenet::cni::{Code, During, Error, NetworkName, OnPath, Result, SpecVersion};
 
 /// A network: its plugins in their order.
 #[derive(Debug, Clone)]
@@ -95,8 +95,8 @@ impl NetworkList {
     /// # Errors
     /// Code 5 and those of [`NetworkList::parse`], naming the file.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = fs::read(file).map_err(|err| io_error("cannot read", file, err))?;
-        Self::parse(&text).map_err(|err| err.context(file.display()))
+        let text = fs::read(file).on_path("cannot read", file)?;
+        Self::parse(&text).during_with(|| file.display())
     }
 
     /// Finds a network by name in a folder, or takes the first file there.

@@ -16,8 +16,7 @@ use crate::docker_api::{
     Container, ContainerName, Docker, DockerId, Failure, Kind, NetworkMode, Which,
 };
 use crate::{Output, Result, print, print_json};
-use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Code, Error};
+use pausenet::cni::{Code, Error, OnPath};
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
@@ -114,7 +113,7 @@ impl Scene {
         let netns = place
             .netns()
             .id()
-            .map_err(|err| io_error("cannot look at", &netns_path(pid), err))?;
+            .on_path("cannot look at", &netns_path(pid))?;
         if self.home.netns() != Some(netns) {
             wire::detach(runtime, &self.record).await?;
             self.record.container = Some(anchor.id.clone());

@@ -15,7 +15,7 @@ use super::record::Record;
 use crate::docker_api::{ContainerRef, Docker, NetworkMode};
 use crate::warn;
 use pausenet::cni::Error;
-use pausenet::cni::error::io as io_error;
+use pausenet::cni::OnPath;
 
 /// By what our lines are known.
 const MARK: &str = "# pausenet";
@@ -50,8 +50,9 @@ async fn try_write(docker: &Docker, record: &Record, addresses: &[String]) -> Re
         return Ok(());
     };
     match &container.hosts {
-        Some(file) => rewrite(file, &names(&container.hostname), addresses)
-            .map_err(|err| io_error("cannot write", file, err)),
+        Some(file) => {
+            rewrite(file, &names(&container.hostname), addresses).on_path("cannot write", file)
+        }
         None => Ok(()),
     }
 }

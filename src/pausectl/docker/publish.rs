@@ -18,7 +18,7 @@ use crate::{Output, Result, print, print_json};
 use pausenet::apply::{self, Host, Mapper};
 use pausenet::cni::ports::PortsConf;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, Error};
+use pausenet::cni::{Code, Error, OnPath};
 use pausenet::plan::host_end_name;
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;
@@ -219,9 +219,7 @@ fn is_ours(plugin: &Plugin, runtime: &Runtime) -> Result<bool, Error> {
     let program = runtime.program(plugin)?;
     let mut command = Command::new(&program);
     command.env_clear().stdin(Stdio::null());
-    let said = command
-        .output()
-        .map_err(|err| pausenet::cni::error::io("cannot run", &program, err))?;
+    let said = command.output().on_path("cannot run", &program)?;
     Ok(said.stdout.starts_with(b"pausenet "))
 }
 

@@ -15,7 +15,7 @@ use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
 use crate::wishes::Wishes;
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, ContainerId, Error, IfName};
+use pausenet::cni::{Code, ContainerId, Error, IfName, OnPath};
 use pausenet::kernel::lock::Lock;
 use pausenet_host::anchor::holder::ANCHOR_PREFIX;
 use pausenet_host::runtime::cache;
@@ -191,7 +191,7 @@ impl Record {
     /// Code 5, naming the file.
     pub fn write(&self) -> Result<(), Error> {
         let file = file(&self.identity);
-        cache::replace(&file, &self.to_json()).map_err(|err| io_error("cannot write", &file, err))
+        cache::replace(&file, &self.to_json()).on_path("cannot write", &file)
     }
 
     fn to_json(&self) -> Vec<u8> {

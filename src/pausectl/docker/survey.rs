@@ -8,7 +8,7 @@ use crate::docker_api::Container;
 use pausenet::apply;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Error, IfName};
+use pausenet::cni::{During, Error, IfName};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
@@ -62,9 +62,7 @@ impl Namespaces {
             let Some(open) = open else {
                 continue;
             };
-            let found = open
-                .number(socket)
-                .map_err(|refusal| refusal.during("ask for a namespace's number"))?;
+            let found = open.number(socket).during("ask for a namespace's number")?;
             if found == Some(number) {
                 return Ok(Home::Lived {
                     netns: *netns,
@@ -137,8 +135,8 @@ fn host_end(
         let Ok(name) = IfName::parse(&interface.name) else {
             continue;
         };
-        let found = link::get(socket, Which::Name(&name))
-            .map_err(|refusal| refusal.during(format!("look up {name}")))?;
+        let found =
+            link::get(socket, Which::Name(&name)).during_with(|| format!("look up {name}"))?;
         let same = |link: &Link| {
             let mac = link.mac.map(|mac| mac.to_string());
             link.kind == "veth" && mac.is_some_and(|mac| mac == interface.mac)

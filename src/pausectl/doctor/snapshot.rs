@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 
 use super::programs::Programs;
 use pausenet::apply::{Host, host_end};
+use pausenet::cni::During;
 use pausenet::cni::Result;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::{Link, Which};
@@ -106,9 +107,8 @@ impl Scene {
     pub fn read(places: Places, now: SystemTime) -> Self {
         let programs = Programs::find(&places.cni_path);
         let confs = confs(&places.conf_dirs);
-        let links = Host::open_socket().and_then(|mut socket| {
-            link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))
-        });
+        let links = Host::open_socket()
+            .and_then(|mut socket| link::list(&mut socket).during("list the host's links"));
         let behind = links.as_deref().map_err(Clone::clone).and_then(read_behind);
         let entries = cache::list();
         let known = |attachment: &Attachment| {
@@ -193,10 +193,8 @@ fn read_behind(links: &[Link]) -> Result<Behind> {
         match link.peer_netns {
             Some(id) if id < 0 => behind.unseen.push(link.name.clone()),
             Some(id) if !behind.namespaces.contains_key(&id) => {
-                let addresses =
-                    address::of_namespace_by_link(&mut socket, id).map_err(|refusal| {
-                        refusal.during(format!("list the addresses behind {}", link.name))
-                    })?;
+                let addresses = address::of_namespace_by_link(&mut socket, id)
+                    .during_with(|| format!("list the addresses behind {}", link.name))?;
                 behind.namespaces.insert(id, addresses);
             }
             _ => {}
@@ -224,8 +222,7 @@ pub fn is_there(attachment: &Attachment) -> bool {
 /// Whether a link that was listed is there still. Indexes are not given out again.
 pub fn is_link_there(index: u32) -> bool {
     let found = Host::open_socket().and_then(|mut socket| {
-        link::get(&mut socket, Which::Index(index))
-            .map_err(|refusal| refusal.during("look up a link"))
+        link::get(&mut socket, Which::Index(index)).during("look up a link")
     });
     !matches!(found, Ok(None))
 }

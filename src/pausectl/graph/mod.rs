@@ -13,7 +13,7 @@ use crate::options::DockerOptions;
 use crate::sandboxes::{self, Scope, Sight};
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use diagram::Picture;
-use pausenet::cni::{Code, Error};
+use pausenet::cni::{Code, During, Error};
 use pausenet::kernel::address;
 use pausenet_host::anchor::interior;
 
@@ -71,8 +71,7 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
         problems,
     } = Sight::take(Scope::Everything, &told)?;
     problem.iter().chain(&problems).for_each(warn);
-    let addresses = address::list(&mut host.socket)
-        .map_err(|refusal| refusal.during("list the host's addresses"))?;
+    let addresses = address::list(&mut host.socket).during("list the host's addresses")?;
     match output {
         Output::Json => print_json(&as_json(&host, &addresses, &sandboxes)),
         Output::Text => print(&draw(&Picture::new(&host.links, &addresses, &sandboxes))),

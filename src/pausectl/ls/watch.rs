@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::{Look, as_json, as_text};
 use crate::{Output, Result, Stop, warn};
-use pausenet::cni::{Code, Error};
-use pausenet::kernel::RouteSocket;
+use pausenet::cni::{Code, During, Error};
 use pausenet::kernel::netlink::Group;
+use pausenet::kernel::{KernelError, RouteSocket};
 use pausenet_host::anchor::interior;
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
@@ -30,17 +30,12 @@ const BURST: Duration = Duration::from_millis(50);
 /// The signal; when the kernel does not answer.
 pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<()> {
     block_on(async {
-        let refused = |err: io::Error| {
-            Error::new(
-                Code::KernelRefused,
-                format!("listen to the kernel's news of links: the kernel says: {err}"),
-            )
-        };
+        let attempt = "listen to the kernel's news of links";
         let mut interrupt = Interrupt::listen().map_err(|err| {
             Error::new(Code::Internal, format!("cannot listen for signals: {err}"))
         })?;
         // Listened to before the first look, so that nothing slips through between the two.
-        let mut news = News::open().map_err(refused)?;
+        let mut news = News::open().during(attempt)?;
         let mut shown = String::new();
         loop {
             // On a thread of its own, for it waits for Docker with a loop like this one.
@@ -62,9 +57,9 @@ pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<(
                 signal = interrupt.next() => return Err(Stop::Interrupted(signal)),
                 () = sleep(ROUND) => {}
                 heard = news.next() => {
-                    heard.map_err(refused)?;
+                    heard.during(attempt)?;
                     sleep(BURST).await;
-                    news.forget().map_err(refused)?;
+                    news.forget().during(attempt)?;
                 }
             }
         }
@@ -97,11 +92,11 @@ fn show(text: &str, output: Output, first: bool) -> Result<Reader> {
 }
 
 /// What the kernel tells of links and addresses.
-struct News(mpsc::Receiver<io::Result<()>>);
+struct News(mpsc::Receiver<std::result::Result<(), KernelError>>);
 
 impl News {
     /// A thread waits for them; it ends soon after this value.
-    fn open() -> io::Result<Self> {
+    fn open() -> std::result::Result<Self, KernelError> {
         let mut socket = RouteSocket::open()?;
         socket.subscribe_everywhere(&[Group::Links, Group::Ipv4Addresses, Group::Ipv6Addresses])?;
         // One that nobody has taken yet stands for all that follow.
@@ -122,15 +117,15 @@ impl News {
     }
 
     /// Waits for some.
-    async fn next(&mut self) -> io::Result<()> {
+    async fn next(&mut self) -> std::result::Result<(), KernelError> {
         match self.0.recv().await {
             Some(news) => news,
-            None => Err(ErrorKind::BrokenPipe.into()),
+            None => Err(io::Error::from(ErrorKind::BrokenPipe).into()),
         }
     }
 
     /// Throws away what has come: the list is read anew anyway.
-    fn forget(&mut self) -> io::Result<()> {
+    fn forget(&mut self) -> std::result::Result<(), KernelError> {
         match self.0.try_recv() {
             Ok(news) => news,
             Err(_) => Ok(()),

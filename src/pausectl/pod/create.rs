@@ -11,10 +11,10 @@ use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
 use crate::wishes::Wishes;
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, Error, IfName};
+use pausenet::cni::{Code, During, Error, IfName};
+use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Which};
 use pausenet::kernel::unsafe_calls::bequeath_no_files;
-use pausenet::kernel::{Refusal, RouteSocket};
 use pausenet_host::anchor::{self, PodName, pause, pin};
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;
@@ -156,8 +156,7 @@ fn refuse_existing(pod: &PodName) -> Result<()> {
     if let pin::Pin::Namespace(netns) = pin::look_up(pod)? {
         return exists(format!(" ({})", shown(netns.path())));
     }
-    let mut socket = RouteSocket::open()
-        .map_err(|err| Refusal::from(err).during("open a netlink socket on the host"))?;
+    let mut socket = RouteSocket::open().during("open a netlink socket on the host")?;
     // Without its name, but alive in its processes.
     match anchor::attachments(&mut socket, pod)?.first() {
         Some((link, _)) => exists(format!(": {} is its host end", link.name)),
@@ -169,7 +168,7 @@ fn refuse_existing(pod: &PodName) -> Result<()> {
 /// is at work on it.
 async fn clear_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error> {
     let detached = runtime.detach_all(&pod.container_id()).await;
-    detached.map_err(|err| err.context(format!("remove what an earlier pod {pod} left")))?;
+    detached.during_with(|| format!("remove what an earlier pod {pod} left"))?;
     pin::remove(pod)
 }
 
@@ -182,7 +181,7 @@ fn switch_loopback_on() -> Result<(), Error> {
             None => Ok(()),
         }
     };
-    switch_on().map_err(|refusal: Refusal| refusal.during("switch on lo in the pod"))
+    switch_on().during("switch on lo in the pod")
 }
 
 fn pause_program(named: Option<&PathBuf>) -> Result<PathBuf> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::options::shown;
 use crate::table::table;
 use crate::{Output, Result, need_root, print, print_json};
+use pausenet::cni::During;
 use pausenet::cni::Error;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
@@ -142,9 +143,7 @@ fn describe(name: PodName, pin: Pin, residents: Residents, host: &mut Host) -> R
 }
 
 fn interfaces(netns: &Netns, pod: &PodName, host: &mut Host) -> Result<Vec<Interface>, Error> {
-    let found = host
-        .look_into(netns)
-        .map_err(|err| err.context(format!("pod {pod}")))?;
+    let found = host.look_into(netns).during_with(|| format!("pod {pod}"))?;
     let ours = |interface: interior::Interface| {
         let attachment = interface.host_end.as_ref().and_then(attachment_of);
         Interface {

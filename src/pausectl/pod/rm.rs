@@ -6,10 +6,10 @@ use super::{parse_name, unknown};
 use crate::options::{NetworkOptions, PluginOptions};
 use crate::{Output, Result, Stop, complain, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, Error};
+use pausenet::cni::{Code, During, Error};
+use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link};
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet::kernel::{Refusal, RouteSocket};
 use pausenet_host::anchor::census::{self, Residents};
 use pausenet_host::anchor::pin::{self, Pin};
 use pausenet_host::anchor::{self, PodName, pause};
@@ -194,8 +194,7 @@ async fn detach(pod: &PodName, remains: &Remains, options: &Remove) -> Result<()
             Ok(list) => runtime.detach(&Entry::new(list, parameters)).await,
             Err(err) => Err(err),
         };
-        outcome = outcome
-            .and(deleted.map_err(|err| err.context(format!("remove {} of pod {pod}", link.name))));
+        outcome = outcome.and(deleted.during_with(|| format!("remove {} of pod {pod}", link.name)));
     }
     if options.force {
         outcome = outcome.and(cut_links(pod));
@@ -223,8 +222,7 @@ fn find_network(options: &NetworkOptions, attachment: &Attachment) -> Result<Net
 fn cut_links(pod: &PodName) -> Result<(), Error> {
     let mut socket = open_host()?;
     for (link, _) in anchor::links(&mut socket, pod)? {
-        link::delete(&mut socket, link.index)
-            .map_err(|refusal| refusal.during(format!("remove {}", link.name)))?;
+        link::delete(&mut socket, link.index).during_with(|| format!("remove {}", link.name))?;
     }
     Ok(())
 }
@@ -262,6 +260,5 @@ fn or_go_on(outcome: Result<(), Error>, force: bool) -> Result<(), Error> {
 }
 
 fn open_host() -> Result<RouteSocket, Error> {
-    RouteSocket::open()
-        .map_err(|err| Refusal::from(err).during("open a netlink socket on the host"))
+    RouteSocket::open().during("open a netlink socket on the host")
 }

@@ -4,7 +4,7 @@
 use super::veth::is_of;
 use crate::cni::bandwidth::Bandwidth;
 use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, Result};
+use crate::cni::{Code, During, Error, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::{RouteSocket, link, shaping};
 use crate::plan::{LINK_GROUP, alias, ifb_name};
@@ -20,12 +20,8 @@ pub fn limit(
     host_end: &Link,
 ) -> Result<Option<Link>> {
     if let Some(limit) = bandwidth.ingress {
-        shaping::limit(socket, host_end.index, limit).map_err(|refusal| {
-            refusal.during(format!(
-                "limit what the container receives by {}",
-                host_end.name
-            ))
-        })?;
+        shaping::limit(socket, host_end.index, limit)
+            .during_with(|| format!("limit what the container receives by {}", host_end.name))?;
     }
     let Some(limit) = bandwidth.egress else {
         return Ok(None);
@@ -33,20 +29,18 @@ pub fn limit(
     let name = ifb_name(attachment);
     let attempt = |what: &str| format!("{what} {name}, to limit what the container sends");
     // An IFB does not go with its container's namespace: one of an earlier life may be left.
-    let left = link::get(socket, Which::Name(&name))
-        .map_err(|refusal| refusal.during(attempt("look up")))?;
+    let left = link::get(socket, Which::Name(&name)).during_with(|| attempt("look up"))?;
     if let Some(left) = left.filter(|left| is_of(left, attachment)) {
-        link::delete(socket, left.index)
-            .map_err(|refusal| refusal.during(attempt("remove the old")))?;
+        link::delete(socket, left.index).during_with(|| attempt("remove the old"))?;
     }
     let ifb = shaping::create_ifb(socket, &name, host_end.mtu, LINK_GROUP)
-        .map_err(|refusal| refusal.during(attempt("create")))?;
+        .during_with(|| attempt("create"))?;
     let (message, flags) = link::alias_request(ifb.index, &alias(attachment));
     socket
         .request(message, flags)
         .and_then(|_| shaping::limit(socket, ifb.index, limit))
         .and_then(|()| shaping::redirect(socket, host_end.index, ifb.index))
-        .map_err(|refusal| refusal.during(attempt("set up")))?;
+        .during_with(|| attempt("set up"))?;
     Ok(Some(ifb))
 }
 
@@ -61,8 +55,7 @@ pub fn verify(
     host_end: &Link,
 ) -> Result<()> {
     let name = ifb_name(attachment);
-    let ifb = link::get(socket, Which::Name(&name))
-        .map_err(|refusal| refusal.during(format!("look up {name}")))?;
+    let ifb = link::get(socket, Which::Name(&name)).during_with(|| format!("look up {name}"))?;
     for (what, limit, link) in [
         ("receives", bandwidth.ingress, Some(host_end)),
         ("sends", bandwidth.egress, ifb.as_ref()),
@@ -72,7 +65,7 @@ pub fn verify(
         };
         let rate = match link {
             Some(link) => shaping::limit_of(socket, link.index)
-                .map_err(|refusal| refusal.during(format!("look up the limit of {}", link.name)))?,
+                .during_with(|| format!("look up the limit of {}", link.name))?,
             None => None,
         };
         if rate != Some(u32::try_from(limit.rate).unwrap_or(u32::MAX)) {

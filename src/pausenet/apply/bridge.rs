@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 
 use super::{SETTLE_LIMIT, refuse_routes, vlan};
-use crate::cni::{Code, Error, MacAddr, Result};
+use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};
@@ -50,7 +50,7 @@ pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
     }
     if !bridge.up || (plan.promiscuous && !bridge.promiscuous) {
         link::set_up(socket, bridge.index, plan.promiscuous)
-            .map_err(|refusal| refusal.during(format!("switch on bridge {name}")))?;
+            .during_with(|| format!("switch on bridge {name}"))?;
     }
     let vlan = plan
         .vlans
@@ -86,13 +86,13 @@ pub fn unsettle(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
     let (message, flags) = link::group_request(bridge.index, 0);
     socket
         .request(message, flags)
-        .map_err(|refusal| refusal.during(format!("take {} out of its group", bridge.name)))?;
+        .during_with(|| format!("take {} out of its group", bridge.name))?;
     Ok(())
 }
 
 fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
     link::get(socket, Which::Name(&plan.name))
-        .map_err(|refusal| refusal.during(format!("look up bridge {}", plan.name)))
+        .during_with(|| format!("look up bridge {}", plan.name))
 }
 
 fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
@@ -111,7 +111,7 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
         Err(refusal) if plan.vlans.is_some() && refusal.is(rustix::io::Errno::OPNOTSUPP) => {
             return Err(vlan::no_filtering());
         }
-        outcome => outcome.map_err(|refusal| refusal.during(format!("create bridge {name}")))?,
+        outcome => outcome.during_with(|| format!("create bridge {name}"))?,
     }
     // While its link-local address is being probed, a second or two after the first port, the
     // host could not ask for a container's MAC, and nothing routed would reach it by IPv6.
@@ -127,7 +127,7 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
 fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Result<()> {
     let name = &on.name;
     let present = address::of_link(socket, on.index)
-        .map_err(|refusal| refusal.during(format!("list the addresses of {name}")))?;
+        .during_with(|| format!("list the addresses of {name}"))?;
     let changes = bridge_addresses(&present, &plan.gateways, plan.force_address).map_err(|have| {
         Error::new(
             Code::InvalidConfig,
@@ -138,16 +138,14 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
     for change in &changes {
         match *change {
             AddressChange::Remove(have) => address::remove(socket, on.index, have)
-                .map_err(|refusal| refusal.during(format!("remove {have} from {name}")))?,
+                .during_with(|| format!("remove {have} from {name}"))?,
             AddressChange::Add(gateway) => {
                 let (message, flags) = address::add_request(on.index, gateway, address::PLAIN);
                 match socket.request(message, flags) {
                     // Another ADD was faster.
                     Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
                     outcome => {
-                        outcome.map_err(|refusal| {
-                            refusal.during(format!("add {gateway} to {name}"))
-                        })?;
+                        outcome.during_with(|| format!("add {gateway} to {name}"))?;
                     }
                 }
             }
@@ -158,12 +156,11 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
         _ => None,
     });
     route::wait_local(socket, added, SETTLE_LIMIT, RouteSocket::open)
-        .map_err(|refusal| refusal.during(format!("wait for the IPv6 addresses of {name}")))?;
+        .during_with(|| format!("wait for the IPv6 addresses of {name}"))?;
     // A bridge whose MAC nobody has set takes the lowest of its ports', and containers would
     // lose their gateway whenever that changes. Setting it to what it is makes it stay.
     if let Some(mac) = on.mac.filter(|_| !changes.is_empty()) {
-        link::set_mac(socket, on.index, mac)
-            .map_err(|refusal| refusal.during(format!("keep the MAC of {name}")))?;
+        link::set_mac(socket, on.index, mac).during_with(|| format!("keep the MAC of {name}"))?;
     }
     Ok(())
 }

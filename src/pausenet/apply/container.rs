@@ -7,11 +7,11 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{Host, SETTLE_LIMIT};
 use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, IfName, Result};
+use crate::cni::{Code, During, Error, IfName, Result};
 use crate::kernel::netlink::Request;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Refusal, RouteSocket, address, link, route};
+use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{Plan, PlannedRoute};
 
 /// Detection takes a second or two (RFC 4862); the reference waits this long too.
@@ -28,9 +28,12 @@ pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<
         open()
     })?;
     let (batch, attempts) = requests(plan, index)?;
-    socket.all(batch).map_err(|(at, refusal)| {
-        let attempt = attempts.get(at).map_or("configure", String::as_str);
-        refusal.during(format!("{attempt} in {}", netns.path().display()))
+    socket.all(batch).map_err(|failed| {
+        let attempt = attempts.get(failed.request).map(String::as_str);
+        let attempt = attempt.unwrap_or("configure");
+        failed
+            .error
+            .during(format!("{attempt} in {}", netns.path().display()))
     })?;
     Ok(socket)
 }
@@ -60,11 +63,11 @@ pub fn settle(
     let open = || {
         netns
             .enter(&host.netns, open)
-            .map_err(std::io::Error::other)
+            .map_err(|err| std::io::Error::other(err).into())
     };
-    route::wait_local(socket, addresses, SETTLE_LIMIT, open).map_err(|refusal| {
+    route::wait_local(socket, addresses, SETTLE_LIMIT, open).during_with(|| {
         let place = netns.path().display();
-        refusal.during(format!("wait for the IPv6 addresses in {place}"))
+        format!("wait for the IPv6 addresses in {place}")
     })
 }
 
@@ -82,7 +85,7 @@ pub fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
 fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
     let attempt = || format!("duplicate address detection in {}", netns.path().display());
     let outcome = netns.enter(&host.netns, || {
-        address::wait_settled(index, DETECTION_LIMIT).map_err(|refusal| refusal.during(attempt()))
+        address::wait_settled(index, DETECTION_LIMIT).during_with(attempt)
     })?;
     match outcome {
         address::Detection::Unique => Ok(()),
@@ -98,8 +101,7 @@ fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
 /// # Errors
 /// Code 101.
 pub fn open() -> Result<RouteSocket> {
-    RouteSocket::open()
-        .map_err(|err| Refusal::from(err).during("open a netlink socket in the container"))
+    RouteSocket::open().during("open a netlink socket in the container")
 }
 
 /// Settings that have to be there before addresses are added and the link comes up.

@@ -2,9 +2,9 @@
 //! looked at where they have none.
 
 use super::rules::{amend, explain, open};
-use crate::cni::{Code, Error, NetworkName, Result};
+use crate::cni::{Code, During, Error, NetworkName, Result};
 use crate::kernel::nft::{Change, NewRule, Nft, Table};
-use crate::kernel::{Refusal, legacy};
+use crate::kernel::{KernelError, legacy};
 use crate::plan::firewall::{
     self, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, Passage, TABLES, is_of_network,
     missing, tables_of,
@@ -91,15 +91,15 @@ pub fn obstacles(passages: &[Passage]) -> Result<Vec<Obstacle>> {
     };
     let mut old = Vec::new();
     for family in [legacy::Family::Ipv4, legacy::Family::Ipv6] {
-        old.push(legacy_forward(family).map_err(|err| {
+        old.push(legacy_forward(family).during_with(|| {
             let program = family.program();
-            Refusal::from(err).during(format!("read the table filter of {program}"))
+            format!("read the table filter of {program}")
         })?);
     }
     Ok(firewall::obstacles(&chains, &old, passages))
 }
 
-fn forward_chains() -> Result<Vec<ForwardChain>, Refusal> {
+fn forward_chains() -> Result<Vec<ForwardChain>, KernelError> {
     let mut nft = Nft::open()?;
     let mut found = Vec::new();
     for head in nft.chains()? {
@@ -117,7 +117,7 @@ fn forward_chains() -> Result<Vec<ForwardChain>, Refusal> {
     Ok(found)
 }
 
-fn legacy_forward(family: legacy::Family) -> std::io::Result<LegacyForward> {
+fn legacy_forward(family: legacy::Family) -> Result<LegacyForward, KernelError> {
     Ok(LegacyForward {
         family,
         drops: legacy::forward_drops(family)?,
@@ -143,7 +143,7 @@ fn look_for_lacking(passages: &[Passage]) -> Result<(Vec<NewRule>, Option<Nft>)>
 /// Those of these tables that have a DOCKER-USER, and the socket that was asked; None without
 /// nftables.
 fn look(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
-    let answer = Nft::open().map_err(Refusal::from).and_then(|mut nft| {
+    let answer = Nft::open().and_then(|mut nft| {
         let tables = tables(&mut nft, asked)?;
         Ok((nft, tables))
     });
@@ -154,7 +154,7 @@ fn look(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
     }
 }
 
-fn tables(nft: &mut Nft, asked: &[Table]) -> Result<Vec<Table>, Refusal> {
+fn tables(nft: &mut Nft, asked: &[Table]) -> Result<Vec<Table>, KernelError> {
     let chains: Vec<_> = asked.iter().map(|table| (*table, DOCKER_USER)).collect();
     let there = nft.have(&chains)?.into_iter();
     let found = asked.iter().zip(there).filter(|(_, there)| *there);
@@ -162,14 +162,18 @@ fn tables(nft: &mut Nft, asked: &[Table]) -> Result<Vec<Table>, Refusal> {
 }
 
 /// A kernel without nftables has no chains in it.
-fn is_unknown(refusal: &Refusal) -> bool {
+fn is_unknown(refusal: &KernelError) -> bool {
     use rustix::io::Errno;
     [Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT]
         .into_iter()
         .any(|errno| refusal.is(errno))
 }
 
-fn lacking(nft: &mut Nft, tables: &[Table], passages: &[Passage]) -> Result<Vec<NewRule>, Refusal> {
+fn lacking(
+    nft: &mut Nft,
+    tables: &[Table],
+    passages: &[Passage],
+) -> Result<Vec<NewRule>, KernelError> {
     let mut lacking = Vec::new();
     for &table in tables {
         let present = nft.rules(table, Some(DOCKER_USER))?;

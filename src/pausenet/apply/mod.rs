@@ -31,14 +31,14 @@ pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, IfName, Result};
+use crate::cni::{Code, During, Error, IfName, Result};
+use crate::kernel::RouteSocket;
 use crate::kernel::forwarding;
 use crate::kernel::link::Link;
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::Nft;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Refusal, RouteSocket};
 use crate::plan::rules::keys_of;
 use crate::plan::{Families, Plan, host_end_name};
 
@@ -91,8 +91,7 @@ impl Host {
     /// # Errors
     /// Codes 8 and 101.
     pub fn open_socket() -> Result<RouteSocket> {
-        RouteSocket::open()
-            .map_err(|err| Refusal::from(err).during("open a netlink socket on the host"))
+        RouteSocket::open().during("open a netlink socket on the host")
     }
 }
 

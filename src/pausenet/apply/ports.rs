@@ -7,7 +7,7 @@ use super::veth::is_gone;
 use super::{Host, rules};
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
-use crate::cni::{IfName, Result};
+use crate::cni::{During, IfName, Result};
 use crate::kernel::link::Which;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{conntrack, link, route};
@@ -91,13 +91,11 @@ fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
         return Ok(None);
     };
     let attempt = || format!("find the way to {}", ipv4.ip());
-    let index = route::link_towards(&mut host.socket, ipv4.ip())
-        .map_err(|refusal| refusal.during(attempt()))?;
+    let index = route::link_towards(&mut host.socket, ipv4.ip()).during_with(attempt)?;
     let Some(index) = index else {
         return Ok(None);
     };
-    let link = link::get(&mut host.socket, Which::Index(index))
-        .map_err(|refusal| refusal.during(attempt()))?;
+    let link = link::get(&mut host.socket, Which::Index(index)).during_with(attempt)?;
     Ok(link.and_then(|link| IfName::parse(&link.name).ok()))
 }
 
@@ -126,9 +124,8 @@ fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
             .map(|mapping| (mapping.host_ip, mapping.host_port))
             .collect();
         if !udp.is_empty() {
-            conntrack::forget_udp(v4, &udp).map_err(|refusal| {
-                refusal.during("forget the flows that mapped UDP ports had before")
-            })?;
+            conntrack::forget_udp(v4, &udp)
+                .during("forget the flows that mapped UDP ports had before")?;
         }
     }
     Ok(())

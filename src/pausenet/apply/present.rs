@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use super::veth::is_gone;
 use super::{Host, rules, try_lock};
+use crate::cni::During;
 use crate::cni::Result;
 use crate::cni::request::Attachment;
-use crate::kernel::Refusal;
+use crate::kernel::KernelError;
 use crate::kernel::link::{self, Which};
 use crate::kernel::nft::{Change, Element, Nft, Table};
 use crate::plan::host_end_name;
@@ -29,7 +30,7 @@ impl Present {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn read(nft: &mut Nft) -> Result<Self, Refusal> {
+    pub fn read(nft: &mut Nft) -> Result<Self, KernelError> {
         let mut present = Self::default();
         for table in [TABLE, BRIDGE_TABLE] {
             for set in nft.sets(table)? {
@@ -85,8 +86,7 @@ pub fn put_back(attachment: &Attachment, index: u32, wishes: &[Wish]) -> Result<
         return Ok(false);
     };
     let mut socket = Host::open_socket()?;
-    let found = link::get(&mut socket, Which::Index(index))
-        .map_err(|refusal| refusal.during("look up a host end"))?;
+    let found = link::get(&mut socket, Which::Index(index)).during("look up a host end")?;
     if found.is_none() {
         return Ok(false);
     }

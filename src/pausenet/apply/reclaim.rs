@@ -15,11 +15,11 @@ use std::time::{Duration, SystemTime};
 
 use super::{Host, is_at_work};
 use crate::cni::request::Attachment;
-use crate::cni::{NetworkName, Result};
+use crate::cni::{During, NetworkName, Result};
 use crate::ipam::Ipam;
 use crate::ipam::store::{Origin, Stale};
 use crate::kernel::callers::{self, Callers};
-use crate::kernel::{Refusal, RouteSocket, address, link};
+use crate::kernel::{KernelError, RouteSocket, address, link};
 
 /// What is younger may be an ADD in the making by a plugin that has no lock of ours. No ADD takes
 /// that long.
@@ -126,8 +126,7 @@ fn without_interface(socket: &mut RouteSocket, mut held: Vec<Stale>) -> Result<V
     if held.is_empty() {
         return Ok(held);
     }
-    let in_use = in_use(socket)
-        .map_err(|refusal| refusal.during("list the addresses behind the host's links"))?;
+    let in_use = in_use(socket).during("list the addresses behind the host's links")?;
     held.retain(|held| {
         in_use
             .as_ref()
@@ -137,7 +136,7 @@ fn without_interface(socket: &mut RouteSocket, mut held: Vec<Stale>) -> Result<V
 }
 
 /// Every address behind a link of the host's. None when one of the namespaces cannot be seen.
-fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, Refusal> {
+fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, KernelError> {
     let mut namespaces = HashSet::new();
     for link in link::list(socket)? {
         match link.peer_netns {

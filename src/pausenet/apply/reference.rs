@@ -7,13 +7,13 @@ use super::{Host, container};
 use crate::cni::link::LinkConf;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{IfName, NetworkName, Result};
+use crate::cni::{During, IfName, NetworkName, Result};
 use crate::ipam::store::Stale;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Nft, Rule};
-use crate::kernel::{Refusal, RouteSocket, address, legacy, link};
+use crate::kernel::{KernelError, RouteSocket, address, legacy, link};
 use crate::plan::LINK_GROUP;
 use crate::plan::reference::{
     Comment, MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places,
@@ -53,16 +53,13 @@ fn remove_named(socket: &mut RouteSocket, interface: &Interface) -> Result<()> {
         return Ok(());
     };
     let attempt = || format!("remove the host end {name} that prevResult names");
-    let found =
-        link::get(socket, Which::Name(&name)).map_err(|refusal| refusal.during(attempt()))?;
+    let found = link::get(socket, Which::Name(&name)).during_with(attempt)?;
     let same = |found: &Link| {
         let mac = found.mac.map(|mac| mac.to_string()).unwrap_or_default();
         found.kind == "veth" && interface.mac.eq_ignore_ascii_case(&mac)
     };
     match found.filter(same) {
-        Some(found) => {
-            link::delete(socket, found.index).map_err(|refusal| refusal.during(attempt()))
-        }
+        Some(found) => link::delete(socket, found.index).during_with(attempt),
         None => Ok(()),
     }
 }
@@ -78,29 +75,27 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
     let name = &request.attachment.ifname;
     let attempt = || format!("remove {name} in {}", netns.path().display());
     let mut inside = netns.enter(&host.netns, container::open)?;
-    let found =
-        link::get(&mut inside, Which::Name(name)).map_err(|refusal| refusal.during(attempt()))?;
+    let found = link::get(&mut inside, Which::Name(name)).during_with(attempt)?;
     let Some(found) = found.filter(|found| found.kind == "veth") else {
         return Ok(());
     };
     // The path may have come to lead to another pod, whose network has the same addresses.
-    if is_another_pod_s(host, request, &found).map_err(|refusal| refusal.during(attempt()))? {
+    if is_another_pod_s(host, request, &found).during_with(attempt)? {
         return Ok(());
     }
-    let addresses =
-        address::of_link(&mut inside, found.index).map_err(|refusal| refusal.during(attempt()))?;
+    let addresses = address::of_link(&mut inside, found.index).during_with(attempt)?;
     let holds = addresses
         .iter()
         .any(|has| held.iter().any(|given| given.ip() == has.ip()));
     if holds {
-        link::delete(&mut inside, found.index).map_err(|refusal| refusal.during(attempt()))?;
+        link::delete(&mut inside, found.index).during_with(attempt)?;
     }
     Ok(())
 }
 
 /// Whether the host's end of a container's interface says that it is not of this network: it is
 /// one of ours, which are found by name, or not a port of the network's bridge.
-fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bool, Refusal> {
+fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bool, KernelError> {
     let Some(index) = end.peer.filter(|_| end.peer_netns.is_some()) else {
         return Ok(true);
     };
@@ -166,12 +161,10 @@ pub fn remove_rules(places: &[Place]) -> Result<()> {
 /// Code 101 when the kernel refuses.
 pub fn has_rules(places: &[Place]) -> Result<bool> {
     let attempt = "look for the rules of a plugin before us";
-    let mut nft = Nft::open().map_err(|err| Refusal::from(err).during(attempt))?;
+    let mut nft = Nft::open().during(attempt)?;
     for place in places {
         for chain in place.chains {
-            let rules = nft
-                .rules(place.table, Some(chain))
-                .map_err(|refusal| refusal.during(attempt))?;
+            let rules = nft.rules(place.table, Some(chain)).during(attempt)?;
             if rules.iter().any(|rule| place.has(rule)) {
                 return Ok(true);
             }
@@ -253,7 +246,7 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
     remove_rules(&places)
 }
 
-fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>) -> Result<()> {
+fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, KernelError>) -> Result<()> {
     super::rules::amend(
         &mut super::rules::open()?,
         "remove the rules of a plugin before us",

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 
 use crate::cni::request::{Attachment, Request};
-use crate::cni::{Code, Error, MacAddr, Result};
-use crate::kernel::Refusal;
+use crate::cni::{Code, During, Error, MacAddr, Result};
+use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
 use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, keys, port_marks, target};
 use crate::plan::{Owner, alias, element_owner};
@@ -44,24 +44,21 @@ pub fn claim(
     let mut changes = adds.clone();
     let mut generation = None;
     for _ in 0..TRIES {
-        let (_, refusal) = match nft.commit(&changes, generation) {
+        let error = match nft.commit(&changes, generation) {
             Ok(()) => return Ok(()),
-            Err(refused) => refused,
+            Err(failed) => failed.error,
         };
-        if refusal.is(rustix::io::Errno::NOENT) {
+        if error.is(rustix::io::Errno::NOENT) {
             // The first attachment of its kind, or somebody has flushed the ruleset.
             changes = blocks(wishes);
             changes.extend(adds.iter().cloned());
             generation = None;
-        } else if refusal.is(rustix::io::Errno::EXIST) || is_outdated(&refusal) {
-            generation = Some(
-                nft.generation()
-                    .map_err(|refusal| refusal.during(attempt()))?,
-            );
+        } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
+            generation = Some(nft.generation().during_with(attempt)?);
             changes = removals_for(&mut nft, wishes, &mut is_gone)?;
             changes.extend(adds.iter().cloned());
         } else {
-            return Err(explain(refusal, attempt()));
+            return Err(explain(error, attempt()));
         }
     }
     Err(storm(attempt()))
@@ -76,7 +73,7 @@ pub fn restore_shared(wishes: &[Wish]) -> Result<()> {
     let attempt = "put our tables and chains back into nftables";
     open()?
         .commit(&blocks(wishes), None)
-        .map_err(|(_, refusal)| explain(refusal, attempt))
+        .map_err(|failed| explain(failed.error, attempt))
 }
 
 /// Removals of elements whose owner is dead, or is the attachment itself in an earlier life.
@@ -244,7 +241,7 @@ pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Resu
         return Ok(false);
     }
     let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
-    let owned = |nft: &mut Nft| -> Result<Vec<(Set, Element)>, Refusal> {
+    let owned = |nft: &mut Nft| -> Result<Vec<(Set, Element)>, KernelError> {
         let found = nft.look_up(&wanted)?;
         let owned = wanted.iter().zip(found).filter_map(|((set, _), found)| {
             let found = found.filter(|found| found.owner == owner)?;
@@ -270,7 +267,7 @@ pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Resu
 /// nobody when that is, but it is soon.
 fn has_ended(
     nft: &mut Nft,
-    owned: &impl Fn(&mut Nft) -> Result<Vec<(Set, Element)>, Refusal>,
+    owned: &impl Fn(&mut Nft) -> Result<Vec<(Set, Element)>, KernelError>,
 ) -> Result<bool> {
     /// Some ticks: one takes 10 ms where they are longest.
     const LIMIT: Duration = Duration::from_millis(50);
@@ -321,7 +318,7 @@ fn by_name(table: Table, name: &str) -> Set {
 pub(super) fn amend(
     nft: &mut Nft,
     attempt: &str,
-    find: impl Fn(&mut Nft) -> Result<Vec<Change>, Refusal>,
+    find: impl Fn(&mut Nft) -> Result<Vec<Change>, KernelError>,
 ) -> Result<bool> {
     for _ in 0..TRIES {
         let generation = nft
@@ -333,10 +330,10 @@ pub(super) fn amend(
         }
         match nft.commit(&changes, Some(generation)) {
             Ok(()) => return Ok(true),
-            Err((_, refusal)) if is_outdated(&refusal) => {}
+            Err(failed) if is_outdated(&failed.error) => {}
             // Gone in between.
-            Err((_, refusal)) if refusal.is(rustix::io::Errno::NOENT) => {}
-            Err((_, refusal)) => return Err(explain(refusal, attempt)),
+            Err(failed) if failed.error.is(rustix::io::Errno::NOENT) => {}
+            Err(failed) => return Err(explain(failed.error, attempt)),
         }
     }
     Err(storm(attempt))
@@ -350,10 +347,10 @@ pub(super) fn amend(
 /// # Errors
 /// Code 101.
 pub fn open() -> Result<Nft> {
-    Nft::open().map_err(|err| Refusal::from(err).during("open a netlink socket for nftables"))
+    Nft::open().during("open a netlink socket for nftables")
 }
 
-pub(super) fn explain(refusal: Refusal, attempt: &str) -> Error {
+pub(super) fn explain(refusal: KernelError, attempt: &str) -> Error {
     let unknown = refusal.is(rustix::io::Errno::INVAL) || refusal.is(rustix::io::Errno::OPNOTSUPP);
     let err = refusal.during(attempt);
     if unknown {

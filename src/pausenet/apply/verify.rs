@@ -6,7 +6,7 @@ use super::{Host, bandwidth, container, host_end};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{Code, Error, IfName, Result};
+use crate::cni::{Code, During, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
@@ -214,7 +214,7 @@ fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()>
     for ip in promised.ips.iter().filter(|ip| ip.gateway.is_some()) {
         let ip = ip.address.ip();
         let way = route::link_towards(&mut host.socket, ip)
-            .map_err(|refusal| refusal.during(format!("find the way to {ip}")))?;
+            .during_with(|| format!("find the way to {ip}"))?;
         if way != Some(port.index) {
             return Err(differs(format!(
                 "the host has lost its route to {ip} out of {}",
@@ -228,7 +228,7 @@ fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()>
 /// The host's link towards containers holds the addresses that they take for their gateways.
 fn gateways(host: &mut Host, promised: &AddResult, towards: &Link) -> Result<()> {
     let present = address::of_link(&mut host.socket, towards.index)
-        .map_err(|refusal| refusal.during(format!("list the addresses of {}", towards.name)))?;
+        .during_with(|| format!("list the addresses of {}", towards.name))?;
     for gateway in promised.ips.iter().filter_map(|ip| ip.gateway) {
         if !present.iter().any(|have| have.ip() == gateway) {
             return Err(differs(format!(
@@ -247,7 +247,7 @@ fn addresses(
     end: &Link,
 ) -> Result<()> {
     let present = address::of_link(inside, end.index)
-        .map_err(|refusal| refusal.during(format!("list the addresses of {}", end.name)))?;
+        .during_with(|| format!("list the addresses of {}", end.name))?;
     // An address without an interface is the container's: old results know no interfaces.
     let ours = |index: Option<usize>| index.is_none() || index == promised_end;
     for ip in promised.ips.iter().filter(|ip| ours(ip.interface)) {
@@ -265,8 +265,7 @@ fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<
     if promised.routes.is_empty() {
         return Ok(());
     }
-    let present = route::list(inside)
-        .map_err(|refusal| refusal.during("list the routes in the container"))?;
+    let present = route::list(inside).during("list the routes in the container")?;
     for promised_route in &promised.routes {
         let via: Option<IpAddr> = promised_route.gw.or_else(|| {
             let gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
@@ -294,7 +293,7 @@ fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<
 
 fn find(socket: &mut RouteSocket, name: &IfName, place: &str) -> Result<Link> {
     link::get(socket, Which::Name(name))
-        .map_err(|refusal| refusal.during(format!("look up {name} {place}")))?
+        .during_with(|| format!("look up {name} {place}"))?
         .ok_or_else(|| differs(format!("{name} is gone {place}")))
 }
 

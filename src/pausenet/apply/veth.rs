@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::container::route_request;
 use super::{Host, SETTLE_LIMIT, container, rules};
 use crate::cni::request::Attachment;
-use crate::cni::{Code, Error, MacAddr, Result};
+use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route as kernel_route};
@@ -102,8 +102,7 @@ pub fn is_gone(socket: &mut RouteSocket, attachment: &Attachment) -> bool {
 
 fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
     let name = host_end_name(attachment);
-    link::get(socket, Which::Name(&name))
-        .map_err(|refusal| refusal.during(format!("look up the host end {name}")))
+    link::get(socket, Which::Name(&name)).during_with(|| format!("look up the host end {name}"))
 }
 
 /// A link with our mark that never got its alias.
@@ -154,9 +153,7 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool>
     let (host_end, ifb) = (host_end_name(attachment), ifb_name(attachment));
     let attempt = || format!("look up {host_end} and {ifb}");
     let requests = [&host_end, &ifb].map(|name| link::get_request(Which::Name(name)));
-    let answers = socket
-        .exchange(requests.into())
-        .map_err(|err| crate::kernel::Refusal::from(err).during(attempt()))?;
+    let answers = socket.exchange(requests.into()).during_with(attempt)?;
     let mut found_host_end = false;
     for answer in answers {
         let found = match answer {
@@ -166,8 +163,7 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool>
         };
         if let Some(found) = found {
             found_host_end |= found.name == host_end.as_str();
-            link::delete(socket, found.index)
-                .map_err(|refusal| refusal.during(format!("remove {}", found.name)))?;
+            link::delete(socket, found.index).during_with(|| format!("remove {}", found.name))?;
         }
     }
     Ok(found_host_end)
@@ -205,11 +201,11 @@ pub fn route(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<(
     if batch.is_empty() {
         return Ok(());
     }
-    socket.all(batch).map_err(|(at, refusal)| {
-        let attempt = attempts
-            .get(at)
-            .map_or("route to the container", String::as_str);
-        refusal.during(attempt)
+    socket.all(batch).map_err(|failed| {
+        let attempt = attempts.get(failed.request).map(String::as_str);
+        failed
+            .error
+            .during(attempt.unwrap_or("route to the container"))
     })?;
     let ipv6 = plan
         .host
@@ -219,9 +215,8 @@ pub fn route(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<(
             IpNetwork::V6(address) => Some(address.ip()),
             IpNetwork::V4(_) => None,
         });
-    kernel_route::wait_local(socket, ipv6, SETTLE_LIMIT, RouteSocket::open).map_err(|refusal| {
-        refusal.during(format!("wait for the IPv6 addresses of {}", host_end.name))
-    })
+    kernel_route::wait_local(socket, ipv6, SETTLE_LIMIT, RouteSocket::open)
+        .during_with(|| format!("wait for the IPv6 addresses of {}", host_end.name))
 }
 
 /// Sets the port's flags, waits until it carries traffic, and writes the alias, last.
@@ -253,22 +248,16 @@ pub fn finish(
         batch.push(link::get_request(Which::Index(bridge.index)));
     }
     batch.push(link::alias_request(index, &alias(&plan.attachment)));
-    let answers = socket
-        .exchange(batch)
-        .map_err(|err| crate::kernel::Refusal::from(err).during(attempt()))?;
+    let answers = socket.exchange(batch).during_with(attempt)?;
     let mut finished = None;
     for answer in answers {
-        let messages = answer.map_err(|refusal| refusal.during(attempt()))?;
+        let messages = answer.during_with(attempt)?;
         let about_port = |link: &Link| link.index == index;
         finished = link::first(messages).filter(about_port).or(finished);
     }
     match finished {
         Some(link) if link.running || !plan.container.up => Ok(link),
-        _ => link::wait_running(index, SETTLE_LIMIT).map_err(|refusal| {
-            refusal.during(format!(
-                "wait for the host end {} to come up",
-                host_end.name
-            ))
-        }),
+        _ => link::wait_running(index, SETTLE_LIMIT)
+            .during_with(|| format!("wait for the host end {} to come up", host_end.name)),
     }
 }

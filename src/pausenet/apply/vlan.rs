@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use crate::cni::link::VlanConf;
 use crate::cni::request::Attachment;
-use crate::cni::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result};
+use crate::cni::{Code, ContainerId, During, Error, IfName, MacAddr, NetworkName, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, link, vlan};
@@ -71,7 +71,7 @@ pub fn join(socket: &mut RouteSocket, bridge: &Link, port: &Link, vlans: &VlanCo
     }
     socket
         .all(batch)
-        .map_err(|(_, refusal)| refusal.during(format!("set the VLANs of port {}", port.name)))
+        .during_with(|| format!("set the VLANs of port {}", port.name))
 }
 
 /// The host's interface in a VLAN of a bridge, `BRIDGE.VLAN`; made if it is not there. Like the
@@ -88,9 +88,7 @@ pub fn gateway_link(
     let invalid = |why: String| Error::new(Code::InvalidConfig, why);
     let name = IfName::parse(&format!("{}.{vid}", bridge.name)).map_err(invalid)?;
     let attempt = || format!("create {name}, the host's interface in VLAN {vid}");
-    if let Some(present) =
-        link::get(socket, Which::Name(&name)).map_err(|refusal| refusal.during(attempt()))?
-    {
+    if let Some(present) = link::get(socket, Which::Name(&name)).during_with(attempt)? {
         return Ok(present);
     }
     let own = Netns::own()?;
@@ -108,7 +106,7 @@ pub fn gateway_link(
             group: 0,
         },
     )
-    .map_err(|refusal| refusal.during(attempt()))?;
+    .during_with(attempt)?;
     let vlans = VlanConf {
         own: Some(vid),
         trunk: Vec::new(),
@@ -116,9 +114,9 @@ pub fn gateway_link(
     };
     join(socket, bridge, &port, &vlans)?;
     let index = port.peer.unwrap_or_default();
-    link::set_up(socket, index, false).map_err(|refusal| refusal.during(attempt()))?;
+    link::set_up(socket, index, false).during_with(attempt)?;
     link::get(socket, Which::Index(index))
-        .map_err(|refusal| refusal.during(attempt()))?
+        .during_with(attempt)?
         .ok_or_else(|| {
             Error::new(
                 Code::TryAgainLater,

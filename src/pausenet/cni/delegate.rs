@@ -1,5 +1,6 @@
 //! Delegation: another plugin does a part of the work (specification, section 4).
 
+use crate::cni::During;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -77,7 +78,7 @@ impl Delegate {
         serde_json::from_slice(&answer)
             .map_err(|err| Error::new(Code::Decode, err.to_string()))
             .and_then(|json| AddResult::from_json(&json, version))
-            .map_err(|err| err.context(format!("answer of delegate {name}")))
+            .during_with(|| format!("answer of delegate {name}"))
     }
 }
 

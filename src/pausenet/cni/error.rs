@@ -1,5 +1,8 @@
 //! The error a runtime sees: a code of the specification, what went wrong, and what to do.
 
+use std::fmt::Display;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 /// Error codes: 1 to 99 are the specification's, from 100 on our own.
@@ -87,16 +90,21 @@ impl Error {
         }
     }
 
-    /// Adds what the reader can do about it.
+    /// Adds what the reader can do about it, behind any earlier hint.
     #[must_use]
     pub fn hint(mut self, details: impl Into<String>) -> Self {
-        self.details = details.into();
+        let details = details.into();
+        if self.details.is_empty() {
+            self.details = details;
+        } else if !details.is_empty() {
+            self.details = format!("{}; {details}", self.details);
+        }
         self
     }
 
-    /// Puts what was being done in front of the message.
+    /// Puts what the error is about in front of the message; the hint stays.
     #[must_use]
-    pub fn context(mut self, what: impl std::fmt::Display) -> Self {
+    pub fn context(mut self, what: impl Display) -> Self {
         self.msg = format!("{what}: {}", self.msg);
         self
     }
@@ -135,8 +143,50 @@ impl Error {
     }
 }
 
+/// A failure that becomes an [`Error`] as soon as it is known what was attempted.
+pub trait Attempted {
+    fn during(self, attempt: impl Display) -> Error;
+}
+
+impl Attempted for Error {
+    fn during(self, attempt: impl Display) -> Error {
+        self.context(attempt)
+    }
+}
+
+/// Says what was attempted when a call fails:
+/// `link::list(socket).during("list the host's links")?`.
+pub trait During<T> {
+    fn during(self, attempt: impl Display) -> Result<T>;
+
+    /// The same for a text that is made only if the call has failed.
+    fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Result<T>;
+}
+
+impl<T, E: Attempted> During<T> for Result<T, E> {
+    fn during(self, attempt: impl Display) -> Result<T> {
+        self.map_err(|failure| failure.during(attempt))
+    }
+
+    fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Result<T> {
+        self.map_err(|failure| failure.during(attempt()))
+    }
+}
+
+/// The same for what is done to a file: `fs::read_dir(dir).on_path("cannot list", dir)?` names
+/// the path in a code 5 error.
+pub trait OnPath<T> {
+    fn on_path(self, action: &str, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
+    fn on_path(self, action: &str, path: &Path) -> Result<T> {
+        self.map_err(|err| io(action, path, err.into()))
+    }
+}
+
 /// Shorthand: an I/O error on a path becomes a code 5 error that names the path.
-pub fn io(action: &str, path: &std::path::Path, err: impl std::fmt::Display) -> Error {
+pub fn io(action: &str, path: &Path, err: impl Display) -> Error {
     Error::new(Code::Io, format!("{action} {}: {err}", path.display()))
 }
 
@@ -165,8 +215,35 @@ mod tests {
     }
 
     #[test]
-    fn context_goes_in_front() {
-        let err = Error::new(Code::Io, "disk full").context("reserve 10.0.0.2");
-        assert_eq!(err.msg, "reserve 10.0.0.2: disk full");
+    fn context_goes_in_front_and_leaves_the_hint() {
+        let full = Error::new(Code::Io, "disk full").hint("make room");
+        let failed: Result<()> = Err(full);
+        let err = failed
+            .during("reserve 10.0.0.2")
+            .during_with(|| format!("ADD {}", 7))
+            .unwrap_err();
+        assert_eq!(err.msg, "ADD 7: reserve 10.0.0.2: disk full");
+        assert_eq!(err.details, "make room");
+    }
+
+    #[test]
+    fn a_later_hint_goes_behind_an_earlier_one() {
+        let err = Error::new(Code::Io, "disk full").hint("make room");
+        assert_eq!(err.clone().hint("").details, "make room");
+        assert_eq!(
+            err.hint("then ADD again").details,
+            "make room; then ADD again"
+        );
+    }
+
+    #[test]
+    fn a_file_s_error_names_the_path() {
+        let missing: Result<(), _> = Err(rustix::io::Errno::NOENT);
+        let err = missing.on_path("cannot list", Path::new("/a")).unwrap_err();
+        assert_eq!(err.code, Code::Io);
+        assert_eq!(
+            err.msg,
+            "cannot list /a: No such file or directory (os error 2)"
+        );
     }
 }

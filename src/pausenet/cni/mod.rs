@@ -19,6 +19,6 @@ pub mod request;
 pub mod result;
 pub mod version;
 
-pub use error::{Code, Error, Result};
+pub use error::{Code, During, Error, OnPath, Result};
 pub use names::{ContainerId, IfName, MacAddr, NetworkName};
 pub use version::SpecVersion;

@@ -1,6 +1,7 @@
 //! The request: environment and config together, checked. What gets past here can be refused
 //! by the kernel or the store, but is not wrong in itself.
 
+use crate::cni::During;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -170,7 +171,7 @@ impl Network {
         };
         let prev_result = match &conf.prev_result {
             Some(json) if !json.is_null() => {
-                Some(AddResult::from_json(json, version).map_err(|err| err.context("prevResult"))?)
+                Some(AddResult::from_json(json, version).during("prevResult")?)
             }
             _ => None,
         };

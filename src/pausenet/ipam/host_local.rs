@@ -12,10 +12,9 @@ use super::{Allocated, Allocation, Outcome};
 use crate::cni::error::invalid;
 
 use crate::cni::config::{self, Ipam, cidr};
-use crate::cni::error::io as io_error;
 use crate::cni::request::{Attachment, Network};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{Code, Error, Result, SpecVersion};
+use crate::cni::{Code, Error, OnPath, Result, SpecVersion};
 
 /// Where the reference keeps its stores.
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -263,7 +262,7 @@ impl HostLocal {
             None => Ok(Dns::default()),
             Some(path) => std::fs::read_to_string(path)
                 .map(|text| resolv_conf::parse(&text))
-                .map_err(|err| io_error("cannot read resolvConf", path, err)),
+                .on_path("cannot read resolvConf", path),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::cni::config;
 use crate::cni::delegate::Delegate;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Dns, Route};
-use crate::cni::{Code, Error, Result, SpecVersion};
+use crate::cni::{Code, During, Error, Result, SpecVersion};
 
 /// What an attachment gets, in the order of the range sets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Ipam {
             "host-local" => Self::HostLocal(HostLocal::new(network, &object()?)?),
             "static" => Self::Static(Fixed::new(network, &object()?)),
             other => Self::Delegated(Delegated {
-                plugin: Delegate::find(other, &network.path).map_err(|err| err.context("ipam"))?,
+                plugin: Delegate::find(other, &network.path).during("ipam")?,
                 config: network.raw.clone(),
                 version: network.version,
             }),

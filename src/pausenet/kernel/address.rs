@@ -13,7 +13,7 @@ use rtnetlink::AddressMessageBuilder;
 
 use super::answer::Message;
 use super::netlink::{self, Request};
-use super::{Refusal, RouteSocket};
+use super::{KernelError, RouteSocket};
 
 /// How an address is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn add_request(index: u32, address: IpNetwork, how: How) -> Request<RouteNet
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn remove(socket: &mut RouteSocket, index: u32, address: IpNetwork) -> Result<(), Refusal> {
+pub fn remove(socket: &mut RouteSocket, index: u32, address: IpNetwork) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelAddress(message(index, address));
     match socket.request(message, 0) {
         Err(refusal) if !refusal.is(rustix::io::Errno::ADDRNOTAVAIL) => Err(refusal),
@@ -66,7 +66,7 @@ pub fn remove(socket: &mut RouteSocket, index: u32, address: IpNetwork) -> Resul
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, Refusal> {
+pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, KernelError> {
     let mut request = AddressMessage::default();
     request.header.index = index;
     let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
@@ -85,7 +85,7 @@ pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, R
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Refusal> {
+pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
     let messages = socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(messages.into_iter().find_map(|message| match message {
         Message::Other(RouteNetlinkMessage::NewAddress(message)) => {
@@ -100,7 +100,7 @@ pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Refus
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>, Refusal> {
+pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>, KernelError> {
     let addresses = of_namespace_by_link(socket, id)?;
     Ok(addresses.into_iter().map(|(_, net)| net).collect())
 }
@@ -112,7 +112,7 @@ pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>,
 pub fn of_namespace_by_link(
     socket: &mut RouteSocket,
     id: i32,
-) -> Result<Vec<(u32, IpNetwork)>, Refusal> {
+) -> Result<Vec<(u32, IpNetwork)>, KernelError> {
     list_by(socket, vec![AddressAttribute::TargetNetNsId(id)])
 }
 
@@ -120,14 +120,14 @@ pub fn of_namespace_by_link(
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn list(socket: &mut RouteSocket) -> Result<Vec<(u32, IpNetwork)>, Refusal> {
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<(u32, IpNetwork)>, KernelError> {
     list_by(socket, Vec::new())
 }
 
 fn list_by(
     socket: &mut RouteSocket,
     filter: Vec<AddressAttribute>,
-) -> Result<Vec<(u32, IpNetwork)>, Refusal> {
+) -> Result<Vec<(u32, IpNetwork)>, KernelError> {
     let mut request = AddressMessage::default();
     request.attributes = filter;
     let messages = socket.dump(RouteNetlinkMessage::GetAddress(request))?;
@@ -178,7 +178,7 @@ pub enum Detection {
 ///
 /// # Errors
 /// ETIMEDOUT after `limit`; the kernel's refusal.
-pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, Refusal> {
+pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, KernelError> {
     let deadline = Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
     let mut events = RouteSocket::open()?;

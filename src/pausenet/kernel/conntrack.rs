@@ -10,14 +10,15 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{Answer, Refusal, Socket};
+use super::error::KernelError;
+use super::netlink::{Answer, Socket};
 
 /// Forgets UDP flows to a port of the host's, so that the next packet of each finds its new
 /// way. TCP flows end by themselves; UDP ones live as long as packets come.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Refusal> {
+pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), KernelError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let all = message(v4, ConntrackMessage::Get(Vec::new()));
     let stale: Vec<_> = socket

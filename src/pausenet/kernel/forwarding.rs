@@ -10,14 +10,14 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::AddressFamily;
 
-use super::{Refusal, RouteSocket};
+use super::{KernelError, RouteSocket};
 
 /// Whether the host forwards packets of a family, whatever its single interfaces do:
 /// `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`.
 ///
 /// # Errors
 /// The kernel's refusal: EOPNOTSUPP without IPv6.
-pub fn is_on(socket: &mut RouteSocket, family: AddressFamily) -> Result<bool, Refusal> {
+pub fn is_on(socket: &mut RouteSocket, family: AddressFamily) -> Result<bool, KernelError> {
     let answer: Vec<Settings> = socket.ask(Question(family))?;
     Ok(answer
         .iter()

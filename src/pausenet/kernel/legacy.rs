@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use super::error::KernelError;
 use super::unsafe_calls::socket_option;
 
 /// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES; IPv6 has the same numbers.
@@ -83,7 +84,7 @@ impl Family {
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
-pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
+pub fn chains(family: Family, table: &str) -> Result<Vec<String>, KernelError> {
     let rules = read(family, table)?.map(|(_, rules)| rules);
     Ok(chain_names(
         &rules.unwrap_or_default(),
@@ -96,7 +97,7 @@ pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
-pub fn forward_drops(family: Family) -> io::Result<bool> {
+pub fn forward_drops(family: Family) -> Result<bool, KernelError> {
     const VERDICT_DROP: usize = -1_i32 as u32 as usize;
     let Some((info, rules)) = read(family, "filter")? else {
         return Ok(false);

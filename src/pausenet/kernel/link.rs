@@ -14,7 +14,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::answer::Message;
 use super::netlink::{self, QUESTION, Request};
-use super::{Refusal, RouteSocket};
+use super::{KernelError, RouteSocket};
 use crate::cni::{IfName, MacAddr};
 
 /// A link as the kernel describes it; only what somebody here asks for.
@@ -102,7 +102,7 @@ fn links(messages: Vec<Message>) -> impl Iterator<Item = Link> {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn get(socket: &mut RouteSocket, which: Which) -> Result<Option<Link>, Refusal> {
+pub fn get(socket: &mut RouteSocket, which: Which) -> Result<Option<Link>, KernelError> {
     let (message, flags) = get_request(which);
     match socket.request(message, flags) {
         Ok(messages) => Ok(first(messages)),
@@ -115,7 +115,7 @@ pub fn get(socket: &mut RouteSocket, which: Which) -> Result<Option<Link>, Refus
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn list(socket: &mut RouteSocket) -> Result<Vec<Link>, Refusal> {
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<Link>, KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
@@ -138,7 +138,7 @@ pub struct NewBridge<'a> {
 ///
 /// # Errors
 /// The kernel's refusal; EEXIST when the name is taken.
-pub fn create_bridge(socket: &mut RouteSocket, new: &NewBridge) -> Result<(), Refusal> {
+pub fn create_bridge(socket: &mut RouteSocket, new: &NewBridge) -> Result<(), KernelError> {
     let mut message = LinkBridge::new(new.name.as_str())
         .address(new.mac.0.to_vec())
         .link_group(new.group)
@@ -179,7 +179,7 @@ pub struct NewVeth<'a> {
 ///
 /// # Errors
 /// The kernel's refusal; EEXIST when either name is taken (nothing is made then).
-pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Refusal> {
+pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, KernelError> {
     let mut peer = LinkUnspec::new_with_name(new.container_name.as_str())
         .address(new.container_mac.0.to_vec())
         .setns_by_fd(new.container_netns.as_raw_fd());
@@ -259,7 +259,7 @@ pub fn port_request(index: u32, hairpin: bool, isolated: bool) -> Request<RouteN
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn set_mac(socket: &mut RouteSocket, index: u32, mac: MacAddr) -> Result<(), Refusal> {
+pub fn set_mac(socket: &mut RouteSocket, index: u32, mac: MacAddr) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index)
         .address(mac.0.to_vec())
         .build();
@@ -271,7 +271,7 @@ pub fn set_mac(socket: &mut RouteSocket, index: u32, mac: MacAddr) -> Result<(),
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result<(), Refusal> {
+pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result<(), KernelError> {
     let mut message = LinkUnspec::new_with_index(index).up();
     if promiscuous {
         message = message.promiscuous(true);
@@ -284,7 +284,7 @@ pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), Refusal> {
+pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).down().build();
     socket.request(RouteNetlinkMessage::SetLink(message), 0)?;
     Ok(())
@@ -294,7 +294,7 @@ pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), Refusal> {
+pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).build();
     match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
         Err(refusal) if !refusal.is(rustix::io::Errno::NODEV) => Err(refusal),
@@ -312,7 +312,7 @@ pub fn group_request(index: u32, group: u32) -> Request<RouteNetlinkMessage> {
 ///
 /// # Errors
 /// The kernel's refusal; EOPNOTSUPP, and nothing is removed, when one of them is a device.
-pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), Refusal> {
+pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .link_group(group)
         .build();
@@ -326,7 +326,7 @@ pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), Refusal>
 ///
 /// # Errors
 /// ETIMEDOUT after `limit`; ENODEV when the link goes away; the kernel's refusal.
-pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, Refusal> {
+pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, KernelError> {
     let deadline = std::time::Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
     let mut events = RouteSocket::open()?;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::cni::OnPath;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 
@@ -31,11 +32,11 @@ impl Lock {
     pub fn take(dir: &Path, name: &impl std::fmt::Display) -> Result<Self> {
         let path = dir.join(name.to_string());
         let file = loop {
-            let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
+            let file = open(&path).on_path("cannot open the lock", &path)?;
             let held = rustix::io::retry_on_intr(|| {
                 rustix::fs::flock(&file, FlockOperation::LockExclusive)
             });
-            held.map_err(|err| io_error("cannot take the lock", &path, err))?;
+            held.on_path("cannot take the lock", &path)?;
             if is_current(&file, &path) {
                 break file;
             }
@@ -50,7 +51,7 @@ impl Lock {
     /// Code 5, naming the path.
     pub fn try_take(dir: &Path, name: &impl std::fmt::Display) -> Result<Option<Self>> {
         let path = dir.join(name.to_string());
-        let file = open(&path).map_err(|err| io_error("cannot open the lock", &path, err))?;
+        let file = open(&path).on_path("cannot open the lock", &path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // A file that its holder has removed meanwhile: there is somebody at work.
             Ok(()) if !is_current(&file, &path) => Ok(None),
@@ -68,7 +69,7 @@ impl Lock {
 pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|err| io_error("cannot list", dir, err))?,
+        entries => entries.on_path("cannot list", dir)?,
     };
     let mut names = Vec::new();
     for entry in entries.flatten().filter(|entry| entry.path().is_file()) {

@@ -11,6 +11,7 @@ pub mod address;
 pub mod answer;
 pub mod callers;
 pub mod conntrack;
+pub mod error;
 pub mod forwarding;
 pub mod legacy;
 pub mod link;
@@ -27,4 +28,5 @@ pub mod unsafe_calls;
 pub mod vlan;
 pub mod watch;
 
-pub use netlink::{Refusal, RouteSocket};
+pub use error::{BatchError, KernelError};
+pub use netlink::RouteSocket;

@@ -12,9 +12,10 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::io::Errno;
 
 use super::answer::Message;
-use crate::cni::{Code, Error};
+use super::error::{BatchError, KernelError};
 
 /// No answer of the families we speak is larger: that is how much the kernel puts into one part
 /// of a dump. (Twice as much would have the heap grow and shrink with each request.)
@@ -22,52 +23,6 @@ const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// How often an interrupted dump is started again before giving up.
 const DUMP_TRIES: usize = 16;
-
-/// The kernel's "no" to one request: the error number, and its own words where it has some
-/// (extended ACK).
-#[derive(Debug)]
-pub struct Refusal {
-    pub error: io::Error,
-    pub note: Option<String>,
-}
-
-impl Refusal {
-    /// True for this error number.
-    pub fn is(&self, errno: rustix::io::Errno) -> bool {
-        self.error.raw_os_error() == Some(errno.raw_os_error())
-    }
-
-    /// The refusal as a plugin's error, with what was attempted in front.
-    pub fn during(self, attempt: impl std::fmt::Display) -> Error {
-        let hint = match rustix::io::Errno::from_io_error(&self.error) {
-            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
-                "the plugin needs CAP_NET_ADMIN in both network namespaces"
-            }
-            Some(rustix::io::Errno::OPNOTSUPP) => "this kernel was built without what it needs",
-            _ => "",
-        };
-        Error::new(
-            Code::KernelRefused,
-            format!("{attempt}: the kernel says: {self}"),
-        )
-        .hint(hint)
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.note {
-            Some(note) => write!(f, "{} ({note})", self.error),
-            None => self.error.fmt(f),
-        }
-    }
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        Self { error, note: None }
-    }
-}
 
 /// A request and the flags beyond REQUEST and ACK that it carries.
 pub type Request<T> = (T, u16);
@@ -109,7 +64,7 @@ impl Consent {
 }
 
 /// What a request brought back: messages (often none), or a refusal.
-pub type Answer<T> = Result<Vec<T>, Refusal>;
+pub type Answer<T> = Result<Vec<T>, KernelError>;
 
 /// A socket of one netlink family, in the namespace where it was opened.
 pub struct Socket {
@@ -137,7 +92,7 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn open(protocol: isize) -> io::Result<Self> {
+    pub fn open(protocol: isize) -> Result<Self, KernelError> {
         let socket = netlink_sys::Socket::new(protocol)?;
         // The kernel's own words in errors; short ACKs. Both are as old as Linux 4.12.
         socket.set_ext_ack(true)?;
@@ -153,7 +108,10 @@ impl Socket {
     ///
     /// # Errors
     /// When the socket itself fails; what the kernel refuses is in the answers.
-    pub fn exchange<Q, A>(&mut self, requests: Vec<Request<Q>>) -> io::Result<Vec<Answer<A>>>
+    pub fn exchange<Q, A>(
+        &mut self,
+        requests: Vec<Request<Q>>,
+    ) -> Result<Vec<Answer<A>>, KernelError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -168,7 +126,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first refusal and which request it is of, or when the socket itself fails.
-    pub fn all<Q, A>(&mut self, requests: Vec<Request<Q>>) -> Result<(), (usize, Refusal)>
+    pub fn all<Q, A>(&mut self, requests: Vec<Request<Q>>) -> Result<(), BatchError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -177,11 +135,9 @@ impl Socket {
         if let Some(last) = consents.last_mut() {
             *last = Consent::Ack;
         }
-        let answers: Vec<Answer<A>> = self
-            .send(requests, consents)
-            .map_err(|err| (0, err.into()))?;
-        for (at, answer) in answers.into_iter().enumerate() {
-            answer.map_err(|refusal| (at, refusal))?;
+        let answers: Vec<Answer<A>> = self.send(requests, consents)?;
+        for (request, answer) in answers.into_iter().enumerate() {
+            answer.map_err(|error| BatchError { request, error })?;
         }
         Ok(())
     }
@@ -190,7 +146,7 @@ impl Socket {
         &mut self,
         requests: Vec<Request<Q>>,
         consents: Vec<Consent>,
-    ) -> io::Result<Vec<Answer<A>>>
+    ) -> Result<Vec<Answer<A>>, KernelError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -246,7 +202,7 @@ impl Socket {
     {
         for _ in 1..DUMP_TRIES {
             match self.request(message.clone(), NLM_F_DUMP) {
-                Err(refusal) if refusal.is(rustix::io::Errno::INTR) => {}
+                Err(refusal) if refusal.is(Errno::INTR) => {}
                 answer => return answer,
             }
         }
@@ -257,7 +213,7 @@ impl Socket {
         &mut self,
         first: u32,
         consents: &[Consent],
-    ) -> io::Result<Vec<Answer<T>>> {
+    ) -> Result<Vec<Answer<T>>, KernelError> {
         let mut answers: Vec<Answer<T>> = consents.iter().map(|_| Ok(Vec::new())).collect();
         let mut open = consents.iter().filter(|consent| consent.comes()).count();
         let Self { socket, buffer, .. } = self;
@@ -265,9 +221,9 @@ impl Socket {
             buffer.clear();
             buffer.reserve(RECEIVE_BUFFER);
             rustix::io::retry_on_intr(|| {
-                socket.recv(buffer, 0).map_err(|err| {
-                    rustix::io::Errno::from_io_error(&err).unwrap_or(rustix::io::Errno::IO)
-                })
+                socket
+                    .recv(buffer, 0)
+                    .map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))
             })?;
             let mut rest = &buffer[..];
             while !rest.is_empty() {
@@ -280,7 +236,7 @@ impl Socket {
                     continue;
                 };
                 if message.header.flags & NLM_F_DUMP_INTR != 0 {
-                    *answer = Err(io::Error::from(rustix::io::Errno::INTR).into());
+                    *answer = Err(io::Error::from(Errno::INTR).into());
                 }
                 match message.payload {
                     NetlinkPayload::InnerMessage(inner) => {
@@ -300,7 +256,7 @@ impl Socket {
                     NetlinkPayload::Error(error) => {
                         if error.code.is_some() {
                             let note = extended_ack(&error.header);
-                            *answer = Err(Refusal {
+                            *answer = Err(KernelError {
                                 error: error.to_io(),
                                 note,
                             });
@@ -311,7 +267,7 @@ impl Socket {
                             Consent::Ack | Consent::Message => open -= 1,
                         }
                     }
-                    NetlinkPayload::Overrun(_) => return Err(rustix::io::Errno::NOBUFS.into()),
+                    NetlinkPayload::Overrun(_) => return Err(Errno::NOBUFS.into()),
                     _ => {}
                 }
             }
@@ -343,7 +299,7 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn open() -> io::Result<Self> {
+    pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open(NETLINK_ROUTE)?;
         // Dumps filtered by the kernel, not by us (Linux 4.20; older ones send everything,
         // and every caller of `dump` filters what it gets).
@@ -356,11 +312,11 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn subscribe(&mut self, group: Group) -> io::Result<()> {
+    pub fn subscribe(&mut self, group: Group) -> Result<(), KernelError> {
         // A socket without an address of its own has the kernel's, 0, and is told nothing of
         // what the kernel does: nobody hears their own news.
         self.0.socket.bind_auto()?;
-        self.0.socket.add_membership(group as u32)
+        Ok(self.0.socket.add_membership(group as u32)?)
     }
 
     /// The same for several kinds, and in all namespaces that have a number in the socket's own
@@ -368,19 +324,20 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn subscribe_everywhere(&mut self, groups: &[Group]) -> io::Result<()> {
+    pub fn subscribe_everywhere(&mut self, groups: &[Group]) -> Result<(), KernelError> {
         self.0.socket.bind_auto()?;
         self.0.socket.set_listen_all_namespaces(true)?;
-        groups
-            .iter()
-            .try_for_each(|group| self.0.socket.add_membership(*group as u32))
+        for group in groups {
+            self.0.socket.add_membership(*group as u32)?;
+        }
+        Ok(())
     }
 
     /// Waits for news on a listening socket and swallows them. False when the deadline passed.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn wait_event(&self, deadline: std::time::Instant) -> io::Result<bool> {
+    pub fn wait_event(&self, deadline: std::time::Instant) -> Result<bool, KernelError> {
         use rustix::event::{PollFd, PollFlags, poll};
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         let timeout = left.try_into().map_err(io::Error::other)?;
@@ -394,12 +351,8 @@ impl RouteSocket {
             .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)
         {
             // So many that the kernel has dropped some: news all the same.
-            Err(err)
-                if rustix::io::Errno::from_io_error(&err) == Some(rustix::io::Errno::NOBUFS) =>
-            {
-                Ok(true)
-            }
-            news => news.map(|_| true),
+            Err(err) if Errno::from_io_error(&err) == Some(Errno::NOBUFS) => Ok(true),
+            news => Ok(news.map(|_| true)?),
         }
     }
 
@@ -410,7 +363,7 @@ impl RouteSocket {
     pub fn exchange(
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
-    ) -> io::Result<Vec<Answer<Message>>> {
+    ) -> Result<Vec<Answer<Message>>, KernelError> {
         self.0.exchange(requests)
     }
 
@@ -426,10 +379,7 @@ impl RouteSocket {
     ///
     /// # Errors
     /// The first refusal, after all of them have been worked through.
-    pub fn all(
-        &mut self,
-        requests: Vec<Request<RouteNetlinkMessage>>,
-    ) -> Result<(), (usize, Refusal)> {
+    pub fn all(&mut self, requests: Vec<Request<RouteNetlinkMessage>>) -> Result<(), BatchError> {
         self.0.all::<_, Message>(requests)
     }
 

@@ -12,7 +12,7 @@ use rustix::fs::{FsWord, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::answer::Message;
-use super::{Refusal, RouteSocket, unsafe_calls};
+use super::{KernelError, RouteSocket, unsafe_calls};
 use crate::cni::{Code, Error, Result};
 
 /// The filesystem that namespace files live on (NSFS_MAGIC in linux/magic.h).
@@ -132,7 +132,7 @@ impl Netns {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn number(&self, socket: &mut RouteSocket) -> Result<Option<i32>, Refusal> {
+    pub fn number(&self, socket: &mut RouteSocket) -> Result<Option<i32>, KernelError> {
         let mut request = NsidMessage::default();
         let file = self.file.as_raw_fd();
         let file = u32::try_from(file).map_err(io::Error::other)?;

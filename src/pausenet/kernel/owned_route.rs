@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::answer::Message;
 use super::netlink::Request;
 use super::route::{self, MAIN_TABLE};
-use super::{Refusal, RouteSocket};
+use super::{KernelError, RouteSocket};
 
 /// The protocol number of our routes: "p" in ASCII, and nobody's in linux/rtnetlink.h.
 pub const PROTOCOL: u8 = b'p';
@@ -69,7 +69,7 @@ pub enum Way {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>, Refusal> {
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>, KernelError> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
@@ -116,7 +116,7 @@ pub fn is_owned(message: &RouteMessage) -> bool {
         && metric == Some(METRIC)
 }
 
-fn message(route: &OwnedRoute) -> Result<RouteMessage, Refusal> {
+fn message(route: &OwnedRoute) -> Result<RouteMessage, KernelError> {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .protocol(RouteProtocol::from(PROTOCOL))
         .scope(RouteScope::Universe)
@@ -137,7 +137,7 @@ fn message(route: &OwnedRoute) -> Result<RouteMessage, Refusal> {
 ///
 /// # Errors
 /// The kernel's refusal; EEXIST when somebody else's has it.
-pub fn add(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Refusal> {
+pub fn add(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::NewRoute(message(route)?);
     socket.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
@@ -147,7 +147,7 @@ pub fn add(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Refusal> 
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Refusal> {
+pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::NewRoute(message(route)?);
     socket
         .request(message, NLM_F_CREATE | NLM_F_REPLACE)
@@ -158,7 +158,7 @@ pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Refus
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn remove(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Refusal> {
+pub fn remove(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelRoute(message(route)?);
     match socket.request(message, 0) {
         Err(refusal) if !refusal.is(Errno::SRCH) && !refusal.is(Errno::NOENT) => Err(refusal),
@@ -170,7 +170,7 @@ pub fn remove(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Refusa
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn ways(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<Vec<Way>, Refusal> {
+pub fn ways(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<Vec<Way>, KernelError> {
     /// The kernel answers before we read: so many answers have room in a socket's buffer.
     const AT_ONCE: usize = 32;
     let mut ways = Vec::with_capacity(addresses.len());
@@ -197,7 +197,7 @@ pub fn ways(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<Vec<Way>, 
 }
 
 /// What the kernel answers where there is no route, or one that says so.
-fn has_no_way(refusal: &Refusal) -> bool {
+fn has_no_way(refusal: &KernelError) -> bool {
     let answers = [
         Errno::NETUNREACH,
         Errno::HOSTUNREACH,
@@ -207,7 +207,7 @@ fn has_no_way(refusal: &Refusal) -> bool {
     answers.into_iter().any(|errno| refusal.is(errno))
 }
 
-fn way_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, Refusal> {
+fn way_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, KernelError> {
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(address, if address.is_ipv4() { 32 } else { 128 })
         .map_err(std::io::Error::other)?

@@ -13,7 +13,7 @@ use rtnetlink::RouteMessageBuilder;
 
 use super::answer::Message;
 use super::netlink::{Group, Request};
-use super::{Refusal, RouteSocket};
+use super::{KernelError, RouteSocket};
 use crate::cni::result::Route;
 
 /// A request that adds a route out of a link, for a batch. `via` is the next hop, `source` the
@@ -80,7 +80,7 @@ pub struct Present {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, Refusal> {
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, KernelError> {
     let messages = socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
     let read = |message| match message {
         Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message),
@@ -99,8 +99,8 @@ pub fn wait_local(
     socket: &mut RouteSocket,
     addresses: impl IntoIterator<Item = Ipv6Addr>,
     limit: Duration,
-    open: impl Fn() -> std::io::Result<RouteSocket>,
-) -> Result<(), Refusal> {
+    open: impl Fn() -> Result<RouteSocket, KernelError>,
+) -> Result<(), KernelError> {
     let mut deadline = None;
     for address in addresses {
         if is_local(socket, address)? {
@@ -113,14 +113,14 @@ pub fn wait_local(
         events.subscribe(Group::Ipv6Routes)?;
         while !is_local(socket, address)? {
             if !events.wait_event(deadline)? {
-                return Err(std::io::Error::from(rustix::io::Errno::TIMEDOUT).into());
+                return Err(rustix::io::Errno::TIMEDOUT.into());
             }
         }
     }
     Ok(())
 }
 
-fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Refusal> {
+fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, KernelError> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet6;
     request.header.destination_prefix_length = 128;
@@ -138,7 +138,7 @@ fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Refusal
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Refusal> {
+pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
     let bits = if ip.is_ipv4() { 32 } else { 128 };
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(ip, bits)

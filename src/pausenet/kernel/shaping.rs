@@ -12,7 +12,7 @@ use rtnetlink::LinkIfb;
 
 use super::answer::Message;
 use super::link::{self, Link, Which};
-use super::{Refusal, RouteSocket};
+use super::{KernelError, RouteSocket};
 use crate::cni::IfName;
 use crate::cni::bandwidth::Limit;
 
@@ -28,7 +28,7 @@ const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn limit(socket: &mut RouteSocket, index: u32, limit: Limit) -> Result<(), Refusal> {
+pub fn limit(socket: &mut RouteSocket, index: u32, limit: Limit) -> Result<(), KernelError> {
     let mut message = message(index);
     message.header.parent = TcHandle::ROOT;
     message.header.handle = TcHandle { major: 1, minor: 0 };
@@ -70,7 +70,7 @@ pub fn create_ifb(
     name: &IfName,
     mtu: u32,
     group: u32,
-) -> Result<Link, Refusal> {
+) -> Result<Link, KernelError> {
     let message = LinkIfb::new(name.as_str())
         .mtu(mtu)
         .link_group(group)
@@ -85,7 +85,7 @@ pub fn create_ifb(
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn redirect(socket: &mut RouteSocket, from: u32, to: u32) -> Result<(), Refusal> {
+pub fn redirect(socket: &mut RouteSocket, from: u32, to: u32) -> Result<(), KernelError> {
     const INGRESS: TcHandle = TcHandle {
         major: 0xffff,
         minor: 0,
@@ -135,7 +135,7 @@ fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, Refusal> {
+pub fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, KernelError> {
     let answer = socket.dump(RouteNetlinkMessage::GetQueueDiscipline(message(index)))?;
     Ok(answer.into_iter().find_map(|message| match message {
         Message::Other(RouteNetlinkMessage::NewQueueDiscipline(message))

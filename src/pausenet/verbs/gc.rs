@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use crate::apply::{Host, is_at_work, reference, rules, try_lock};
 use crate::cni::request::{Attachment, Network};
-use crate::cni::{Code, Error, Result};
+use crate::cni::{Code, During, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::nft::Element;
-use crate::kernel::{Refusal, RouteSocket, link};
+use crate::kernel::{RouteSocket, link};
 use crate::plan::{self, CONDEMNED_GROUP, LINK_GROUP, Owner};
 
 /// What is valid: the runtime's list, and whatever somebody holds the lock of.
@@ -113,8 +113,7 @@ pub fn ports(network: &Network) -> Result<()> {
 
 fn links(valid: &Valid) -> Result<()> {
     let mut socket = Host::open_socket()?;
-    let links =
-        link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let links = link::list(&mut socket).during("list the host's links")?;
     let (unwanted, kept): (Vec<_>, Vec<_>) = links
         .into_iter()
         .partition(|found| valid.wants_gone(&Owner::of(found.alias.as_deref())));
@@ -147,7 +146,7 @@ fn remove_together(socket: &mut RouteSocket, links: &[Link], group: u32) -> Resu
     let condemn = |link: &Link| link::group_request(link.index, group);
     let answers = socket
         .exchange(links.iter().map(condemn).collect())
-        .map_err(|err| Refusal::from(err).during("put the host ends into one group"))?;
+        .during("put the host ends into one group")?;
     let mut outcome = Ok(());
     for (link, answer) in links.iter().zip(answers) {
         match answer {
@@ -159,13 +158,12 @@ fn remove_together(socket: &mut RouteSocket, links: &[Link], group: u32) -> Resu
         }
     }
     link::delete_group(socket, group)
-        .map_err(|refusal| refusal.during(format!("remove {} host ends", links.len())))
+        .during_with(|| format!("remove {} host ends", links.len()))
         .and(outcome)
 }
 
 fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
-    link::delete(socket, found.index)
-        .map_err(|refusal| refusal.during(format!("remove the host end {}", found.name)))
+    link::delete(socket, found.index).during_with(|| format!("remove the host end {}", found.name))
 }
 
 /// Removes a half-made link. It is debris, whosever it was, unless its maker is still at work.
@@ -183,7 +181,7 @@ pub fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<bool> {
         return Ok(false);
     };
     let now = link::get(socket, Which::Index(found.index))
-        .map_err(|refusal| refusal.during(format!("look up {}", found.name)))?;
+        .during_with(|| format!("look up {}", found.name))?;
     let is_debris = now.is_some_and(|now| now.alias.is_none() && now.group == LINK_GROUP);
     if is_debris {
         remove(socket, found)?;
@@ -203,8 +201,7 @@ fn firewall(valid: &Valid) -> Result<()> {
         return Ok(());
     }
     let mut socket = Host::open_socket()?;
-    let links =
-        link::list(&mut socket).map_err(|refusal| refusal.during("list the host's links"))?;
+    let links = link::list(&mut socket).during("list the host's links")?;
     let in_use =
         links
             .iter()

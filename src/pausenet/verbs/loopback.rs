@@ -4,7 +4,7 @@ use super::add::open_netns;
 use crate::apply::open_inside;
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
-use crate::cni::{Code, Error, IfName, Result};
+use crate::cni::{Code, During, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link};
@@ -19,7 +19,7 @@ pub fn add(request: &Request) -> Result<String> {
     let mut inside = enter(&netns)?;
     let lo = find(&mut inside)?;
     link::set_up(&mut inside, lo.index, false)
-        .map_err(|refusal| refusal.during(format!("switch on lo in {}", netns.path().display())))?;
+        .during_with(|| format!("switch on lo in {}", netns.path().display()))?;
     let result = match &request.network.prev_result {
         Some(before) => before.clone(),
         None => describe(&mut inside, &lo, &netns)?,
@@ -42,7 +42,7 @@ pub fn del(request: &Request) -> Result<()> {
     let mut inside = enter(&netns)?;
     let lo = find(&mut inside)?;
     link::set_down(&mut inside, lo.index)
-        .map_err(|refusal| refusal.during(format!("switch off lo in {}", netns.path().display())))
+        .during_with(|| format!("switch off lo in {}", netns.path().display()))
 }
 
 /// Serves CHECK.
@@ -68,14 +68,13 @@ fn enter(netns: &Netns) -> Result<RouteSocket> {
 fn find(inside: &mut RouteSocket) -> Result<Link> {
     let name = IfName::parse("lo").expect("a fine name");
     link::get(inside, Which::Name(&name))
-        .map_err(|refusal| refusal.during("look up lo"))?
+        .during("look up lo")?
         .ok_or_else(|| Error::new(Code::KernelRefused, "the container has no lo"))
 }
 
 /// lo and the addresses that it has: 127.0.0.1/8, and ::1/128 where there is IPv6.
 fn describe(inside: &mut RouteSocket, lo: &Link, netns: &Netns) -> Result<AddResult> {
-    let addresses = address::of_link(inside, lo.index)
-        .map_err(|refusal| refusal.during("list the addresses of lo"))?;
+    let addresses = address::of_link(inside, lo.index).during("list the addresses of lo")?;
     if let Some(other) = addresses.iter().find(|net| !net.ip().is_loopback()) {
         return Err(Error::new(
             Code::KernelRefused,

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::apply::{Host, reclaim, try_lock};
 use crate::cni::request::Network;
-use crate::cni::{Code, Error, IfName, Result};
+use crate::cni::{Code, During, Error, IfName, Result};
 use crate::ipam::Ipam;
 use crate::kernel::{link, netns::Netns};
 use crate::plan;
@@ -58,7 +58,8 @@ pub fn kernel() -> Result<()> {
     const NO_LINK: u32 = i32::MAX as u32;
     let mut socket = Host::open_socket().map_err(unavailable)?;
     link::delete(&mut socket, NO_LINK)
-        .map_err(|refusal| unavailable(refusal.during("change links")))?;
+        .during("change links")
+        .map_err(unavailable)?;
     let own = Netns::own().map_err(unavailable)?;
     own.enter(&own, || Ok(())).map_err(unavailable)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use pausenet::cni::{IfName, MacAddr};
+use pausenet::cni::{During, IfName, MacAddr};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, NewVeth, Which};
 use pausenet::kernel::netns::Netns;
@@ -125,8 +125,7 @@ pub fn in_container<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Sen
 pub fn switch_on(name: &str) -> Result<()> {
     let mut socket = RouteSocket::open()?;
     let index = index_of(name)?;
-    link::set_up(&mut socket, index, false)
-        .map_err(|refusal| refusal.during(format!("switch on {name}")))?;
+    link::set_up(&mut socket, index, false).during_with(|| format!("switch on {name}"))?;
     Ok(())
 }
 
@@ -134,7 +133,7 @@ pub fn switch_on(name: &str) -> Result<()> {
 pub fn index_of(name: &str) -> Result<u32> {
     let name = IfName::parse(name)?;
     let found = link::get(&mut RouteSocket::open()?, Which::Name(&name))
-        .map_err(|refusal| refusal.during(format!("look up {name}")))?;
+        .during_with(|| format!("look up {name}"))?;
     Ok(found.ok_or_else(|| format!("there is no {name}"))?.index)
 }
 
@@ -161,15 +160,14 @@ pub fn settle() -> Result<()> {
             group: 0,
         };
         let mut socket = RouteSocket::open()?;
-        let refused =
-            |refusal: pausenet::kernel::Refusal| refusal.during("wait for namespaces to end");
-        let link = link::create_veth(&mut socket, &new).map_err(refused)?;
+        let attempt = "wait for namespaces to end";
+        let link = link::create_veth(&mut socket, &new).during(attempt)?;
         let mut events = RouteSocket::open()?;
         events.subscribe(pausenet::kernel::netlink::Group::Links)?;
         drop(last);
         let deadline = std::time::Instant::now() + LIMIT;
         while link::get(&mut socket, Which::Index(link.index))
-            .map_err(refused)?
+            .during(attempt)?
             .is_some()
         {
             if !events.wait_event(deadline)? {

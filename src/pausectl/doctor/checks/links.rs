@@ -11,7 +11,7 @@ use crate::doctor::snapshot::{Attached, Scene, is_link_there};
 use pausenet::apply::{self, Host, host_end, is_at_work, try_lock};
 use pausenet::cni::link::LinkConf;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, Error, IfName, Result};
+use pausenet::cni::{Code, During, Error, IfName, Result};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
@@ -40,7 +40,7 @@ impl Repair {
         match self {
             Self::Debris(name) => {
                 let found = link::get(&mut socket, Which::Name(name))
-                    .map_err(|refusal| refusal.during(format!("look up {name}")))?;
+                    .during_with(|| format!("look up {name}"))?;
                 match found.filter(is_half_made) {
                     Some(found) => remove_debris(&mut socket, &found),
                     None => Ok(false),
@@ -267,7 +267,7 @@ fn strike(
     };
     let number = netns
         .number(socket)
-        .map_err(|refusal| refusal.during(format!("ask for the number of {}", path.display())))?;
+        .during_with(|| format!("ask for the number of {}", path.display()))?;
     if let Some(number) = number {
         open.remove(&number);
     }

@@ -12,7 +12,7 @@ use pausenet::apply::{Host, Place, Present, host_end, is_at_work, put_back, rule
 use pausenet::cni::Result;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::{AddResult, Interface};
-use pausenet::kernel::Refusal;
+use pausenet::kernel::KernelError;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::{Element, Nft, Set};
 use pausenet::plan::rules::{Wish, target};
@@ -104,7 +104,7 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
     findings
 }
 
-fn read() -> Result<Present, Refusal> {
+fn read() -> Result<Present, KernelError> {
     Present::read(&mut Nft::open()?)
 }
 
@@ -356,9 +356,7 @@ fn key((table, set, key): &Place) -> (Set, Vec<u8>) {
 /// Whether one of these elements is there, now, and the owner's.
 fn are_there(owner: &str, keys: &[(Set, Vec<u8>)]) -> bool {
     let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
-    let found = Nft::open()
-        .map_err(Refusal::from)
-        .and_then(|mut nft| nft.look_up(&wanted));
+    let found = Nft::open().and_then(|mut nft| nft.look_up(&wanted));
     let mut found = found.into_iter().flatten().flatten();
     found.any(|element| element.owner == owner)
 }

@@ -30,6 +30,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, RawDir, SeekFrom};
 
 use super::index::{Index, WORTHWHILE, Wrong};
 use super::range::{Range, RangeSet};
+use crate::cni::OnPath;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 pub use earlier::{Origin, Origins};
@@ -71,13 +72,12 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self> {
         match Self::lock(dir) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(dir)
-                    .map_err(|err| io_error("cannot make the address store", dir, err))?;
+                fs::create_dir_all(dir).on_path("cannot make the address store", dir)?;
                 Self::lock(dir)
             }
             other => other,
         }
-        .map_err(|err| io_error("cannot lock the address store", dir, err))
+        .on_path("cannot lock the address store", dir)
     }
 
     /// Like [`Store::open`], but None when there is no store.
@@ -237,7 +237,7 @@ impl Store {
     /// Code 5, naming the folder.
     pub fn probe(&self) -> Result<()> {
         rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
-            .map_err(|err| io_error("cannot write to the address store", &self.dir, err))
+            .on_path("cannot write to the address store", &self.dir)
     }
 
     /// True when the holder has this address.

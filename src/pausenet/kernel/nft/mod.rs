@@ -15,7 +15,8 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{Answer, Refusal, SILENT, Socket};
+use super::error::{BatchError, KernelError};
+use super::netlink::{Answer, SILENT, Socket};
 use elements::ElementMessage;
 use expr::Expression;
 
@@ -200,7 +201,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn open() -> io::Result<Self> {
+    pub fn open() -> Result<Self, KernelError> {
         Socket::open(NETLINK_NETFILTER).map(Self)
     }
 
@@ -208,7 +209,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn generation(&mut self) -> Result<u32, Refusal> {
+    pub fn generation(&mut self) -> Result<u32, KernelError> {
         let messages = self.0.request(message::get_generation(), 0)?;
         let found = messages.into_iter().find_map(answer::read_generation);
         found.ok_or_else(|| io::Error::other("no generation in the answer").into())
@@ -223,7 +224,7 @@ impl Nft {
         &mut self,
         changes: &[Change],
         generation: Option<u32>,
-    ) -> Result<(), (usize, Refusal)> {
+    ) -> Result<(), BatchError> {
         let mut requests = vec![(message::begin(generation), SILENT)];
         let mut origin = vec![0];
         for (at, change) in changes.iter().enumerate() {
@@ -234,10 +235,9 @@ impl Nft {
         }
         requests.push((message::end(), SILENT));
         origin.push(0);
-        let answers: Vec<Answer<NetfilterMessage>> =
-            self.0.exchange(requests).map_err(|err| (0, err.into()))?;
-        for (at, answer) in origin.into_iter().zip(answers) {
-            answer.map_err(|refusal| (at, refusal))?;
+        let answers: Vec<Answer<NetfilterMessage>> = self.0.exchange(requests)?;
+        for (request, answer) in origin.into_iter().zip(answers) {
+            answer.map_err(|error| BatchError { request, error })?;
         }
         Ok(())
     }
@@ -247,7 +247,10 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn look_up(&mut self, wanted: &[(&Set, Vec<u8>)]) -> Result<Vec<Option<Element>>, Refusal> {
+    pub fn look_up(
+        &mut self,
+        wanted: &[(&Set, Vec<u8>)],
+    ) -> Result<Vec<Option<Element>>, KernelError> {
         let requests = wanted
             .iter()
             .map(|(set, key)| {
@@ -273,7 +276,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, Refusal> {
+    pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, KernelError> {
         let question = message::get_elements(table, set);
         let messages = self.list(ElementMessage::Question(question))?;
         Ok(messages
@@ -287,7 +290,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn sets(&mut self, table: Table) -> Result<Vec<String>, Refusal> {
+    pub fn sets(&mut self, table: Table) -> Result<Vec<String>, KernelError> {
         let messages = self.list(message::get_sets(table))?;
         Ok(messages
             .into_iter()
@@ -299,7 +302,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, Refusal> {
+    pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, KernelError> {
         self.rules_of(table.family, table.name, chain)
     }
 
@@ -312,7 +315,7 @@ impl Nft {
         family: Family,
         table: &str,
         chain: Option<&str>,
-    ) -> Result<Vec<Rule>, Refusal> {
+    ) -> Result<Vec<Rule>, KernelError> {
         let messages = self.list(message::get_rules(family, table, chain))?;
         Ok(messages.into_iter().filter_map(answer::read_rule).collect())
     }
@@ -321,7 +324,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, Refusal> {
+    pub fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
         let requests = chains
             .iter()
             .map(|(table, chain)| (message::get_chain(*table, chain), 0))
@@ -341,7 +344,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn chains(&mut self) -> Result<Vec<ChainHead>, Refusal> {
+    pub fn chains(&mut self) -> Result<Vec<ChainHead>, KernelError> {
         let messages = self.list(message::get_chains())?;
         let heads = messages.into_iter().filter_map(answer::read_chain);
         Ok(heads.collect())
@@ -352,7 +355,7 @@ impl Nft {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn contents(&mut self, table: Table) -> Result<Contents, Refusal> {
+    pub fn contents(&mut self, table: Table) -> Result<Contents, KernelError> {
         let chains = self.list(message::get_chains())?;
         let is_of_table = |message: &NetfilterMessage| {
             let chain = answer::read_chain(message.clone());
@@ -385,7 +388,7 @@ impl Nft {
 }
 
 /// True when a commit was refused because the ruleset has changed since.
-pub fn is_outdated(refusal: &Refusal) -> bool {
+pub fn is_outdated(refusal: &KernelError) -> bool {
     const ERESTART: i32 = 85;
     refusal.error.raw_os_error() == Some(ERESTART)
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pausenet::cni::{IfName, MacAddr};
+use pausenet::cni::{During, IfName, MacAddr};
 use pausenet::kernel::link::{self, NewVeth};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::{RouteSocket, address};
@@ -250,8 +250,8 @@ fn connect(outside: &Path) -> Result<()> {
         controller: None,
         group: 0,
     };
-    let link = link::create_veth(&mut RouteSocket::open()?, &new)
-        .map_err(|refusal| refusal.during("connect the machine outside"))?;
+    let link =
+        link::create_veth(&mut RouteSocket::open()?, &new).during("connect the machine outside")?;
     give(link.index, HOST)?;
     in_container(outside, || {
         give(crate::world::index_of("eth0")?, OUTSIDE)?;
@@ -264,6 +264,6 @@ fn give(index: u32, ip: &str) -> Result<()> {
     let request = address::add_request(index, address, address::PLAIN);
     RouteSocket::open()?
         .all(vec![request])
-        .map_err(|(_, refusal)| refusal.during(format!("add {address}")))?;
+        .during_with(|| format!("add {address}"))?;
     Ok(())
 }

@@ -9,15 +9,14 @@ use std::path::Path;
 use crate::doctor::finding::{Check, Finding, OUTSIDE};
 use crate::doctor::snapshot::Scene;
 use pausenet::cni::bandwidth::Limit;
-use pausenet::cni::error::io as io_error;
 use pausenet::cni::ports::PortsConf;
-use pausenet::cni::{Code, Error, IfName, MacAddr, Result};
+use pausenet::cni::{Code, During, Error, IfName, MacAddr, OnPath, Result};
 use pausenet::kernel::link::{Link, NewBridge, NewVeth, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::nft::expr::{self, Expression, R0};
 use pausenet::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
 use pausenet::kernel::unsafe_calls::enter_new_network_namespace;
-use pausenet::kernel::{Refusal, RouteSocket, conntrack, link, shaping};
+use pausenet::kernel::{KernelError, RouteSocket, conntrack, link, shaping};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, port_wishes};
 use pausenet_host::runtime::conflist::NetworkList;
 
@@ -233,8 +232,7 @@ fn trials() -> Result<Trials> {
         )
         .hint(OUTSIDE),
     })?;
-    let mut socket =
-        RouteSocket::open().map_err(|err| Refusal::from(err).during("open a netlink socket"))?;
+    let mut socket = RouteSocket::open().during("open a netlink socket")?;
     let mut trials = links(&mut socket)?;
     trials.extend(rules());
     for (feature, path) in [
@@ -242,7 +240,7 @@ fn trials() -> Result<Trials> {
         (BR_NETFILTER, "/proc/sys/net/bridge/bridge-nf-call-iptables"),
     ] {
         let there = Path::new(path).try_exists();
-        let there = there.map_err(|err| io_error("cannot look for", Path::new(path), err))?;
+        let there = there.on_path("cannot look for", Path::new(path))?;
         let answer = match there {
             true => Answer::Yes,
             false => Answer::No(format!("there is no {path}")),
@@ -330,11 +328,11 @@ fn detour(socket: &mut RouteSocket, veth: &Link) -> Result<(), Attempt> {
 fn rules() -> Trials {
     let mut nft = match Nft::open() {
         Ok(nft) => nft,
-        Err(err) => return vec![(NFTABLES, answer::<()>(Err(Refusal::from(err).into())))],
+        Err(err) => return vec![(NFTABLES, answer::<()>(Err(err.into())))],
     };
     let mut try_out = |changes: &[Change]| {
         let outcome = nft.commit(changes, None);
-        answer(outcome.map_err(|(_, refusal)| Attempt::Refused(refusal)))
+        answer(outcome.map_err(|failed| Attempt::Refused(failed.error)))
     };
     let table = try_out(&[Change::Table(TABLE)]);
     let mut trials = vec![(NFTABLES, table.clone())];
@@ -396,13 +394,13 @@ fn all_of_ours() -> Vec<Change> {
 
 /// Why a trial did not succeed.
 enum Attempt {
-    Refused(Refusal),
+    Refused(KernelError),
     /// It was accepted, and came to nothing.
     InVain(String),
 }
 
-impl From<Refusal> for Attempt {
-    fn from(refusal: Refusal) -> Self {
+impl From<KernelError> for Attempt {
+    fn from(refusal: KernelError) -> Self {
         Self::Refused(refusal)
     }
 }

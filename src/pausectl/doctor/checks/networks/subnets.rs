@@ -11,12 +11,12 @@ use crate::doctor::finding::{Check, Finding};
 use crate::doctor::programs::Programs;
 use crate::doctor::snapshot::{Scene, is_link_local, shown};
 use pausenet::cni::link::Mode;
-use pausenet::cni::{IfName, NetworkName, Result, config};
+use pausenet::cni::{During, IfName, NetworkName, Result, config};
 use pausenet::ipam::HostLocal;
 use pausenet::ipam::range::Range;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::route::{self, MAIN_TABLE, Present};
-use pausenet::kernel::{RouteSocket, address};
+use pausenet::kernel::{KernelError, RouteSocket, address};
 use pausenet::plan::LINK_GROUP;
 use pausenet_host::runtime::conflist::NetworkList;
 
@@ -132,11 +132,9 @@ impl Host {
         let links = scene.links.clone()?;
         let read = || {
             let mut socket = RouteSocket::open()?;
-            Ok((route::list(&mut socket)?, address::list(&mut socket)?))
+            Ok::<_, KernelError>((route::list(&mut socket)?, address::list(&mut socket)?))
         };
-        let (routes, addresses) = read().map_err(|refusal: pausenet::kernel::Refusal| {
-            refusal.during("list the host's routes")
-        })?;
+        let (routes, addresses) = read().during("list the host's routes")?;
         Ok(Self {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
             routes,

@@ -9,6 +9,7 @@ use crate::doctor::finding::{Check, Finding};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Attached, Scene, attachment_of, shown};
 use pausenet::apply::{self, try_lock};
+use pausenet::cni::During;
 use pausenet::cni::Result;
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::kernel::address;
@@ -35,13 +36,13 @@ fn has(attachment: &Attachment, ip: IpAddr) -> Result<bool> {
     let mut socket = apply::Host::open_socket()?;
     let name = host_end_name(attachment);
     let host_end = link::get(&mut socket, Which::Name(&name))
-        .map_err(|refusal| refusal.during(format!("look up {name}")))?
+        .during_with(|| format!("look up {name}"))?
         .filter(|link| attachment_of(link).as_ref() == Some(attachment));
     let Some((Some(namespace), peer)) = host_end.map(|link| (link.peer_netns, link.peer)) else {
         return Ok(false);
     };
     let addresses = address::of_namespace_by_link(&mut socket, namespace)
-        .map_err(|refusal| refusal.during(format!("list the addresses behind {name}")))?;
+        .during_with(|| format!("list the addresses behind {name}"))?;
     let mut own = addresses.iter().filter(|(index, _)| Some(*index) == peer);
     Ok(own.any(|(_, net)| net.ip() == ip))
 }

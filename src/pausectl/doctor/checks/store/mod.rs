@@ -18,9 +18,8 @@ use crate::doctor::finding::{Check, Finding, OUTSIDE};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Scene, is_there, shown};
 use pausenet::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
-use pausenet::cni::error::io as io_error;
 use pausenet::cni::request::{Attachment, Network, Request};
-use pausenet::cni::{NetworkName, Result, config};
+use pausenet::cni::{NetworkName, OnPath, Result, config};
 use pausenet::ipam::host_local::INDEXES;
 use pausenet::ipam::store::Store;
 use pausenet::ipam::{HostLocal, Ipam};
@@ -187,7 +186,7 @@ fn dirs(data_dir: &Path, networks: &HashMap<String, Network>) -> Result<Vec<Path
     let mut dirs: Vec<_> = own.map(|ipam| ipam.dir().to_owned()).collect();
     let entries = match fs::read_dir(data_dir) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => None,
-        entries => Some(entries.map_err(|err| io_error("cannot list", data_dir, err))?),
+        entries => Some(entries.on_path("cannot list", data_dir)?),
     };
     let found = entries.into_iter().flatten().flatten();
     dirs.extend(found.map(|entry| entry.path()).filter(|path| path.is_dir()));

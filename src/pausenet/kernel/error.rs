@@ -1,0 +1,129 @@
+//! What the kernel answers when it refuses: an error number, and often its own words.
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::cni::error::Attempted;
+use crate::cni::{Code, Error};
+
+/// The kernel's error to one request: the error number, and the text of the extended ACK where
+/// there is one.
+#[derive(Debug)]
+pub struct KernelError {
+    pub error: io::Error,
+    pub note: Option<String>,
+}
+
+impl KernelError {
+    /// True for this error number.
+    pub fn is(&self, errno: Errno) -> bool {
+        self.error.raw_os_error() == Some(errno.raw_os_error())
+    }
+
+    /// The plugin's error for it: code 101, with what was attempted in front, and a hint where
+    /// the error number has one usual cause.
+    pub fn during(self, attempt: impl fmt::Display) -> Error {
+        let hint = match Errno::from_io_error(&self.error) {
+            Some(Errno::PERM | Errno::ACCESS) => {
+                "the plugin needs CAP_NET_ADMIN in both network namespaces"
+            }
+            Some(Errno::OPNOTSUPP) => "this kernel was built without what it needs",
+            _ => "",
+        };
+        Error::new(
+            Code::KernelRefused,
+            format!("{attempt}: the kernel says: {self}"),
+        )
+        .hint(hint)
+    }
+}
+
+impl Attempted for KernelError {
+    fn during(self, attempt: impl fmt::Display) -> Error {
+        self.during(attempt)
+    }
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.note {
+            Some(note) => write!(f, "{} ({note})", self.error),
+            None => self.error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+impl From<io::Error> for KernelError {
+    fn from(error: io::Error) -> Self {
+        Self { error, note: None }
+    }
+}
+
+impl From<Errno> for KernelError {
+    fn from(errno: Errno) -> Self {
+        io::Error::from(errno).into()
+    }
+}
+
+/// The first error among requests that were sent together.
+#[derive(Debug)]
+pub struct BatchError {
+    /// Which of them failed, counted from 0.
+    pub request: usize,
+    pub error: KernelError,
+}
+
+impl Attempted for BatchError {
+    fn during(self, attempt: impl fmt::Display) -> Error {
+        self.error.during(attempt)
+    }
+}
+
+/// The socket itself failed: none of the requests is known to be done.
+impl From<KernelError> for BatchError {
+    fn from(error: KernelError) -> Self {
+        Self { request: 0, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::During;
+
+    #[test]
+    fn the_error_says_what_was_attempted_what_the_kernel_said_and_what_to_do() {
+        let refused: Result<(), _> = Err(KernelError {
+            error: Errno::PERM.into(),
+            note: Some("no way".into()),
+        });
+        let err = refused.during("create a bridge").unwrap_err();
+        assert_eq!(err.code, Code::KernelRefused);
+        assert_eq!(
+            err.msg,
+            "create a bridge: the kernel says: Operation not permitted (os error 1) (no way)"
+        );
+        assert_eq!(
+            err.details,
+            "the plugin needs CAP_NET_ADMIN in both network namespaces"
+        );
+    }
+
+    #[test]
+    fn of_a_batch_the_failed_request_is_known_and_its_error_passed_on() {
+        let failed = BatchError {
+            request: 2,
+            error: Errno::OPNOTSUPP.into(),
+        };
+        let err = Err::<(), _>(failed).during("set the VLANs").unwrap_err();
+        assert!(
+            err.msg.starts_with("set the VLANs: the kernel says: "),
+            "{err}"
+        );
+        assert_eq!(err.details, "this kernel was built without what it needs");
+    }
+}
