@@ -9,7 +9,7 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 
-use super::{ContainerName, ContainerRef, DockerId};
+use super::names::{ContainerName, ContainerRef, DockerId};
 
 /// One container.
 #[derive(Debug, Clone, PartialEq, Eq)]

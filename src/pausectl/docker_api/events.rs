@@ -9,7 +9,8 @@ use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_core::Stream;
 
-use super::{ContainerName, DockerId, Failure, Result, Socket};
+use super::error::{Failure, Result};
+use super::names::{ContainerName, DockerId, Socket};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! `pausectl docker watch`: a small service that keeps containers and their networks together.
 //!
 //! It looks at everything anew whenever something happens, and from time to time; what it does
-//! follows from what there is ([`decide`]) and not from what it was told, so it may miss any
+//! follows from what there is ([`decision`]) and not from what it was told, so it may miss any
 //! event, and be killed at any moment.
 
-mod decide;
+mod decision;
+mod event_log;
 mod members;
-mod round;
-mod voice;
+mod pass;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,10 +18,10 @@ use super::listen;
 use crate::docker_api::{Docker, Events, Failure, Kind};
 use crate::options::{CONF_DIR, DockerOptions, PluginOptions};
 use crate::{Output, Result, Stop};
+use event_log::Voice;
+use pass::{Round, Rules};
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
-use round::{Round, Rules};
-use voice::Voice;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -161,14 +161,14 @@ async fn follow(
     let mut events = docker.events(since.as_secs().saturating_sub(1));
     loop {
         let next = match Round::new(&docker, rules).run(voice, interrupt).await {
-            Ok(round::Next::AfterAnEvent) => Duration::from_secs(options.interval),
-            Ok(round::Next::Soon) => SOON,
-            Err(round::Broken::Docker(failure)) if failure.kind == Kind::Other => {
+            Ok(pass::Next::AfterAnEvent) => Duration::from_secs(options.interval),
+            Ok(pass::Next::Soon) => SOON,
+            Err(pass::Broken::Docker(failure)) if failure.kind == Kind::Other => {
                 voice.done("failure", "", &failure.to_string(), json!({}))?;
                 Duration::from_secs(options.interval)
             }
-            Err(round::Broken::Docker(failure)) => return Ok(failure),
-            Err(round::Broken::Stop(stop)) => return Err(stop),
+            Err(pass::Broken::Docker(failure)) => return Ok(failure),
+            Err(pass::Broken::Stop(stop)) => return Err(stop),
         };
         tokio::select! {
             signal = interrupt.next() => return Err(Stop::Interrupted(signal)),

@@ -10,7 +10,10 @@ use bollard::models::{
 use bollard::query_parameters as query;
 use futures_core::Stream;
 
-use super::{ContainerRef, Docker, DockerId, NetworkMode, Result};
+use super::client::Docker;
+use super::container::NetworkMode;
+use super::error::Result;
+use super::names::{ContainerRef, DockerId};
 
 /// A container in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

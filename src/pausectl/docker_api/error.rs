@@ -6,8 +6,10 @@ use std::io::{self, ErrorKind};
 
 use bollard::errors::Error as Cause;
 
-use super::Socket;
+use super::names::Socket;
 use pausenet::cni::{Code, Error};
+
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// What a caller may do something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

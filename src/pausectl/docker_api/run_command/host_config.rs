@@ -1,13 +1,31 @@
 //! What surrounds a container's processes: rights, namespaces, limits, and where its words go.
 
-use bollard::models::{DeviceMapping, HostConfig, ThrottleDevice};
+use bollard::models::{DeviceMapping, HostConfig, SystemInfo, ThrottleDevice};
 
-use super::super::RestartPolicy;
-use super::Usual;
-use super::options::Options;
+use super::arguments::Options;
+use crate::docker_api::container::RestartPolicy;
 
 /// What Docker makes /dev/shm, unless it is told otherwise.
 const USUAL_SHM: i64 = 64 << 20;
+
+/// What the daemon gives a container that asks for nothing.
+pub struct Usual {
+    pub log_driver: String,
+    pub runtime: String,
+    pub cgroupns: &'static str,
+}
+
+impl Usual {
+    pub fn read(info: SystemInfo) -> Self {
+        let options = info.security_options.unwrap_or_default();
+        let private = options.iter().any(|option| option == "name=cgroupns");
+        Self {
+            log_driver: info.logging_driver.unwrap_or_default(),
+            runtime: info.default_runtime.unwrap_or_default(),
+            cgroupns: if private { "private" } else { "host" },
+        }
+    }
+}
 
 /// All but what is mounted, and the network.
 pub fn say(mut host: HostConfig, usual: &Usual, options: &mut Options) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bollard::models::{HostConfig, Mount, MountPoint, MountType};
 
-use super::options::Options;
+use super::arguments::Options;
 
 /// `points` is what is mounted; the rest is how that was asked for.
 pub fn say(host: &HostConfig, points: Vec<MountPoint>, options: &mut Options) {

@@ -4,19 +4,22 @@
 //! its network, which whoever makes it anew chooses. What `docker run` has no words for is told
 //! in words for people.
 
+mod arguments;
+mod host_config;
 mod mounts;
-mod options;
-mod surroundings;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerConfig, ContainerInspectResponse, HealthConfig, ImageConfig, ImageInspect, SystemInfo,
+    ContainerConfig, ContainerInspectResponse, HealthConfig, ImageConfig, ImageInspect,
 };
 
-use super::{ContainerRef, Docker, Failure, Kind, Result};
-use options::Options;
+use super::client::Docker;
+use super::error::{Failure, Kind, Result};
+use super::names::ContainerRef;
+use arguments::Options;
+use host_config::Usual;
 
 /// What comes after `docker run`, a name and a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +31,6 @@ pub struct Recipe {
     pub goes_when_it_ends: bool,
     /// What it has, and these words do not give it.
     pub unsaid: Vec<String>,
-}
-
-/// What the daemon gives a container that asks for nothing.
-struct Usual {
-    log_driver: String,
-    runtime: String,
-    cgroupns: &'static str,
 }
 
 impl Docker {
@@ -70,18 +66,6 @@ impl Docker {
     }
 }
 
-impl Usual {
-    fn read(info: SystemInfo) -> Self {
-        let options = info.security_options.unwrap_or_default();
-        let private = options.iter().any(|option| option == "name=cgroupns");
-        Self {
-            log_driver: info.logging_driver.unwrap_or_default(),
-            runtime: info.default_runtime.unwrap_or_default(),
-            cgroupns: if private { "private" } else { "host" },
-        }
-    }
-}
-
 /// `named` is the image that its name means by now, `own` the one that it was made of.
 fn read(
     found: ContainerInspectResponse,
@@ -104,7 +88,7 @@ fn read(
     }
     let from_image = own.and_then(|own| own.config).unwrap_or_default();
     mounts::say(&host, found.mounts.unwrap_or_default(), &mut options);
-    surroundings::say(host, usual, &mut options);
+    host_config::say(host, usual, &mut options);
     let command = say_program(config, &from_image, &mut options);
     Recipe {
         options: options.words,
@@ -192,6 +176,7 @@ fn say_health(health: HealthConfig, options: &mut Options) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bollard::models::SystemInfo;
     use serde_json::{Value, json};
 
     /// The words for a container, from the daemon's JSON.
