@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use crate::docker::record::{self, IDENTITY_LABEL, Kind as RecordKind, Record};
-use crate::docker_api::{ContainerRef, Docker, Failure, Kind, NetworkMode, Overview, Removal};
+use crate::docker_api::{
+    ApiError, ContainerRef, ContainerSummary, Docker, ErrorKind, NetworkMode, RemovedContainer,
+};
 use crate::options::DockerOptions;
 use crate::{Result, Stop};
 use pausenet::cni::{Code, Error, MacAddr};
@@ -42,7 +44,7 @@ pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>
     })?;
     let problem = match asked {
         Ok(Ok(told)) => return Ok((with_records(told), None)),
-        Ok(Err(failure)) if failure.kind == Kind::Absent => None,
+        Ok(Err(failure)) if failure.kind == ErrorKind::NotRunning => None,
         Ok(Err(failure)) => Some(Error::from(failure).context("going on without Docker")),
         Err(_) => {
             let seconds = PATIENCE.as_secs();
@@ -69,20 +71,20 @@ fn registered(record: Record) -> Registered {
     }
 }
 
-async fn questions(docker: &Docker, depth: Depth) -> Result<Told, Failure> {
+async fn questions(docker: &Docker, depth: Depth) -> Result<Told, ApiError> {
     let mut told = Told {
         docker_answered: true,
         ..Told::default()
     };
-    for overview in docker.overview().await? {
-        let runs = overview.runs;
+    for overview in docker.summaries().await? {
+        let runs = overview.is_running;
         let by_id = ContainerRef::from(&overview.id);
         let mut container = container(overview);
         if !runs {
             let at = match depth {
                 Depth::Names => None,
                 // Gone in between: then nobody can miss it.
-                Depth::History => docker.ended_at(&by_id).await.unwrap_or_default(),
+                Depth::History => docker.finished_at(&by_id).await.unwrap_or_default(),
             };
             container.life = Life::Stopped {
                 at: at.as_deref().map(whole_seconds),
@@ -90,13 +92,13 @@ async fn questions(docker: &Docker, depth: Depth) -> Result<Told, Failure> {
         }
         told.containers.push(container);
     }
-    let removals = docker.removals().await?;
+    let removals = docker.removed_containers().await?;
     told.removed = removals.into_iter().map(removed).collect();
     Ok(told)
 }
 
 /// In our words. What kubelet has told Docker of a pod stands in labels.
-fn container(mut overview: Overview) -> Container {
+fn container(mut overview: ContainerSummary) -> Container {
     let identity = overview.labels.remove(IDENTITY_LABEL);
     let mut label = |key: &str| overview.labels.remove(&format!("io.kubernetes.{key}"));
     let role = match label("docker.type").as_deref() {
@@ -131,7 +133,7 @@ fn container(mut overview: Overview) -> Container {
     }
 }
 
-fn removed(removal: Removal) -> Removed {
+fn removed(removal: RemovedContainer) -> Removed {
     let at = removal
         .at
         .map(|at| humantime::format_rfc3339_seconds(at).to_string());

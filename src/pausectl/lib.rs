@@ -21,7 +21,7 @@ mod wishes;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
-use crate::docker_api::Failure;
+use crate::docker_api::ApiError;
 use pausenet::cni::{Code, Error};
 use pausenet_host::runtime;
 
@@ -54,8 +54,8 @@ impl From<Error> for Stop {
     }
 }
 
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for Stop {
+    fn from(failure: ApiError) -> Self {
         Self::Failed(failure.into())
     }
 }

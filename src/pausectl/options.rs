@@ -13,7 +13,7 @@ use pausenet_host::runtime::conflist::NetworkList;
 /// Where networks are looked for.
 pub const CONF_DIR: &str = "/etc/pausenet/net.d";
 
-/// Which network is meant.
+/// ContainerFilter network is meant.
 #[derive(Debug, clap::Args)]
 pub struct NetworkOptions {
     /// The network's configuration: a conflist, or the config of a single plugin

@@ -1,11 +1,11 @@
-//! The library's client, on a real daemon.
+//! pausectl's Docker Engine API client, on a real daemon.
 
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pausectl::docker_api::{
-    Action, ContainerName, ContainerRef, Creation, Dns, Docker as Client, Failure, Kind,
-    NetworkMode, RestartPolicy, Socket, State, Which,
+    Action, ApiError, ContainerFilter, ContainerName, ContainerRef, Dns, Docker as Client,
+    ErrorKind, NetworkMode, NewContainer, RestartPolicy, Socket, State,
 };
 use pausenet::cni::Error;
 
@@ -31,7 +31,7 @@ fn a_container_is_seen_from_its_creation_to_its_end() {
         let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let mut events = client.events(before.as_secs());
         let anchor = ContainerName::parse("anchor").unwrap();
-        let id = client.create(&creation("anchor")).await?;
+        let id = client.create(&new_container("anchor")).await?;
         let by_name = ContainerRef::from(&anchor);
         let made = client.inspect(&by_name).await?;
         assert_eq!((&made.id, &made.name), (&id, &anchor));
@@ -40,7 +40,7 @@ fn a_container_is_seen_from_its_creation_to_its_end() {
         assert_eq!(made.restart, RestartPolicy::UnlessStopped);
         assert_eq!(made.labels["pausenet.network"], "podnet");
         assert_eq!(made.hostname, "front");
-        assert_eq!(client.list(Which::Running).await?, []);
+        assert_eq!(client.list(ContainerFilter::Running).await?, []);
 
         client.start(&by_name).await?;
         client.start(&by_name).await?; // is so already
@@ -48,13 +48,15 @@ fn a_container_is_seen_from_its_creation_to_its_end() {
         let running = client.inspect(&prefix).await?;
         assert_eq!(running.state, State::Running);
         assert_eq!(running.pid, Some(docker.pid("anchor")));
-        let all_running = client.list(Which::Running).await?;
+        let all_running = client.list(ContainerFilter::Running).await?;
         assert_eq!(all_running, std::slice::from_ref(&running));
-        let labelled = client.list(Which::Labelled("pausenet.network")).await?;
+        let labelled = client
+            .list(ContainerFilter::Labelled("pausenet.network"))
+            .await?;
         assert_eq!(labelled, [running]);
-        assert_eq!(client.list(Which::Labelled("other")).await?, []);
+        assert_eq!(client.list(ContainerFilter::Labelled("other")).await?, []);
 
-        let mut member = creation("member");
+        let mut member = new_container("member");
         member.network = NetworkMode::Container("anchor".into());
         member.hostname = None;
         member.dns = Dns::default();
@@ -83,7 +85,7 @@ fn a_container_is_seen_from_its_creation_to_its_end() {
 }
 
 #[test]
-fn what_the_daemon_refuses_is_told_apart() {
+fn refused_requests_have_the_right_error_kind() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -91,20 +93,23 @@ fn what_the_daemon_refuses_is_told_apart() {
         let client = Client::connect(&docker.socket()).await?;
         let nobody = ContainerRef::parse("nobody").unwrap();
         let failure = client.inspect(&nobody).await.unwrap_err();
-        assert_eq!(failure.kind, Kind::NoSuch);
+        assert_eq!(failure.kind, ErrorKind::NotFound);
         assert_eq!(
             failure.error.msg,
-            "look at container nobody: Docker says: No such container: nobody"
+            "inspect container nobody: Docker says: No such container: nobody"
         );
-        assert_eq!(client.start(&nobody).await.unwrap_err().kind, Kind::NoSuch);
+        assert_eq!(
+            client.start(&nobody).await.unwrap_err().kind,
+            ErrorKind::NotFound
+        );
 
-        client.create(&creation("anchor")).await?;
-        let failure = client.create(&creation("anchor")).await.unwrap_err();
-        assert_eq!(failure.kind, Kind::Conflict, "{failure}");
-        let mut imageless = creation("other");
+        client.create(&new_container("anchor")).await?;
+        let failure = client.create(&new_container("anchor")).await.unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Conflict, "{failure}");
+        let mut imageless = new_container("other");
         imageless.image = "pausenet/nothing".into();
         let failure = client.create(&imageless).await.unwrap_err();
-        assert_eq!(failure.kind, Kind::NoSuch, "{failure}");
+        assert_eq!(failure.kind, ErrorKind::NotFound, "{failure}");
         assert!(failure.error.msg.contains("pausenet/nothing"), "{failure}");
         Ok(())
     })
@@ -113,20 +118,20 @@ fn what_the_daemon_refuses_is_told_apart() {
 }
 
 #[test]
-fn no_docker_is_told_from_one_that_does_not_answer_as_such() {
+fn a_missing_daemon_is_told_from_a_lost_connection() {
     let dir = tempfile::tempdir().unwrap();
-    let connect = |name: &str| -> Failure {
+    let connect = |name: &str| -> ApiError {
         let socket = Socket::parse(dir.path().join(name).to_str().unwrap()).unwrap();
         block_on(async { Ok(Client::connect(&socket).await.unwrap_err()) }).unwrap()
     };
     let failure = connect("nothing");
-    assert_eq!(failure.kind, Kind::Absent);
+    assert_eq!(failure.kind, ErrorKind::NotRunning);
     assert!(failure.error.msg.contains("no socket at"), "{failure}");
 
     drop(UnixListener::bind(dir.path().join("dead")).unwrap());
     let failure = connect("dead");
-    assert_eq!(failure.kind, Kind::Absent);
-    assert!(failure.error.msg.contains("nobody listens"), "{failure}");
+    assert_eq!(failure.kind, ErrorKind::NotRunning);
+    assert!(failure.error.msg.contains("nothing listens"), "{failure}");
 
     let hangs_up = UnixListener::bind(dir.path().join("rude")).unwrap();
     let server = std::thread::spawn(move || {
@@ -134,12 +139,12 @@ fn no_docker_is_told_from_one_that_does_not_answer_as_such() {
         drop(hangs_up.accept().unwrap()); // the question
     });
     let failure = connect("rude");
-    assert_eq!(failure.kind, Kind::Lost, "{failure}");
+    assert_eq!(failure.kind, ErrorKind::ConnectionLost, "{failure}");
     server.join().unwrap();
 }
 
-fn creation(name: &str) -> Creation {
-    Creation {
+fn new_container(name: &str) -> NewContainer {
+    NewContainer {
         name: Some(ContainerName::parse(name).unwrap()),
         image: "pausenet/pause".into(),
         command: Vec::new(),

@@ -244,7 +244,7 @@ fn what_fails_leaves_nothing() {
         ),
         (
             &["--network", "podnet", "--docker", "/not/there"],
-            "there is no Docker",
+            "Docker is not running",
         ),
         (&["--conf", "/not/there"], "cannot read /not/there"),
     ] {

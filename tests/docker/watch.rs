@@ -373,13 +373,13 @@ fn without_docker_it_waits_and_once_it_fails() {
         return;
     };
     let watch = Watcher::start(&docker, &["--docker", "/not/there.sock"]);
-    watch.says("waiting for Docker: there is no Docker: no socket at /not/there.sock");
+    watch.says("waiting for Docker: Docker is not running: there is no socket at /not/there.sock");
     watch.stop();
     let said = docker.ctl_err(
         1,
         &["docker", "watch", "--once", "--docker", "/not/there.sock"],
     );
-    assert!(said.contains("there is no Docker"), "{said}");
+    assert!(said.contains("Docker is not running"), "{said}");
     docker.ctl_err(2, &["docker", "watch", "--docker", "tcp://10.0.0.1:2375"]);
     docker.stop();
 }

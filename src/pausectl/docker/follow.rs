@@ -13,7 +13,7 @@ use super::up::started;
 use super::who;
 use super::wire::{self, Place};
 use crate::docker_api::{
-    Container, ContainerName, Docker, DockerId, Failure, Kind, NetworkMode, Which,
+    ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
 use crate::{Output, Result, print, print_json};
 use pausenet::cni::{Code, Error, OnPath};
@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Brought {
     pub restarted: Vec<ContainerName>,
-    pub failed: Vec<(ContainerName, Failure)>,
+    pub failed: Vec<(ContainerName, ApiError)>,
 }
 
 impl Brought {
@@ -58,8 +58,9 @@ pub async fn bring(
         match outcome.await {
             Ok(true) => brought.restarted.push(member.name.clone()),
             Ok(false) => {}
-            Err(Failure {
-                kind: Kind::NoSuch, ..
+            Err(ApiError {
+                kind: ErrorKind::NotFound,
+                ..
             }) if !still_there(docker, member).await => {}
             Err(failure) => brought.failed.push((member.name.clone(), failure)),
         }
@@ -121,7 +122,7 @@ impl Scene {
             hosts::name_addresses(&self.docker, &self.record).await;
         }
         let brought = bring(&self.docker, &anchor.id, netns, &self.containers).await;
-        self.containers = self.docker.list(Which::All).await?;
+        self.containers = self.docker.list(ContainerFilter::All).await?;
         Ok(brought)
     }
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::survey::{Home, netns_of};
-use crate::docker_api::{self, Container, ContainerName, Docker, DockerId, NetworkMode, Recipe};
+use crate::docker_api::{
+    self, Container, ContainerName, Docker, DockerId, NetworkMode, RunCommand,
+};
 use crate::shell;
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::anchor::cgroup;
@@ -103,7 +105,7 @@ pub async fn anew(
             command: shell::line(words),
             caution: LOST.into(),
         },
-        None => by_run(member, anchor, docker.recipe(&member.by_id()).await?),
+        None => by_run(member, anchor, docker.run_command(&member.by_id()).await?),
     };
     if !at_home {
         anew.command = format!("pausectl docker reanchor {anchor} && {}", anew.command);
@@ -115,7 +117,7 @@ const LOST: &str = "what it has written outside its volumes is lost";
 
 /// Nothing is thrown away that is not thrown away anyhow, and nothing done when the first step
 /// fails.
-fn by_run(member: &Container, anchor: &ContainerName, recipe: Recipe) -> Anew {
+fn by_run(member: &Container, anchor: &ContainerName, recipe: RunCommand) -> Anew {
     let (name, network) = (member.name.as_str(), format!("--net=container:{anchor}"));
     let mut words = ["docker", "run", "-d", "--name", name, &network]
         .map(str::to_owned)
@@ -124,16 +126,16 @@ fn by_run(member: &Container, anchor: &ContainerName, recipe: Recipe) -> Anew {
     words.push(recipe.image);
     words.extend(recipe.command);
     let run = shell::line(words);
-    let (command, mut caution) = if recipe.goes_when_it_ends {
+    let (command, mut caution) = if recipe.auto_remove {
         (format!("docker rm -f {name} && {run}"), LOST.to_owned())
     } else {
         let command = format!("docker rename {name} {name}.old && docker stop {name}.old && {run}");
         let caution = format!("what it has written outside its volumes stays in {name}.old");
         (command, caution)
     };
-    if !recipe.unsaid.is_empty() {
-        let unsaid = recipe.unsaid.join(", and ");
-        caution.push_str(&format!("; this does not give it {unsaid}"));
+    if !recipe.not_reproduced.is_empty() {
+        let not_reproduced = recipe.not_reproduced.join(", and ");
+        caution.push_str(&format!("; this does not give it {not_reproduced}"));
     }
     Anew { command, caution }
 }
@@ -204,13 +206,13 @@ mod tests {
         }
     }
 
-    fn recipe() -> Recipe {
-        Recipe {
+    fn recipe() -> RunCommand {
+        RunCommand {
             options: ["--env", "A=it's", "--tty"].map(str::to_owned).into(),
             image: "app".into(),
             command: vec!["say".into(), "a b".into()],
-            goes_when_it_ends: false,
-            unsaid: Vec::new(),
+            auto_remove: false,
+            not_reproduced: Vec::new(),
         }
     }
 
@@ -223,9 +225,9 @@ mod tests {
             r"docker rename api api.old && docker stop api.old && docker run -d --name api --net=container:web --env 'A=it'\''s' --tty app say 'a b'"
         );
         assert!(kept.caution.ends_with("stays in api.old"), "{kept:?}");
-        let passing = Recipe {
-            goes_when_it_ends: true,
-            unsaid: vec!["its seccomp profile".into()],
+        let passing = RunCommand {
+            auto_remove: true,
+            not_reproduced: vec!["its seccomp profile".into()],
             ..recipe()
         };
         let passing = by_run(&container(&[]), &anchor, passing);

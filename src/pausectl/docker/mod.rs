@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use super::wishes::Wishes;
 use super::{Output, Result, Stop, need_root};
-use crate::docker_api::{Container, ContainerRef, Docker, Kind, Which};
+use crate::docker_api::{Container, ContainerFilter, ContainerRef, Docker, ErrorKind};
 use pausenet::apply::Host;
 use pausenet::cni::result::AddResult;
 use pausenet::cni::{Code, ContainerId, Error};
@@ -85,7 +85,7 @@ pub(super) fn listen() -> Result<Interrupt, Error> {
 pub(super) async fn find(docker: &Docker, name: &ContainerRef) -> Result<Option<Container>, Error> {
     match docker.inspect(name).await {
         Ok(container) => Ok(Some(container)),
-        Err(failure) if failure.kind == Kind::NoSuch => Ok(None),
+        Err(failure) if failure.kind == ErrorKind::NotFound => Ok(None),
         Err(failure) => Err(failure.into()),
     }
 }
@@ -134,7 +134,7 @@ pub(super) async fn look(
     docker: &Docker,
     record: &Record,
 ) -> Result<(Home, Vec<Container>), Error> {
-    let containers = docker.list(Which::All).await?;
+    let containers = docker.list(ContainerFilter::All).await?;
     Ok((home(record)?, containers))
 }
 

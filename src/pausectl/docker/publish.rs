@@ -65,7 +65,7 @@ pub struct Unpublish {
     /// The anchor, or another container that pausectl has attached
     container: String,
 
-    /// Which
+    /// ContainerFilter
     #[arg(required = true, value_name = "[HOSTIP:]HOSTPORT[:PORT][/PROTOCOL]")]
     ports: Vec<String>,
 

@@ -13,7 +13,7 @@ use super::survey::{Home, netns_of};
 use super::up::{IMAGE, need_image, started};
 use super::{find, listen, look, record_of, usage, who};
 use crate::docker_api::{
-    Container, ContainerName, ContainerRef, Creation, Dns, Docker, DockerId, NetworkMode,
+    Container, ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer,
     RestartPolicy, State,
 };
 use crate::options::{DockerOptions, PluginOptions};
@@ -212,7 +212,7 @@ impl Scene {
             .map(|template| template.image.as_str());
         let image = image.or(own_image).unwrap_or(IMAGE);
         need_image(&self.docker, image).await?;
-        let new = Creation {
+        let new = NewContainer {
             name: Some(self.interim_name()?),
             image: image.to_owned(),
             command: Vec::new(),

@@ -11,7 +11,7 @@ use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
 use super::wire::{self, Place};
 use super::{find, listen, look, made, made_json, refuse_survivors, usage};
 use crate::docker_api::{
-    ContainerName, ContainerRef, Creation, Dns, Docker, DockerId, NetworkMode, RestartPolicy,
+    ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer, RestartPolicy,
 };
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
 use crate::ports::Port;
@@ -131,7 +131,7 @@ pub fn up(options: &Up, output: Output) -> Result<()> {
         let mut interrupt = listen()?;
         let _lock = record::lock(&record.identity)?;
         prepare(&docker, &runtime, &record, &name, &template.image).await?;
-        let new = creation(&record, &template, &name, &options.add_host);
+        let new = new_container(&record, &template, &name, &options.add_host);
         make(&docker, &runtime, &mut record, &new, &mut interrupt).await
     })?;
     warn_of_other_dns(&record, &result);
@@ -191,7 +191,7 @@ async fn make(
     docker: &Docker,
     runtime: &Runtime,
     record: &mut Record,
-    new: &Creation,
+    new: &NewContainer,
     interrupt: &mut Interrupt,
 ) -> Result<AddResult> {
     let id = docker.create(new).await?;
@@ -257,13 +257,13 @@ pub async fn started(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) 
 }
 
 /// An anchor as it was asked for.
-fn creation(
+fn new_container(
     record: &Record,
     template: &Template,
     name: &ContainerName,
     hosts: &[String],
-) -> Creation {
-    Creation {
+) -> NewContainer {
+    NewContainer {
         name: Some(name.clone()),
         image: template.image.clone(),
         command: Vec::new(),

@@ -1,78 +1,79 @@
-//! A container as Docker describes it.
+//! A container, as `docker inspect` describes it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, RestartPolicy as WirePolicy,
+    ContainerInspectResponse, ContainerStateStatusEnum, RestartPolicy as ApiPolicy,
     RestartPolicyNameEnum,
 };
 
 use super::names::{ContainerName, ContainerRef, DockerId};
 
-/// One container.
+/// A container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     pub id: DockerId,
     pub name: ContainerName,
-    /// As it was asked for: a name, or an ID.
+    /// As it was given to `docker run`: a name or an ID.
     pub image: String,
     pub state: State,
-    /// Its first process on this host; None when it has none.
+    /// Its first process, as a PID of this host; None while it does not run.
     pub pid: Option<u32>,
     pub network: NetworkMode,
     pub restart: RestartPolicy,
     pub labels: BTreeMap<String, String>,
     pub hostname: String,
-    /// What it has for /etc/hosts: a file of Docker's on this host; None until it has run.
+    /// The file of this host that is mounted as its /etc/hosts; None until it has run once.
     pub hosts: Option<PathBuf>,
-    /// When it was made, in RFC 3339: of two, the older sorts first.
+    /// When it was created, in RFC 3339, so that text order is time order.
     pub created: String,
-    /// Why Docker's last attempt to start it failed; mostly empty.
+    /// Why Docker's last attempt to start it failed; usually empty.
     pub error: String,
 }
 
-/// What Docker says of a container's life.
+/// A container's state, in Docker's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Created,
     Running,
-    /// Its processes are frozen, by `docker pause`. They have a network as before.
+    /// Frozen by `docker pause`; its network stays as it is.
     Paused,
     Restarting,
     Removing,
     Exited,
     Dead,
-    /// A word that we do not know.
+    /// A state that this version of pausectl does not know.
     Unknown,
 }
 
 /// Where a container's network comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkMode {
-    /// A namespace of its own with nothing but lo.
+    /// A namespace of its own, with lo only.
     None,
     /// The host's namespace.
     Host,
-    /// The namespace of another container, by its ID. (By a name only until it is made.)
+    /// The namespace of another container, by its ID (by name only until it is created).
     Container(String),
-    /// A network of Docker's, by name; its own bridge is "default" or "bridge".
+    /// A Docker network, by name; Docker's own bridge is "default" or "bridge".
     Docker(String),
 }
 
-/// What Docker does when a container ends.
+/// What Docker does when a container exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
     No,
     Always,
     UnlessStopped,
-    /// So often at most; 0 is for ever.
+    /// At most this many times; 0 means without limit.
     OnFailure(u32),
 }
 
 impl Container {
-    pub(super) fn read(found: ContainerInspectResponse) -> Option<Self> {
+    /// None without an ID or a name.
+    pub(super) fn from_api(found: ContainerInspectResponse) -> Option<Self> {
         let state = found.state.unwrap_or_default();
         let config = found.config.unwrap_or_default();
         let host = found.host_config.unwrap_or_default();
@@ -80,13 +81,13 @@ impl Container {
             id: DockerId::parse(&found.id?).ok()?,
             name: ContainerName::parse(found.name?.trim_start_matches('/')).ok()?,
             image: config.image.unwrap_or_default(),
-            state: State::read(state.status),
+            state: State::from_api(state.status),
             pid: state
                 .pid
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid != 0),
-            network: NetworkMode::read(&host.network_mode.unwrap_or_default()),
-            restart: RestartPolicy::read(host.restart_policy),
+            network: NetworkMode::parse(&host.network_mode.unwrap_or_default()),
+            restart: RestartPolicy::from_api(host.restart_policy),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
             hostname: config.hostname.unwrap_or_default(),
             hosts: found
@@ -98,12 +99,12 @@ impl Container {
         })
     }
 
-    /// How to call it: by its ID, which no other takes over.
+    /// A reference by ID, which no other container can take over.
     pub fn by_id(&self) -> ContainerRef {
         (&self.id).into()
     }
 
-    /// True when it looks for this container's network at each of its starts.
+    /// True when each start of it joins this container's network.
     pub fn joins(&self, other: &DockerId) -> bool {
         self.network == NetworkMode::Container(other.to_string())
     }
@@ -116,17 +117,17 @@ impl fmt::Display for Container {
 }
 
 impl State {
-    fn read(status: Option<ContainerStateStatusEnum>) -> Self {
-        use ContainerStateStatusEnum as Wire;
+    fn from_api(status: Option<ContainerStateStatusEnum>) -> Self {
+        use ContainerStateStatusEnum as Api;
         match status {
-            Some(Wire::CREATED) => Self::Created,
-            Some(Wire::RUNNING | Wire::STOPPING) => Self::Running,
-            Some(Wire::PAUSED) => Self::Paused,
-            Some(Wire::RESTARTING) => Self::Restarting,
-            Some(Wire::REMOVING) => Self::Removing,
-            Some(Wire::EXITED) => Self::Exited,
-            Some(Wire::DEAD) => Self::Dead,
-            Some(Wire::EMPTY) | None => Self::Unknown,
+            Some(Api::CREATED) => Self::Created,
+            Some(Api::RUNNING | Api::STOPPING) => Self::Running,
+            Some(Api::PAUSED) => Self::Paused,
+            Some(Api::RESTARTING) => Self::Restarting,
+            Some(Api::REMOVING) => Self::Removing,
+            Some(Api::EXITED) => Self::Exited,
+            Some(Api::DEAD) => Self::Dead,
+            Some(Api::EMPTY) | None => Self::Unknown,
         }
     }
 }
@@ -147,7 +148,7 @@ impl fmt::Display for State {
 }
 
 impl NetworkMode {
-    pub(super) fn read(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         match text.split_once(':') {
             Some(("container", id)) => Self::Container(id.to_owned()),
             _ => match text {
@@ -175,7 +176,7 @@ impl RestartPolicy {
     /// As `docker run --restart` takes it.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A message that names the valid policies.
     pub fn parse(text: &str) -> Result<Self, String> {
         Ok(match text {
             "no" => Self::No,
@@ -185,18 +186,18 @@ impl RestartPolicy {
             _ => {
                 let times = text.strip_prefix("on-failure:");
                 let times = times.and_then(|times| times.parse::<u16>().ok());
-                let wrong = || {
+                let invalid = || {
                     format!(
-                        "{text:?} is no restart policy: no, always, unless-stopped, or \
+                        "{text:?} is not a restart policy; use no, always, unless-stopped, or \
                          on-failure[:TIMES]"
                     )
                 };
-                Self::OnFailure(times.ok_or_else(wrong)?.into())
+                Self::OnFailure(times.ok_or_else(invalid)?.into())
             }
         })
     }
 
-    pub(super) fn read(policy: Option<WirePolicy>) -> Self {
+    pub(super) fn from_api(policy: Option<ApiPolicy>) -> Self {
         let policy = policy.unwrap_or_default();
         let times = policy.maximum_retry_count.unwrap_or_default();
         match policy.name {
@@ -209,14 +210,14 @@ impl RestartPolicy {
         }
     }
 
-    pub(super) fn wire(self) -> WirePolicy {
+    pub(super) fn to_api(self) -> ApiPolicy {
         let (name, times) = match self {
             Self::No => (RestartPolicyNameEnum::NO, 0),
             Self::Always => (RestartPolicyNameEnum::ALWAYS, 0),
             Self::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, 0),
             Self::OnFailure(times) => (RestartPolicyNameEnum::ON_FAILURE, times),
         };
-        WirePolicy {
+        ApiPolicy {
             name: Some(name),
             maximum_retry_count: Some(times.into()),
         }
@@ -241,17 +242,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn network_modes_read_back() {
+    fn network_modes_round_trip() {
         for text in ["none", "host", "container:abc", "default", "my-net"] {
-            assert_eq!(NetworkMode::read(text).to_string(), text);
+            assert_eq!(NetworkMode::parse(text).to_string(), text);
         }
-        assert_eq!(NetworkMode::read("none"), NetworkMode::None);
+        assert_eq!(NetworkMode::parse("none"), NetworkMode::None);
         let joined = NetworkMode::Container("abc".into());
-        assert_eq!(NetworkMode::read("container:abc"), joined);
+        assert_eq!(NetworkMode::parse("container:abc"), joined);
     }
 
     #[test]
-    fn restart_policies_read_back() {
+    fn restart_policies_round_trip() {
         for text in [
             "no",
             "always",
@@ -261,11 +262,11 @@ mod tests {
         ] {
             let policy = RestartPolicy::parse(text).unwrap();
             assert_eq!(policy.to_string(), text);
-            assert_eq!(RestartPolicy::read(Some(policy.wire())), policy);
+            assert_eq!(RestartPolicy::from_api(Some(policy.to_api())), policy);
         }
         for text in ["", "never", "on-failure:", "on-failure:-1", "Always"] {
             let why = RestartPolicy::parse(text).unwrap_err();
-            assert!(why.contains("is no restart policy"), "{why}");
+            assert!(why.contains("is not a restart policy"), "{why}");
         }
     }
 }

@@ -1,130 +1,132 @@
-//! What went wrong between us and the daemon, in the words of the person who has to mend it.
+//! Why a request to the Docker daemon failed, as a kind to act upon and a message to print.
 
 use std::error::Error as _;
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 
 use bollard::errors::Error as Cause;
 
 use super::names::Socket;
 use pausenet::cni::{Code, Error};
 
-pub type Result<T, E = Failure> = std::result::Result<T, E>;
+pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
-/// What a caller may do something about.
+/// What a caller can act upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// There is no Docker: nobody listens on the socket.
-    Absent,
-    /// There is one, and we may not speak to it.
-    Denied,
-    /// It does not know the container or the image.
-    NoSuch,
-    /// A name is taken, or the container is in a state that does not allow it.
+pub enum ErrorKind {
+    /// No daemon listens on the socket.
+    NotRunning,
+    /// The daemon is there, but the socket's permissions or the daemon keep us out.
+    PermissionDenied,
+    /// The daemon has no such container or image.
+    NotFound,
+    /// The name is taken, or the container's state does not allow the request.
     Conflict,
-    /// The connection ended, or no answer came: perhaps it is being restarted.
-    Lost,
+    /// The connection broke, or no reply came: the daemon may be restarting.
+    ConnectionLost,
     Other,
 }
 
 /// A request that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    pub kind: Kind,
+pub struct ApiError {
+    pub kind: ErrorKind,
     pub error: Error,
 }
 
-impl Failure {
-    /// Nobody could be reached.
+impl ApiError {
+    /// The socket could not be connected to.
     pub(super) fn connect(socket: &Socket, err: &io::Error) -> Self {
         match err.kind() {
-            ErrorKind::NotFound => Self {
-                kind: Kind::Absent,
+            io::ErrorKind::NotFound => Self {
+                kind: ErrorKind::NotRunning,
                 error: Error::new(
                     Code::Io,
-                    format!("there is no Docker: no socket at {socket}"),
+                    format!("Docker is not running: there is no socket at {socket}"),
                 )
                 .hint("start it (systemctl start docker), or name its socket with --docker or DOCKER_HOST"),
             },
-            ErrorKind::ConnectionRefused => Self {
-                kind: Kind::Absent,
+            io::ErrorKind::ConnectionRefused => Self {
+                kind: ErrorKind::NotRunning,
                 error: Error::new(
                     Code::Io,
-                    format!("there is no Docker: {socket} is there, but nobody listens on it"),
+                    format!("Docker is not running: nothing listens on {socket}"),
                 )
-                .hint("its daemon has ended: start it (systemctl start docker)"),
+                .hint("start it: systemctl start docker"),
             },
-            ErrorKind::PermissionDenied => Self {
-                kind: Kind::Denied,
+            io::ErrorKind::PermissionDenied => Self {
+                kind: ErrorKind::PermissionDenied,
                 error: Error::new(
                     Code::Io,
-                    format!("Docker at {socket} may not be spoken to: {err}"),
+                    format!("cannot connect to Docker at {socket}: {err}"),
                 )
-                .hint("it is for root, and for members of the group docker"),
+                .hint("only root and members of the group docker may use it"),
             },
-            _ => Self::new(Kind::Other, format!("connect to Docker at {socket}: {err}")),
+            _ => Self::new(
+                ErrorKind::Other,
+                format!("cannot connect to Docker at {socket}: {err}"),
+            ),
         }
     }
 
-    /// A request, and what came back.
-    pub(super) fn of(socket: &Socket, what: &str, cause: Cause) -> Self {
+    /// A request that the daemon refused, or that it did not reply to. `request` says what was
+    /// attempted: "start container web".
+    pub(super) fn request(socket: &Socket, request: &str, cause: Cause) -> Self {
         match cause {
             Cause::DockerResponseServerError {
                 status_code,
                 message,
             } => {
                 let kind = match status_code {
-                    404 => Kind::NoSuch,
-                    409 => Kind::Conflict,
-                    401 | 403 => Kind::Denied,
-                    _ => Kind::Other,
+                    404 => ErrorKind::NotFound,
+                    409 => ErrorKind::Conflict,
+                    401 | 403 => ErrorKind::PermissionDenied,
+                    _ => ErrorKind::Other,
                 };
-                Self::new(
-                    kind,
-                    format!(
-                        "{what}: Docker says: {}",
-                        message.trim().trim_end_matches('.')
-                    ),
-                )
+                let message = message.trim().trim_end_matches('.');
+                Self::new(kind, format!("{request}: Docker says: {message}"))
             }
             Cause::RequestTimeoutError => Self::new(
-                Kind::Lost,
-                format!("{what}: Docker at {socket} does not answer"),
+                ErrorKind::ConnectionLost,
+                format!("{request}: Docker at {socket} does not answer"),
             ),
             cause => {
-                // A socket that is gone since we connected shows at the bottom of the chain.
-                let kind = bottom(&cause).map_or(Kind::Other, |_| Kind::Lost);
-                Self::new(
-                    kind,
-                    format!("{what}: Docker at {socket}: {}", chain(&cause)),
-                )
+                let kind = match is_broken_connection(&cause) {
+                    true => ErrorKind::ConnectionLost,
+                    false => ErrorKind::Other,
+                };
+                let chain = chain(&cause);
+                Self::new(kind, format!("{request}: Docker at {socket}: {chain}"))
             }
         }
     }
 
-    /// A conversation that was to go on.
-    pub fn ended(socket: &Socket) -> Self {
+    /// The daemon closed a stream that has no end of its own.
+    pub(crate) fn stream_closed(socket: &Socket) -> Self {
         Self::new(
-            Kind::Lost,
-            format!("Docker at {socket} has ended the conversation"),
+            ErrorKind::ConnectionLost,
+            format!("Docker at {socket} closed the connection"),
         )
     }
 
-    /// An answer that cannot be meant.
-    pub(super) fn other(socket: &Socket, what: &str, why: &str) -> Self {
-        Self::new(Kind::Other, format!("{what}: Docker at {socket}: {why}"))
+    /// A reply that makes no sense.
+    pub(super) fn bad_reply(socket: &Socket, request: &str, why: &str) -> Self {
+        Self::new(
+            ErrorKind::Other,
+            format!("{request}: Docker at {socket}: {why}"),
+        )
     }
 
-    fn new(kind: Kind, msg: String) -> Self {
+    fn new(kind: ErrorKind, msg: String) -> Self {
         let code = match kind {
-            Kind::NoSuch => Code::InvalidConfig,
-            Kind::Conflict => Code::InterfaceExists,
-            Kind::Lost => Code::TryAgainLater,
-            Kind::Absent | Kind::Denied | Kind::Other => Code::Io,
+            ErrorKind::NotFound => Code::InvalidConfig,
+            ErrorKind::Conflict => Code::InterfaceExists,
+            ErrorKind::ConnectionLost => Code::TryAgainLater,
+            ErrorKind::NotRunning | ErrorKind::PermissionDenied | ErrorKind::Other => Code::Io,
         };
         let hint = match kind {
-            Kind::Lost => "its daemon may be being restarted: try again",
-            Kind::NoSuch => "which there are: docker ps -a",
+            ErrorKind::ConnectionLost => "Docker may be restarting: try again",
+            ErrorKind::NotFound => "see what there is: docker ps -a",
             _ => "",
         };
         Self {
@@ -134,48 +136,49 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for ApiError {}
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for Error {
+    fn from(failure: ApiError) -> Self {
         failure.error
     }
 }
 
-/// The input or output error, or the broken-off answer, that was behind it all.
-fn bottom(cause: &Cause) -> Option<()> {
+/// True when an I/O error, or a reply cut short, is at the root. A socket that vanished after we
+/// connected shows there too.
+fn is_broken_connection(cause: &Cause) -> bool {
     if matches!(
         cause,
         Cause::HyperLegacyError { .. } | Cause::HyperResponseError { .. }
     ) {
-        return Some(());
+        return true;
     }
     let mut next: Option<&dyn std::error::Error> = Some(cause);
     while let Some(err) = next {
         if err.is::<io::Error>() {
-            return Some(());
+            return true;
         }
         next = err.source();
     }
-    None
+    false
 }
 
-/// An error with all that is behind it, each said once.
+/// An error and all its sources, without repetitions.
 fn chain(cause: &Cause) -> String {
-    let mut said = vec![cause.to_string()];
+    let mut texts = vec![cause.to_string()];
     let mut next = cause.source();
     while let Some(err) = next {
         let text = err.to_string();
-        if !said.last().is_some_and(|last| last.ends_with(&text)) {
-            said.push(text);
+        if !texts.last().is_some_and(|last| last.ends_with(&text)) {
+            texts.push(text);
         }
         next = err.source();
     }
-    said.join(": ")
+    texts.join(": ")
 }

@@ -1,5 +1,5 @@
-//! What happens to containers, as the daemon tells it. Whoever follows it must be able to miss
-//! some: it ends with the daemon.
+//! Container events from the daemon. A consumer must cope with missed events: the stream ends
+//! when the daemon does.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,16 +9,16 @@ use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_core::Stream;
 
-use super::error::{Failure, Result};
+use super::error::{ApiError, Result};
 use super::names::{ContainerName, DockerId, Socket};
 
-/// What happened.
+/// What happened to the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Start,
-    /// Its first process has ended.
+    /// Its first process ended.
     Die,
-    /// It was removed.
+    /// The container was removed.
     Destroy,
     Rename,
 }
@@ -26,7 +26,6 @@ pub enum Action {
 impl Action {
     const ALL: [Self; 4] = [Self::Start, Self::Die, Self::Destroy, Self::Rename];
 
-    /// Docker's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -37,7 +36,7 @@ impl Action {
     }
 }
 
-/// One event.
+/// A container event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub action: Action,
@@ -45,7 +44,7 @@ pub struct Event {
     pub name: Option<ContainerName>,
 }
 
-/// The daemon's events, one by one.
+/// The stream of container events.
 pub struct Events {
     stream: Pin<Box<dyn Stream<Item = Result<EventMessage, Cause>> + Send>>,
     socket: Socket,
@@ -64,19 +63,20 @@ impl Events {
         }
     }
 
-    /// The next event; None when the daemon has ended the stream. Nothing is lost when the
-    /// wait is broken off.
-    ///
-    /// # Errors
-    /// Any [`Failure`].
+    /// The next event; None at the end of the stream. Cancel-safe: dropping the future loses
+    /// nothing.
     pub async fn next(&mut self) -> Option<Result<Event>> {
         loop {
             let message = std::future::poll_fn(|cx| self.stream.as_mut().poll_next(cx)).await?;
-            match message.map(Event::read) {
+            match message.map(Event::from_api) {
                 Ok(None) => {}
                 Ok(Some(event)) => return Some(Ok(event)),
                 Err(cause) => {
-                    return Some(Err(Failure::of(&self.socket, "follow its events", cause)));
+                    return Some(Err(ApiError::request(
+                        &self.socket,
+                        "follow the events",
+                        cause,
+                    )));
                 }
             }
         }
@@ -92,16 +92,16 @@ impl fmt::Debug for Events {
 }
 
 impl Event {
-    /// None for one that we have no word for.
-    fn read(message: EventMessage) -> Option<Self> {
-        let said = message.action?;
+    /// None for an action that is not in [`Action`].
+    fn from_api(message: EventMessage) -> Option<Self> {
+        let action_name = message.action?;
         let actor = message.actor?;
         let mut attributes = actor.attributes.unwrap_or_default();
         let name = attributes.remove("name");
         Some(Self {
             action: Action::ALL
                 .into_iter()
-                .find(|action| action.as_str() == said)?,
+                .find(|action| action.as_str() == action_name)?,
             id: DockerId::parse(&actor.id?).ok()?,
             name: name.and_then(|name| ContainerName::parse(&name).ok()),
         })

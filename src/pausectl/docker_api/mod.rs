@@ -13,10 +13,10 @@ mod names;
 mod run_command;
 mod summary;
 
-pub use client::{Creation, Dns, Docker, Version, Which};
+pub use client::{ContainerFilter, Dns, Docker, NewContainer, Version};
 pub use container::{Container, NetworkMode, RestartPolicy, State};
-pub use error::{Failure, Kind, Result};
+pub use error::{ApiError, ErrorKind, Result};
 pub use events::{Action, Event, Events};
 pub use names::{ContainerName, ContainerRef, DockerId, Socket};
-pub use run_command::Recipe;
-pub use summary::{Overview, Removal};
+pub use run_command::RunCommand;
+pub use summary::{ContainerSummary, RemovedContainer};

@@ -1,21 +1,17 @@
-//! Names that are parsed once at the door: they end up in the paths of requests.
+//! Names, IDs and the socket, validated once: they become parts of request paths.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The end of the daemon that we speak to.
+/// The daemon's Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket(PathBuf);
 
 impl Socket {
-    /// Where Docker listens by default.
     pub const DEFAULT: &str = "unix:///run/docker.sock";
 
-    /// A path, or DOCKER_HOST's form of one: `unix://` and the path. As docker has it, nothing
-    /// means the default.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// Accepts a path, or `unix://` and a path as DOCKER_HOST has it. Empty means the default, as
+    /// for docker.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = if text.is_empty() { Self::DEFAULT } else { text };
         let path = text.strip_prefix("unix://").unwrap_or(text);
@@ -24,12 +20,12 @@ impl Socket {
         }
         Err(match text.split_once("://") {
             Some(("tcp" | "ssh" | "http" | "https" | "npipe" | "fd", _)) => format!(
-                "{text:?} is a daemon elsewhere, and networks are made where pausectl runs: it \
-                 has to be a socket of this host, such as {}",
+                "{text:?} is a remote daemon, but pausectl works on the host that it runs on: use \
+                 a socket of this host, such as {}",
                 Self::DEFAULT
             ),
             _ => format!(
-                "{text:?} is no socket: it has to be an absolute path, or {}",
+                "{text:?} is not a socket: use an absolute path, or {}",
                 Self::DEFAULT
             ),
         })
@@ -57,16 +53,14 @@ impl fmt::Display for Socket {
 pub struct ContainerName(String);
 
 impl ContainerName {
-    /// # Errors
-    /// A sentence that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if is_plain(text) && text.len() > 1 {
+        if is_valid(text) && text.len() > 1 {
             return Ok(Self(text.to_owned()));
         }
         Err(format!(
-            "{} is no name for a container: it must start with a letter or digit, go on with \
-             letters, digits, '_', '.' or '-', and be 2 to {MAX} bytes long",
-            shown(text)
+            "{} is not a container name: it must start with a letter or digit, continue with \
+             letters, digits, '_', '.' or '-', and be 2 to {MAX_LEN} bytes long",
+            quoted(text)
         ))
     }
 
@@ -81,19 +75,17 @@ impl fmt::Display for ContainerName {
     }
 }
 
-/// A container's ID: 64 hexadecimal digits. It stays over a restart, not over a removal.
+/// A container's ID: 64 hexadecimal digits. A restart keeps it; a removal ends it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DockerId(String);
 
 impl DockerId {
-    /// # Errors
-    /// A sentence that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
         if text.len() == 64 && text.bytes().all(is_digit) {
             return Ok(Self(text.to_owned()));
         }
-        Err(format!("{} is no container's ID", shown(text)))
+        Err(format!("{} is not a container ID", quoted(text)))
     }
 
     pub fn as_str(&self) -> &str {
@@ -112,22 +104,20 @@ impl fmt::Display for DockerId {
     }
 }
 
-/// How somebody calls a container: by its name, its ID, or the beginning of that.
+/// A reference to a container: its name, its ID, or a prefix of the ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerRef(String);
 
 impl ContainerRef {
-    /// # Errors
-    /// A sentence that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        // Docker itself writes names with a slash in front.
+        // The API itself writes names with a leading slash.
         let plain = text.strip_prefix('/').unwrap_or(text);
-        if is_plain(plain) {
+        if is_valid(plain) {
             return Ok(Self(plain.to_owned()));
         }
         Err(format!(
-            "{} is neither a name nor an ID of a container",
-            shown(text)
+            "{} is neither a container name nor a container ID",
+            quoted(text)
         ))
     }
 
@@ -154,18 +144,18 @@ impl From<&ContainerName> for ContainerRef {
     }
 }
 
-/// Docker itself has no limit; a name becomes a part of other names here.
-const MAX: usize = 128;
+/// Docker has no limit; but we build other names from these.
+const MAX_LEN: usize = 128;
 
-fn is_plain(text: &str) -> bool {
+fn is_valid(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    text.len() <= MAX
+    text.len() <= MAX_LEN
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(plain)
 }
 
-/// A hostile value may be long: an error shows its head only.
-fn shown(text: &str) -> String {
+/// The start of a value, for a message: it may be hostile, and long.
+fn quoted(text: &str) -> String {
     let head: String = text.chars().take(64).collect();
     let more = if head.len() < text.len() { "…" } else { "" };
     format!("{head:?}{more}")
@@ -177,21 +167,21 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_socket_is_a_path_or_unix_and_a_path() {
+    fn a_socket_is_a_path_or_a_unix_url() {
         for text in ["/run/docker.sock", "unix:///run/docker.sock", ""] {
             assert_eq!(Socket::parse(text).unwrap(), Socket::default(), "{text}");
         }
         assert_eq!(Socket::parse(Socket::DEFAULT).unwrap(), Socket::default());
         for text in ["docker.sock", "unix://", "unix://x", "/a\0b", "file:///x"] {
             let why = Socket::parse(text).unwrap_err();
-            assert!(why.contains("is no socket"), "{why}");
+            assert!(why.contains("is not a socket"), "{why}");
         }
         let why = Socket::parse("tcp://10.0.0.1:2375").unwrap_err();
-        assert!(why.contains("a daemon elsewhere"), "{why}");
+        assert!(why.contains("a remote daemon"), "{why}");
     }
 
     #[test]
-    fn names_are_docker_s() {
+    fn container_names_follow_docker_s_rules() {
         for good in ["ab", "k8s_POD_two-containers", "a.b", "0a"] {
             assert_eq!(ContainerName::parse(good).unwrap().as_str(), good);
             assert_eq!(ContainerRef::parse(good).unwrap().as_str(), good);
@@ -218,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_is_one_segment_of_a_path(text in "\\PC{0,12}") {
+        fn an_accepted_reference_is_one_path_segment(text in "\\PC{0,12}") {
             if let Ok(container) = ContainerRef::parse(&text) {
                 prop_assert!(!container.as_str().contains(['/', '?', '#', '%']));
                 prop_assert!(container.as_str() != "..");

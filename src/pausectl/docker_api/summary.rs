@@ -1,11 +1,11 @@
-//! All containers at a glance, in one request; and those that the daemon remembers to have
-//! removed. For who wants names for many, and none of their processes.
+//! Summaries of all containers in one request, without PIDs, and the containers whose removal the
+//! daemon still remembers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{
-    ContainerSummary, ContainerSummaryStateEnum, EventMessage, EventMessageTypeEnum,
+    ContainerSummary as ApiSummary, ContainerSummaryStateEnum, EventMessage, EventMessageTypeEnum,
 };
 use bollard::query_parameters as query;
 use futures_core::Stream;
@@ -15,48 +15,46 @@ use super::container::NetworkMode;
 use super::error::Result;
 use super::names::{ContainerRef, DockerId};
 
-/// A container in a list.
+/// A container, as `docker ps` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
+pub struct ContainerSummary {
     pub id: DockerId,
     pub name: Option<String>,
     pub image: String,
-    /// It has processes.
-    pub runs: bool,
+    /// It has processes, running or paused.
+    pub is_running: bool,
     pub network: NetworkMode,
-    /// Docker's networks that it is on: name, and MAC there; that is empty while it does not run.
+    /// The Docker networks that it is attached to, each with its MAC there (empty while it does not
+    /// run).
     pub endpoints: Vec<(String, String)>,
     pub labels: BTreeMap<String, String>,
 }
 
-/// A container that is no more.
+/// A removed container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
+pub struct RemovedContainer {
     pub id: DockerId,
     pub name: Option<String>,
     pub at: Option<SystemTime>,
-    /// Docker's networks that it was taken off, as far as that is remembered.
+    /// The Docker networks that it was attached to, as far as the daemon remembers.
     pub networks: Vec<String>,
 }
 
 impl Docker {
-    /// Every container, running or not.
-    ///
-    /// # Errors
-    /// Any [`super::Failure`].
-    pub async fn overview(&self) -> Result<Vec<Overview>> {
+    /// All containers, running or not.
+    pub async fn summaries(&self) -> Result<Vec<ContainerSummary>> {
         let options = query::ListContainersOptionsBuilder::new().all(true);
         let listed = self.client.list_containers(Some(options.build())).await;
-        let listed = listed.map_err(|cause| self.failed("list containers", cause))?;
-        Ok(listed.into_iter().filter_map(Overview::read).collect())
+        let listed = listed.map_err(|cause| self.error("list containers", cause))?;
+        Ok(listed
+            .into_iter()
+            .filter_map(ContainerSummary::from_api)
+            .collect())
     }
 
-    /// Removals among the last events: the daemon remembers some hundred of all kinds, and
-    /// none of before its own start.
-    ///
-    /// # Errors
-    /// Any [`super::Failure`].
-    pub async fn removals(&self) -> Result<Vec<Removal>> {
+    /// Containers removed lately, from the daemon's last events: it keeps a few hundred of all
+    /// kinds, and none from before its start.
+    pub async fn removed_containers(&self) -> Result<Vec<RemovedContainer>> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -65,19 +63,19 @@ impl Docker {
             ("type", vec!["container", "network"]),
             ("event", vec!["destroy", "disconnect"]),
         ];
-        // With an end that is past, the daemon does not wait for more.
+        // `until` now: the daemon closes the stream and does not wait for more.
         let options = query::EventsOptionsBuilder::new()
             .since("0")
             .until(&until)
             .filters(&filters.into());
         let mut events = std::pin::pin!(self.client.events(Some(options.build())));
-        let mut removals: Vec<Removal> = Vec::new();
+        let mut removals: Vec<RemovedContainer> = Vec::new();
         let mut networks = Vec::new();
         while let Some(event) = std::future::poll_fn(|cx| events.as_mut().poll_next(cx)).await {
-            let event = event.map_err(|cause| self.failed("read its last events", cause))?;
+            let event = event.map_err(|cause| self.error("read the last events", cause))?;
             match event.typ {
                 Some(EventMessageTypeEnum::NETWORK) => networks.extend(disconnection(event)),
-                _ => removals.extend(Removal::read(event)),
+                _ => removals.extend(RemovedContainer::from_api(event)),
             }
         }
         for removal in &mut removals {
@@ -89,24 +87,21 @@ impl Docker {
         Ok(removals)
     }
 
-    /// When a container ended, in RFC 3339; None for one that has never run.
-    ///
-    /// # Errors
-    /// Any [`super::Failure`].
-    pub async fn ended_at(&self, container: &ContainerRef) -> Result<Option<String>> {
+    /// When a container exited, in RFC 3339; None if it has never run.
+    pub async fn finished_at(&self, container: &ContainerRef) -> Result<Option<String>> {
         let found = self
             .client
             .inspect_container(container.as_str(), None)
             .await;
         let found =
-            found.map_err(|cause| self.failed(&format!("look at container {container}"), cause))?;
+            found.map_err(|cause| self.error(&format!("inspect container {container}"), cause))?;
         let at = found.state.and_then(|state| state.finished_at);
         Ok(at.filter(|at| !at.starts_with("0001-")))
     }
 }
 
-impl Overview {
-    fn read(found: ContainerSummary) -> Option<Self> {
+impl ContainerSummary {
+    fn from_api(found: ApiSummary) -> Option<Self> {
         use ContainerSummaryStateEnum as State;
         let networks = found
             .network_settings
@@ -118,7 +113,7 @@ impl Overview {
             .collect();
         endpoints.sort();
         let mode = found.host_config.and_then(|config| config.network_mode);
-        // A container may have other names: of links, with two slashes.
+        // Legacy links give it further names, with two slashes.
         let names = found.names.unwrap_or_default();
         let own = |name: &String| Some(name.strip_prefix('/')?.to_owned());
         let mut names = names
@@ -129,19 +124,19 @@ impl Overview {
             id: DockerId::parse(&found.id?).ok()?,
             name: names.next(),
             image: found.image.unwrap_or_default(),
-            runs: matches!(
+            is_running: matches!(
                 found.state,
                 Some(State::RUNNING | State::PAUSED | State::STOPPING | State::REMOVING)
             ),
-            network: NetworkMode::read(&mode.unwrap_or_default()),
+            network: NetworkMode::parse(&mode.unwrap_or_default()),
             endpoints,
             labels: found.labels.unwrap_or_default().into_iter().collect(),
         })
     }
 }
 
-impl Removal {
-    fn read(event: EventMessage) -> Option<Self> {
+impl RemovedContainer {
+    fn from_api(event: EventMessage) -> Option<Self> {
         (event.action.as_deref() == Some("destroy")).then_some(())?;
         let actor = event.actor?;
         let name = actor
@@ -160,10 +155,10 @@ impl Removal {
     }
 }
 
-/// A container, and the network that it was taken off.
+/// The container and the network of a disconnect event.
 fn disconnection(event: EventMessage) -> Option<(String, String)> {
     let mut attributes = event.actor?.attributes?;
-    // Both kinds of events are asked for, of both kinds of things.
+    // The filter also lets `destroy` events of networks through.
     let is_disconnection = event.action.as_deref() == Some("disconnect");
     let network = attributes.remove("name")?;
     let container = attributes.remove("container")?;

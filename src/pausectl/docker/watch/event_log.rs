@@ -20,7 +20,7 @@ pub struct Voice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// A network cannot be made or removed.
-    Failure,
+    ApiError,
     /// A label asks for what cannot be had.
     Label,
     /// An anchor is gone, or elsewhere than its members.
@@ -32,7 +32,7 @@ pub enum Topic {
 impl Topic {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Failure => "failure",
+            Self::ApiError => "failure",
             Self::Label => "label",
             Self::Anchor => "anchor",
             Self::Member => "member",

@@ -12,7 +12,7 @@ use super::decision::{Facts, Seen, Verdict};
 use super::event_log::{Topic, Voice};
 use super::pass::{Broken, Case, Round, Subject};
 use crate::Stop;
-use crate::docker_api::{Container, ContainerName, Kind, NetworkMode};
+use crate::docker_api::{Container, ContainerName, ErrorKind, NetworkMode};
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::Interrupt;
 
@@ -198,8 +198,8 @@ impl Round<'_> {
                 Ok(voice.stands(Topic::Member, name, &text, &anew.command)?)
             }
             // It has gone meanwhile.
-            Err(failure) if failure.kind == Kind::NoSuch => Ok(()),
-            Err(failure) if failure.kind == Kind::Other => {
+            Err(failure) if failure.kind == ErrorKind::NotFound => Ok(()),
+            Err(failure) if failure.kind == ErrorKind::Other => {
                 let text = format!("{text}, see what it was made with: {failure}");
                 Ok(voice.stands(Topic::Member, name, &text, "")?)
             }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::listen;
-use crate::docker_api::{Docker, Events, Failure, Kind};
+use crate::docker_api::{ApiError, Docker, ErrorKind, Events};
 use crate::options::{CONF_DIR, DockerOptions, PluginOptions};
 use crate::{Output, Result, Stop};
 use event_log::Voice;
@@ -141,7 +141,7 @@ async fn follow(
     voice: &mut Voice,
     interrupt: &mut Interrupt,
     mut connected: impl FnMut(),
-) -> Result<Failure> {
+) -> Result<ApiError> {
     let socket = options.docker.socket()?;
     let docker = match Docker::connect(&socket).await {
         Ok(docker) => docker,
@@ -163,7 +163,7 @@ async fn follow(
         let next = match Round::new(&docker, rules).run(voice, interrupt).await {
             Ok(pass::Next::AfterAnEvent) => Duration::from_secs(options.interval),
             Ok(pass::Next::Soon) => SOON,
-            Err(pass::Broken::Docker(failure)) if failure.kind == Kind::Other => {
+            Err(pass::Broken::Docker(failure)) if failure.kind == ErrorKind::Other => {
                 voice.done("failure", "", &failure.to_string(), json!({}))?;
                 Duration::from_secs(options.interval)
             }
@@ -176,7 +176,7 @@ async fn follow(
             event = events.next() => match event {
                 Some(Ok(_)) => swarm(&mut events).await,
                 Some(Err(failure)) => return Ok(failure),
-                None => return Ok(Failure::ended(&socket)),
+                None => return Ok(ApiError::stream_closed(&socket)),
             },
         }
     }

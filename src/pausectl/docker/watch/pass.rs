@@ -13,7 +13,7 @@ use super::super::wire::{self, Place};
 use super::decision::{Facts, Seen, Verdict, decide};
 use super::event_log::{Topic, Voice};
 use crate::Stop;
-use crate::docker_api::{Container, Docker, Failure, NetworkMode, State, Which};
+use crate::docker_api::{ApiError, Container, ContainerFilter, Docker, NetworkMode, State};
 use crate::ports::Port;
 use crate::wishes::Wishes;
 use pausenet::apply::Host;
@@ -43,12 +43,12 @@ pub enum Next {
 /// Why a round was broken off.
 pub enum Broken {
     /// The daemon does not answer.
-    Docker(Failure),
+    Docker(ApiError),
     Stop(Stop),
 }
 
-impl From<Failure> for Broken {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for Broken {
+    fn from(failure: ApiError) -> Self {
         Self::Docker(failure)
     }
 }
@@ -108,7 +108,7 @@ impl<'a> Round<'a> {
     /// # Errors
     /// The daemon's silence; a signal.
     pub async fn run(&self, voice: &mut Voice, interrupt: &mut Interrupt) -> Result<Next, Broken> {
-        let containers = self.docker.list(Which::All).await?;
+        let containers = self.docker.list(ContainerFilter::All).await?;
         let namespaces = Namespaces::read()?;
         let mut socket = Host::open_socket()?;
         let mut next = Next::AfterAnEvent;
@@ -193,7 +193,7 @@ impl<'a> Round<'a> {
             Ok(()) => Ok(true),
             // Not the daemon's absence: that shows at the next request.
             Err(Stop::Failed(err)) => {
-                voice.stands(Topic::Failure, &name, &err.to_string(), "")?;
+                voice.stands(Topic::ApiError, &name, &err.to_string(), "")?;
                 Ok(false)
             }
             Err(stop) => Err(stop.into()),

@@ -1,34 +1,34 @@
-//! Options of `docker run`, as words.
+//! The options of `docker run`, collected as arguments.
 
 use std::collections::HashMap;
 
 #[derive(Default)]
 pub struct Options {
-    pub words: Vec<String>,
-    pub unsaid: Vec<String>,
+    pub args: Vec<String>,
+    pub not_reproduced: Vec<String>,
 }
 
 impl Options {
     pub fn value(&mut self, name: &str, value: impl ToString) {
-        self.words.push(format!("--{name}"));
-        self.words.push(value.to_string());
+        self.args.push(format!("--{name}"));
+        self.args.push(value.to_string());
     }
 
-    /// Only when it is on: it is off for who does not say it.
+    /// A switch that is off by default.
     pub fn flag(&mut self, name: &str, on: Option<bool>) {
         if on == Some(true) {
-            self.words.push(format!("--{name}"));
+            self.args.push(format!("--{name}"));
         }
     }
 
-    /// Docker writes an empty text for none.
+    /// The API has an empty string for unset.
     pub fn text(&mut self, name: &str, value: Option<String>) {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             self.value(name, value);
         }
     }
 
-    /// Docker writes 0 for no limit.
+    /// The API has 0 for no limit.
     pub fn number(&mut self, name: &str, value: Option<i64>) {
         if let Some(value) = value.filter(|value| *value != 0) {
             self.value(name, value);
@@ -41,7 +41,7 @@ impl Options {
         }
     }
 
-    /// `NAME=VALUE`, in the order of their names.
+    /// `NAME=VALUE`, sorted by name.
     pub fn pairs(&mut self, name: &str, pairs: Option<HashMap<String, String>>) {
         let mut pairs: Vec<_> = pairs.into_iter().flatten().collect();
         pairs.sort();
@@ -50,8 +50,8 @@ impl Options {
         }
     }
 
-    /// There is no option for it.
-    pub fn cannot_say(&mut self, what: impl Into<String>) {
-        self.unsaid.push(what.into());
+    /// Notes a setting that no option reproduces.
+    pub fn not_reproducible(&mut self, what: impl Into<String>) {
+        self.not_reproduced.push(what.into());
     }
 }

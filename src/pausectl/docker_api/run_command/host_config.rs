@@ -1,22 +1,23 @@
-//! What surrounds a container's processes: rights, namespaces, limits, and where its words go.
+//! Options from the HostConfig: privileges, namespaces, limits, logging. Mounts and network are not
+//! among them.
 
 use bollard::models::{DeviceMapping, HostConfig, SystemInfo, ThrottleDevice};
 
 use super::arguments::Options;
 use crate::docker_api::container::RestartPolicy;
 
-/// What Docker makes /dev/shm, unless it is told otherwise.
-const USUAL_SHM: i64 = 64 << 20;
+/// Docker's default size of /dev/shm, in bytes.
+const DEFAULT_SHM_SIZE: i64 = 64 << 20;
 
-/// What the daemon gives a container that asks for nothing.
-pub struct Usual {
+/// Settings of a container that was created without options.
+pub struct DaemonDefaults {
     pub log_driver: String,
     pub runtime: String,
     pub cgroupns: &'static str,
 }
 
-impl Usual {
-    pub fn read(info: SystemInfo) -> Self {
+impl DaemonDefaults {
+    pub fn from_api(info: SystemInfo) -> Self {
         let options = info.security_options.unwrap_or_default();
         let private = options.iter().any(|option| option == "name=cgroupns");
         Self {
@@ -27,17 +28,16 @@ impl Usual {
     }
 }
 
-/// All but what is mounted, and the network.
-pub fn say(mut host: HostConfig, usual: &Usual, options: &mut Options) {
-    match RestartPolicy::read(host.restart_policy.take()) {
+pub fn add(mut host: HostConfig, defaults: &DaemonDefaults, options: &mut Options) {
+    match RestartPolicy::from_api(host.restart_policy.take()) {
         RestartPolicy::No => {}
         policy => options.value("restart", policy),
     }
     options.flag("rm", host.auto_remove);
-    say_rights(&mut host, options);
-    say_namespaces(&mut host, usual, options);
-    say_limits(&mut host, options);
-    if host.runtime.as_deref() != Some(&usual.runtime) {
+    add_privileges(&mut host, options);
+    add_namespaces(&mut host, defaults, options);
+    add_limits(&mut host, options);
+    if host.runtime.as_deref() != Some(&defaults.runtime) {
         options.text("runtime", host.runtime);
     }
     options.text("volume-driver", host.volume_driver);
@@ -45,15 +45,15 @@ pub fn say(mut host: HostConfig, usual: &Usual, options: &mut Options) {
     options.pairs("annotation", host.annotations);
     let log = host.log_config.unwrap_or_default();
     let details = log.config.unwrap_or_default();
-    if log.typ.as_ref() != Some(&usual.log_driver) || !details.is_empty() {
+    if log.typ.as_ref() != Some(&defaults.log_driver) || !details.is_empty() {
         options.text("log-driver", log.typ);
         options.pairs("log-opt", Some(details));
     }
 }
 
-fn say_rights(host: &mut HostConfig, options: &mut Options) {
+fn add_privileges(host: &mut HostConfig, options: &mut Options) {
     match host.init {
-        Some(false) => options.words.push("--init=false".into()),
+        Some(false) => options.args.push("--init=false".into()),
         on => options.flag("init", on),
     }
     options.flag("privileged", host.privileged);
@@ -62,15 +62,18 @@ fn say_rights(host: &mut HostConfig, options: &mut Options) {
     options.each("cap-drop", host.cap_drop.take());
     options.each("group-add", host.group_add.take());
     for option in host.security_opt.take().unwrap_or_default() {
-        // docker reads a file, and has sent what is in it.
+        // docker reads the profile from a file, and sends its contents.
         if option.starts_with("seccomp={") {
-            options.cannot_say("its seccomp profile (--security-opt seccomp=FILE)");
+            options.not_reproducible("its seccomp profile (--security-opt seccomp=FILE)");
         } else {
             options.value("security-opt", option);
         }
     }
-    let none = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(Vec::is_empty);
-    if host.privileged != Some(true) && none(&host.masked_paths) && none(&host.readonly_paths) {
+    let is_empty_list = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(Vec::is_empty);
+    if host.privileged != Some(true)
+        && is_empty_list(&host.masked_paths)
+        && is_empty_list(&host.readonly_paths)
+    {
         options.value("security-opt", "systempaths=unconfined");
     }
     for device in host.devices.take().unwrap_or_default() {
@@ -80,13 +83,13 @@ fn say_rights(host: &mut HostConfig, options: &mut Options) {
     if host
         .device_requests
         .as_ref()
-        .is_some_and(|asked| !asked.is_empty())
+        .is_some_and(|requests| !requests.is_empty())
     {
-        options.cannot_say("the devices that a driver gives it (--gpus and the like)");
+        options.not_reproducible("devices requested from a driver (--gpus)");
     }
 }
 
-fn say_namespaces(host: &mut HostConfig, usual: &Usual, options: &mut Options) {
+fn add_namespaces(host: &mut HostConfig, defaults: &DaemonDefaults, options: &mut Options) {
     options.text("pid", host.pid_mode.take());
     let ipc = host.ipc_mode.take();
     options.text("ipc", ipc.filter(|mode| mode != "private"));
@@ -94,12 +97,18 @@ fn say_namespaces(host: &mut HostConfig, usual: &Usual, options: &mut Options) {
     options.text("userns", host.userns_mode.take());
     options.pairs("sysctl", host.sysctls.take());
     let cgroupns = host.cgroupns_mode.map(|mode| mode.to_string());
-    options.text("cgroupns", cgroupns.filter(|mode| mode != usual.cgroupns));
+    options.text(
+        "cgroupns",
+        cgroupns.filter(|mode| mode != defaults.cgroupns),
+    );
     options.text("cgroup-parent", host.cgroup_parent.take());
-    options.number("shm-size", host.shm_size.filter(|size| *size != USUAL_SHM));
+    options.number(
+        "shm-size",
+        host.shm_size.filter(|size| *size != DEFAULT_SHM_SIZE),
+    );
 }
 
-fn say_limits(host: &mut HostConfig, options: &mut Options) {
+fn add_limits(host: &mut HostConfig, options: &mut Options) {
     options.number("memory", host.memory);
     options.number("memory-reservation", host.memory_reservation);
     options.number("memory-swap", host.memory_swap);

@@ -1,8 +1,7 @@
-//! How a container would be made anew: what it was made with, as `docker run` takes it.
+//! The `docker run` command that recreates a container, from `docker inspect`.
 //!
-//! What its image says anyhow, and the daemon to every container, is left out; so is all about
-//! its network, which whoever makes it anew chooses. What `docker run` has no words for is told
-//! in words for people.
+//! It leaves out what the image or the daemon sets by default, and everything about the network,
+//! which the caller chooses. Settings that `docker run` has no option for are listed in prose.
 
 mod arguments;
 mod host_config;
@@ -16,66 +15,66 @@ use bollard::models::{
 };
 
 use super::client::Docker;
-use super::error::{Failure, Kind, Result};
+use super::error::{ApiError, ErrorKind, Result};
 use super::names::ContainerRef;
 use arguments::Options;
-use host_config::Usual;
+use host_config::DaemonDefaults;
 
-/// What comes after `docker run`, a name and a network.
+/// The arguments of `docker run`, without name and network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipe {
+pub struct RunCommand {
     pub options: Vec<String>,
     pub image: String,
     pub command: Vec<String>,
-    /// Docker removes it as soon as it ends.
-    pub goes_when_it_ends: bool,
-    /// What it has, and these words do not give it.
-    pub unsaid: Vec<String>,
+    /// Docker removes the container when it exits.
+    pub auto_remove: bool,
+    /// Settings of the container that the command does not reproduce, in prose.
+    pub not_reproduced: Vec<String>,
 }
 
 impl Docker {
-    /// What a container was made with.
-    ///
     /// # Errors
-    /// [`Kind::NoSuch`]; any other.
-    pub async fn recipe(&self, container: &ContainerRef) -> Result<Recipe> {
+    /// [`ErrorKind::NotFound`] without the container.
+    pub async fn run_command(&self, container: &ContainerRef) -> Result<RunCommand> {
         let found = self.client.inspect_container(container.as_str(), None);
         let found = found
             .await
-            .map_err(|cause| self.failed(&format!("look at container {container}"), cause))?;
-        let asked = |found: &ContainerInspectResponse| found.config.as_ref()?.image.clone();
-        let named = self.image(&asked(&found).unwrap_or_default()).await?;
+            .map_err(|cause| self.error(&format!("inspect container {container}"), cause))?;
+        let image_name = |found: &ContainerInspectResponse| found.config.as_ref()?.image.clone();
+        let named = self.image(&image_name(&found).unwrap_or_default()).await?;
         let own = self
             .image(found.image.as_deref().unwrap_or_default())
             .await?;
-        let usual = self.client.info().await;
-        let usual = usual.map_err(|cause| self.failed("ask what is usual", cause))?;
-        Ok(read(found, named, own, &Usual::read(usual)))
+        let info = self.client.info().await;
+        let info = info.map_err(|cause| self.error("ask for the defaults", cause))?;
+        Ok(read(found, named, own, &DaemonDefaults::from_api(info)))
     }
 
     /// None when the daemon does not have it.
     async fn image(&self, image: &str) -> Result<Option<ImageInspect>> {
         let found = self.client.inspect_image(image).await;
-        match found.map_err(|cause| self.failed(&format!("look at image {image}"), cause)) {
+        match found.map_err(|cause| self.error(&format!("inspect image {image}"), cause)) {
             Ok(found) => Ok(Some(found)),
-            Err(Failure {
-                kind: Kind::NoSuch, ..
+            Err(ApiError {
+                kind: ErrorKind::NotFound,
+                ..
             }) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 }
 
-/// `named` is the image that its name means by now, `own` the one that it was made of.
+/// `named` is the image that the container's image name means now, `own` the image that it was
+/// created from.
 fn read(
     found: ContainerInspectResponse,
     named: Option<ImageInspect>,
     own: Option<ImageInspect>,
-    usual: &Usual,
-) -> Recipe {
+    defaults: &DaemonDefaults,
+) -> RunCommand {
     let config = found.config.unwrap_or_default();
     let host = found.host_config.unwrap_or_default();
-    let goes_when_it_ends = host.auto_remove.unwrap_or_default();
+    let auto_remove = host.auto_remove.unwrap_or_default();
     let mut options = Options::default();
     let name = config.image.clone().unwrap_or_default();
     let image = match (named, found.image) {
@@ -84,23 +83,23 @@ fn read(
         _ => name,
     };
     if own.is_none() {
-        options.cannot_say("what its image said, for Docker does not have that any more");
+        options.not_reproducible("what its image set, for Docker no longer has that image");
     }
     let from_image = own.and_then(|own| own.config).unwrap_or_default();
-    mounts::say(&host, found.mounts.unwrap_or_default(), &mut options);
-    host_config::say(host, usual, &mut options);
-    let command = say_program(config, &from_image, &mut options);
-    Recipe {
-        options: options.words,
+    mounts::add(&host, found.mounts.unwrap_or_default(), &mut options);
+    host_config::add(host, defaults, &mut options);
+    let command = add_process(config, &from_image, &mut options);
+    RunCommand {
+        options: options.args,
         image,
         command,
-        goes_when_it_ends,
-        unsaid: options.unsaid,
+        auto_remove,
+        not_reproduced: options.not_reproduced,
     }
 }
 
-/// What is run, and as whom; gives back what comes after the image.
-fn say_program(config: ContainerConfig, image: &ImageConfig, options: &mut Options) -> Vec<String> {
+/// The process and its user; returns the arguments after the image.
+fn add_process(config: ContainerConfig, image: &ImageConfig, options: &mut Options) -> Vec<String> {
     options.flag("tty", config.tty);
     options.flag("interactive", config.open_stdin);
     if config.user != image.user {
@@ -124,21 +123,21 @@ fn say_program(config: ContainerConfig, image: &ImageConfig, options: &mut Optio
     }
     options.number("stop-timeout", config.stop_timeout);
     if config.healthcheck != image.healthcheck {
-        say_health(config.healthcheck.unwrap_or_default(), options);
+        add_health_check(config.healthcheck.unwrap_or_default(), options);
     }
 
     let entrypoint = config.entrypoint.unwrap_or_default();
     let command = config.cmd.unwrap_or_default();
-    let image_s_command = image.cmd.clone().unwrap_or_default();
-    let same = entrypoint == image.entrypoint.clone().unwrap_or_default();
-    if same && (command == image_s_command || !command.is_empty()) {
-        return if command == image_s_command {
+    let image_command = image.cmd.clone().unwrap_or_default();
+    let same_entrypoint = entrypoint == image.entrypoint.clone().unwrap_or_default();
+    if same_entrypoint && (command == image_command || !command.is_empty()) {
+        return if command == image_command {
             Vec::new()
         } else {
             command
         };
     }
-    // The option takes one word, and with it the image's command does not count.
+    // --entrypoint takes one word, and discards the image's command.
     let (program, arguments) = match entrypoint.split_first() {
         Some((program, arguments)) => (program.as_str(), arguments),
         None => ("", &[][..]),
@@ -147,13 +146,13 @@ fn say_program(config: ContainerConfig, image: &ImageConfig, options: &mut Optio
     [arguments, &command].concat()
 }
 
-fn say_health(health: HealthConfig, options: &mut Options) {
+fn add_health_check(health: HealthConfig, options: &mut Options) {
     let test = health.test.unwrap_or_default();
     match test.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["NONE"] => return options.flag("no-healthcheck", Some(true)),
         ["CMD-SHELL", command] => options.value("health-cmd", command),
         [] => {}
-        _ => options.cannot_say("its health check, which is run without a shell"),
+        _ => options.not_reproducible("its health check, which runs without a shell"),
     }
     for (name, time) in [
         ("health-interval", health.interval),
@@ -179,32 +178,32 @@ mod tests {
     use bollard::models::SystemInfo;
     use serde_json::{Value, json};
 
-    /// The words for a container, from the daemon's JSON.
-    fn words(container: Value, image: Value) -> (String, Vec<String>) {
+    /// The arguments for a container, and what they do not reproduce, from the daemon's JSON.
+    fn arguments(container: Value, image: Value) -> (String, Vec<String>) {
         let found: ContainerInspectResponse = serde_json::from_value(container).unwrap();
         let image: ImageInspect = serde_json::from_value(image).unwrap();
-        let usual = Usual {
+        let defaults = DaemonDefaults {
             log_driver: "json-file".into(),
             runtime: "runc".into(),
             cgroupns: "private",
         };
-        let recipe = read(found, Some(image.clone()), Some(image), &usual);
-        let words = [recipe.options, vec![recipe.image], recipe.command].concat();
-        (words.join(" "), recipe.unsaid)
+        let run = read(found, Some(image.clone()), Some(image), &defaults);
+        let args = [run.options, vec![run.image], run.command].concat();
+        (args.join(" "), run.not_reproduced)
     }
 
-    /// The same with nothing but a command and an entrypoint.
+    /// The arguments of a container with an entrypoint and a command only.
     fn run(own: [Value; 2], image: [Value; 2]) -> String {
         let container = json!({
             "Image": "sha256:1",
             "Config": {"Image": "app", "Entrypoint": own[0], "Cmd": own[1]},
         });
         let config = json!({"Entrypoint": image[0], "Cmd": image[1]});
-        words(container, json!({"Id": "sha256:1", "Config": config})).0
+        arguments(container, json!({"Id": "sha256:1", "Config": config})).0
     }
 
     #[test]
-    fn what_is_run_is_said_where_it_is_not_the_image_s() {
+    fn a_command_equal_to_the_image_s_is_left_out() {
         let none = || json!(null);
         assert_eq!(run([none(), json!(["a"])], [none(), json!(["a"])]), "app");
         assert_eq!(
@@ -220,7 +219,7 @@ mod tests {
             run([json!(["/x", "-v"]), json!(["b"])], image.clone()),
             "--entrypoint /x app -v b"
         );
-        // Given by hand, so that the image's command does not count.
+        // An explicit entrypoint discards the image's command.
         assert_eq!(
             run([json!(["sh"]), none()], [json!(["sh"]), json!(["a"])]),
             "--entrypoint sh app"
@@ -229,27 +228,27 @@ mod tests {
     }
 
     #[test]
-    fn an_image_whose_name_means_another_by_now_is_called_by_its_id() {
+    fn an_image_whose_name_was_moved_is_given_by_id() {
         let found = json!({"Image": "sha256:1", "Config": {"Image": "app"}});
         let found: ContainerInspectResponse = serde_json::from_value(found).unwrap();
         let image = |id: &str| Some(serde_json::from_value(json!({"Id": id})).unwrap());
-        let usual = || Usual::read(SystemInfo::default());
-        let of = |named, own| read(found.clone(), named, own, &usual());
+        let defaults = || DaemonDefaults::from_api(SystemInfo::default());
+        let of = |named, own| read(found.clone(), named, own, &defaults());
         assert_eq!(of(image("sha256:1"), image("sha256:1")).image, "app");
         assert_eq!(of(image("sha256:2"), image("sha256:1")).image, "sha256:1");
         assert_eq!(of(None, image("sha256:1")).image, "sha256:1");
         let gone = of(None, None);
-        assert_eq!((gone.image.as_str(), gone.unsaid.len()), ("app", 1));
+        assert_eq!((gone.image.as_str(), gone.not_reproduced.len()), ("app", 1));
     }
 
     #[test]
-    fn a_check_of_health_is_said_as_far_as_there_are_words() {
+    fn a_health_check_without_a_shell_is_not_reproduced() {
         let health = |check: Value| {
             let container = json!({
                 "Image": "sha256:1",
                 "Config": {"Image": "app", "Healthcheck": check},
             });
-            words(container, json!({"Id": "sha256:1"}))
+            arguments(container, json!({"Id": "sha256:1"}))
         };
         let shell = json!({
             "Test": ["CMD-SHELL", "true"], "Interval": 30_000_000_000i64,
@@ -261,13 +260,16 @@ mod tests {
              --health-retries 2 app"
         );
         assert_eq!(health(json!({"Test": ["NONE"]})).0, "--no-healthcheck app");
-        let (said, unsaid) = health(json!({"Test": ["CMD", "/check", "it"]}));
-        assert_eq!(said, "app");
-        assert!(unsaid[0].contains("health check"), "{unsaid:?}");
+        let (args, not_reproduced) = health(json!({"Test": ["CMD", "/check", "it"]}));
+        assert_eq!(args, "app");
+        assert!(
+            not_reproduced[0].contains("health check"),
+            "{not_reproduced:?}"
+        );
     }
 
     #[test]
-    fn volumes_are_the_same_ones() {
+    fn volumes_are_kept() {
         let container = json!({
             "Image": "sha256:1",
             "Config": {"Image": "app"},
@@ -292,9 +294,9 @@ mod tests {
                  "Propagation": "rprivate"},
             ],
         });
-        let (said, unsaid) = words(container, json!({"Id": "sha256:1"}));
+        let (args, not_reproduced) = arguments(container, json!({"Id": "sha256:1"}));
         assert_eq!(
-            said,
+            args,
             "--volume data:/data:ro --volume /srv:/srv \
              --mount type=volume,source=f00,target=/anonymous \
              --mount type=tmpfs,\"target=/a,b\",tmpfs-size=4096,tmpfs-mode=770 \
@@ -302,11 +304,11 @@ mod tests {
              --tmpfs /plain --tmpfs /scratch:size=1m \
              --volume ba2:/of/image --volume /mnt:/of/other:ro app"
         );
-        assert_eq!(unsaid, ["what is mounted on /other (image)"]);
+        assert_eq!(not_reproduced, ["what is mounted on /other (image)"]);
     }
 
     #[test]
-    fn what_everybody_has_is_not_said() {
+    fn defaults_are_left_out() {
         let container = json!({
             "Image": "sha256:1",
             "Config": {"Image": "app", "Env": ["A=1", "B=2"], "Labels": {"a": "1"}, "User": "",
@@ -324,11 +326,11 @@ mod tests {
             "Config": {"Env": ["A=1", "B=2"], "Labels": {"a": "1"}, "User": "",
                        "StopSignal": "SIGQUIT"},
         });
-        assert_eq!(words(container, image), ("app".into(), vec![]));
+        assert_eq!(arguments(container, image), ("app".into(), vec![]));
     }
 
     #[test]
-    fn surroundings_are_said_and_what_has_no_words_is_told() {
+    fn host_settings_are_options_or_listed_as_not_reproduced() {
         let container = json!({
             "Image": "sha256:1",
             "Config": {"Image": "app"},
@@ -345,9 +347,9 @@ mod tests {
                 "MaskedPaths": [], "ReadonlyPaths": [], "Sysctls": {"net.core.somaxconn": "9"},
             },
         });
-        let (said, unsaid) = words(container, json!({"Id": "sha256:1"}));
+        let (args, not_reproduced) = arguments(container, json!({"Id": "sha256:1"}));
         assert_eq!(
-            said,
+            args,
             "--restart on-failure:3 --init=false --cap-add CAP_NET_ADMIN --cap-drop ALL \
              --security-opt no-new-privileges --security-opt systempaths=unconfined \
              --device /dev/fuse:/dev/f:rw --sysctl net.core.somaxconn=9 --cgroupns host \
@@ -355,6 +357,6 @@ mod tests {
              --ulimit nofile=1:2 --device-read-bps /dev/sda:7 --log-driver json-file \
              --log-opt max-file=2 --log-opt max-size=1m app"
         );
-        assert_eq!(unsaid.len(), 2, "{unsaid:?}");
+        assert_eq!(not_reproduced.len(), 2, "{not_reproduced:?}");
     }
 }
