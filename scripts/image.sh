@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes the container images of pausenet: pausenet/pause, one static binary and nothing under it, and
-# pausenet/node, the same with the node daemon, the plugin that it installs, and pausectl.
+# Makes the container images of pausenet: pausenet/pause, one static binary on an empty base, and
+# pausenet/node, with the node daemon, the plugin that it installs, pausectl and pause.
 #
-# What comes out is a docker-archive, the one form that `docker load`, `podman load` and
-# `ctr images import` all take under the image's short name: each completes that as it does a name
-# that is typed, so "pausenet/pause" finds the image everywhere. (In an OCI layout containerd takes a
-# name as it stands, and its CRI then looks for another.) Nothing is fetched and no runtime is asked:
-# a layer is a tar, and the rest is JSON. The same binaries give the same bytes, and the same source
-# the same binaries: names are sorted, owners are numbers, and the clock stands at 1970.
+# The output is a docker-archive: the one format that `docker load`, `podman load` and `ctr images import`
+# all import under the image's short name. Each completes that name as it completes a typed one, so
+# "pausenet/pause" finds the image everywhere. (From an OCI layout containerd takes the name literally, and
+# its CRI then looks for a longer one.) The script needs no network and no runtime: a layer is a tar, and the
+# rest is JSON. The same source gives the same binaries, and those the same bytes: names are sorted, owners
+# are numbers, and every time is 1970.
 #
-# Needs bash, coreutils, sed and GNU tar; and Rust, unless the binaries are built already: root's, or
-# that of the user whose checkout it is.
+# Needs bash, coreutils, sed and GNU tar; and Rust (root's, or that of the checkout's owner), unless the
+# binaries are given.
 
 set -euo pipefail
 shopt -s inherit_errexit
@@ -24,17 +24,17 @@ EPOCH=1970-01-01T00:00:00Z
 
 usage() {
     cat <<'END'
-Makes a container image of pausenet, as a file for docker, podman and containerd: pausenet/pause,
-which is pause alone, or pausenet/node, with pausenetd, pausenet, pausectl and pause.
+Makes a container image of pausenet, as a file for docker, podman and containerd: pausenet/pause, with
+pause alone, or pausenet/node, with pausenetd, pausenet, pausectl and pause.
 
 Usage: scripts/image.sh [--node] [--output FILE] [--binary FILE | --binaries DIR]
 
   -n, --node           make pausenet/node
   -o, --output FILE    where to write it; - is stdout (default: pause-image.tar or node-image.tar in
                        this folder)
-  -b, --binary FILE    the pause to put in (default: this checkout's, which is built for release)
-      --binaries DIR   a folder with the binaries to put in, instead of building them
-  -h, --help           this text
+  -b, --binary FILE    the pause to put in (default: built from this checkout, for release)
+      --binaries DIR   take the binaries from this folder instead of building them
+  -h, --help           print this text
 
 An image has two tags: the version in Cargo.toml, and latest.
 
@@ -79,7 +79,7 @@ main() {
     done
     [[ -z $binary || $image == pause && -z $binaries ]] || die "--binary is for a pause alone, see --help"
     output=${output:-$image-image.tar}
-    [[ $output != - || ! -t 1 ]] || die "an image is nothing for a terminal: send it on, or see --help"
+    [[ $output != - || ! -t 1 ]] || die "refusing to write an image to a terminal: redirect it, or see --help"
 
     work=$(mktemp -d)
     trap 'rm -rf -- "$work" ${unfinished:+"$unfinished"}' EXIT
@@ -91,8 +91,8 @@ main() {
     deliver "$work/image" "$output"
 }
 
-# What an image is: its name, the user (Nobody as in Kubernetes' own pause image, one that the host
-# does not have; root for the node's network), the binary that runs, and those that lie beside it.
+# Each image: its name, its user (for pause the one of Kubernetes' own pause image, which hosts do not have;
+# root for the node's network), the binary that it runs, and the other binaries in it.
 
 image_pause() {
     NAME=pausenet/pause USER_ID=65535:65535 RUNS=pause BESIDE=()
@@ -104,7 +104,7 @@ image_node() {
     DESCRIPTION='The network of a Kubernetes node: the daemon, and the plugin that it installs'
 }
 
-# gather DIR: puts the binaries there. Copies, so that what is looked at is what goes in.
+# gather DIR: copy the binaries there, so that the files that are checked are those that go in.
 gather() {
     local name file
     for name in "$RUNS" "${BESIDE[@]}"; do
@@ -126,12 +126,12 @@ value() {
     printf %s "$2"
 }
 
-# build NAME: prints the path of this checkout's binary, built by itself: a package that is built
-# together with others may get their features of what both depend on.
+# build NAME: build one package and print the path of its binary. One at a time: packages that are built
+# together share the features of their common dependencies.
 build() {
     local cargo
-    find_cargo "$repo" || die "cargo is not to be found; Rust comes from https://rustup.rs"
-    cd -- "$repo" || return # where .cargo/config.toml says that binaries are static
+    find_cargo "$repo" || die "cargo was not found; get Rust from https://rustup.rs"
+    cd -- "$repo" || return # .cargo/config.toml there makes binaries static
     local messages
     messages=$("${cargo[@]}" build --release --locked --package "$1" \
         --message-format=json-render-diagnostics) || return
@@ -140,7 +140,7 @@ build() {
 
 # --- the image ------------------------------------------------------------------------------------
 
-# make_image DIR ROOT: makes the folder DIR, an image with what is in ROOT as its one layer.
+# make_image DIR ROOT: make the folder DIR, an image whose one layer is what ROOT contains.
 make_image() {
     local dir=$1 root=$2 version architecture layer config
     version=$(of_cargo_toml version)
@@ -153,7 +153,7 @@ make_image() {
         "$config" "$NAME:$version" "$NAME:latest" "$layer" >"$dir/manifest.json"
 }
 
-# config: prints it, by the variables of make_image.
+# config: print the image's configuration, from the variables of make_image.
 config() {
     cat <<END
 {
@@ -177,7 +177,7 @@ config() {
 END
 }
 
-# blob DIR: stores stdin under its digest, and prints that.
+# blob DIR: store stdin under its digest, and print the digest.
 blob() {
     local digest
     cat >"$1/blob"
@@ -187,7 +187,7 @@ blob() {
     printf '%s' "$digest"
 }
 
-# pack DIR: what is in the folder as a tar, the same bytes whoever packs it, wherever and whenever.
+# pack DIR: print the folder's contents as a tar, the same bytes on every machine at any time.
 pack() {
     (
         cd -- "$1"
@@ -196,7 +196,7 @@ pack() {
     )
 }
 
-# deliver DIR OUTPUT: all of it or nothing.
+# deliver DIR OUTPUT: write the archive, completely or not at all.
 deliver() {
     if [[ $2 == - ]]; then
         pack "$1"
@@ -212,7 +212,7 @@ deliver() {
 
 # --- what goes into it ----------------------------------------------------------------------------
 
-# of_cargo_toml KEY: a text that all packages of the workspace share.
+# of_cargo_toml KEY: print a string that all packages of the workspace share.
 of_cargo_toml() {
     local value
     value=$(sed -n "s/^$1 = \"\(.*\)\"\$/\1/p; /^\[workspace.dependencies/q" "$repo/Cargo.toml")
@@ -220,7 +220,7 @@ of_cargo_toml() {
     printf '%s' "$value"
 }
 
-# architectures DIR: what an image calls the machine of the binaries there, which is one.
+# architectures DIR: print the image's name for the architecture of the binaries there; they must agree.
 architectures() {
     local file one machine=''
     for file in "$1"/*; do
@@ -231,30 +231,30 @@ architectures() {
     printf '%s' "$machine"
 }
 
-# architecture BINARY: what an image calls the machine that an ELF header names. A binary that would
-# not start, for want of a libc in the image, is refused.
+# architecture BINARY: print the image's name for the architecture in an ELF header. A dynamic binary is
+# refused: it would not start, since the image has no libc.
 architecture() {
     local machine start size count i
     [[ $(field "$1" 0 4 x) == 464c457f && $(field "$1" 4 2 x) == 0102 ]] ||
         die "not a program for 64-bit Linux, little-endian: $(shown "$1")"
     start=$(field "$1" 32 8) size=$(field "$1" 54 2) count=$(field "$1" 56 2)
-    for ((i = 0; i < count; i++)); do # its program headers: 2 is DYNAMIC, 3 is INTERP
+    for ((i = 0; i < count; i++)); do # program headers: 2 is DYNAMIC, 3 is INTERP
         [[ $(field "$1" $((start + i * size)) 4) != [23] ]] || die "not a static binary: $(shown "$1")"
     done
     machine=$(field "$1" 18 2)
     case $machine in
     62) printf amd64 ;;
     183) printf arm64 ;;
-    *) die "a binary for a machine that pause does not know (ELF number $machine): $(shown "$1")" ;;
+    *) die "a binary for an unsupported architecture (ELF machine $machine): $(shown "$1")" ;;
     esac
 }
 
-# shown FILE: a gathered binary by the path that it came from, as far as the user named one.
+# shown FILE: print a gathered binary's original path, where the user gave one.
 shown() {
     [[ -n $binary ]] && printf '%s' "$binary" || printf '%s' "${binaries:+$binaries/}${1##*/}"
 }
 
-# field FILE OFFSET SIZE [x]: a number of an ELF file, decimal or hexadecimal.
+# field FILE OFFSET SIZE [x]: print a number in an ELF file, decimal or hexadecimal.
 field() {
     local number
     number=$(od -A n --endian=little -t "${4:-u}$3" -j "$2" -N "$3" -- "$1")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees that pods of a cluster reach what they should: on every node, across nodes, Services, ports of
-# nodes, names, the outside; and that a pod whose pause dies comes back.
+# Tests that a cluster's pods reach what they should: pods on their own node and on others, Services, node
+# ports, names, the outside; and that a pod whose pause dies comes back.
 
 set -euo pipefail
 shopt -s inherit_errexit
@@ -10,20 +10,20 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/steps.sh"
 
 usage() {
     cat <<'END'
-Tries the network of a cluster, as scripts/kind-up.sh makes one, from pods on each of its nodes.
+Tests the network of a cluster (such as scripts/kind-up.sh makes) from pods on each of its nodes.
 
 Usage: scripts/kind-test.sh [--context NAME] [--client IMAGE] [--server IMAGE] [--outside URL]... [--dry-run]
 
-  --context NAME   the cluster, as kubectl knows it (default: kubectl's own)
+  --context NAME   the cluster's context in kubectl (default: the current one)
   --client IMAGE   an image with a shell and wget (default: busybox)
   --server IMAGE   an image that serves HTTP on port 80 (default: nginx)
-  --outside URL    a page outside of the cluster (default: http://example.com); may be given again
+  --outside URL    a page outside the cluster (default: http://example.com); repeatable
   --dry-run        print the steps and change nothing
-  -h, --help       this text
+  -h, --help       print this text
 
-Where pods have an address of each family, IPv4 and IPv6, all of it is tried with both. It happens in
-the namespace pausenet-test, which is deleted at the end, also after a failure. The client is a
-DaemonSet that sees the processes of its node, to kill a pause there.
+Where pods have IPv4 and IPv6 addresses, everything is tested with both. The tests run in the namespace
+pausenet-test, which is deleted at the end, also after a failure. The client is a DaemonSet that sees the
+processes of its node, so that it can kill a pause there.
 
 Examples:
   scripts/kind-test.sh --context kind-pausenet
@@ -51,10 +51,10 @@ main() {
     ((${#outside[@]})) || outside=(http://example.com)
     kubectl=(kubectl "${context[@]}")
     here=("${kubectl[@]}" --namespace "$NAMESPACE")
-    local look="look at the pods: ${here[*]} get pods -o wide"
-    local routes='see whether each node has a route to the pods of the others: ip route show proto all'
+    local look="inspect the pods: ${here[*]} get pods -o wide"
+    local routes='check that each node has a route to the pods of the others: ip route show proto all'
 
-    step 'see that the API server answers' 'name the cluster with --context' \
+    step 'check that the API server answers' 'name the cluster with --context' \
         "${kubectl[@]}" get --raw /readyz
     $dry_run || trap clean_up EXIT
     step 'start a client and a server on each node' "$look" start "$client" "$server"
@@ -62,32 +62,32 @@ main() {
     step 'wait for the servers' "$look" "${here[@]}" rollout status daemonset/server --timeout 180s
     step 'each client reaches the server on its own node' "$look" servers_on same
     step 'each client reaches the servers on other nodes' "$routes" servers_on other
-    step 'each client reaches the Service' 'see whether kube-proxy runs on each node' the_service
+    step 'each client reaches the Service' 'check that kube-proxy runs on each node' the_service
     if has_dns; then
-        step 'each client reaches the Service by its name' 'look at CoreDNS in namespace kube-system' \
+        step 'each client reaches the Service by its name' 'inspect CoreDNS in namespace kube-system' \
             from_each http://server
     else
         skip 'each client reaches the Service by its name' 'this cluster has no DNS'
     fi
-    step "each client reaches NodePort $NODE_PORT of each node" 'see whether kube-proxy runs on each node' \
+    step "each client reaches NodePort $NODE_PORT of each node" 'check that kube-proxy runs on each node' \
         ports "$NODE_PORT"
     step "each client reaches hostPort $HOST_PORT of each node" \
-        'see that the conflist in /etc/cni/net.d has the capability portMappings' ports "$HOST_PORT"
+        'check that the conflist in /etc/cni/net.d has the capability portMappings' ports "$HOST_PORT"
     for url in "${outside[@]}"; do
         step "each client reaches $url" \
-            'see whether the node does, and its masquerade: nft list table inet pausenetd' from_each "$url"
+            'check whether the node reaches it, and its masquerade: nft list table inet pausenetd' from_each "$url"
     done
     step 'a server whose pause is killed comes back' "$look" kill_a_pause
     step 'each client reaches the Service again' "$look" the_service
-    step 'delete it all' "$look" "${kubectl[@]}" delete namespace "$NAMESPACE" --timeout 180s
-    done_with 'this network does what it should'
+    step 'delete everything' "$look" "${kubectl[@]}" delete namespace "$NAMESPACE" --timeout 180s
+    done_with 'the network works'
 }
 
 clean_up() {
     "${kubectl[@]}" delete namespace "$NAMESPACE" --ignore-not-found --wait=false >/dev/null
 }
 
-# start CLIENT SERVER: anew, where a run before this one has failed or was killed.
+# start CLIENT SERVER: remove what a failed run has left, and start the pods.
 start() {
     "${kubectl[@]}" delete namespace "$NAMESPACE" --ignore-not-found --timeout 180s || return
     "${kubectl[@]}" apply -f - <<END
@@ -136,14 +136,14 @@ spec:
 END
 }
 
-# pods APP: a line for each: name, node, and its address, or one of each family.
+# pods APP: print a line for each pod: name, node, and its address, or one of each family.
 pods() {
     "${here[@]}" get pods -l "app=$1" \
         -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIPs[*].ip}{"\n"}{end}'
 }
 
-# The addresses of nodes, a line for each, as far as they are of a family that pods have: kube-proxy has
-# no ports of others.
+# Print the addresses of the nodes, one a line, of the families that pods have: kube-proxy opens no ports
+# for others.
 nodes() {
     local address families
     families=$(pods server | cut -d' ' -f3- | tr ' ' '\n' | while read -r address; do family "$address"; done)
@@ -156,10 +156,10 @@ nodes() {
 
 family() { [[ $1 == *:* ]] && printf 'IPv6\n' || printf 'IPv4\n'; }
 
-# fetch POD URL: rules for Services and ports come a moment after their objects.
+# fetch POD URL: retry, since rules for Services and ports follow their objects after a moment.
 fetch() {
     local deadline=$((SECONDS + 30)) why
-    # GNU's wget tries it twenty times, and busybox's cannot be told how often.
+    # GNU wget retries twenty times, and busybox wget has no option for it.
     until why=$(timeout 10 "${here[@]}" exec "$1" -- wget -O /dev/null -T 3 "$2" 2>&1 >/dev/null); do
         if ((SECONDS >= deadline)); then
             printf '    %s does not reach %s: %s\n' "$1" "$2" "$why"
@@ -176,7 +176,7 @@ from_each() {
         tried=$((tried + 1))
         fetch "$client" "$1" </dev/null || return
     done < <(pods client)
-    ((tried)) || { printf '    there is no client\n' && return 1; }
+    ((tried)) || { printf '    there is no client pod\n' && return 1; }
 }
 
 # servers_on same|other
@@ -204,7 +204,7 @@ the_service() {
     done
 }
 
-# Old API servers with one family know of one only, and name the other field for it.
+# Old API servers with one family know clusterIP only.
 service_addresses() {
     "${here[@]}" get service server -o 'jsonpath={.spec.clusterIP} {.spec.clusterIPs[*]}' |
         tr ' ' '\n' | grep . | sort -u
@@ -219,7 +219,7 @@ ports() {
     done
 }
 
-# An address as it stands in a URL.
+# Print an address as a URL has it.
 literal() {
     [[ $1 != *:* ]] && printf '%s\n' "$1" || printf '[%s]\n' "$1"
 }
@@ -234,7 +234,7 @@ kill_a_pause() {
     read -r server node _ < <(pods server)
     client=$(pods client | awk -v node="$node" '$2 == node { print $1 }')
     uid=$("${here[@]}" get pod "$server" -o 'jsonpath={.metadata.uid}')
-    # shellcheck disable=SC2016 # of the shell in the pod
+    # shellcheck disable=SC2016 # expanded by the shell in the pod
     "${here[@]}" exec "$client" -- sh -c '
         for process in /proc/[0-9]*; do
             grep -q "$1\|$2" "$process/cgroup" 2>/dev/null || continue

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds pausenet and shows in two minutes what it does: two pods, processes that share one of them,
-# and a network that stays when they die. Each thing that is shown is also checked: the script fails
-# if one of them is not seen.
+# Builds pausenet and shows in two minutes what it does: two pods, processes that share one of them, and a
+# network that stays when they die. Everything that is shown is also checked: if it is not as expected, the
+# script fails.
 #
 # Use: scripts/quickstart.sh
 #
-# Rust has to be there; what else is missing is installed (as root) or named (as anyone else).
+# Needs Rust. Other missing packages are installed (as root) or named (otherwise).
 #
-# It leaves the machine as it is: everything happens in a network and a mount namespace of its own,
-# with an empty /run and /var/lib. As anyone else than root, a user namespace comes on top.
+# The machine stays as it is: everything happens in network and mount namespaces of its own, with an empty
+# /run and /var/lib; and, unless you are root, in a user namespace.
 
 # shellcheck source=lab/lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lab/lib.sh"
@@ -23,37 +23,37 @@ die() {
     exit 1
 }
 
-# --- outside: build, and make a place to play in --------------------------------------------------
+# --- outside: build, and enter namespaces of our own --------------------------------------------------
 
 outside() {
     need_packages gcc libc6-dev iproute2 socat
-    local pausectl place
+    local pausectl enter
     pausectl=$(build) || die "the build failed"
-    mapfile -t place < <(a_place_of_our_own)
-    ((${#place[@]})) || no_place
-    title "A place of our own"
+    mapfile -t enter < <(enter_command)
+    ((${#enter[@]})) || cannot_enter
+    title "Namespaces of our own"
     if ((EUID == 0)); then
-        tell "You are root; still nothing here touches the machine's network: what follows happens"
-        tell "in new network and mount namespaces, which end with this script."
+        tell "You are root, but nothing here touches the machine's network: the rest happens in new"
+        tell "network and mount namespaces, which end with this script."
     else
-        tell "You are not root, and need not be: what follows happens in a new user namespace (where"
-        tell "you are root), with network and mount namespaces of its own."
+        tell "You are not root, and need not be: the rest happens in a new user namespace, in which you"
+        tell "are root, with network and mount namespaces of its own."
     fi
-    exec "${place[@]}" "$BASH" "$0" --inside "${pausectl%/*}"
+    exec "${enter[@]}" "$BASH" "$0" --inside "${pausectl%/*}"
 }
 
-# build: prints the path of pausectl; pausenet and pause lie beside it.
+# build: print the path of pausectl; pausenet and pause are beside it.
 build() {
     local cargo messages
-    find_cargo "$repo" || die "cargo is not to be found; Rust comes from https://rustup.rs"
+    find_cargo "$repo" || die "cargo was not found; get Rust from https://rustup.rs"
     say "building (release)"
     cd -- "$repo" || return
     messages=$("${cargo[@]}" build --release --locked -p pausectl -p pausenet -p pause --message-format=json-render-diagnostics) || return
     sed -n 's/.*"executable":"\([^"]*\/pausectl\)".*/\1/p' <<<"$messages"
 }
 
-# a_place_of_our_own: prints the command that makes one, a word a line, or nothing.
-a_place_of_our_own() {
+# enter_command: print the command that enters new namespaces, a word a line, or nothing.
+enter_command() {
     local try
     for try in '--net --mount' '--user --map-root-user --net --mount'; do
         # shellcheck disable=SC2086 # words
@@ -65,26 +65,26 @@ a_place_of_our_own() {
     done
 }
 
-no_place() {
+cannot_enter() {
     local sysctl=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
     if ((EUID == 0)); then
-        die "this root may not make namespaces: it lacks CAP_SYS_ADMIN (in a container, as a rule;" \
+        die "this root cannot make namespaces: it lacks CAP_SYS_ADMIN (usually in a container;" \
             "with Docker: docker run --privileged)"
     elif [[ -r $sysctl && $(<"$sysctl") != 0 ]]; then
-        die "this system lets only root make namespaces, by AppArmor (as Ubuntu does from 24.04 on)." \
-            "Go on as root: sudo $0" \
+        die "AppArmor lets only root make namespaces here (the default of Ubuntu from 24.04 on)." \
+            "Run it as root: sudo $0" \
             "- or allow it until the next boot: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     fi
     die "this system lets only root make namespaces (sysctl user.max_user_namespaces," \
-        "kernel.unprivileged_userns_clone, or the container we are in). Go on as root: sudo $0"
+        "kernel.unprivileged_userns_clone, or the container around us). Run it as root: sudo $0"
 }
 
-# --- inside: the show -----------------------------------------------------------------------------
+# --- inside: the demonstration -----------------------------------------------------------------------------
 
 title() { printf '\n%s== %s ==%s\n' "$bold" "$*" "$plain"; }
 tell() { printf '%s\n' "$*"; }
 
-# shown [exec] COMMAND...: prints the command, and runs it.
+# shown [exec] COMMAND...: print the command, and run it.
 shown() {
     local text="$*"
     printf '%s$ %s%s\n' "$bold" "${text#exec }" "$plain"
@@ -109,7 +109,7 @@ expect_end() {
 
 inside() {
     local stage bin=$1
-    # The binaries come along, or a checkout below /run or /var/lib would be out of sight.
+    # Copy the binaries: a checkout below /run or /var/lib would be hidden by the mounts.
     stage=$(mktemp -d)
     mount -n -t tmpfs -o mode=755 tmpfs "$stage"
     mkdir -- "$stage/bin"
@@ -136,7 +136,7 @@ clean_up() {
     exit "$status"
 }
 
-# Answers with the address and the MAC of the asked one's own eth0, to whoever connects.
+# A program that prints the address and the MAC of its own eth0.
 write_eth0() {
     cat >/run/bin/eth0 <<'END'
 #!/bin/sh
@@ -148,10 +148,10 @@ END
     chmod +x /run/bin/eth0
 }
 
-# field NAME: the values of a field in the JSON on stdin, a line each.
+# field NAME: print the values of a field in the JSON on stdin, one a line.
 field() { sed -n 's/^ *"'"$1"'": "\{0,1\}\([^",]*\)"\{0,1\},\{0,1\}$/\1/p'; }
 
-# in_b COMMAND: has member B, a shell in pod web, run a command; prints what that printed.
+# in_b COMMAND: run a command in member B, a shell in pod web, and print its output.
 in_b() {
     local answer
     printf '%s; printf "\\0"\n' "$1" >&"$b_in"
@@ -159,8 +159,8 @@ in_b() {
     printf '%s' "${answer%$'\n'}"
 }
 
-# ask HOST PORT: a command for in_b that connects (again and again while nobody listens yet) and
-# prints the answer.
+# ask HOST PORT: print a command for in_b that connects (retrying until the server listens) and prints the
+# reply.
 ask() {
     printf 'for _ in {1..50}; do { exec 3<>/dev/tcp/%s/%s; } 2>/dev/null && { cat <&3; exec 3>&-; break; }; sleep 0.1; done' "$1" "$2"
 }
@@ -182,17 +182,17 @@ show() {
         die "FAILED: the pods' addresses are \"$address\" and \"$db_address\""
 
     title "Two processes join pod web"
-    tell "A answers on 127.0.0.1:8080 with the address and MAC of its eth0; B is a shell, at work in"
+    tell "A answers on 127.0.0.1:8080 with the address and MAC of its eth0; B is a shell that stays in"
     tell "the pod until the end."
     write_eth0
     shown exec pausectl pod exec web -- socat TCP-LISTEN:8080,bind=127.0.0.1,reuseaddr,fork EXEC:/run/bin/eth0 &
     member_a=$!
-    disown "$member_a" # its end is no news to bash
+    disown "$member_a" # or bash reports its end
     coproc B { exec pausectl pod exec web -- bash; }
     disown "$B_PID"
-    exec {b_out}<&"${B[0]}" {b_in}>&"${B[1]}" # bash keeps its own two from subshells
+    exec {b_out}<&"${B[0]}" {b_in}>&"${B[1]}" # bash closes its own two in subshells
     expect "eth0 of B, as the CNI result has it" "$address $mac" "$(in_b eth0)"
-    expect "eth0 of A, which told B over 127.0.0.1" "$address $mac" "$(in_b "$(ask 127.0.0.1 8080)")"
+    expect "eth0 of A, as A tells B over 127.0.0.1" "$address $mac" "$(in_b "$(ask 127.0.0.1 8080)")"
 
     title "From one pod to the other"
     shown exec pausectl pod exec db -- socat TCP-LISTEN:5432,reuseaddr,fork EXEC:/run/bin/eth0 &
@@ -204,13 +204,13 @@ show() {
     title "A dies (kill -9), the network stays"
     kill -KILL "$member_a"
     expect_end "$member_a"
-    expect "127.0.0.1:8080 in the pod" "nobody there" \
-        "$(in_b '(: <>/dev/tcp/127.0.0.1/8080) 2>/dev/null && echo A || echo nobody there')"
+    expect "127.0.0.1:8080 in the pod" "refused" \
+        "$(in_b '(: <>/dev/tcp/127.0.0.1/8080) 2>/dev/null && echo A || echo refused')"
     expect "eth0 of B" "$address $mac" "$(in_b eth0)"
     result=$(in_b "$(ask "${db_address%/*}" 5432)")
     expect "B in web asks db again" "$db_address" "${result% *}"
 
-    title "Away with it"
+    title "Remove the pods"
     shown pausectl pod rm --force web db
     expect "pods" "no pods" "$(pausectl pod ls)"
     expect "veths on the host" 0 "$(ip -o link show type veth | wc -l)"
@@ -218,11 +218,12 @@ show() {
     for pid in "${pauses[@]}"; do
         expect_end "$pid"
     done
-    title "All of it was as promised"
-    tell "Next: README.md, and $bin/pausectl --help"
+    title "Everything was as expected"
+    tell "Next: src/docs/README.md, and $bin/pausectl --help"
 }
 
 main() {
+    help_if_asked "$@"
     bold='' green='' plain=''
     if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
         bold=$'\e[1m' green=$'\e[32m' plain=$'\e[0m'
@@ -231,7 +232,7 @@ main() {
     --inside) inside "$2" ;;
     '') outside ;;
     *)
-        say "use: scripts/quickstart.sh"
+        say "use: scripts/quickstart.sh [--help]"
         exit 2
         ;;
     esac

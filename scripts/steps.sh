@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Steps of a script that a person follows: each is announced, can be printed instead of done, and says
-# what to do when it fails.
+# Numbered steps for a script: each is announced, can be printed instead of run, and says what to do when it
+# fails.
 #
 # Use: `source` this file after `set -euo pipefail`, then
 #
 #   dry_run=true                print the steps and do nothing
-#   step WHAT HINT COMMAND...   one step; when COMMAND fails, the script ends
-#   skip WHAT WHY               a step that makes no sense here
-#   value OPTION VALUE          print the value of an option, or end
-#   wrong ARGUMENT              the end of a wrong usage
-#   done_with WORDS             the last line
+#   step WHAT HINT COMMAND...   run one step; when COMMAND fails, the script ends
+#   skip WHAT WHY               a step that does not apply here
+#   value OPTION VALUE          print the value of an option; without one, end
+#   wrong ARGUMENT              end with "unknown argument"
+#   done_with WORDS             print the last line
 
 dry_run=false
 steps=0
@@ -20,7 +20,7 @@ step() {
     steps=$((steps + 1))
     printf '%2d. %s\n' "$steps" "$what"
     if $dry_run; then
-        declare -F "$1" >/dev/null || shown "$@" # what a function of the script does is its WHAT
+        declare -F "$1" >/dev/null || shown "$@" # a function of the script is described by WHAT alone
         return
     fi
     if ! command -v "$1" >/dev/null; then
@@ -45,7 +45,7 @@ stop() {
     exit 1
 }
 
-# A command as it would be typed.
+# Print a command as it would be typed.
 shown() {
     local word line=
     for word; do

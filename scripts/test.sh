@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
 # Runs every test, on a Debian or Ubuntu machine that has Rust and nothing else yet.
 #
-# Use: scripts/test.sh [ARGUMENT OF cargo test]...        e.g. scripts/test.sh --test crash
+# Use: scripts/test.sh [ARGUMENT OF cargo test]...        for example scripts/test.sh --test crash
 #      scripts/test.sh --setup                            packages and peers only, no tests
 #
-# Installs the Debian packages that are missing (as root), or names them. The tests need to be root,
-# for they make networks; whatever they make is in namespaces of their own, and the machine stays as
-# it is. Anyone else becomes root in a user namespace first, where nothing but tests can see it.
+# Installs missing Debian packages (as root) or names them (otherwise). The tests make networks, so they
+# need root; everything they make is in namespaces of their own, and the machine stays as it is. If you are
+# not root, they run in a user namespace.
 #
-# The real clients and peers that pausenet is tested with (cnitool, Docker, podman, Kubernetes, the
-# reference plugins) come from Debian too; see scripts/lab/. A test that cannot run here says so in a
-# line with SKIPPED and why. With CI=true that is a failure, unless it is the kernel that lacks something.
+# The clients and peers that pausenet is tested with (cnitool, Docker, podman, Kubernetes, the reference
+# plugins) come from Debian too; see scripts/README.md. A test that cannot run here prints a line with SKIPPED
+# and the reason. With CI=true that is a failure, unless the kernel lacks a feature.
 
 set -euo pipefail
 # shellcheck source=lab/lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lab/lib.sh"
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# What no test can do without: a linker for Rust, and the tools that the tests themselves call.
+# What every test needs: a linker for Rust, and the tools that the tests themselves run.
 NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
-# What tests of single clients and peers use; without it (and without root) they are skipped.
+# What tests with clients and peers need; a user who is not root and lacks them skips those tests.
 LAB=(iptables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
     debian-archive-keyring xz-utils dpkg-dev podman runc busybox-static jq
     make rsync bsdmainutils openssl)
@@ -33,7 +33,7 @@ packages() {
     say "missing packages; do: sudo apt-get install --no-install-recommends $all"
     lab__missing "${NEEDED[@]}"
     ((${#missing[@]} == 0)) || exit 1
-    say "going on without them: the tests that need them are skipped"
+    say "continuing without them: the tests that need them are skipped"
 }
 
 rust() {
@@ -41,8 +41,8 @@ rust() {
     command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs"
 }
 
-# peer VARIABLE SCRIPT ARG...: the tests find a peer by this variable; empty means that it is not to
-# be had. Asked for here, since in a user namespace nothing can be installed.
+# peer VARIABLE SCRIPT ARG...: set the variable by which tests find a peer; empty means unavailable. This
+# happens here because nothing can be installed in a user namespace.
 peer() {
     local variable=$1 path
     shift
@@ -51,7 +51,7 @@ peer() {
     export "$variable=$path"
 }
 
-# Builds the programs that the tests run, and prints their folder.
+# Build the programs that the tests run, and print their folder.
 programs() {
     local messages
     messages=$(cargo build --locked "${what[@]}" --bins --message-format=json-render-diagnostics)
@@ -60,7 +60,7 @@ programs() {
     printf '%s\n' "$messages"
 }
 
-# Sets `become_root` to the command that runs another as root over networks and mounts.
+# Set `become_root` to the command that runs another as root of network and mount namespaces.
 namespaces() {
     become_root=()
     ((EUID != 0)) || return 0
@@ -69,17 +69,17 @@ namespaces() {
     problem=$("${become_root[@]}" sh -c 'mount -t tmpfs tmpfs /run && ip link set lo up' 2>&1) && return
     say "this machine does not let you make user namespaces: ${problem##*$'\n'}"
     if [[ $(sysctl_value kernel.apparmor_restrict_unprivileged_userns) == 1 ]]; then
-        say "AppArmor forbids them (Ubuntu's default); until the next boot, this allows them:"
+        say "AppArmor forbids them (the default on Ubuntu); to allow them until the next boot:"
         say "  sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     elif [[ $(sysctl_value kernel.unprivileged_userns_clone) == 0 ]]; then
-        say "until the next boot, this allows them: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+        say "to allow them until the next boot: sudo sysctl -w kernel.unprivileged_userns_clone=1"
     fi
-    die "or run it as root: sudo env PATH=\"\$PATH\" HOME=\"\$HOME\" scripts/test.sh"
+    die "or run the tests as root: sudo env PATH=\"\$PATH\" HOME=\"\$HOME\" scripts/test.sh"
 }
 
 sysctl_value() { cat "/proc/sys/${1//.//}" 2>/dev/null || true; }
 
-# totals LOG: sets passed, failed and ignored from the lines of all test programs.
+# totals LOG: set passed, failed and ignored from the results of all test programs.
 totals() {
     read -r passed failed ignored < <(
         sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$1" |
@@ -89,6 +89,7 @@ totals() {
 
 main() {
     local start=$SECONDS built status=0 passed failed ignored skipped become_root log
+    help_if_asked "$@"
     packages
     [[ ${1-} == --setup ]] || rust
     namespaces
@@ -104,7 +105,7 @@ main() {
     fi
     [[ ${1-} != --setup ]] || return 0
 
-    # Built outside of the user namespace, which has no network to fetch crates from.
+    # Build outside the user namespace, which has no network to fetch crates from.
     local what=(--workspace)
     cargo test --locked --no-run "${what[@]}" "$@"
     PAUSENET_PROGRAMS=$(programs)
@@ -112,17 +113,17 @@ main() {
     built=$SECONDS
 
     log=$(mktemp)
-    # shellcheck disable=SC2064 # now: it is a local
+    # shellcheck disable=SC2064 # expand now: it is a local
     trap "rm -f -- '$log'" EXIT
     "${become_root[@]}" cargo test --locked --offline --no-fail-fast "${what[@]}" "$@" 2>&1 </dev/null | tee "$log" || status=1
 
     totals "$log"
     skipped=$(grep -c '^SKIPPED ' "$log" || true)
-    # The test harness counts a test that ended early as passed.
+    # The test harness counts a test that returns early as passed.
     passed=$((passed - skipped))
     skipped=$((skipped + ignored))
     if ((status != 0 && failed == 0)); then
-        failed=1 # a program that did not get as far as its result
+        failed=1 # a test program that ended before it printed a result
     fi
     printf '\nbuilt in %d s, ran in %d s' $((built - start)) $((SECONDS - built))
     ((EUID == 0)) || printf ', in a user namespace'

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# Prints the path of a working cnitool, libcni's own command line client: the runtime's side of CNI,
-# for tests that want a real one.
+# Prints the path of a working cnitool, libcni's own command-line client: the runtime's side of CNI.
 #
 # Use: scripts/lab/cnitool.sh [1.1|1.3]
 #
-#   1.3   (default) of Debian sid: CNI 1.1.0, with gc and status
-#   1.1   of Debian bookworm: CNI 1.0.0
+#   1.3   (default) from Debian sid: CNI 1.1.0, with gc and status
+#   1.1   from Debian bookworm: CNI 1.0.0
 #
 # Then, as root:
 #   NETCONFPATH=DIR CNI_PATH=PLUGINS "$(scripts/lab/cnitool.sh)" add NETWORK /run/netns/NAME
 #
-# Built from upstream's release in Debian's source package golang-github-appc-cni (Debian's patches
-# concern its tests and its Go API only), static, and kept in the lab's cache (see lib.sh).
-# 1.1 is built with the machine's golang-go; 1.3 needs a newer Go than bookworm's, so sid's is
-# unpacked for the build, and removed afterwards.
+# It is built, statically, from upstream's release in Debian's source package golang-github-appc-cni
+# (Debian's patches change only tests and the Go API), and kept in the lab's cache (see lib.sh). 1.1 is built
+# with the machine's golang-go. 1.3 needs a newer Go than bookworm's, so sid's is unpacked for the build and
+# removed afterwards.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -31,7 +30,7 @@ build_cnitool() {
     1.3)
         source=$(sid_upstream golang-github-appc-cni)
         local go=1.26
-        if ! sid_depends "golang-$go-go" >/dev/null; then # sid has moved on: its default then
+        if ! sid_depends "golang-$go-go" >/dev/null; then # sid has moved on: take its default
             go=$(sid_depends golang-go | sed -n 's/^golang-\([0-9.]*\)-go$/\1/p')
         fi
         sid_unpack "$work/deb" "golang-$go-go" "golang-$go-src" \
@@ -55,11 +54,9 @@ build_cnitool() {
 }
 
 main() {
+    help_if_asked "$@"
     local version=${1:-1.3} target
-    if (($# > 1)) || [[ $version != 1.1 && $version != 1.3 ]]; then
-        say "use: cnitool.sh [1.1|1.3]"
-        exit 2
-    fi
+    [[ $# -le 1 && ($version == 1.1 || $version == 1.3) ]] || usage
     target=$(lab_dir)/cnitool-$version
     lab_once "$target" build_cnitool "$version"
     printf '%s\n' "$target/cnitool"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# docker-compose, to see compose files at work with the daemon of docker.sh.
+# Prints the path of docker-compose, to run compose files with the daemon of docker.sh.
 #
-# Use: scripts/lab/compose.sh    print the program
+# Use: scripts/lab/compose.sh
 #
-# It is Debian bookworm's 1.29, unpacked in the lab's cache (see lib.sh) with the Python packages that
-# it needs.
+# It is Debian bookworm's 1.29, unpacked in the lab's cache (see lib.sh) with the Python packages that it
+# needs.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -17,14 +17,15 @@ make_compose() {
         python3-{charset-normalizer,websocket,yaml,six,packaging,pkg-resources,setuptools}
     cp -r -- "$work/usr/lib/python3/dist-packages" "$out/packages"
     cp -- "$work/usr/bin/docker-compose" "$out/program"
-    # shellcheck disable=SC2016 # the program's own words
+    # shellcheck disable=SC2016 # expanded by the program
     printf '%s\n' '#!/bin/sh' 'here=$(dirname -- "$0")' \
         'PYTHONPATH=$here/packages exec /usr/bin/python3 "$here/program" "$@"' >"$out/docker-compose"
     chmod 755 -- "$out/docker-compose"
     "$out/docker-compose" version >&2 || die "docker-compose does not run on this machine"
 }
 
-(($# == 0)) || { sed -n '2,/^# shellcheck/{/^# shellcheck/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+help_if_asked "$@"
+(($# == 0)) || usage
 target=$(lab_dir)/docker-compose
 lab_once "$target" make_compose
 printf '%s\n' "$target/docker-compose"

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# A containerd of one's own, for who speaks CRI to it: kubelet, or a test.
+# Runs a private containerd, for a kubelet or a test that speaks CRI.
 #
 # Use: scripts/lab/containerd.sh tools [1.6|2.1]   print a folder with containerd, its shim, ctr and runc
 #      scripts/lab/containerd.sh run [1.6|2.1] COMMAND...
 #
-#   1.6   (default) of Debian bookworm: CRI v1 and v1alpha2, CNI up to 1.0.0
-#   2.1   of Debian sid: CRI v1, CNI up to 1.1.0, with STATUS
+#   1.6   (default) from Debian bookworm: CRI v1 and v1alpha2, CNI up to 1.0.0
+#   2.1   from Debian sid: CRI v1, CNI up to 1.1.0, with STATUS
 #
-# `run` starts it in the caller's network and mount namespaces, which have to be the caller's own and
-# where scripts/lab/kubernetes.sh machine has made folders to write to; starts it again when it ends;
-# runs COMMAND with CONTAINER_RUNTIME_ENDPOINT and PATH set to use it, CONTAINERD_HOME with what it says,
-# and leaves nothing behind. Its sandboxes run the image pausenet/pause, and the network is what
-# /etc/cni/net.d and /opt/cni/bin say.
-# To load an image: ctr -n k8s.io images import FILE.
+# `run` starts it in the caller's network and mount namespaces, which must not be the machine's, and in which
+# `scripts/lab/kubernetes.sh machine` has made folders to write to. It starts containerd again whenever it
+# ends, runs COMMAND with CONTAINER_RUNTIME_ENDPOINT and PATH set to use it and CONTAINERD_HOME set to the
+# folder with its log, and leaves nothing behind. Its sandboxes run the image pausenet/pause; the network is
+# what /etc/cni/net.d and /opt/cni/bin say. To load an image: ctr -n k8s.io images import FILE.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -25,7 +24,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 tools() {
     local target
     case $1 in
-    1.6) "$here/docker.sh" tools ;; # Docker brings it along
+    1.6) "$here/docker.sh" tools ;; # it comes with Docker
     2.1)
         target=$(lab_dir)/containerd-2.1
         lab_once "$target" make_tools "$("$here/docker.sh" tools)"
@@ -34,7 +33,7 @@ tools() {
     esac
 }
 
-# make_tools OUT WORK BOOKWORM: sid's containerd runs on bookworm as it is; its runc does not.
+# make_tools OUT WORK BOOKWORM: sid's containerd runs on bookworm; its runc does not.
 make_tools() {
     local out=$1 work=$2 bookworm=$3 program
     sid_unpack "$work" containerd
@@ -58,7 +57,7 @@ run() {
     place_live "$@"
 }
 
-# It answers before its plugin for CRI does.
+# containerd answers before its CRI plugin does.
 is_ready() {
     ctr plugins list | awk '/[ .]cri |grpc.v1 +cri/ && $NF == "ok" { ok = 1 } END { exit !ok }'
 }
@@ -106,6 +105,7 @@ conf_dir = "/etc/cni/net.d"
 END
 }
 
+help_if_asked "$@"
 verb=${1-}
 version=1.6
 case $verb in

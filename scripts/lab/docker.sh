@@ -1,27 +1,25 @@
 #!/usr/bin/env bash
-# A Docker daemon of one's own, and images for it: Docker as it is, without touching the machine's.
+# Runs a private Docker daemon, and makes images for it, without touching the machine's Docker.
 #
 # Use: scripts/lab/docker.sh tools    print a folder with docker, dockerd, containerd, ctr and runc
-#      scripts/lab/docker.sh images   print a file for `docker load`: the images of the lab
+#      scripts/lab/docker.sh images   print the path of a file for `docker load`: the images of the lab
 #      scripts/lab/docker.sh run [--bridge none | --ip6tables] [--live-restore] COMMAND...
 #
-# `run` starts a daemon in the caller's network and mount namespaces, which have to be the caller's
-# own; runs COMMAND with DOCKER_HOST and PATH set to use it; and leaves nothing behind when COMMAND
-# ends or a signal comes: no container, process, mount, cgroup or file. Without `--bridge none` the
-# daemon makes docker0 in that network, and its rules; with `--ip6tables` those for IPv6 too. The
-# signal USR1 has it restarted, as an upgrade would; with `--live-restore` containers live through
-# that. To look around:
+# `run` starts a daemon in the caller's network and mount namespaces, which must not be the machine's, and
+# runs COMMAND with DOCKER_HOST and PATH set to use it. When COMMAND ends or a signal arrives, it leaves
+# nothing behind: no container, process, mount, cgroup or file. Without `--bridge none` the daemon makes
+# docker0 and its rules in that network; with `--ip6tables` those for IPv6 too. The signal USR1 restarts the
+# daemon, as an upgrade would; with `--live-restore` containers survive that. To look around:
 #
 #   sudo unshare --net --mount scripts/lab/docker.sh run bash
 #   docker load -i "$(scripts/lab/docker.sh images)"
 #
-# The programs are of Debian bookworm's packages (Docker 20.10), unpacked in the lab's cache (see
-# lib.sh): installed, they would start a daemon on the machine. The images stand in for those that
-# everybody can pull by these names, and behave like them as far as tests and pages see it. The first
-# two are one small Debian:
+# The programs come from Debian bookworm's packages (Docker 20.10), unpacked in the lab's cache (see lib.sh):
+# installed, they would start a daemon on the machine. The images stand in for the public ones of the same
+# names, and behave like them as far as tests and pages use them. The first two are one small Debian:
 #
-#   hwchiu/netutils:latest   has an entrypoint that greets and sleeps, whatever its arguments are (other
-#                            programs: `--entrypoint`, `exec`); has ifconfig, ping, ip, wget, bash
+#   hwchiu/netutils:latest   an entrypoint that greets and sleeps, whatever its arguments (run other
+#                            programs with `--entrypoint` or `exec`); has ifconfig, ping, ip, wget, bash
 #   nginx:latest             serves "Welcome to nginx!" on port 80
 #   busybox:latest           a shell, unless another command is given
 
@@ -57,7 +55,7 @@ make_tools() {
 
 images() {
     local target
-    target=$(lab_dir)/docker-images-2 # another number for other images, or old caches would do
+    target=$(lab_dir)/docker-images-2 # raise the number when the images change, or old caches are used
     lab_once "$target" make_images
     printf '%s\n' "$target/images.tar"
 }
@@ -68,14 +66,14 @@ make_images() {
     need_packages debootstrap debian-archive-keyring wget busybox-static
     mirror=$(bookworm_mirror)
     say "bookworm: making an image, once, with debootstrap from $mirror"
-    # In namespaces of its own, so that what it mounts and runs ends with it.
+    # In namespaces of its own, so that its mounts and processes end with it.
     unshare --mount --pid --fork --kill-child debootstrap --variant=minbase \
         --include=nginx-light,wget,net-tools,iputils-ping,iproute2 bookworm "$root" "$mirror" >"$work/log" ||
         { tail -n 20 "$work/log" "$root/debootstrap/debootstrap.log" >&2 && die "debootstrap failed"; }
     rm -rf -- "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* \
         "$root"/usr/share/{doc,info,locale,man}/*
     mkdir -p -- "$root/var/log/nginx"
-    # The real one's goes on greeting.
+    # The real entrypoint greets again and again.
     printf '%s\n' 'echo "Hello! 0 secs elapsed..."' 'exec sleep infinity' >"$root/entrypoint.bash"
     mkdir -p -- "$box/bin" "$box/etc" "$box/tmp"
     cp -- /bin/busybox "$box/bin"
@@ -96,13 +94,13 @@ make_images() {
     tar -C "$image" -cf "$out/images.tar" manifest.json {netutils,nginx,busybox}.json {debian,busybox}.tar
 }
 
-# layer NAME ROOT: what is in a folder, as a layer of images.
+# layer NAME ROOT: make a layer from a folder.
 layer() {
     tar -C "$2" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner -c . \
         >"$image/$1.tar"
 }
 
-# image_config LAYER NAME WHAT: the JSON of an image, in its file.
+# image_config LAYER NAME WHAT: write the JSON of an image.
 image_config() {
     local diff
     diff=$(sha256sum <"$image/$1.tar")
@@ -121,7 +119,7 @@ run() {
         case $1 in
         --bridge) [[ ${2-} == none ]] || usage && options+=(--bridge none) && shift 2 ;;
         --live-restore) options+=(--live-restore) && shift ;;
-        --ip6tables) options+=(--experimental --ip6tables) && shift ;; # Docker 20.10 asks for both
+        --ip6tables) options+=(--experimental --ip6tables) && shift ;; # Docker 20.10 needs both
         --) shift && break ;;
         *) usage ;;
         esac
@@ -132,7 +130,7 @@ run() {
     place_open docker
     trap 'kill "$(<"$home/pid")"' USR1
 
-    # Docker and containerd make these, whatever they are told.
+    # Docker and containerd make these, whatever their options say.
     for folder in /run/docker /run/containerd /opt/containerd; do
         [[ -e $folder ]] || new+=("$folder")
     done
@@ -151,6 +149,7 @@ run() {
     place_live "$@"
 }
 
+help_if_asked "$@"
 (($#)) || usage
 verb=$1
 shift

@@ -1,37 +1,37 @@
 #!/usr/bin/env bash
-# A Kubernetes of one's own: etcd, the API server and the controllers, and machines with a kubelet.
+# Runs a private Kubernetes: etcd, the API server and the controllers, and machines with a kubelet.
 #
-# Use: scripts/lab/kubernetes.sh tools      print a folder with the programs, etcd among them
+# Use: scripts/lab/kubernetes.sh tools      print a folder with the programs, including etcd
 #      scripts/lab/kubernetes.sh control-plane [--dual-stack] COMMAND...
 #      scripts/lab/kubernetes.sh machine --name NAME --address ADDRESS [--keep DIR] COMMAND...
 #      scripts/lab/kubernetes.sh node [--dual-stack] [--kube-proxy] COMMAND...
 #
-# The parts are put together on the command line. Each runs COMMAND once it is ready, and leaves
-# nothing behind when COMMAND ends or a signal comes. A node with containerd, to look around:
+# Combine the parts on the command line. Each runs COMMAND once it is ready, and leaves nothing behind when
+# COMMAND ends or a signal arrives. A node with containerd, to look around:
 #
 #   sudo unshare --net --mount bash
 #   cd scripts/lab
 #   ./kubernetes.sh control-plane ./kubernetes.sh machine --name node1 --address 192.168.77.1 \
 #       ./containerd.sh run ./kubernetes.sh node bash
 #
-# and with Docker, `./docker.sh run --bridge none` instead of `./containerd.sh run`.
+# and for Docker, `./docker.sh run --bridge none` instead of `./containerd.sh run`.
 #
-# `control-plane` runs in the caller's network and mount namespaces, which have to be the caller's own.
-# It makes a bridge lab0 there, with 192.168.77.254: the network that joins the machines. COMMAND finds
-# KUBECONFIG (an administrator's) and kubectl in its environment, and KUBE_HOME, a folder with what each
-# program says (NAME.log), audit.log, and kubeconfigs of node1, node2, node3 and kube-proxy. RBAC is on.
+# `control-plane` runs in the caller's network and mount namespaces, which must not be the machine's. There it
+# makes the bridge lab0 with 192.168.77.254: the network between the machines. COMMAND gets KUBECONFIG (an
+# administrator's), kubectl, and KUBE_HOME: a folder with each program's log (NAME.log), audit.log, and
+# kubeconfigs of node1, node2, node3 and kube-proxy. RBAC is on.
 #
-# `machine` runs COMMAND in namespaces of its own, on a cable to lab0. Its /run, /var/lib, /var/log and
-# /opt are empty, /etc is a copy: a machine just installed. With --keep, /var/lib is DIR and stays, as
+# `machine` runs COMMAND in namespaces of its own, with a veth pair to lab0. Its /run, /var/lib, /var/log and
+# /opt are empty and /etc is a copy, as on a new machine. With --keep, /var/lib is DIR and stays, as it does
 # over a reboot. `node` runs kubelet in a machine, with the runtime that DOCKER_HOST or
-# CONTAINER_RUNTIME_ENDPOINT names; the network is what /etc/cni/net.d and /opt/cni/bin say. Its folder
-# is NODE_HOME.
+# CONTAINER_RUNTIME_ENDPOINT names; the network is what /etc/cni/net.d and /opt/cni/bin say. Its folder is
+# NODE_HOME.
 #
-# Whatever of this ends is started again, as an init would, but not while there is a file NAME.hold in
-# the folder, for example kube-apiserver.hold.
+# Daemons that end are started again, as by an init, unless the folder has a file NAME.hold, for example
+# kube-apiserver.hold.
 #
-# The programs are built from Debian bookworm's source package (Kubernetes 1.20, whose kubelet still
-# speaks to Docker), once, in some minutes, and kept in the lab's cache (see lib.sh).
+# The programs are built once from Debian bookworm's source package (Kubernetes 1.20, whose kubelet still
+# supports Docker), which takes some minutes, and kept in the lab's cache (see lib.sh).
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -50,7 +50,7 @@ tools() {
     printf '%s\n' "$target"
 }
 
-# make_tools OUT WORK PROGRAM...: what Debian bookworm has of Kubernetes, and the etcd to go with it.
+# make_tools OUT WORK PROGRAM...: build Debian bookworm's Kubernetes, and unpack its etcd.
 make_tools() {
     local out=$1 work=$2 tree=$2/tree version flags=() package program
     shift 2
@@ -90,7 +90,7 @@ make_tools() {
 ADDRESS=192.168.77.254
 PODS=10.244.0.0/16 SERVICES=10.96.0.0/16
 PODS6=fd00:10:244::/56 SERVICES6=fd00:10:96::/112
-LAB6=fd00:77:: # the last part of a machine's IPv4 address comes behind it
+LAB6=fd00:77:: # followed by the last part of a machine's IPv4 address
 
 control_plane() {
     local pods=$PODS services=$SERVICES features=IPv6DualStack=false
@@ -124,7 +124,7 @@ control_plane() {
         --kubelet-preferred-address-types InternalIP \
         --audit-policy-file "$home/audit.yaml" --audit-log-path "$home/audit.log"
     place_await 'the API server' is_up
-    # The one of nodes' addresses sleeps ten seconds before it begins, and would have the others wait.
+    # nodeipam sleeps ten seconds before it starts, and would delay the other controllers.
     place_keep kube-controller-manager-nodeipam kube-controller-manager "${own[@]}" --leader-elect=false \
         --controllers nodeipam --port 0 --secure-port 0 --feature-gates "$features" \
         --allocate-node-cidrs --cluster-cidr "$pods" --service-cluster-ip-range "$services"
@@ -134,15 +134,15 @@ control_plane() {
         --node-monitor-period 1s --node-monitor-grace-period 8s \
         --flex-volume-plugin-dir "$home/volume-plugins"
     place_keep kube-scheduler kube-scheduler "${own[@]}" --leader-elect=false
-    # What no pod can be made without.
+    # Pods cannot be made without it.
     place_await 'the default service account' kubectl get serviceaccount default -o 'jsonpath={.secrets[0].name}'
     place_live "$@"
 }
 
-# kubectl takes a tenth of a second to find that nobody listens.
+# First try the port: kubectl takes a tenth of a second to fail.
 is_up() { (: <"/dev/tcp/$ADDRESS/6443") && kubectl get --raw /readyz; }
 
-# write_identities URL: the certificate is the API server's own making, the rest are tokens.
+# write_identities URL: the API server makes its own certificate; clients have tokens.
 write_identities() {
     local user token
     openssl genrsa -out "$home/key.pem" 2048 2>/dev/null
@@ -210,7 +210,7 @@ inside() {
     ip addr add "$LAB6${address##*.}/64" dev eth0 nodad
     ip link set eth0 up
     ip route add default via "$ADDRESS"
-    # kubelet asks which cloud it is in, and would wait for the answer.
+    # kubelet asks this address which cloud it is in, and would wait for a reply.
     ip route add unreachable 169.254.0.0/16
     printf 'nameserver 127.0.0.1\n' >/etc/resolv.conf
     place_live "$@"
@@ -229,7 +229,7 @@ node() {
         shift
     done
     (($#)) || usage
-    [[ -n ${MACHINE-} && -n ${KUBE_HOME-} ]] || die "a node is a machine with a control plane: see --help"
+    [[ -n ${MACHINE-} && -n ${KUBE_HOME-} ]] || die "a node needs a machine and a control plane: see --help"
     if [[ -n ${CONTAINER_RUNTIME_ENDPOINT-} ]]; then
         runtime=(--container-runtime remote --container-runtime-endpoint "$CONTAINER_RUNTIME_ENDPOINT")
     elif [[ -n ${DOCKER_HOST-} ]]; then
@@ -243,7 +243,7 @@ node() {
     export PATH NODE_HOME=$home
     shield_sysctls
     make_cgroups
-    # Copies: what names a folder is of the place that has it.
+    # Copies: a process whose command line names a folder is killed when that folder's script ends.
     cp -- "$KUBE_HOME/$MACHINE.kubeconfig" "$home/kubeconfig"
     cp -- "$KUBE_HOME/kube-proxy.kubeconfig" "$home"
     place_keep kubelet kubelet --kubeconfig "$home/kubeconfig" --hostname-override "$MACHINE" \
@@ -261,7 +261,7 @@ node() {
     place_live "$@"
 }
 
-# kubelet sets these for the whole machine. It may do so on files instead.
+# kubelet sets these sysctls for the whole machine; give it files to write to instead.
 shield_sysctls() {
     local key
     mkdir -- "$home/sysctl"
@@ -272,7 +272,7 @@ shield_sysctls() {
     done
 }
 
-# kubelet wants its cgroup in every hierarchy, ready for processes.
+# kubelet needs its cgroup in every hierarchy, ready for processes.
 make_cgroups() {
     local hierarchy file
     for hierarchy in /sys/fs/cgroup/*/; do
@@ -284,6 +284,7 @@ make_cgroups() {
     done
 }
 
+help_if_asked "$@"
 verb=${1-}
 shift || usage
 case $verb in

@@ -1,16 +1,18 @@
 # shellcheck shell=bash
-# What the lab's scripts share: packages, Debian's suites, and a cache that is never half full.
+# What the lab's scripts share: packages, Debian's suites, a cache whose entries are complete, and --help.
 #
-# The lab runs real clients and real peers against pausenet. All of them come from Debian, by the
-# machine's own mirror; whatever is unpacked or built is kept in one folder, outside the checkout:
+# The lab runs real clients and peers against pausenet. All of them come from Debian, through the machine's
+# own mirror; whatever is unpacked or built is kept in one folder, outside the checkout:
 #
 #   ${PAUSENET_LAB:-$HOME/.cache/pausenet-lab}
 #
 # Use: `source` this file from a script, then
 #
+#   help_if_asked ARG...          if the first ARG is --help or -h, print the script's first comment and exit
+#   usage                         print the same to stderr and exit with status 2: wrong usage
 #   lab_dir                       print the cache folder (made if missing)
 #   lab_once TARGET FUNC ARG...   make TARGET, a folder in the cache, once: see below
-#   need_packages PKG...          install what is missing (as root) or say how to (as anyone else)
+#   need_packages PKG...          install what is missing (as root) or say how to (otherwise)
 #   sid_get PKG...                print a folder with these packages of Debian sid unpacked together
 #   sid_unpack DIR PKG...         the same into a folder of yours, not cached
 #   sid_source PKG                print a folder with the source package, Debian's patches applied
@@ -18,17 +20,31 @@
 #   sid_depends PKG               print what the package depends on, a name a line; fails if sid has no PKG
 #   bookworm_get, bookworm_unpack...   all of these from Debian bookworm
 #   bookworm_mirror               print the URI of a mirror that has Debian bookworm
-#   say, die                      a line to stderr; die also ends the script
+#   say, die                      print a line to stderr; die also ends the script
 #
-# Answers go to stdout, everything else to stderr. What is cached stays until its folder is removed:
-# `rm -r` it to get the suite's current version. Folders printed from the cache are for reading:
-# copy a source tree before building in it, if the build writes there.
+# Results go to stdout, everything else to stderr. An entry of the cache stays until its folder is removed:
+# `rm -r` it to get the suite's current version. Do not write to folders in the cache: copy a source tree
+# before a build that writes there.
 
 set -euo pipefail
 shopt -s inherit_errexit
 
 say() { printf 'lab: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
+
+# The comment at the top of the running script, without the line of the interpreter.
+lab__help() { sed -n '2,$ { /^#/!q; /^# shellcheck/q; s/^# \{0,1\}//; p }' "$0"; }
+
+help_if_asked() {
+    [[ ${1-} == -h || ${1-} == --help ]] || return 0
+    lab__help
+    exit
+}
+
+usage() {
+    lab__help >&2
+    exit 2
+}
 
 lab_dir() {
     local dir=${PAUSENET_LAB:-${HOME:?set HOME or PAUSENET_LAB}/.cache/pausenet-lab}
@@ -38,14 +54,14 @@ lab_dir() {
 
 # --- once -----------------------------------------------------------------------------------------
 
-# lab_once TARGET FUNC ARG...: unless TARGET (an absolute path in lab_dir) exists, calls
-# `FUNC OUT WORK ARG...` with two empty folders, and renames OUT to TARGET when FUNC succeeded. So
-# what exists is complete. Of two at once, one works and the other waits and finds it done. On
-# failure or a signal both folders go away, and so do those that a killed run left behind.
+# lab_once TARGET FUNC ARG...: unless TARGET (an absolute path in lab_dir) exists, call
+# `FUNC OUT WORK ARG...` with two empty folders, and rename OUT to TARGET when FUNC has succeeded, so that
+# an existing TARGET is complete. Of two concurrent calls, one works and the other waits. On failure or a
+# signal both folders are removed, and so are those of a killed run.
 #
-# FUNC runs in a bash of its own, which knows this script's functions but only its exported
-# variables. There `set -e` holds, wherever lab_once was called (a function called as
-# `if f` or `f ||` otherwise goes on after an error), and one signal ends all that FUNC started.
+# FUNC runs in a bash of its own, which has this script's functions but only its exported variables. There
+# `set -e` holds, wherever lab_once was called (a function called as `if f` or `f ||` otherwise continues
+# after an error), and one signal ends everything that FUNC started.
 lab_once() {
     local target=$1
     [[ ! -e $target ]] || return 0
@@ -71,8 +87,8 @@ lab_once() {
     return "$status"
 }
 
-# A signal while lab_once waits: end the job, let it clean up, then let the signal do what it would
-# have done. (lab_once's variables are in sight.)
+# On a signal while lab_once waits: end the job, let it clean up, then let the signal take its usual effect.
+# (lab_once's variables are in scope.)
 lab__stop() {
     kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
@@ -89,7 +105,7 @@ lab__job() {
     name=${name//\//-}
     lab__lock lock "$lab" "$name"
     [[ ! -e $target ]] || exit 0
-    lab__tmp=$lab/.tmp/$name # the lock's holder is the only one to use this folder
+    lab__tmp=$lab/.tmp/$name # only the lock's holder uses this folder
     trap 'rm -rf -- "$lab__tmp"' EXIT
     trap 'exit 143' TERM
     trap 'exit 130' INT
@@ -99,9 +115,9 @@ lab__job() {
     mv -T -- "$lab__tmp/out" "$target"
 }
 
-# lab__need_outside WHY: ends where nothing can be fetched or installed: in a namespace without a
-# network, or a machine of the lab (kubernetes.sh), whose /var/lib knows of no packages. apt would try
-# for minutes, and then tell of the mirror.
+# lab__need_outside WHY: end where nothing can be fetched or installed: in a namespace without a network, or
+# in a machine of the lab (kubernetes.sh), whose /var/lib has no packages. apt would try for minutes, and
+# then blame the mirror.
 lab__need_outside() {
     # A route of any interface but lo; a kernel may have no IPv6.
     if [[ -s /var/lib/dpkg/status ]] &&
@@ -109,16 +125,16 @@ lab__need_outside() {
             < <(cat /proc/net/route /proc/net/ipv6_route 2>/dev/null); then
         return 0
     fi
-    die "$1, and here is no way to the packages that it comes from;" \
-        "leave the namespaces (exit) and first do: sudo scripts/test.sh --setup"
+    die "$1, and its packages cannot be fetched in here;" \
+        "leave the namespaces (exit) and first run: sudo scripts/test.sh --setup"
 }
 
-# lab__lock VAR LAB NAME: take the lock NAME; VAR becomes the file descriptor that holds it.
+# lab__lock VAR LAB NAME: take the lock NAME; set VAR to the file descriptor that holds it.
 lab__lock() {
     mkdir -p -- "$2/.locks"
     exec {lab__fd}>>"$2/.locks/$3"
     if ! flock -n "$lab__fd"; then
-        say "$3: another run is at it, waiting"
+        say "$3: another run holds the lock, waiting"
         flock "$lab__fd"
     fi
     printf -v "$1" %s "$lab__fd"
@@ -131,11 +147,11 @@ need_packages() {
     lab__missing "$@"
     ((${#missing[@]})) || return 0
     ((EUID == 0)) ||
-        die "missing packages: ${missing[*]}; do: sudo apt-get install --no-install-recommends ${missing[*]}"
+        die "missing packages: ${missing[*]}; run: sudo apt-get install --no-install-recommends ${missing[*]}"
     lab__need_outside "missing packages: ${missing[*]}"
     lab=$(lab_dir)
     lab__lock lock "$lab" apt-install
-    lab__missing "$@" # another run may have installed them meanwhile
+    lab__missing "$@" # another run may have installed them since
     if ((${#missing[@]} == 0)); then
         exec {lock}>&-
         return 0
@@ -144,7 +160,7 @@ need_packages() {
     say "installing ${missing[*]}"
     install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=600 "${missing[@]}")
     if ! lab__outside "${install[@]}" >"$log" 2>&1; then
-        say "the package lists may be missing or old: apt-get update"
+        say "the package lists may be missing or old: running apt-get update"
         { lab__outside apt-get update -q && lab__outside "${install[@]}"; } >"$log" 2>&1 || {
             cat -- "$log" >&2
             die "could not install ${missing[*]}"
@@ -154,7 +170,7 @@ need_packages() {
     exec {lock}>&-
 }
 
-# lab__missing PKG...: sets `missing` to those that are not installed.
+# lab__missing PKG...: set `missing` to those that are not installed.
 lab__missing() {
     local state package have=' '
     missing=()
@@ -166,8 +182,8 @@ lab__missing() {
     done
 }
 
-# lab__outside COMMAND...: in a session of its own, since a signal to this script must not stop dpkg
-# half way; and without our locks, which a daemon that a package starts would hold for ever.
+# lab__outside COMMAND...: run it in a session of its own, since a signal to this script must not stop dpkg
+# half way; and without our locks, which a daemon started by a package would hold for ever.
 lab__outside() (
     for fd in /proc/self/fd/*; do
         fd=${fd##*/}
@@ -238,7 +254,7 @@ lab__make_patched() {
     say "$suite: fetching the source of $package"
     lab__fetch "$suite" "$work" source --download-only --only-source "$package"
     rmdir -- "$out" # dpkg-source wants to make it
-    dpkg-source -q --no-check -x "$work"/*.dsc "$out" >&2 # apt has checked it against the signed list
+    dpkg-source -q --no-check -x "$work"/*.dsc "$out" >&2 # apt has verified it against the signed list
 }
 
 lab__make_upstream() {
@@ -262,8 +278,8 @@ lab__depends() {
     sed -n 's/^  Depends: //p' <<<"$answer"
 }
 
-# lab__fetch SUITE DIR ARG...: apt-get ARG... in DIR. Suites move on: where a file is gone from the
-# mirror, the lists are renewed and it is tried once more.
+# lab__fetch SUITE DIR ARG...: run apt-get ARG... in DIR. Suites move on: when it fails, because a file is
+# gone from the mirror, renew the lists and try once more.
 lab__fetch() {
     local suite=$1 dir=$2 lab lock log
     shift 2
@@ -283,14 +299,14 @@ lab__fetch() {
     exec {lock}>&-
 }
 
-# lab__lists LAB SUITE: have lists of the suite that are not older than a day.
+# lab__lists LAB SUITE: renew the suite's lists if they are older than a day.
 lab__lists() {
     [[ -z $(find "$1/apt/$2/updated" -mtime -1 2>/dev/null) ]] || return 0
     lab__update "$1" "$2"
 }
 
-# lab__update LAB SUITE: fetch the suite's lists of packages and sources, from the first of the
-# machine's mirrors that has it under the signature of Debian's archive.
+# lab__update LAB SUITE: fetch the suite's lists of packages and sources, from the first of the machine's
+# mirrors that has the suite with a signature of Debian's archive.
 lab__update() {
     local lab=$1 suite=$2 dir=$1/apt/$2 keyring uri
     need_packages debian-archive-keyring
@@ -298,8 +314,8 @@ lab__update() {
         [[ ! -e $keyring ]] || break
     done
     mkdir -p -- "$dir/lists" "$dir/cache"
-    # The machine's hooks after an update concern its own lists and cache, not these. No sandbox
-    # user: it could not enter a cache in a private home; signature and hashes are checked anyway.
+    # The machine's hooks around an update are for its own lists and cache, not for these. No sandbox user: it
+    # could not enter a cache in a private home; signature and hashes are checked anyway.
     cat >"$dir/apt.conf" <<END
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -328,12 +344,12 @@ END
     done
     rm -f -- "$dir/new.sources"
     [[ ! -e $dir/log ]] || cat -- "$dir/log" >&2
-    [[ -e $dir/updated ]] || die "$suite: none of this machine's apt sources is a Debian mirror that has it"
-    say "$suite: could not renew the package lists, going on with the old ones"
+    [[ -e $dir/updated ]] || die "$suite: none of the apt sources of this machine is a Debian mirror with this suite"
+    say "$suite: could not renew the package lists, continuing with the old ones"
 }
 
-# lab__apt LAB SUITE TOOL ARG...: an apt tool that sees the suite and nothing of the machine's lists.
-# Its proxies and credentials hold here too.
+# lab__apt LAB SUITE TOOL ARG...: run an apt tool with the suite's lists instead of the machine's. The
+# machine's proxies and credentials apply.
 lab__apt() {
     local dir=$1/apt/$2 tool=$3
     shift 3
@@ -341,9 +357,9 @@ lab__apt() {
         -o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache" "$@"
 }
 
-# lab__mirrors DIR: where the machine gets Debian from, the likeliest first. apt itself reads its
-# sources for us, in both their formats. With its lists fetched it knows what is Debian's; without,
-# whatever has a suite of its own (not -security, -updates and the like) is worth trying.
+# lab__mirrors DIR: print the URIs from which the machine gets Debian, the likeliest first. apt reads its
+# sources for us, in both formats. Once it has lists it knows which are Debian's; before that, every source
+# with a plain suite (no -security, -updates and the like) is worth a try.
 lab__mirrors() {
     mkdir -p -- "$1/none"
     {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prints a folder with the reference CNI plugins (bridge, ptp, host-local, portmap...): what pausenet
-# stands in for, what it is chained and compared with, and what it is measured against.
+# Prints a folder with the reference CNI plugins (bridge, ptp, host-local, portmap...), which pausenet replaces,
+# is chained with, compared with and measured against.
 #
 # Use: scripts/lab/peers.sh [bookworm|sid]
 #
-#   bookworm   (default) 1.1.1, of the machine's package containernetworking-plugins
+#   bookworm   (default) 1.1.1, the machine's package containernetworking-plugins
 #   sid        1.9.1 or newer, unpacked in the lab's cache (see lib.sh)
 
 # shellcheck source=lib.sh disable=SC1091
@@ -17,7 +17,7 @@ peers_from_sid() {
     check_plugins "$1"
 }
 
-# check_plugins DIR: they are there and answer.
+# check_plugins DIR: check that they exist and run.
 check_plugins() {
     local name answer
     for name in bridge ptp host-local loopback portmap; do
@@ -27,25 +27,23 @@ check_plugins() {
 }
 
 main() {
+    help_if_asked "$@"
     local suite=${1:-bookworm} target changed
     (($# <= 1)) || suite=
     case $suite in
     bookworm)
         need_packages containernetworking-plugins
         target=/usr/lib/cni
-        # Somebody may have put other plugins in their place, pausenet's among them.
+        # They may have been replaced, for example by pausenet.
         changed=$(dpkg --verify containernetworking-plugins | grep -F " $target/" || true)
-        [[ -z $changed ]] || die "not as the package containernetworking-plugins has them:"$'\n'"$changed"
+        [[ -z $changed ]] || die "changed since the package containernetworking-plugins was installed:"$'\n'"$changed"
         check_plugins "$target"
         ;;
     sid)
         target=$(lab_dir)/peers-sid
         lab_once "$target" peers_from_sid
         ;;
-    *)
-        say "use: peers.sh [bookworm|sid]"
-        exit 2
-        ;;
+    *) usage ;;
     esac
     printf '%s\n' "$target"
 }

@@ -1,30 +1,24 @@
 # shellcheck shell=bash
-# A place for daemons: one folder in memory, and an end that leaves nothing of it: no process, mount,
-# cgroup or file. In the caller's network and mount namespaces, which have to be the caller's own.
+# A place for daemons: one folder in memory, and an end that leaves nothing behind: no process, mount, cgroup
+# or file. It is in the caller's network and mount namespaces, which must not be the machine's.
 #
 # Use: `source` this file after lib.sh, then
 #
-#   place_open NAME               from here on `home` is the folder, and all of it goes on exit or signal
-#   place_folders [DIR]           /run, /var/lib, /var/log and /opt are empty, /etc is a copy to write on;
-#                                 with DIR, what is written under /var/lib stays there
+#   place_open NAME               make the folder, `home`; everything is removed on exit or a signal
+#   place_folders [DIR]           make /run, /var/lib, /var/log and /opt empty, and /etc a writable copy;
+#                                 with DIR, what is written under /var/lib is kept there
 #   place_mount OPTION... FOLDER  mount, until the end
-#   place_keep NAME COMMAND...    start a daemon, and again when it ends, as an init would, but not as
-#                                 long as there is a file $home/NAME.hold; its words are in NAME.log
-#   place_await WHAT COMMAND...   wait until COMMAND succeeds; if it does not, show the logs and end
+#   place_keep NAME COMMAND...    start a daemon, and again whenever it ends, as an init would, except while
+#                                 the file $home/NAME.hold exists; its output goes to $home/NAME.log
+#   place_await WHAT COMMAND...   wait until COMMAND succeeds; after three minutes, show the logs and end
 #   place_live COMMAND...         run COMMAND with the script's stdin, and exit with its status
-#   usage                         what stands at the top of the script that calls it; the end of wrong use
 #
-# `place_last` may be set to a command to run when all of this is gone.
+# `place_last` may be set to a command that runs when everything else is gone.
 #
-# What belongs to a place is known by the folder: its path is in a daemon's command line, and its name
-# (`name`) is the cgroup under which containers run.
+# A process belongs to a place if its command line contains the folder's path, or if it is in a cgroup under
+# the folder's name (`name`), where containers run.
 
 home='' name='' place_last=()
-
-usage() {
-    sed -n '4,/^# shellcheck/{/^# shellcheck/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[1]}" >&2
-    exit 2
-}
 
 place_open() {
     local kind
@@ -32,7 +26,7 @@ place_open() {
     [[ $(tr -s ' ' </proc/self/uid_map) == ' 0 0 4294967295' ]] || die "this needs root outside of user namespaces"
     for kind in net mnt; do
         [[ $(readlink "/proc/self/ns/$kind") != $(readlink "/proc/1/ns/$kind") ]] ||
-            die "this is the machine's own network; do: unshare --net --mount ${BASH_SOURCE[1]} ..."
+            die "this is the machine's own network; run: unshare --net --mount ${BASH_SOURCE[1]} ..."
     done
     home=$(mktemp -d -t "pausenet-$1.XXXXXX")
     name=${home##*/}
@@ -42,12 +36,12 @@ place_open() {
     trap 'exit 130' INT
     trap 'exit 143' TERM
     exec {place__input}<&0 </dev/null
-    mount -t tmpfs -o mode=0755 tmpfs "$home" # a disk takes seconds to forget an image
+    mount -t tmpfs -o mode=0755 tmpfs "$home" # removing an image from a disk takes seconds
 }
 
 place_folders() {
     local folder
-    mount --make-rshared / # as an init does: what kubelet mounts has to reach containers
+    mount --make-rshared / # as an init does, so that kubelet's mounts reach containers
     for folder in /run /var/lib /var/log /opt; do
         if [[ $folder == /var/lib && -n ${1-} ]]; then
             place_mount --bind "$1" "$folder"
@@ -64,13 +58,13 @@ place_mount() {
     place__mounts=("${!#}" "${place__mounts[@]}")
 }
 
-# In a session of its own: a key pressed in a terminal must not end a daemon before what it looks after.
+# In a session of its own: Ctrl-C in a terminal must not end a daemon before its containers.
 place_keep() {
     local log=$home/$1.log hold=$home/$1.hold
     shift
     while :; do
         [[ -e $hold ]] || setsid "$@" || true
-        sleep 0.1 # a daemon that cannot start must not take the whole machine
+        sleep 0.1 # a daemon that cannot start must not take all processors
     done >>"$log" 2>&1 {place__input}<&- &
     place__daemons+=($!)
 }
@@ -83,7 +77,7 @@ place_await() {
             for log in "$home"/*.log; do
                 printf '%s:\n' "$log" && tail -n 15 -- "$log" | cut -c -300
             done >&2
-            die "waited in vain for $what"
+            die "timed out waiting for $what"
         fi
         sleep 0.1
     done
@@ -93,14 +87,14 @@ place_live() {
     local status
     "$@" <&"$place__input" {place__input}<&- &
     place__child=$!
-    # A signal with a trap of its own ends a wait, too.
+    # A trapped signal ends a wait, too.
     while status=0; wait "$place__child" || status=$?; ((status > 128)) && kill -0 "$place__child" 2>/dev/null; do :; done
     place__child=0
     exit "$status"
 }
 
-# All that the daemons have done lies under their folder or carries its name, so they need not be
-# asked to undo it. (It would take seconds, and they may be what hangs.)
+# Everything that the daemons made is below the folder or has its name, so they are not asked to undo it. (It
+# would take seconds, and they may hang.)
 place__close() {
     set +e
     trap '' INT TERM HUP
@@ -134,9 +128,9 @@ place__end_child() {
     kill -KILL "$place__child"
 } 2>/dev/null
 
-# Kills what is in our cgroups or has our folder in its command line. Fails if there is none.
+# Kill what is in our cgroups or has our folder in its command line. Fails if there is nothing.
 place__kill_what_lives() {
-    local pids all=(/proc/[0-9]*/cmdline) # listed before the grep that would find itself
+    local pids all=(/proc/[0-9]*/cmdline) # listed before the grep, which would find itself
     mapfile -t pids < <(
         find /sys/fs/cgroup \( -path "*/$name/*" -o -path "*/$name" \) -name cgroup.procs -exec cat {} +
         grep -lsF -- "$home/" "${all[@]}" | tr -dc '0-9\n'

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Prints the path of a podman that keeps to one folder: configuration, storage, temporary files and
-# its own network's conflist, as Debian has it. It speaks CNI (Podman 4.3 still does).
+# Prints the path of a podman that keeps everything in one folder: configuration, storage, temporary files and
+# Debian's conflist for its network. It is Podman 4.3, which supports CNI.
 #
 # Use: scripts/lab/podman.sh DIR [PAUSENET]
 #
-#   DIR        made if missing; run again, the configuration is written anew, containers stay
-#   PAUSENET   a binary of ours to be the plugins bridge, host-local and portmap
+#   DIR        made if missing; a second run writes the configuration again and keeps containers
+#   PAUSENET   a pausenet binary to use as the plugins bridge, host-local and portmap
 #
-# Without it, all plugins are the reference's (Debian bookworm's, see peers.sh). Then, as root:
+# Without PAUSENET, all plugins are the reference's (Debian bookworm's, see peers.sh). Then, as root:
 #   "$(scripts/lab/podman.sh DIR)" run -d -p 8080:80 IMAGE
 #
 # DIR/busybox.tar is the file system of an image with /bin/busybox and a page to serve:
 #   podman import --change 'ENTRYPOINT ["/bin/busybox"]' DIR/busybox.tar localhost/lab/busybox
 #
-# Networks and addresses (/var/lib/cni) are the caller's machine's: run it in a network and mount
+# Links and addresses (/var/lib/cni) are those of the caller's namespaces: run it in a network and mount
 # namespace to keep them apart.
 
 # shellcheck source=lib.sh disable=SC1091
@@ -54,7 +54,7 @@ END
     cp -- "$CONFLIST" "$dir/net.d/"
 }
 
-# plugins DIR PAUSENET: what that conflist asks for.
+# plugins DIR PAUSENET: make the plugins that the conflist names.
 plugins() {
     local dir=$1 ours=$2 peers name
     peers=$("$(dirname -- "${BASH_SOURCE[0]}")/peers.sh" bookworm)
@@ -67,8 +67,8 @@ plugins() {
     done
 }
 
-# programs DIR: podman that finds its configuration, and a runc for machines that lack
-# CAP_SYS_RESOURCE: it takes out of the bundle what only that may do.
+# programs DIR: write a podman that finds its configuration, and a runc for machines without CAP_SYS_RESOURCE,
+# which removes from the bundle what needs that capability.
 programs() {
     local dir=$1
     cat >"$dir/podman" <<END
@@ -107,15 +107,13 @@ image() {
 }
 
 main() {
-    if (($# < 1 || $# > 2)); then
-        say "use: podman.sh DIR [PAUSENET]"
-        exit 2
-    fi
+    help_if_asked "$@"
+    (($# == 1 || $# == 2)) || usage
     local dir=$1 ours=${2:-}
-    [[ -z $ours || -x $ours ]] || die "$ours is no program"
+    [[ -z $ours || -x $ours ]] || die "$ours is not a program"
     need_packages podman runc busybox-static iptables jq
     [[ -e $CONFLIST && -z $(dpkg --verify podman | grep -F " $CONFLIST" || true) ]] ||
-        die "$CONFLIST is not as the package podman has it"
+        die "$CONFLIST was changed since the package podman was installed"
     mkdir -p -- "$dir"
     dir=$(cd -- "$dir" && pwd -P)
     configure "$dir"
