@@ -10,30 +10,30 @@
 //! * [`subnets`]: arithmetic with sets of subnets (pure).
 //! * [`desired`]: from Nodes and options to what should be (pure).
 //! * [`masquerade`], [`routes`], [`conflist`], [`plugins`]: each makes one part of it so.
-//! * [`ports`]: what others remove of pods' elements in nftables is put back.
+//! * [`pod_elements`]: what others remove of pods' elements in nftables is put back.
 //! * [`gc`]: what no pod can own any more is reclaimed.
 //! * [`reconcile`]: one pass over all of these.
-//! * [`watch`], [`ears`]: the reasons to make one; [`bell`] is where they meet.
-//! * [`metrics`], [`serve`]: what the daemon tells of itself.
+//! * [`node_watch`], [`monitor`]: the reasons to make one; [`wakeup`] is where they meet.
+//! * [`metrics`], [`http`]: what the daemon tells of itself.
 //! * [`run`]: all of it together.
 
-pub mod bell;
 pub mod conflist;
 pub mod desired;
-pub mod ears;
 pub mod gc;
+pub mod http;
 pub mod masquerade;
 pub mod metrics;
+pub mod monitor;
 pub mod node;
+pub mod node_watch;
 pub mod options;
 pub mod plugins;
-pub mod ports;
+pub mod pod_elements;
 pub mod reconcile;
 pub mod routes;
 mod run;
-pub mod serve;
 pub mod subnets;
 mod uninstall;
-pub mod watch;
+pub mod wakeup;
 
 pub use run::main;

@@ -9,15 +9,15 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
-use super::bell::Scope;
 use super::conflist::{self, Outcome};
 use super::desired::{self, Desired, Problem, ProblemKind, desired};
-use super::ears::OwnPods;
 use super::metrics::Metrics;
+use super::monitor::OwnPods;
 use super::node::Node;
+use super::node_watch::NodeList;
 use super::options::{Options, Settings};
-use super::ports::Ports;
-use super::watch::NodeList;
+use super::pod_elements::Ports;
+use super::wakeup::Scope;
 use super::{gc, masquerade, plugins, routes};
 use pausenet::apply::{Host, rules};
 use pausenet::cni::{Code, During, Error, Result};

@@ -11,14 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use super::bell::{Bell, Scope};
-use super::ears::{self, OwnPods};
+use super::http::{self, Health};
 use super::metrics::Metrics;
+use super::monitor::{self, OwnPods};
+use super::node_watch::{self, Nodes};
 use super::options::{LogFormat, Options};
 use super::reconcile::Reconciler;
-use super::serve::{self, Health};
 use super::uninstall::uninstall;
-use super::watch::{self, Nodes};
+use super::wakeup::{Bell, Scope};
 use pausenet::cni::error::invalid;
 use pausenet::cni::{Code, Error, Result};
 
@@ -77,8 +77,8 @@ fn run(options: Options) -> Result<()> {
     pausenet_host::block_on(async {
         // First what can be wrong with the options: nothing has been changed then. The port is also
         // how a second daemon on this node finds out that it is one.
-        let listener = serve::open(options.listen)?;
-        let client = watch::client(&options).await?;
+        let listener = http::open(options.listen)?;
+        let client = node_watch::client(&options).await?;
         let signals = Signals::new()?;
         tracing::info!(
             "pausenetd {} on node {}; probes and metrics on {}",
@@ -94,11 +94,11 @@ fn run(options: Options) -> Result<()> {
         let health = Arc::new(Health::new(limit));
         let passes = start_passes(options, &bell, &nodes, &metrics, &health)?;
         let outcome = tokio::select! {
-            () = watch::watch(client, nodes, bell.clone(), metrics) => Err(Error::new(
+            () = node_watch::watch(client, nodes, bell.clone(), metrics) => Err(Error::new(
                 Code::Internal,
                 "the watch of the Nodes has ended by itself",
             )),
-            outcome = serve::serve(listener, health, registry) => outcome,
+            outcome = http::serve(listener, health, registry) => outcome,
             () = signals.any() => Ok(()),
         };
         // What is half done is done to its end.
@@ -146,7 +146,7 @@ fn start_passes(
     let own_pods = OwnPods::default();
     let interval = options.interval();
     let reconciler = Reconciler::new(options, metrics.clone(), own_pods.clone())?;
-    ears::listen(bell, &own_pods).map_err(|err| {
+    monitor::listen(bell, &own_pods).map_err(|err| {
         Error::new(
             Code::KernelRefused,
             format!("cannot listen to what the kernel tells of routes and nftables: {err}"),

@@ -2,7 +2,7 @@
 //! no pod begins what could not end.
 
 use super::options::Options;
-use super::{conflist, masquerade, routes, serve};
+use super::{conflist, http, masquerade, routes};
 use pausenet::apply::{Host, rules};
 use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::{link, owned_route};
@@ -15,7 +15,7 @@ use pausenet_host::install::place::{Place, Take};
 /// Codes 5 and 101, and 11 while pods are left that need the plugin; what was removed until then stays removed.
 pub fn uninstall(options: &Options) -> Result<()> {
     // A daemon that runs would put all of it in place again.
-    let _port = serve::open(options.listen)
+    let _port = http::open(options.listen)
         .map_err(|err| err.hint("stop the pausenetd that runs here first"))?;
     if conflist::remove(&options.conf_dir, &options.conf_name)? {
         let file = options.conf_dir.join(&options.conf_name);

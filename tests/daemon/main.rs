@@ -13,7 +13,7 @@ mod image;
 mod masquerade;
 mod numbers;
 mod plugins;
-mod ports;
+mod pod_elements;
 mod process;
 mod ready;
 mod routes;

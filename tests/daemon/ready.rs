@@ -7,12 +7,12 @@ use std::fs;
 use std::process::{Child, Stdio};
 
 use clap::Parser;
-use pausenetd::bell::Scope;
 use pausenetd::metrics::{Metrics, text};
 use pausenetd::node::Node as OfCluster;
+use pausenetd::node_watch::NodeList;
 use pausenetd::options::Options;
 use pausenetd::reconcile::Reconciler;
-use pausenetd::watch::NodeList;
+use pausenetd::wakeup::Scope;
 use serde_json::json;
 
 use crate::api::{Api, Tools};

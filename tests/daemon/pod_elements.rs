@@ -11,7 +11,7 @@ use pausenet::kernel::RouteSocket;
 use pausenet::kernel::nft::Nft;
 use pausenetd::conflist::render;
 use pausenetd::options::Options;
-use pausenetd::ports::Ports;
+use pausenetd::pod_elements::Ports;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};

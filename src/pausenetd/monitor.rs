@@ -11,7 +11,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
-use super::bell::{Bell, Scope};
+use super::wakeup::{Bell, Scope};
 use pausenet::kernel::owned_route::is_owned;
 use pausenet::kernel::route::MAIN_TABLE;
 use pausenet::kernel::watch::{Ear, Heard};

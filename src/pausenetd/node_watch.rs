@@ -13,10 +13,10 @@ use kube::runtime::watcher as watch_for;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Config};
 
-use super::bell::{Bell, Scope};
 use super::metrics::Metrics;
 use super::node::Node;
 use super::options::Options;
+use super::wakeup::{Bell, Scope};
 use pausenet::cni::{Code, Error, Result};
 
 /// Nodes by name.
