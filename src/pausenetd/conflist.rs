@@ -1,6 +1,6 @@
-//! The network's configuration, as container runtimes read it. It appears when everything else is
-//! in place, all at once: a node counts as ready for pods from then on. It goes on uninstall only,
-//! for a node without one is not ready any more.
+//! Writes the conflist: the network configuration that container runtimes read. It is written
+//! atomically, and after everything else is in place: the node counts as Ready from then on. Only
+//! uninstall removes it, because a node without one is NotReady.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,18 +15,18 @@ use pausenet::cni::{Code, Error, Result};
 use pausenet_host::install::file;
 use pausenet_host::runtime::conflist;
 
-/// What runtimes that know no `cniVersions` are told: the last version that even those know which
-/// came before CNI 1.0.
+/// `cniVersion`, for runtimes that do not know `cniVersions`: the last one before CNI 1.0, which all
+/// of them support.
 const VERSION: &str = "0.4.0";
 
-/// The versions for those that do; they take the newest that they know.
+/// `cniVersions`, for newer runtimes: they take the newest that they support.
 const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 
 /// The bridge of mode bridge.
 const BRIDGE: &str = "pausenet0";
 
-/// The configuration of a network for these subnets (pure). `mtu` is in bytes; without one the
-/// kernel's default holds.
+/// The conflist for these pod subnets (pure). `mtu` is in bytes; without it, or an option for it, the
+/// kernel's default applies.
 pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> String {
     let ranges: Vec<Value> = pods
         .iter()
@@ -41,7 +41,7 @@ pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> Stri
     let mut plugin = json!({
         "type": "pausenet",
         "capabilities": {"bandwidth": true, "ips": true, "mac": true, "portMappings": true},
-        // All addresses in use: the next ADD is told to try again, and the node stays ready.
+        // With all addresses in use, ADD answers "try again later" and the node stays Ready.
         "statusIgnoresExhaustion": true,
         "ipam": {
             "type": "host-local",
@@ -55,7 +55,7 @@ pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> Stri
         Mode::Bridge => {
             plugin["bridge"] = BRIDGE.into();
             plugin["isGateway"] = true.into();
-            // A pod may reach itself by its Service.
+            // Lets a pod reach itself through its Service.
             plugin["hairpinMode"] = true.into();
         }
     }
@@ -71,25 +71,25 @@ pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> Stri
     format!("{list:#}\n")
 }
 
-/// What became of the file.
+/// What [`ensure`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    AsItWas,
+pub(crate) enum Outcome {
+    Unchanged,
     Written,
 }
 
-/// Has the configuration there, if it is not: written beside its place, and moved there.
+/// Writes the conflist unless it is there already: into a temporary file beside it, then renamed.
 ///
 /// # Errors
-/// Code 5, naming the file; what was there still is.
-pub fn ensure(dir: &Path, name: &str, text: &str) -> Result<Outcome> {
+/// The folder or file cannot be written; a conflist from before is unchanged then.
+pub(crate) fn ensure(dir: &Path, name: &str, text: &str) -> Result<Outcome> {
     let path = dir.join(name);
     let is_file = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file());
     if is_file && fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
-        return Ok(Outcome::AsItWas);
+        return Ok(Outcome::Unchanged);
     }
-    fs::create_dir_all(dir).map_err(|err| file::refusal("cannot make the folder", dir, &err))?;
-    // By its name no runtime takes it for a network.
+    fs::create_dir_all(dir).map_err(|err| file::refusal("cannot create the folder", dir, &err))?;
+    // Its name is one that no runtime reads.
     let draft = dir.join(format!(".{name}.new"));
     file::write(&draft, text.as_bytes(), 0o644)?;
     file::rename(&draft, &path).inspect_err(|_| {
@@ -98,32 +98,29 @@ pub fn ensure(dir: &Path, name: &str, text: &str) -> Result<Outcome> {
     Ok(Outcome::Written)
 }
 
-/// Whether the network is there for runtimes.
-pub fn is_there(dir: &Path, name: &str) -> bool {
+/// Whether runtimes find the conflist.
+pub(crate) fn exists(dir: &Path, name: &str) -> bool {
     dir.join(name).is_file()
 }
 
-/// Removes it. True when it was there.
-///
-/// # Errors
-/// Code 5, naming the file.
-pub fn remove(dir: &Path, name: &str) -> Result<bool> {
+/// Removes the conflist. True if there was one.
+pub(crate) fn remove(dir: &Path, name: &str) -> Result<bool> {
     let path = dir.join(name);
-    let was_there = match fs::symlink_metadata(&path) {
+    let existed = match fs::symlink_metadata(&path) {
         Ok(_) => true,
         Err(err) if err.kind() == ErrorKind::NotFound => false,
         Err(err) => return Err(io_error("cannot look at", &path, err)),
     };
     file::remove(&path)?;
     file::remove(&dir.join(format!(".{name}.new")))?;
-    Ok(was_there)
+    Ok(existed)
 }
 
-/// The network that runtimes take in the place of ours: the first file counts.
+/// Checks that runtimes take our conflist: they take the first file in the folder.
 ///
 /// # Errors
-/// Code 7, naming the file.
-pub fn check_first(dir: &Path, name: &str) -> Result<()> {
+/// Another file comes first; the message names it.
+pub(crate) fn check_comes_first(dir: &Path, name: &str) -> Result<()> {
     let files = conflist::files(dir).unwrap_or_default();
     let first = files.first().and_then(|file| file.file_name());
     match first.filter(|first| *first < std::ffi::OsStr::new(name)) {
@@ -131,12 +128,12 @@ pub fn check_first(dir: &Path, name: &str) -> Result<()> {
         Some(first) => Err(Error::new(
             Code::InvalidConfig,
             format!(
-                "{} comes before {name} in {}: pods go to that network",
+                "{} comes before {name} in {}, so runtimes attach pods to that network",
                 first.display(),
                 dir.display()
             ),
         )
-        .hint("remove it if it is left from an earlier network, or give ours an earlier name (--conf-name)")),
+        .hint("remove it if it is left over from an earlier network, or set a name that sorts first with --conf-name")),
     }
 }
 
@@ -165,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn old_runtimes_read_one_version_and_new_ones_take_the_newest() {
+    fn old_runtimes_read_cni_version_and_new_ones_take_the_newest() {
         let text = render(&settings(&[]), &nets(&["10.1.0.0/24"]), None);
         let list: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(list["cniVersion"], "0.4.0");
@@ -194,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_goes_before_what_is_found() {
+    fn the_mtu_option_overrides_the_uplink_mtu_and_mode_bridge_names_its_bridge() {
         let plugin = plugin(
             &["--mtu", "1400", "--mode", "bridge"],
             &["fd00:1::/64"],
@@ -206,16 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_once_and_nothing_is_left_beside_it() {
+    fn the_file_is_written_only_when_it_differs_and_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("net.d");
         let ensure = |text| ensure(&dir, "10-x.conflist", text).unwrap();
         assert_eq!(ensure("{}"), Outcome::Written);
-        assert_eq!(ensure("{}"), Outcome::AsItWas);
+        assert_eq!(ensure("{}"), Outcome::Unchanged);
         assert_eq!(ensure("{ }"), Outcome::Written);
         let names: Vec<_> = fs::read_dir(&dir).unwrap().flatten().collect();
         assert_eq!(names.len(), 1);
-        assert!(is_there(&dir, "10-x.conflist"));
+        assert!(exists(&dir, "10-x.conflist"));
         assert!(remove(&dir, "10-x.conflist").unwrap());
         assert!(!remove(&dir, "10-x.conflist").unwrap());
     }
@@ -223,12 +220,12 @@ mod tests {
     #[test]
     fn a_network_that_comes_before_ours_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        check_first(dir.path(), "10-x.conflist").unwrap();
+        check_comes_first(dir.path(), "10-x.conflist").unwrap();
         for name in ["05-other.conflist", "10-x.conflist", "99-last.conflist"] {
             fs::write(dir.path().join(name), "{}").unwrap();
         }
-        let err = check_first(dir.path(), "10-x.conflist").unwrap_err();
+        let err = check_comes_first(dir.path(), "10-x.conflist").unwrap_err();
         assert!(err.msg.contains("05-other.conflist"), "{err}");
-        check_first(dir.path(), "00-x.conflist").unwrap();
+        check_comes_first(dir.path(), "00-x.conflist").unwrap();
     }
 }

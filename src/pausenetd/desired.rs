@@ -1,5 +1,5 @@
-//! From the cluster's Nodes, the options and a few facts of this host to what its network should
-//! be. Pure: nothing here asks anybody.
+//! The desired state: computed from the cluster's Nodes, the options and the next hops of this host.
+//! Pure: no I/O here.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,32 +7,33 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::node::Node;
-use super::options::{Settings, is_unusable};
-use super::subnets::{Claims, aggregate};
+use super::options::{Settings, is_unusable_as_gateway};
+use super::subnets::{SubnetOwners, aggregate};
 use pausenet::cni::config;
 use pausenet::ipam::range::RangeSet;
 use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
 
-/// What this node should have.
+/// What should be on this node.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Desired {
-    /// The subnets of this node's own pods, fit to allocate from; none when there is no network to
-    /// configure yet.
-    pub pods: Vec<IpNetwork>,
-    pub routes: Vec<OwnedRoute>,
-    pub masquerade: Masquerade,
-    /// What stands in the way of some of it.
-    pub problems: Vec<Problem>,
+pub(crate) struct DesiredState {
+    /// The subnets of this node's own pods that are usable for allocation; empty when there is no
+    /// network to configure yet.
+    pub(crate) pods: Vec<IpNetwork>,
+    pub(crate) routes: Vec<OwnedRoute>,
+    pub(crate) masquerade: DesiredMasquerade,
+    /// What keeps parts of the state from being complete.
+    pub(crate) problems: Vec<Problem>,
 }
 
-/// Whose source addresses are replaced, and where to they are kept.
+/// Which traffic is masqueraded: from `pods` to anywhere but `exempt`. No two subnets of a list
+/// overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Masquerade {
+pub struct DesiredMasquerade {
     pub pods: Vec<IpNetwork>,
-    pub kept: Vec<IpNetwork>,
+    pub exempt: Vec<IpNetwork>,
 }
 
-/// Something that keeps a Node's pods from being reached.
+/// A reason why a Node's pods are not reachable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Problem {
     pub node: String,
@@ -40,18 +41,18 @@ pub struct Problem {
     pub text: String,
 }
 
-/// The kinds of problems, as metrics name them.
+/// The kind of a problem; see [`ProblemKind::as_str`] for its name in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProblemKind {
-    /// The Node's address is not on a link of this host.
+    /// The Node's address is not on a link of this host: it is behind a router.
     NotOnLink,
-    /// The Node has no usable address of a family that its pods have.
+    /// The Node has no usable address of its pods' address family.
     NoAddress,
     /// Two Nodes claim the same addresses for their pods.
     Overlap,
-    /// A value of the Node is no address or subnet.
+    /// A value of the Node is not an address or subnet.
     Unreadable,
-    /// Somebody else's route goes before ours.
+    /// A foreign route takes precedence over ours.
     Shadowed,
     /// The kernel refused the route.
     Refused,
@@ -60,8 +61,8 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    /// The kind in a metric's label.
-    pub fn as_str(self) -> &'static str {
+    /// The value of the metric label `problem`.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NotOnLink => "not_on_link",
             Self::NoAddress => "no_address",
@@ -74,11 +75,11 @@ impl ProblemKind {
     }
 }
 
-/// Never masqueraded: what is for several hosts, or for none beyond the link.
-const NEVER: [&str; 4] = ["224.0.0.0/4", "255.255.255.255/32", "ff00::/8", "fe80::/10"];
+/// Never masqueraded: multicast, broadcast and link-local destinations.
+const NEVER_MASQUERADED: [&str; 4] = ["224.0.0.0/4", "255.255.255.255/32", "ff00::/8", "fe80::/10"];
 
-/// The addresses that other nodes are reached by, for [`pausenet::kernel::owned_route::ways`].
-pub fn gateways(others: &[Node]) -> Vec<IpAddr> {
+/// The addresses of other nodes to look up next hops for (see [`super::routes::next_hops`]).
+pub(crate) fn gateways(others: &[Node]) -> Vec<IpAddr> {
     let mut addresses: Vec<_> = others
         .iter()
         .filter(|node| !node.pod_cidrs.is_empty())
@@ -90,13 +91,13 @@ pub fn gateways(others: &[Node]) -> Vec<IpAddr> {
     addresses
 }
 
-/// Works out what should be. `ways` tells how each of [`gateways`] is reached.
-pub fn desired(
+/// Computes the desired state. `next_hops` holds the result for each of [`gateways`].
+pub(crate) fn compute(
     own: &Node,
     others: &[Node],
     settings: &Settings,
-    ways: &HashMap<IpAddr, Way>,
-) -> Desired {
+    next_hops: &HashMap<IpAddr, Way>,
+) -> DesiredState {
     let mut problems = Vec::new();
     let mut problem = |node: &Node, kind, text: String| {
         problems.push(Problem {
@@ -105,20 +106,20 @@ pub fn desired(
             text,
         });
     };
-    let mut claims = Claims::default();
+    let mut owners = SubnetOwners::default();
     let mut routes = Vec::new();
     let mut pods = Vec::new();
-    // This node's own come first: nobody else may claim them. The others have a fixed order, so
-    // that all nodes decide alike.
+    // This node's own subnets come first: they win every conflict. The others have a fixed order, so
+    // that all nodes resolve a conflict alike.
     let mut sorted: Vec<_> = others.iter().collect();
     sorted.sort();
     for node in std::iter::once(own).chain(sorted) {
         for text in &node.unreadable {
-            let msg = format!("{text:?} is no address or subnet");
+            let msg = format!("{text:?} is not an address or subnet");
             problem(node, ProblemKind::Unreadable, msg);
         }
         for cidr in &node.pod_cidrs {
-            if let Err((other, owner)) = claims.claim(*cidr, &node.name) {
+            if let Err((other, owner)) = owners.insert(*cidr, &node.name) {
                 let msg = format!("its {cidr} overlaps {other} of {owner}");
                 problem(node, ProblemKind::Overlap, msg);
                 continue;
@@ -128,36 +129,40 @@ pub fn desired(
                     Ok(()) => pods.push(*cidr),
                     Err(why) => problem(node, ProblemKind::TooSmall, why),
                 }
-                // What no pod has (any more) is nowhere: without this, a packet for it would go to
-                // the default gateway, and perhaps come back.
+                // An address of no pod is unreachable: without this route, a packet to it would go to
+                // the default gateway, and perhaps loop back.
                 routes.push(OwnedRoute {
                     dst: *cidr,
                     target: Target::Unreachable,
                 });
                 continue;
             }
-            match target(node, *cidr, ways) {
+            match target(node, *cidr, next_hops) {
                 Ok(target) => routes.push(OwnedRoute { dst: *cidr, target }),
                 Err((kind, text)) => problem(node, kind, text),
             }
         }
     }
-    let never = NEVER.iter().filter_map(|text| text.parse().ok());
-    let of_pods = [own]
+    let never_masqueraded = NEVER_MASQUERADED
+        .iter()
+        .filter_map(|text| text.parse().ok());
+    let pod_subnets = [own]
         .into_iter()
         .chain(others)
         .flat_map(|node| node.pod_cidrs.iter().copied());
-    let kept = never.chain(settings.kept.iter().copied()).chain(of_pods);
-    let masquerade = Masquerade {
+    let exempt = never_masqueraded
+        .chain(settings.masquerade_exempt.iter().copied())
+        .chain(pod_subnets);
+    let masquerade = DesiredMasquerade {
         pods: aggregate(if settings.masquerade {
             own.pod_cidrs.clone()
         } else {
             Vec::new()
         }),
-        kept: aggregate(kept),
+        exempt: aggregate(exempt),
     };
     routes.sort();
-    Desired {
+    DesiredState {
         pods,
         routes,
         masquerade,
@@ -165,7 +170,7 @@ pub fn desired(
     }
 }
 
-/// Whether there are addresses to give out.
+/// Fails when the subnet leaves no address to allocate.
 fn check_size(cidr: IpNetwork) -> Result<(), String> {
     let range = config::Range {
         subnet: cidr,
@@ -179,22 +184,22 @@ fn check_size(cidr: IpNetwork) -> Result<(), String> {
 fn target(
     node: &Node,
     cidr: IpNetwork,
-    ways: &HashMap<IpAddr, Way>,
+    next_hops: &HashMap<IpAddr, Way>,
 ) -> Result<Target, (ProblemKind, String)> {
     let family = if cidr.is_ipv4() { "IPv4" } else { "IPv6" };
     let Some(gateway) = node.address(cidr.is_ipv4()) else {
-        let msg = format!("it has pods in {cidr}, but no InternalIP of {family}");
+        let msg = format!("it has pods in {cidr}, but no {family} InternalIP");
         return Err((ProblemKind::NoAddress, msg));
     };
-    if is_unusable(gateway) || cidr.contains(gateway) {
-        let msg = format!("its InternalIP {gateway} cannot lead to its pods in {cidr}");
+    if is_unusable_as_gateway(gateway) || cidr.contains(gateway) {
+        let msg = format!("its InternalIP {gateway} cannot be the next hop to its pods in {cidr}");
         return Err((ProblemKind::NoAddress, msg));
     }
     let not_on_link = |why: String| {
         let msg = format!("no route to its pods in {cidr}: its InternalIP {gateway} {why}");
         Err((ProblemKind::NotOnLink, msg))
     };
-    match ways.get(&gateway) {
+    match next_hops.get(&gateway) {
         Some(Way::OnLink(link)) => Ok(Target::Neighbour {
             gateway,
             link: *link,
@@ -204,8 +209,8 @@ fn target(
         }) => not_on_link(format!(
             "is not on a link of this node, but behind {router}"
         )),
-        Some(Way::Own) => not_on_link("is this node's own".to_owned()),
-        Some(Way::None) | None => not_on_link("cannot be reached at all".to_owned()),
+        Some(Way::Own) => not_on_link("is an address of this node".to_owned()),
+        Some(Way::None) | None => not_on_link("is unreachable".to_owned()),
     }
 }
 
@@ -232,11 +237,11 @@ mod tests {
     }
 
     fn on_link(others: &[Node]) -> HashMap<IpAddr, Way> {
-        let ways = gateways(others).into_iter().map(|ip| (ip, Way::OnLink(7)));
-        ways.collect()
+        let next_hops = gateways(others).into_iter().map(|ip| (ip, Way::OnLink(7)));
+        next_hops.collect()
     }
 
-    fn shown(desired: &Desired) -> Vec<String> {
+    fn routes_as_text(desired: &DesiredState) -> Vec<String> {
         desired.routes.iter().map(OwnedRoute::to_string).collect()
     }
 
@@ -248,9 +253,9 @@ mod tests {
             &["192.0.2.2", "2001:db8::2"],
             &["10.1.1.0/24", "fd00:2::/64"],
         )];
-        let desired = desired(&own, &others, &settings(&[]), &on_link(&others));
+        let desired = compute(&own, &others, &settings(&[]), &on_link(&others));
         assert_eq!(
-            shown(&desired),
+            routes_as_text(&desired),
             [
                 "unreachable 10.1.0.0/24",
                 "10.1.1.0/24 via 192.0.2.2",
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_s_troubles_are_its_own() {
+    fn a_problem_of_one_node_does_not_affect_the_others() {
         let own = node("a", &["192.0.2.1"], &["10.1.0.0/24"]);
         let others = [
             node("far", &["198.51.100.9"], &["10.1.1.0/24"]),
@@ -275,17 +280,17 @@ mod tests {
             node("well", &["192.0.2.8"], &["10.1.8.0/24"]),
             node("new", &[], &[]),
         ];
-        let mut ways = on_link(&others);
+        let mut next_hops = on_link(&others);
         let gateway = "192.0.2.254".parse().unwrap();
-        ways.insert(
+        next_hops.insert(
             "198.51.100.9".parse().unwrap(),
             Way::Through { gateway, link: 7 },
         );
-        ways.insert("198.51.100.10".parse().unwrap(), Way::None);
-        ways.insert("192.0.2.1".parse().unwrap(), Way::Own);
-        let desired = desired(&own, &others, &settings(&[]), &ways);
+        next_hops.insert("198.51.100.10".parse().unwrap(), Way::None);
+        next_hops.insert("192.0.2.1".parse().unwrap(), Way::Own);
+        let desired = compute(&own, &others, &settings(&[]), &next_hops);
         assert_eq!(
-            shown(&desired),
+            routes_as_text(&desired),
             ["unreachable 10.1.0.0/24", "10.1.8.0/24 via 192.0.2.8"]
         );
         let mut kinds: Vec<_> = desired
@@ -310,20 +315,20 @@ mod tests {
     }
 
     #[test]
-    fn of_two_nodes_with_one_subnet_the_first_by_name_has_it_whatever_the_order() {
+    fn of_two_nodes_with_one_subnet_the_first_by_name_gets_it_in_any_order() {
         let own = node("a", &["192.0.2.1"], &["10.1.0.0/24"]);
         let b = node("b", &["192.0.2.2"], &["10.1.1.0/24"]);
         let c = node("c", &["192.0.2.3"], &["10.1.1.0/24"]);
         for others in [[b.clone(), c.clone()], [c, b]] {
-            let desired = desired(&own, &others, &settings(&[]), &on_link(&others));
-            assert_eq!(shown(&desired)[1], "10.1.1.0/24 via 192.0.2.2");
+            let desired = compute(&own, &others, &settings(&[]), &on_link(&others));
+            assert_eq!(routes_as_text(&desired)[1], "10.1.1.0/24 via 192.0.2.2");
             assert_eq!(desired.problems.len(), 1);
             assert_eq!(desired.problems[0].node, "c");
         }
     }
 
     #[test]
-    fn sources_are_kept_within_the_cluster_and_where_it_is_said() {
+    fn traffic_within_the_cluster_and_to_exceptions_is_not_masqueraded() {
         let own = node("a", &["192.0.2.1"], &["10.1.0.0/24"]);
         let others = [node("b", &["192.0.2.2"], &["10.9.1.0/24"])];
         let args = [
@@ -332,16 +337,16 @@ mod tests {
             "--masquerade-except",
             "192.168.0.0/16",
         ];
-        let desired = desired(&own, &others, &settings(&args), &on_link(&others));
+        let desired = compute(&own, &others, &settings(&args), &on_link(&others));
         assert_eq!(desired.masquerade.pods, own.pod_cidrs);
-        let kept: Vec<_> = desired
+        let exempt: Vec<_> = desired
             .masquerade
-            .kept
+            .exempt
             .iter()
             .map(|n| n.to_string())
             .collect();
         assert_eq!(
-            kept,
+            exempt,
             [
                 "fe80::/10",
                 "ff00::/8",
@@ -355,17 +360,17 @@ mod tests {
     }
 
     #[test]
-    fn without_masquerade_nobody_s_source_is_replaced() {
+    fn with_masquerade_off_no_subnet_is_masqueraded() {
         let own = node("a", &[], &["10.1.0.0/24"]);
         let off = settings(&["--masquerade", "false"]);
-        let desired = desired(&own, &[], &off, &HashMap::new());
+        let desired = compute(&own, &[], &off, &HashMap::new());
         assert_eq!(desired.masquerade.pods, []);
     }
 
     #[test]
-    fn a_subnet_without_room_for_a_pod_is_said_to_be_too_small() {
+    fn a_subnet_without_room_for_a_pod_is_reported_as_too_small() {
         let own = node("a", &[], &["10.1.0.0/31"]);
-        let desired = desired(&own, &[], &settings(&[]), &HashMap::new());
+        let desired = compute(&own, &[], &settings(&[]), &HashMap::new());
         assert_eq!(desired.pods, []);
         assert_eq!(desired.problems[0].kind, ProblemKind::TooSmall);
     }
@@ -395,14 +400,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_nodes_say_no_route_leads_own_pods_away_and_none_overlap(
+        fn no_route_overlaps_another_or_captures_this_node_s_pods(
             own in any_node(),
             others in proptest::collection::vec(any_node(), 0..6),
         ) {
-            let desired = desired(&own, &others, &settings(&[]), &on_link(&others));
-            let mut claims = Claims::default();
+            let desired = compute(&own, &others, &settings(&[]), &on_link(&others));
+            let mut owners = SubnetOwners::default();
             for route in &desired.routes {
-                prop_assert!(claims.claim(route.dst, "x").is_ok(), "{:?}", desired.routes);
+                prop_assert!(owners.insert(route.dst, "x").is_ok(), "{:?}", desired.routes);
                 if let Target::Neighbour { gateway, .. } = route.target {
                     prop_assert!(!route.dst.contains(gateway));
                     for cidr in &own.pod_cidrs {
@@ -414,9 +419,9 @@ mod tests {
             // Every subnet has a route or a problem.
             let subnets: usize = own.pod_cidrs.len()
                 + others.iter().map(|node| node.pod_cidrs.len()).sum::<usize>();
-            let solved = desired.routes.len();
-            let troubled = desired.problems.iter().filter(|it| it.kind != ProblemKind::TooSmall);
-            prop_assert_eq!(subnets, solved + troubled.count());
+            let routed = desired.routes.len();
+            let with_problem = desired.problems.iter().filter(|it| it.kind != ProblemKind::TooSmall);
+            prop_assert_eq!(subnets, routed + with_problem.count());
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What no pod can own any more is reclaimed: after a crash, a killed ADD, a runtime that forgot its
-//! DEL. No runtime is asked; the kernel tells.
+//! Garbage collection: reclaims what no pod can own any more, after a crash, a killed ADD, a runtime
+//! that forgot its DEL. It asks no runtime; the kernel is the source of truth.
 //!
-//! A pod's link goes with its network namespace, and a namespace goes with the last process in it,
+//! A pod's link ends with its network namespace, and a namespace ends with the last process in it,
 //! unless a runtime holds it open for more to come. So an attachment without a host end has no
-//! namespace and no pause process any more, and nobody can own what else there is of it: an IFB,
-//! elements in nftables, addresses in the store. Somebody may be making it right now, though: so its
-//! lock is taken before anything is removed, and then the host end looked for once more.
+//! namespace and no pause process any more, and nothing can own what else is left of it: an IFB,
+//! nftables elements, addresses in the store. An ADD of it may be in progress, though: so its lock is
+//! taken before anything is removed, and then the host end is looked up once more.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -30,57 +30,58 @@ use pausenet::plan::rules::{BRIDGE_TABLE, TABLE};
 use pausenet::plan::{LINK_GROUP, Owner, host_end_name};
 use pausenet::verbs::gc::remove_debris;
 
-/// What is there of a network, and what was reclaimed.
+/// What is in use of a network, and what was reclaimed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Census {
+pub struct GcReport {
     /// Attachments with a host end.
     pub attachments: usize,
-    /// Links and elements that were reclaimed, by attachment; half-made links count too.
+    /// Attachments whose links and elements were reclaimed; debris counts too.
     pub reclaimed: usize,
     /// Addresses that were reclaimed.
     pub freed: usize,
-    /// Attachments that hold an address and have no host end: too young to be reclaimed, or being
-    /// made.
+    /// Attachments that hold an address and have no host end: too young to be reclaimed, or still
+    /// being made by an ADD.
     pub stale: usize,
-    /// Addresses in use and in all, by subnet.
+    /// Addresses in use, and addresses in total, by subnet.
     pub usage: BTreeMap<String, (u128, u128)>,
 }
 
-/// Reclaims what is dead of the network in this plugin configuration, and counts the rest.
+/// Reclaims what is stale of the network in this conflist, and counts the rest.
 ///
 /// # Errors
-/// Codes 5, 7 and 101; what could be reclaimed was.
+/// The first failure; what was reclaimed until then stays reclaimed.
 pub fn collect(
     (socket, nft): (&mut RouteSocket, &mut Nft),
     config: &str,
     pods: &[IpNetwork],
     store: &Path,
     now: SystemTime,
-) -> Result<Census> {
+) -> Result<GcReport> {
     let network = network(config)?;
-    let links = list(socket)?;
-    let mut census = Census::default();
+    let links = list_links(socket)?;
+    let mut report = GcReport::default();
     for found in links.iter().filter(|found| is_debris(found)) {
-        census.reclaimed += usize::from(remove_debris(socket, found)?);
+        report.reclaimed += usize::from(remove_debris(socket, found)?);
     }
     let live = live(&links, &network.name);
-    census.attachments = live.len();
+    report.attachments = live.len();
     let leftovers = leftovers(nft, &links, &network.name)?;
     for attachment in leftovers.iter().filter(|it| !live.contains(*it)) {
-        census.reclaimed += usize::from(remove_leftovers(socket, nft, attachment)?);
+        report.reclaimed += usize::from(remove_leftovers(socket, nft, attachment)?);
     }
     if let Some(ipam) = Ipam::new(&network)? {
-        census.freed = reclaim(&network.name, &ipam, now)?;
+        report.freed = reclaim(&network.name, &ipam, now)?;
     }
     let store = store.join(network.name.as_str());
-    census.usage = usage(pods, &taken(&store)?);
-    // Looked at anew: an ADD may have ended meanwhile.
-    let live = self::live(&list(socket)?, &network.name);
-    census.stale = stale(&store, &network.name, &live)?;
-    Ok(census)
+    report.usage = usage(pods, &used_addresses(&store)?);
+    // Listed again: an ADD may have ended meanwhile.
+    let live = self::live(&list_links(socket)?, &network.name);
+    report.stale = stale(&store, &network.name, &live)?;
+    Ok(report)
 }
 
-/// The network as the plugin itself reads it.
+/// The network as the plugin itself parses it.
+#[expect(clippy::expect_used, reason = "the closure sets CNI_COMMAND")]
 fn network(config: &str) -> Result<Network> {
     let list: serde_json::Value = config::parse(config.as_bytes())?;
     let mut plugin = list["plugins"][0].clone();
@@ -95,7 +96,7 @@ fn network(config: &str) -> Result<Network> {
     Network::new(&environment, Mode::Configured, plugin.to_string().into())
 }
 
-fn list(socket: &mut RouteSocket) -> Result<Vec<Link>> {
+fn list_links(socket: &mut RouteSocket) -> Result<Vec<Link>> {
     link::list(socket).during("list the host's links")
 }
 
@@ -103,7 +104,7 @@ fn is_debris(link: &Link) -> bool {
     link.group == LINK_GROUP && Owner::of(link.alias.as_deref()) == Owner::Nobody
 }
 
-/// The attachment of a network that an alias or a comment names.
+/// The attachment named by an alias or a comment, if it is one of this network.
 pub(super) fn attachment_of(alias: Option<&str>, network: &NetworkName) -> Option<Attachment> {
     match Owner::of(alias) {
         Owner::Attachment(attachment) if attachment.network == *network => Some(attachment),
@@ -119,15 +120,15 @@ fn live(links: &[Link], network: &NetworkName) -> HashSet<Attachment> {
         .collect()
 }
 
-/// Attachments that something is there of beside a host end: an IFB, elements. What the comments of
-/// elements say of containers that other plugins wired is not for us to judge.
+/// Attachments that have an IFB or nftables elements. Elements of other plugins' containers are
+/// ignored.
 fn leftovers(nft: &mut Nft, links: &[Link], network: &NetworkName) -> Result<HashSet<Attachment>> {
     let mut found: HashSet<_> = links
         .iter()
         .filter(|link| link.kind == "ifb")
         .filter_map(|link| attachment_of(link.alias.as_deref(), network))
         .collect();
-    let attempt = "list the elements of pods in nftables";
+    let attempt = "list pods' elements in nftables";
     for table in [TABLE, BRIDGE_TABLE] {
         for set in nft.sets(table).during(attempt)? {
             let elements = nft.elements(table, &set).during(attempt)?;
@@ -140,7 +141,7 @@ fn leftovers(nft: &mut Nft, links: &[Link], network: &NetworkName) -> Result<Has
     Ok(found)
 }
 
-/// True when they are gone; false when somebody is at work on the attachment.
+/// True when they are gone; false while a plugin holds the lock, or if there is a host end now.
 fn remove_leftovers(
     socket: &mut RouteSocket,
     nft: &mut Nft,
@@ -157,7 +158,7 @@ fn remove_leftovers(
     Ok(true)
 }
 
-fn taken(store: &Path) -> Result<Vec<IpAddr>> {
+fn used_addresses(store: &Path) -> Result<Vec<IpAddr>> {
     match Store::open_existing(store)? {
         Some(store) => store.taken(),
         None => Ok(Vec::new()),
@@ -179,7 +180,7 @@ fn stale(store: &Path, network: &NetworkName, live: &HashSet<Attachment>) -> Res
     Ok(holders.len())
 }
 
-/// Addresses in use and in all, by subnet.
+/// Addresses in use, and addresses in total, by subnet.
 fn usage(pods: &[IpNetwork], taken: &[IpAddr]) -> BTreeMap<String, (u128, u128)> {
     let of = |subnet: &IpNetwork| {
         let range = config::Range {
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_counted_by_subnet() {
+    fn usage_is_counted_by_subnet() {
         let pods = [
             "10.1.0.0/24".parse().unwrap(),
             "fd00::/120".parse().unwrap(),
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_read_from_what_runtimes_read() {
+    fn the_network_is_parsed_from_the_conflist() {
         use clap::Parser;
         let options = super::super::options::Options::try_parse_from(["pausenetd"]).unwrap();
         let pods = ["10.1.0.0/24".parse().unwrap()];

@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over HTTP.
 //!
-//! Alive is who makes passes, whatever comes of them: an API server that is away is no reason to be
-//! killed. Ready is a node where pods can be wired.
+//! The daemon is alive while it completes passes, even failed ones: an unreachable API server is no
+//! reason to restart it. It is ready when pods can be attached on this node.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,11 +20,11 @@ use tokio::net::TcpListener;
 use super::metrics;
 use pausenet::cni::{Code, Error, Result};
 
-/// How the passes go, for probes.
+/// The state of the passes, for probes.
 #[derive(Debug)]
-pub struct Health {
+pub(crate) struct Health {
     state: Mutex<State>,
-    /// A pass that is older than this is no sign of life.
+    /// The greatest age of the last pass that counts as alive.
     limit: Duration,
 }
 
@@ -35,19 +35,19 @@ struct State {
 }
 
 impl Health {
-    /// Starts as alive and not ready.
-    pub fn new(limit: Duration) -> Self {
+    /// Alive and not ready.
+    pub(crate) fn new(limit: Duration) -> Self {
         Self {
             state: Mutex::new(State {
                 last_pass: Instant::now(),
-                not_ready: Some("the first look at everything is not over yet".into()),
+                not_ready: Some("the first pass has not ended yet".into()),
             }),
             limit,
         }
     }
 
-    /// A pass has ended.
-    pub fn passed(&self, not_ready: Option<String>) {
+    /// Records the end of a pass, and why the node is not ready, if it is not.
+    pub(crate) fn pass_ended(&self, not_ready: Option<String>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.last_pass = Instant::now();
         state.not_ready = not_ready;
@@ -69,38 +69,38 @@ impl Health {
     }
 }
 
-/// Opens the port.
+/// Binds the port.
 ///
 /// # Errors
-/// Code 5, naming the address.
-pub fn open(address: SocketAddr) -> Result<std::net::TcpListener> {
+/// The address is not available: another pausenetd may have it.
+pub(crate) fn bind(address: SocketAddr) -> Result<std::net::TcpListener> {
     std::net::TcpListener::bind(address).map_err(|err| {
         Error::new(Code::Io, format!("cannot listen on {address}: {err}"))
-            .hint("does another pausenetd run here? --listen names another address and port")
+            .hint("does another pausenetd run here? --listen sets another address and port")
     })
 }
 
-/// Answers, for ever.
+/// Serves requests; returns only on failure.
 ///
 /// # Errors
-/// Code 999, when the port cannot be waited on.
-pub async fn serve(
+/// The listener does not work with the async runtime.
+pub(crate) async fn serve(
     listener: std::net::TcpListener,
     health: Arc<Health>,
     registry: Registry,
 ) -> Result<()> {
-    /// Who says nothing for so long is let go.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    /// A client that sends no headers for this long is disconnected.
+    const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
     let registry = Arc::new(registry);
     let listener = listener
         .set_nonblocking(true)
         .and_then(|()| TcpListener::from_std(listener))
-        .map_err(|err| Error::new(Code::Internal, format!("cannot wait for probes: {err}")))?;
+        .map_err(|err| Error::new(Code::Internal, format!("cannot listen for probes: {err}")))?;
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(err) => {
-                // Out of file descriptors, for example; it may pass.
+                // Often transient: out of file descriptors, for example.
                 tracing::warn!("cannot accept a connection: {err}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
@@ -108,21 +108,21 @@ pub async fn serve(
         };
         let (health, registry) = (health.clone(), registry.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let response = answer(request.method(), request.uri().path(), &health, &registry);
+            let response = respond(request.method(), request.uri().path(), &health, &registry);
             std::future::ready(Ok::<_, Infallible>(response))
         });
         tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            // Whoever asked is gone: nobody to tell.
+            // An error means that the client is gone; nothing to do.
             let _ = connection.await;
         });
     }
 }
 
-fn answer(
+fn respond(
     method: &Method,
     path: &str,
     health: &Health,
@@ -142,13 +142,13 @@ fn answer(
             Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{err}\n")),
         },
         (&Method::GET | &Method::HEAD, _) => {
-            let there = "there are /healthz, /readyz and /metrics\n";
-            (StatusCode::NOT_FOUND, TEXT, there.to_owned())
+            let paths = "the paths are /healthz, /readyz and /metrics\n";
+            (StatusCode::NOT_FOUND, TEXT, paths.to_owned())
         }
         _ => (
             StatusCode::METHOD_NOT_ALLOWED,
             TEXT,
-            "only GET\n".to_owned(),
+            "only GET and HEAD are supported\n".to_owned(),
         ),
     };
     let mut response = Response::new(Full::from(body));
@@ -166,26 +166,26 @@ mod tests {
 
     fn status(health: &Health, path: &str) -> u16 {
         let (_, registry) = metrics::Metrics::new();
-        answer(&Method::GET, path, health, &registry)
+        respond(&Method::GET, path, health, &registry)
             .status()
             .as_u16()
     }
 
     #[test]
-    fn who_is_not_ready_is_alive() {
+    fn a_daemon_that_is_not_ready_is_alive() {
         let health = Health::new(Duration::from_secs(60));
         assert_eq!(status(&health, "/healthz"), 200);
         assert_eq!(status(&health, "/readyz"), 503);
-        health.passed(None);
+        health.pass_ended(None);
         assert_eq!(status(&health, "/readyz"), 200);
-        health.passed(Some("no podCIDR".into()));
+        health.pass_ended(Some("no podCIDR".into()));
         assert_eq!(status(&health, "/readyz"), 503);
     }
 
     #[test]
-    fn who_makes_no_passes_is_not_alive() {
+    fn a_daemon_that_completes_no_pass_is_not_alive() {
         let health = Health::new(Duration::ZERO);
-        health.passed(None);
+        health.pass_ended(None);
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(status(&health, "/healthz"), 503);
         assert_eq!(status(&health, "/readyz"), 503);
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(status(&health, "/metrics"), 200);
         assert_eq!(status(&health, "/"), 404);
         let (_, registry) = metrics::Metrics::new();
-        let post = answer(&Method::POST, "/healthz", &health, &registry);
+        let post = respond(&Method::POST, "/healthz", &health, &registry);
         assert_eq!(post.status().as_u16(), 405);
     }
 }

@@ -1,4 +1,4 @@
-//! The node daemon. All it does is in the library; start reading at [`pausenetd`].
+//! The node daemon. Everything is in the library; start reading at [`pausenetd`].
 
 use std::process::ExitCode;
 

@@ -1,19 +1,19 @@
-//! Masquerade for what leaves the cluster: one table of nftables, made in one transaction.
+//! Masquerade for traffic that leaves the cluster: one nftables table, replaced in one transaction.
 //!
 //! ```text
 //! table inet pausenetd
 //!   set   pods4, pods6   subnets of this node's pods
-//!   set   kept4, kept6   where their source addresses are kept: the cluster, multicast
-//!   chain postrouting    from pods, and not to kept: masquerade
+//!   set   kept4, kept6   exempt destinations: the cluster, multicast, --masquerade-except
+//!   chain postrouting    masquerade what comes from pods and does not go to kept
 //! ```
 //!
-//! It belongs to the daemon as a whole, so whatever is found changed in it is a reason to make it
-//! anew. The kernel's telling of the table right after it was made is kept, and compared with later
-//! ones: nothing has to be understood for that.
+//! The table belongs to the daemon as a whole, so any change in it leads to its replacement. To find
+//! changes, the kernel's dump of the table right after a replacement is remembered and compared with
+//! later dumps; nothing has to be parsed.
 
 use ipnetwork::IpNetwork;
 
-use super::desired::Masquerade;
+use super::desired::DesiredMasquerade;
 use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::nft::expr::{self, Field, Meta, Op, R0};
 use pausenet::kernel::nft::{
@@ -27,17 +27,17 @@ pub const TABLE: Table = Table {
 };
 
 /// NF_IP_PRI_NAT_SRC.
-const SNAT: i32 = 100;
+const SNAT_PRIORITY: i32 = 100;
 
-/// NFPROTO_IPV4 and _IPV6.
-fn protocol(v4: bool) -> u8 {
+/// NFPROTO_IPV4 or NFPROTO_IPV6.
+fn nf_protocol(v4: bool) -> u8 {
     if v4 { 2 } else { 10 }
 }
 
-/// The transaction that makes the table, whatever was there (pure).
-pub fn changes(wanted: &Masquerade) -> Vec<Change> {
+/// The transaction that replaces the table, whatever is there (pure).
+fn changes(desired: &DesiredMasquerade) -> Vec<Change> {
     let mut changes = vec![
-        // Made first, so that there is one to remove.
+        // Added first, so that the removal finds one.
         Change::Table(TABLE),
         Change::RemoveTable(TABLE),
         Change::Table(TABLE),
@@ -53,15 +53,15 @@ pub fn changes(wanted: &Masquerade) -> Vec<Change> {
         let (pods, kept) = (set("pods", v4), set("kept", v4));
         rules.push(vec![
             expr::meta(Meta::NfProto, R0),
-            expr::cmp(R0, Op::Eq, &[protocol(v4)]),
+            expr::cmp(R0, Op::Eq, &[nf_protocol(v4)]),
             expr::payload(Field::source(v4), R0),
             expr::in_set(&pods.name, R0, false),
             expr::payload(Field::destination(v4), R0),
             expr::in_set(&kept.name, R0, true),
             expr::masquerade(),
         ]);
-        changes.push(Change::Subnets(pods, of_family(&wanted.pods)));
-        changes.push(Change::Subnets(kept, of_family(&wanted.kept)));
+        changes.push(Change::Subnets(pods, of_family(&desired.pods)));
+        changes.push(Change::Subnets(kept, of_family(&desired.exempt)));
     }
     changes.push(Change::Chain(Chain {
         table: TABLE,
@@ -69,7 +69,7 @@ pub fn changes(wanted: &Masquerade) -> Vec<Change> {
         hook: Some(Hook {
             kind: "nat",
             point: HookPoint::PostRouting,
-            priority: SNAT,
+            priority: SNAT_PRIORITY,
         }),
         rules,
     }));
@@ -85,88 +85,95 @@ fn set(name: &str, v4: bool) -> Set {
     }
 }
 
-/// The table as it was made last.
+/// The table as it was last applied.
 #[derive(Debug)]
-pub struct Made {
-    wanted: Masquerade,
+pub struct LastApplied {
+    desired: DesiredMasquerade,
     contents: Contents,
-    /// Of the whole ruleset. While it is this one, nothing can have changed.
+    /// The generation of the whole ruleset. While it stays the same, nothing has changed.
     generation: u32,
 }
 
-/// What became of the table.
+/// What [`ensure`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    AsItWas,
-    /// It was not there, or something else was wanted.
-    Made,
-    /// Somebody had changed or removed it.
+    Unchanged,
+    /// There was none of this daemon's, or the desired state is another one now.
+    Created,
+    /// Somebody else had changed or removed the table.
     Repaired,
 }
 
-/// Has the table there, as wanted. `made` is what an earlier call left there.
+/// Makes sure that the table is there as desired. `last_applied` carries over to the next call.
 ///
 /// # Errors
-/// Codes 11 and 101. What was there before still is.
-pub fn ensure(nft: &mut Nft, wanted: &Masquerade, made: &mut Option<Made>) -> Result<Outcome> {
+/// The kernel refuses the transaction; the table is unchanged then. Or others keep changing nftables
+/// (try again later); the table is in place then, but not verified.
+pub fn ensure(
+    nft: &mut Nft,
+    desired: &DesiredMasquerade,
+    last_applied: &mut Option<LastApplied>,
+) -> Result<Outcome> {
     const TRIES: usize = 16;
-    let attempt = "look at the masquerade in nftables";
-    let mut outcome = Outcome::Made;
-    if let Some(before) = made.as_mut().filter(|made| made.wanted == *wanted) {
+    let attempt = "read the masquerade table from nftables";
+    let mut outcome = Outcome::Created;
+    if let Some(before) = last_applied
+        .as_mut()
+        .filter(|before| before.desired == *desired)
+    {
         let generation = nft.generation().during(attempt)?;
         if generation == before.generation {
-            return Ok(Outcome::AsItWas);
+            return Ok(Outcome::Unchanged);
         }
         if nft.contents(TABLE).during(attempt)? == before.contents {
             before.generation = generation;
-            return Ok(Outcome::AsItWas);
+            return Ok(Outcome::Unchanged);
         }
         outcome = Outcome::Repaired;
     }
-    *made = None;
+    *last_applied = None;
     for _ in 0..TRIES {
         let generation = nft.generation().during(attempt)?;
-        nft.commit(&changes(wanted), None).map_err(|failed| {
-            let refusal = failed.error;
-            let unknown = refusal.is(rustix::io::Errno::OPNOTSUPP)
-                || refusal.is(rustix::io::Errno::INVAL)
-                || refusal.is(rustix::io::Errno::NOENT);
-            let err = refusal.during("make the masquerade in nftables");
+        nft.commit(&changes(desired), None).map_err(|failed| {
+            let error = failed.error;
+            let unknown = error.is(rustix::io::Errno::OPNOTSUPP)
+                || error.is(rustix::io::Errno::INVAL)
+                || error.is(rustix::io::Errno::NOENT);
+            let err = error.during("set the masquerade table in nftables");
             if unknown {
                 return err.hint(
                     "the kernel needs nf_tables with nat and masq (CONFIG_NF_TABLES_INET, NFT_NAT, \
-                     NFT_MASQ); --masquerade=false goes without",
+                     NFT_MASQ); --masquerade=false does without",
                 );
             }
             err
         })?;
         let contents = nft.contents(TABLE).during(attempt)?;
-        // Only if nobody else came in between is this what we have made.
+        // If the generation grew by one, nobody else changed anything: the dump is of our own table.
         if nft.generation().during(attempt)? == generation.wrapping_add(1) {
-            *made = Some(Made {
-                wanted: wanted.clone(),
+            *last_applied = Some(LastApplied {
+                desired: desired.clone(),
                 contents,
                 generation: generation.wrapping_add(1),
             });
             return Ok(outcome);
         }
     }
-    // It is there; that it still is will be known when the ruleset is at rest.
+    // The table is in place, but verifying it has to wait until the others are done.
     Err(Error::new(
         Code::TryAgainLater,
-        format!("others changed nftables {TRIES} times while the masquerade was being made"),
+        format!("others changed nftables {TRIES} times while the masquerade table was being set"),
     ))
 }
 
-/// Removes the table. True when it was there.
-///
-/// # Errors
-/// Code 101.
+/// Removes the table. True if there was one.
 pub fn remove(nft: &mut Nft) -> Result<bool> {
     match nft.commit(&[Change::RemoveTable(TABLE)], None) {
         Ok(()) => Ok(true),
         Err(failed) if failed.error.is(rustix::io::Errno::NOENT) => Ok(false),
-        Err(failed) => Err(failed.error.during("remove the masquerade from nftables")),
+        Err(failed) => Err(failed
+            .error
+            .during("remove the masquerade table from nftables")),
     }
 }
 
@@ -175,12 +182,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_made_anew_as_a_whole() {
-        let wanted = Masquerade {
+    fn the_whole_table_is_replaced_in_one_transaction() {
+        let desired = DesiredMasquerade {
             pods: vec!["10.1.0.0/24".parse().unwrap()],
-            kept: vec!["10.1.0.0/16".parse().unwrap(), "ff00::/8".parse().unwrap()],
+            exempt: vec!["10.1.0.0/16".parse().unwrap(), "ff00::/8".parse().unwrap()],
         };
-        let changes = changes(&wanted);
+        let changes = changes(&desired);
         assert!(matches!(
             changes[..3],
             [Change::Table(_), Change::RemoveTable(_), Change::Table(_)]

@@ -1,4 +1,4 @@
-//! What the daemon tells of itself in numbers, as Prometheus reads them.
+//! Metrics, in the format that Prometheus reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -13,16 +13,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::desired::Problem;
-use super::gc::Census;
+use super::gc::GcReport;
 
 type Labels = Vec<(&'static str, String)>;
 
-/// All of them. Cloning gives another handle to the same numbers.
+/// All metrics. A clone is another handle to the same values.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    pub nodes: Gauge,
-    pub routes: Gauge,
-    pub watch_errors: Counter,
+    pub(crate) nodes: Gauge,
+    pub(crate) routes: Gauge,
+    pub(crate) watch_errors: Counter,
     attachments: Gauge,
     stale: Gauge,
     used: Family<Labels, Gauge<f64, AtomicU64>>,
@@ -31,14 +31,14 @@ pub struct Metrics {
     errors: Family<Labels, Counter>,
     changes: Family<Labels, Counter>,
     reclaimed: Family<Labels, Counter>,
-    passes: Passes,
+    pass_duration: PassDuration,
 }
 
-/// A histogram has no default of its own.
+/// `Histogram` has no `Default`.
 #[derive(Debug, Clone)]
-struct Passes(Histogram);
+struct PassDuration(Histogram);
 
-impl Default for Passes {
+impl Default for PassDuration {
     fn default() -> Self {
         // From half a millisecond to 8 seconds.
         Self(Histogram::new(exponential_buckets(0.0005, 2.0, 15)))
@@ -46,7 +46,7 @@ impl Default for Passes {
 }
 
 impl Metrics {
-    /// The numbers, and the registry that writes them.
+    /// The metrics, and the registry that [`text`] encodes.
     pub fn new() -> (Self, Registry) {
         let it = Self::default();
         let mut registry = Registry::with_prefix("pausenet");
@@ -55,22 +55,22 @@ impl Metrics {
         registry.register("nodes", "Nodes of the cluster", it.nodes.clone());
         registry.register(
             "routes",
-            "Routes of the daemon's on this node",
+            "Routes to pods that the daemon keeps on this node",
             it.routes.clone(),
         );
         registry.register(
             "watch_errors",
-            "How often watching the Nodes failed",
+            "Failures to watch the Nodes",
             it.watch_errors.clone(),
         );
         registry.register(
             "attachments",
-            "Pods' attachments on this node",
+            "Attachments of pods on this node",
             it.attachments.clone(),
         );
         registry.register(
             "stale_attachments",
-            "Attachments that hold an address and have no link: not yet reclaimed, or being made",
+            "Attachments with an address and without a link: not reclaimed yet, or in the middle of an ADD",
             it.stale.clone(),
         );
         registry.register(
@@ -80,59 +80,55 @@ impl Metrics {
         );
         registry.register(
             "addresses_free",
-            "Addresses that are free, by range",
+            "Free addresses, by range",
             it.free.clone(),
         );
         registry.register(
             "node_problems",
-            "What keeps a Node's pods from being reached; 1 for each",
+            "Reasons why a Node's pods are not reachable, by kind",
             it.problems.clone(),
         );
         registry.register_with_unit(
             "reconcile",
-            "Time of a pass over all that the daemon sees to",
+            "Duration of a reconcile pass",
             Unit::Seconds,
-            it.passes.0.clone(),
+            it.pass_duration.0.clone(),
         );
         registry.register(
             "reconcile_errors",
-            "Passes with an error, by part",
+            "Failed passes, by part",
             it.errors.clone(),
         );
-        registry.register(
-            "changes",
-            "Changes that were made, by part",
-            it.changes.clone(),
-        );
+        registry.register("changes", "Changes made, by part", it.changes.clone());
         registry.register(
             "reclaimed",
-            "What was reclaimed because nobody can own it, by kind",
+            "Reclaimed addresses and attachments that no pod owned, by kind",
             it.reclaimed.clone(),
         );
         (it, registry)
     }
 
     /// A pass has ended.
-    pub fn passed(&self, time: Duration) {
-        self.passes.0.observe(time.as_secs_f64());
+    pub(crate) fn pass_ended(&self, time: Duration) {
+        self.pass_duration.0.observe(time.as_secs_f64());
     }
 
     /// A part of a pass failed.
-    pub fn failed(&self, part: &'static str) {
+    pub(crate) fn part_failed(&self, part: &'static str) {
         let labels = vec![("part", part.to_owned())];
         self.errors.get_or_create(&labels).inc();
     }
 
     /// A part of a pass changed something.
-    pub fn changed(&self, part: &'static str, count: usize) {
+    pub(crate) fn part_changed(&self, part: &'static str, count: usize) {
         if count > 0 {
             let labels = vec![("part", part.to_owned())];
             self.changes.get_or_create(&labels).inc_by(count as u64);
         }
     }
 
-    /// The problems of the present; those of before are gone.
-    pub fn problems(&self, problems: &[Problem]) {
+    /// Sets the current problems; earlier ones disappear.
+    pub(crate) fn problems(&self, problems: &[Problem]) {
         let mut counts: BTreeMap<_, i64> = BTreeMap::new();
         for problem in problems {
             let key = (problem.node.clone(), problem.kind.as_str());
@@ -145,19 +141,19 @@ impl Metrics {
         }
     }
 
-    /// What there is of the network on this node.
-    pub fn census(&self, census: &Census) {
-        self.attachments.set(census.attachments as i64);
-        self.stale.set(census.stale as i64);
-        for (kind, count) in [("attachment", census.reclaimed), ("address", census.freed)] {
+    /// Sets what garbage collection counted.
+    pub(crate) fn gc_report(&self, report: &GcReport) {
+        self.attachments.set(report.attachments as i64);
+        self.stale.set(report.stale as i64);
+        for (kind, count) in [("attachment", report.reclaimed), ("address", report.freed)] {
             let labels = vec![("kind", kind.to_owned())];
             self.reclaimed.get_or_create(&labels).inc_by(count as u64);
         }
         self.used.clear();
         self.free.clear();
-        for (range, (used, all)) in &census.usage {
+        for (range, (used, all)) in &report.usage {
             let labels = vec![("range", range.clone())];
-            // More than 2^53 is told roughly, which is enough of an IPv6 subnet.
+            // Rounded above 2^53, which is accurate enough for an IPv6 subnet.
             self.used.get_or_create(&labels).set(*used as f64);
             let free = all.saturating_sub(*used);
             self.free.get_or_create(&labels).set(free as f64);
@@ -165,10 +161,10 @@ impl Metrics {
     }
 }
 
-/// The numbers as text.
+/// The metrics in the OpenMetrics text format.
 ///
 /// # Errors
-/// None that can happen: text is written to memory.
+/// None in practice: it writes to memory.
 pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     encode(&mut text, registry)?;
@@ -186,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_that_is_solved_is_not_told_any_more() {
+    fn a_solved_problem_disappears() {
         let (metrics, registry) = Metrics::new();
         let problem = Problem {
             node: "far".into(),
@@ -201,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_by_range() {
+    fn addresses_are_counted_by_range() {
         let (metrics, registry) = Metrics::new();
         let usage = BTreeMap::from([("10.1.0.0/24".to_owned(), (3, 253))]);
-        metrics.census(&Census {
+        metrics.gc_report(&GcReport {
             attachments: 3,
             usage,
-            ..Census::default()
+            ..GcReport::default()
         });
         for line in [
             "pausenet_attachments 3",
@@ -219,10 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn time_and_errors_of_passes_are_told() {
+    fn passes_and_their_errors_are_counted() {
         let (metrics, registry) = Metrics::new();
-        metrics.passed(Duration::from_millis(3));
-        metrics.failed("routes");
+        metrics.pass_ended(Duration::from_millis(3));
+        metrics.part_failed("routes");
         assert!(has(&registry, "pausenet_reconcile_seconds_count 1"));
         assert!(has(
             &registry,

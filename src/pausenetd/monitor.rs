@@ -1,6 +1,6 @@
-//! What of the kernel's news is a reason to look: changes of links, addresses and routes that may
-//! have taken some of ours with them, and of nftables. What each pod's coming and going brings is
-//! none.
+//! Kernel monitors: netlink notifications that request a pass. These are changes of links, addresses
+//! and routes that may have removed routes of ours, and any change of nftables. The changes that
+//! come with each pod's ADD and DEL are filtered out.
 
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
@@ -11,32 +11,35 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
-use super::wakeup::{Bell, Scope};
+use super::wakeup::{PassScope, WakeUp};
 use pausenet::kernel::owned_route::is_owned;
 use pausenet::kernel::route::MAIN_TABLE;
 use pausenet::kernel::watch::{Ear, Heard};
 use pausenet::plan::LINK_GROUP;
 
-/// The subnets of this node's pods, as they are known at present.
-pub type OwnPods = Arc<RwLock<Vec<IpNetwork>>>;
+/// The current subnets of this node's pods.
+pub(crate) type OwnPodSubnets = Arc<RwLock<Vec<IpNetwork>>>;
 
-/// Listens for as long as the process lives, on a thread for each kind of news.
+/// Starts the route monitor and the nftables monitor, each on a thread that lives as long as the
+/// process.
 ///
 /// # Errors
-/// The kernel's, when it gives no socket or no thread.
-pub fn listen(bell: &Arc<Bell>, own_pods: &OwnPods) -> std::io::Result<()> {
+/// The kernel grants no socket or no thread.
+pub(crate) fn start(wake_up: &Arc<WakeUp>, own_pod_subnets: &OwnPodSubnets) -> std::io::Result<()> {
     for (name, ear) in [("routes", Ear::for_routes()?), ("nft", Ear::for_nft()?)] {
-        let (bell, own_pods) = (bell.clone(), own_pods.clone());
+        let (wake_up, own_pod_subnets) = (wake_up.clone(), own_pod_subnets.clone());
         std::thread::Builder::new()
-            .name(format!("ear-{name}"))
+            .name(format!("monitor-{name}"))
             .spawn(move || {
                 loop {
                     match ear.hear() {
-                        Ok(heard) if is_reason(&heard, &own_pods) => bell.ring(Scope::Network),
+                        Ok(notification) if needs_pass(&notification, &own_pod_subnets) => {
+                            wake_up.request(PassScope::Network)
+                        }
                         Ok(_) => {}
                         Err(err) => {
-                            // The slow timer goes on without it.
-                            tracing::error!("cannot listen to the kernel ({name}) any more: {err}");
+                            // Passes on the timer go on without it.
+                            tracing::error!("the {name} monitor stopped: {err}");
                             return;
                         }
                     }
@@ -46,33 +49,34 @@ pub fn listen(bell: &Arc<Bell>, own_pods: &OwnPods) -> std::io::Result<()> {
     Ok(())
 }
 
-fn is_reason(heard: &Heard, own_pods: &OwnPods) -> bool {
-    match heard {
+fn needs_pass(notification: &Heard, own_pod_subnets: &OwnPodSubnets) -> bool {
+    match notification {
         Heard::Nft | Heard::TooMuch => true,
         Heard::Route(messages) => {
-            let own_pods = own_pods.read();
-            let own_pods = own_pods.as_deref().map_or(&[][..], Vec::as_slice);
+            let own_pod_subnets = own_pod_subnets.read();
+            let own_pod_subnets = own_pod_subnets.as_deref().map_or(&[][..], Vec::as_slice);
             messages
                 .iter()
-                .any(|message| is_relevant(message, own_pods))
+                .any(|message| is_relevant(message, own_pod_subnets))
         }
     }
 }
 
-/// Whether news may be about something that our routes rely on, or about one of them (pure).
-pub fn is_relevant(message: &RouteNetlinkMessage, own_pods: &[IpNetwork]) -> bool {
-    use RouteNetlinkMessage as News;
+/// Whether a notification may concern one of our routes, or something they depend on (pure).
+fn is_relevant(message: &RouteNetlinkMessage, own_pod_subnets: &[IpNetwork]) -> bool {
+    use RouteNetlinkMessage as Message;
     match message {
-        News::NewLink(link) | News::DelLink(link) => !is_of_a_pod(link),
-        News::NewAddress(address) | News::DelAddress(address) => {
-            !address_of(address).is_some_and(|ip| is_in(ip, own_pods) || is_link_local(ip))
+        Message::NewLink(link) | Message::DelLink(link) => !is_host_end(link),
+        Message::NewAddress(address) | Message::DelAddress(address) => !address_of(address)
+            .is_some_and(|ip| is_in_any(ip, own_pod_subnets) || is_link_local(ip)),
+        Message::NewRoute(route) | Message::DelRoute(route) => {
+            is_relevant_route(route, own_pod_subnets)
         }
-        News::NewRoute(route) | News::DelRoute(route) => is_relevant_route(route, own_pods),
         _ => false,
     }
 }
 
-fn is_of_a_pod(link: &LinkMessage) -> bool {
+fn is_host_end(link: &LinkMessage) -> bool {
     link.attributes.contains(&LinkAttribute::Group(LINK_GROUP))
 }
 
@@ -86,8 +90,8 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
         })
 }
 
-/// Routes in other tables are nothing to us, unless a rule leads there; the slow timer sees to that.
-fn is_relevant_route(route: &RouteMessage, own_pods: &[IpNetwork]) -> bool {
+/// Ignores other tables: a rule may lead there, but then the pass on the timer is soon enough.
+fn is_relevant_route(route: &RouteMessage, own_pod_subnets: &[IpNetwork]) -> bool {
     if u32::from(route.header.table) != MAIN_TABLE {
         return false;
     }
@@ -99,14 +103,15 @@ fn is_relevant_route(route: &RouteMessage, own_pods: &[IpNetwork]) -> bool {
             RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
             _ => None,
         });
-    is_owned(route) || !destination.is_some_and(|ip| is_in(ip, own_pods) || is_link_local(ip))
+    is_owned(route)
+        || !destination.is_some_and(|ip| is_in_any(ip, own_pod_subnets) || is_link_local(ip))
 }
 
-fn is_in(ip: IpAddr, subnets: &[IpNetwork]) -> bool {
+fn is_in_any(ip: IpAddr, subnets: &[IpNetwork]) -> bool {
     subnets.iter().any(|subnet| subnet.contains(ip))
 }
 
-/// Every IPv6 link has an address and a route of this kind, a pod's host end too.
+/// Every IPv6 link has an address and a route of this kind, the host end of a pod too.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(_) => false,
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_comes_or_goes_is_no_reason_to_look() {
+    fn creating_or_removing_a_pod_causes_no_pass() {
         let own = [
             "10.1.0.0/24".parse().unwrap(),
             "fd00:1::/64".parse().unwrap(),
@@ -160,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_taken_a_route_of_ours_is_one() {
+    fn changes_that_may_remove_our_routes_cause_a_pass() {
         let own = ["10.1.0.0/24".parse().unwrap()];
         assert!(is_relevant(&link(0), &own));
         assert!(is_relevant(&route("10.1.1.0", true), &own));
         assert!(is_relevant(&route("10.1.0.0", true), &own), "unreachable");
         assert!(
             is_relevant(&route("192.0.2.0", false), &own),
-            "a neighbours' subnet"
+            "the subnet of a neighbour"
         );
         let mut address = AddressMessage::default();
         address.attributes = vec![AddressAttribute::Address("192.0.2.1".parse().unwrap())];

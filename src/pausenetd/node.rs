@@ -1,25 +1,25 @@
-//! A Node of the cluster, as far as the network is concerned.
+//! A Node of the cluster, reduced to what the network depends on.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as api;
 
-/// A Node's name, where it is, and which addresses its pods have.
+/// A Node's name, addresses and pod subnets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node {
     pub name: String,
     /// Its addresses of type InternalIP.
     pub addresses: Vec<IpAddr>,
-    /// The subnets of its pods; none until the cluster has given it some.
+    /// The subnets of its pods; empty until the cluster assigns some.
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Values that are no addresses or subnets.
+    /// Values that are not addresses or subnets.
     pub unreadable: Vec<String>,
 }
 
 impl Node {
-    /// Reads what the API server tells. `podCIDRs` counts, or `podCIDR` where that is all there is.
-    pub fn read(node: &api::Node) -> Self {
+    /// Reads the API object. Takes `podCIDRs`, or `podCIDR` where that is the only one set.
+    pub(crate) fn read(node: &api::Node) -> Self {
         let spec = node.spec.clone().unwrap_or_default();
         let cidrs = match spec.pod_cidrs {
             Some(cidrs) if !cidrs.is_empty() => cidrs,
@@ -42,8 +42,8 @@ impl Node {
         }
     }
 
-    /// The address of a family that it is reached by: the first.
-    pub fn address(&self, v4: bool) -> Option<IpAddr> {
+    /// The first address of a family.
+    pub(crate) fn address(&self, v4: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4)
     }
 }
@@ -63,8 +63,8 @@ fn parse<T>(
     parsed
 }
 
-/// A subnet with its prefix length, and no bits set behind it.
-pub fn subnet(text: &str) -> Option<IpNetwork> {
+/// Parses a subnet with a prefix length and without host bits.
+pub(crate) fn subnet(text: &str) -> Option<IpNetwork> {
     let net = pausenet::cni::config::cidr::parse(text).ok()?;
     (net.ip() == net.network()).then_some(net)
 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dual_stack_node_has_two_of_each() {
+    fn a_dual_stack_node_has_an_address_and_a_subnet_of_each_family() {
         let node = read(json!({
             "metadata": {"name": "a"},
             "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]},
@@ -98,19 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_an_old_api_server_has_one_subnet() {
+    fn pod_cidr_counts_where_pod_cidrs_is_missing() {
         let node = read(json!({"metadata": {"name": "a"}, "spec": {"podCIDR": "10.1.0.0/24"}}));
         assert_eq!(node.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
     }
 
     #[test]
-    fn a_node_that_is_new_has_nothing_yet() {
+    fn a_new_node_has_no_addresses_and_subnets() {
         let node = read(json!({"metadata": {"name": "a"}}));
         assert!(node.pod_cidrs.is_empty() && node.addresses.is_empty());
     }
 
     #[test]
-    fn what_cannot_be_read_is_kept_for_the_message() {
+    fn unreadable_values_are_collected_for_the_message() {
         let node = read(json!({
             "metadata": {"name": "a"},
             "spec": {"podCIDRs": ["10.1.0.7/24", "10.1.0.0", "x"]},

@@ -1,5 +1,5 @@
-//! The cluster's Nodes, as the API server tells of them. The list is what was told last: while the
-//! server is away it stays as it is.
+//! Watches the cluster's Nodes on the API server. While the server is unreachable, the last list
+//! stays in use.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,26 +9,26 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1 as api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::watcher as watch_for;
+use kube::runtime::watcher as watch_events;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Config};
 
 use super::metrics::Metrics;
 use super::node::Node;
 use super::options::Options;
-use super::wakeup::{Bell, Scope};
+use super::wakeup::{PassScope, WakeUp};
 use pausenet::cni::{Code, Error, Result};
 
 /// Nodes by name.
 pub type NodeList = BTreeMap<String, Node>;
 
-/// What is known of the cluster; nothing until it has been listed once.
+/// The last list of Nodes; None before the first one.
 #[derive(Debug, Clone, Default)]
-pub struct Nodes(Arc<Mutex<Option<Arc<NodeList>>>>);
+pub(crate) struct Nodes(Arc<Mutex<Option<Arc<NodeList>>>>);
 
 impl Nodes {
-    /// The list as it is now.
-    pub fn list(&self) -> Option<Arc<NodeList>> {
+    /// The current list.
+    pub(crate) fn list(&self) -> Option<Arc<NodeList>> {
         self.lock().clone()
     }
 
@@ -36,52 +36,54 @@ impl Nodes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what was told. True when that changes anything.
-    fn take_in(&self, list: NodeList) -> bool {
+    /// Stores a new list. True if it differs from the last one.
+    fn replace(&self, list: NodeList) -> bool {
         let mut known = self.lock();
-        let is_new = known.as_deref() != Some(&list);
+        let is_changed = known.as_deref() != Some(&list);
         *known = Some(Arc::new(list));
-        is_new
+        is_changed
     }
 
-    fn change(&self, change: impl FnOnce(&mut NodeList)) -> bool {
+    fn update(&self, update: impl FnOnce(&mut NodeList)) -> bool {
         let Some(known) = self.list() else {
-            // Before the first list there is nothing to change.
+            // Before the first list there is nothing to update.
             return false;
         };
         let mut list = NodeList::clone(&known);
-        change(&mut list);
-        self.take_in(list)
+        update(&mut list);
+        self.replace(list)
     }
 }
 
 /// A client of the API server.
 ///
 /// # Errors
-/// Code 7, when it is not told where that is and how to speak to it.
-pub async fn client(options: &Options) -> Result<Client> {
+/// No usable address or credentials: the hint names the flag that sets them.
+pub(crate) async fn client(options: &Options) -> Result<Client> {
     let mut config = match &options.kubeconfig {
         Some(file) => from_file(file).await?,
         None => Config::incluster().map_err(|err| {
             Error::new(
                 Code::InvalidConfig,
-                format!("cannot tell where the API server is: {err}"),
+                format!("cannot find the API server: {err}"),
             )
-            .hint("outside of a pod, --kubeconfig FILE tells; in a pod, the service account's token has to be mounted")
+            .hint(
+                "outside a pod, set --kubeconfig FILE; in a pod, mount the service account's token",
+            )
         })?,
     };
     if let Some(url) = &options.api_server {
         config.cluster_url = url.parse().map_err(|err| {
             Error::new(
                 Code::InvalidConfig,
-                format!("--api-server {url:?} is no URL: {err}"),
+                format!("--api-server {url:?} is not a URL: {err}"),
             )
             .hint("for example https://192.0.2.1:6443")
         })?;
     }
     tracing::info!("the API server is {}", config.cluster_url);
     Client::try_from(config).map_err(|err| {
-        let msg = format!("cannot make a client of the API server: {err}");
+        let msg = format!("cannot set up a client for the API server: {err}");
         Error::new(Code::InvalidConfig, msg)
     })
 }
@@ -97,22 +99,22 @@ async fn from_file(file: &Path) -> Result<Config> {
         .map_err(unusable)
 }
 
-/// Watches the Nodes, for ever.
-pub async fn watch(client: Client, nodes: Nodes, bell: Arc<Bell>, metrics: Metrics) {
-    // A watch that has gone quiet without a word ends then, and another one begins.
-    const QUIET: Duration = Duration::from_secs(120);
-    let config = watcher::Config::default().timeout(QUIET.as_secs() as u32);
-    let mut events = std::pin::pin!(watch_for(Api::<api::Node>::all(client), config));
+/// Watches the Nodes; does not return in practice.
+pub(crate) async fn watch(client: Client, nodes: Nodes, wake_up: Arc<WakeUp>, metrics: Metrics) {
+    // A connection may die silently, so each watch is limited in time; then another one starts.
+    const WATCH_TIMEOUT: Duration = Duration::from_secs(120);
+    let config = watcher::Config::default().timeout(WATCH_TIMEOUT.as_secs() as u32);
+    let mut events = std::pin::pin!(watch_events(Api::<api::Node>::all(client), config));
     let mut listed = NodeList::new();
     let mut failures = 0;
     while let Some(event) = events.next().await {
-        let is_new = match event {
+        let is_changed = match event {
             Err(err) => {
                 metrics.watch_errors.inc();
                 if failures == 0 {
                     tracing::warn!("cannot watch the Nodes: {}", explain(&err));
                 }
-                tokio::time::sleep(wait(failures)).await;
+                tokio::time::sleep(retry_delay(failures)).await;
                 failures += 1;
                 continue;
             }
@@ -130,41 +132,41 @@ pub async fn watch(client: Client, nodes: Nodes, bell: Arc<Bell>, metrics: Metri
                     tracing::info!("watching the Nodes again: {}", listed.len());
                 }
                 failures = 0;
-                nodes.take_in(std::mem::take(&mut listed))
+                nodes.replace(std::mem::take(&mut listed))
             }
             Ok(Event::Apply(node)) => {
                 failures = 0;
                 let node = Node::read(&node);
-                nodes.change(|list| {
+                nodes.update(|list| {
                     list.insert(node.name.clone(), node);
                 })
             }
             Ok(Event::Delete(node)) => {
                 let name = node.metadata.name.unwrap_or_default();
-                nodes.change(|list| {
+                nodes.update(|list| {
                     list.remove(&name);
                 })
             }
         };
-        if is_new {
-            bell.ring(Scope::Network);
+        if is_changed {
+            wake_up.request(PassScope::Network);
         }
     }
 }
 
-/// How long to wait after so many failures in a row: twice as long each time, up to ten seconds; and
-/// not the same on all nodes, or an API server that comes back would meet them all at once.
-fn wait(failures: u32) -> Duration {
+/// How long to wait after this many failures in a row: twice as long each time, up to ten seconds.
+/// Random within the upper half, so that the nodes do not all hit a returning API server at once.
+fn retry_delay(failures: u32) -> Duration {
     const FIRST: Duration = Duration::from_millis(200);
     const LONGEST: Duration = Duration::from_secs(10);
     let full = LONGEST.min(FIRST * 2u32.pow(failures.min(10)));
     let mut random = [0];
-    // Without any, all wait the full time.
+    // Without random bytes, the delay is the full one.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     full - full / 2 * u32::from(random[0]) / 255
 }
 
-/// The error with the causes behind it, and what to do where that is known.
+/// The error with its causes, and what to do about it where that is known.
 fn explain(err: &watcher::Error) -> String {
     let mut text = err.to_string();
     let mut cause = std::error::Error::source(err);
@@ -183,9 +185,7 @@ fn explain(err: &watcher::Error) -> String {
         _ => None,
     };
     match status {
-        Some(401) => {
-            text.push_str("; the token or certificate is not one that the API server takes")
-        }
+        Some(401) => text.push_str("; the API server does not accept the token or certificate"),
         Some(403) => text.push_str("; its user needs get, list and watch of nodes (RBAC)"),
         _ => {}
     }
@@ -206,26 +206,26 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_grows_and_ends_growing() {
+    fn the_retry_delay_grows_up_to_its_limit() {
         for (failures, least, most) in [(0, 100, 200), (3, 800, 1600), (100, 5000, 10000)] {
-            let wait = wait(failures).as_millis();
-            assert!((least..=most).contains(&wait), "{wait}");
+            let delay = retry_delay(failures).as_millis();
+            assert!((least..=most).contains(&delay), "{delay}");
         }
     }
 
     #[test]
-    fn only_what_concerns_the_network_is_news() {
+    fn only_changes_that_matter_to_the_network_count_as_changes() {
         let nodes = Nodes::default();
         assert!(nodes.list().is_none());
-        assert!(!nodes.change(|list| list.clear()));
+        assert!(!nodes.update(|list| list.clear()));
         let list = NodeList::from([("a".into(), node("a", "10.1.0.0/24"))]);
-        assert!(nodes.take_in(list.clone()));
-        assert!(!nodes.take_in(list));
+        assert!(nodes.replace(list.clone()));
+        assert!(!nodes.replace(list));
         let same = node("a", "10.1.0.0/24");
-        assert!(!nodes.change(|list| drop(list.insert("a".into(), same))));
+        assert!(!nodes.update(|list| drop(list.insert("a".into(), same))));
         let other = node("a", "10.1.9.0/24");
-        assert!(nodes.change(|list| drop(list.insert("a".into(), other))));
-        assert!(nodes.change(|list| drop(list.remove("a"))));
+        assert!(nodes.update(|list| drop(list.insert("a".into(), other))));
+        assert!(nodes.update(|list| drop(list.remove("a"))));
         assert_eq!(nodes.list().unwrap().len(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! The daemon's flags, each with an environment variable, as they are typed; and [`Settings`]: what
-//! they mean, checked.
+//! [`Options`]: the daemon's flags as typed, each with an environment variable. [`Settings`]: the part
+//! that the pure code needs.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ use pausenet::cni::{Error, NetworkName, Result};
 use pausenet_host::install::Alias;
 
 const NOTES: &str = "\
-It watches the cluster's Nodes (get, list and watch are all that it may do there) and sees to it that
-  - plugins are in --bin-dir: pausenet, and those of --plugins that are missing;
-  - what this node's pods send to outside of the cluster is masqueraded (`nft list table inet
-    pausenetd`);
+It watches the cluster's Nodes (it only needs get, list and watch on them) and makes sure that
+  - the plugins are in --bin-dir: pausenet, and those of --plugins that are missing;
   - there is a route to the pods of each other node (`ip route show proto 112`);
-  - last, the network's configuration is in --conf-dir: the node is then ready for pods.
+  - traffic from this node's pods to outside the cluster is masqueraded (`nft list table inet
+    pausenetd`);
+  - the network configuration is in --conf-dir. It is written last: the node is Ready from then on.
 
-All of it is looked at again when a Node changes, when somebody changes routes, links or nftables,
-and every --interval; what somebody removes of it is put back, and so are pods' ports. Stopped or
-killed, it leaves everything in place, so that pods go on; --uninstall removes it.
+It checks all of this when a Node changes, when somebody changes routes, links or nftables, and every
+--interval. It restores what somebody removes, published ports of pods included. When it is stopped
+or killed, everything stays in place and pods keep running; --uninstall removes it.
 
 Examples:
   pausenetd --node-name \"$(hostname)\" --kubeconfig /etc/kubernetes/kubelet.conf
@@ -31,83 +31,81 @@ Examples:
   pausenetd --uninstall
   curl http://127.0.0.1:9112/metrics
 
-Signals: SIGTERM and SIGINT stop it. Exit status: 0 when it was stopped, 1 for failure, 2 for wrong
-usage.";
+Signals: SIGTERM and SIGINT stop it. Exit status: 0 when stopped, 1 on failure, 2 on wrong usage.";
 
-/// The network of a Kubernetes node: its conflist, the routes to other nodes, masquerade
+/// Sets up the network of a Kubernetes node: CNI configuration, routes to other nodes, masquerade
 #[derive(Debug, Clone, Parser)]
 #[command(name = "pausenetd", version, after_help = NOTES)]
 pub struct Options {
-    /// This node's name in the cluster [default: the host's name]
+    /// The name of this node's Node object [default: the host name]
     #[arg(long, value_name = "NAME", env = "PAUSENETD_NODE_NAME")]
-    pub node_name: Option<String>,
+    pub(crate) node_name: Option<String>,
 
-    /// How to reach the API server [default: as pods do]
+    /// The kubeconfig for the API server [default: the service account of the pod]
     #[arg(long, value_name = "FILE", env = "PAUSENETD_KUBECONFIG")]
-    pub kubeconfig: Option<PathBuf>,
+    pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// Another address of the API server than that file or the cluster tells; one that needs no
-    /// Service, while nothing makes Services work yet
+    /// The URL of the API server, in place of the one from the kubeconfig or the cluster: one that
+    /// works without Services, which may not work yet
     #[arg(long, value_name = "URL", env = "PAUSENETD_API_SERVER")]
-    pub api_server: Option<String>,
+    pub(crate) api_server: Option<String>,
 
-    /// Subnets of the cluster: what pods send there keeps its source address. Those of all Nodes'
-    /// pods belong to them anyway; named here, there is no moment at which a new node's do not
+    /// The cluster's subnets: traffic from pods to them is not masqueraded. The podCIDRs of all Nodes
+    /// are included anyway; set here, they are so even before a new Node is known
     #[arg(long, value_name = "CIDRS", env = "PAUSENETD_CLUSTER_CIDR", default_value = "", hide_default_value = true, value_parser = parse_subnets)]
-    pub cluster_cidr: Subnets,
+    pub(crate) cluster_cidr: Subnets,
 
-    /// More subnets to which pods' source addresses are kept: where they are routed back to the
-    /// nodes
+    /// More subnets to exempt from masquerade: they need routes back to the pods
     #[arg(long, value_name = "CIDRS", env = "PAUSENETD_MASQUERADE_EXCEPT", default_value = "", hide_default_value = true, value_parser = parse_subnets)]
-    pub masquerade_except: Subnets,
+    pub(crate) masquerade_except: Subnets,
 
-    /// Whether what leaves the cluster gets the node's address
+    /// Masquerade traffic that leaves the cluster: it gets the node's address
     #[arg(long, value_name = "BOOL", env = "PAUSENETD_MASQUERADE",
         default_value_t = true, action = clap::ArgAction::Set)]
-    pub masquerade: bool,
+    pub(crate) masquerade: bool,
 
-    /// Routed links (ptp), or a bridge
+    /// How to attach pods: a routed link for each (ptp), or a bridge
     #[arg(long, env = "PAUSENETD_MODE", value_enum, default_value_t)]
-    pub mode: Mode,
+    pub(crate) mode: Mode,
 
-    /// The MTU of pods, in bytes [default: that of the link with the node's address]
+    /// The MTU of pods in bytes [default: the MTU of the link with the node's address]
     #[arg(long, value_name = "BYTES", env = "PAUSENETD_MTU",
         value_parser = clap::value_parser!(u32).range(1280..=65535))]
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
 
-    /// The network's name
+    /// The name of the network
     #[arg(long, value_name = "NAME", env = "PAUSENETD_NETWORK", default_value = "pausenet",
         value_parser = parse_network)]
-    pub network: NetworkName,
+    pub(crate) network: NetworkName,
 
-    /// Where container runtimes look for networks
+    /// The folder where container runtimes look for network configurations
     #[arg(
         long,
         value_name = "DIR",
         env = "PAUSENETD_CONF_DIR",
         default_value = "/etc/cni/net.d"
     )]
-    pub conf_dir: PathBuf,
+    pub(crate) conf_dir: PathBuf,
 
-    /// The network's file there; runtimes take the first of all
+    /// The file name of the network configuration; runtimes take the first file by name
     #[arg(long, value_name = "FILE", env = "PAUSENETD_CONF_NAME",
         default_value = "10-pausenet.conflist", value_parser = parse_conf_name)]
-    pub conf_name: String,
+    pub(crate) conf_name: String,
 
-    /// Where container runtimes look for plugins
+    /// The folder where container runtimes look for plugins
     #[arg(
         long,
         value_name = "DIR",
         env = "PAUSENETD_BIN_DIR",
         default_value = "/opt/cni/bin"
     )]
-    pub bin_dir: PathBuf,
+    pub(crate) bin_dir: PathBuf,
 
-    /// The plugin to put there [default: the pausenet beside pausenetd]
+    /// The plugin to install [default: the file pausenet beside pausenetd]
     #[arg(long, value_name = "FILE", env = "PAUSENETD_PLUGIN")]
-    pub plugin: Option<PathBuf>,
+    pub(crate) plugin: Option<PathBuf>,
 
-    /// Names of other plugins that it is put there by too, where there is none of that name
+    /// Also install it under these names of reference plugins, where they are missing
     #[arg(
         long,
         value_name = "NAMES",
@@ -116,77 +114,76 @@ pub struct Options {
         value_delimiter = ',',
         default_value = "loopback,portmap"
     )]
-    pub plugins: Vec<Alias>,
+    pub(crate) plugins: Vec<Alias>,
 
-    /// Put it in the place of somebody else's plugins of those names as well. They are kept, and
-    /// come back with --uninstall
+    /// Also replace other plugins that have these names. They are kept, and --uninstall restores them
     #[arg(long, value_name = "BOOL", env = "PAUSENETD_REPLACE_PLUGINS",
         default_value_t = false, default_missing_value = "true", num_args = 0..=1,
         action = clap::ArgAction::Set)]
-    pub replace_plugins: bool,
+    pub(crate) replace_plugins: bool,
 
-    /// The store of addresses in use. Not kept over a reboot: no pod is either
+    /// The store of addresses in use. It may be lost on reboot, because no pod survives one
     #[arg(
         long,
         value_name = "DIR",
         env = "PAUSENETD_STORE_DIR",
         default_value = "/run/pausenet/ipam"
     )]
-    pub store_dir: PathBuf,
+    pub(crate) store_dir: PathBuf,
 
-    /// Where /healthz, /readyz and /metrics are served
+    /// The address that serves /healthz, /readyz and /metrics
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
         env = "PAUSENETD_LISTEN",
         default_value = "127.0.0.1:9112"
     )]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
 
-    /// How often everything is looked at though nothing is known to have changed, in seconds
+    /// The time between full passes when nothing is known to have changed, in seconds
     #[arg(long, value_name = "SECONDS", env = "PAUSENETD_INTERVAL", default_value_t = 30,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub interval: u64,
+    pub(crate) interval: u64,
 
-    /// What is logged: LEVEL, or TARGET=LEVEL with commas between
+    /// What to log: LEVEL, or a list of TARGET=LEVEL with commas between
     #[arg(
         long,
         value_name = "FILTER",
         env = "PAUSENETD_LOG",
         default_value = "info,kube=off"
     )]
-    pub log: String,
+    pub(crate) log: String,
 
-    /// How log lines are written
+    /// The format of log lines
     #[arg(long, env = "PAUSENETD_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 
-    /// Remove what it has made on this node, the network's configuration first, and end
+    /// Remove everything it made on this node, the network configuration first, and exit
     #[arg(long, env = "PAUSENETD_UNINSTALL")]
-    pub uninstall: bool,
+    pub(crate) uninstall: bool,
 }
 
-/// How pods are wired.
+/// How pods are attached.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
+pub(crate) enum Mode {
     #[default]
     Ptp,
     Bridge,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
+pub(crate) enum LogFormat {
+    /// Plain text.
     #[default]
     Text,
-    /// For programs: a JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A list of subnets. Nothing is an empty one: a variable in a manifest may be set to that.
+/// A list of subnets. Empty text is an empty list: a manifest may set a variable to that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subnets(pub Vec<IpNetwork>);
+pub(crate) struct Subnets(pub Vec<IpNetwork>);
 
 fn parse_subnets(text: &str) -> Result<Subnets, String> {
     let parts = text
@@ -195,7 +192,9 @@ fn parse_subnets(text: &str) -> Result<Subnets, String> {
         .filter(|part| !part.is_empty());
     let parse = |part: &str| {
         subnet(part).ok_or_else(|| {
-            format!("{part:?} is no subnet like 10.244.0.0/16, with no bits set behind the prefix")
+            format!(
+                "{part:?} is not a subnet like 10.244.0.0/16, without bits set after the prefix"
+            )
         })
     };
     parts.map(parse).collect::<Result<_, _>>().map(Subnets)
@@ -209,44 +208,44 @@ fn parse_conf_name(text: &str) -> Result<String, String> {
     let plain = !text.starts_with('.') && !text.contains('/') && text.ends_with(".conflist");
     plain
         .then(|| text.to_owned())
-        .ok_or_else(|| "it has to be a file name like 10-pausenet.conflist".to_owned())
+        .ok_or_else(|| "it must be a file name like 10-pausenet.conflist".to_owned())
 }
 
-/// What the pure part needs to know of the options.
+/// The options that the pure code depends on.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub network: NetworkName,
-    pub mode: Mode,
-    pub mtu: Option<u32>,
-    pub store_dir: PathBuf,
-    /// Where sources are kept, beside the subnets of pods.
-    pub kept: Vec<IpNetwork>,
-    pub masquerade: bool,
+    pub(crate) network: NetworkName,
+    pub(crate) mode: Mode,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) store_dir: PathBuf,
+    /// Destinations that are not masqueraded, in addition to the podCIDRs of all Nodes.
+    pub(crate) masquerade_exempt: Vec<IpNetwork>,
+    pub(crate) masquerade: bool,
 }
 
 impl Options {
-    /// The options as they are meant.
+    /// The settings these options stand for.
     pub fn settings(&self) -> Settings {
-        let kept = self.cluster_cidr.0.iter().chain(&self.masquerade_except.0);
+        let exempt = self.cluster_cidr.0.iter().chain(&self.masquerade_except.0);
         Settings {
             network: self.network.clone(),
             mode: self.mode,
             mtu: self.mtu,
             store_dir: self.store_dir.clone(),
-            kept: kept.copied().collect(),
+            masquerade_exempt: exempt.copied().collect(),
             masquerade: self.masquerade,
         }
     }
 
-    /// Checks what one flag alone cannot tell, and fills in the node's name.
+    /// Checks what clap cannot check, and fills in the node's name.
     ///
     /// # Errors
-    /// Code 7, naming the flag.
+    /// A flag has an invalid value; the message names it.
     pub fn complete(mut self) -> Result<Self> {
         if self.node_name.as_deref().unwrap_or_default().is_empty() {
-            self.node_name = Some(own_name()?);
+            self.node_name = Some(host_name()?);
         }
-        // An empty variable in a manifest means that there is none.
+        // An empty variable in a manifest counts as unset.
         for path in [&mut self.kubeconfig, &mut self.plugin] {
             *path = path.take().filter(|path| !path.as_os_str().is_empty());
         }
@@ -257,44 +256,46 @@ impl Options {
             ("--store-dir", &self.store_dir),
         ] {
             if !path.is_absolute() {
-                let msg = format!("{flag} {}: it has to start with /", path.display());
+                let msg = format!("{flag} {}: it must start with /", path.display());
                 return Err(invalid(msg)
                     .hint("the runtime calls the plugin from another folder than this one"));
             }
         }
         if self.conf_dir == self.bin_dir {
-            return Err(invalid("--conf-dir and --bin-dir are the same folder"));
+            return Err(invalid(
+                "--conf-dir and --bin-dir must be different folders",
+            ));
         }
         Ok(self)
     }
 
-    /// The node's name, once it is filled in.
-    pub fn node_name(&self) -> &str {
+    /// The node's name; empty before [`Self::complete`].
+    pub(crate) fn node_name(&self) -> &str {
         self.node_name.as_deref().unwrap_or_default()
     }
 
-    /// The slow timer.
-    pub fn interval(&self) -> Duration {
+    /// The time between full passes.
+    pub(crate) fn interval(&self) -> Duration {
         Duration::from_secs(self.interval)
     }
 }
 
-/// As kubelet names its node when it is told nothing: the host's name in lower case.
-fn own_name() -> Result<String> {
+/// The name that kubelet gives its Node by default: the host name in lower case.
+fn host_name() -> Result<String> {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy().trim().to_lowercase();
     if name.is_empty() {
         return Err(Error::new(
             pausenet::cni::Code::InvalidConfig,
-            "this host has no name to look for among the Nodes",
+            "this host has no name to find its Node by",
         )
-        .hint("--node-name NAME tells which Node it is"));
+        .hint("set --node-name NAME"));
     }
     Ok(name)
 }
 
-/// An address that nobody can be reached at from another node.
-pub fn is_unusable(ip: IpAddr) -> bool {
+/// An address that cannot be a next hop to another node.
+pub(crate) fn is_unusable_as_gateway(ip: IpAddr) -> bool {
     ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()
 }
 
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_values_are_refused() {
         assert!(parse(&["--conf-name", "../x.conflist"]).is_err());
         assert!(parse(&["--conf-name", "x.json"]).is_err());
         assert!(parse(&["--mtu", "500"]).is_err());
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_s_name_is_the_node_s() {
+    fn the_node_name_defaults_to_the_host_name() {
         let options = parse(&["--node-name", ""]).unwrap().complete().unwrap();
         assert!(!options.node_name().is_empty());
         let named = parse(&["--node-name", "a"]).unwrap().complete().unwrap();

@@ -1,6 +1,6 @@
-//! The plugin in the folder where container runtimes look for it: under its own name, and under
-//! names of the reference's plugins that are missing there. How files change places without a
-//! moment in between is `pausectl install`'s, which also can take them away again.
+//! Installs the plugin in the folder where container runtimes look for it: under its own name, and under
+//! those names of reference plugins that are missing there. It uses the same mechanism as
+//! `pausectl install`: files are replaced atomically, and uninstall restores what was there before.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,35 +11,35 @@ use pausenet_host::install::file::{Digest, refusal};
 use pausenet_host::install::place::{Place, Put, Record, Wanted};
 use pausenet_host::install::{names, try_out};
 
-/// The plugin's own name, under which it is put in the place of whatever is there.
-const OWN: &str = "pausenet";
+/// The plugin's own name. Whatever file has it is replaced.
+const OWN_NAME: &str = "pausenet";
 
-/// What became of one name.
+/// A file that was installed, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    pub file: PathBuf,
-    pub put: Put,
+pub(crate) struct Installed {
+    pub(crate) file: PathBuf,
+    pub(crate) put: Put,
 }
 
-/// What is to be done under one name (pure): somebody else's plugin stays, unless it is in the
-/// place of ours or the user says so.
-pub fn is_wanted(name: &str, put: Put, replace: bool) -> bool {
+/// Whether to install under this name (pure): a foreign plugin stays, unless it has our own name or
+/// the user asks for its replacement.
+fn should_install(name: &str, put: Put, replace: bool) -> bool {
     match put {
         Put::Nothing { .. } => false,
         Put::New | Put::Renew => true,
-        Put::Replace => replace || name == OWN,
+        Put::Replace => replace || name == OWN_NAME,
     }
 }
 
-/// The files that an earlier look has found to be right, by what changes with their content. To read
-/// all of them each time would be work for nothing.
+/// The metadata of the files when they were last found up to date. While it stays the same, they are
+/// not read again.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Seen(Vec<Option<Stamp>>);
+pub(crate) struct Fingerprint(Vec<Option<Stamp>>);
 
 /// Device, inode, size, and the time of the last change of either: seconds and nanoseconds.
 type Stamp = (u64, u64, u64, i64, i64);
 
-impl Seen {
+impl Fingerprint {
     fn of(files: &[PathBuf]) -> Self {
         let stamp = |file: &PathBuf| {
             let meta = std::fs::symlink_metadata(file).ok()?;
@@ -50,33 +50,34 @@ impl Seen {
     }
 }
 
-/// Has the plugin there, by all its names. Gives back what was changed.
+/// Makes sure that the plugin is installed under all its names. Returns what was changed.
 ///
 /// # Errors
-/// Code 5, or 7 for a plugin that does not run here; what stood there then still does.
-pub fn ensure(options: &Options, seen: &mut Seen) -> Result<Vec<Done>> {
+/// A file cannot be read or written, or the plugin does not run on this host; the file that was there
+/// stays then.
+pub(crate) fn ensure(options: &Options, last_seen: &mut Fingerprint) -> Result<Vec<Installed>> {
     let source = source(options)?;
     let place = Place::new(options.bin_dir.clone());
     let names = names(&options.plugins, &place)?;
     let targets = names.iter().map(|name| place.path(name));
     let files: Vec<_> = std::iter::once(source.clone()).chain(targets).collect();
-    if Seen::of(&files) == *seen {
+    if Fingerprint::of(&files) == *last_seen {
         return Ok(Vec::new());
     }
-    let done = put_there(options, &source, &place, names)?;
-    *seen = Seen::of(&files);
-    Ok(done)
+    let installed = install(options, &source, &place, names)?;
+    *last_seen = Fingerprint::of(&files);
+    Ok(installed)
 }
 
-fn put_there(
+fn install(
     options: &Options,
     source: &Path,
     place: &Place,
     names: Vec<String>,
-) -> Result<Vec<Done>> {
+) -> Result<Vec<Installed>> {
     let content = std::fs::read(source).map_err(|err| {
         refusal("cannot read the plugin", source, &err)
-            .hint("--plugin FILE says where it is; by default it lies beside pausenetd")
+            .hint("set --plugin FILE; the default is the file pausenet beside pausenetd")
     })?;
     let digest = Digest::of(&content);
     let wanted: Vec<_> = names
@@ -91,7 +92,7 @@ fn put_there(
     let open = |record: &Record| -> Result<Vec<&Wanted>> {
         let mut open = Vec::new();
         for one in &wanted {
-            if is_wanted(&one.name, place.plan(one, record)?, options.replace_plugins) {
+            if should_install(&one.name, place.plan(one, record)?, options.replace_plugins) {
                 open.push(one);
             }
         }
@@ -101,24 +102,24 @@ fn put_there(
         return Ok(Vec::new());
     }
     let held = place.hold()?;
-    // What was found before the hold may be another's doing since.
+    // Read again: somebody else may have changed it before we held the lock.
     let mut record = place.record()?;
-    let mut done = Vec::new();
-    let mut like: Option<PathBuf> = None;
+    let mut installed = Vec::new();
+    let mut template: Option<PathBuf> = None;
     for one in open(&record)? {
-        let put = place.put(one, like.as_deref(), &mut record, &held, examine)?;
-        like = Some(place.path(&one.name));
-        done.push(Done {
+        let put = place.put(one, template.as_deref(), &mut record, &held, check_runs)?;
+        template = Some(place.path(&one.name));
+        installed.push(Installed {
             file: place.path(&one.name),
             put,
         });
     }
-    Ok(done)
+    Ok(installed)
 }
 
-fn examine(program: &Path) -> Result<()> {
+fn check_runs(program: &Path) -> Result<()> {
     try_out(program).map_err(|err| {
-        err.hint("is --plugin pausenet, and built for this machine (uname -m)? A filesystem mounted noexec runs no plugins")
+        err.hint("is --plugin the pausenet plugin, built for this machine (uname -m)? Is the filesystem mounted noexec?")
     })
 }
 
@@ -127,10 +128,10 @@ fn source(options: &Options) -> Result<PathBuf> {
         return Ok(file.clone());
     }
     let beside = std::env::current_exe().ok();
-    let beside = beside.and_then(|own| Some(own.parent()?.join(OWN)));
+    let beside = beside.and_then(|own| Some(own.parent()?.join(OWN_NAME)));
     beside.ok_or_else(|| {
-        Error::new(Code::Internal, "cannot tell where pausenetd itself is")
-            .hint("--plugin FILE says where the plugin is")
+        Error::new(Code::Internal, "cannot find the folder of pausenetd itself")
+            .hint("set --plugin FILE")
     })
 }
 
@@ -139,16 +140,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn somebody_else_s_plugin_stays_unless_it_is_said_otherwise() {
-        assert!(!is_wanted("loopback", Put::Replace, false));
-        assert!(is_wanted("loopback", Put::Replace, true));
-        assert!(is_wanted("loopback", Put::New, false));
-        assert!(is_wanted("loopback", Put::Renew, false));
-        assert!(!is_wanted("loopback", Put::Nothing { ours: true }, true));
+    fn a_foreign_plugin_stays_unless_the_user_says_otherwise() {
+        assert!(!should_install("loopback", Put::Replace, false));
+        assert!(should_install("loopback", Put::Replace, true));
+        assert!(should_install("loopback", Put::New, false));
+        assert!(should_install("loopback", Put::Renew, false));
+        assert!(!should_install(
+            "loopback",
+            Put::Nothing { ours: true },
+            true
+        ));
     }
 
     #[test]
-    fn our_own_name_is_ours() {
-        assert!(is_wanted(OWN, Put::Replace, false));
+    fn a_file_under_our_own_name_is_always_replaced() {
+        assert!(should_install(OWN_NAME, Put::Replace, false));
     }
 }

@@ -1,9 +1,10 @@
-//! What somebody's `nft flush ruleset` took of pods' elements, mapped ports above all, is put back.
-//! The plugin adds them at ADD, and nobody calls it again.
+//! Restores pods' nftables elements, published ports (hostPort) above all, after somebody's
+//! `nft flush ruleset`. The plugin adds them at ADD, and nothing calls it again.
 //!
-//! What the runtime remembers of an ADD (libcni's files) tells what there should be, the kernel
-//! whether the pod is still the one that it remembers. That stays the same for as long as the pod
-//! lives, so it is asked once. Who is not remembered gets nothing back: `pausectl doctor` tells.
+//! What should be there comes from the runtime's result cache (libcni's files); the kernel confirms
+//! that the pod is still the one in the cache. Both stay the same for as long as the pod lives, so an
+//! attachment is looked up once. A pod that is not in the cache gets nothing back; `pausectl doctor`
+//! reports it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -20,130 +21,134 @@ use pausenet::plan::rules::Wish;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::duty::{self, Duty};
 
-/// The elements of this node's pods.
+/// The expected elements of this node's pods.
 #[derive(Debug)]
-pub struct Ports {
+pub struct PodElements {
     network: NetworkName,
     path: [PathBuf; 1],
-    due: HashMap<Attachment, Due>,
-    /// Of a ruleset with nothing missing. While it is this one, nothing can have gone.
+    expected: HashMap<Attachment, ExpectedElements>,
+    /// The generation of a ruleset with nothing missing. While it stays the same, nothing is missing.
     generation: Option<u32>,
 }
 
-/// What nftables should hold for an attachment that lives.
+/// The elements that nftables should hold for a live attachment.
 #[derive(Debug)]
-struct Due {
-    /// The index of its host end: while that is there, it is the same attachment.
+struct ExpectedElements {
+    /// The index of its host end. While that link exists, the attachment is the same one.
     host_end: u32,
     wishes: Vec<Wish>,
 }
 
-impl Ports {
-    /// Nothing is known yet.
+impl PodElements {
+    /// Knows no attachment yet.
     pub fn new(options: &Options) -> Self {
         Self {
             network: options.network.clone(),
             path: [options.bin_dir.clone()],
-            due: HashMap::new(),
+            expected: HashMap::new(),
             generation: None,
         }
     }
 
-    /// Puts back what is missing; of how many pods that was.
+    /// Restores missing elements. Returns the number of pods that got some back.
     ///
     /// # Errors
-    /// Codes 101 and 103, of the first that cannot have it back; the others have.
-    pub fn ensure(&mut self, socket: &mut RouteSocket, nft: &mut Nft) -> Result<usize> {
+    /// The first failure, for example a host port that another pod has by now; the elements of all
+    /// other pods are restored nevertheless.
+    pub fn restore(&mut self, socket: &mut RouteSocket, nft: &mut Nft) -> Result<usize> {
         let attempt = "look for pods' elements in nftables";
         let generation = nft.generation().during(attempt)?;
         if self.generation == Some(generation) {
             return Ok(0);
         }
         self.generation = None;
-        let mut is_whole = self.learn(socket)?;
-        let wishes = self.due.values().flat_map(|due| due.wishes.iter().cloned());
+        let mut is_complete = self.refresh(socket)?;
+        let wishes = self
+            .expected
+            .values()
+            .flat_map(|expected| expected.wishes.iter().cloned());
         let wishes: Vec<_> = wishes.collect();
         let mut count = 0;
         let mut outcome = Ok(());
         if !wishes.is_empty() {
             let present = Present::read(nft).during(attempt)?;
-            // An element alone does nothing.
-            let are_chains_lost = !present.incomplete(&wishes).is_empty();
-            if are_chains_lost {
-                is_whole = false;
+            // An element has no effect without its chain.
+            let chains_are_missing = !present.incomplete(&wishes).is_empty();
+            if chains_are_missing {
+                is_complete = false;
                 rules::restore_shared(&wishes)?;
             }
-            for (attachment, due) in &self.due {
-                let lost = present.lost(&due.wishes);
-                if lost.is_empty() {
-                    count += usize::from(are_chains_lost && !due.wishes.is_empty());
+            for (attachment, expected) in &self.expected {
+                let missing = present.lost(&expected.wishes);
+                if missing.is_empty() {
+                    count += usize::from(chains_are_missing && !expected.wishes.is_empty());
                     continue;
                 }
-                is_whole = false;
-                match put_back(attachment, due.host_end, &lost) {
+                is_complete = false;
+                match put_back(attachment, expected.host_end, &missing) {
                     Ok(is_back) => count += usize::from(is_back),
                     Err(err) => outcome = outcome.and(Err(err.context(attachment.to_string()))),
                 }
             }
         }
-        if is_whole {
+        if is_complete {
             self.generation = Some(generation);
         }
         outcome.map(|()| count)
     }
 
-    /// Has [`Self::due`] tell of the attachments that live now. False when something of one is not
-    /// known (yet): the runtime writes it down when the ADD is over.
-    fn learn(&mut self, socket: &mut RouteSocket) -> Result<bool> {
+    /// Updates [`Self::expected`] to the live attachments. False if one is not in the result cache: the
+    /// runtime writes it there after the ADD.
+    fn refresh(&mut self, socket: &mut RouteSocket) -> Result<bool> {
         let links = link::list(socket).during("list the host's links")?;
-        let mut before = std::mem::take(&mut self.due);
-        let mut all_are_known = true;
+        let mut before = std::mem::take(&mut self.expected);
+        let mut all_known = true;
         for link in links.iter().filter(|link| link.kind == "veth") {
             let Some(attachment) = attachment_of(link.alias.as_deref(), &self.network) else {
                 continue;
             };
             let known = before.remove(&attachment);
-            let known = known.filter(|due| due.host_end == link.index);
-            match known.or_else(|| self.recall(socket, &attachment, link)) {
-                Some(due) => {
-                    self.due.insert(attachment, due);
+            let known = known.filter(|expected| expected.host_end == link.index);
+            match known.or_else(|| self.look_up(socket, &attachment, link)) {
+                Some(expected) => {
+                    self.expected.insert(attachment, expected);
                 }
-                None => all_are_known = false,
+                None => all_known = false,
             }
         }
-        Ok(all_are_known)
+        Ok(all_known)
     }
 
-    fn recall(
+    fn look_up(
         &self,
         socket: &mut RouteSocket,
         attachment: &Attachment,
         host_end: &Link,
-    ) -> Option<Due> {
+    ) -> Option<ExpectedElements> {
         let entry = cache::of(attachment).filter(|entry| entry.result.is_some())?;
-        // In our network's configuration there is none but the first.
+        // Our conflist has one plugin only.
         let plugins = duty::Plugins {
             path: &self.path,
             portmap_is_ours: false,
         };
         let duties = duty::remembered(&entry, &[], plugins);
         let wishes: Vec<_> = duties.iter().flat_map(Duty::wishes).collect();
-        let is_of_this_one = !duties.is_empty()
+        let belongs_to_this_attachment = !duties.is_empty()
             && (wishes.is_empty()
                 || duties
                     .iter()
-                    .all(|duty| has_its_own(socket, host_end, duty)));
-        is_of_this_one.then_some(Due {
+                    .all(|duty| has_remembered_addresses(socket, host_end, duty)));
+        belongs_to_this_attachment.then_some(ExpectedElements {
             host_end: host_end.index,
             wishes,
         })
     }
 }
 
-/// Whether the interface has the addresses that are remembered: they may be those of an attachment
-/// of the same name that came before, whose runtime was killed amid its DEL.
-fn has_its_own(socket: &mut RouteSocket, host_end: &Link, duty: &Duty) -> bool {
-    let (Some(promised), Some(namespace), Some(peer)) = (
+/// Whether the interface has the addresses in the result cache. Otherwise the entry belongs to an
+/// earlier attachment of the same name, whose runtime was killed during its DEL.
+fn has_remembered_addresses(socket: &mut RouteSocket, host_end: &Link, duty: &Duty) -> bool {
+    let (Some(remembered), Some(namespace), Some(peer)) = (
         &duty.request.network.prev_result,
         host_end.peer_netns.filter(|id| *id >= 0),
         host_end.peer,
@@ -155,6 +160,6 @@ fn has_its_own(socket: &mut RouteSocket, host_end: &Link, duty: &Duty) -> bool {
     };
     let own = addresses.iter().filter(|(index, _)| *index == peer);
     let own: HashSet<_> = own.map(|(_, net)| net.ip()).collect();
-    let mut promised = promised.ips.iter().map(|ip| ip.address.ip());
-    promised.all(|ip| own.contains(&ip))
+    let mut remembered = remembered.ips.iter().map(|ip| ip.address.ip());
+    remembered.all(|ip| own.contains(&ip))
 }

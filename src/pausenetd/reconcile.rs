@@ -1,7 +1,6 @@
-//! One pass over all that the daemon sees to. Parts that do not depend on each other go on when one
-//! fails; the network's configuration comes last, and for the first time only when what pods need is
-//! in place. Once all that pods need has been, the node counts as ready, and goes on so: what fails
-//! later, or an API server that is away, takes nothing from what is there.
+//! One pass over all parts. Independent parts go on when one fails. The conflist comes last, and the
+//! first time only after everything that pods need is in place. From then on the node stays ready:
+//! neither a later failure nor an unreachable API server removes anything.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,14 +9,14 @@ use std::time::SystemTime;
 use ipnetwork::IpNetwork;
 
 use super::conflist::{self, Outcome};
-use super::desired::{self, Desired, Problem, ProblemKind, desired};
+use super::desired::{self, DesiredState, Problem, ProblemKind};
 use super::metrics::Metrics;
-use super::monitor::OwnPods;
+use super::monitor::OwnPodSubnets;
 use super::node::Node;
 use super::node_watch::NodeList;
 use super::options::{Options, Settings};
-use super::pod_elements::Ports;
-use super::wakeup::Scope;
+use super::pod_elements::PodElements;
+use super::wakeup::PassScope;
 use super::{gc, masquerade, plugins, routes};
 use pausenet::apply::{Host, rules};
 use pausenet::cni::{Code, During, Error, Result};
@@ -27,165 +26,174 @@ use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
 use pausenet::kernel::{RouteSocket, address, link};
 use pausenet_host::install::place::Put;
 
-/// Makes this node's network so, again and again.
+/// Applies the desired state to this node, pass by pass.
 pub struct Reconciler {
     options: Options,
     settings: Settings,
     socket: RouteSocket,
     nft: Nft,
     metrics: Metrics,
-    own_pods: OwnPods,
-    /// What the masquerade looked like when it was made.
-    made: Option<masquerade::Made>,
-    ports: Ports,
-    plugins_are_there: bool,
-    plugins_seen: plugins::Seen,
-    /// Everything that pods need has been in place at once.
-    is_settled: bool,
-    /// The subnets whose pods were counted last.
-    counted: Vec<IpNetwork>,
-    told: BTreeSet<String>,
+    own_pod_subnets: OwnPodSubnets,
+    last_masquerade: Option<masquerade::LastApplied>,
+    pod_elements: PodElements,
+    plugins_installed: bool,
+    plugins_fingerprint: plugins::Fingerprint,
+    /// Everything that pods need has been in place at the end of some pass.
+    was_ready: bool,
+    /// The pod subnets that garbage collection last ran for.
+    gc_subnets: Vec<IpNetwork>,
+    /// The complaints of the last pass.
+    logged: BTreeSet<String>,
 }
 
-/// How a pass ended.
+/// The outcome of a pass.
 #[derive(Debug, Default)]
-pub struct Report {
-    /// Some part failed, and is to be tried again soon.
-    pub failed: bool,
+pub struct PassReport {
+    /// Some part failed and should be tried again soon.
+    pub(crate) failed: bool,
     /// Why this node is not ready for pods; None when it is.
     pub not_ready: Option<String>,
-    /// What pods need and have not.
-    lacks: Vec<String>,
+    /// What pods need and what is missing.
+    missing: Vec<String>,
     complaints: BTreeSet<String>,
 }
 
 impl Reconciler {
-    /// Opens what it needs of the kernel, in the calling thread's network namespace.
+    /// Opens netlink sockets in the calling thread's network namespace.
     ///
     /// # Errors
-    /// Code 101.
-    pub fn new(options: Options, metrics: Metrics, own_pods: OwnPods) -> Result<Self> {
-        let ports = Ports::new(&options);
+    /// The kernel grants no socket.
+    pub fn new(options: Options, metrics: Metrics, own_pod_subnets: OwnPodSubnets) -> Result<Self> {
+        let pod_elements = PodElements::new(&options);
         Ok(Self {
             settings: options.settings(),
             options,
             socket: Host::open_socket()?,
             nft: rules::open()?,
             metrics,
-            own_pods,
-            made: None,
-            ports,
-            plugins_are_there: false,
-            plugins_seen: plugins::Seen::default(),
-            is_settled: false,
-            counted: Vec::new(),
-            told: BTreeSet::new(),
+            own_pod_subnets,
+            last_masquerade: None,
+            pod_elements,
+            plugins_installed: false,
+            plugins_fingerprint: plugins::Fingerprint::default(),
+            was_ready: false,
+            gc_subnets: Vec::new(),
+            logged: BTreeSet::new(),
         })
     }
 
-    /// Looks at everything in the scope, and makes the differences good.
-    pub fn pass(&mut self, nodes: Option<&NodeList>, scope: Scope) -> Report {
-        let mut report = Report::default();
-        if scope == Scope::Everything || !self.plugins_are_there {
-            let outcome = self.plugins();
-            self.need(&mut report, "plugins", outcome);
+    /// Makes one pass over the parts within the scope. `nodes` is None before the first list.
+    pub fn pass(&mut self, nodes: Option<&NodeList>, scope: PassScope) -> PassReport {
+        let mut report = PassReport::default();
+        if scope == PassScope::Everything || !self.plugins_installed {
+            let outcome = self.install_plugins();
+            self.record_required(&mut report, "plugins", outcome);
         }
-        match nodes.map(|nodes| self.find_own(nodes)) {
-            Some(Ok((own, others))) => self.network(&own, &others, scope, &mut report),
-            // Whatever is there stays: running pods go on with it.
-            Some(Err((part, err))) => self.need(&mut report, part, Err(err)),
+        match nodes.map(|nodes| self.split_nodes(nodes)) {
+            Some(Ok((own, others))) => self.apply_network(&own, &others, scope, &mut report),
+            // Everything stays as it is for running pods.
+            Some(Err((part, err))) => self.record_required(&mut report, part, Err(err)),
             None => report
-                .lacks
-                .push("the API server has not told of any Node yet".to_owned()),
+                .missing
+                .push("no list of Nodes from the API server yet".to_owned()),
         }
-        let outcome = self.ports();
-        self.note(&mut report, "ports", outcome);
+        let outcome = self.restore_pod_elements();
+        self.record(&mut report, "ports", outcome);
         report.not_ready = self.why_not_ready(&report);
-        self.tell(&report);
+        self.log_changes(&report);
         report
     }
 
-    fn why_not_ready(&mut self, report: &Report) -> Option<String> {
-        self.is_settled |= report.lacks.is_empty();
+    fn why_not_ready(&mut self, report: &PassReport) -> Option<String> {
+        self.was_ready |= report.missing.is_empty();
         let (dir, name) = (&self.options.conf_dir, &self.options.conf_name);
-        let conflist_is_there = conflist::is_there(dir, name);
-        if self.is_settled && self.plugins_are_there && conflist_is_there {
+        let conflist_exists = conflist::exists(dir, name);
+        if self.was_ready && self.plugins_installed && conflist_exists {
             return None;
         }
-        let mut lacks = report.lacks.clone();
-        if !conflist_is_there {
-            lacks.push(format!("{} is not there", dir.join(name).display()));
+        let mut missing = report.missing.clone();
+        if !conflist_exists {
+            missing.push(format!("{} does not exist", dir.join(name).display()));
         }
-        Some(lacks.join("\n"))
+        Some(missing.join("\n"))
     }
 
-    /// This node and the others. An error is of the part that metrics name with it.
-    fn find_own(&self, nodes: &NodeList) -> Result<(Node, Vec<Node>), (&'static str, Error)> {
+    /// Splits the list into this node and the others. An error comes with the part it counts for.
+    fn split_nodes(&self, nodes: &NodeList) -> Result<(Node, Vec<Node>), (&'static str, Error)> {
         let name = self.options.node_name();
         let unknown = |msg: String, hint: &str| Error::new(Code::TryAgainLater, msg).hint(hint);
         let Some(own) = nodes.get(name) else {
             let msg = format!(
-                "this node, {name}, is not among the {} Nodes of the cluster; nothing is changed",
+                "this node, {name}, is not among the {} Nodes of the cluster; nothing was changed",
                 nodes.len()
             );
-            let hint = "--node-name tells which it is (in a manifest: spec.nodeName)";
+            let hint = "set --node-name to the name of its Node (in a manifest: spec.nodeName)";
             return Err(("node", unknown(msg, hint)));
         };
         if own.pod_cidrs.is_empty() && own.unreadable.is_empty() {
-            let msg = format!("Node {name} has no podCIDR; nothing is changed");
-            let hint = "the controller manager gives it one: --allocate-node-cidrs, --cluster-cidr";
+            let msg = format!("Node {name} has no podCIDR; nothing was changed");
+            let hint =
+                "the controller manager assigns one with --allocate-node-cidrs and --cluster-cidr";
             return Err(("pod_cidr", unknown(msg, hint)));
         }
         let others = nodes.values().filter(|node| node.name != *name);
         Ok((own.clone(), others.cloned().collect()))
     }
 
-    fn network(&mut self, own: &Node, others: &[Node], scope: Scope, report: &mut Report) {
-        if let Ok(mut pods) = self.own_pods.write()
+    fn apply_network(
+        &mut self,
+        own: &Node,
+        others: &[Node],
+        scope: PassScope,
+        report: &mut PassReport,
+    ) {
+        if let Ok(mut pods) = self.own_pod_subnets.write()
             && *pods != own.pod_cidrs
         {
             pods.clone_from(&own.pod_cidrs);
         }
-        let ways = match routes::ways(&mut self.socket, &desired::gateways(others)) {
-            Ok(ways) => ways,
-            Err(err) => return self.need(report, "routes", Err(err)),
+        let next_hops = match routes::next_hops(&mut self.socket, &desired::gateways(others)) {
+            Ok(next_hops) => next_hops,
+            Err(err) => return self.record_required(report, "routes", Err(err)),
         };
-        let links = ways.values().filter_map(|way| match way {
+        let links = next_hops.values().filter_map(|next_hop| match next_hop {
             Way::OnLink(link) => Some(*link),
             _ => None,
         });
         let mut link_to_others: Vec<u32> = links.collect();
         link_to_others.sort_unstable();
-        let wanted = desired(own, others, &self.settings, &ways);
-        let mut problems = wanted.problems.clone();
+        let desired = desired::compute(own, others, &self.settings, &next_hops);
+        let mut problems = desired.problems.clone();
 
         let of_node = |route: &OwnedRoute| {
             let has = |node: &&Node| node.pod_cidrs.contains(&route.dst);
             let node = others.iter().find(has);
             node.map_or_else(String::new, |node| node.name.clone())
         };
-        // Routes first: nftables makes whoever changes it wait.
-        match self.routes(&wanted, of_node, &mut problems) {
-            // Of another Node's making: no reason for this one not to be ready.
-            Ok(Some(refused)) => self.note(report, "routes", Err(refused)),
-            outcome => self.need(report, "routes", outcome.map(drop)),
+        // Routes come first: nftables makes its writers wait.
+        match self.apply_routes(&desired, of_node, &mut problems) {
+            // The problem is another Node's, so this node is ready nevertheless.
+            Ok(Some(refused)) => self.record(report, "routes", Err(refused)),
+            outcome => self.record_required(report, "routes", outcome.map(drop)),
         }
 
-        let masquerade = self.masquerade(&wanted);
-        let masquerade_is_there = masquerade.is_ok();
-        self.need(report, "masquerade", masquerade);
+        let masquerade = self.apply_masquerade(&desired);
+        let masquerade_is_set = masquerade.is_ok();
+        self.record_required(report, "masquerade", masquerade);
 
-        if self.plugins_are_there && masquerade_is_there {
-            let outcome = self.conflist(&wanted, own, link_to_others.first().copied());
-            self.need(report, "conflist", outcome);
+        if self.plugins_installed && masquerade_is_set {
+            let outcome = self.write_conflist(&desired, own, link_to_others.first().copied());
+            self.record_required(report, "conflist", outcome);
         }
-        if let Err(err) = conflist::check_first(&self.options.conf_dir, &self.options.conf_name) {
+        if let Err(err) =
+            conflist::check_comes_first(&self.options.conf_dir, &self.options.conf_name)
+        {
             report.complaints.insert(err.to_string());
         }
-        let is_time = scope == Scope::Everything || self.counted != wanted.pods;
-        if is_time && !wanted.pods.is_empty() {
-            let outcome = self.collect(&wanted);
-            self.note(report, "gc", outcome);
+        let gc_is_due = scope == PassScope::Everything || self.gc_subnets != desired.pods;
+        if gc_is_due && !desired.pods.is_empty() {
+            let outcome = self.collect_garbage(&desired);
+            self.record(report, "gc", outcome);
         }
         for problem in &problems {
             let text = format!("Node {}: {}", problem.node, problem.text);
@@ -195,55 +203,59 @@ impl Reconciler {
         self.metrics.problems(&problems);
     }
 
-    fn plugins(&mut self) -> Result<()> {
-        self.plugins_are_there = false;
-        let done = plugins::ensure(&self.options, &mut self.plugins_seen)?;
-        self.plugins_are_there = true;
-        self.metrics.changed("plugins", done.len());
-        for one in done {
+    fn install_plugins(&mut self) -> Result<()> {
+        self.plugins_installed = false;
+        let installed = plugins::ensure(&self.options, &mut self.plugins_fingerprint)?;
+        self.plugins_installed = true;
+        self.metrics.part_changed("plugins", installed.len());
+        for one in installed {
             let kept = match one.put {
-                Put::Replace => "; what was there is kept",
+                Put::Replace => "; the file from before is kept",
                 _ => "",
             };
-            tracing::info!("put {} in place{kept}", one.file.display());
+            tracing::info!("installed {}{kept}", one.file.display());
         }
         Ok(())
     }
 
-    fn masquerade(&mut self, wanted: &Desired) -> Result<()> {
+    fn apply_masquerade(&mut self, desired: &DesiredState) -> Result<()> {
         if !self.settings.masquerade {
             if masquerade::remove(&mut self.nft)? {
-                tracing::info!("removed the masquerade: it is not wanted");
-                self.metrics.changed("masquerade", 1);
+                tracing::info!("removed the masquerade table: --masquerade is false");
+                self.metrics.part_changed("masquerade", 1);
             }
             return Ok(());
         }
-        match masquerade::ensure(&mut self.nft, &wanted.masquerade, &mut self.made)? {
-            masquerade::Outcome::AsItWas => return Ok(()),
-            masquerade::Outcome::Made => tracing::info!("made the masquerade"),
+        match masquerade::ensure(
+            &mut self.nft,
+            &desired.masquerade,
+            &mut self.last_masquerade,
+        )? {
+            masquerade::Outcome::Unchanged => return Ok(()),
+            masquerade::Outcome::Created => tracing::info!("set the masquerade table"),
             masquerade::Outcome::Repaired => {
-                tracing::warn!("made the masquerade anew: somebody had changed it");
+                tracing::warn!("restored the masquerade table: somebody had changed it");
             }
         }
-        self.metrics.changed("masquerade", 1);
+        self.metrics.part_changed("masquerade", 1);
         Ok(())
     }
 
-    /// The kernel's refusal of a route to another Node's pods is a result, that of one to this node's
-    /// own an error.
-    fn routes(
+    /// Sets the routes. A refused route to another Node's pods is returned as a value, one of this
+    /// node's own as an error.
+    fn apply_routes(
         &mut self,
-        wanted: &Desired,
+        desired: &DesiredState,
         of_node: impl Fn(&OwnedRoute) -> String,
         problems: &mut Vec<Problem>,
     ) -> Result<Option<Error>> {
-        let outcome = routes::ensure(&mut self.socket, &wanted.routes)?;
+        let outcome = routes::ensure(&mut self.socket, &desired.routes)?;
         let (put, removed) = (outcome.put, outcome.removed);
         if put + removed > 0 {
-            tracing::info!("routes to pods: {put} put in place, {removed} removed");
+            tracing::info!("routes to pods: {put} set, {removed} removed");
         }
-        self.metrics.changed("routes", put + removed);
-        let shadowed = routes::shadowed(&mut self.socket, &wanted.routes, &of_node)?;
+        self.metrics.part_changed("routes", put + removed);
+        let shadowed = routes::shadowed(&mut self.socket, &desired.routes, &of_node)?;
         let refused: Vec<_> = outcome
             .refused
             .iter()
@@ -254,31 +266,36 @@ impl Reconciler {
                 .into_iter()
                 .filter(|it| !refused.contains(&it.node)),
         );
-        let refusal = |(route, why): &(OwnedRoute, String)| {
+        let route_error = |(route, why): &(OwnedRoute, String)| {
             Error::new(
                 Code::KernelRefused,
                 format!("the kernel refused a route ({route}): {why}"),
             )
         };
         let mut refused = outcome.refused.iter();
-        let first = refused.clone().next().map(refusal);
+        let first = refused.clone().next().map(route_error);
         let own = refused
             .find(|(route, _)| route.target == Target::Unreachable)
-            .map(refusal);
+            .map(route_error);
         for (route, why) in outcome.refused {
             problems.push(Problem {
                 node: of_node(&route),
                 kind: ProblemKind::Refused,
-                text: format!("no route to its pods ({route}): the kernel says: {why}"),
+                text: format!("no route to its pods ({route}): the kernel refused it: {why}"),
             });
         }
         self.metrics.routes.set(outcome.present as i64);
         own.map_or(Ok(first), Err)
     }
 
-    fn conflist(&mut self, wanted: &Desired, own: &Node, link: Option<u32>) -> Result<()> {
-        if wanted.pods.is_empty() {
-            let msg = format!("Node {} has no podCIDR that fits pods", own.name);
+    fn write_conflist(
+        &mut self,
+        desired: &DesiredState,
+        own: &Node,
+        link: Option<u32>,
+    ) -> Result<()> {
+        if desired.pods.is_empty() {
+            let msg = format!("Node {} has no podCIDR with an address for a pod", own.name);
             return Err(Error::new(Code::InvalidConfig, msg));
         }
         let (dir, name) = (&self.options.conf_dir, &self.options.conf_name);
@@ -286,20 +303,20 @@ impl Reconciler {
             Some(mtu) => Some(mtu),
             None => uplink_mtu(&mut self.socket, &own.addresses, link)?,
         };
-        if mtu.is_none() && conflist::is_there(dir, name) {
+        if mtu.is_none() && conflist::exists(dir, name) {
             return Err(Error::new(
                 Code::TryAgainLater,
                 format!(
-                    "no link has an address of Node {}, so the MTU of pods cannot be told; \
-                     {name} stays as it is",
+                    "no link has an address of Node {}, so the MTU of pods is unknown; {name} \
+                     stays as it is",
                     own.name
                 ),
             )
             .hint("--mtu sets it"));
         }
-        let text = conflist::render(&self.settings, &wanted.pods, mtu);
+        let text = conflist::render(&self.settings, &desired.pods, mtu);
         if conflist::ensure(dir, name, &text)? == Outcome::Written {
-            let pods: Vec<_> = wanted.pods.iter().map(|net| net.to_string()).collect();
+            let pods: Vec<_> = desired.pods.iter().map(|net| net.to_string()).collect();
             let mtu = mtu.map_or_else(|| "the kernel's".to_owned(), |mtu| mtu.to_string());
             let file = dir.join(name);
             tracing::info!(
@@ -307,76 +324,77 @@ impl Reconciler {
                 file.display(),
                 pods.join(", ")
             );
-            self.metrics.changed("conflist", 1);
+            self.metrics.part_changed("conflist", 1);
         }
         Ok(())
     }
 
-    fn collect(&mut self, wanted: &Desired) -> Result<()> {
-        let config = conflist::render(&self.settings, &wanted.pods, None);
+    fn collect_garbage(&mut self, desired: &DesiredState) -> Result<()> {
+        let config = conflist::render(&self.settings, &desired.pods, None);
         let store = &self.settings.store_dir;
         let kernel = (&mut self.socket, &mut self.nft);
-        let census = gc::collect(kernel, &config, &wanted.pods, store, SystemTime::now())?;
-        self.counted.clone_from(&wanted.pods);
-        if census.reclaimed + census.freed > 0 {
+        let report = gc::collect(kernel, &config, &desired.pods, store, SystemTime::now())?;
+        self.gc_subnets.clone_from(&desired.pods);
+        if report.reclaimed + report.freed > 0 {
             tracing::info!(
-                "reclaimed what no pod owns: of {} attachments, and {} addresses",
-                census.reclaimed,
-                census.freed
+                "reclaimed what no pod owned: {} attachments and {} addresses",
+                report.reclaimed,
+                report.freed
             );
         }
-        self.metrics.census(&census);
+        self.metrics.gc_report(&report);
         Ok(())
     }
 
-    fn ports(&mut self) -> Result<()> {
-        let count = self.ports.ensure(&mut self.socket, &mut self.nft)?;
+    fn restore_pod_elements(&mut self) -> Result<()> {
+        let count = self.pod_elements.restore(&mut self.socket, &mut self.nft)?;
         if count > 0 {
             tracing::warn!(
-                "put back into nftables what {count} pods had there, mapped ports for example: \
-                 somebody had removed it"
+                "restored nftables elements of {count} pods, published ports for example: somebody \
+                 had removed them"
             );
         }
-        self.metrics.changed("ports", count);
+        self.metrics.part_changed("ports", count);
         Ok(())
     }
 
-    /// The outcome of a part that no pod can be wired without.
-    fn need(&self, report: &mut Report, part: &'static str, outcome: Result<()>) {
+    /// Records the outcome of a part that pods cannot do without.
+    fn record_required(&self, report: &mut PassReport, part: &'static str, outcome: Result<()>) {
         if let Err(err) = &outcome {
-            report.lacks.push(format!("{part}: {err}"));
+            report.missing.push(format!("{part}: {err}"));
         }
-        self.note(report, part, outcome);
+        self.record(report, part, outcome);
     }
 
-    fn note(&self, report: &mut Report, part: &'static str, outcome: Result<()>) {
+    /// Records the outcome of a part.
+    fn record(&self, report: &mut PassReport, part: &'static str, outcome: Result<()>) {
         if let Err(err) = outcome {
-            self.metrics.failed(part);
+            self.metrics.part_failed(part);
             report.failed = true;
             report.complaints.insert(err.to_string());
         }
     }
 
-    /// Says what is new, and what is over; not the same again at each pass.
-    fn tell(&mut self, report: &Report) {
-        for new in report.complaints.difference(&self.told) {
+    /// Logs each complaint once when it appears, and once when it is solved.
+    fn log_changes(&mut self, report: &PassReport) {
+        for new in report.complaints.difference(&self.logged) {
             tracing::warn!("{new}");
         }
-        for over in self.told.difference(&report.complaints) {
+        for over in self.logged.difference(&report.complaints) {
             tracing::info!("solved: {over}");
         }
-        self.told.clone_from(&report.complaints);
+        self.logged.clone_from(&report.complaints);
     }
 }
 
-/// The MTU of the link that has the node's address, or else of the one to other nodes: the least,
-/// where there are two.
+/// The least MTU of the links that hold the node's addresses, or else the MTU of the link `otherwise`
+/// (to other nodes). None if there is no such link.
 fn uplink_mtu(
     socket: &mut RouteSocket,
     addresses: &[IpAddr],
     otherwise: Option<u32>,
 ) -> Result<Option<u32>> {
-    let attempt = "look for the link with the node's address";
+    let attempt = "look up the link with the node's address";
     let mut holders = Vec::new();
     for ip in addresses {
         holders.extend(address::holder(socket, *ip).during(attempt)?);

@@ -1,87 +1,86 @@
-//! Routes to the pods of other nodes: what is wanted is compared with what the kernel has of ours,
-//! and the difference made good. Routes that are not ours are neither changed nor removed.
+//! Sets the routes to the pods of other nodes: compares the desired routes with the daemon's routes in
+//! the kernel, and applies the difference. Foreign routes are neither changed nor removed.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::desired::{Problem, ProblemKind};
-use pausenet::cni::During;
-use pausenet::cni::Result;
+use pausenet::cni::{During, Result};
 use pausenet::kernel::owned_route::{self, OwnedRoute, Target, Way};
 use pausenet::kernel::{KernelError, RouteSocket};
 
-/// A change to the routes of ours.
+/// A change to the daemon's routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+enum Change {
     Add(OwnedRoute),
-    /// In the place of ours to the same destination.
+    /// Replaces ours to the same destination.
     Replace(OwnedRoute),
     Remove(OwnedRoute),
 }
 
-/// What turns the present routes into those that are wanted (pure). New ones come first, so that
-/// nothing is without a way in between.
-pub fn plan(wanted: &[OwnedRoute], present: &[OwnedRoute]) -> Vec<Step> {
+/// The changes that turn the present routes into the desired ones (pure). Removals come last, so that
+/// no destination lacks a route in between.
+fn changes(desired: &[OwnedRoute], present: &[OwnedRoute]) -> Vec<Change> {
     let there: HashSet<_> = present.iter().collect();
     let reached: HashSet<_> = present.iter().map(|route| route.dst).collect();
     let mut replaced = HashSet::new();
-    let mut steps = Vec::new();
-    for route in wanted.iter().filter(|route| !there.contains(route)) {
+    let mut changes = Vec::new();
+    for route in desired.iter().filter(|route| !there.contains(route)) {
         if reached.contains(&route.dst) {
             replaced.insert(route.dst);
-            steps.push(Step::Replace(*route));
+            changes.push(Change::Replace(*route));
         } else {
-            steps.push(Step::Add(*route));
+            changes.push(Change::Add(*route));
         }
     }
-    // The one that is replaced is gone then; if there were two, the next look finds the other.
-    let wanted: HashSet<_> = wanted.iter().collect();
+    // A replacement removes one present route to that destination; the next round finds any other.
+    let desired: HashSet<_> = desired.iter().collect();
     let unwanted = present
         .iter()
-        .filter(|route| !wanted.contains(route) && !replaced.contains(&route.dst));
-    steps.extend(unwanted.copied().map(Step::Remove));
-    steps
+        .filter(|route| !desired.contains(route) && !replaced.contains(&route.dst));
+    changes.extend(unwanted.copied().map(Change::Remove));
+    changes
 }
 
-/// What became of the routes.
+/// What [`ensure`] did.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub put: usize,
     pub removed: usize,
-    /// How many of the daemon's are there now.
+    /// How many routes of the daemon there are now.
     pub present: usize,
-    /// Routes that the kernel refused to have changed, with its words.
+    /// Changes that the kernel refused, each with its error.
     pub refused: Vec<(OwnedRoute, String)>,
 }
 
-/// Makes the routes so.
+/// Makes sure that the daemon's routes are exactly the desired ones.
 ///
 /// # Errors
-/// Code 101, when the kernel does not even list them.
-pub fn ensure(socket: &mut RouteSocket, wanted: &[OwnedRoute]) -> Result<Outcome> {
-    /// A replaced route may uncover another of ours behind it: one round each.
+/// The kernel cannot list the routes. A refused change is part of the outcome instead.
+pub fn ensure(socket: &mut RouteSocket, desired: &[OwnedRoute]) -> Result<Outcome> {
+    /// A replacement may uncover another route of ours to the same destination: one round each.
     const ROUNDS: usize = 4;
     let mut outcome = Outcome::default();
     let mut refused = HashSet::new();
     for round in 0..=ROUNDS {
         let present = list(socket)?;
         outcome.present = present.len();
-        let mut steps = plan(wanted, &present);
-        steps.retain(|step| !refused.contains(step.route()));
-        if steps.is_empty() || round == ROUNDS {
+        let mut changes = changes(desired, &present);
+        changes.retain(|change| !refused.contains(change.route()));
+        if changes.is_empty() || round == ROUNDS {
             break;
         }
-        for step in steps {
-            let (count, done) = match &step {
-                Step::Add(route) => (&mut outcome.put, owned_route::add(socket, route)),
-                Step::Replace(route) => (&mut outcome.put, owned_route::replace(socket, route)),
-                Step::Remove(route) => (&mut outcome.removed, owned_route::remove(socket, route)),
+        for change in changes {
+            let (count, done) = match &change {
+                Change::Add(route) => (&mut outcome.put, owned_route::add(socket, route)),
+                Change::Replace(route) => (&mut outcome.put, owned_route::replace(socket, route)),
+                Change::Remove(route) => (&mut outcome.removed, owned_route::remove(socket, route)),
             };
             match done {
                 Ok(()) => *count += 1,
-                Err(refusal) => {
-                    refused.insert(*step.route());
-                    outcome.refused.push((*step.route(), explain(&refusal)));
+                Err(err) => {
+                    refused.insert(*change.route());
+                    outcome.refused.push((*change.route(), explain(&err)));
                 }
             }
         }
@@ -89,73 +88,65 @@ pub fn ensure(socket: &mut RouteSocket, wanted: &[OwnedRoute]) -> Result<Outcome
     Ok(outcome)
 }
 
-impl Step {
+impl Change {
     fn route(&self) -> &OwnedRoute {
         let (Self::Add(route) | Self::Replace(route) | Self::Remove(route)) = self;
         route
     }
 }
 
-fn explain(refusal: &KernelError) -> String {
-    if refusal.is(rustix::io::Errno::EXIST) {
+fn explain(err: &KernelError) -> String {
+    if err.is(rustix::io::Errno::EXIST) {
         return format!(
-            "{refusal}: somebody else has one to that place with metric {}",
+            "{err}: somebody else has a route to that destination with metric {}",
             owned_route::METRIC
         );
     }
-    refusal.to_string()
+    err.to_string()
 }
 
-/// The routes that are ours.
-///
-/// # Errors
-/// Code 101.
+/// The daemon's routes in the kernel.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>> {
     owned_route::list(socket).during("list the routes to other nodes")
 }
 
-/// How the addresses are reached.
-///
-/// # Errors
-/// Code 101.
-pub fn ways(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<HashMap<IpAddr, Way>> {
-    let ways = owned_route::ways(socket, addresses).during("ask for the ways to other nodes")?;
-    Ok(addresses.iter().copied().zip(ways).collect())
+/// Looks up the next hop to each address.
+pub fn next_hops(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<HashMap<IpAddr, Way>> {
+    let next_hops =
+        owned_route::ways(socket, addresses).during("look up the next hops to other nodes")?;
+    Ok(addresses.iter().copied().zip(next_hops).collect())
 }
 
-/// Routes of ours that a packet would not take: somebody else's goes before them.
-///
-/// # Errors
-/// Code 101.
+/// Finds desired routes that packets do not take, because a foreign route takes precedence. `owner` maps
+/// a route to the name of its Node.
 pub fn shadowed(
     socket: &mut RouteSocket,
-    wanted: &[OwnedRoute],
+    desired: &[OwnedRoute],
     owner: impl Fn(&OwnedRoute) -> String,
 ) -> Result<Vec<Problem>> {
-    let to_neighbours: Vec<_> = wanted
+    let to_neighbours: Vec<_> = desired
         .iter()
         .filter_map(|route| match route.target {
             Target::Neighbour { gateway, link } => Some((route, gateway, link)),
             Target::Unreachable => None,
         })
         .collect();
-    // The last of its addresses stands for all of them: in most subnets it is the least likely to
-    // have a route of its own.
+    // Each subnet is probed at its last address, the one least likely to have a route of its own.
     let probes: Vec<_> = to_neighbours
         .iter()
         .map(|(route, ..)| last_host(route))
         .collect();
-    let ways =
-        owned_route::ways(socket, &probes).during("ask for the ways to other nodes' pods")?;
+    let next_hops =
+        owned_route::ways(socket, &probes).during("look up the next hops to other nodes' pods")?;
     let mut problems = Vec::new();
-    for ((route, gateway, link), way) in to_neighbours.into_iter().zip(ways) {
-        let by_ours = way == (Way::Through { gateway, link });
+    for ((route, gateway, link), next_hop) in to_neighbours.into_iter().zip(next_hops) {
+        let by_ours = next_hop == (Way::Through { gateway, link });
         if by_ours {
             continue;
         }
-        let other = match way {
+        let other = match next_hop {
             Way::Through { gateway, .. } => format!("to {gateway}"),
-            Way::OnLink(_) => "to a link of this node".to_owned(),
+            Way::OnLink(_) => "onto a link of this node".to_owned(),
             Way::Own => "to this node itself".to_owned(),
             Way::None => "nowhere".to_owned(),
         };
@@ -163,8 +154,8 @@ pub fn shadowed(
             node: owner(route),
             kind: ProblemKind::Shadowed,
             text: format!(
-                "a route that is not pausenetd's goes before the one to its pods in {}, and leads \
-                 {other}; `ip route get {}` shows it",
+                "a route that is not pausenetd's takes precedence over the one to its pods in {}, and \
+                 leads {other}; `ip route get {}` shows it",
                 route.dst,
                 last_host(route)
             ),
@@ -173,7 +164,7 @@ pub fn shadowed(
     Ok(problems)
 }
 
-/// The last address of a subnet that may be a pod's: the broadcast address has a meaning of its own.
+/// The last address of a subnet, without the IPv4 broadcast address.
 fn last_host(route: &OwnedRoute) -> IpAddr {
     match route.dst.broadcast() {
         IpAddr::V4(last) if route.dst.prefix() < 31 => {
@@ -202,33 +193,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_wanted_needs_no_step() {
+    fn unchanged_routes_need_no_change() {
         let both = [route(1, 1), route(2, 0)];
-        assert_eq!(plan(&both, &both), []);
+        assert_eq!(changes(&both, &both), []);
     }
 
     #[test]
-    fn a_node_that_moved_is_replaced_and_one_that_left_removed() {
+    fn a_route_to_a_moved_node_is_replaced_and_to_a_removed_node_removed() {
         let present = [route(1, 1), route(2, 2)];
-        let wanted = [route(1, 9), route(3, 3)];
+        let desired = [route(1, 9), route(3, 3)];
         assert_eq!(
-            plan(&wanted, &present),
+            changes(&desired, &present),
             [
-                Step::Replace(route(1, 9)),
-                Step::Add(route(3, 3)),
-                Step::Remove(route(2, 2)),
+                Change::Replace(route(1, 9)),
+                Change::Add(route(3, 3)),
+                Change::Remove(route(2, 2)),
             ]
         );
     }
 
     #[test]
-    fn of_two_to_one_destination_the_unwanted_is_removed() {
+    fn of_two_routes_to_one_destination_the_undesired_one_is_removed() {
         let present = [route(1, 1), route(1, 2)];
-        assert_eq!(plan(&[route(1, 2)], &present), [Step::Remove(route(1, 1))]);
+        assert_eq!(
+            changes(&[route(1, 2)], &present),
+            [Change::Remove(route(1, 1))]
+        );
     }
 
     #[test]
-    fn the_probe_of_a_subnet_is_an_address_in_it() {
+    fn a_subnet_is_probed_at_its_last_host_address() {
         let of = |text: &str| {
             let dst: IpNetwork = text.parse().unwrap();
             last_host(&OwnedRoute {
@@ -241,18 +235,18 @@ mod tests {
         assert_eq!(of("fd00::/127").to_string(), "fd00::1");
     }
 
-    /// The kernel's way with routes of one metric.
-    fn apply(present: &mut Vec<OwnedRoute>, step: Step) {
-        match step {
-            Step::Add(route) => {
+    /// A model of the kernel's behaviour with routes of one metric.
+    fn apply(present: &mut Vec<OwnedRoute>, change: Change) {
+        match change {
+            Change::Add(route) => {
                 assert!(present.iter().all(|it| it.dst != route.dst), "EEXIST");
                 present.push(route);
             }
-            Step::Replace(route) => {
+            Change::Replace(route) => {
                 let first = present.iter_mut().find(|it| it.dst == route.dst);
                 *first.expect("one to replace") = route;
             }
-            Step::Remove(route) => present.retain(|it| *it != route),
+            Change::Remove(route) => present.retain(|it| *it != route),
         }
     }
 
@@ -263,26 +257,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_few_rounds_lead_to_what_is_wanted_and_no_destination_is_ever_without(
-            wanted in routes(), mut present in routes()
+        fn a_few_rounds_reach_the_desired_routes_and_no_destination_ever_lacks_one(
+            desired in routes(), mut present in routes()
         ) {
-            let mut wanted = wanted;
-            wanted.sort();
-            wanted.dedup_by_key(|route| route.dst);
+            let mut desired = desired;
+            desired.sort();
+            desired.dedup_by_key(|route| route.dst);
             present.sort();
             present.dedup();
             let kept: Vec<_> = present.iter().map(|route| route.dst)
-                .filter(|dst| wanted.iter().any(|route| route.dst == *dst)).collect();
+                .filter(|dst| desired.iter().any(|route| route.dst == *dst)).collect();
             for _ in 0..4 {
-                for step in plan(&wanted, &present) {
-                    apply(&mut present, step);
+                for change in changes(&desired, &present) {
+                    apply(&mut present, change);
                     for dst in &kept {
                         prop_assert!(present.iter().any(|route| route.dst == *dst));
                     }
                 }
             }
             present.sort();
-            prop_assert_eq!(present, wanted);
+            prop_assert_eq!(present, desired);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! All of the daemon together: two threads that listen to the kernel, one that makes passes, and
-//! this one, which watches the Nodes and answers probes.
+//! Starts and stops the daemon: two threads monitor the kernel, one reconciles, and this one watches the
+//! Nodes and serves probes and metrics.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use tracing_subscriber::prelude::*;
 
 use super::http::{self, Health};
 use super::metrics::Metrics;
-use super::monitor::{self, OwnPods};
+use super::monitor::{self, OwnPodSubnets};
 use super::node_watch::{self, Nodes};
 use super::options::{LogFormat, Options};
 use super::reconcile::Reconciler;
 use super::uninstall::uninstall;
-use super::wakeup::{Bell, Scope};
+use super::wakeup::{PassScope, WakeUp};
 use pausenet::cni::error::invalid;
 use pausenet::cni::{Code, Error, Result};
 
-/// The least time between two passes: in a storm of news many are one reason. The first is answered at
-/// once, for pods may be cut off.
-const REST: Duration = Duration::from_millis(100);
+/// The least time between two passes, so that a burst of events leads to few. The first event after a
+/// quiet time leads to a pass at once: pods may be cut off.
+const MIN_PASS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The first wait after a failed pass; it doubles with each, up to the slow timer.
-const RETRY: Duration = Duration::from_millis(500);
+/// The delay after a failed pass; it doubles with each failure, up to `--interval`.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// The daemon, from its arguments to its exit status.
 pub fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn start_log(options: &Options) -> Result<()> {
     use std::io::IsTerminal;
     let filter: Targets = options.log.parse().map_err(|err| {
         invalid(format!("--log {:?}: {err}", options.log))
-            .hint("a level (error, warn, info, debug, trace), or target=level with commas between")
+            .hint("use a level (error, warn, info, debug, trace), or a list of TARGET=LEVEL with commas between")
     })?;
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
@@ -75,9 +75,9 @@ fn start_log(options: &Options) -> Result<()> {
 
 fn run(options: Options) -> Result<()> {
     pausenet_host::block_on(async {
-        // First what can be wrong with the options: nothing has been changed then. The port is also
-        // how a second daemon on this node finds out that it is one.
-        let listener = http::open(options.listen)?;
+        // What may fail because of the options comes first, before anything is changed. Binding the
+        // port also detects a second daemon on this node.
+        let listener = http::bind(options.listen)?;
         let client = node_watch::client(&options).await?;
         let signals = Signals::new()?;
         tracing::info!(
@@ -86,30 +86,30 @@ fn run(options: Options) -> Result<()> {
             options.node_name(),
             options.listen
         );
-        let bell = Arc::new(Bell::default());
+        let wake_up = Arc::new(WakeUp::default());
         let nodes = Nodes::default();
         let (metrics, registry) = Metrics::new();
-        // Longer than a pass and the wait after it can take.
+        // More than the time of a pass and the wait after it.
         let limit = options.interval() + Duration::from_secs(120);
         let health = Arc::new(Health::new(limit));
-        let passes = start_passes(options, &bell, &nodes, &metrics, &health)?;
+        let reconcile_thread = start_reconciler(options, &wake_up, &nodes, &metrics, &health)?;
         let outcome = tokio::select! {
-            () = node_watch::watch(client, nodes, bell.clone(), metrics) => Err(Error::new(
+            () = node_watch::watch(client, nodes, wake_up.clone(), metrics) => Err(Error::new(
                 Code::Internal,
-                "the watch of the Nodes has ended by itself",
+                "the watch of the Nodes ended unexpectedly",
             )),
             outcome = http::serve(listener, health, registry) => outcome,
             () = signals.any() => Ok(()),
         };
-        // What is half done is done to its end.
-        bell.stop();
-        let _ = passes.join();
+        // Let a pass in progress finish.
+        wake_up.stop();
+        let _ = reconcile_thread.join();
         tracing::info!("stopped; everything stays in place for running pods");
         outcome
     })
 }
 
-/// What asks for the end.
+/// The signals that stop the daemon.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -136,58 +136,58 @@ impl Signals {
     }
 }
 
-fn start_passes(
+fn start_reconciler(
     options: Options,
-    bell: &Arc<Bell>,
+    wake_up: &Arc<WakeUp>,
     nodes: &Nodes,
     metrics: &Metrics,
     health: &Arc<Health>,
 ) -> Result<JoinHandle<()>> {
-    let own_pods = OwnPods::default();
+    let own_pod_subnets = OwnPodSubnets::default();
     let interval = options.interval();
-    let reconciler = Reconciler::new(options, metrics.clone(), own_pods.clone())?;
-    monitor::listen(bell, &own_pods).map_err(|err| {
+    let reconciler = Reconciler::new(options, metrics.clone(), own_pod_subnets.clone())?;
+    monitor::start(wake_up, &own_pod_subnets).map_err(|err| {
         Error::new(
             Code::KernelRefused,
-            format!("cannot listen to what the kernel tells of routes and nftables: {err}"),
+            format!("cannot monitor routes and nftables: {err}"),
         )
     })?;
-    let (bell, nodes) = (bell.clone(), nodes.clone());
+    let (wake_up, nodes) = (wake_up.clone(), nodes.clone());
     let (metrics, health) = (metrics.clone(), health.clone());
     std::thread::Builder::new()
-        .name("passes".into())
-        .spawn(move || make_passes(reconciler, &bell, &nodes, &metrics, &health, interval))
+        .name("reconcile".into())
+        .spawn(move || reconcile_loop(reconciler, &wake_up, &nodes, &metrics, &health, interval))
         .map_err(|err| Error::new(Code::Internal, format!("cannot start a thread: {err}")))
 }
 
-fn make_passes(
+fn reconcile_loop(
     mut reconciler: Reconciler,
-    bell: &Bell,
+    wake_up: &WakeUp,
     nodes: &Nodes,
     metrics: &Metrics,
     health: &Health,
     interval: Duration,
 ) {
-    let mut scope = Scope::Everything;
-    let mut retry = RETRY;
-    // The slow timer, which passes for other reasons do not set back.
-    let mut everything = Instant::now() + interval;
+    let mut scope = PassScope::Everything;
+    let mut retry = FIRST_RETRY;
+    // Passes of a lesser scope do not postpone it.
+    let mut next_full_pass = Instant::now() + interval;
     loop {
         let start = Instant::now();
         let report = reconciler.pass(nodes.list().as_deref(), scope);
-        metrics.passed(start.elapsed());
-        health.passed(report.not_ready);
-        if scope == Scope::Everything {
-            everything = Instant::now() + interval;
+        metrics.pass_ended(start.elapsed());
+        health.pass_ended(report.not_ready);
+        if scope == PassScope::Everything {
+            next_full_pass = Instant::now() + interval;
         }
-        let mut deadline = everything;
+        let mut deadline = next_full_pass;
         if report.failed {
             deadline = deadline.min(Instant::now() + retry);
             retry = (retry * 2).min(interval);
         } else {
-            retry = RETRY;
+            retry = FIRST_RETRY;
         }
-        let Some(next) = bell.wait(deadline, Instant::now() + REST) else {
+        let Some(next) = wake_up.wait(deadline, Instant::now() + MIN_PASS_INTERVAL) else {
             return;
         };
         scope = next;

@@ -1,64 +1,69 @@
-//! Arithmetic with sets of subnets (pure).
+//! Sets of subnets: aggregation, and who owns which (pure).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-/// The fewest subnets that have the same addresses as these. No two of them overlap.
-pub fn aggregate(subnets: impl IntoIterator<Item = IpNetwork>) -> Vec<IpNetwork> {
-    let mut sorted: Vec<_> = subnets.into_iter().map(Span::of).collect();
-    // The larger of two that begin together comes first.
-    sorted.sort_by_key(|span| (span.v4, span.first, span.prefix));
-    let mut kept: Vec<Span> = Vec::new();
-    for span in sorted {
-        if kept.last().is_some_and(|last| last.contains(&span)) {
+/// The smallest list of subnets that covers the same addresses. No two of them overlap.
+pub(crate) fn aggregate(subnets: impl IntoIterator<Item = IpNetwork>) -> Vec<IpNetwork> {
+    let mut sorted: Vec<_> = subnets.into_iter().map(Block::of).collect();
+    // Of two blocks with the same start, the larger comes first.
+    sorted.sort_by_key(|block| (block.v4, block.first, block.prefix));
+    let mut merged: Vec<Block> = Vec::new();
+    for block in sorted {
+        if merged.last().is_some_and(|last| last.contains(&block)) {
             continue;
         }
-        kept.push(span);
-        while let [.., a, b] = kept[..]
-            && let Some(both) = a.joined_with(&b)
+        merged.push(block);
+        while let [.., a, b] = merged[..]
+            && let Some(both) = a.merge_with_sibling(&b)
         {
-            kept.truncate(kept.len() - 2);
-            kept.push(both);
+            merged.truncate(merged.len() - 2);
+            merged.push(both);
         }
     }
-    kept.into_iter().map(Span::subnet).collect()
+    merged.into_iter().map(Block::subnet).collect()
 }
 
-/// Subnets with owners, of which no two overlap.
+/// Subnets with their owners; no two overlap.
 #[derive(Debug, Default)]
-pub struct Claims<'a>(BTreeMap<(bool, u128), (IpNetwork, &'a str)>);
+pub(crate) struct SubnetOwners<'a>(BTreeMap<(bool, u128), (IpNetwork, &'a str)>);
 
-impl<'a> Claims<'a> {
-    /// Gives a subnet to an owner.
+impl<'a> SubnetOwners<'a> {
+    /// Records the owner of a subnet.
     ///
     /// # Errors
-    /// The subnet that is in the way, and its owner.
-    pub fn claim(&mut self, subnet: IpNetwork, owner: &'a str) -> Result<(), (IpNetwork, &'a str)> {
-        let span = Span::of(subnet);
-        // They do not overlap: so only the last that begins before this one's end can be in its way.
-        let before = self.0.range(..=(span.v4, span.last())).next_back();
+    /// The subnet that overlaps it, and that one's owner.
+    pub(crate) fn insert(
+        &mut self,
+        subnet: IpNetwork,
+        owner: &'a str,
+    ) -> Result<(), (IpNetwork, &'a str)> {
+        let block = Block::of(subnet);
+        // The recorded ones do not overlap each other, so only the last one that starts before the end
+        // of this one can overlap it.
+        let before = self.0.range(..=(block.v4, block.last())).next_back();
         if let Some(((v4, first), (other, of))) = before {
-            let reaches = *first >= span.first || Span::of(*other).last() >= span.first;
-            if *v4 == span.v4 && reaches {
+            let reaches = *first >= block.first || Block::of(*other).last() >= block.first;
+            if *v4 == block.v4 && reaches {
                 return Err((*other, of));
             }
         }
-        self.0.insert((span.v4, span.first), (subnet, owner));
+        self.0.insert((block.v4, block.first), (subnet, owner));
         Ok(())
     }
 }
 
-/// A subnet as numbers.
+/// A subnet as numbers: its first address and its prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span {
+struct Block {
     v4: bool,
     first: u128,
     prefix: u8,
 }
 
-impl Span {
+impl Block {
     fn of(subnet: IpNetwork) -> Self {
         let first = match subnet.network() {
             IpAddr::V4(ip) => u32::from(ip).into(),
@@ -75,7 +80,7 @@ impl Span {
         if self.v4 { 32 } else { 128 }
     }
 
-    /// All bits behind the prefix.
+    /// The host bits.
     fn host_mask(self) -> u128 {
         let host_bits = self.bits() - self.prefix;
         match 1u128.checked_shl(host_bits.into()) {
@@ -92,8 +97,8 @@ impl Span {
         self.v4 == other.v4 && (self.first..=self.last()).contains(&other.first)
     }
 
-    /// The subnet that these are the two halves of.
-    fn joined_with(&self, other: &Self) -> Option<Self> {
+    /// The subnet one bit larger, if these are its two halves.
+    fn merge_with_sibling(&self, other: &Self) -> Option<Self> {
         let halves = self.v4 == other.v4 && self.prefix == other.prefix && self.prefix > 0;
         let both = Self {
             prefix: self.prefix.checked_sub(1)?,
@@ -103,6 +108,10 @@ impl Span {
         (halves && starts_here && self.last().checked_add(1) == Some(other.first)).then_some(both)
     }
 
+    #[expect(
+        clippy::expect_used,
+        reason = "the prefix length is that of a subnet of this family"
+    )]
     fn subnet(self) -> IpNetwork {
         let ip: IpAddr = if self.v4 {
             std::net::Ipv4Addr::from(self.first as u32).into()
@@ -123,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_become_one_and_parts_disappear() {
+    fn siblings_merge_and_contained_subnets_disappear() {
         let some = nets(&[
             "10.0.1.0/24",
             "10.0.0.0/24",
@@ -143,19 +152,19 @@ mod tests {
 
     #[test]
     fn a_subnet_has_one_owner() {
-        let mut claims = Claims::default();
+        let mut owners = SubnetOwners::default();
         let net = |text: &str| text.parse::<IpNetwork>().unwrap();
-        claims.claim(net("10.0.1.0/24"), "a").unwrap();
-        claims.claim(net("10.0.2.0/24"), "b").unwrap();
-        claims.claim(net("fd00::/64"), "a").unwrap();
+        owners.insert(net("10.0.1.0/24"), "a").unwrap();
+        owners.insert(net("10.0.2.0/24"), "b").unwrap();
+        owners.insert(net("fd00::/64"), "a").unwrap();
         for other in ["10.0.1.0/24", "10.0.1.128/25", "10.0.0.0/23", "10.0.0.0/22"] {
-            assert!(claims.claim(net(other), "c").is_err(), "{other}");
+            assert!(owners.insert(net(other), "c").is_err(), "{other}");
         }
         assert_eq!(
-            claims.claim(net("fd00::8/128"), "c"),
+            owners.insert(net("fd00::8/128"), "c"),
             Err((net("fd00::/64"), "a"))
         );
-        claims.claim(net("::a00:100/120"), "c").unwrap();
+        owners.insert(net("::a00:100/120"), "c").unwrap();
     }
 
     /// Subnets that often touch or overlap.
@@ -189,25 +198,25 @@ mod tests {
                     }
                 }
             }
-            let mut claims = Claims::default();
+            let mut owners = SubnetOwners::default();
             for net in &fewest {
-                prop_assert!(claims.claim(*net, "x").is_ok(), "{:?} overlap", fewest);
+                prop_assert!(owners.insert(*net, "x").is_ok(), "{:?} overlap", fewest);
             }
             prop_assert_eq!(aggregate(fewest.clone()), fewest);
         }
 
         #[test]
-        fn a_claim_is_refused_exactly_when_it_overlaps(
+        fn a_subnet_is_refused_exactly_when_it_overlaps_another(
             subnets in proptest::collection::vec(subnet(), 0..12)
         ) {
-            let mut claims = Claims::default();
+            let mut owners = SubnetOwners::default();
             let mut given: Vec<IpNetwork> = Vec::new();
             for net in subnets {
                 let overlaps = given.iter().any(|other| {
                     other.is_ipv4() == net.is_ipv4()
                         && (other.contains(net.network()) || net.contains(other.network()))
                 });
-                prop_assert_eq!(claims.claim(net, "x").is_err(), overlaps);
+                prop_assert_eq!(owners.insert(net, "x").is_err(), overlaps);
                 if !overlaps {
                     given.push(net);
                 }

@@ -1,5 +1,5 @@
-//! All that the daemon has made on its node, taken away: the network's configuration first, so that
-//! no pod begins what could not end.
+//! `--uninstall`: removes all that the daemon made on its node. The conflist goes first, so that no new
+//! pod starts that could not be removed properly.
 
 use super::options::Options;
 use super::{conflist, http, masquerade, routes};
@@ -9,13 +9,14 @@ use pausenet::kernel::{link, owned_route};
 use pausenet::plan::{LINK_GROUP, Owner};
 use pausenet_host::install::place::{Place, Take};
 
-/// Removes it.
+/// Removes conflist, routes and masquerade, and the plugins last.
 ///
 /// # Errors
-/// Codes 5 and 101, and 11 while pods are left that need the plugin; what was removed until then stays removed.
-pub fn uninstall(options: &Options) -> Result<()> {
-    // A daemon that runs would put all of it in place again.
-    let _port = http::open(options.listen)
+/// The first failure, or pods are left that need the plugin for their DEL. What was removed until then
+/// stays removed; it can be run again.
+pub(crate) fn uninstall(options: &Options) -> Result<()> {
+    // A running daemon would restore all of it.
+    let _port = http::bind(options.listen)
         .map_err(|err| err.hint("stop the pausenetd that runs here first"))?;
     if conflist::remove(&options.conf_dir, &options.conf_name)? {
         let file = options.conf_dir.join(&options.conf_name);
@@ -40,11 +41,11 @@ pub fn uninstall(options: &Options) -> Result<()> {
         left => Err(Error::new(
             Code::TryAgainLater,
             format!(
-                "{left} pods of pausenet's are left, and need the plugin for their end: it stays in {}",
+                "{left} pods on pausenet networks are left and need the plugin for their DEL: it stays in {}",
                 options.bin_dir.display()
             ),
         )
-        .hint("remove them and run this again; all else is done")),
+        .hint("remove these pods and run this again; everything else is removed")),
     }
 }
 
@@ -56,17 +57,17 @@ fn remove_plugins(options: &Options) -> Result<()> {
     let record = place.record()?;
     for name in place.names(&record)? {
         let take = place.take(&name, &record, &held)?;
-        tracing::info!("{}: {}", place.path(&name).display(), words(&take));
+        tracing::info!("{}: {}", place.path(&name).display(), describe(&take));
     }
     place.forget(held)
 }
 
-fn words(take: &Take) -> &'static str {
+fn describe(take: &Take) -> &'static str {
     match take {
-        Take::Restore => "the one from before is back",
+        Take::Restore => "restored the file from before",
         Take::Remove => "removed",
-        Take::Nothing => "gone already",
-        Take::Untouched => "it had not been replaced yet",
-        Take::Leave { .. } => "left: it is not what pausenetd put there",
+        Take::Nothing => "already gone",
+        Take::Untouched => "not replaced, so unchanged",
+        Take::Leave { .. } => "left in place: it is not the file that pausenetd installed",
     }
 }

@@ -1,55 +1,56 @@
-//! Where the reasons to look meet. Ringing says that there may be something to do, and how much is
-//! to be looked at; any number of rings before the next look are one.
+//! Wake-ups: the Node watch and the kernel monitors request a pass here, and the reconcile thread
+//! waits for one. Any number of requests before the next pass merge into one of the widest scope.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How much a pass looks at.
+/// How much a pass covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// What Nodes and the kernel decide: routes, masquerade, the network's configuration.
+pub enum PassScope {
+    /// What Nodes and the kernel determine: routes, masquerade, the conflist.
     Network,
-    /// Plugins, leftovers and numbers too.
+    /// Plugins, garbage collection and metrics too.
     Everything,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    wanted: Option<Scope>,
+    requested: Option<PassScope>,
     stopped: bool,
 }
 
-/// The bell. One waits, anybody rings.
+/// Requests for a pass, from any thread, for the one thread that waits.
 #[derive(Debug, Default)]
-pub struct Bell {
+pub(crate) struct WakeUp {
     state: Mutex<State>,
-    rung: Condvar,
+    changed: Condvar,
 }
 
-impl Bell {
-    /// There may be something to do.
-    pub fn ring(&self, scope: Scope) {
+impl WakeUp {
+    /// Requests a pass of at least this scope.
+    pub(crate) fn request(&self, scope: PassScope) {
         let mut state = self.lock();
-        state.wanted = state.wanted.max(Some(scope));
-        self.rung.notify_all();
+        state.requested = state.requested.max(Some(scope));
+        self.changed.notify_all();
     }
 
-    /// It is time to end.
-    pub fn stop(&self) {
+    /// Ends the waiting thread.
+    pub(crate) fn stop(&self) {
         self.lock().stopped = true;
-        self.rung.notify_all();
+        self.changed.notify_all();
     }
 
-    /// Waits for a ring, until `deadline` at most: what it then is time for is everything. It is not
-    /// answered before `earliest`; what rings until then belongs to it. None when it is time to end.
-    pub fn wait(&self, deadline: Instant, earliest: Instant) -> Option<Scope> {
+    /// Waits for a request and returns its scope; at `deadline` that is [`PassScope::Everything`].
+    /// Does not return before `earliest`, so that a burst of requests leads to one pass. None after
+    /// [`Self::stop`].
+    pub(crate) fn wait(&self, deadline: Instant, earliest: Instant) -> Option<PassScope> {
         let mut state = self.lock();
-        while !state.stopped && state.wanted.is_none() {
+        while !state.stopped && state.requested.is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                state.wanted = Some(Scope::Everything);
+                state.requested = Some(PassScope::Everything);
             } else {
-                state = self.wait_on(state, left);
+                state = self.wait_for_change(state, left);
             }
         }
         loop {
@@ -58,9 +59,9 @@ impl Bell {
             }
             let left = earliest.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return state.wanted.take();
+                return state.requested.take();
             }
-            state = self.wait_on(state, left);
+            state = self.wait_for_change(state, left);
         }
     }
 
@@ -68,8 +69,12 @@ impl Bell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_on<'a>(&self, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
-        let woken = self.rung.wait_timeout(state, limit);
+    fn wait_for_change<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        limit: Duration,
+    ) -> MutexGuard<'a, State> {
+        let woken = self.changed.wait_timeout(state, limit);
         woken.unwrap_or_else(PoisonError::into_inner).0
     }
 }
@@ -79,30 +84,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_rings_are_one_and_the_widest_counts() {
-        let bell = Bell::default();
+    fn requests_merge_and_the_widest_scope_wins() {
+        let wake_up = WakeUp::default();
         let now = Instant::now();
-        let wait = || bell.wait(now, now);
-        for scope in [Scope::Network, Scope::Everything, Scope::Network] {
-            bell.ring(scope);
+        let wait = || wake_up.wait(now, now);
+        for scope in [
+            PassScope::Network,
+            PassScope::Everything,
+            PassScope::Network,
+        ] {
+            wake_up.request(scope);
         }
-        assert_eq!(wait(), Some(Scope::Everything));
-        bell.ring(Scope::Network);
-        assert_eq!(wait(), Some(Scope::Network));
-        assert_eq!(wait(), Some(Scope::Everything), "the timer");
+        assert_eq!(wait(), Some(PassScope::Everything));
+        wake_up.request(PassScope::Network);
+        assert_eq!(wait(), Some(PassScope::Network));
+        assert_eq!(wait(), Some(PassScope::Everything), "the timer");
     }
 
     #[test]
-    fn a_ring_from_elsewhere_wakes_who_waits_or_gathers() {
-        let bell = Bell::default();
+    fn a_request_from_another_thread_ends_the_wait() {
+        let wake_up = WakeUp::default();
         let now = Instant::now();
         let far = now + Duration::from_secs(60);
         std::thread::scope(|scope| {
-            scope.spawn(|| bell.ring(Scope::Network));
-            assert_eq!(bell.wait(far, now), Some(Scope::Network));
-            bell.ring(Scope::Network);
-            scope.spawn(|| bell.stop());
-            assert_eq!(bell.wait(far, far), None);
+            scope.spawn(|| wake_up.request(PassScope::Network));
+            assert_eq!(wake_up.wait(far, now), Some(PassScope::Network));
+            wake_up.request(PassScope::Network);
+            scope.spawn(|| wake_up.stop());
+            assert_eq!(wake_up.wait(far, far), None);
         });
     }
 }

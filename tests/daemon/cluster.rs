@@ -376,7 +376,10 @@ fn uninstall_leaves_the_node_as_it_was_before() {
     let output = uninstall();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("1 pods of pausenet's are left"), "{text}");
+    assert!(
+        text.contains("1 pods on pausenet networks are left"),
+        "{text}"
+    );
     assert!(!one.conflist().exists() && one.routes().is_empty());
     // The plugin is still there for the pod's end.
     let plugin = one.dir.join("bin/pausenet");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::nft::Nft;
 use pausenetd::conflist::render;
-use pausenetd::gc::{Census, collect};
+use pausenetd::gc::{GcReport, collect};
 use pausenetd::options::Options;
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ fn with_port_and_limit() -> Value {
     }))
 }
 
-fn look() -> Census {
+fn look() -> GcReport {
     let pods = [PODS.parse().unwrap()];
     let (mut socket, mut nft) = (RouteSocket::open().unwrap(), Nft::open().unwrap());
     let kernel = (&mut socket, &mut nft);
@@ -74,10 +74,10 @@ fn a_running_pod_loses_nothing_and_is_counted() {
     make_old("10.244.1.2");
     let rules = run("nft", ["list", "ruleset"]);
     let links = world.links().len();
-    let census = look();
-    assert_eq!((census.attachments, census.stale), (1, 0));
-    assert_eq!((census.reclaimed, census.freed), (0, 0));
-    assert_eq!(census.usage[PODS], (1, 253));
+    let report = look();
+    assert_eq!((report.attachments, report.stale), (1, 0));
+    assert_eq!((report.reclaimed, report.freed), (0, 0));
+    assert_eq!(report.usage[PODS], (1, 253));
     assert_eq!(run("nft", ["list", "ruleset"]), rules);
     assert_eq!(world.links().len(), links);
     let check = with(with_port_and_limit(), json!({"prevResult": result}));
@@ -117,17 +117,17 @@ fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_
             == 1
     });
 
-    let census = look();
-    assert_eq!((census.attachments, census.reclaimed), (1, 1));
+    let report = look();
+    assert_eq!((report.attachments, report.reclaimed), (1, 1));
     // Its file is young: it could be an ADD of a plugin that knows no locks.
-    assert_eq!((census.freed, census.stale), (0, 1));
+    assert_eq!((report.freed, report.stale), (0, 1));
     assert_eq!(ifbs(&world), 0);
     assert!(!run("nft", ["list", "ruleset"]).contains("killed"));
 
     make_old("10.244.1.2");
     make_old("10.244.1.3");
-    let census = look();
-    assert_eq!((census.freed, census.stale), (1, 0));
+    let report = look();
+    assert_eq!((report.freed, report.stale), (1, 0));
     assert!(!file("10.244.1.2").exists() && file("10.244.1.3").exists());
     assert_eq!(look().reclaimed, 0);
 }
@@ -209,10 +209,10 @@ fn an_add_that_is_under_way_is_left_alone() {
     );
     let name = pausenet::plan::host_end_name(&attachment.unwrap());
     let lock = pausenet::apply::try_lock(&name).unwrap();
-    let census = look();
-    assert_eq!((census.reclaimed, census.freed, census.stale), (0, 0, 1));
+    let report = look();
+    assert_eq!((report.reclaimed, report.freed, report.stale), (0, 0, 1));
     drop(lock);
-    let census = look();
-    assert_eq!((census.reclaimed, census.freed, census.stale), (1, 1, 0));
+    let report = look();
+    assert_eq!((report.reclaimed, report.freed, report.stale), (1, 1, 0));
     assert!(fs::read_dir("/run/pausenet/lock").unwrap().next().is_none());
 }

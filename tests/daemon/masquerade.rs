@@ -3,17 +3,17 @@
 use std::net::IpAddr;
 
 use pausenet::kernel::nft::{Contents, Nft};
-use pausenetd::desired::Masquerade;
-use pausenetd::masquerade::{Made, Outcome, TABLE, ensure, remove};
+use pausenetd::desired::DesiredMasquerade;
+use pausenetd::masquerade::{LastApplied, Outcome, TABLE, ensure, remove};
 
 use crate::site::{host, make_bridge};
 use common::traffic::seen_as;
 use common::{Container, World, ip, run};
 
-fn wanted(kept: &[&str]) -> Masquerade {
-    Masquerade {
+fn desired(exempt: &[&str]) -> DesiredMasquerade {
+    DesiredMasquerade {
         pods: nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
-        kept: nets(kept),
+        exempt: nets(exempt),
     }
 }
 
@@ -30,9 +30,9 @@ const CLUSTER: &[&str] = &["10.244.0.0/16", "fd00:10:244::/56", "224.0.0.0/4"];
 #[test]
 fn nft_lists_what_was_made() {
     let _world = World::new();
-    let mut made = None;
+    let mut last_applied = None;
     let mut socket = Nft::open().unwrap();
-    ensure(&mut socket, &wanted(CLUSTER), &mut made).unwrap();
+    ensure(&mut socket, &desired(CLUSTER), &mut last_applied).unwrap();
     let table = nft("list table inet pausenetd");
     for part in [
         "ip saddr @pods4 ip daddr != @kept4 masquerade",
@@ -50,15 +50,15 @@ fn nft_lists_what_was_made() {
 fn what_is_as_it_was_is_left_and_what_was_changed_is_made_anew() {
     let _world = World::new();
     let mut socket = Nft::open().unwrap();
-    let mut made: Option<Made> = None;
-    let mut look = |kept: &[&str]| ensure(&mut socket, &wanted(kept), &mut made).unwrap();
-    assert_eq!(look(CLUSTER), Outcome::Made);
-    assert_eq!(look(CLUSTER), Outcome::AsItWas);
+    let mut last_applied: Option<LastApplied> = None;
+    let mut look = |kept: &[&str]| ensure(&mut socket, &desired(kept), &mut last_applied).unwrap();
+    assert_eq!(look(CLUSTER), Outcome::Created);
+    assert_eq!(look(CLUSTER), Outcome::Unchanged);
     let table = nft("list table inet pausenetd");
 
     nft("add table inet foreign");
     nft("add table ip pausenetd");
-    assert_eq!(look(CLUSTER), Outcome::AsItWas);
+    assert_eq!(look(CLUSTER), Outcome::Unchanged);
 
     for damage in [
         "flush ruleset",
@@ -74,10 +74,10 @@ fn what_is_as_it_was_is_left_and_what_was_changed_is_made_anew() {
         nft(damage);
         assert_eq!(look(CLUSTER), Outcome::Repaired, "{damage}");
         assert_eq!(nft("list table inet pausenetd"), table, "{damage}");
-        assert_eq!(look(CLUSTER), Outcome::AsItWas, "{damage}");
+        assert_eq!(look(CLUSTER), Outcome::Unchanged, "{damage}");
     }
 
-    assert_eq!(look(&["10.244.0.0/16"]), Outcome::Made);
+    assert_eq!(look(&["10.244.0.0/16"]), Outcome::Created);
     assert_ne!(nft("list table inet pausenetd"), table);
 }
 
@@ -85,8 +85,8 @@ fn what_is_as_it_was_is_left_and_what_was_changed_is_made_anew() {
 fn a_new_daemon_replaces_what_the_one_before_made_at_once() {
     let _world = World::new();
     let mut socket = Nft::open().unwrap();
-    ensure(&mut socket, &wanted(&["192.0.2.0/24"]), &mut None).unwrap();
-    ensure(&mut socket, &wanted(CLUSTER), &mut None).unwrap();
+    ensure(&mut socket, &desired(&["192.0.2.0/24"]), &mut None).unwrap();
+    ensure(&mut socket, &desired(CLUSTER), &mut None).unwrap();
     let table = nft("list table inet pausenetd");
     assert!(!table.contains("192.0.2.0"), "{table}");
     assert!(remove(&mut socket).unwrap());
@@ -106,7 +106,7 @@ fn subnets_at_the_end_of_all_addresses_and_side_by_side_can_be_said() {
         "::/128",
         "ff00::/8",
     ];
-    ensure(&mut socket, &wanted(edges), &mut None).unwrap();
+    ensure(&mut socket, &desired(edges), &mut None).unwrap();
     let table = nft("list table inet pausenetd");
     for part in [
         "0.0.0.0/8",
@@ -128,14 +128,14 @@ fn a_thousand_subnets_that_do_not_touch_fit_into_one_transaction() {
         .chain((0..1000).map(|at| format!("fd00:0:0:{at:x}::/65")))
         .collect();
     let texts: Vec<_> = subnets.iter().map(String::as_str).collect();
-    let mut made = None;
-    ensure(&mut socket, &wanted(&texts), &mut made).unwrap();
+    let mut last_applied = None;
+    ensure(&mut socket, &desired(&texts), &mut last_applied).unwrap();
     let table = nft("list table inet pausenetd");
     for part in ["10.0.0.0/25", "10.3.231.0/25", "fd00:0:0:3e7::/65"] {
         assert!(table.contains(part), "{part}");
     }
-    let again = ensure(&mut socket, &wanted(&texts), &mut made).unwrap();
-    assert_eq!(again, Outcome::AsItWas);
+    let again = ensure(&mut socket, &desired(&texts), &mut last_applied).unwrap();
+    assert_eq!(again, Outcome::Unchanged);
 }
 
 /// A pod behind a node, by hand: here it is about the table alone.
@@ -175,7 +175,7 @@ fn what_leaves_the_cluster_has_the_node_s_address_and_what_stays_its_own() {
     let see = |to: &str| seen_as(&pod, &outside, to.parse().unwrap());
     let some = |ip: &str| Some(ip.parse::<IpAddr>().unwrap());
     let make = |kept: &[&str]| {
-        node.enter(|| ensure(&mut Nft::open().unwrap(), &wanted(kept), &mut None).unwrap())
+        node.enter(|| ensure(&mut Nft::open().unwrap(), &desired(kept), &mut None).unwrap())
     };
     assert_eq!(
         see("192.168.77.200"),

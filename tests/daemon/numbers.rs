@@ -61,7 +61,7 @@ fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {
     await_metric(&used, 1.0);
     await_metric(&free, 252.0);
     await_metric("pausenet_attachments", 1.0);
-    daemon.await_log("reclaimed what no pod owns: of 0 attachments, and 1 addresses");
+    daemon.await_log("reclaimed what no pod owned: 0 attachments and 1 addresses");
     // What a DEL gives back was not reclaimed.
     node.cnitool(&tools.cnitool, "del", &alive);
     await_metric(&used, 0.0);

@@ -11,7 +11,7 @@ use pausenet::kernel::RouteSocket;
 use pausenet::kernel::nft::Nft;
 use pausenetd::conflist::render;
 use pausenetd::options::Options;
-use pausenetd::pod_elements::Ports;
+use pausenetd::pod_elements::PodElements;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
@@ -76,7 +76,7 @@ fn a_port_of_a_pod_is_reachable_again_after_somebody_s_flush() {
     wait_until("the port is back", || answers(&outside, at_node));
     wait_until("that is counted", || put_back() == Some(1.0));
     wait_until("all is as it was", || lines(&node) == whole);
-    daemon.await_log("put back into nftables what 1 pods had there");
+    daemon.await_log("restored nftables elements of 1 pods");
 
     nft(&node, "delete element inet pausenet ports4 { tcp . 8080 }");
     wait_until("that is counted too", || put_back() == Some(2.0));
@@ -97,7 +97,7 @@ fn a_port_of_a_pod_is_reachable_again_after_somebody_s_flush() {
 }
 
 /// A node whose network was configured by hand, and what puts back its pods' elements.
-fn without_a_daemon(world: &World) -> (Node, Ports) {
+fn without_a_daemon(world: &World) -> (Node, PodElements) {
     make_bridge();
     let node = Node::new(world, "node1", 1);
     let store = node.dir.join("ipam");
@@ -110,13 +110,13 @@ fn without_a_daemon(world: &World) -> (Node, Ports) {
     fs::write(node.conflist(), conflist).unwrap();
     let plugin = stripped(programs::pausenet());
     std::os::unix::fs::symlink(plugin, node.dir.join("bin/pausenet")).unwrap();
-    (node, Ports::new(&options))
+    (node, PodElements::new(&options))
 }
 
-fn ensure(node: &Node, ports: &mut Ports) -> pausenet::cni::Result<usize> {
+fn restore(node: &Node, elements: &mut PodElements) -> pausenet::cni::Result<usize> {
     node.host.enter(|| {
         let (mut socket, mut nft) = (RouteSocket::open().unwrap(), Nft::open().unwrap());
-        ports.ensure(&mut socket, &mut nft)
+        elements.restore(&mut socket, &mut nft)
     })
 }
 
@@ -126,7 +126,7 @@ fn what_is_remembered_of_an_earlier_life_is_not_put_back() {
         return;
     };
     let world = World::new();
-    let (node, mut ports) = without_a_daemon(&world);
+    let (node, mut elements) = without_a_daemon(&world);
     let web = world.container("web");
     node.add_with_port(&cnitool, &web, 8080);
     let file = fs::read_dir(RESULTS)
@@ -140,14 +140,14 @@ fn what_is_remembered_of_an_earlier_life_is_not_put_back() {
     entry["result"]["ips"][0]["address"] = "10.244.1.99/24".into();
     fs::write(&file, entry.to_string()).unwrap();
     nft(&node, "flush ruleset");
-    assert_eq!(ensure(&node, &mut ports).unwrap(), 0);
+    assert_eq!(restore(&node, &mut elements).unwrap(), 0);
     assert_eq!(nft(&node, "list ruleset"), "");
 
     // Once the runtime has written down what is so, it is; and nothing is written twice.
     fs::write(&file, right).unwrap();
-    assert_eq!(ensure(&node, &mut ports).unwrap(), 1);
+    assert_eq!(restore(&node, &mut elements).unwrap(), 1);
     assert!(nft(&node, "list ruleset").contains("8080"));
-    assert_eq!(ensure(&node, &mut ports).unwrap(), 0);
+    assert_eq!(restore(&node, &mut elements).unwrap(), 0);
     assert!(Path::new(RESULTS).is_dir());
 }
 
@@ -157,13 +157,13 @@ fn a_port_that_another_has_taken_meanwhile_stays_his_and_the_rest_comes_back() {
         return;
     };
     let world = World::new();
-    let (node, mut ports) = without_a_daemon(&world);
+    let (node, mut elements) = without_a_daemon(&world);
     let [web, heir, other] = ["web", "heir", "other"].map(|name| world.container(name));
     node.add_with_port(&cnitool, &web, 8080);
     node.add_with_port(&cnitool, &other, 8081);
     nft(&node, "flush ruleset");
     let at_heir = node.add_with_port(&cnitool, &heir, 8080);
-    let err = ensure(&node, &mut ports).unwrap_err();
+    let err = restore(&node, &mut elements).unwrap_err();
     assert!(err.msg.contains("host port 8080/tcp is mapped to"), "{err}");
     let ruleset = nft(&node, "list ruleset");
     for port in ["tcp . 8080 comment", "tcp . 8081 comment"] {

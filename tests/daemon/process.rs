@@ -38,7 +38,7 @@ fn help_has_examples_and_names_every_variable() {
 #[test]
 fn wrong_usage_is_status_2_and_names_the_flag() {
     for (args, part) in [
-        (&["--cluster-cidr", "10.1.2.3/8"][..], "no subnet like"),
+        (&["--cluster-cidr", "10.1.2.3/8"][..], "not a subnet like"),
         (&["--mode", "vxlan"], "--mode"),
         (&["--listen", "9112"], "--listen"),
         (&["--network", "../x"], "--network"),
@@ -54,10 +54,10 @@ fn wrong_usage_is_status_2_and_names_the_flag() {
 fn what_cannot_work_is_status_1_and_says_what_to_do() {
     let _world = World::new();
     for (args, part) in [
-        (&["--bin-dir", "x"][..], "it has to start with /"),
+        (&["--bin-dir", "x"][..], "it must start with /"),
         (&["--log", "a=b=c"], "--log"),
         (&["--listen", "192.0.2.1:1"], "another pausenetd"),
-        (&["--listen", "127.0.0.1:0"], "--kubeconfig FILE tells"),
+        (&["--listen", "127.0.0.1:0"], "set --kubeconfig FILE"),
         (
             &["--listen", "127.0.0.1:0", "--kubeconfig", "/nonexistent"],
             "/nonexistent",

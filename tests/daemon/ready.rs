@@ -12,7 +12,7 @@ use pausenetd::node::Node as OfCluster;
 use pausenetd::node_watch::NodeList;
 use pausenetd::options::Options;
 use pausenetd::reconcile::Reconciler;
-use pausenetd::wakeup::Scope;
+use pausenetd::wakeup::PassScope;
 use serde_json::json;
 
 use crate::api::{Api, Tools};
@@ -66,7 +66,7 @@ impl<'a> Passes<'a> {
     }
 
     /// Why the node is not ready after one more.
-    fn make(&mut self, nodes: Option<&NodeList>, scope: Scope) -> Option<String> {
+    fn make(&mut self, nodes: Option<&NodeList>, scope: PassScope) -> Option<String> {
         let reconciler = &mut self.reconciler;
         self.node
             .host
@@ -75,7 +75,7 @@ impl<'a> Passes<'a> {
 
     #[track_caller]
     fn assert_lacks(&mut self, nodes: Option<&NodeList>, lack: &str) {
-        let why = self.make(nodes, Scope::Network).expect("not ready");
+        let why = self.make(nodes, PassScope::Network).expect("not ready");
         assert!(why.contains(lack), "{why}");
     }
 
@@ -142,8 +142,11 @@ fn what_an_earlier_life_left_makes_no_node_ready_and_what_is_missing_is_told() {
     let node = Node::new(&world, "node1", 1);
     leave_conflist(&node);
     let mut passes = Passes::new(&node);
-    let why = passes.make(None, Scope::Everything).expect("not ready");
-    assert!(why.contains("the API server has not told"), "{why}");
+    let why = passes.make(None, PassScope::Everything).expect("not ready");
+    assert!(
+        why.contains("no list of Nodes from the API server"),
+        "{why}"
+    );
 
     passes.assert_lacks(
         Some(&NodeList::new()),
@@ -160,7 +163,7 @@ fn what_an_earlier_life_left_makes_no_node_ready_and_what_is_missing_is_told() {
     assert_eq!(passes.errors("masquerade"), Some(1.0));
     assert_eq!(fs::read_to_string(node.conflist()).unwrap(), OLD);
     owner.leave();
-    assert_eq!(passes.make(Some(&whole), Scope::Network), None);
+    assert_eq!(passes.make(Some(&whole), PassScope::Network), None);
     let conflist = fs::read_to_string(node.conflist()).unwrap();
     assert!(conflist.contains("10.244.1.0/24"), "{conflist}");
 }
@@ -172,22 +175,25 @@ fn a_node_that_was_ready_stays_so_whatever_fails_while_its_network_is_there() {
     let node = Node::new(&world, "node1", 1);
     let mut passes = Passes::new(&node);
     let whole = cluster(&node, &["10.244.1.0/24"]);
-    assert_eq!(passes.make(Some(&whole), Scope::Everything), None);
+    assert_eq!(passes.make(Some(&whole), PassScope::Everything), None);
 
-    assert_eq!(passes.make(Some(&NodeList::new()), Scope::Network), None);
+    assert_eq!(
+        passes.make(Some(&NodeList::new()), PassScope::Network),
+        None
+    );
     assert_eq!(passes.errors("node"), Some(1.0));
     node.host.enter(|| common::run("nft", ["flush", "ruleset"]));
     let owner = Owner::of_table(&node, "inet pausenetd");
-    assert_eq!(passes.make(Some(&whole), Scope::Network), None);
+    assert_eq!(passes.make(Some(&whole), PassScope::Network), None);
     assert_eq!(passes.errors("masquerade"), Some(1.0));
     owner.leave();
 
     // But without it no pod can be wired.
     fs::remove_file(node.conflist()).unwrap();
-    let why = passes.make(Some(&NodeList::new()), Scope::Network);
+    let why = passes.make(Some(&NodeList::new()), PassScope::Network);
     let why = why.expect("not ready");
-    assert!(why.contains("10-pausenet.conflist is not there"), "{why}");
-    assert_eq!(passes.make(Some(&whole), Scope::Network), None);
+    assert!(why.contains("10-pausenet.conflist does not exist"), "{why}");
+    assert_eq!(passes.make(Some(&whole), PassScope::Network), None);
 }
 
 #[test]
@@ -197,12 +203,12 @@ fn addresses_are_counted_as_soon_as_it_is_known_which() {
     let node = Node::new(&world, "node1", 1);
     let mut passes = Passes::new(&node);
     // Until then, what starts a daemon looks at everything, and news of Nodes at the network only.
-    passes.make(None, Scope::Everything);
+    passes.make(None, PassScope::Everything);
     for range in ["10.244.1.0/24", "10.244.2.0/24"] {
         let [used, free] =
             ["used", "free"].map(|it| format!("addresses_{it}{{range=\"{range}\"}}"));
         assert_eq!(passes.number(&free), None);
-        passes.make(Some(&cluster(&node, &[range])), Scope::Network);
+        passes.make(Some(&cluster(&node, &[range])), PassScope::Network);
         assert_eq!(passes.number(&used), Some(0.0));
         assert_eq!(passes.number(&free), Some(253.0));
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::Which;
 use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
-use pausenetd::routes::{ensure, list, shadowed, ways};
+use pausenetd::routes::{ensure, list, next_hops, shadowed};
 
 use crate::site::{host, make_bridge};
 use common::{Container, World};
@@ -139,7 +139,10 @@ fn a_route_with_our_metric_that_is_not_ours_is_not_replaced() {
     let outcome = node.enter(|| ensure(&mut RouteSocket::open().unwrap(), &wanted).unwrap());
     assert_eq!((outcome.put, outcome.refused.len()), (0, 2));
     let why = &outcome.refused[0].1;
-    assert!(why.contains("somebody else has one"), "{why}");
+    assert!(
+        why.contains("somebody else has a route to that destination"),
+        "{why}"
+    );
     assert_eq!(node.ip("route") + &node.ip("-6 route"), before);
 }
 
@@ -171,7 +174,7 @@ fn the_kernel_tells_a_neighbour_from_who_is_behind_a_router() {
     node.ip("-6 route add unreachable 2001:db8:2::/48");
     let ask = |address: &str| -> Way {
         let address: IpAddr = address.parse().unwrap();
-        node.enter(|| ways(&mut RouteSocket::open().unwrap(), &[address]).unwrap()[&address])
+        node.enter(|| next_hops(&mut RouteSocket::open().unwrap(), &[address]).unwrap()[&address])
     };
     let through = |gateway: &str| Way::Through {
         gateway: gateway.parse().unwrap(),
@@ -209,8 +212,8 @@ fn a_thousand_nodes_are_a_thousand_routes() {
         .collect();
     node.enter(|| {
         let mut socket = RouteSocket::open().unwrap();
-        let ways = ways(&mut socket, &addresses).unwrap();
-        assert!(ways.values().all(|way| *way == Way::OnLink(eth0)));
+        let next_hops = next_hops(&mut socket, &addresses).unwrap();
+        assert!(next_hops.values().all(|way| *way == Way::OnLink(eth0)));
         let none = shadowed(&mut socket, &wanted, |_| "x".into()).unwrap();
         assert_eq!(none, []);
     });
