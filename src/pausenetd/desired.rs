@@ -11,7 +11,7 @@ use super::options::{Settings, is_unusable_as_gateway};
 use super::subnets::{SubnetOwners, aggregate};
 use pausenet::cni::config;
 use pausenet::ipam::range::RangeSet;
-use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
+use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
 
 /// What should be on this node.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +96,7 @@ pub(crate) fn compute(
     own: &Node,
     others: &[Node],
     settings: &Settings,
-    next_hops: &HashMap<IpAddr, Way>,
+    next_hops: &HashMap<IpAddr, NextHop>,
 ) -> DesiredState {
     let mut problems = Vec::new();
     let mut problem = |node: &Node, kind, text: String| {
@@ -184,7 +184,7 @@ fn check_size(cidr: IpNetwork) -> Result<(), String> {
 fn target(
     node: &Node,
     cidr: IpNetwork,
-    next_hops: &HashMap<IpAddr, Way>,
+    next_hops: &HashMap<IpAddr, NextHop>,
 ) -> Result<Target, (ProblemKind, String)> {
     let family = if cidr.is_ipv4() { "IPv4" } else { "IPv6" };
     let Some(gateway) = node.address(cidr.is_ipv4()) else {
@@ -200,17 +200,17 @@ fn target(
         Err((ProblemKind::NotOnLink, msg))
     };
     match next_hops.get(&gateway) {
-        Some(Way::OnLink(link)) => Ok(Target::Neighbour {
+        Some(NextHop::OnLink(link)) => Ok(Target::Neighbour {
             gateway,
             link: *link,
         }),
-        Some(Way::Through {
+        Some(NextHop::Gateway {
             gateway: router, ..
         }) => not_on_link(format!(
             "is not on a link of this node, but behind {router}"
         )),
-        Some(Way::Own) => not_on_link("is an address of this node".to_owned()),
-        Some(Way::None) | None => not_on_link("is unreachable".to_owned()),
+        Some(NextHop::Local) => not_on_link("is an address of this node".to_owned()),
+        Some(NextHop::Unreachable) | None => not_on_link("is unreachable".to_owned()),
     }
 }
 
@@ -236,8 +236,10 @@ mod tests {
         Options::try_parse_from(args).unwrap().settings()
     }
 
-    fn on_link(others: &[Node]) -> HashMap<IpAddr, Way> {
-        let next_hops = gateways(others).into_iter().map(|ip| (ip, Way::OnLink(7)));
+    fn on_link(others: &[Node]) -> HashMap<IpAddr, NextHop> {
+        let next_hops = gateways(others)
+            .into_iter()
+            .map(|ip| (ip, NextHop::OnLink(7)));
         next_hops.collect()
     }
 
@@ -284,10 +286,10 @@ mod tests {
         let gateway = "192.0.2.254".parse().unwrap();
         next_hops.insert(
             "198.51.100.9".parse().unwrap(),
-            Way::Through { gateway, link: 7 },
+            NextHop::Gateway { gateway, link: 7 },
         );
-        next_hops.insert("198.51.100.10".parse().unwrap(), Way::None);
-        next_hops.insert("192.0.2.1".parse().unwrap(), Way::Own);
+        next_hops.insert("198.51.100.10".parse().unwrap(), NextHop::Unreachable);
+        next_hops.insert("192.0.2.1".parse().unwrap(), NextHop::Local);
         let desired = compute(&own, &others, &settings(&[]), &next_hops);
         assert_eq!(
             routes_as_text(&desired),

@@ -17,12 +17,12 @@ use super::desired::DesiredMasquerade;
 use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::nft::expr::{self, Field, Meta, Op, R0};
 use pausenet::kernel::nft::{
-    Chain, Change, Contents, Family, Hook, HookPoint, Kind, Nft, Set, Table,
+    Chain, Change, Contents, Hook, HookPoint, Kind, Nft, Set, Table, TableFamily,
 };
 
 /// The daemon's table.
 pub const TABLE: Table = Table {
-    family: Family::Inet,
+    family: TableFamily::Inet,
     name: "pausenetd",
 };
 

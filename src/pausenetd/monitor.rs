@@ -12,9 +12,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use super::wakeup::{PassScope, WakeUp};
+use pausenet::kernel::monitor::{Event, Monitor};
 use pausenet::kernel::owned_route::is_owned;
 use pausenet::kernel::route::MAIN_TABLE;
-use pausenet::kernel::watch::{Ear, Heard};
 use pausenet::plan::LINK_GROUP;
 
 /// The current subnets of this node's pods.
@@ -26,13 +26,16 @@ pub(crate) type OwnPodSubnets = Arc<RwLock<Vec<IpNetwork>>>;
 /// # Errors
 /// The kernel grants no socket or no thread.
 pub(crate) fn start(wake_up: &Arc<WakeUp>, own_pod_subnets: &OwnPodSubnets) -> std::io::Result<()> {
-    for (name, ear) in [("routes", Ear::for_routes()?), ("nft", Ear::for_nft()?)] {
+    for (name, monitor) in [
+        ("routes", Monitor::for_routes()?),
+        ("nft", Monitor::for_nft()?),
+    ] {
         let (wake_up, own_pod_subnets) = (wake_up.clone(), own_pod_subnets.clone());
         std::thread::Builder::new()
             .name(format!("monitor-{name}"))
             .spawn(move || {
                 loop {
-                    match ear.hear() {
+                    match monitor.next_event() {
                         Ok(notification) if needs_pass(&notification, &own_pod_subnets) => {
                             wake_up.request(PassScope::Network)
                         }
@@ -49,10 +52,10 @@ pub(crate) fn start(wake_up: &Arc<WakeUp>, own_pod_subnets: &OwnPodSubnets) -> s
     Ok(())
 }
 
-fn needs_pass(notification: &Heard, own_pod_subnets: &OwnPodSubnets) -> bool {
+fn needs_pass(notification: &Event, own_pod_subnets: &OwnPodSubnets) -> bool {
     match notification {
-        Heard::Nft | Heard::TooMuch => true,
-        Heard::Route(messages) => {
+        Event::Nft | Event::Overrun => true,
+        Event::Route(messages) => {
             let own_pod_subnets = own_pod_subnets.read();
             let own_pod_subnets = own_pod_subnets.as_deref().map_or(&[][..], Vec::as_slice);
             messages

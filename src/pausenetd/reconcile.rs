@@ -22,7 +22,7 @@ use pausenet::apply::{Host, rules};
 use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::link::Which;
 use pausenet::kernel::nft::Nft;
-use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
+use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
 use pausenet::kernel::{RouteSocket, address, link};
 use pausenet_host::install::place::Put;
 
@@ -157,7 +157,7 @@ impl Reconciler {
             Err(err) => return self.record_required(report, "routes", Err(err)),
         };
         let links = next_hops.values().filter_map(|next_hop| match next_hop {
-            Way::OnLink(link) => Some(*link),
+            NextHop::OnLink(link) => Some(*link),
             _ => None,
         });
         let mut link_to_others: Vec<u32> = links.collect();

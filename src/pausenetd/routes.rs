@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::desired::{Problem, ProblemKind};
 use pausenet::cni::{During, Result};
-use pausenet::kernel::owned_route::{self, OwnedRoute, Target, Way};
+use pausenet::kernel::owned_route::{self, NextHop, OwnedRoute, Target};
 use pausenet::kernel::{KernelError, RouteSocket};
 
 /// A change to the daemon's routes.
@@ -111,9 +111,12 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>> {
 }
 
 /// Looks up the next hop to each address.
-pub fn next_hops(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<HashMap<IpAddr, Way>> {
+pub fn next_hops(
+    socket: &mut RouteSocket,
+    addresses: &[IpAddr],
+) -> Result<HashMap<IpAddr, NextHop>> {
     let next_hops =
-        owned_route::ways(socket, addresses).during("look up the next hops to other nodes")?;
+        owned_route::next_hops(socket, addresses).during("look up the next hops to other nodes")?;
     Ok(addresses.iter().copied().zip(next_hops).collect())
 }
 
@@ -136,19 +139,19 @@ pub fn shadowed(
         .iter()
         .map(|(route, ..)| last_host(route))
         .collect();
-    let next_hops =
-        owned_route::ways(socket, &probes).during("look up the next hops to other nodes' pods")?;
+    let next_hops = owned_route::next_hops(socket, &probes)
+        .during("look up the next hops to other nodes' pods")?;
     let mut problems = Vec::new();
     for ((route, gateway, link), next_hop) in to_neighbours.into_iter().zip(next_hops) {
-        let by_ours = next_hop == (Way::Through { gateway, link });
+        let by_ours = next_hop == (NextHop::Gateway { gateway, link });
         if by_ours {
             continue;
         }
         let other = match next_hop {
-            Way::Through { gateway, .. } => format!("to {gateway}"),
-            Way::OnLink(_) => "onto a link of this node".to_owned(),
-            Way::Own => "to this node itself".to_owned(),
-            Way::None => "nowhere".to_owned(),
+            NextHop::Gateway { gateway, .. } => format!("to {gateway}"),
+            NextHop::OnLink(_) => "onto a link of this node".to_owned(),
+            NextHop::Local => "to this node itself".to_owned(),
+            NextHop::Unreachable => "nowhere".to_owned(),
         };
         problems.push(Problem {
             node: owner(route),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::Which;
-use pausenet::kernel::owned_route::{OwnedRoute, Target, Way};
+use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
 use pausenetd::routes::{ensure, list, next_hops, shadowed};
 
 use crate::site::{host, make_bridge};
@@ -172,25 +172,25 @@ fn the_kernel_tells_a_neighbour_from_who_is_behind_a_router() {
     node.ip("route add blackhole 203.0.114.0/24");
     node.ip("-6 route add 2001:db8:1::/48 via fd00:77::254");
     node.ip("-6 route add unreachable 2001:db8:2::/48");
-    let ask = |address: &str| -> Way {
+    let ask = |address: &str| -> NextHop {
         let address: IpAddr = address.parse().unwrap();
         node.enter(|| next_hops(&mut RouteSocket::open().unwrap(), &[address]).unwrap()[&address])
     };
-    let through = |gateway: &str| Way::Through {
+    let through = |gateway: &str| NextHop::Gateway {
         gateway: gateway.parse().unwrap(),
         link: eth0,
     };
     for (address, way) in [
-        ("192.168.77.2", Way::OnLink(eth0)),
-        ("fd00:77::2", Way::OnLink(eth0)),
-        ("192.168.77.1", Way::Own),
-        ("fd00:77::1", Way::Own),
+        ("192.168.77.2", NextHop::OnLink(eth0)),
+        ("fd00:77::2", NextHop::OnLink(eth0)),
+        ("192.168.77.1", NextHop::Local),
+        ("fd00:77::1", NextHop::Local),
         ("203.0.113.7", through("192.168.77.254")),
         ("2001:db8:1::7", through("fd00:77::254")),
-        ("203.0.114.7", Way::None),
-        ("2001:db8:2::7", Way::None),
-        ("203.0.115.7", Way::None),
-        ("2001:db8:3::7", Way::None),
+        ("203.0.114.7", NextHop::Unreachable),
+        ("2001:db8:2::7", NextHop::Unreachable),
+        ("203.0.115.7", NextHop::Unreachable),
+        ("2001:db8:3::7", NextHop::Unreachable),
     ] {
         assert_eq!(ask(address), way, "{address}");
     }
@@ -213,7 +213,11 @@ fn a_thousand_nodes_are_a_thousand_routes() {
     node.enter(|| {
         let mut socket = RouteSocket::open().unwrap();
         let next_hops = next_hops(&mut socket, &addresses).unwrap();
-        assert!(next_hops.values().all(|way| *way == Way::OnLink(eth0)));
+        assert!(
+            next_hops
+                .values()
+                .all(|next_hop| *next_hop == NextHop::OnLink(eth0))
+        );
         let none = shadowed(&mut socket, &wanted, |_| "x".into()).unwrap();
         assert_eq!(none, []);
     });

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-use pausenet::kernel::nft::{Change, Element, Family, Kind, Nft, Set, Table};
+use pausenet::kernel::nft::{Change, Element, Kind, Nft, Set, Table, TableFamily};
 use serde_json::{Value, json};
 
 use crate::ports::{mapped, mapping};
@@ -129,7 +129,7 @@ fn what_is_about_to_end_is_nobody_s() {
 fn an_element_with_other_data_is_not_let_go_of() {
     let _world = World::new();
     let table = Table {
-        family: Family::Inet,
+        family: TableFamily::Inet,
         name: "pausenet",
     };
     let map = Set {
@@ -142,7 +142,7 @@ fn an_element_with_other_data_is_not_let_go_of() {
         key: vec![10, 0, 0, 1],
         data: data.to_vec(),
         owner: "x".to_owned(),
-        ends: false,
+        expires: false,
     };
     let mut nft = Nft::open().unwrap();
     nft.commit(
@@ -156,7 +156,7 @@ fn an_element_with_other_data_is_not_let_go_of() {
     .unwrap();
 
     let refusal = nft
-        .commit(&[Change::LetGo(map.clone(), element([2; 4]))], None)
+        .commit(&[Change::Expire(map.clone(), element([2; 4]))], None)
         .unwrap_err()
         .error;
 

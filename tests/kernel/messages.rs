@@ -1,6 +1,6 @@
 //! What is said to the kernel in one breath, and what it is asked.
 
-use netlink_packet_route::AddressFamily;
+use pausenet::cni::Family;
 use pausenet::kernel::forwarding;
 use pausenet::kernel::link::{self, Which};
 use pausenet::kernel::{BatchError, RouteSocket, netlink::Request};
@@ -55,7 +55,7 @@ fn forwarding_is_told_as_it_is_set_for_each_family() {
         set_sysctl("ipv4/ip_forward", v4);
         set_sysctl("ipv6/conf/all/forwarding", v6);
         let mut is_on = |family| forwarding::is_on(&mut socket, family).unwrap();
-        assert_eq!(is_on(AddressFamily::Inet), v4 == "1");
-        assert_eq!(is_on(AddressFamily::Inet6), v6 == "1");
+        assert_eq!(is_on(Family::Ipv4), v4 == "1");
+        assert_eq!(is_on(Family::Ipv6), v6 == "1");
     }
 }

@@ -14,7 +14,7 @@ use super::PodName;
 use super::census::Process;
 use pausenet::cni::{Code, Error, Result};
 use pausenet::kernel::netns::NetnsId;
-use pausenet::kernel::unsafe_calls::spawn_in_own_session;
+use pausenet::kernel::syscalls::spawn_in_own_session;
 
 /// The file name of the program, by which it is known in /proc.
 pub const PROGRAM: &str = "pause";

@@ -11,7 +11,7 @@ use super::PodName;
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::{Code, Error, OnPath, Result};
 use pausenet::kernel::netns::Netns;
-use pausenet::kernel::unsafe_calls::enter_new_network_namespace;
+use pausenet::kernel::syscalls::enter_new_network_namespace;
 
 /// Where the files are.
 const DIR: &str = "/run/pausenet/netns";

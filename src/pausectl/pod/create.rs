@@ -14,7 +14,7 @@ use pausenet::cni::result::AddResult;
 use pausenet::cni::{Code, During, Error, IfName};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Which};
-use pausenet::kernel::unsafe_calls::bequeath_no_files;
+use pausenet::kernel::syscalls::bequeath_no_files;
 use pausenet_host::anchor::{self, PodName, pause, pin};
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;

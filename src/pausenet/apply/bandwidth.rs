@@ -6,7 +6,7 @@ use crate::cni::bandwidth::Bandwidth;
 use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, Result};
 use crate::kernel::link::{Link, Which};
-use crate::kernel::{RouteSocket, link, shaping};
+use crate::kernel::{RouteSocket, link, traffic_control};
 use crate::plan::{LINK_GROUP, alias, ifb_name};
 
 /// Sets the limits of a new attachment; gives back the IFB, if one was needed.
@@ -20,7 +20,7 @@ pub fn limit(
     host_end: &Link,
 ) -> Result<Option<Link>> {
     if let Some(limit) = bandwidth.ingress {
-        shaping::limit(socket, host_end.index, limit)
+        traffic_control::limit(socket, host_end.index, limit)
             .during_with(|| format!("limit what the container receives by {}", host_end.name))?;
     }
     let Some(limit) = bandwidth.egress else {
@@ -33,13 +33,13 @@ pub fn limit(
     if let Some(left) = left.filter(|left| is_of(left, attachment)) {
         link::delete(socket, left.index).during_with(|| attempt("remove the old"))?;
     }
-    let ifb = shaping::create_ifb(socket, &name, host_end.mtu, LINK_GROUP)
+    let ifb = traffic_control::create_ifb(socket, &name, host_end.mtu, LINK_GROUP)
         .during_with(|| attempt("create"))?;
-    let (message, flags) = link::alias_request(ifb.index, &alias(attachment));
+    let request = link::alias_request(ifb.index, &alias(attachment));
     socket
-        .request(message, flags)
-        .and_then(|_| shaping::limit(socket, ifb.index, limit))
-        .and_then(|()| shaping::redirect(socket, host_end.index, ifb.index))
+        .one(request)
+        .and_then(|_| traffic_control::limit(socket, ifb.index, limit))
+        .and_then(|()| traffic_control::redirect(socket, host_end.index, ifb.index))
         .during_with(|| attempt("set up"))?;
     Ok(Some(ifb))
 }
@@ -64,7 +64,7 @@ pub fn verify(
             continue;
         };
         let rate = match link {
-            Some(link) => shaping::limit_of(socket, link.index)
+            Some(link) => traffic_control::limit_of(socket, link.index)
                 .during_with(|| format!("look up the limit of {}", link.name))?,
             None => None,
         };

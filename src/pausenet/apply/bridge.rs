@@ -83,9 +83,9 @@ pub fn is_steady(bridge: &Link) -> bool {
 /// # Errors
 /// Code 101 when the kernel refuses.
 pub fn unsettle(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
-    let (message, flags) = link::group_request(bridge.index, 0);
+    let request = link::group_request(bridge.index, 0);
     socket
-        .request(message, flags)
+        .one(request)
         .during_with(|| format!("take {} out of its group", bridge.name))?;
     Ok(())
 }
@@ -140,10 +140,10 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
             AddressChange::Remove(have) => address::remove(socket, on.index, have)
                 .during_with(|| format!("remove {have} from {name}"))?,
             AddressChange::Add(gateway) => {
-                let (message, flags) = address::add_request(on.index, gateway, address::PLAIN);
-                match socket.request(message, flags) {
+                let request = address::add_request(on.index, gateway, address::AddOptions::PLAIN);
+                match socket.one(request) {
                     // Another ADD was faster.
-                    Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
+                    Err(error) if error.is(rustix::io::Errno::EXIST) => {}
                     outcome => {
                         outcome.during_with(|| format!("add {gateway} to {name}"))?;
                     }

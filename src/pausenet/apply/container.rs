@@ -126,7 +126,7 @@ type Batch = Vec<Request<RouteNetlinkMessage>>;
 fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
     let ifname = &plan.attachment.ifname;
     let (mut batch, mut attempts) = (Vec::new(), Vec::new());
-    let how = address::How {
+    let how = address::AddOptions {
         prefix_route: plan.container.prefix_routes,
         detect_duplicates: plan.container.detect_duplicates,
     };

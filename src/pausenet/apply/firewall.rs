@@ -2,9 +2,9 @@
 //! looked at where they have none.
 
 use super::rules::{amend, explain, open};
-use crate::cni::{Code, During, Error, NetworkName, Result};
+use crate::cni::{Code, During, Error, Family, NetworkName, Result};
 use crate::kernel::nft::{Change, NewRule, Nft, Table};
-use crate::kernel::{KernelError, legacy};
+use crate::kernel::{KernelError, iptables_legacy};
 use crate::plan::firewall::{
     self, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, Passage, TABLES, is_of_network,
     missing, tables_of,
@@ -90,9 +90,9 @@ pub fn obstacles(passages: &[Passage]) -> Result<Vec<Obstacle>> {
         chains => chains.map_err(|refusal| explain(refusal, "list the chains of nftables"))?,
     };
     let mut old = Vec::new();
-    for family in [legacy::Family::Ipv4, legacy::Family::Ipv6] {
+    for family in Family::ALL {
         old.push(legacy_forward(family).during_with(|| {
-            let program = family.program();
+            let program = iptables_legacy::program(family);
             format!("read the table filter of {program}")
         })?);
     }
@@ -117,11 +117,11 @@ fn forward_chains() -> Result<Vec<ForwardChain>, KernelError> {
     Ok(found)
 }
 
-fn legacy_forward(family: legacy::Family) -> Result<LegacyForward, KernelError> {
+fn legacy_forward(family: Family) -> Result<LegacyForward, KernelError> {
     Ok(LegacyForward {
         family,
-        drops: legacy::forward_drops(family)?,
-        chains: legacy::chains(family, "filter")?,
+        drops: iptables_legacy::forward_drops(family)?,
+        chains: iptables_legacy::chains(family, "filter")?,
     })
 }
 

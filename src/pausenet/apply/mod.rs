@@ -20,8 +20,6 @@ mod vlan;
 use std::path::Path;
 use std::time::Duration;
 
-use netlink_packet_route::AddressFamily;
-
 pub use bridge::Bridge;
 pub use container::open as open_inside;
 pub use ports::{Mapper, publish, unpublish};
@@ -31,7 +29,7 @@ pub use verify::{Maker, verify};
 pub use veth::{clear_debris, ensure_name_is_free, host_end, remove};
 
 use crate::cni::request::Attachment;
-use crate::cni::{Code, During, Error, IfName, Result};
+use crate::cni::{Code, During, Error, Family, IfName, Result};
 use crate::kernel::RouteSocket;
 use crate::kernel::forwarding;
 use crate::kernel::link::Link;
@@ -225,8 +223,8 @@ fn refuse_routes(link: &Link, name: &IfName) -> Result<()> {
 /// would be work for the kernel (it goes over all interfaces), and /proc/sys may be read-only.
 fn forward(socket: &mut RouteSocket, families: Families) -> Result<()> {
     for (wanted, family, setting) in [
-        (families.ipv4, AddressFamily::Inet, Sysctl::ForwardIpv4),
-        (families.ipv6, AddressFamily::Inet6, Sysctl::ForwardIpv6),
+        (families.ipv4, Family::Ipv4, Sysctl::ForwardIpv4),
+        (families.ipv6, Family::Ipv6, Sysctl::ForwardIpv6),
     ] {
         // A kernel that cannot say has the file, or none, which is then the error to report.
         if wanted && !forwarding::is_on(socket, family).unwrap_or(false) {

@@ -18,7 +18,8 @@ use crate::cni::request::Attachment;
 use crate::cni::{During, NetworkName, Result};
 use crate::ipam::Ipam;
 use crate::ipam::store::{Origin, Stale};
-use crate::kernel::callers::{self, Callers};
+use crate::kernel::boot;
+use crate::kernel::running_plugins::RunningPlugins;
 use crate::kernel::{KernelError, RouteSocket, address, link};
 
 /// What is younger may be an ADD in the making by a plugin that has no lock of ours. No ADD takes
@@ -66,7 +67,7 @@ impl Doubt {
 
 /// Those that can say whether another's ADD is about to use an address.
 pub struct Witnesses {
-    callers: Option<Callers>,
+    callers: Option<RunningPlugins>,
     start: Option<SystemTime>,
     now: SystemTime,
 }
@@ -75,8 +76,8 @@ impl Witnesses {
     /// Looks at the processes of this moment.
     pub fn call(now: SystemTime) -> Self {
         Self {
-            callers: Callers::list(),
-            start: callers::start(now),
+            callers: RunningPlugins::list(),
+            start: boot::started_at(now),
             now,
         }
     }
@@ -88,7 +89,7 @@ impl Witnesses {
         // Where the start is not known, everything may be of this life.
         let since_start = self.start.is_none_or(|start| start <= origin.made);
         Doubt {
-            called: callers.map(|callers| callers.name(container)),
+            called: callers.map(|callers| callers.serve(container)),
             age,
             earlier: origin.earlier,
             of_this_life: age.is_some() && since_start,

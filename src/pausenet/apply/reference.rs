@@ -7,13 +7,13 @@ use super::{Host, container};
 use crate::cni::link::LinkConf;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{During, IfName, NetworkName, Result};
+use crate::cni::{During, Family, IfName, NetworkName, Result};
 use crate::ipam::store::Stale;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Nft, Rule};
-use crate::kernel::{KernelError, RouteSocket, address, legacy, link};
+use crate::kernel::{KernelError, RouteSocket, address, iptables_legacy, link};
 use crate::plan::LINK_GROUP;
 use crate::plan::reference::{
     Comment, MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places,
@@ -116,9 +116,9 @@ fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bo
 /// Names on stderr those chains of these places that stay: nf_tables does not show what
 /// iptables-legacy made.
 pub fn warn_of_old_iptables(places: &[Place]) {
-    for family in [legacy::Family::Ipv4, legacy::Family::Ipv6] {
-        let program = family.program();
-        match legacy::chains(family, "nat") {
+    for family in Family::ALL {
+        let program = iptables_legacy::program(family);
+        match iptables_legacy::chains(family, "nat") {
             Ok(mut chains) => {
                 chains.retain(|chain| places.iter().any(|place| place.own_chains.contains(chain)));
                 if !chains.is_empty() {

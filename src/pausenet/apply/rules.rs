@@ -88,7 +88,7 @@ fn removals_for(
         let Some(found) = found else {
             continue;
         };
-        let dead = found.ends
+        let dead = found.expires
             || wish.own_key
             || found.owner == wish.element.owner
             || target(&found) == target(&wish.element)
@@ -231,7 +231,7 @@ pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
     release_where(nft, |found| found.owner == owner)
 }
 
-/// Removes elements of `owner` under these keys: lets go of them ([`Change::LetGo`]), and waits until
+/// Removes elements of `owner` under these keys: lets go of them ([`Change::Expire`]), and waits until
 /// they have ended. True when there was one.
 ///
 /// # Errors
@@ -254,7 +254,7 @@ pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Resu
             Ok(owned(nft)?.into_iter().map(change).collect())
         })
     };
-    match change(nft, |(set, element)| Change::LetGo(set, element)) {
+    match change(nft, |(set, element)| Change::Expire(set, element)) {
         Ok(false) => return Ok(false),
         Ok(true) if has_ended(nft, &owned)? => return Ok(true),
         _ => {}
@@ -277,7 +277,7 @@ fn has_ended(
         if left.is_empty() {
             return Ok(true);
         }
-        if !left.iter().all(|(_, element)| element.ends) || start.elapsed() > LIMIT {
+        if !left.iter().all(|(_, element)| element.expires) || start.elapsed() > LIMIT {
             return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -189,7 +189,7 @@ pub fn route(socket: &mut RouteSocket, plan: &Plan, host_end: &Link) -> Result<(
         batch.push(address::add_request(
             host_end.index,
             *address,
-            address::PLAIN,
+            address::AddOptions::PLAIN,
         ));
         attempts.push(format!("add address {address} to {}", host_end.name));
     }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod delegate;
 pub mod env;
 pub mod error;
+pub mod family;
 pub mod link;
 pub mod names;
 pub mod ports;
@@ -20,5 +21,6 @@ pub mod result;
 pub mod version;
 
 pub use error::{Code, During, Error, OnPath, Result};
+pub use family::Family;
 pub use names::{ContainerId, IfName, MacAddr, NetworkName};
 pub use version::SpecVersion;

@@ -11,13 +11,14 @@ use netlink_packet_route::address::{
 };
 use rtnetlink::AddressMessageBuilder;
 
-use super::answer::Message;
+use super::error::KernelError;
+use super::netlink::RouteSocket;
 use super::netlink::{self, Request};
-use super::{KernelError, RouteSocket};
+use super::reply::Message;
 
 /// How an address is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct How {
+pub struct AddOptions {
     /// The kernel makes a route to the address's subnet.
     pub prefix_route: bool,
     /// An IPv6 address is checked for duplicates before it is used. IPAM has seen to it that
@@ -25,47 +26,47 @@ pub struct How {
     pub detect_duplicates: bool,
 }
 
-/// With a route to its subnet, and usable at once.
-pub const PLAIN: How = How {
-    prefix_route: true,
-    detect_duplicates: false,
-};
+impl AddOptions {
+    /// With a route to its subnet, and usable at once.
+    pub const PLAIN: Self = Self {
+        prefix_route: true,
+        detect_duplicates: false,
+    };
+}
 
 /// A request that adds an address, for a batch.
-pub fn add_request(index: u32, address: IpNetwork, how: How) -> Request<RouteNetlinkMessage> {
+pub fn add_request(
+    index: u32,
+    address: IpNetwork,
+    options: AddOptions,
+) -> Request<RouteNetlinkMessage> {
     let mut message = message(index, address);
     let mut flags = AddressFlags::empty();
-    if address.is_ipv6() && !how.detect_duplicates {
+    if address.is_ipv6() && !options.detect_duplicates {
         flags |= AddressFlags::Nodad;
     }
-    if !how.prefix_route {
+    if !options.prefix_route {
         flags |= AddressFlags::Noprefixroute;
     }
     if !flags.is_empty() {
         message.attributes.push(AddressAttribute::Flags(flags));
     }
-    (
+    Request::new(
         RouteNetlinkMessage::NewAddress(message),
         NLM_F_CREATE | NLM_F_EXCL,
     )
 }
 
 /// Removes an address. One that is gone already is no error.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn remove(socket: &mut RouteSocket, index: u32, address: IpNetwork) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelAddress(message(index, address));
     match socket.request(message, 0) {
-        Err(refusal) if !refusal.is(rustix::io::Errno::ADDRNOTAVAIL) => Err(refusal),
+        Err(error) if !error.is(rustix::io::Errno::ADDRNOTAVAIL) => Err(error),
         _ => Ok(()),
     }
 }
 
 /// The addresses of one link.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, KernelError> {
     let mut request = AddressMessage::default();
     request.header.index = index;
@@ -82,9 +83,6 @@ pub fn of_link(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, K
 }
 
 /// The link that has an address, by index; None when no link has it.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
     let messages = socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(messages.into_iter().find_map(|message| match message {
@@ -97,18 +95,12 @@ pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Kerne
 }
 
 /// The addresses of another namespace, by the number that it has in this one.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>, KernelError> {
     let addresses = of_namespace_by_link(socket, id)?;
     Ok(addresses.into_iter().map(|(_, net)| net).collect())
 }
 
 /// The same, each with the index of its link there.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn of_namespace_by_link(
     socket: &mut RouteSocket,
     id: i32,
@@ -117,9 +109,6 @@ pub fn of_namespace_by_link(
 }
 
 /// Every address of this namespace, with the index of its link.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<(u32, IpNetwork)>, KernelError> {
     list_by(socket, Vec::new())
 }
@@ -177,7 +166,7 @@ pub enum Detection {
 /// Waits, in the calling thread's namespace, until no IPv6 address of a link is tentative.
 ///
 /// # Errors
-/// ETIMEDOUT after `limit`; the kernel's refusal.
+/// ETIMEDOUT after `limit`; the kernel's error.
 pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, KernelError> {
     let deadline = Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
@@ -207,7 +196,7 @@ pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, KernelErro
             return Ok(Detection::Unique);
         }
         if !events.wait_event(deadline)? {
-            return Err(std::io::Error::from(rustix::io::Errno::TIMEDOUT).into());
+            return Err(rustix::io::Errno::TIMEDOUT.into());
         }
     }
 }

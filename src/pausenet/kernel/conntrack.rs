@@ -11,13 +11,10 @@ use netlink_packet_netfilter::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::error::KernelError;
-use super::netlink::{Answer, Socket};
+use super::netlink::{Reply, Request, Socket};
 
 /// Forgets UDP flows to a port of the host's, so that the next packet of each finds its new
 /// way. TCP flows end by themselves; UDP ones live as long as packets come.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), KernelError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let all = message(v4, ConntrackMessage::Get(Vec::new()));
@@ -28,16 +25,16 @@ pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Kerne
         .filter(|tuple| is_to(tuple, ports))
         .map(|tuple| {
             let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(tuple)]);
-            (message(v4, delete), 0)
+            Request::new(message(v4, delete), 0)
         })
         .collect();
     if stale.is_empty() {
         return Ok(());
     }
-    let answers: Vec<Answer<NetfilterMessage>> = socket.exchange(stale)?;
-    for answer in answers {
-        match answer {
-            Err(refusal) if !refusal.is(rustix::io::Errno::NOENT) => return Err(refusal),
+    let replies: Vec<Reply<NetfilterMessage>> = socket.exchange(stale)?;
+    for reply in replies {
+        match reply {
+            Err(error) if !error.is(rustix::io::Errno::NOENT) => return Err(error),
             _ => {}
         }
     }

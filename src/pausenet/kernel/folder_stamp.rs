@@ -1,5 +1,4 @@
-//! A stamp on a folder, by which it shows later whether anybody has put something into it, or
-//! taken something out.
+//! A stamp on a folder that shows later whether anybody has added or removed a file in it.
 //!
 //! Whoever does so sets the folder's mtime and ctime, but to a clock that may stand still for
 //! 10 ms: two changes can leave the same time behind. So a stamp is an mtime that no clock gave:
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// Which folder it is, and when it last changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct FolderStamp {
     device: u64,
     inode: u64,
     /// Seconds and nanoseconds.
@@ -25,16 +24,13 @@ pub struct Stamp {
     ctime: (i64, i64),
 }
 
-impl Stamp {
-    /// What the folder bears now.
-    ///
-    /// # Errors
-    /// The kernel's.
+impl FolderStamp {
+    /// Reads the folder's present stamp.
     pub fn read(folder: impl AsFd) -> io::Result<Self> {
         Ok(Self::of(&rustix::fs::fstat(folder)?))
     }
 
-    /// Gives the folder a new one.
+    /// Gives the folder a new stamp.
     ///
     /// # Errors
     /// The kernel's; and when the filesystem keeps no fractions of a second.
@@ -82,14 +78,6 @@ impl Stamp {
     }
 }
 
-/// What the kernel calls its life since it was started: after a crash it is another one.
-///
-/// # Errors
-/// The kernel's.
-pub fn boot_id() -> io::Result<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,14 +93,14 @@ mod tests {
             let folder = File::open(dir.path()).unwrap();
             let file = dir.path().join("x");
             for round in 0..500 {
-                let stamp = Stamp::renew(&folder).unwrap();
-                assert_eq!(Stamp::read(&folder).unwrap(), stamp);
+                let stamp = FolderStamp::renew(&folder).unwrap();
+                assert_eq!(FolderStamp::read(&folder).unwrap(), stamp);
                 if round % 2 == 0 {
                     fs::write(&file, "").unwrap();
                 } else {
                     fs::remove_file(&file).unwrap();
                 }
-                assert_ne!(Stamp::read(&folder).unwrap(), stamp, "round {round}");
+                assert_ne!(FolderStamp::read(&folder).unwrap(), stamp, "round {round}");
             }
         }
     }
@@ -121,14 +109,14 @@ mod tests {
     fn a_folder_that_was_put_back_as_it_was_shows_it() {
         let dir = tempfile::tempdir().unwrap();
         let folder = File::open(dir.path()).unwrap();
-        let stamp = Stamp::renew(&folder).unwrap();
+        let stamp = FolderStamp::renew(&folder).unwrap();
         let before = folder.metadata().unwrap().modified().unwrap();
         // Until the clock goes on: it does within a tick.
         loop {
             fs::write(dir.path().join("x"), "").unwrap();
             fs::remove_file(dir.path().join("x")).unwrap();
             folder.set_modified(before).unwrap();
-            let now = Stamp::read(&folder).unwrap();
+            let now = FolderStamp::read(&folder).unwrap();
             assert_eq!(now.mtime, stamp.mtime);
             if now.ctime != stamp.ctime {
                 break;

@@ -10,16 +10,18 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::AddressFamily;
 
-use super::{KernelError, RouteSocket};
+use super::error::KernelError;
+use super::netlink::RouteSocket;
+use crate::cni::Family;
 
 /// Whether the host forwards packets of a family, whatever its single interfaces do:
 /// `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`.
 ///
 /// # Errors
-/// The kernel's refusal: EOPNOTSUPP without IPv6.
-pub fn is_on(socket: &mut RouteSocket, family: AddressFamily) -> Result<bool, KernelError> {
-    let answer: Vec<Settings> = socket.ask(Question(family))?;
-    Ok(answer
+/// EOPNOTSUPP for IPv6 on a kernel without it.
+pub fn is_on(socket: &mut RouteSocket, family: Family) -> Result<bool, KernelError> {
+    let replies: Vec<Netconf> = socket.get(GetNetconf(family))?;
+    Ok(replies
         .iter()
         .any(|settings| settings.forwarding == Some(true)))
 }
@@ -35,9 +37,9 @@ const ALL: i32 = -1;
 
 /// RTM_GETNETCONF: struct netconfmsg, which is the family and three bytes to make it four, and the
 /// interface.
-struct Question(AddressFamily);
+struct GetNetconf(Family);
 
-impl NetlinkSerializable for Question {
+impl NetlinkSerializable for GetNetconf {
     fn message_type(&self) -> u16 {
         GET_NETCONF
     }
@@ -47,18 +49,22 @@ impl NetlinkSerializable for Question {
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        buffer[..4].copy_from_slice(&[self.0.into(), 0, 0, 0]);
+        let family = match self.0 {
+            Family::Ipv4 => AddressFamily::Inet,
+            Family::Ipv6 => AddressFamily::Inet6,
+        };
+        buffer[..4].copy_from_slice(&[family.into(), 0, 0, 0]);
         DefaultNla::new(IFINDEX, ALL.to_ne_bytes().to_vec()).emit(&mut buffer[4..]);
     }
 }
 
 /// RTM_NEWNETCONF, as far as somebody asks.
 #[derive(Debug, PartialEq, Eq)]
-struct Settings {
+struct Netconf {
     forwarding: Option<bool>,
 }
 
-impl NetlinkDeserializable for Settings {
+impl NetlinkDeserializable for Netconf {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
@@ -79,15 +85,15 @@ impl NetlinkDeserializable for Settings {
 mod tests {
     use super::*;
 
-    fn read(kind: u16, payload: &[u8]) -> Settings {
+    fn read(kind: u16, payload: &[u8]) -> Netconf {
         let mut header = NetlinkHeader::default();
         header.message_type = kind;
-        Settings::deserialize(&header, payload).unwrap()
+        Netconf::deserialize(&header, payload).unwrap()
     }
 
     fn payload(on: u32) -> Vec<u8> {
         let mut bytes = vec![0; 20];
-        Question(AddressFamily::Inet).serialize(&mut bytes);
+        GetNetconf(Family::Ipv4).serialize(&mut bytes);
         DefaultNla::new(FORWARDING, on.to_ne_bytes().to_vec()).emit(&mut bytes[12..]);
         bytes
     }

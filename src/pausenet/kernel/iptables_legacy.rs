@@ -1,12 +1,13 @@
 //! The tables of iptables-legacy, which nf_tables does not show (linux/netfilter_ipv4/ip_tables.h
-//! and its sister for IPv6). Only read: a change to one rule means to replace the whole table.
+//! and the same for IPv6). Only read: to change one rule is to replace the whole table.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use super::error::KernelError;
-use super::unsafe_calls::socket_option;
+use super::syscalls::socket_option;
+use crate::cni::Family;
 
 /// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES; IPv6 has the same numbers.
 const GET_INFO: i32 = 64;
@@ -30,56 +31,48 @@ const TARGET_NAME_AT: usize = 2;
 const CHAIN_NAME_AT: usize = 32;
 const CHAIN_NAME_LENGTH: usize = 30;
 
-/// Whose packets a table is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    Ipv4,
-    Ipv6,
-}
-
-impl Family {
-    /// The program that lists and changes these tables.
-    pub fn program(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "iptables-legacy",
-            Self::Ipv6 => "ip6tables-legacy",
-        }
-    }
-
-    fn in_use(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "/proc/thread-self/net/ip_tables_names",
-            Self::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
-        }
-    }
-
-    /// Any socket of the family will do: it says whose tables are meant.
-    fn socket(self) -> io::Result<UdpSocket> {
-        match self {
-            Self::Ipv4 => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
-            Self::Ipv6 => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
-        }
-    }
-
-    /// SOL_IP and SOL_IPV6.
-    fn level(self) -> i32 {
-        match self {
-            Self::Ipv4 => 0,
-            Self::Ipv6 => 41,
-        }
-    }
-
-    /// Where in a rule (struct ipt_entry, ip6t_entry) the offset of its target stands; that of
-    /// the next rule is behind it.
-    fn target_offset_at(self) -> usize {
-        match self {
-            Self::Ipv4 => 88,
-            Self::Ipv6 => 140,
-        }
+/// The program that lists and changes these tables.
+pub fn program(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "iptables-legacy",
+        Family::Ipv6 => "ip6tables-legacy",
     }
 }
 
-/// The chains of a table that somebody made, in the calling thread's network namespace; none if
+/// The file that names the tables in use.
+fn names_in_use(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
+        Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
+    }
+}
+
+/// Any socket of the family will do: it says whose tables are meant.
+fn open_socket(family: Family) -> io::Result<UdpSocket> {
+    match family {
+        Family::Ipv4 => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        Family::Ipv6 => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    }
+}
+
+/// SOL_IP and SOL_IPV6.
+fn option_level(family: Family) -> i32 {
+    match family {
+        Family::Ipv4 => 0,
+        Family::Ipv6 => 41,
+    }
+}
+
+/// Where in a rule (struct ipt_entry, ip6t_entry) the offset of its target stands; that of the next
+/// rule is behind it.
+fn target_offset_at(family: Family) -> usize {
+    match family {
+        Family::Ipv4 => 88,
+        Family::Ipv6 => 140,
+    }
+}
+
+/// The user-defined chains of a table, in the calling thread's network namespace; none if
 /// the table is not in use.
 ///
 /// # Errors
@@ -88,7 +81,7 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<String>, KernelError> {
     let rules = read(family, table)?.map(|(_, rules)| rules);
     Ok(chain_names(
         &rules.unwrap_or_default(),
-        family.target_offset_at(),
+        target_offset_at(family),
     ))
 }
 
@@ -102,25 +95,25 @@ pub fn forward_drops(family: Family) -> Result<bool, KernelError> {
     let Some((info, rules)) = read(family, "filter")? else {
         return Ok(false);
     };
-    // The last rule of a chain of the kernel's own is its policy: where it is, the table tells.
+    // The last rule of a chain of the kernel's own is its policy: the table says where it is.
     let verdict = number(&info, INFO_FORWARD_POLICY_AT).and_then(|at| {
-        let target = short(rules.get(at..)?, family.target_offset_at())?;
+        let target = short(rules.get(at..)?, target_offset_at(family))?;
         number(&rules, at + target + VERDICT_AT)
     });
     Ok(verdict == Some(VERDICT_DROP))
 }
 
-/// What the kernel tells of a table, and its rules. None if it is not in use.
+/// What the kernel says about a table, and its rules. None if it is not in use.
 fn read(family: Family, table: &str) -> io::Result<Option<([u8; INFO_LENGTH], Vec<u8>)>> {
     // To ask for a table is to create it: only where the kernel has it already.
-    let names = match fs::read_to_string(family.in_use()) {
+    let names = match fs::read_to_string(names_in_use(family)) {
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
         names => names?,
     };
     if !names.lines().any(|name| name == table) {
         return Ok(None);
     }
-    let socket = family.socket()?;
+    let socket = open_socket(family)?;
     loop {
         match ask(&socket, family, table) {
             // Somebody replaced the table in between.
@@ -137,13 +130,13 @@ fn ask(
 ) -> io::Result<([u8; INFO_LENGTH], Vec<u8>)> {
     let mut info = [0; INFO_LENGTH];
     info[..table.len()].copy_from_slice(table.as_bytes());
-    socket_option(socket, family.level(), GET_INFO, &mut info)?;
+    socket_option(socket, option_level(family), GET_INFO, &mut info)?;
     let size = &info[INFO_SIZE_AT..];
     let mut answer = vec![0; RULES_AT];
     answer[..table.len()].copy_from_slice(table.as_bytes());
     answer[NAME_LENGTH..NAME_LENGTH + size.len()].copy_from_slice(size);
     answer.resize(RULES_AT + number(size, 0).unwrap_or(0), 0);
-    socket_option(socket, family.level(), GET_ENTRIES, &mut answer)?;
+    socket_option(socket, option_level(family), GET_ENTRIES, &mut answer)?;
     Ok((info, answer.split_off(RULES_AT)))
 }
 

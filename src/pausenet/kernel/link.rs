@@ -12,54 +12,13 @@ use netlink_packet_route::link::{
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::answer::Message;
-use super::netlink::{self, QUESTION, Request};
-use super::{KernelError, RouteSocket};
+pub use super::reply::{Ipv6Settings, Link};
+
+use super::error::KernelError;
+use super::netlink::RouteSocket;
+use super::netlink::{self, ExpectedReply, Request};
+use super::reply::Message;
 use crate::cni::{IfName, MacAddr};
-
-/// A link as the kernel describes it; only what somebody here asks for.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Link {
-    pub index: u32,
-    pub name: String,
-    /// The kernel's name for what it is: `bridge`, `veth`, …; empty for a device.
-    pub kind: String,
-    pub mac: Option<MacAddr>,
-    pub mtu: u32,
-    /// Switched on by the administrator (IFF_UP).
-    pub up: bool,
-    pub promiscuous: bool,
-    /// It can carry traffic (IFLA_OPERSTATE is UP).
-    pub running: bool,
-    /// The bridge it is a port of.
-    pub controller: Option<u32>,
-    /// The other end of a veth, in that end's namespace.
-    pub peer: Option<u32>,
-    /// The other end's namespace, by the number that it has in this one; negative when it has
-    /// none. None: this very namespace.
-    pub peer_netns: Option<i32>,
-    pub alias: Option<String>,
-    pub group: u32,
-    /// Of a bridge port.
-    pub hairpin: bool,
-    /// Of a bridge port.
-    pub isolated: bool,
-    /// Of a bridge.
-    pub vlan_filtering: bool,
-    /// Of a bridge: the VLAN that new ports are in; 0 for none.
-    pub default_vlan: u16,
-    /// None without IPv6.
-    pub ipv6: Option<Ipv6Settings>,
-}
-
-/// What the kernel tells of /proc/sys/net/ipv6/conf along with a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv6Settings {
-    /// Whether it takes routes from router advertisements.
-    pub accept_ra: u32,
-    /// Whether its addresses are first probed for duplicates.
-    pub accept_dad: u32,
-}
 
 /// Which link is meant.
 #[derive(Debug, Clone, Copy)]
@@ -77,16 +36,19 @@ impl Which<'_> {
     }
 }
 
-/// A request for one link's description, for a batch; [`first`] reads the answer.
+/// A request for one link's description, for a batch; [`first`] reads the reply.
 pub fn get_request(which: Which) -> Request<RouteNetlinkMessage> {
     let message = which
         .builder()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
-    (RouteNetlinkMessage::GetLink(message), QUESTION)
+    Request::expecting(
+        RouteNetlinkMessage::GetLink(message),
+        ExpectedReply::Message,
+    )
 }
 
-/// The link in an answer, if there is one.
+/// The link in a reply, if there is one.
 pub fn first(messages: Vec<Message>) -> Option<Link> {
     links(messages).next()
 }
@@ -99,22 +61,15 @@ fn links(messages: Vec<Message>) -> impl Iterator<Item = Link> {
 }
 
 /// Looks up one link; None when there is none.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn get(socket: &mut RouteSocket, which: Which) -> Result<Option<Link>, KernelError> {
-    let (message, flags) = get_request(which);
-    match socket.request(message, flags) {
+    match socket.one(get_request(which)) {
         Ok(messages) => Ok(first(messages)),
-        Err(refusal) if refusal.is(rustix::io::Errno::NODEV) => Ok(None),
-        Err(refusal) => Err(refusal),
+        Err(error) if error.is(rustix::io::Errno::NODEV) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 /// Every link of the namespace.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<Link>, KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
@@ -137,7 +92,7 @@ pub struct NewBridge<'a> {
 /// with the ports that come and go.
 ///
 /// # Errors
-/// The kernel's refusal; EEXIST when the name is taken.
+/// The kernel's error; EEXIST when the name is taken.
 pub fn create_bridge(socket: &mut RouteSocket, new: &NewBridge) -> Result<(), KernelError> {
     let mut message = LinkBridge::new(new.name.as_str())
         .address(new.mac.0.to_vec())
@@ -178,7 +133,7 @@ pub struct NewVeth<'a> {
 /// container end's index.
 ///
 /// # Errors
-/// The kernel's refusal; EEXIST when either name is taken (nothing is made then).
+/// The kernel's error; EEXIST when either name is taken (nothing is made then).
 pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, KernelError> {
     let mut peer = LinkUnspec::new_with_name(new.container_name.as_str())
         .address(new.container_mac.0.to_vec())
@@ -203,8 +158,9 @@ pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Kern
     // Kernels before 6.2 do not echo what they made.
     match first(messages) {
         Some(link) => Ok(link),
-        None => get(socket, Which::Name(new.host_name))?
-            .ok_or_else(|| std::io::Error::from(rustix::io::Errno::NODEV).into()),
+        None => {
+            get(socket, Which::Name(new.host_name))?.ok_or_else(|| rustix::io::Errno::NODEV.into())
+        }
     }
 }
 
@@ -218,7 +174,7 @@ pub fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
     if up {
         message = message.up();
     }
-    (RouteNetlinkMessage::SetLink(message.build()), 0)
+    Request::new(RouteNetlinkMessage::SetLink(message.build()), 0)
 }
 
 /// IFLA_AF_SPEC, of AF_INET, IFLA_INET_CONF with one setting (linux/if_link.h). The crate's own form of
@@ -240,7 +196,7 @@ fn arp_notify() -> DefaultNla {
 /// A request that gives a link its alias, for a batch.
 pub fn alias_request(index: u32, alias: &str) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index).alias(alias).build();
-    (RouteNetlinkMessage::SetLink(message), 0)
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// A request that sets a bridge port's flags, for a batch.
@@ -252,13 +208,10 @@ pub fn port_request(index: u32, hairpin: bool, isolated: bool) -> Request<RouteN
             InfoBridgePort::Isolated(isolated),
         ]))
         .build();
-    (RouteNetlinkMessage::NewLink(message), 0)
+    Request::new(RouteNetlinkMessage::NewLink(message), 0)
 }
 
 /// Sets a link's MAC.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn set_mac(socket: &mut RouteSocket, index: u32, mac: MacAddr) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index)
         .address(mac.0.to_vec())
@@ -268,9 +221,6 @@ pub fn set_mac(socket: &mut RouteSocket, index: u32, mac: MacAddr) -> Result<(),
 }
 
 /// Switches a link on, and promiscuous mode too if asked.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result<(), KernelError> {
     let mut message = LinkUnspec::new_with_index(index).up();
     if promiscuous {
@@ -281,9 +231,6 @@ pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result
 }
 
 /// Switches a link off.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).down().build();
     socket.request(RouteNetlinkMessage::SetLink(message), 0)?;
@@ -291,13 +238,10 @@ pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError>
 }
 
 /// Removes a link; a veth goes with both its ends. One that is gone already is no error.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).build();
     match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
-        Err(refusal) if !refusal.is(rustix::io::Errno::NODEV) => Err(refusal),
+        Err(error) if !error.is(rustix::io::Errno::NODEV) => Err(error),
         _ => Ok(()),
     }
 }
@@ -305,19 +249,19 @@ pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
 /// A request that puts a link into a group, for a batch.
 pub fn group_request(index: u32, group: u32) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index).link_group(group).build();
-    (RouteNetlinkMessage::SetLink(message), 0)
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// Removes all links of a group. That there are none is no error.
 ///
 /// # Errors
-/// The kernel's refusal; EOPNOTSUPP, and nothing is removed, when one of them is a device.
+/// The kernel's error; EOPNOTSUPP, and nothing is removed, when one of them is a device.
 pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .link_group(group)
         .build();
     match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
-        Err(refusal) if !refusal.is(rustix::io::Errno::NODEV) => Err(refusal),
+        Err(error) if !error.is(rustix::io::Errno::NODEV) => Err(error),
         _ => Ok(()),
     }
 }
@@ -325,7 +269,7 @@ pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelEr
 /// Waits for the kernel's notice that a link carries traffic.
 ///
 /// # Errors
-/// ETIMEDOUT after `limit`; ENODEV when the link goes away; the kernel's refusal.
+/// ETIMEDOUT after `limit`; ENODEV when the link goes away; the kernel's error.
 pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, KernelError> {
     let deadline = std::time::Instant::now() + limit;
     // Subscribed first and asked after that, no change can slip through between the two.
@@ -334,12 +278,12 @@ pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, Kern
     let mut socket = RouteSocket::open()?;
     loop {
         match get(&mut socket, Which::Index(index))? {
-            None => return Err(std::io::Error::from(rustix::io::Errno::NODEV).into()),
+            None => return Err(rustix::io::Errno::NODEV.into()),
             Some(link) if link.running => return Ok(link),
             Some(_) => {}
         }
         if !events.wait_event(deadline)? {
-            return Err(std::io::Error::from(rustix::io::Errno::TIMEDOUT).into());
+            return Err(rustix::io::Errno::TIMEDOUT.into());
         }
     }
 }

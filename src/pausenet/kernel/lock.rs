@@ -26,9 +26,6 @@ pub struct Lock {
 impl Lock {
     /// Waits for the lock of this name. The name is one that has been checked: it becomes a
     /// file's.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn take(dir: &Path, name: &impl std::fmt::Display) -> Result<Self> {
         let path = dir.join(name.to_string());
         let file = loop {
@@ -46,9 +43,6 @@ impl Lock {
     }
 
     /// Takes the lock if nobody holds it.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn try_take(dir: &Path, name: &impl std::fmt::Display) -> Result<Option<Self>> {
         let path = dir.join(name.to_string());
         let file = open(&path).on_path("cannot open the lock", &path)?;
@@ -63,9 +57,6 @@ impl Lock {
 }
 
 /// The locks in a folder that nobody holds, by name: whoever held them was killed.
-///
-/// # Errors
-/// Code 5, naming the path.
 pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -8,25 +8,26 @@
 //! (epoll, an eventfd, a wake-up for each answer) and could never overlap anything.
 
 pub mod address;
-pub mod answer;
-pub mod callers;
+pub mod boot;
 pub mod conntrack;
 pub mod error;
+pub mod folder_stamp;
 pub mod forwarding;
-pub mod legacy;
+pub mod iptables_legacy;
 pub mod link;
 pub mod lock;
+pub mod monitor;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod owned_route;
+pub mod reply;
 pub mod route;
-pub mod shaping;
-pub mod stamp;
+pub mod running_plugins;
+pub mod syscalls;
 pub mod sysctl;
-pub mod unsafe_calls;
+pub mod traffic_control;
 pub mod vlan;
-pub mod watch;
 
 pub use error::{BatchError, KernelError};
 pub use netlink::RouteSocket;

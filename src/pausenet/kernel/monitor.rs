@@ -1,6 +1,6 @@
-//! Ears for what the kernel says by itself: links, addresses and routes that change, and changes of
-//! nftables. What is heard is a reason to look, never a truth to keep: news gets lost when nobody
-//! reads it in time, and the listener then says that there may have been anything.
+//! Netlink notifications, as `ip monitor` and `nft monitor` show them: changes of links, addresses
+//! and routes, and of nftables. An event is a reason to read the state again, never the state
+//! itself: the kernel drops notifications when nobody reads them in time ([`Event::Overrun`]).
 
 use std::io;
 
@@ -17,39 +17,33 @@ const ROUTE_GROUPS: [u32; 5] = [1, 5, 9, 7, 11];
 /// NFNLGRP_NFTABLES.
 const NFT_GROUP: u32 = 7;
 
-/// A socket that is only listened to.
-pub struct Ear(Socket);
+/// A socket that only receives notifications.
+pub struct Monitor(Socket);
 
-/// What was heard.
+/// What has changed.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Event {
     Route(Vec<RouteNetlinkMessage>),
     /// Somebody changed nftables.
     Nft,
-    /// More than the socket could hold: some of it is lost.
-    TooMuch,
+    /// More than the socket could hold: the kernel dropped some.
+    Overrun,
 }
 
-impl Ear {
-    /// Listens to links, addresses and routes in the calling thread's namespace.
-    ///
-    /// # Errors
-    /// The kernel's.
+impl Monitor {
+    /// Subscribes to links, addresses and routes in the calling thread's namespace.
     pub fn for_routes() -> io::Result<Self> {
         Self::open(NETLINK_ROUTE, &ROUTE_GROUPS)
     }
 
-    /// Listens to nftables in the calling thread's namespace.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// Subscribes to nftables in the calling thread's namespace.
     pub fn for_nft() -> io::Result<Self> {
         Self::open(NETLINK_NETFILTER, &[NFT_GROUP])
     }
 
     fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        // A socket without an address of its own has the kernel's, 0, and is told nothing.
+        // Without a port of its own, the socket receives no notifications.
         socket.bind_auto()?;
         for group in groups {
             socket.add_membership(*group)?;
@@ -57,34 +51,31 @@ impl Ear {
         Ok(Self(socket))
     }
 
-    /// Waits for the next news.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn hear(&self) -> io::Result<Heard> {
+    /// Waits for the next notification.
+    pub fn next_event(&self) -> io::Result<Event> {
         let read = rustix::io::retry_on_intr(|| {
             self.0
                 .recv_from_full()
                 .map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))
         });
         let (bytes, from) = match read {
-            Err(Errno::NOBUFS) => return Ok(Heard::TooMuch),
+            Err(Errno::NOBUFS) => return Ok(Event::Overrun),
             other => other?,
         };
         if from.port_number() != 0 {
             // Not from the kernel: any process may send to a socket's address.
-            return Ok(Heard::Route(Vec::new()));
+            return Ok(Event::Route(Vec::new()));
         }
         // A message of nftables starts with a type whose upper half is the subsystem's number.
         const NFNL_SUBSYS_NFTABLES: u8 = 10;
         if bytes.get(5) == Some(&NFNL_SUBSYS_NFTABLES) {
-            return Ok(Heard::Nft);
+            return Ok(Event::Nft);
         }
-        Ok(messages(&bytes).map_or(Heard::TooMuch, Heard::Route))
+        Ok(messages(&bytes).map_or(Event::Overrun, Event::Route))
     }
 }
 
-/// None when there is something that cannot be made out.
+/// None if there is a message that cannot be read.
 fn messages(mut bytes: &[u8]) -> Option<Vec<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! A netlink socket that sends several requests at once and sorts the answers.
+//! A netlink socket that sends several requests at once and sorts the replies.
 //!
 //! Requests in one send are worked through without a break, but an error does not stop the
 //! ones behind it: only requests that may each stand alone belong in one batch.
@@ -14,63 +14,74 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
 
-use super::answer::Message;
 use super::error::{BatchError, KernelError};
+use super::reply::Message;
 
-/// No answer of the families we speak is larger: that is how much the kernel puts into one part
+/// No reply of the families we speak is larger: that is how much the kernel puts into one part
 /// of a dump. (Twice as much would have the heap grow and shrink with each request.)
 const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// How often an interrupted dump is started again before giving up.
 const DUMP_TRIES: usize = 16;
 
-/// A request and the flags beyond REQUEST and ACK that it carries.
-pub type Request<T> = (T, u16);
-
-/// In place of flags: a request that the kernel answers only to refuse it (the brackets around
-/// an nftables transaction). Its refusal stands for all that were sent with it.
-pub const SILENT: u16 = u16::MAX;
-
-/// In place of flags: a question that has one message for an answer, or a refusal. An ACK behind it
-/// would be one more message to wait for.
-pub const QUESTION: u16 = u16::MAX - 1;
-
-/// What the kernel says to a request that it does as it is told.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Consent {
-    /// Messages, if any, and an ACK or the end of a listing behind them.
+/// The kernel's reply to a request that succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedReply {
+    /// Messages, if any, and behind them an ACK or the end of a dump.
     Ack,
-    /// One message.
+    /// One message. (An ACK behind it would be one more message to wait for.)
     Message,
-    /// Nothing; a refusal is one of this request alone.
+    /// None; an error belongs to this request alone.
     Nothing,
-    /// Nothing; a refusal is one of all that were sent.
-    NothingToAny,
+    /// None; an error means that the whole batch has failed, and is the only reply. So it is with
+    /// the messages around an nftables transaction.
+    NothingForBatch,
 }
 
-impl Consent {
-    fn to(flags: u16) -> Self {
-        match flags {
-            SILENT => Self::NothingToAny,
-            QUESTION => Self::Message,
-            _ => Self::Ack,
-        }
-    }
-
+impl ExpectedReply {
     /// Whether there is something to wait for.
-    fn comes(self) -> bool {
+    fn is_sent(self) -> bool {
         matches!(self, Self::Ack | Self::Message)
     }
 }
 
-/// What a request brought back: messages (often none), or a refusal.
-pub type Answer<T> = Result<Vec<T>, KernelError>;
+/// A message to the kernel, and the reply that it is to get.
+#[derive(Debug, Clone)]
+pub struct Request<T> {
+    message: T,
+    /// NLM_F_… flags beyond REQUEST and ACK.
+    flags: u16,
+    expected: ExpectedReply,
+}
+
+impl<T> Request<T> {
+    /// A request that the kernel acknowledges, with flags beyond REQUEST and ACK.
+    pub fn new(message: T, flags: u16) -> Self {
+        Self {
+            message,
+            flags,
+            expected: ExpectedReply::Ack,
+        }
+    }
+
+    /// A request with this reply and no flags.
+    pub(super) fn expecting(message: T, expected: ExpectedReply) -> Self {
+        Self {
+            message,
+            flags: 0,
+            expected,
+        }
+    }
+}
+
+/// What the kernel sent back: messages (often none), or its error.
+pub type Reply<T> = Result<Vec<T>, KernelError>;
 
 /// A socket of one netlink family, in the namespace where it was opened.
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
-    /// What was received last: one place for all answers.
+    /// What was received last: one place for all replies.
     buffer: Vec<u8>,
 }
 
@@ -89,9 +100,6 @@ pub enum Group {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn open(protocol: isize) -> Result<Self, KernelError> {
         let socket = netlink_sys::Socket::new(protocol)?;
         // The kernel's own words in errors; short ACKs. Both are as old as Linux 4.12.
@@ -104,106 +112,97 @@ impl Socket {
         })
     }
 
-    /// Sends requests together and gives back one answer for each, in their order.
+    /// Sends requests together and gives back one reply for each, in their order.
     ///
     /// # Errors
-    /// When the socket itself fails; what the kernel refuses is in the answers.
+    /// When the socket itself fails; what the kernel refuses is in the replies.
     pub fn exchange<Q, A>(
         &mut self,
         requests: Vec<Request<Q>>,
-    ) -> Result<Vec<Answer<A>>, KernelError>
-    where
-        Q: NetlinkSerializable,
-        A: NetlinkDeserializable,
-    {
-        let consents = requests.iter().map(|(_, flags)| Consent::to(*flags));
-        let consents = consents.collect();
-        self.send(requests, consents)
-    }
-
-    /// Sends requests together. They share one ACK, that of the last: it comes when all have been
-    /// worked through, and behind whatever was refused.
-    ///
-    /// # Errors
-    /// The first refusal and which request it is of, or when the socket itself fails.
-    pub fn all<Q, A>(&mut self, requests: Vec<Request<Q>>) -> Result<(), BatchError>
-    where
-        Q: NetlinkSerializable,
-        A: NetlinkDeserializable,
-    {
-        let mut consents = vec![Consent::Nothing; requests.len()];
-        if let Some(last) = consents.last_mut() {
-            *last = Consent::Ack;
-        }
-        let answers: Vec<Answer<A>> = self.send(requests, consents)?;
-        for (request, answer) in answers.into_iter().enumerate() {
-            answer.map_err(|error| BatchError { request, error })?;
-        }
-        Ok(())
-    }
-
-    fn send<Q, A>(
-        &mut self,
-        requests: Vec<Request<Q>>,
-        consents: Vec<Consent>,
-    ) -> Result<Vec<Answer<A>>, KernelError>
+    ) -> Result<Vec<Reply<A>>, KernelError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
     {
         if requests.is_empty() {
-            // The kernel refuses to be told nothing (ENODATA).
+            // The kernel refuses an empty send (ENODATA).
             return Ok(Vec::new());
         }
         let first = self.sequence.wrapping_add(1);
+        let expected: Vec<_> = requests.iter().map(|request| request.expected).collect();
         let mut bytes = Vec::with_capacity(1024);
-        for ((payload, flags), consent) in requests.into_iter().zip(&consents) {
+        for request in requests {
             self.sequence = self.sequence.wrapping_add(1);
             let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST;
-            if *consent == Consent::Ack {
+            header.flags = NLM_F_REQUEST | request.flags;
+            if request.expected == ExpectedReply::Ack {
                 header.flags |= NLM_F_ACK;
             }
-            if !matches!(flags, SILENT | QUESTION) {
-                header.flags |= flags;
-            }
             header.sequence_number = self.sequence;
-            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
+            let payload = NetlinkPayload::InnerMessage(request.message);
+            let mut message = NetlinkMessage::new(header, payload);
             message.finalize();
             let start = bytes.len();
             bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
             message.serialize(&mut bytes[start..]);
         }
         self.socket.send(&bytes, 0)?;
-        self.collect(first, &consents)
+        self.collect(first, &expected)
     }
 
-    /// Sends one request.
+    /// Sends requests together. They share one ACK, that of the last: it comes when all have been
+    /// worked through, and behind whatever was refused.
     ///
     /// # Errors
-    /// The socket's error or the kernel's refusal.
-    pub fn request<Q, A>(&mut self, message: Q, flags: u16) -> Answer<A>
+    /// The first error and which request it is of, or when the socket itself fails.
+    pub fn all<Q, A>(&mut self, mut requests: Vec<Request<Q>>) -> Result<(), BatchError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
     {
-        let answer = self.exchange(vec![(message, flags)])?.pop();
-        answer.unwrap_or_else(|| Ok(Vec::new()))
+        let last = requests.len().saturating_sub(1);
+        for (at, request) in requests.iter_mut().enumerate() {
+            request.expected = if at == last {
+                ExpectedReply::Ack
+            } else {
+                ExpectedReply::Nothing
+            };
+        }
+        let replies: Vec<Reply<A>> = self.exchange(requests)?;
+        for (request, reply) in replies.into_iter().enumerate() {
+            reply.map_err(|error| BatchError { request, error })?;
+        }
+        Ok(())
+    }
+
+    /// Sends one request.
+    pub fn request<Q, A>(&mut self, message: Q, flags: u16) -> Reply<A>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
+    {
+        self.one(Request::new(message, flags))
+    }
+
+    fn one<Q, A>(&mut self, request: Request<Q>) -> Reply<A>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
+    {
+        let reply = self.exchange(vec![request])?.pop();
+        reply.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// Lists objects. A listing that changed while it was read is read again.
-    ///
-    /// # Errors
-    /// The socket's error or the kernel's refusal.
-    pub fn dump<Q, A>(&mut self, message: Q) -> Answer<A>
+    pub fn dump<Q, A>(&mut self, message: Q) -> Reply<A>
     where
         Q: NetlinkSerializable + Clone,
         A: NetlinkDeserializable,
     {
         for _ in 1..DUMP_TRIES {
             match self.request(message.clone(), NLM_F_DUMP) {
-                Err(refusal) if refusal.is(Errno::INTR) => {}
-                answer => return answer,
+                Err(error) if error.is(Errno::INTR) => {}
+                reply => return reply,
             }
         }
         self.request(message, NLM_F_DUMP)
@@ -212,10 +211,10 @@ impl Socket {
     fn collect<T: NetlinkDeserializable>(
         &mut self,
         first: u32,
-        consents: &[Consent],
-    ) -> Result<Vec<Answer<T>>, KernelError> {
-        let mut answers: Vec<Answer<T>> = consents.iter().map(|_| Ok(Vec::new())).collect();
-        let mut open = consents.iter().filter(|consent| consent.comes()).count();
+        expected: &[ExpectedReply],
+    ) -> Result<Vec<Reply<T>>, KernelError> {
+        let mut replies: Vec<Reply<T>> = expected.iter().map(|_| Ok(Vec::new())).collect();
+        let mut open = expected.iter().filter(|reply| reply.is_sent()).count();
         let Self { socket, buffer, .. } = self;
         while open > 0 {
             buffer.clear();
@@ -232,39 +231,39 @@ impl Socket {
                 rest = rest.get(length..).unwrap_or_default();
                 // Not ours: left over from an exchange that failed half-way.
                 let at = message.header.sequence_number.wrapping_sub(first) as usize;
-                let Some(answer) = answers.get_mut(at) else {
+                let Some(reply) = replies.get_mut(at) else {
                     continue;
                 };
                 if message.header.flags & NLM_F_DUMP_INTR != 0 {
-                    *answer = Err(io::Error::from(Errno::INTR).into());
+                    *reply = Err(io::Error::from(Errno::INTR).into());
                 }
                 match message.payload {
                     NetlinkPayload::InnerMessage(inner) => {
-                        if let Ok(messages) = answer {
+                        if let Ok(messages) = reply {
                             messages.push(inner);
                         }
-                        if consents[at] == Consent::Message {
+                        if expected[at] == ExpectedReply::Message {
                             open -= 1;
                         }
                     }
                     NetlinkPayload::Done(done) => {
-                        if done.code != 0 && answer.is_ok() {
-                            *answer = Err(io::Error::from_raw_os_error(done.code.abs()).into());
+                        if done.code != 0 && reply.is_ok() {
+                            *reply = Err(io::Error::from_raw_os_error(done.code.abs()).into());
                         }
                         open -= 1;
                     }
                     NetlinkPayload::Error(error) => {
                         if error.code.is_some() {
                             let note = extended_ack(&error.header);
-                            *answer = Err(KernelError {
+                            *reply = Err(KernelError {
                                 error: error.to_io(),
                                 note,
                             });
                         }
-                        match consents[at] {
-                            Consent::NothingToAny => return Ok(answers),
-                            Consent::Nothing => {}
-                            Consent::Ack | Consent::Message => open -= 1,
+                        match expected[at] {
+                            ExpectedReply::NothingForBatch => return Ok(replies),
+                            ExpectedReply::Nothing => {}
+                            ExpectedReply::Ack | ExpectedReply::Message => open -= 1,
                         }
                     }
                     NetlinkPayload::Overrun(_) => return Err(Errno::NOBUFS.into()),
@@ -272,7 +271,7 @@ impl Socket {
                 }
             }
         }
-        Ok(answers)
+        Ok(replies)
     }
 }
 
@@ -296,9 +295,6 @@ fn extended_ack(echoed: &[u8]) -> Option<String> {
 
 impl RouteSocket {
     /// Opens a socket in the calling thread's network namespace.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open(NETLINK_ROUTE)?;
         // Dumps filtered by the kernel, not by us (Linux 4.20; older ones send everything,
@@ -309,9 +305,6 @@ impl RouteSocket {
 
     /// Has the kernel tell this socket of every change of a kind. A socket that listens is no
     /// good for requests any more.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn subscribe(&mut self, group: Group) -> Result<(), KernelError> {
         // A socket without an address of its own has the kernel's, 0, and is told nothing of
         // what the kernel does: nobody hears their own news.
@@ -321,9 +314,6 @@ impl RouteSocket {
 
     /// The same for several kinds, and in all namespaces that have a number in the socket's own
     /// (the other ends of its veths).
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn subscribe_everywhere(&mut self, groups: &[Group]) -> Result<(), KernelError> {
         self.0.socket.bind_auto()?;
         self.0.socket.set_listen_all_namespaces(true)?;
@@ -334,9 +324,6 @@ impl RouteSocket {
     }
 
     /// Waits for news on a listening socket and swallows them. False when the deadline passed.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn wait_event(&self, deadline: std::time::Instant) -> Result<bool, KernelError> {
         use rustix::event::{PollFd, PollFlags, poll};
         let left = deadline.saturating_duration_since(std::time::Instant::now());
@@ -357,49 +344,43 @@ impl RouteSocket {
     }
 
     /// See [`Socket::exchange`].
-    ///
-    /// # Errors
-    /// When the socket itself fails.
     pub fn exchange(
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
-    ) -> Result<Vec<Answer<Message>>, KernelError> {
+    ) -> Result<Vec<Reply<Message>>, KernelError> {
         self.0.exchange(requests)
     }
 
     /// See [`Socket::request`].
-    ///
-    /// # Errors
-    /// The socket's error or the kernel's refusal.
-    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Answer<Message> {
+    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Reply<Message> {
         self.0.request(message, flags)
+    }
+
+    /// Sends one request that was made for a batch.
+    pub fn one(&mut self, request: Request<RouteNetlinkMessage>) -> Reply<Message> {
+        self.0.one(request)
     }
 
     /// See [`Socket::all`].
     ///
     /// # Errors
-    /// The first refusal, after all of them have been worked through.
+    /// The first error, after all of them have been worked through.
     pub fn all(&mut self, requests: Vec<Request<RouteNetlinkMessage>>) -> Result<(), BatchError> {
         self.0.all::<_, Message>(requests)
     }
 
-    /// Asks a question that the crate's messages have no form for.
-    ///
-    /// # Errors
-    /// The socket's error or the kernel's refusal.
-    pub(super) fn ask<Q, A>(&mut self, question: Q) -> Answer<A>
+    /// Reads one object by a message that the crate has no type for.
+    pub(super) fn get<Q, A>(&mut self, message: Q) -> Reply<A>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
     {
-        self.0.request(question, QUESTION)
+        self.0
+            .one(Request::expecting(message, ExpectedReply::Message))
     }
 
     /// See [`Socket::dump`].
-    ///
-    /// # Errors
-    /// The socket's error or the kernel's refusal.
-    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Answer<Message> {
+    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Reply<Message> {
         self.0.dump(message)
     }
 }

@@ -11,8 +11,10 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use rustix::fs::{FsWord, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::answer::Message;
-use super::{KernelError, RouteSocket, unsafe_calls};
+use super::error::KernelError;
+use super::netlink::RouteSocket;
+use super::reply::Message;
+use super::syscalls;
 use crate::cni::{Code, Error, Result};
 
 /// The filesystem that namespace files live on (NSFS_MAGIC in linux/magic.h).
@@ -54,20 +56,14 @@ impl NetnsId {
 
 impl Netns {
     /// Opens the calling thread's own namespace.
-    ///
-    /// # Errors
-    /// Code 8.
     pub fn own() -> Result<Self> {
         Self::open(Path::new(OWN))
     }
 
     /// Opens the calling thread's own namespace, by a socket that was opened there: it spares
     /// the way through /proc.
-    ///
-    /// # Errors
-    /// Code 8.
     pub fn own_by(socket: &RouteSocket) -> Result<Self> {
-        match unsafe_calls::namespace_of_socket(socket) {
+        match syscalls::namespace_of_socket(socket) {
             Ok(file) => Ok(Self {
                 file: file.into(),
                 path: OWN.into(),
@@ -78,9 +74,6 @@ impl Netns {
 
     /// Opens a namespace by path and makes sure that it is one: the file has to live on nsfs,
     /// and the kernel to call it one of the network kind.
-    ///
-    /// # Errors
-    /// Code 8.
     pub fn open(path: &Path) -> Result<Self> {
         let invalid = |why: &str| {
             Error::new(Code::InvalidNetns, format!("{} {why}", path.display()))
@@ -97,7 +90,7 @@ impl Netns {
         if !on_nsfs {
             return Err(invalid("is not a network namespace"));
         }
-        if unsafe_calls::namespace_kind(&file) != Ok(unsafe_calls::NETWORK) {
+        if syscalls::namespace_kind(&file) != Ok(syscalls::NETWORK) {
             return Err(invalid("is a namespace, but not a network namespace"));
         }
         Ok(Self {
@@ -112,33 +105,24 @@ impl Netns {
     }
 
     /// True when both are one namespace.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn is_same(&self, other: &Self) -> io::Result<bool> {
         Ok(self.id()? == other.id()?)
     }
 
     /// What tells this namespace from every other that lives at the same time.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn id(&self) -> io::Result<NetnsId> {
         let stat = rustix::fs::fstat(&self.file)?;
         Ok(NetnsId(stat.st_dev, stat.st_ino))
     }
 
     /// The number that this namespace has in the socket's own; None when it has none there.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
     pub fn number(&self, socket: &mut RouteSocket) -> Result<Option<i32>, KernelError> {
         let mut request = NsidMessage::default();
         let file = self.file.as_raw_fd();
         let file = u32::try_from(file).map_err(io::Error::other)?;
         request.attributes = vec![NsidAttribute::Fd(file)];
-        let answer = socket.request(RouteNetlinkMessage::GetNsId(request), 0)?;
-        let ids = answer.into_iter().flat_map(|message| match message {
+        let reply = socket.request(RouteNetlinkMessage::GetNsId(request), 0)?;
+        let ids = reply.into_iter().flat_map(|message| match message {
             Message::Other(RouteNetlinkMessage::NewNsId(message)) => message.attributes,
             _ => Vec::new(),
         });

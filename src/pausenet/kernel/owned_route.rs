@@ -16,10 +16,11 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 use rustix::io::Errno;
 
-use super::answer::Message;
+use super::error::KernelError;
 use super::netlink::Request;
+use super::netlink::RouteSocket;
+use super::reply::Message;
 use super::route::{self, MAIN_TABLE};
-use super::{KernelError, RouteSocket};
 
 /// The protocol number of our routes: "p" in ASCII, and nobody's in linux/rtnetlink.h.
 pub const PROTOCOL: u8 = b'p';
@@ -39,7 +40,7 @@ pub struct OwnedRoute {
 pub enum Target {
     /// To a neighbour on a link, by index.
     Neighbour { gateway: IpAddr, link: u32 },
-    /// Nowhere: who sends there is told so at once.
+    /// Nowhere: a sender gets an ICMP error at once.
     Unreachable,
 }
 
@@ -54,21 +55,20 @@ impl std::fmt::Display for OwnedRoute {
 
 /// How a packet to an address would leave this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// The address is on a link of ours, by index.
+pub enum NextHop {
+    /// Straight out of a link, by index: the address is a neighbour's.
     OnLink(u32),
-    /// It has to go through somebody else.
-    Through { gateway: IpAddr, link: u32 },
-    /// It is this host's own.
-    Own,
-    /// There is none.
-    None,
+    Gateway {
+        gateway: IpAddr,
+        link: u32,
+    },
+    /// Not at all: the address is this host's own.
+    Local,
+    /// Not at all: there is no route, or one that refuses (`unreachable`, `blackhole`, …).
+    Unreachable,
 }
 
 /// The routes of ours in the main table.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>, KernelError> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -136,7 +136,7 @@ fn message(route: &OwnedRoute) -> Result<RouteMessage, KernelError> {
 /// Adds a route of ours, where there is none of our metric to that destination.
 ///
 /// # Errors
-/// The kernel's refusal; EEXIST when somebody else's has it.
+/// The kernel's error; EEXIST when somebody else's has it.
 pub fn add(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::NewRoute(message(route)?);
     socket.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
@@ -144,9 +144,6 @@ pub fn add(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelErr
 
 /// Puts a route in the place of the one of ours to the same destination: there is no moment without
 /// one.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::NewRoute(message(route)?);
     socket
@@ -155,78 +152,77 @@ pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Kerne
 }
 
 /// Removes a route of ours. One that is gone already is no error.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn remove(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelRoute(message(route)?);
     match socket.request(message, 0) {
-        Err(refusal) if !refusal.is(Errno::SRCH) && !refusal.is(Errno::NOENT) => Err(refusal),
+        Err(error) if !error.is(Errno::SRCH) && !error.is(Errno::NOENT) => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Asks for the ways to some addresses, many in one send.
-///
-/// # Errors
-/// The kernel's refusal.
-pub fn ways(socket: &mut RouteSocket, addresses: &[IpAddr]) -> Result<Vec<Way>, KernelError> {
-    /// The kernel answers before we read: so many answers have room in a socket's buffer.
+/// Looks up the routes to some addresses, many in one send.
+pub fn next_hops(
+    socket: &mut RouteSocket,
+    addresses: &[IpAddr],
+) -> Result<Vec<NextHop>, KernelError> {
+    /// The kernel replies before we read: this many replies fit a socket's receive buffer.
     const AT_ONCE: usize = 32;
-    let mut ways = Vec::with_capacity(addresses.len());
+    let mut next_hops = Vec::with_capacity(addresses.len());
     for addresses in addresses.chunks(AT_ONCE) {
         let requests = addresses
             .iter()
-            .map(|address| way_request(*address))
+            .map(|address| next_hop_request(*address))
             .collect::<Result<_, _>>()?;
-        for answer in socket.exchange(requests)? {
-            ways.push(match answer {
+        for reply in socket.exchange(requests)? {
+            next_hops.push(match reply {
                 Ok(messages) => messages
                     .into_iter()
                     .find_map(|message| match message {
-                        Message::Other(RouteNetlinkMessage::NewRoute(message)) => read_way(message),
+                        Message::Other(RouteNetlinkMessage::NewRoute(message)) => {
+                            read_next_hop(message)
+                        }
                         _ => None,
                     })
-                    .unwrap_or(Way::None),
-                Err(refusal) if has_no_way(&refusal) => Way::None,
-                Err(refusal) => return Err(refusal),
+                    .unwrap_or(NextHop::Unreachable),
+                Err(error) if is_unreachable(&error) => NextHop::Unreachable,
+                Err(error) => return Err(error),
             });
         }
     }
-    Ok(ways)
+    Ok(next_hops)
 }
 
-/// What the kernel answers where there is no route, or one that says so.
-fn has_no_way(refusal: &KernelError) -> bool {
-    let answers = [
+/// The errors of a lookup that finds no route, or one that refuses.
+fn is_unreachable(error: &KernelError) -> bool {
+    let errors = [
         Errno::NETUNREACH,
         Errno::HOSTUNREACH,
         Errno::ACCESS,
         Errno::INVAL,
     ];
-    answers.into_iter().any(|errno| refusal.is(errno))
+    errors.into_iter().any(|errno| error.is(errno))
 }
 
-fn way_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, KernelError> {
+fn next_hop_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, KernelError> {
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(address, if address.is_ipv4() { 32 } else { 128 })
         .map_err(std::io::Error::other)?
         .build();
-    // A question may not carry what only a new route has.
+    // A lookup may not carry what only a new route has.
     message.header.protocol = RouteProtocol::Unspec;
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
-    Ok((RouteNetlinkMessage::GetRoute(message), 0))
+    Ok(Request::new(RouteNetlinkMessage::GetRoute(message), 0))
 }
 
-fn read_way(message: RouteMessage) -> Option<Way> {
+fn read_next_hop(message: RouteMessage) -> Option<NextHop> {
     let kind = message.header.kind;
     let present = route::read(message)?;
     Some(match (kind, present.via, present.link) {
-        (RouteType::Local, ..) => Way::Own,
-        (RouteType::Unicast, Some(gateway), Some(link)) => Way::Through { gateway, link },
-        (RouteType::Unicast, None, Some(link)) => Way::OnLink(link),
-        _ => Way::None,
+        (RouteType::Local, ..) => NextHop::Local,
+        (RouteType::Unicast, Some(gateway), Some(link)) => NextHop::Gateway { gateway, link },
+        (RouteType::Unicast, None, Some(link)) => NextHop::OnLink(link),
+        _ => NextHop::Unreachable,
     })
 }

@@ -8,8 +8,51 @@
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::link::{Ipv6Settings, Link};
 use crate::cni::MacAddr;
+
+/// A link as the kernel describes it; only what somebody here asks for.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    /// The kernel's name for what it is: `bridge`, `veth`, …; empty for a device.
+    pub kind: String,
+    pub mac: Option<MacAddr>,
+    pub mtu: u32,
+    /// Switched on by the administrator (IFF_UP).
+    pub up: bool,
+    pub promiscuous: bool,
+    /// It can carry traffic (IFLA_OPERSTATE is UP).
+    pub running: bool,
+    /// The bridge it is a port of.
+    pub controller: Option<u32>,
+    /// The other end of a veth, in that end's namespace.
+    pub peer: Option<u32>,
+    /// The other end's namespace, by the number that it has in this one; negative when it has
+    /// none. None: this very namespace.
+    pub peer_netns: Option<i32>,
+    pub alias: Option<String>,
+    pub group: u32,
+    /// Of a bridge port.
+    pub hairpin: bool,
+    /// Of a bridge port.
+    pub isolated: bool,
+    /// Of a bridge.
+    pub vlan_filtering: bool,
+    /// Of a bridge: the VLAN that new ports are in; 0 for none.
+    pub default_vlan: u16,
+    /// None without IPv6.
+    pub ipv6: Option<Ipv6Settings>,
+}
+
+/// What the kernel tells of /proc/sys/net/ipv6/conf along with a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv6Settings {
+    /// Whether it takes routes from router advertisements.
+    pub accept_ra: u32,
+    /// Whether its addresses are first probed for duplicates.
+    pub accept_dad: u32,
+}
 
 /// A message of the kernel's.
 #[derive(Debug)]

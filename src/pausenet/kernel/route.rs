@@ -11,9 +11,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 
-use super::answer::Message;
+use super::error::KernelError;
+use super::netlink::RouteSocket;
 use super::netlink::{Group, Request};
-use super::{KernelError, RouteSocket};
+use super::reply::Message;
 use crate::cni::result::Route;
 
 /// A request that adds a route out of a link, for a batch. `via` is the next hop, `source` the
@@ -64,7 +65,10 @@ pub fn add_request(
     if !metrics.is_empty() {
         message.attributes.push(RouteAttribute::Metrics(metrics));
     }
-    Ok((RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE))
+    Ok(Request::new(
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE,
+    ))
 }
 
 /// A route as the kernel has it, as far as CHECK compares it.
@@ -77,9 +81,6 @@ pub struct Present {
 }
 
 /// Every route of the namespace, of both families and all tables.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, KernelError> {
     let messages = socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
     let read = |message| match message {
@@ -94,7 +95,7 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, KernelError> {
 /// the namespace, for the kernel's notice; it is called only if there is something to wait for.
 ///
 /// # Errors
-/// ETIMEDOUT after `limit`; the kernel's refusal.
+/// ETIMEDOUT after `limit`; the kernel's error.
 pub fn wait_local(
     socket: &mut RouteSocket,
     addresses: impl IntoIterator<Item = Ipv6Addr>,
@@ -126,18 +127,15 @@ fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, KernelE
     request.header.destination_prefix_length = 128;
     request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet6(address))];
     match socket.request(RouteNetlinkMessage::GetRoute(request), 0) {
-        Ok(answer) => Ok(answer.iter().any(|message| {
+        Ok(reply) => Ok(reply.iter().any(|message| {
             matches!(message, Message::Other(RouteNetlinkMessage::NewRoute(route)) if route.header.kind == RouteType::Local)
         })),
-        Err(refusal) if refusal.is(rustix::io::Errno::NETUNREACH) => Ok(false),
-        Err(refusal) => Err(refusal),
+        Err(error) if error.is(rustix::io::Errno::NETUNREACH) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
 /// The link that a packet to this address would leave by; None when there is no way.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
     let bits = if ip.is_ipv4() { 32 } else { 128 };
     let mut message = RouteMessageBuilder::<IpAddr>::new()
@@ -153,8 +151,8 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
             Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message)?.link,
             _ => None,
         })),
-        Err(refusal) if refusal.is(rustix::io::Errno::NETUNREACH) => Ok(None),
-        Err(refusal) => Err(refusal),
+        Err(error) if error.is(rustix::io::Errno::NETUNREACH) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -41,9 +41,6 @@ unsafe impl Ioctl for GetNamespaceType {
 /// Asks which kind of namespace a file is: one of the kernel's CLONE_NEW… flags.
 ///
 /// The file has to be on nsfs: elsewhere the number may mean another request.
-///
-/// # Errors
-/// The kernel's.
 pub fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
     // SAFETY: see the implementation of `Ioctl` above.
     unsafe { ioctl(file, GetNamespaceType) }
@@ -128,9 +125,6 @@ pub fn bequeath_no_files() -> io::Result<()> {
 
 /// Reads a socket option of any shape into `answer`, and says how many bytes came. What stands
 /// in `answer` before is the question, for options that take one.
-///
-/// # Errors
-/// The kernel's.
 pub fn socket_option(
     socket: impl AsFd,
     level: i32,

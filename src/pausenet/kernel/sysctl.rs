@@ -70,9 +70,6 @@ impl Sysctl<'_> {
     }
 
     /// Writes a value.
-    ///
-    /// # Errors
-    /// Code 5, naming the file.
     pub fn set(self, value: &str) -> Result<()> {
         let path = self.path();
         fs::write(&path, value)
@@ -80,9 +77,6 @@ impl Sysctl<'_> {
     }
 
     /// Writes a value where the setting exists; a host without IPv6 has no IPv6 settings.
-    ///
-    /// # Errors
-    /// Code 5, naming the file.
     pub fn set_if_there(self, value: &str) -> Result<()> {
         let path = self.path();
         match fs::write(&path, value) {
@@ -95,9 +89,6 @@ impl Sysctl<'_> {
 
     /// Writes a value unless it is set already: writing would be work for the kernel (it goes
     /// over all interfaces when forwarding changes), and /proc/sys may be read-only.
-    ///
-    /// # Errors
-    /// Code 5, naming the file.
     pub fn ensure(self, value: &str) -> Result<()> {
         let path = self.path();
         match read(&path) {

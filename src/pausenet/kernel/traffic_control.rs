@@ -10,9 +10,10 @@ use netlink_packet_route::tc::{
 };
 use rtnetlink::LinkIfb;
 
-use super::answer::Message;
+use super::error::KernelError;
 use super::link::{self, Link, Which};
-use super::{KernelError, RouteSocket};
+use super::netlink::RouteSocket;
+use super::reply::Message;
 use crate::cni::IfName;
 use crate::cni::bandwidth::Limit;
 
@@ -25,9 +26,6 @@ const PARAMETERS: u16 = 1;
 const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// Limits what a link sends.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn limit(socket: &mut RouteSocket, index: u32, limit: Limit) -> Result<(), KernelError> {
     let mut message = message(index);
     message.header.parent = TcHandle::ROOT;
@@ -64,7 +62,7 @@ fn bucket(limit: Limit) -> Vec<DefaultNla> {
 /// Makes an IFB, switched on.
 ///
 /// # Errors
-/// The kernel's refusal; EEXIST when the name is taken.
+/// The kernel's error; EEXIST when the name is taken.
 pub fn create_ifb(
     socket: &mut RouteSocket,
     name: &IfName,
@@ -82,9 +80,6 @@ pub fn create_ifb(
 }
 
 /// Sends everything that one link receives out of another.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn redirect(socket: &mut RouteSocket, from: u32, to: u32) -> Result<(), KernelError> {
     const INGRESS: TcHandle = TcHandle {
         major: 0xffff,
@@ -132,12 +127,9 @@ fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
 }
 
 /// The rate of a link's token bucket, in bytes per second; None when it has none.
-///
-/// # Errors
-/// The kernel's refusal.
 pub fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, KernelError> {
-    let answer = socket.dump(RouteNetlinkMessage::GetQueueDiscipline(message(index)))?;
-    Ok(answer.into_iter().find_map(|message| match message {
+    let reply = socket.dump(RouteNetlinkMessage::GetQueueDiscipline(message(index)))?;
+    Ok(reply.into_iter().find_map(|message| match message {
         Message::Other(RouteNetlinkMessage::NewQueueDiscipline(message))
             if message.header.index == index as i32 =>
         {

@@ -15,7 +15,7 @@ pub fn join_request(port: u32, vid: u16, own: bool) -> Request<RouteNetlinkMessa
         BridgeVlanInfoFlags::empty()
     };
     let message = LinkBridgeVlan::new(port).vlan(vid, flags).build();
-    (RouteNetlinkMessage::SetLink(message), 0)
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// A request that takes a bridge port out of a VLAN, for a batch.
@@ -23,5 +23,5 @@ pub fn leave_request(port: u32, vid: u16) -> Request<RouteNetlinkMessage> {
     let message = LinkBridgeVlan::new(port)
         .vlan(vid, BridgeVlanInfoFlags::empty())
         .build();
-    (RouteNetlinkMessage::DelLink(message), 0)
+    Request::new(RouteNetlinkMessage::DelLink(message), 0)
 }

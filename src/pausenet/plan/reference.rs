@@ -9,7 +9,7 @@ use sha2::{Digest, Sha512};
 
 use crate::cni::request::Attachment;
 use crate::kernel::nft::expr::address_bytes;
-use crate::kernel::nft::{Family, Rule, Table};
+use crate::kernel::nft::{Rule, Table, TableFamily};
 
 /// Rules of the reference that have a comment: the table, its chains, and the comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Place {
     }
 }
 
-fn table(family: Family, name: &'static str) -> Table {
+fn table(family: TableFamily, name: &'static str) -> Table {
     Table { family, name }
 }
 
@@ -60,7 +60,7 @@ fn table(family: Family, name: &'static str) -> Table {
 /// attachment.
 pub const MASQUERADE: (Table, &str) = (
     Table {
-        family: Family::Inet,
+        family: TableFamily::Inet,
         name: "cni_plugins_masquerade",
     },
     "masq_checks",
@@ -69,11 +69,11 @@ pub const MASQUERADE: (Table, &str) = (
 /// The tables of the reference's port mappings with nftables.
 pub const PORTS: [Table; 2] = [
     Table {
-        family: Family::Ipv4,
+        family: TableFamily::Ipv4,
         name: "cni_hostport",
     },
     Table {
-        family: Family::Ipv6,
+        family: TableFamily::Ipv6,
         name: "cni_hostport",
     },
 ];
@@ -97,7 +97,7 @@ pub fn link_places(attachment: &Attachment) -> Vec<Place> {
             own_chains: Vec::new(),
         },
         Place {
-            table: table(Family::Bridge, "nat"),
+            table: table(TableFamily::Bridge, "nat"),
             chains: &["PREROUTING"],
             comment: Comment::Is(format!("macspoofchk-{id}")),
             // The second is jumped to from the first, so it goes after it.
@@ -142,7 +142,7 @@ pub fn port_chains(attachment: &Attachment) -> [Place; 2] {
 }
 
 fn iptables(chains: &'static [&'static str], own: &[String]) -> [Place; 2] {
-    [Family::Ipv4, Family::Ipv6].map(|family| Place {
+    [TableFamily::Ipv4, TableFamily::Ipv6].map(|family| Place {
         table: table(family, "nat"),
         chains,
         comment: Comment::ByJump,

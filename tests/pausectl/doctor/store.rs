@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use pausenet::apply::try_lock;
 use pausenet::cni::IfName;
 use pausenet::cni::request::Attachment;
-use pausenet::kernel::callers::Callers;
+use pausenet::kernel::running_plugins::RunningPlugins;
 use pausenet::plan::host_end_name;
 use serde_json::json;
 
@@ -112,7 +112,7 @@ fn what_a_plugin_is_being_called_for_is_kept_however_old_it_is() {
     let seen = ward.fix(&["store"]);
     sleep.kill().unwrap();
     sleep.wait().unwrap();
-    if Callers::list().is_none() {
+    if RunningPlugins::list().is_none() {
         // In a namespace that the runtime's processes may be outside of there is the clock alone.
         assert_eq!(seen.outcomes(), ["repaired"]);
         return;

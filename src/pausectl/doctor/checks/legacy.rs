@@ -9,10 +9,11 @@ use std::path::Path;
 
 use crate::doctor::finding::{Check, Finding};
 use crate::doctor::snapshot::Scene;
+use pausenet::cni::Family;
 use pausenet::cni::error::io as io_error;
 use pausenet::cni::{Code, Error, Result};
 use pausenet::ipam::store::Store;
-use pausenet::kernel::legacy::{self, Family};
+use pausenet::kernel::iptables_legacy;
 use pausenet::plan::reference::{iptables_chains, is_iptables_chain};
 
 /// Whose pod a chain may be for: network and container.
@@ -24,14 +25,14 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
         Err(err) => return vec![Finding::unseen(Check::Legacy, "whose chains they are", err)],
     };
     let mut findings = Vec::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
-        match legacy::chains(family, "nat") {
+    for family in Family::ALL {
+        match iptables_legacy::chains(family, "nat") {
             Ok(mut chains) => {
                 chains.retain(|chain| is_iptables_chain(chain));
                 findings.extend(judge(family, &chains, &holders));
             }
             Err(err) => {
-                let table = format!("the table nat of {}", family.program());
+                let table = format!("the table nat of {}", iptables_legacy::program(family));
                 let err = Error::new(Code::KernelRefused, err.to_string());
                 findings.push(Finding::unseen(Check::Legacy, table, err));
             }
@@ -48,7 +49,7 @@ fn judge(family: Family, chains: &[String], holders: &Holders) -> Vec<Finding> {
         .map(String::as_str)
         .collect();
     let finding = |chain: &String| {
-        let subject = format!("chain {chain} of {}", family.program());
+        let subject = format!("chain {chain} of {}", iptables_legacy::program(family));
         match holders.get(chain) {
             Some((network, container)) => Finding::ok(
                 Check::Legacy,
@@ -71,7 +72,7 @@ fn judge(family: Family, chains: &[String], holders: &Holders) -> Vec<Finding> {
 /// The command that takes chains out of a table, and the jumps to them, in one step. It keeps
 /// the counters of all others.
 fn removal(family: Family, chains: &[&str]) -> String {
-    let program = family.program();
+    let program = iptables_legacy::program(family);
     let patterns: Vec<_> = chains.iter().map(|chain| format!("-e {chain}")).collect();
     format!(
         "{program}-save -c -t nat | grep -v {} | {program}-restore -c",

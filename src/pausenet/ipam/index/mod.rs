@@ -4,7 +4,7 @@
 //! The files of the store are the truth, and all that is here is derived from them. So an index
 //! is believed only while it cannot be wrong:
 //!
-//! * Whoever brings it up to date leaves a [`Stamp`] on the store's folder and the same in the
+//! * Whoever brings it up to date leaves a [`FolderStamp`] on the store's folder and the same in the
 //!   index. A foreign writer, a restored backup, another folder in the same place, or one of us
 //!   killed between a file and the index: each leaves a folder with another stamp.
 //! * It is of this boot. /run may be on a disk, and a crash may write half of what was meant.
@@ -48,8 +48,9 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::range::{address, number};
+use crate::kernel::boot::boot_id;
+use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
-use crate::kernel::stamp::{Stamp, boot_id};
 
 /// From how many addresses on it pays.
 pub const WORTHWHILE: usize = 8;
@@ -82,7 +83,7 @@ pub struct Index {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Header {
     format: u32,
-    stamp: Stamp,
+    stamp: FolderStamp,
     boot: String,
     /// Of this index's checksums alone.
     salt: u64,
@@ -100,7 +101,7 @@ struct Header {
 impl Index {
     /// The index of a folder, if there is one that can be believed.
     pub fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
-        let stamp = Stamp::read(folder).ok()?;
+        let stamp = FolderStamp::read(folder).ok()?;
         let path = place(root, &stamp);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
@@ -120,7 +121,7 @@ impl Index {
     /// An empty index with room for these addresses and as many again. None when they are too
     /// far apart, or there can be none.
     pub fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
-        let stamp = Stamp::read(folder).ok()?;
+        let stamp = FolderStamp::read(folder).ok()?;
         let neighbours: BTreeSet<_> = addresses
             .iter()
             .copied()
@@ -169,7 +170,7 @@ impl Index {
     }
 
     fn write(&mut self, folder: BorrowedFd) -> io::Result<()> {
-        self.header.stamp = Stamp::renew(folder)?;
+        self.header.stamp = FolderStamp::renew(folder)?;
         let file = match self.file.take() {
             Some(file) => file,
             None => create(&self.path)?,
@@ -400,7 +401,7 @@ fn pages_from(first: u64, pages: u64, hash: u64, most: u64) -> impl Iterator<Ite
     (0..most.min(pages)).map(move |step| first + (hash % pages + step) % pages)
 }
 
-fn place(root: &Path, stamp: &Stamp) -> PathBuf {
+fn place(root: &Path, stamp: &FolderStamp) -> PathBuf {
     let (device, inode) = stamp.folder();
     root.join(format!("{device:x}-{inode:x}"))
 }

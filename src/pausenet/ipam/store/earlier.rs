@@ -35,8 +35,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{Stale, Store};
 use crate::cni::Result;
+use crate::kernel::boot::boot_id;
+use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
-use crate::kernel::stamp::{Stamp, boot_id};
 
 /// A new number for each change of the format.
 const FORMAT: u32 = 1;
@@ -213,7 +214,7 @@ fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Resul
 
 /// Beside the folder of the indexes.
 fn place(indexes: &Path, folder: BorrowedFd) -> io::Result<PathBuf> {
-    let (device, inode) = Stamp::read(folder)?.folder();
+    let (device, inode) = FolderStamp::read(folder)?.folder();
     let name = format!("{device:x}-{inode:x}");
     Ok(indexes.with_file_name("earlier").join(name))
 }

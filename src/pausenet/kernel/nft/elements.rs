@@ -1,14 +1,14 @@
-//! Elements in the kernel's answers, read here and not by the crate that reads the rest: that
-//! one writes down the whole message for each element in it, for an error that never comes, and
-//! a thousand elements take it a second.
+//! Elements in the kernel's replies, read by hand: the crate that reads the rest formats the whole
+//! message for each element in it, for an error that never comes, and takes a second for a thousand
+//! elements.
 
 use netlink_packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 use netlink_packet_netfilter::NetfilterMessage;
 
-use super::Element;
-use super::answer::read_comment;
+use super::reply::read_comment;
+use super::ruleset::Element;
 
 /// struct nfgenmsg, which every message of netfilter begins with.
 const HEADER: usize = 4;
@@ -23,19 +23,19 @@ const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_DATA_VALUE: u16 = 1;
 
-/// A question about elements, or what came back.
+/// A request about elements, or the reply.
 #[derive(Debug, Clone)]
 pub enum ElementMessage {
-    Question(NetfilterMessage),
-    Answer(Vec<Element>),
+    Request(NetfilterMessage),
+    Reply(Vec<Element>),
 }
 
 impl ElementMessage {
     /// The elements in it.
     pub fn elements(self) -> Vec<Element> {
         match self {
-            Self::Question(_) => Vec::new(),
-            Self::Answer(elements) => elements,
+            Self::Request(_) => Vec::new(),
+            Self::Reply(elements) => elements,
         }
     }
 }
@@ -43,20 +43,20 @@ impl ElementMessage {
 impl NetlinkSerializable for ElementMessage {
     fn message_type(&self) -> u16 {
         match self {
-            Self::Question(message) => NetlinkSerializable::message_type(message),
-            Self::Answer(_) => 0,
+            Self::Request(message) => NetlinkSerializable::message_type(message),
+            Self::Reply(_) => 0,
         }
     }
 
     fn buffer_len(&self) -> usize {
         match self {
-            Self::Question(message) => NetlinkSerializable::buffer_len(message),
-            Self::Answer(_) => 0,
+            Self::Request(message) => NetlinkSerializable::buffer_len(message),
+            Self::Reply(_) => 0,
         }
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        if let Self::Question(message) = self {
+        if let Self::Request(message) = self {
             message.serialize(buffer);
         }
     }
@@ -77,7 +77,7 @@ impl NetlinkDeserializable for ElementMessage {
                 }
             }
         }
-        Ok(Self::Answer(elements))
+        Ok(Self::Reply(elements))
     }
 }
 
@@ -96,14 +96,14 @@ fn read_element(attributes: &[u8]) -> Result<Element, DecodeError> {
         key: Vec::new(),
         data: Vec::new(),
         owner: String::new(),
-        ends: false,
+        expires: false,
     };
     for attribute in NlasIterator::new(attributes) {
         let attribute: NlaBuffer<&[u8]> = attribute?;
         match attribute.kind() {
             NFTA_SET_ELEM_KEY => element.key = read_value(attribute.value())?,
             NFTA_SET_ELEM_DATA => element.data = read_value(attribute.value())?,
-            NFTA_SET_ELEM_TIMEOUT => element.ends = true,
+            NFTA_SET_ELEM_TIMEOUT => element.expires = true,
             NFTA_SET_ELEM_USERDATA => element.owner = read_comment(attribute.value()),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! What nftables answers, in our words.
+//! Reads the kernel's replies about nftables; [`super::request`] makes what they reply to.
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
@@ -8,8 +8,8 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::message::COMMENT;
-use super::{ChainHead, End, Family, Policy, Rule};
+use super::request::COMMENT;
+use super::ruleset::{ChainHead, Policy, Rule, TableFamily, TerminalVerdict};
 
 fn inner(message: NetfilterMessage) -> Option<NfTablesMessage> {
     match message.inner {
@@ -18,8 +18,8 @@ fn inner(message: NetfilterMessage) -> Option<NfTablesMessage> {
     }
 }
 
-/// The generation in an answer.
-pub fn read_generation(message: NetfilterMessage) -> Option<u32> {
+/// The generation in a reply.
+pub(super) fn read_generation(message: NetfilterMessage) -> Option<u32> {
     let Some(NfTablesMessage::NewGen(message)) = inner(message) else {
         return None;
     };
@@ -32,8 +32,8 @@ pub fn read_generation(message: NetfilterMessage) -> Option<u32> {
         })
 }
 
-/// The name of the set in an answer.
-pub fn read_set_name(message: NetfilterMessage) -> Option<String> {
+/// The name of the set in a reply.
+pub(super) fn read_set_name(message: NetfilterMessage) -> Option<String> {
     let Some(NfTablesMessage::NewSet(message)) = inner(message) else {
         return None;
     };
@@ -46,12 +46,12 @@ pub fn read_set_name(message: NetfilterMessage) -> Option<String> {
         })
 }
 
-/// The chain in an answer; None if it is of no family that forwards IP packets.
-pub fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
+/// The chain in a reply; None if it is of no family that forwards IP packets.
+pub(super) fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
     let family = match message.header.family {
-        NetfilterProtoFamily::Inet => Family::Inet,
-        NetfilterProtoFamily::IPv4 => Family::Ipv4,
-        NetfilterProtoFamily::IPv6 => Family::Ipv6,
+        NetfilterProtoFamily::Inet => TableFamily::Inet,
+        NetfilterProtoFamily::IPv4 => TableFamily::Ipv4,
+        NetfilterProtoFamily::IPv6 => TableFamily::Ipv6,
         _ => return None,
     };
     let Some(NfTablesMessage::NewChain(message)) = inner(message) else {
@@ -82,8 +82,8 @@ pub fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
 /// NF_DROP.
 const DROP: u32 = 0;
 
-/// The rule in an answer.
-pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
+/// The rule in a reply.
+pub(super) fn read_rule(message: NetfilterMessage) -> Option<Rule> {
     let Some(NfTablesMessage::NewRule(message)) = inner(message) else {
         return None;
     };
@@ -100,42 +100,44 @@ pub fn read_rule(message: NetfilterMessage) -> Option<Rule> {
     Some(rule)
 }
 
-/// What an expression is to a packet that gets to it.
+/// What an expression does to a packet that reaches it.
 #[derive(Debug, PartialEq)]
-enum Step {
+enum Effect {
     /// Nothing: it counts, or is a comment.
-    Passed,
-    /// The end of its way through the chain.
-    Ends(End),
-    /// A question, or something that goes on.
+    None,
+    /// The packet goes no further in this chain.
+    Ends(TerminalVerdict),
+    /// A condition, or something that lets the packet go on.
     Other,
 }
 
 fn read_expressions(expressions: Vec<ListAttribute<ExpressionAttribute>>, rule: &mut Rule) {
-    let steps: Vec<_> = expressions
+    let effects: Vec<_> = expressions
         .into_iter()
         .map(|expression| read_expression(expression, rule))
-        .filter(|step| *step != Step::Passed)
+        .filter(|effect| *effect != Effect::None)
         .collect();
-    rule.always = match steps[..] {
-        [Step::Ends(end)] => Some(end),
+    rule.unconditional = match effects[..] {
+        [Effect::Ends(end)] => Some(end),
         _ => None,
     };
 }
 
-fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Rule) -> Step {
+fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Rule) -> Effect {
     let ListAttribute::Element(attributes) = expression else {
-        return Step::Other;
+        return Effect::Other;
     };
-    let mut step = Step::Other;
+    let mut effect = Effect::Other;
     for attribute in attributes {
         match attribute {
-            ExpressionAttribute::Name(name) if name == "counter" => step = Step::Passed,
-            ExpressionAttribute::Name(name) if name == "reject" => step = Step::Ends(End::Drop),
+            ExpressionAttribute::Name(name) if name == "counter" => effect = Effect::None,
+            ExpressionAttribute::Name(name) if name == "reject" => {
+                effect = Effect::Ends(TerminalVerdict::Drop)
+            }
             ExpressionAttribute::Data(Expressions::Immediate(attributes)) => {
                 for attribute in attributes {
                     if let Immediate::Data(data) = attribute {
-                        step = read_data(data, rule);
+                        effect = read_data(data, rule);
                     }
                 }
             }
@@ -152,17 +154,17 @@ fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Ru
             }) => match expression_type.as_str() {
                 "match" if x_tables_name(&attributes) == "comment" => {
                     rule.comment = text(&value(&attributes, 3));
-                    step = Step::Passed;
+                    effect = Effect::None;
                 }
                 "target" if x_tables_name(&attributes) == "REJECT" => {
-                    step = Step::Ends(End::Drop);
+                    effect = Effect::Ends(TerminalVerdict::Drop);
                 }
                 _ => {}
             },
             _ => {}
         }
     }
-    step
+    effect
 }
 
 /// The value of an expression's attribute, empty if there is none.
@@ -186,25 +188,29 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(text).into_owned()
 }
 
-fn read_data(data: DataAttribute, rule: &mut Rule) -> Step {
+fn read_data(data: DataAttribute, rule: &mut Rule) -> Effect {
     match data {
         DataAttribute::Value(bytes) => {
             rule.values.push(bytes);
-            Step::Other
+            Effect::Other
         }
         DataAttribute::Verdict(attributes) => {
-            let mut step = Step::Other;
+            let mut effect = Effect::Other;
             for attribute in attributes {
                 match attribute {
                     VerdictAttribute::Chain(name) => rule.jumps.push(name),
-                    VerdictAttribute::Code(Verdict::Return) => step = Step::Ends(End::Return),
-                    VerdictAttribute::Code(Verdict::Other(DROP)) => step = Step::Ends(End::Drop),
+                    VerdictAttribute::Code(Verdict::Return) => {
+                        effect = Effect::Ends(TerminalVerdict::Return)
+                    }
+                    VerdictAttribute::Code(Verdict::Other(DROP)) => {
+                        effect = Effect::Ends(TerminalVerdict::Drop)
+                    }
                     _ => {}
                 }
             }
-            step
+            effect
         }
-        _ => Step::Other,
+        _ => Effect::Other,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Changes and questions as netlink messages; [`super::answer`] reads what comes back.
+//! Changes and queries as netlink messages; [`super::reply`] reads what comes back.
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
@@ -12,8 +12,8 @@ use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
 use super::expr::address_bytes;
-use super::{Chain, Change, Element, Family, HookPoint, Kind, NewRule, Set, Table};
-use crate::kernel::netlink::Request;
+use super::ruleset::{Chain, Change, Element, HookPoint, Kind, NewRule, Set, Table, TableFamily};
+use crate::kernel::netlink::{ExpectedReply, Request};
 
 /// NFNL_SUBSYS_NFTABLES, whose transaction it is.
 const SUBSYSTEM: u16 = 10;
@@ -22,45 +22,45 @@ const SUBSYSTEM: u16 = 10;
 /// and in a rule's (NFTNL_UDATA_RULE_COMMENT).
 pub(super) const COMMENT: u8 = 0;
 
-fn message(family: Family, inner: NfTablesMessage) -> NetfilterMessage {
+fn message(family: TableFamily, inner: NfTablesMessage) -> NetfilterMessage {
     let family = match family {
-        Family::Inet => NetfilterProtoFamily::Inet,
-        Family::Ipv4 => NetfilterProtoFamily::IPv4,
-        Family::Ipv6 => NetfilterProtoFamily::IPv6,
-        Family::Bridge => NetfilterProtoFamily::Bridge,
+        TableFamily::Inet => NetfilterProtoFamily::Inet,
+        TableFamily::Ipv4 => NetfilterProtoFamily::IPv4,
+        TableFamily::Ipv6 => NetfilterProtoFamily::IPv6,
+        TableFamily::Bridge => NetfilterProtoFamily::Bridge,
     };
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
 }
 
-fn bracket(inner: ControlMessage) -> NetfilterMessage {
-    NetfilterMessage::new(
-        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM),
-        inner,
-    )
+/// The begin or end of a transaction. An error to it is the transaction's.
+fn control(inner: ControlMessage) -> Request<NetfilterMessage> {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
+    let message = NetfilterMessage::new(header, inner);
+    Request::expecting(message, ExpectedReply::NothingForBatch)
 }
 
-/// The opening bracket, with the generation (NFNL_BATCH_GENID) that the rest relies on.
-pub fn begin(generation: Option<u32>) -> NetfilterMessage {
+/// The begin of a transaction, with the generation (NFNL_BATCH_GENID) that the rest relies on.
+pub(super) fn begin(generation: Option<u32>) -> Request<NetfilterMessage> {
     const BATCH_BEGIN: u8 = 16;
     const BATCH_GENID: u16 = 1;
     match generation {
-        None => bracket(ControlMessage::BatchBegin),
-        Some(id) => bracket(ControlMessage::Other {
+        None => control(ControlMessage::BatchBegin),
+        Some(id) => control(ControlMessage::Other {
             message_type: BATCH_BEGIN,
             attributes: vec![DefaultNla::new(BATCH_GENID, id.to_be_bytes().to_vec())],
         }),
     }
 }
 
-/// The closing bracket.
-pub fn end() -> NetfilterMessage {
-    bracket(ControlMessage::BatchEnd)
+/// The end of a transaction.
+pub(super) fn end() -> Request<NetfilterMessage> {
+    control(ControlMessage::BatchEnd)
 }
 
 /// The messages that make one change.
-pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
+pub(super) fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
     match change {
-        Change::Table(table) => vec![(
+        Change::Table(table) => vec![Request::new(
             message(
                 table.family,
                 NfTablesMessage::NewTable(TableMessage {
@@ -70,10 +70,13 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             NLM_F_CREATE,
         )],
         // Fields in a row need no flag: that is for rows of intervals.
-        Change::Set(set) => vec![(new_set(set, SetFlags::Timeout), NLM_F_CREATE)],
+        Change::Set(set) => vec![Request::new(new_set(set, SetFlags::Timeout), NLM_F_CREATE)],
         Change::Chain(chain) => new_chain(chain),
-        Change::Add(set, element) => vec![(add_element(set, element), NLM_F_CREATE | NLM_F_EXCL)],
-        Change::Remove(set, key) => vec![(
+        Change::Add(set, element) => vec![Request::new(
+            add_element(set, element),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )],
+        Change::Remove(set, key) => vec![Request::new(
             message(
                 set.table.family,
                 NfTablesMessage::DeleteSetElement(elements(
@@ -85,11 +88,11 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             ),
             0,
         )],
-        Change::LetGo(set, element) => vec![(let_go(set, element), NLM_F_CREATE)],
+        Change::Expire(set, element) => vec![Request::new(expire(set, element), NLM_F_CREATE)],
         Change::RemoveChain(table, chain) => remove_chain(*table, chain),
         Change::Rule(rule) => vec![new_rule(rule)],
         Change::Subnets(set, subnets) => subnet_set(set, subnets),
-        Change::RemoveTable(table) => vec![(
+        Change::RemoveTable(table) => vec![Request::new(
             message(
                 table.family,
                 NfTablesMessage::DeleteTable(TableMessage {
@@ -98,7 +101,7 @@ pub fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             ),
             0,
         )],
-        Change::RemoveRule(table, rule) => vec![(
+        Change::RemoveRule(table, rule) => vec![Request::new(
             message(
                 table.family,
                 NfTablesMessage::DeleteRule(RuleMessage {
@@ -208,14 +211,14 @@ fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
         ]
     };
     let mut requests = vec![
-        (
+        Request::new(
             message(
                 family,
                 NfTablesMessage::NewChain(ChainMessage { attributes }),
             ),
             NLM_F_CREATE,
         ),
-        (
+        Request::new(
             message(
                 family,
                 NfTablesMessage::DeleteRule(RuleMessage {
@@ -228,7 +231,7 @@ fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
     for rule in &chain.rules {
         let mut attributes = in_chain();
         attributes.push(RuleAttribute::Expressions(rule.clone()));
-        requests.push((
+        requests.push(Request::new(
             message(family, NfTablesMessage::NewRule(RuleMessage { attributes })),
             NLM_F_CREATE | NLM_F_APPEND,
         ));
@@ -250,7 +253,7 @@ fn new_rule(rule: &NewRule) -> Request<NetfilterMessage> {
         None => NLM_F_CREATE | NLM_F_APPEND,
     };
     let message = NfTablesMessage::NewRule(RuleMessage { attributes });
-    (self::message(rule.table.family, message), flags)
+    Request::new(self::message(rule.table.family, message), flags)
 }
 
 fn remove_chain(table: Table, chain: &str) -> Vec<Request<NetfilterMessage>> {
@@ -263,14 +266,14 @@ fn remove_chain(table: Table, chain: &str) -> Vec<Request<NetfilterMessage>> {
         ChainAttribute::Name(chain.into()),
     ];
     vec![
-        (
+        Request::new(
             message(
                 table.family,
                 NfTablesMessage::DeleteRule(RuleMessage { attributes: rules }),
             ),
             0,
         ),
-        (
+        Request::new(
             message(
                 table.family,
                 NfTablesMessage::DeleteChain(ChainMessage { attributes: chain }),
@@ -285,8 +288,8 @@ fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
     new_element(set, element, owner)
 }
 
-/// Gives an element that is there the shortest of lives: the kernel makes a tick of it.
-fn let_go(set: &Set, element: &Element) -> NetfilterMessage {
+/// Gives an existing element the shortest timeout; the kernel rounds it up to a tick.
+fn expire(set: &Set, element: &Element) -> NetfilterMessage {
     const MILLISECONDS: u64 = 1;
     new_element(set, element, SetElementAttribute::Timeout(MILLISECONDS))
 }
@@ -313,7 +316,7 @@ fn subnet_set(set: &Set, subnets: &[IpNetwork]) -> Vec<Request<NetfilterMessage>
     /// An attribute's length has 16 bits, and the answers to many messages would have no room.
     const AT_ONCE: usize = 500;
     let key = |bytes| SetElementAttribute::Key(DataAttribute::Value(bytes));
-    let mut requests = vec![(new_set(set, SetFlags::Interval), NLM_F_CREATE)];
+    let mut requests = vec![Request::new(new_set(set, SetFlags::Interval), NLM_F_CREATE)];
     for subnets in subnets.chunks(AT_ONCE) {
         let mut list = Vec::new();
         for subnet in subnets {
@@ -325,7 +328,7 @@ fn subnet_set(set: &Set, subnets: &[IpNetwork]) -> Vec<Request<NetfilterMessage>
         }
         let message = NfTablesMessage::NewSetElement(elements(set, list));
         let message = self::message(set.table.family, message);
-        requests.push((message, NLM_F_CREATE | NLM_F_EXCL));
+        requests.push(Request::new(message, NLM_F_CREATE | NLM_F_EXCL));
     }
     requests
 }
@@ -362,18 +365,18 @@ fn comment(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Asks for the ruleset's generation.
-pub fn get_generation() -> NetfilterMessage {
+/// Queries the ruleset's generation.
+pub(super) fn get_generation() -> NetfilterMessage {
     message(
-        Family::Inet,
+        TableFamily::Inet,
         NfTablesMessage::GetGen(GenMessage {
             attributes: Vec::new(),
         }),
     )
 }
 
-/// Asks for one element.
-pub fn get_element(set: &Set, key: &[u8]) -> NetfilterMessage {
+/// Queries one element.
+pub(super) fn get_element(set: &Set, key: &[u8]) -> NetfilterMessage {
     let key = SetElementAttribute::Key(DataAttribute::Value(key.to_vec()));
     message(
         set.table.family,
@@ -381,8 +384,8 @@ pub fn get_element(set: &Set, key: &[u8]) -> NetfilterMessage {
     )
 }
 
-/// Asks for every element of a set.
-pub fn get_elements(table: Table, set: &str) -> NetfilterMessage {
+/// Queries every element of a set.
+pub(super) fn get_elements(table: Table, set: &str) -> NetfilterMessage {
     message(
         table.family,
         NfTablesMessage::GetSetElement(SetElementMessage {
@@ -394,8 +397,8 @@ pub fn get_elements(table: Table, set: &str) -> NetfilterMessage {
     )
 }
 
-/// Asks for a table's sets.
-pub fn get_sets(table: Table) -> NetfilterMessage {
+/// Queries a table's sets.
+pub(super) fn get_sets(table: Table) -> NetfilterMessage {
     message(
         table.family,
         NfTablesMessage::GetSet(SetMessage {
@@ -404,15 +407,15 @@ pub fn get_sets(table: Table) -> NetfilterMessage {
     )
 }
 
-/// Asks for a table's rules, or one chain's.
-pub fn get_rules(family: Family, table: &str, chain: Option<&str>) -> NetfilterMessage {
+/// Queries a table's rules, or one chain's.
+pub(super) fn get_rules(family: TableFamily, table: &str, chain: Option<&str>) -> NetfilterMessage {
     let mut attributes = vec![RuleAttribute::Table(table.into())];
     attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.into())));
     message(family, NfTablesMessage::GetRule(RuleMessage { attributes }))
 }
 
-/// Asks for one chain.
-pub fn get_chain(table: Table, chain: &str) -> NetfilterMessage {
+/// Queries one chain.
+pub(super) fn get_chain(table: Table, chain: &str) -> NetfilterMessage {
     let attributes = vec![
         ChainAttribute::Table(table.name.into()),
         ChainAttribute::Name(chain.into()),
@@ -423,8 +426,8 @@ pub fn get_chain(table: Table, chain: &str) -> NetfilterMessage {
     )
 }
 
-/// Asks for the chains of all families.
-pub fn get_chains() -> NetfilterMessage {
+/// Queries the chains of all families.
+pub(super) fn get_chains() -> NetfilterMessage {
     NetfilterMessage::new(
         NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0),
         NfTablesMessage::GetChain(ChainMessage {
@@ -435,7 +438,7 @@ pub fn get_chains() -> NetfilterMessage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::read_comment;
+    use super::super::reply::read_comment;
     use super::*;
 
     #[test]

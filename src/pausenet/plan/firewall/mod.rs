@@ -35,7 +35,7 @@ use crate::cni::link::{Firewall, LinkConf};
 use crate::cni::request::Network;
 use crate::cni::{IfName, NetworkName};
 use crate::kernel::nft::expr::{self, Expression, Field, Meta, Op, R0, Verdict};
-use crate::kernel::nft::{End, Family, NewRule, Rule, Table};
+use crate::kernel::nft::{NewRule, Rule, Table, TableFamily, TerminalVerdict};
 
 /// The chain that Docker leaves to others.
 pub const DOCKER_USER: &str = "DOCKER-USER";
@@ -43,11 +43,11 @@ pub const DOCKER_USER: &str = "DOCKER-USER";
 /// The tables, as iptables names them, that may have it.
 pub const TABLES: [Table; 2] = [
     Table {
-        family: Family::Ipv4,
+        family: TableFamily::Ipv4,
         name: "filter",
     },
     Table {
-        family: Family::Ipv6,
+        family: TableFamily::Ipv6,
         name: "filter",
     },
 ];
@@ -109,7 +109,7 @@ pub fn passages(network: &Network, addresses: &[IpNetwork]) -> Vec<Passage> {
 pub fn missing(passages: &[Passage], table: Table, present: &[Rule]) -> Vec<NewRule> {
     let last = present.last();
     let before = last
-        .filter(|rule| rule.always == Some(End::Return))
+        .filter(|rule| rule.unconditional == Some(TerminalVerdict::Return))
         .map(|rule| rule.handle);
     let wanted = passages
         .iter()
@@ -150,13 +150,13 @@ impl Way {
 
 impl Passage {
     /// Whether there are packets of it in a table's family.
-    fn is_of(&self, family: Family) -> bool {
+    fn is_of(&self, family: TableFamily) -> bool {
         let families = self.families();
         match family {
-            Family::Ipv4 => families.ipv4,
-            Family::Ipv6 => families.ipv6,
-            Family::Inet => true,
-            Family::Bridge => false,
+            TableFamily::Ipv4 => families.ipv4,
+            TableFamily::Ipv6 => families.ipv6,
+            TableFamily::Inet => true,
+            TableFamily::Bridge => false,
         }
     }
 

@@ -2,14 +2,15 @@
 //! the chains that are asked about forwarded packets. Nothing is asked or changed here.
 
 use super::{DOCKER_USER, HostLink, Passage, Way};
+use crate::cni::Family;
 use crate::cni::NetworkName;
-use crate::kernel::legacy;
-use crate::kernel::nft::{End, Family, Policy, Rule};
+use crate::kernel::iptables_legacy;
+use crate::kernel::nft::{Policy, Rule, TableFamily, TerminalVerdict};
 
 /// A base chain of nftables that is asked about forwarded packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardChain {
-    pub family: Family,
+    pub family: TableFamily,
     pub table: String,
     pub name: String,
     pub policy: Policy,
@@ -17,10 +18,10 @@ pub struct ForwardChain {
     pub rules: Vec<Rule>,
 }
 
-/// The chain FORWARD of iptables-legacy, where its table is in use.
+/// The chain FORWARD of iptables-iptables_legacy, where its table is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyForward {
-    pub family: legacy::Family,
+    pub family: Family,
     /// Whether its policy is DROP.
     pub drops: bool,
     /// The chains in its table that somebody made.
@@ -86,10 +87,10 @@ impl ForwardChain {
             .collect();
         let keeper = self.keeper();
         let family = match self.family {
-            Family::Inet => "inet",
-            Family::Ipv4 => "ip",
-            Family::Ipv6 => "ip6",
-            Family::Bridge => "bridge",
+            TableFamily::Inet => "inet",
+            TableFamily::Ipv4 => "ip",
+            TableFamily::Ipv6 => "ip6",
+            TableFamily::Bridge => "bridge",
         };
         let remedy = match keeper {
             Keeper::Docker => Remedy::Ours,
@@ -109,7 +110,7 @@ impl ForwardChain {
     /// How it drops packets that no rule of it accepts, if it does.
     fn why(&self) -> Option<&'static str> {
         let mut own = self.rules.iter().filter(|rule| rule.chain == self.name);
-        if own.any(|rule| rule.always == Some(End::Drop)) {
+        if own.any(|rule| rule.unconditional == Some(TerminalVerdict::Drop)) {
             return Some("a rule of it drops or rejects what none before it accepts");
         }
         (self.policy == Policy::Drop).then_some("its policy is drop")
@@ -165,7 +166,7 @@ fn names(rule: &Rule, link: &HostLink) -> bool {
 
 impl LegacyForward {
     fn obstacle(&self, passages: &[Passage]) -> Option<Obstacle> {
-        let v4 = self.family == legacy::Family::Ipv4;
+        let v4 = self.family == Family::Ipv4;
         let shut_out: Vec<_> = passages
             .iter()
             .filter(|passage| match v4 {
@@ -175,7 +176,7 @@ impl LegacyForward {
             .collect();
         let networks = networks(&shut_out).filter(|_| self.drops)?;
         let has = |start: &str| self.chains.iter().any(|chain| chain.starts_with(start));
-        let program = self.family.program();
+        let program = iptables_legacy::program(self.family);
         let (keeper, remedy) = if has(DOCKER_USER) {
             let commands = iptables(&shut_out, program, DOCKER_USER);
             (Keeper::Docker, commands)

@@ -29,14 +29,14 @@ fn returns(handle: u64) -> Rule {
     Rule {
         chain: DOCKER_USER.into(),
         handle,
-        always: Some(End::Return),
+        unconditional: Some(TerminalVerdict::Return),
         ..Rule::default()
     }
 }
 
 fn other(handle: u64) -> Rule {
     Rule {
-        always: None,
+        unconditional: None,
         ..returns(handle)
     }
 }
@@ -127,7 +127,7 @@ proptest! {
 
 fn forward(table: &str, policy: Policy, rules: Vec<Rule>) -> ForwardChain {
     ForwardChain {
-        family: Family::Ipv4,
+        family: TableFamily::Ipv4,
         table: table.into(),
         name: "FORWARD".into(),
         policy,
@@ -146,7 +146,7 @@ fn jump(to: &str) -> Rule {
 fn rejects() -> Rule {
     Rule {
         chain: "FORWARD".into(),
-        always: Some(End::Drop),
+        unconditional: Some(TerminalVerdict::Drop),
         ..Rule::default()
     }
 }
@@ -246,7 +246,7 @@ fn each_keeper_has_commands_of_its_own() {
 fn what_iptables_legacy_drops_is_for_a_person_to_allow() {
     let chains = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let old = |drops, names: &[&str]| LegacyForward {
-        family: crate::kernel::legacy::Family::Ipv4,
+        family: crate::cni::Family::Ipv4,
         drops,
         chains: chains(names),
     };

@@ -54,7 +54,7 @@ pub struct Wish {
 impl Wish {
     /// Whether this element, found under the wish's key, is the wished one, to stay.
     pub fn is_met_by(&self, found: &Element) -> bool {
-        !found.ends && found.owner == self.element.owner && found.data == self.element.data
+        !found.expires && found.owner == self.element.owner && found.data == self.element.data
     }
 }
 
@@ -143,7 +143,7 @@ fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> Wish {
         key,
         data: Vec::new(),
         owner: owner.to_owned(),
-        ends: false,
+        expires: false,
     };
     Wish {
         set,
@@ -174,7 +174,7 @@ fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Wish {
             key,
             data,
             owner: owner.to_owned(),
-            ends: false,
+            expires: false,
         },
         own_key: false,
         block: Block::Ports,

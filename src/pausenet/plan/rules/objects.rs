@@ -8,17 +8,17 @@ use ipnetwork::IpNetwork;
 use crate::kernel::nft::expr::{
     self, DST_NAT, ESTABLISHED_OR_RELATED, Expression, Field, LOCAL, Meta, Op, R0, Verdict,
 };
-use crate::kernel::nft::{Chain, Change, Family, Hook, HookPoint, Kind, Set, Table};
+use crate::kernel::nft::{Chain, Change, Hook, HookPoint, Kind, Set, Table, TableFamily};
 
 /// Our table of addresses and ports.
 pub const TABLE: Table = Table {
-    family: Family::Inet,
+    family: TableFamily::Inet,
     name: "pausenet",
 };
 
 /// Our table of frames.
 pub const BRIDGE_TABLE: Table = Table {
-    family: Family::Bridge,
+    family: TableFamily::Bridge,
     name: "pausenet",
 };
 

@@ -261,7 +261,7 @@ fn connect(outside: &Path) -> Result<()> {
 
 fn give(index: u32, ip: &str) -> Result<()> {
     let address = format!("{ip}/24").parse()?;
-    let request = address::add_request(index, address, address::PLAIN);
+    let request = address::add_request(index, address, address::AddOptions::PLAIN);
     RouteSocket::open()?
         .all(vec![request])
         .during_with(|| format!("add {address}"))?;

@@ -15,8 +15,8 @@ use pausenet::kernel::link::{Link, NewBridge, NewVeth, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::nft::expr::{self, Expression, R0};
 use pausenet::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
-use pausenet::kernel::unsafe_calls::enter_new_network_namespace;
-use pausenet::kernel::{KernelError, RouteSocket, conntrack, link, shaping};
+use pausenet::kernel::syscalls::enter_new_network_namespace;
+use pausenet::kernel::{KernelError, RouteSocket, conntrack, link, traffic_control};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, port_wishes};
 use pausenet_host::runtime::conflist::NetworkList;
 
@@ -316,12 +316,12 @@ fn limit(socket: &mut RouteSocket, veth: &Link) -> Result<(), Attempt> {
         rate: 1_000_000,
         burst: 100_000,
     };
-    Ok(shaping::limit(socket, veth.index, limit)?)
+    Ok(traffic_control::limit(socket, veth.index, limit)?)
 }
 
 fn detour(socket: &mut RouteSocket, veth: &Link) -> Result<(), Attempt> {
-    let ifb = shaping::create_ifb(socket, &name("detour"), veth.mtu, 0)?;
-    Ok(shaping::redirect(socket, veth.index, ifb.index)?)
+    let ifb = traffic_control::create_ifb(socket, &name("detour"), veth.mtu, 0)?;
+    Ok(traffic_control::redirect(socket, veth.index, ifb.index)?)
 }
 
 /// One after the other, for each needs the one before it.

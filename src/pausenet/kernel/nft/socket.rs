@@ -1,0 +1,181 @@
+//! The socket: transactions, and what is in the ruleset now.
+
+use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
+use netlink_packet_netfilter::NetfilterMessage;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::elements::ElementMessage;
+use super::ruleset::{ChainHead, Change, Contents, Element, Rule, Set, Table, TableFamily};
+use super::{reply, request};
+use crate::kernel::error::{BatchError, KernelError};
+use crate::kernel::netlink::{Reply, Request, Socket};
+
+/// A socket that speaks nftables, in the namespace where it was opened.
+pub struct Nft(Socket);
+
+impl Nft {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open() -> Result<Self, KernelError> {
+        Socket::open(NETLINK_NETFILTER).map(Self)
+    }
+
+    /// The number of the ruleset's present state: every transaction of anybody changes it.
+    pub fn generation(&mut self) -> Result<u32, KernelError> {
+        let messages = self.0.request(request::get_generation(), 0)?;
+        let found = messages.into_iter().find_map(reply::read_generation);
+        found.ok_or_else(|| std::io::Error::other("no generation in the reply").into())
+    }
+
+    /// Makes all changes or none. With a generation, only if the ruleset is still in that
+    /// state; otherwise the error is ERESTART ([`is_outdated`]).
+    ///
+    /// # Errors
+    /// The index of the first change that was refused, and why.
+    pub fn commit(
+        &mut self,
+        changes: &[Change],
+        generation: Option<u32>,
+    ) -> Result<(), BatchError> {
+        let mut requests = vec![request::begin(generation)];
+        let mut origin = vec![0];
+        for (at, change) in changes.iter().enumerate() {
+            for request in request::change(change) {
+                requests.push(request);
+                origin.push(at);
+            }
+        }
+        requests.push(request::end());
+        origin.push(0);
+        let replies: Vec<Reply<NetfilterMessage>> = self.0.exchange(requests)?;
+        for (request, reply) in origin.into_iter().zip(replies) {
+            reply.map_err(|error| BatchError { request, error })?;
+        }
+        Ok(())
+    }
+
+    /// Looks up elements by key, all in one send. None where there is no such key, set or
+    /// table.
+    pub fn look_up(
+        &mut self,
+        wanted: &[(&Set, Vec<u8>)],
+    ) -> Result<Vec<Option<Element>>, KernelError> {
+        let requests = wanted
+            .iter()
+            .map(|(set, key)| {
+                let question = request::get_element(set, key);
+                Request::new(ElementMessage::Request(question), 0)
+            })
+            .collect();
+        let replies = self.0.exchange(requests)?;
+        replies
+            .into_iter()
+            .map(|reply| match reply {
+                Ok(messages) => Ok(messages
+                    .into_iter()
+                    .flat_map(ElementMessage::elements)
+                    .next()),
+                Err(error) if error.is(rustix::io::Errno::NOENT) => Ok(None),
+                Err(error) => Err(error),
+            })
+            .collect()
+    }
+
+    /// Every element of a set or map, except those that expire; none when it is not there.
+    pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, KernelError> {
+        let question = request::get_elements(table, set);
+        let messages = self.list(ElementMessage::Request(question))?;
+        Ok(messages
+            .into_iter()
+            .flat_map(ElementMessage::elements)
+            .filter(|element| !element.expires)
+            .collect())
+    }
+
+    /// The names of a table's sets and maps; none when it is not there.
+    pub fn sets(&mut self, table: Table) -> Result<Vec<String>, KernelError> {
+        let messages = self.list(request::get_sets(table))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(reply::read_set_name)
+            .collect())
+    }
+
+    /// The rules of a table, those of one chain if it is named; none when it is not there.
+    pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, KernelError> {
+        self.rules_of(table.family, table.name, chain)
+    }
+
+    /// The same of a table that was found by its name.
+    pub fn rules_of(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        chain: Option<&str>,
+    ) -> Result<Vec<Rule>, KernelError> {
+        let messages = self.list(request::get_rules(family, table, chain))?;
+        Ok(messages.into_iter().filter_map(reply::read_rule).collect())
+    }
+
+    /// Which of these chains are there, all asked in one send.
+    pub fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
+        let requests = chains
+            .iter()
+            .map(|(table, chain)| Request::new(request::get_chain(*table, chain), 0))
+            .collect();
+        let replies: Vec<Reply<NetfilterMessage>> = self.0.exchange(requests)?;
+        replies
+            .into_iter()
+            .map(|reply| match reply {
+                Ok(_) => Ok(true),
+                Err(error) if error.is(rustix::io::Errno::NOENT) => Ok(false),
+                Err(error) => Err(error),
+            })
+            .collect()
+    }
+
+    /// The chains of every table of IP packets.
+    pub fn chains(&mut self) -> Result<Vec<ChainHead>, KernelError> {
+        let messages = self.list(request::get_chains())?;
+        let heads = messages.into_iter().filter_map(reply::read_chain);
+        Ok(heads.collect())
+    }
+
+    /// All that is in a table, as the kernel tells it; to be compared with an earlier telling.
+    /// Empty when the table is not there.
+    pub fn contents(&mut self, table: Table) -> Result<Contents, KernelError> {
+        let chains = self.list(request::get_chains())?;
+        let is_of_table = |message: &NetfilterMessage| {
+            let chain = reply::read_chain(message.clone());
+            chain.is_some_and(|chain| chain.table == table.name && chain.family == table.family)
+        };
+        let mut messages: Vec<_> = chains.into_iter().filter(is_of_table).collect();
+        messages.extend(self.list(request::get_rules(table.family, table.name, None))?);
+        let sets = self.list(request::get_sets(table))?;
+        let mut elements = Vec::new();
+        for name in sets.iter().cloned().filter_map(reply::read_set_name) {
+            elements.extend(self.elements(table, &name)?);
+        }
+        messages.extend(sets);
+        Ok(Contents {
+            // Without the headers, which tell the ruleset's generation.
+            objects: messages.into_iter().map(|message| message.inner).collect(),
+            elements,
+        })
+    }
+
+    fn list<T>(&mut self, request: T) -> Reply<T>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        match self.0.dump(request) {
+            Err(error) if error.is(rustix::io::Errno::NOENT) => Ok(Vec::new()),
+            reply => reply,
+        }
+    }
+}
+
+/// True when a commit was refused because the ruleset has changed since.
+pub fn is_outdated(error: &KernelError) -> bool {
+    const ERESTART: i32 = 85;
+    error.error.raw_os_error() == Some(ERESTART)
+}
