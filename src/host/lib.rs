@@ -5,8 +5,10 @@
 //! * [`install`]: files put in place without a moment in between, and taken away again.
 
 pub mod anchor;
+mod error;
 pub mod install;
 pub mod runtime;
 mod wait;
 
+pub use error::{During, Error, OnPath, Result};
 pub use wait::block_on;

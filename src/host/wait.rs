@@ -1,13 +1,13 @@
-use pausenet::cni::{Code, Error};
+use crate::Error;
 
 /// Runs the asynchronous part of a command. One thread is enough: it waits for one program.
 ///
 /// # Errors
-/// Code 999 when the kernel gives no event queue; `work`'s own.
+/// When the kernel gives no event queue; `work`'s own.
 pub fn block_on<T, E: From<Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|err| Error::new(Code::Internal, format!("cannot start waiting: {err}")))?
+        .map_err(|err| Error::new(format!("cannot start waiting: {err}")))?
         .block_on(work)
 }

@@ -9,7 +9,8 @@ use crate::docker_api::{
 };
 use crate::options::DockerOptions;
 use crate::{Result, Stop};
-use pausenet::cni::{Code, Error, MacAddr};
+use pausenet::cni::MacAddr;
+use pausenet_host::Error;
 use pausenet_host::anchor::cgroup::Engine;
 use pausenet_host::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
 use pausenet_host::anchor::holder::Registered;
@@ -49,7 +50,7 @@ pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>
         Err(_) => {
             let seconds = PATIENCE.as_secs();
             let what = format!("going on without Docker: no answer at {socket} in {seconds} s");
-            Some(Error::new(Code::TryAgainLater, what))
+            Some(Error::new(what))
         }
     };
     Ok((with_records(Told::default()), problem))

@@ -22,7 +22,8 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::docker_api::ApiError;
-use pausenet::cni::{Code, Error};
+use pausenet::cni;
+use pausenet_host::Error;
 use pausenet_host::runtime;
 
 /// How answers are written.
@@ -51,6 +52,12 @@ pub type Result<T, E = Stop> = std::result::Result<T, E>;
 impl From<Error> for Stop {
     fn from(err: Error) -> Self {
         Self::Failed(err)
+    }
+}
+
+impl From<cni::Error> for Stop {
+    fn from(err: cni::Error) -> Self {
+        Self::Failed(err.into())
     }
 }
 
@@ -90,17 +97,17 @@ pub fn finish(outcome: Result<()>) -> ExitCode {
 
 /// An error on stderr: what was attempted and what came back, then what to do about it.
 fn complain(err: &Error) {
-    say("error", "31", &err.msg);
-    if !err.details.is_empty() {
-        say("hint", "36", &err.details);
+    say("error", "31", &err.message);
+    if !err.hint.is_empty() {
+        say("hint", "36", &err.hint);
     }
 }
 
 /// Something that did not stop the command.
 fn warn(err: &Error) {
-    say("warning", "33", &err.msg);
-    if !err.details.is_empty() {
-        say("hint", "36", &err.details);
+    say("warning", "33", &err.message);
+    if !err.hint.is_empty() {
+        say("hint", "36", &err.hint);
     }
 }
 
@@ -120,7 +127,7 @@ fn print(text: &str) -> Result<()> {
     let mut to = std::io::stdout().lock();
     match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
         Err(err) if err.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::new(Code::Io, format!("cannot write the answer: {err}")).into())
+            Err(Error::new(format!("cannot write the answer: {err}")).into())
         }
         _ => Ok(()),
     }
@@ -135,7 +142,7 @@ fn need_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::new(Code::KernelRefused, "network namespaces are for root")
+    Err(Error::new("network namespaces are for root")
         .hint("sudo, or be root in a user namespace of your own: unshare -Urnm (and mount a tmpfs on /run and /var/lib there)")
         .into())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Stop;
 use crate::docker_api::{Docker, Socket};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::runtime::Runtime;
 use pausenet_host::runtime::conflist::NetworkList;
 
@@ -39,7 +39,7 @@ impl NetworkOptions {
     /// The network that was named, or the first.
     ///
     /// # Errors
-    /// Codes 1, 5, 6 and 7, naming the file or the folder.
+    /// An error that names the file or the folder.
     pub fn load(&self) -> Result<NetworkList, Error> {
         match &self.conf {
             Some(file) => NetworkList::read(file),
@@ -94,14 +94,14 @@ impl DockerOptions {
     pub fn socket(&self) -> Result<Socket, Stop> {
         Socket::parse(&self.docker).map_err(|why| {
             let what = format!("--docker, or DOCKER_HOST: {why}");
-            Stop::Usage(Error::new(Code::InvalidConfig, what))
+            Stop::Usage(Error::new(what))
         })
     }
 
     /// The daemon behind it.
     ///
     /// # Errors
-    /// Code 5 without one, or when it may not be spoken to.
+    /// Without one, or when it may not be spoken to.
     pub async fn connect(&self) -> Result<Docker, Stop> {
         Ok(Docker::connect(&self.socket()?).await?)
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use serde::{Deserialize, Serialize};
 
 use pausenet::cni::ports::Protocol;
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 
 /// One mapping, in the form of the capability `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ impl Port {
     /// the host. So a port on which somebody listens is refused.
     ///
     /// # Errors
-    /// Code 103, naming the port.
+    /// An error that names the port.
     pub fn refuse_served(&self) -> Result<(), Error> {
         let at = SocketAddr::new(
             self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
@@ -116,10 +116,10 @@ impl Port {
             Protocol::Sctp => return Ok(()),
         };
         match tried {
-            Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => Err(Error::new(
-                Code::PortTaken,
-                format!("a program on this host listens on port {}", self.place()),
-            )
+            Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => Err(Error::new(format!(
+                "a program on this host listens on port {}",
+                self.place()
+            ))
             .hint(
                 "it would get no more connections; find it with: ss -lnp; or choose another port",
             )),
@@ -188,7 +188,8 @@ mod tests {
         let served = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = served.local_addr().unwrap().port();
         let port = Port::parse(&format!("127.0.0.1:{port}:80")).unwrap();
-        assert_eq!(port.refuse_served().unwrap_err().code, Code::PortTaken);
+        let err = port.refuse_served().unwrap_err();
+        assert!(err.message.contains("listens on port"), "{err}");
         drop(served);
         port.refuse_served().unwrap();
     }

@@ -18,8 +18,9 @@ use super::ports::Port;
 use super::wishes::WishOptions;
 use super::{Output, Result, need_root, print, print_json};
 use crate::docker_api::{ContainerRef, DockerId};
+use pausenet::cni::ContainerId;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, ContainerId, Error};
+use pausenet_host::Error;
 use pausenet_host::anchor::{PodName, pin};
 use pausenet_host::block_on;
 
@@ -82,7 +83,7 @@ struct Found {
 /// Rescues a target, or changes nothing.
 ///
 /// # Errors
-/// Code 7 when there is no such target, 100 when it has the interface; what stood in the way.
+/// When there is no such target, 100 when it has the interface; what stood in the way.
 pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
     let target = Target::parse(&options.target).map_err(usage)?;
     let target = Meant::by(target).map_err(usage)?;
@@ -97,7 +98,7 @@ pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
         if options.undo {
             let known = known.ok_or_else(|| {
                 let msg = format!("{} was not rescued by pausectl", found.name);
-                Error::new(Code::InvalidConfig, msg).hint("nothing was changed")
+                Error::new(msg).hint("nothing was changed")
             })?;
             wire::detach(&runtime, &known).await?;
             known.forget()?;
@@ -110,13 +111,10 @@ pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
             };
         }
         if has_interface(found.place.netns(), &ifname)? {
-            return Err(Error::new(
-                Code::InterfaceExists,
-                format!(
-                    "{} has its interface {ifname}: there is nothing to rescue",
-                    found.name
-                ),
-            )
+            return Err(Error::new(format!(
+                "{} has its interface {ifname}: there is nothing to rescue",
+                found.name
+            ))
             .hint("nothing was changed")
             .into());
         }
@@ -144,12 +142,10 @@ pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
 
 async fn look_up(target: &Meant, docker: &DockerOptions) -> Result<Found> {
     let outside = |name: String, place: Place| -> Result<Found, Error> {
-        let number = place.netns().id().map_err(|err| {
-            Error::new(
-                Code::InvalidNetns,
-                format!("{name}: the kernel says: {err}"),
-            )
-        })?;
+        let number = place
+            .netns()
+            .id()
+            .map_err(|err| Error::new(format!("{name}: the kernel says: {err}")))?;
         Ok(Found {
             identity: ContainerId::parse(&format!("rescue-{}", number.number()))?,
             container: None,

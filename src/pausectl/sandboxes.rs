@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use pausenet::cni::{Error, Result};
 use pausenet::kernel::netns::Netns;
 use pausenet_host::anchor::container::Container;
 use pausenet_host::anchor::interior::{self, Host};
 use pausenet_host::anchor::sandbox::{Absent, Member, Owner, Reason, Sandbox, Was, Wire};
 use pausenet_host::anchor::survey::{Population, Told};
+use pausenet_host::{Error, Result};
 
 /// The kernel's second process, and with the first one the oldest there is.
 const KTHREADD: u32 = 2;
@@ -33,7 +33,7 @@ impl Sight {
     /// Looks.
     ///
     /// # Errors
-    /// Codes 5, 8 and 101, when the host itself cannot be looked at.
+    /// When the host itself cannot be looked at.
     pub fn take(scope: Scope, told: &Told) -> Result<Self> {
         interior::apart(|| {
             let mut host = Host::open()?;

@@ -9,7 +9,8 @@ use super::ports::Port;
 use pausenet::cni::args::parse_ip;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, ContainerId, Error, IfName, MacAddr};
+use pausenet::cni::{ContainerId, IfName, MacAddr};
+use pausenet_host::Error;
 use pausenet_host::runtime::Parameters;
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -84,7 +85,7 @@ impl Wishes {
     /// CNI_ARGS. By both, some plugins would take it for two.
     ///
     /// # Errors
-    /// Code 2 for ports that no plugin of the network would map.
+    /// For ports that no plugin of the network would map.
     pub fn parameters(
         &self,
         list: &NetworkList,
@@ -137,12 +138,12 @@ impl Wishes {
     /// it was granted.
     ///
     /// # Errors
-    /// Code 2, naming the wish.
+    /// An error that names the wish.
     pub fn check(&self, entry: &Entry, result: &Value) -> Result<(), Error> {
         let result = AddResult::from_json(result, entry.list.version)?;
         let refuse = |what: &str| {
             let msg = format!("network {} did not give {what}", entry.list.name);
-            Err(Error::new(Code::UnsupportedField, msg)
+            Err(Error::new(msg)
                 .hint("none of its plugins takes such a wish, or not as an IPAM or by CNI_ARGS"))
         };
         for wish in self.ips.iter().filter_map(|ip| parse_ip(ip).ok()) {
@@ -165,11 +166,7 @@ impl Wishes {
 
 /// Nobody would map a port.
 pub fn no_ports(list: &NetworkList) -> Error {
-    Error::new(
-        Code::UnsupportedField,
-        format!("network {} maps no ports of the host", list.name),
-    )
-    .hint(
+    Error::new(format!("network {} maps no ports of the host", list.name)).hint(
         "one of its plugins has to declare it: \"capabilities\": {\"portMappings\": true} \
          beside its \"type\"",
     )

@@ -10,10 +10,9 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::options::{Mode, Settings};
-use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Code, Error, Result};
 use pausenet_host::install::file;
 use pausenet_host::runtime::conflist;
+use pausenet_host::{Error, Result};
 
 /// `cniVersion`, for runtimes that do not know `cniVersions`: the last one before CNI 1.0, which all
 /// of them support.
@@ -109,7 +108,7 @@ pub(crate) fn remove(dir: &Path, name: &str) -> Result<bool> {
     let existed = match fs::symlink_metadata(&path) {
         Ok(_) => true,
         Err(err) if err.kind() == ErrorKind::NotFound => false,
-        Err(err) => return Err(io_error("cannot look at", &path, err)),
+        Err(err) => return Err(Error::io("cannot look at", &path, err)),
     };
     file::remove(&path)?;
     file::remove(&dir.join(format!(".{name}.new")))?;
@@ -125,9 +124,7 @@ pub(crate) fn check_comes_first(dir: &Path, name: &str) -> Result<()> {
     let first = files.first().and_then(|file| file.file_name());
     match first.filter(|first| *first < std::ffi::OsStr::new(name)) {
         None => Ok(()),
-        Some(first) => Err(Error::new(
-            Code::InvalidConfig,
-            format!(
+        Some(first) => Err(Error::new(format!(
                 "{} comes before {name} in {}, so runtimes attach pods to that network",
                 first.display(),
                 dir.display()
@@ -225,7 +222,7 @@ mod tests {
             fs::write(dir.path().join(name), "{}").unwrap();
         }
         let err = check_comes_first(dir.path(), "10-x.conflist").unwrap_err();
-        assert!(err.msg.contains("05-other.conflist"), "{err}");
+        assert!(err.message.contains("05-other.conflist"), "{err}");
         check_comes_first(dir.path(), "00-x.conflist").unwrap();
     }
 }

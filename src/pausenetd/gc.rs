@@ -15,11 +15,11 @@ use std::time::SystemTime;
 use ipnetwork::IpNetwork;
 
 use pausenet::apply::{host_end, reclaim, remove, rules, try_lock};
+use pausenet::cni::NetworkName;
 use pausenet::cni::config;
 use pausenet::cni::env::Environment;
 use pausenet::cni::link::Mode;
 use pausenet::cni::request::{Attachment, Network};
-use pausenet::cni::{During, NetworkName, Result};
 use pausenet::ipam::Ipam;
 use pausenet::ipam::range::RangeSet;
 use pausenet::ipam::store::Store;
@@ -29,6 +29,7 @@ use pausenet::kernel::{RouteSocket, link};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE};
 use pausenet::plan::{LINK_GROUP, Owner, host_end_name};
 use pausenet::verbs::gc::remove_debris;
+use pausenet_host::{During, Result};
 
 /// What is in use of a network, and what was reclaimed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -93,7 +94,8 @@ fn network(config: &str) -> Result<Network> {
         _ => None,
     })?;
     let environment = environment.expect("CNI_COMMAND is set");
-    Network::new(&environment, Mode::Configured, plugin.to_string().into())
+    let network = Network::new(&environment, Mode::Configured, plugin.to_string().into())?;
+    Ok(network)
 }
 
 fn list_links(socket: &mut RouteSocket) -> Result<Vec<Link>> {
@@ -160,7 +162,7 @@ fn remove_leftovers(
 
 fn used_addresses(store: &Path) -> Result<Vec<IpAddr>> {
     match Store::open_existing(store)? {
-        Some(store) => store.taken(),
+        Some(store) => Ok(store.taken()?),
         None => Ok(Vec::new()),
     }
 }

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use super::metrics;
-use pausenet::cni::{Code, Error, Result};
+use pausenet_host::{Error, Result};
 
 /// The state of the passes, for probes.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Health {
 /// The address is not available: another pausenetd may have it.
 pub(crate) fn bind(address: SocketAddr) -> Result<std::net::TcpListener> {
     std::net::TcpListener::bind(address).map_err(|err| {
-        Error::new(Code::Io, format!("cannot listen on {address}: {err}"))
+        Error::new(format!("cannot listen on {address}: {err}"))
             .hint("does another pausenetd run here? --listen sets another address and port")
     })
 }
@@ -95,7 +95,7 @@ pub(crate) async fn serve(
     let listener = listener
         .set_nonblocking(true)
         .and_then(|()| TcpListener::from_std(listener))
-        .map_err(|err| Error::new(Code::Internal, format!("cannot listen for probes: {err}")))?;
+        .map_err(|err| Error::new(format!("cannot listen for probes: {err}")))?;
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,

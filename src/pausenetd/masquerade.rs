@@ -14,11 +14,11 @@
 use ipnetwork::IpNetwork;
 
 use super::desired::DesiredMasquerade;
-use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::nft::expr::{self, Field, Meta, Op, R0};
 use pausenet::kernel::nft::{
     Chain, Change, Contents, Hook, HookPoint, Kind, Nft, Set, Table, TableFamily,
 };
+use pausenet_host::{During, Error, Result};
 
 /// The daemon's table.
 pub const TABLE: Table = Table {
@@ -160,10 +160,9 @@ pub fn ensure(
         }
     }
     // The table is in place, but verifying it has to wait until the others are done.
-    Err(Error::new(
-        Code::TryAgainLater,
-        format!("others changed nftables {TRIES} times while the masquerade table was being set"),
-    ))
+    Err(Error::new(format!(
+        "others changed nftables {TRIES} times while the masquerade table was being set"
+    )))
 }
 
 /// Removes the table. True if there was one.
@@ -173,7 +172,8 @@ pub fn remove(nft: &mut Nft) -> Result<bool> {
         Err(failed) if failed.error.is(rustix::io::Errno::NOENT) => Ok(false),
         Err(failed) => Err(failed
             .error
-            .during("remove the masquerade table from nftables")),
+            .during("remove the masquerade table from nftables")
+            .into()),
     }
 }
 

@@ -17,7 +17,7 @@ use super::metrics::Metrics;
 use super::node::Node;
 use super::options::Options;
 use super::wakeup::{PassScope, WakeUp};
-use pausenet::cni::{Code, Error, Result};
+use pausenet_host::{Error, Result};
 
 /// Nodes by name.
 pub type NodeList = BTreeMap<String, Node>;
@@ -63,35 +63,28 @@ pub(crate) async fn client(options: &Options) -> Result<Client> {
     let mut config = match &options.kubeconfig {
         Some(file) => from_file(file).await?,
         None => Config::incluster().map_err(|err| {
-            Error::new(
-                Code::InvalidConfig,
-                format!("cannot find the API server: {err}"),
-            )
-            .hint(
+            Error::new(format!("cannot find the API server: {err}")).hint(
                 "outside a pod, set --kubeconfig FILE; in a pod, mount the service account's token",
             )
         })?,
     };
     if let Some(url) = &options.api_server {
         config.cluster_url = url.parse().map_err(|err| {
-            Error::new(
-                Code::InvalidConfig,
-                format!("--api-server {url:?} is not a URL: {err}"),
-            )
-            .hint("for example https://192.0.2.1:6443")
+            Error::new(format!("--api-server {url:?} is not a URL: {err}"))
+                .hint("for example https://192.0.2.1:6443")
         })?;
     }
     tracing::info!("the API server is {}", config.cluster_url);
     Client::try_from(config).map_err(|err| {
         let msg = format!("cannot set up a client for the API server: {err}");
-        Error::new(Code::InvalidConfig, msg)
+        Error::new(msg)
     })
 }
 
 async fn from_file(file: &Path) -> Result<Config> {
     let unusable = |err: kube::config::KubeconfigError| {
         let msg = format!("cannot use the kubeconfig {}: {err}", file.display());
-        Error::new(Code::InvalidConfig, msg)
+        Error::new(msg)
     };
     let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())

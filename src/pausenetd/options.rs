@@ -9,9 +9,9 @@ use clap::{Parser, ValueEnum};
 use ipnetwork::IpNetwork;
 
 use super::node::subnet;
-use pausenet::cni::error::invalid;
-use pausenet::cni::{Error, NetworkName, Result};
+use pausenet::cni::NetworkName;
 use pausenet_host::install::Alias;
+use pausenet_host::{Error, Result};
 
 const NOTES: &str = "\
 It watches the cluster's Nodes (it only needs get, list and watch on them) and makes sure that
@@ -257,12 +257,12 @@ impl Options {
         ] {
             if !path.is_absolute() {
                 let msg = format!("{flag} {}: it must start with /", path.display());
-                return Err(invalid(msg)
+                return Err(Error::new(msg)
                     .hint("the runtime calls the plugin from another folder than this one"));
             }
         }
         if self.conf_dir == self.bin_dir {
-            return Err(invalid(
+            return Err(Error::new(
                 "--conf-dir and --bin-dir must be different folders",
             ));
         }
@@ -285,11 +285,9 @@ fn host_name() -> Result<String> {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy().trim().to_lowercase();
     if name.is_empty() {
-        return Err(Error::new(
-            pausenet::cni::Code::InvalidConfig,
-            "this host has no name to find its Node by",
-        )
-        .hint("set --node-name NAME"));
+        return Err(
+            Error::new("this host has no name to find its Node by").hint("set --node-name NAME")
+        );
     }
     Ok(name)
 }
@@ -350,7 +348,7 @@ mod tests {
             ["--conf-dir", "x"],
         ] {
             let err = parse(&relative).unwrap().complete().unwrap_err();
-            assert!(err.msg.contains(relative[0]), "{err}");
+            assert!(err.message.contains(relative[0]), "{err}");
         }
         let same = parse(&["--bin-dir", "/x", "--conf-dir", "/x"]).unwrap();
         assert!(same.complete().is_err());

@@ -6,10 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::options::Options;
-use pausenet::cni::{Code, Error, Result};
 use pausenet_host::install::file::{Digest, refusal};
 use pausenet_host::install::place::{Place, Put, Record, Wanted};
 use pausenet_host::install::{names, try_out};
+use pausenet_host::{Error, Result};
 
 /// The plugin's own name. Whatever file has it is replaced.
 const OWN_NAME: &str = "pausenet";
@@ -130,8 +130,7 @@ fn source(options: &Options) -> Result<PathBuf> {
     let beside = std::env::current_exe().ok();
     let beside = beside.and_then(|own| Some(own.parent()?.join(OWN_NAME)));
     beside.ok_or_else(|| {
-        Error::new(Code::Internal, "cannot find the folder of pausenetd itself")
-            .hint("set --plugin FILE")
+        Error::new("cannot find the folder of pausenetd itself").hint("set --plugin FILE")
     })
 }
 

@@ -12,14 +12,15 @@ use std::path::PathBuf;
 use super::gc::attachment_of;
 use super::options::Options;
 use pausenet::apply::{Present, put_back, rules};
+use pausenet::cni::NetworkName;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{During, NetworkName, Result};
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::{RouteSocket, address, link};
 use pausenet::plan::rules::Wish;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::duty::{self, Duty};
+use pausenet_host::{During, Error, Result};
 
 /// The expected elements of this node's pods.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl PodElements {
                 is_complete = false;
                 match put_back(attachment, expected.host_end, &missing) {
                     Ok(is_back) => count += usize::from(is_back),
-                    Err(err) => outcome = outcome.and(Err(err.context(attachment.to_string()))),
+                    Err(err) => outcome = outcome.and(Err(Error::from(err).context(attachment))),
                 }
             }
         }

@@ -19,12 +19,12 @@ use super::pod_elements::PodElements;
 use super::wakeup::PassScope;
 use super::{gc, masquerade, plugins, routes};
 use pausenet::apply::{Host, rules};
-use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::link::Which;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
 use pausenet::kernel::{RouteSocket, address, link};
 use pausenet_host::install::place::Put;
+use pausenet_host::{During, Error, Result};
 
 /// Applies the desired state to this node, pass by pass.
 pub struct Reconciler {
@@ -121,7 +121,7 @@ impl Reconciler {
     /// Splits the list into this node and the others. An error comes with the part it counts for.
     fn split_nodes(&self, nodes: &NodeList) -> Result<(Node, Vec<Node>), (&'static str, Error)> {
         let name = self.options.node_name();
-        let unknown = |msg: String, hint: &str| Error::new(Code::TryAgainLater, msg).hint(hint);
+        let unknown = |msg: String, hint: &str| Error::new(msg).hint(hint);
         let Some(own) = nodes.get(name) else {
             let msg = format!(
                 "this node, {name}, is not among the {} Nodes of the cluster; nothing was changed",
@@ -267,10 +267,7 @@ impl Reconciler {
                 .filter(|it| !refused.contains(&it.node)),
         );
         let route_error = |(route, why): &(OwnedRoute, String)| {
-            Error::new(
-                Code::KernelRefused,
-                format!("the kernel refused a route ({route}): {why}"),
-            )
+            Error::new(format!("the kernel refused a route ({route}): {why}"))
         };
         let mut refused = outcome.refused.iter();
         let first = refused.clone().next().map(route_error);
@@ -296,7 +293,7 @@ impl Reconciler {
     ) -> Result<()> {
         if desired.pods.is_empty() {
             let msg = format!("Node {} has no podCIDR with an address for a pod", own.name);
-            return Err(Error::new(Code::InvalidConfig, msg));
+            return Err(Error::new(msg));
         }
         let (dir, name) = (&self.options.conf_dir, &self.options.conf_name);
         let mtu = match self.settings.mtu {
@@ -304,14 +301,11 @@ impl Reconciler {
             None => uplink_mtu(&mut self.socket, &own.addresses, link)?,
         };
         if mtu.is_none() && conflist::exists(dir, name) {
-            return Err(Error::new(
-                Code::TryAgainLater,
-                format!(
-                    "no link has an address of Node {}, so the MTU of pods is unknown; {name} \
+            return Err(Error::new(format!(
+                "no link has an address of Node {}, so the MTU of pods is unknown; {name} \
                      stays as it is",
-                    own.name
-                ),
-            )
+                own.name
+            ))
             .hint("--mtu sets it"));
         }
         let text = conflist::render(&self.settings, &desired.pods, mtu);

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::desired::{Problem, ProblemKind};
-use pausenet::cni::{During, Result};
 use pausenet::kernel::owned_route::{self, NextHop, OwnedRoute, Target};
 use pausenet::kernel::{KernelError, RouteSocket};
+use pausenet_host::{During, Result};
 
 /// A change to the daemon's routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

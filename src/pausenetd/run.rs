@@ -19,8 +19,7 @@ use super::options::{LogFormat, Options};
 use super::reconcile::Reconciler;
 use super::uninstall::uninstall;
 use super::wakeup::{PassScope, WakeUp};
-use pausenet::cni::error::invalid;
-use pausenet::cni::{Code, Error, Result};
+use pausenet_host::{Error, Result};
 
 /// The least time between two passes, so that a burst of events leads to few. The first event after a
 /// quiet time leads to a pass at once: pods may be cut off.
@@ -44,9 +43,9 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("pausenetd: {}", err.msg);
-            if !err.details.is_empty() {
-                eprintln!("hint: {}", err.details);
+            eprintln!("pausenetd: {}", err.message);
+            if !err.hint.is_empty() {
+                eprintln!("hint: {}", err.hint);
             }
             ExitCode::FAILURE
         }
@@ -56,7 +55,7 @@ pub fn main() -> ExitCode {
 fn start_log(options: &Options) -> Result<()> {
     use std::io::IsTerminal;
     let filter: Targets = options.log.parse().map_err(|err| {
-        invalid(format!("--log {:?}: {err}", options.log))
+        Error::new(format!("--log {:?}: {err}", options.log))
             .hint("use a level (error, warn, info, debug, trace), or a list of TARGET=LEVEL with commas between")
     })?;
     let colour = std::io::stderr().is_terminal()
@@ -94,9 +93,7 @@ fn run(options: Options) -> Result<()> {
         let health = Arc::new(Health::new(limit));
         let reconcile_thread = start_reconciler(options, &wake_up, &nodes, &metrics, &health)?;
         let outcome = tokio::select! {
-            () = node_watch::watch(client, nodes, wake_up.clone(), metrics) => Err(Error::new(
-                Code::Internal,
-                "the watch of the Nodes ended unexpectedly",
+            () = node_watch::watch(client, nodes, wake_up.clone(), metrics) => Err(Error::new("the watch of the Nodes ended unexpectedly",
             )),
             outcome = http::serve(listener, health, registry) => outcome,
             () = signals.any() => Ok(()),
@@ -118,9 +115,7 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| {
-            signal(kind).map_err(|err| {
-                Error::new(Code::Internal, format!("cannot wait for signals: {err}"))
-            })
+            signal(kind).map_err(|err| Error::new(format!("cannot wait for signals: {err}")))
         };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
@@ -146,18 +141,14 @@ fn start_reconciler(
     let own_pod_subnets = OwnPodSubnets::default();
     let interval = options.interval();
     let reconciler = Reconciler::new(options, metrics.clone(), own_pod_subnets.clone())?;
-    monitor::start(wake_up, &own_pod_subnets).map_err(|err| {
-        Error::new(
-            Code::KernelRefused,
-            format!("cannot monitor routes and nftables: {err}"),
-        )
-    })?;
+    monitor::start(wake_up, &own_pod_subnets)
+        .map_err(|err| Error::new(format!("cannot monitor routes and nftables: {err}")))?;
     let (wake_up, nodes) = (wake_up.clone(), nodes.clone());
     let (metrics, health) = (metrics.clone(), health.clone());
     std::thread::Builder::new()
         .name("reconcile".into())
         .spawn(move || reconcile_loop(reconciler, &wake_up, &nodes, &metrics, &health, interval))
-        .map_err(|err| Error::new(Code::Internal, format!("cannot start a thread: {err}")))
+        .map_err(|err| Error::new(format!("cannot start a thread: {err}")))
 }
 
 fn reconcile_loop(

@@ -4,10 +4,10 @@
 use super::options::Options;
 use super::{conflist, http, masquerade, routes};
 use pausenet::apply::{Host, rules};
-use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::{link, owned_route};
 use pausenet::plan::{LINK_GROUP, Owner};
 use pausenet_host::install::place::{Place, Take};
+use pausenet_host::{During, Error, Result};
 
 /// Removes conflist, routes and masquerade, and the plugins last.
 ///
@@ -38,9 +38,7 @@ pub(crate) fn uninstall(options: &Options) -> Result<()> {
     });
     match attached.count() {
         0 => remove_plugins(options),
-        left => Err(Error::new(
-            Code::TryAgainLater,
-            format!(
+        left => Err(Error::new(format!(
                 "{left} pods on pausenet networks are left and need the plugin for their DEL: it stays in {}",
                 options.bin_dir.display()
             ),

@@ -113,7 +113,7 @@ fn without_a_daemon(world: &World) -> (Node, PodElements) {
     (node, PodElements::new(&options))
 }
 
-fn restore(node: &Node, elements: &mut PodElements) -> pausenet::cni::Result<usize> {
+fn restore(node: &Node, elements: &mut PodElements) -> pausenet_host::Result<usize> {
     node.host.enter(|| {
         let (mut socket, mut nft) = (RouteSocket::open().unwrap(), Nft::open().unwrap());
         elements.restore(&mut socket, &mut nft)
@@ -164,7 +164,10 @@ fn a_port_that_another_has_taken_meanwhile_stays_his_and_the_rest_comes_back() {
     nft(&node, "flush ruleset");
     let at_heir = node.add_with_port(&cnitool, &heir, 8080);
     let err = restore(&node, &mut elements).unwrap_err();
-    assert!(err.msg.contains("host port 8080/tcp is mapped to"), "{err}");
+    assert!(
+        err.message.contains("host port 8080/tcp is mapped to"),
+        "{err}"
+    );
     let ruleset = nft(&node, "list ruleset");
     for port in ["tcp . 8080 comment", "tcp . 8081 comment"] {
         assert!(ruleset.contains(port), "{port}\n{ruleset}");

@@ -7,7 +7,7 @@ use pausectl::docker_api::{
     Action, ApiError, ContainerFilter, ContainerName, ContainerRef, Dns, Docker as Client,
     ErrorKind, NetworkMode, NewContainer, RestartPolicy, Socket, State,
 };
-use pausenet::cni::Error;
+use pausenet_host::Error;
 
 use crate::site::{Docker, NO_BRIDGE};
 
@@ -95,7 +95,7 @@ fn refused_requests_have_the_right_error_kind() {
         let failure = client.inspect(&nobody).await.unwrap_err();
         assert_eq!(failure.kind, ErrorKind::NotFound);
         assert_eq!(
-            failure.error.msg,
+            failure.error.message,
             "inspect container nobody: Docker says: No such container: nobody"
         );
         assert_eq!(
@@ -110,7 +110,10 @@ fn refused_requests_have_the_right_error_kind() {
         imageless.image = "pausenet/nothing".into();
         let failure = client.create(&imageless).await.unwrap_err();
         assert_eq!(failure.kind, ErrorKind::NotFound, "{failure}");
-        assert!(failure.error.msg.contains("pausenet/nothing"), "{failure}");
+        assert!(
+            failure.error.message.contains("pausenet/nothing"),
+            "{failure}"
+        );
         Ok(())
     })
     .unwrap();
@@ -126,12 +129,15 @@ fn a_missing_daemon_is_told_from_a_lost_connection() {
     };
     let failure = connect("nothing");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
-    assert!(failure.error.msg.contains("no socket at"), "{failure}");
+    assert!(failure.error.message.contains("no socket at"), "{failure}");
 
     drop(UnixListener::bind(dir.path().join("dead")).unwrap());
     let failure = connect("dead");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
-    assert!(failure.error.msg.contains("nothing listens"), "{failure}");
+    assert!(
+        failure.error.message.contains("nothing listens"),
+        "{failure}"
+    );
 
     let hangs_up = UnixListener::bind(dir.path().join("rude")).unwrap();
     let server = std::thread::spawn(move || {

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use super::cgroup::{self, Named};
 use super::pause;
-use pausenet::cni::OnPath;
-use pausenet::cni::Result;
+use crate::{OnPath, Result};
 use pausenet::kernel::netns::NetnsId;
 
 /// A process in a pod's namespace.
@@ -58,7 +57,7 @@ pub struct Residents {
 /// zombie, which has left its namespaces, nowhere.
 ///
 /// # Errors
-/// Code 5 when /proc cannot be read.
+/// When /proc cannot be read.
 pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
     let found = take_where(|netns| namespaces.contains(&netns))?;
     Ok(found
@@ -70,7 +69,7 @@ pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
 /// The same, for all namespaces that the caller wants: the processes of each, the oldest first.
 ///
 /// # Errors
-/// Code 5 when /proc cannot be read.
+/// When /proc cannot be read.
 pub fn take_where(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId, Vec<Process>>> {
     let mut found: HashMap<NetnsId, Vec<Process>> = HashMap::new();
     let proc = Path::new("/proc");

@@ -7,17 +7,13 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use pausenet::cni::OnPath;
-use pausenet::cni::Result;
+use crate::{OnPath, Result};
 use pausenet::kernel::netns::NetnsId;
 
 /// The caller's mounts.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// The files that hold each network namespace, in this mount namespace.
-///
-/// # Errors
-/// Code 5.
 pub fn list() -> Result<HashMap<NetnsId, Vec<PathBuf>>> {
     let text = fs::read(MOUNTS).on_path("cannot read", Path::new(MOUNTS))?;
     let mut held: HashMap<NetnsId, Vec<PathBuf>> = HashMap::new();

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use ipnetwork::IpNetwork;
 
+use crate::{During, Error, Result};
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, During, Error, Result};
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::kernel::{KernelError, RouteSocket, address, link};
@@ -32,9 +32,6 @@ pub struct Interface {
 
 impl Host {
     /// Reads the host that the calling thread is on.
-    ///
-    /// # Errors
-    /// Codes 8 and 101.
     pub fn open() -> Result<Self> {
         let list = || {
             let mut socket = RouteSocket::open()?;
@@ -52,22 +49,16 @@ impl Host {
     }
 
     /// Its namespace.
-    ///
-    /// # Errors
-    /// Code 8.
     pub fn id(&self) -> Result<NetnsId> {
-        self.netns.id().map_err(|err| {
-            Error::new(
-                Code::InvalidNetns,
-                format!("look at our own network namespace: {err}"),
-            )
-        })
+        self.netns
+            .id()
+            .map_err(|err| Error::new(format!("look at our own network namespace: {err}")))
     }
 
     /// The number that the host has for a namespace, and by which its links tell where they lead.
     ///
     /// # Errors
-    /// Code 101 when the kernel refuses.
+    /// When the kernel refuses.
     pub fn number_of(&mut self, netns: &Netns) -> Result<Option<i32>> {
         netns
             .number(&mut self.socket)
@@ -82,11 +73,13 @@ impl Host {
     /// The interfaces of a namespace. The calling thread enters it and comes back.
     ///
     /// # Errors
-    /// Code 8 when it cannot be entered, 101 when the kernel refuses.
+    /// When it cannot be entered, 101 when the kernel refuses.
     pub fn look_into(&mut self, netns: &Netns) -> Result<Vec<Interface>> {
         let attempt = || format!("look into {}", netns.path().display());
         let number = self.number_of(netns)?;
-        let found = netns.enter(&self.netns, || read().during_with(attempt))?;
+        let found = netns
+            .enter(&self.netns, || Ok(read()))?
+            .during_with(attempt)?;
         let with_host_end = |(link, addresses): (Link, Vec<IpNetwork>)| Interface {
             host_end: self.host_end(&link, number).cloned(),
             link,
@@ -117,7 +110,7 @@ pub fn apart<T: Send, E: Send + From<Error>>(
 ) -> Result<T, E> {
     std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| {
         let what = "the thread in another namespace panicked";
-        Err(Error::new(Code::Internal, what).into())
+        Err(Error::new(what).into())
     })
 }
 

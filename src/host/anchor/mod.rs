@@ -32,8 +32,7 @@ use std::path::Path;
 pub use name::PodName;
 pub use pin::pod_of_ours;
 
-use pausenet::cni::During;
-use pausenet::cni::Result;
+use crate::{During, Result};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::lock::Lock;
@@ -44,17 +43,14 @@ use pausenet::plan::Owner;
 pub const LOCKS: &str = "/run/pausenet/lock/pods";
 
 /// Waits until nobody else makes or removes the pod.
-///
-/// # Errors
-/// Code 5.
 pub fn lock(pod: &PodName) -> Result<Lock> {
-    Lock::take(Path::new(LOCKS), pod)
+    Ok(Lock::take(Path::new(LOCKS), pod)?)
 }
 
 /// The host ends on this host whose alias names the pod as container.
 ///
 /// # Errors
-/// Code 101 when the kernel refuses.
+/// When the kernel refuses.
 pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
     let mut links = links(socket, pod)?;
     links.retain(|(link, _)| link.kind == "veth");
@@ -64,7 +60,7 @@ pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link,
 /// Every link on this host whose alias names the pod as container: host ends, and IFBs.
 ///
 /// # Errors
-/// Code 101 when the kernel refuses.
+/// When the kernel refuses.
 pub fn links(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
     let links = link::list(socket).during("list the host's links")?;
     let ours = |link: Link| match Owner::of(link.alias.as_deref()) {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::PodName;
 use super::census::Process;
-use pausenet::cni::{Code, Error, Result};
+use crate::{Error, Result};
 use pausenet::kernel::netns::NetnsId;
 use pausenet::kernel::syscalls::spawn_in_own_session;
 
@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// session of its own, with no files, no environment, and / as its folder.
 ///
 /// # Errors
-/// Code 5, naming the program.
+/// An error that names the program.
 pub fn start(program: &Path, pod: &PodName) -> Result<Child> {
     let mut command = Command::new(program);
     command
@@ -37,13 +37,10 @@ pub fn start(program: &Path, pod: &PodName) -> Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     spawn_in_own_session(&mut command).map_err(|err| {
-        Error::new(
-            Code::Io,
-            format!(
-                "cannot start the pause process {}: {err}",
-                program.display()
-            ),
-        )
+        Error::new(format!(
+            "cannot start the pause process {}: {err}",
+            program.display()
+        ))
         .hint("--pause names the program; it usually lies beside pausectl")
     })
 }
@@ -61,14 +58,10 @@ pub fn is_pause(pid: u32) -> bool {
 /// not help. One that is gone already is no error.
 ///
 /// # Errors
-/// Code 101 when it may not be ended, or does not end.
+/// When it may not be ended, or does not end.
 pub fn end(process: &Process, netns: NetnsId) -> Result<()> {
-    end_by_pid(process.pid, netns).map_err(|err| {
-        Error::new(
-            Code::KernelRefused,
-            format!("end process {process}: the kernel says: {err}"),
-        )
-    })
+    end_by_pid(process.pid, netns)
+        .map_err(|err| Error::new(format!("end process {process}: the kernel says: {err}")))
 }
 
 fn end_by_pid(pid: u32, netns: NetnsId) -> io::Result<()> {

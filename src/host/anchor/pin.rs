@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use super::PodName;
-use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Code, Error, OnPath, Result};
+use crate::{Error, OnPath, Result};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::syscalls::enter_new_network_namespace;
 
@@ -38,22 +37,16 @@ pub fn pod_of_ours(file: &Path) -> Option<PodName> {
 }
 
 /// Looks a pod up.
-///
-/// # Errors
-/// Code 5.
 pub fn look_up(pod: &PodName) -> Result<Pin> {
     let path = path(pod);
     match fs::symlink_metadata(&path) {
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(Pin::Absent),
-        Err(err) => Err(io_error("cannot look at", &path, err)),
+        Err(err) => Err(Error::io("cannot look at", &path, err)),
         Ok(_) => Ok(Netns::open(&path).map_or(Pin::Empty, Pin::Namespace)),
     }
 }
 
 /// Every pod, by name.
-///
-/// # Errors
-/// Code 5.
 pub fn list() -> Result<Vec<PodName>> {
     let dir = Path::new(DIR);
     let entries = match fs::read_dir(dir) {
@@ -73,7 +66,7 @@ pub fn list() -> Result<Vec<PodName>> {
 /// does nothing else. Undone when `inside` fails.
 ///
 /// # Errors
-/// Code 5 when there is such a file; 101 when the kernel refuses; `inside`'s own.
+/// When there is such a file; 101 when the kernel refuses; `inside`'s own.
 pub fn create<T: Send>(pod: &PodName, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = path(pod);
     DirBuilder::new()
@@ -92,12 +85,9 @@ pub fn create<T: Send>(pod: &PodName, inside: impl FnOnce() -> Result<T> + Send)
             bind_new_namespace(&path)?;
             inside()
         });
-        thread.join().unwrap_or_else(|_| {
-            Err(Error::new(
-                Code::Internal,
-                "the thread in the new namespace panicked",
-            ))
-        })
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::new("the thread in the new namespace panicked")))
     });
     if outcome.is_err() {
         let _ = remove(pod); // what failed first is what the reader needs
@@ -115,7 +105,7 @@ fn bind_new_namespace(path: &Path) -> Result<()> {
             _ => "",
         };
         let msg = format!("{attempt}: the kernel says: {err}");
-        Error::new(Code::KernelRefused, msg).hint(hint)
+        Error::new(msg).hint(hint)
     };
     enter_new_network_namespace().map_err(|err| refused("make a network namespace".into(), err))?;
     mount_bind("/proc/thread-self/ns/net", path).map_err(|err| {
@@ -128,9 +118,6 @@ fn bind_new_namespace(path: &Path) -> Result<()> {
 
 /// Takes a pod's name away; its namespace ends with the last process in it. Nothing to remove
 /// is success.
-///
-/// # Errors
-/// Codes 5 and 101.
 pub fn remove(pod: &PodName) -> Result<()> {
     let path = path(pod);
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
@@ -140,16 +127,18 @@ pub fn remove(pod: &PodName) -> Result<()> {
             // No mount, or no file.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
             Err(err) => {
-                return Err(Error::new(
-                    Code::KernelRefused,
-                    format!("unmount {}: the kernel says: {err}", path.display()),
-                ));
+                return Err(Error::new(format!(
+                    "unmount {}: the kernel says: {err}",
+                    path.display()
+                )));
             }
         }
     }
     // This also takes it from mount namespaces that have a copy of the mount.
     match fs::remove_file(&path) {
-        Err(err) if err.kind() != ErrorKind::NotFound => Err(io_error("cannot remove", &path, err)),
+        Err(err) if err.kind() != ErrorKind::NotFound => {
+            Err(Error::io("cannot remove", &path, err))
+        }
         _ => Ok(()),
     }
 }

@@ -12,8 +12,8 @@ use super::interior::{Host, Interface, attachment_of};
 use super::maker::{Kept, Maker, macs};
 use super::sandbox::{Absent, Elsewhere, Member, Sandbox, Was, Wire, owner};
 use super::supervisor::Supervisor;
+use crate::Result;
 use crate::runtime::cache;
-use pausenet::cni::Result;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
 
@@ -59,7 +59,7 @@ impl Population {
     /// Walks /proc, and asks who is behind the containers.
     ///
     /// # Errors
-    /// Code 5 when /proc cannot be read.
+    /// When /proc cannot be read.
     pub fn take(host: NetnsId, told: &Told) -> Result<Self> {
         let mut homes: BTreeMap<NetnsId, Home> = BTreeMap::new();
         let known: HashMap<_, _> = told
@@ -185,7 +185,7 @@ impl Population {
     /// The namespaces that attachments of ours lead to, and in whose name these are.
     ///
     /// # Errors
-    /// Code 101 when the kernel refuses.
+    /// When the kernel refuses.
     pub fn held(&self, host: &mut Host, told: &Told) -> Result<Vec<(NetnsId, Holder)>> {
         let kept = kept();
         let mut held = Vec::new();

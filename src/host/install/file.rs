@@ -12,8 +12,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Error, Result};
+use crate::{Error, Result};
 
 /// A file's content by its SHA-256, in hexadecimal digits as `sha256sum` prints them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,7 +58,7 @@ impl Found {
     /// Looks, and follows no link.
     ///
     /// # Errors
-    /// Code 5: it cannot be read, or it is a folder or a device.
+    /// It cannot be read, or it is a folder or a device.
     pub fn at(path: &Path) -> Result<Self> {
         let cannot = |err| refusal("cannot read", path, &err);
         let meta = match fs::symlink_metadata(path) {
@@ -76,7 +75,7 @@ impl Found {
         }
         if !meta.is_file() {
             let what = if meta.is_dir() { "a folder" } else { "no file" };
-            return Err(io_error("cannot replace", path, format!("it is {what}"))
+            return Err(Error::io("cannot replace", path, format!("it is {what}"))
                 .hint("move it out of the way, or choose another folder"));
         }
         Ok(Self::File {
@@ -117,7 +116,7 @@ impl Found {
 /// Writes a file that nobody looks for yet, down to the disk.
 ///
 /// # Errors
-/// Code 5; what was written is gone again.
+/// The kernel's; what was written is gone again.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     remove(path)?;
     let write = || -> io::Result<()> {
@@ -137,9 +136,6 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 /// Gives a file a second name, `to`, where nothing stands. The file itself is then kept, with
 /// owner, mode and times. Where the filesystem has no hard links it becomes a copy, written as
 /// `draft` first.
-///
-/// # Errors
-/// Code 5.
 pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
     let Err(err) = fs::hard_link(from, to) else {
         return Ok(());
@@ -180,18 +176,12 @@ fn has_no_links(err: &io::Error) -> bool {
 }
 
 /// Puts `from` in the place of `to`: whoever opens that gets the one or the other.
-///
-/// # Errors
-/// Code 5.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|err| refusal("cannot put in place", to, &err))?;
     sync_folder_of(to)
 }
 
 /// Removes a file, if it is there.
-///
-/// # Errors
-/// Code 5.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
@@ -200,9 +190,6 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// Makes the names in a file's folder last through a power cut, and in this order.
-///
-/// # Errors
-/// Code 5.
 pub fn sync_folder_of(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
@@ -233,7 +220,7 @@ pub fn refusal(action: &str, path: &Path, err: &io::Error) -> Error {
         Some(Errno::XDEV) => "something is mounted within the folder: findmnt shows it",
         _ => "",
     };
-    io_error(action, path, err).hint(hint)
+    Error::io(action, path, err).hint(hint)
 }
 
 #[cfg(test)]
@@ -252,7 +239,7 @@ mod tests {
     fn what_is_no_file_is_not_taken_for_one() {
         let dir = tempfile::tempdir().unwrap();
         let err = Found::at(dir.path()).unwrap_err();
-        assert!(err.msg.ends_with("it is a folder"), "{err}");
+        assert!(err.message.ends_with("it is a folder"), "{err}");
         assert!(!Found::at(&dir.path().join("x")).unwrap().is_there());
     }
 

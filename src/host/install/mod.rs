@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::Error;
 use clap::ValueEnum;
-use pausenet::cni::{Code, Error};
 use serde_json::Value;
 
 use self::place::Place;
@@ -64,9 +64,7 @@ pub fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>, Error> {
 pub fn try_out(program: &Path) -> Result<(), Error> {
     const LIMIT: Duration = Duration::from_secs(10);
     let wrong = |why: String| {
-        Error::new(
-            Code::InvalidConfig,
-            format!("the plugin does not work in {}: {why}; nothing was replaced", folder(program)),
+        Error::new(format!("the plugin does not work in {}: {why}; nothing was replaced", folder(program)),
         )
         .hint("is it pausenet, and built for this machine (uname -m)? --from FILE names another; a filesystem mounted noexec runs no plugins")
     };

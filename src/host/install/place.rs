@@ -34,7 +34,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, Digest, Found, refusal};
-use pausenet::cni::{Code, Error, Result};
+use crate::{Error, Result};
 
 const KEPT: &str = ".pausenet-replaced";
 
@@ -112,9 +112,6 @@ impl Place {
     }
 
     /// Waits until nobody else is changing it. The folder is made if it is not there.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn hold(&self) -> Result<Held> {
         make_folder(&self.dir)?;
         loop {
@@ -126,9 +123,6 @@ impl Place {
     }
 
     /// The same, but None when nothing has been put there.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn hold_existing(&self) -> Result<Option<Held>> {
         let path = self.dir.join(KEPT);
         let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
@@ -151,7 +145,7 @@ impl Place {
     /// What was put there; nothing, if there is no record.
     ///
     /// # Errors
-    /// Code 5; 6 for a record that is none.
+    /// When it cannot be read, or is not a record.
     pub fn record(&self) -> Result<Record> {
         let path = self.kept(".record");
         let text = match fs::read(&path) {
@@ -159,11 +153,7 @@ impl Place {
             other => other.map_err(|err| refusal("cannot read", &path, &err))?,
         };
         serde_json::from_slice(&text).map_err(|err| {
-            Error::new(
-                Code::Decode,
-                format!("cannot make out {}: {err}", path.display()),
-            )
-            .hint(
+            Error::new(format!("cannot make out {}: {err}", path.display())).hint(
                 "it tells which files are pausenet's; to go on without it, remove it: what was \
                  replaced lies beside it, and has to be moved back by hand",
             )
@@ -173,19 +163,16 @@ impl Place {
     /// Writes the record anew.
     ///
     /// # Errors
-    /// Code 5; the old one is then still there.
+    /// The kernel's; the old one is then still there.
     pub fn save(&self, record: &Record, _held: &Held) -> Result<()> {
         let text = serde_json::to_vec_pretty(record)
-            .map_err(|err| Error::new(Code::Internal, format!("the record is no JSON: {err}")))?;
+            .map_err(|err| Error::new(format!("the record is no JSON: {err}")))?;
         let draft = self.kept(".record.new");
         file::write(&draft, &text, 0o644)?;
         file::rename(&draft, &self.kept(".record"))
     }
 
     /// What [`Place::put`] would do.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn plan(&self, wanted: &Wanted, record: &Record) -> Result<Put> {
         let now = Found::at(&self.path(&wanted.name))?;
         let ours = record.has(&wanted.name, &now);
@@ -205,7 +192,7 @@ impl Place {
     /// `examine` sees it before it is put in place, and may refuse.
     ///
     /// # Errors
-    /// Code 5, and those of `examine`; what stood there then still does.
+    /// The kernel's, and those of `examine`; what stood there then still does.
     pub fn put(
         &self,
         wanted: &Wanted,
@@ -272,9 +259,6 @@ impl Place {
     }
 
     /// The names that [`Place::take`] is for.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn names(&self, record: &Record) -> Result<BTreeSet<String>> {
         let path = self.dir.join(KEPT);
         let cannot = |err: std::io::Error| refusal("cannot list", &path, &err);
@@ -293,9 +277,6 @@ impl Place {
     }
 
     /// What [`Place::take`] would do.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn plan_take(&self, name: &str, record: &Record) -> Result<Take> {
         let now = Found::at(&self.path(name))?;
         let kept = Found::at(&self.kept(name))?;
@@ -320,7 +301,7 @@ impl Place {
     /// Takes ours away, and brings back what it had replaced.
     ///
     /// # Errors
-    /// Code 5; what stood there then still does.
+    /// The kernel's; what stood there then still does.
     pub fn take(&self, name: &str, record: &Record, _held: &Held) -> Result<Take> {
         let take = self.plan_take(name, record)?;
         match take {
@@ -336,9 +317,6 @@ impl Place {
     }
 
     /// Lets go of a place to which nothing was done.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn leave(&self, held: Held) -> Result<()> {
         if self.record()? == Record::default() && self.names(&Record::default())?.is_empty() {
             self.forget(held)?;
@@ -347,9 +325,6 @@ impl Place {
     }
 
     /// Nothing here is ours any more: removes the record, and the folder if nothing is kept.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn forget(&self, _held: Held) -> Result<()> {
         for own in [".new", ".draft", ".record.new", ".record"] {
             file::remove(&self.kept(own))?;

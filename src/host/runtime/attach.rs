@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::cache::{self, Entry};
 use super::{Interrupt, Progress, Runtime, Stop};
-use pausenet::cni::{ContainerId, Result};
+use crate::Result;
+use pausenet::cni::ContainerId;
 
 /// An attachment that was not made, and what came of undoing its beginnings.
 #[derive(Debug)]

@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 
 use super::Parameters;
 use super::conflist::NetworkList;
-use pausenet::cni::error::io as io_error;
+use crate::{Error, OnPath, Result};
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, ContainerId, Error, IfName, NetworkName, OnPath, Result};
+use pausenet::cni::{ContainerId, IfName, NetworkName};
 
 /// libcni's folder.
 const DIR: &str = "/var/lib/cni/results";
@@ -72,7 +72,7 @@ impl Entry {
     /// Writes it, whole or not at all.
     ///
     /// # Errors
-    /// Code 5, naming the file.
+    /// An error that names the file.
     pub fn write(&self) -> Result<()> {
         let wire = Wire {
             kind: KIND.into(),
@@ -85,20 +85,19 @@ impl Entry {
             capability_args: self.parameters.capabilities.clone(),
             result: self.result.clone(),
         };
-        let text = serde_json::to_vec(&wire).map_err(|err| {
-            Error::new(Code::Internal, format!("a cache entry is no JSON: {err}"))
-        })?;
+        let text = serde_json::to_vec(&wire)
+            .map_err(|err| Error::new(format!("a cache entry is no JSON: {err}")))?;
         replace(&self.file, &text).on_path("cannot write", &self.file)
     }
 
     /// The attachment is gone. Nothing to forget is success.
     ///
     /// # Errors
-    /// Code 5, naming the file.
+    /// An error that names the file.
     pub fn forget(&self) -> Result<()> {
         match fs::remove_file(&self.file) {
             Err(err) if err.kind() != ErrorKind::NotFound => {
-                Err(io_error("cannot remove", &self.file, err))
+                Err(Error::io("cannot remove", &self.file, err))
             }
             _ => Ok(()),
         }
@@ -145,7 +144,7 @@ pub fn of(attachment: &Attachment) -> Option<Entry> {
 /// Every attachment that anybody remembers; what cannot be read is not.
 ///
 /// # Errors
-/// Code 5 when the folder cannot be read.
+/// When the folder cannot be read.
 pub fn list() -> Result<Vec<Entry>> {
     Ok(files(|_| true)?
         .into_iter()
@@ -156,7 +155,7 @@ pub fn list() -> Result<Vec<Entry>> {
 /// The attachments of a container, as far as they are remembered. What cannot be read is not.
 ///
 /// # Errors
-/// Code 5 when the folder cannot be read.
+/// When the folder cannot be read.
 pub fn of_container(container: &ContainerId) -> Result<Vec<Entry>> {
     let part = format!("-{container}-");
     let files = files(|name| name.contains(&part))?;

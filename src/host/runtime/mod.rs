@@ -22,10 +22,11 @@ pub use attach::NotAttached;
 pub use interrupt::Interrupt;
 pub use plugin::find as find_plugin;
 
+use crate::Error;
 use conflist::{NetworkList, Plugin};
+use pausenet::cni::SpecVersion;
 use pausenet::cni::env::Verb;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, Error, SpecVersion};
 
 /// Why an operation stopped.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Runtime {
     /// Makes sure that each plugin of a list can be found.
     ///
     /// # Errors
-    /// Code 7, naming the plugin and where it was looked for.
+    /// An error that names the plugin and where it was looked for.
     pub fn find_all(&self, list: &NetworkList) -> Result<(), Error> {
         list.plugins
             .iter()
@@ -83,7 +84,7 @@ impl Runtime {
     /// The program of a plugin.
     ///
     /// # Errors
-    /// Code 7, naming the plugin and where it was looked for.
+    /// An error that names the plugin and where it was looked for.
     pub fn program(&self, plugin: &Plugin) -> Result<PathBuf, Error> {
         plugin::find(&plugin.r#type, &self.path)
     }
@@ -114,17 +115,14 @@ impl Runtime {
             let result = serde_json::from_slice(&answer).map_err(|err| {
                 let what = describe(Verb::Add, list, at);
                 let msg = format!("{what}: its answer is no JSON: {err}");
-                Error::new(Code::Decode, msg)
+                Error::new(msg)
             })?;
             progress.result = Some(result);
         }
-        progress.result.clone().ok_or_else(|| {
-            Error::new(
-                Code::InvalidConfig,
-                "a network without plugins has no result",
-            )
-            .into()
-        })
+        progress
+            .result
+            .clone()
+            .ok_or_else(|| Error::new("a network without plugins has no result").into())
     }
 
     /// Deletes an attachment: the first `tried` plugins, the last of them first. `result` is

@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use super::{Interrupt, Parameters, Stop};
-use pausenet::cni::env::Verb;
-use pausenet::cni::{Code, Error, Result};
+use crate::{Error, Result};
+use pausenet::cni::{self, env::Verb};
 
 /// A call that is ready to be made.
 pub struct Call<'a> {
@@ -35,7 +35,7 @@ enum Cut {
 /// Finds a plugin's program in the folders of CNI_PATH.
 ///
 /// # Errors
-/// Code 7, with the folders.
+/// An error with the folders.
 pub fn find(name: &str, path: &[PathBuf]) -> Result<PathBuf> {
     let is_program =
         |file: &PathBuf| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok();
@@ -44,10 +44,10 @@ pub fn find(name: &str, path: &[PathBuf]) -> Result<PathBuf> {
         .find(is_program)
         .ok_or_else(|| {
             let folders: Vec<_> = path.iter().map(|dir| dir.display().to_string()).collect();
-            Error::new(
-                Code::InvalidConfig,
-                format!("plugin {name:?} is in none of {}", folders.join(", ")),
-            )
+            Error::new(format!(
+                "plugin {name:?} is in none of {}",
+                folders.join(", ")
+            ))
             .hint("--cni-path names the folders to look in")
         })
 }
@@ -56,7 +56,7 @@ impl Call<'_> {
     /// Runs the plugin and gives back its stdout.
     ///
     /// # Errors
-    /// What the plugin says, when it fails; code 11 when it takes too long; a signal, if there
+    /// What the plugin says, when it fails; that it takes too long; a signal, if there
     /// is somebody to listen for it. The plugin is dead then.
     pub async fn run(
         &self,
@@ -64,7 +64,7 @@ impl Call<'_> {
     ) -> std::result::Result<Vec<u8>, Stop> {
         let cannot_run = |err: io::Error| {
             let msg = format!("cannot run {}: {err}", self.program.display());
-            Error::new(Code::Io, msg)
+            Error::new(msg)
         };
         let mut child = self.command().spawn().map_err(cannot_run)?;
         let group = child.id().and_then(|id| Pid::from_raw(id as i32));
@@ -83,14 +83,11 @@ impl Call<'_> {
                 let _ = child.wait().await;
                 Err(match cut {
                     Cut::Signal(signal) => Stop::Interrupted(signal),
-                    Cut::Late => Error::new(
-                        Code::TryAgainLater,
-                        format!(
-                            "{} did not end within {:?} and was killed",
-                            self.program.display(),
-                            self.limit
-                        ),
-                    )
+                    Cut::Late => Error::new(format!(
+                        "{} did not end within {:?} and was killed",
+                        self.program.display(),
+                        self.limit
+                    ))
                     .hint("--timeout gives it more")
                     .into(),
                 })
@@ -165,16 +162,17 @@ impl Call<'_> {
         }
         let said =
             [String::from_utf8_lossy(&output.stdout), complaint].map(|text| text.trim().to_owned());
-        let own = Error::from_json(&output.stdout).map(|err| {
+        let own = cni::Error::from_json(&output.stdout).map(|err| {
             let code = err.code as u32;
-            err.context(format!("code {code}"))
+            Error::from(err).context(format!("code {code}"))
         });
         Err(own.unwrap_or_else(|| {
             let said: Vec<_> = said.into_iter().filter(|text| !text.is_empty()).collect();
-            Error::new(
-                Code::Internal,
-                format!("{} ended with {}", self.program.display(), output.status),
-            )
+            Error::new(format!(
+                "{} ended with {}",
+                self.program.display(),
+                output.status
+            ))
             .hint(said.join("; "))
         }))
     }

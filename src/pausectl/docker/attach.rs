@@ -13,7 +13,7 @@ use crate::ports::Port;
 use crate::wishes::{WishOptions, Wishes};
 use crate::{Output, Result, print, print_json};
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::block_on;
 use pausenet_host::runtime::conflist::NetworkList;
 
@@ -104,10 +104,10 @@ pub fn attach(options: &Attach, output: Output) -> Result<()> {
 /// The process of a container whose network nobody else sees to.
 ///
 /// # Errors
-/// Code 7 with what it has, and what to do instead.
+/// An error that names what it has, and what to do instead.
 async fn running_alone(docker: &Docker, container: &Container) -> Result<u32, Error> {
     let refuse = |why: String, hint: String| {
-        Err(Error::new(Code::InvalidConfig, format!("container {container} {why}")).hint(hint))
+        Err(Error::new(format!("container {container} {why}")).hint(hint))
     };
     match &container.network {
         NetworkMode::None => {}

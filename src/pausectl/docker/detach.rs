@@ -8,7 +8,7 @@ use super::{find, hosts, listen, look, record_of, usage, who, wire};
 use crate::docker_api::{Container, ContainerRef};
 use crate::options::{DockerOptions, PluginOptions};
 use crate::{Output, Result, print, print_json};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::block_on;
 
 const EXAMPLES: &str = "\
@@ -42,7 +42,7 @@ pub struct Detach {
 /// Detaches a container.
 ///
 /// # Errors
-/// Code 7 when pausectl has attached nothing of that name, 11 while others live in the network;
+/// When pausectl has attached nothing of that name, 11 while others live in the network;
 /// the plugins'.
 pub fn detach(options: &Detach, output: Output) -> Result<()> {
     let name = ContainerRef::parse(&options.container).map_err(usage)?;
@@ -53,9 +53,7 @@ pub fn detach(options: &Detach, output: Output) -> Result<()> {
         let container = find(&docker, &name).await?;
         let known = record_of(&name, container.as_ref())?;
         let Some(known) = known else {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                format!("pausectl has given {name} no network"),
+            return Err(Error::new(format!("pausectl has given {name} no network"),
             )
             .hint("see which there are: ls /var/lib/pausenet/docker; what Docker has made, Docker removes")
             .into());
@@ -108,12 +106,9 @@ fn refuse_others(
         ([], _) => return Ok(()),
         (others, _) => others.join(", "),
     };
-    Err(Error::new(
-        Code::TryAgainLater,
-        format!(
-            "the network of {} is in use by {with}; nothing was changed",
-            record.name
-        ),
-    )
+    Err(Error::new(format!(
+        "the network of {} is in use by {with}; nothing was changed",
+        record.name
+    ))
     .hint("end them first, or take it from them with --force"))
 }

@@ -16,9 +16,9 @@ use crate::docker_api::{
     ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
 use crate::{Output, Result, print, print_json};
-use pausenet::cni::{Code, Error, OnPath};
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::{Interrupt, Runtime};
+use pausenet_host::{Error, OnPath};
 
 /// How long a member may take to leave before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -78,7 +78,7 @@ impl Scene {
     /// back what became of them.
     ///
     /// # Errors
-    /// Code 7 without the anchor, and 11 when somebody would be cut off for good; the plugins'.
+    /// Without the anchor, and when somebody would be cut off for good; the plugins'.
     pub async fn follow(
         &mut self,
         runtime: &Runtime,
@@ -86,9 +86,7 @@ impl Scene {
     ) -> Result<Brought> {
         let name = self.name.clone();
         let Some(anchor) = self.old.clone() else {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                format!("{name} was removed: no member can be restarted into what comes after it"),
+            return Err(Error::new(format!("{name} was removed: no member can be restarted into what comes after it"),
             )
             .hint(format!(
                 "without --restart-members its network stays with them: pausectl docker reanchor {name}"
@@ -96,10 +94,9 @@ impl Scene {
             .into());
         };
         if anchor.network != NetworkMode::None {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                format!("{name} has no namespace of its own: it was reanchored in another's"),
-            )
+            return Err(Error::new(format!(
+                "{name} has no namespace of its own: it was reanchored in another's"
+            ))
             .hint("make it and its members anew, when that suits you")
             .into());
         }
@@ -133,15 +130,12 @@ impl Scene {
             return Ok(());
         }
         let name = &self.name;
-        Err(Error::new(
-            Code::TryAgainLater,
-            format!(
-                "the network of {name} stays with {}: no restart brings {} into the namespace \
+        Err(Error::new(format!(
+            "the network of {name} stays with {}: no restart brings {} into the namespace \
                  that {name} has now; nothing was changed",
-                who(&self.home, &self.containers),
-                bereft.join(", ")
-            ),
-        )
+            who(&self.home, &self.containers),
+            bereft.join(", ")
+        ))
         .hint(format!(
             "give them the anchor again: pausectl docker reanchor {name}; or end them first"
         )))
@@ -185,12 +179,12 @@ impl Scene {
         let (members, whys): (Vec<_>, Vec<_>) = brought
             .failed
             .iter()
-            .map(|(member, failure)| (member.as_str(), failure.error.msg.as_str()))
+            .map(|(member, failure)| (member.as_str(), failure.error.message.as_str()))
             .unzip();
-        Err(Error::new(
-            Code::Internal,
-            format!("not all members were restarted: {}", whys.join("; ")),
-        )
+        Err(Error::new(format!(
+            "not all members were restarted: {}",
+            whys.join("; ")
+        ))
         .hint(format!(
             "once that is mended: docker restart {}",
             members.join(" ")

@@ -14,8 +14,7 @@ use super::find;
 use super::record::Record;
 use crate::docker_api::{ContainerRef, Docker, NetworkMode};
 use crate::warn;
-use pausenet::cni::Error;
-use pausenet::cni::OnPath;
+use pausenet_host::{Error, OnPath};
 
 /// By what our lines are known.
 const MARK: &str = "# pausenet";

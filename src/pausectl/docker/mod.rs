@@ -23,8 +23,9 @@ use super::wishes::Wishes;
 use super::{Output, Result, Stop, need_root};
 use crate::docker_api::{Container, ContainerFilter, ContainerRef, Docker, ErrorKind};
 use pausenet::apply::Host;
+use pausenet::cni::ContainerId;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, ContainerId, Error};
+use pausenet_host::Error;
 use pausenet_host::runtime::Interrupt;
 use pausenet_host::runtime::cache::{self, Entry};
 use record::Record;
@@ -73,12 +74,11 @@ pub fn run(command: &Command, output: Output) -> Result<()> {
 
 /// Wrong usage, said of an argument.
 pub(super) fn usage(why: impl Into<String>) -> Stop {
-    Stop::Usage(Error::new(Code::InvalidConfig, why))
+    Stop::Usage(Error::new(why))
 }
 
 pub(super) fn listen() -> Result<Interrupt, Error> {
-    Interrupt::listen()
-        .map_err(|err| Error::new(Code::Internal, format!("cannot listen for signals: {err}")))
+    Interrupt::listen().map_err(|err| Error::new(format!("cannot listen for signals: {err}")))
 }
 
 /// A container by what a person calls it; None when there is none.
@@ -98,13 +98,10 @@ pub(super) async fn find_running(
     let container = docker.inspect(name).await?;
     match container.pid {
         Some(pid) => Ok((container, pid)),
-        None => Err(Error::new(
-            Code::InvalidConfig,
-            format!(
-                "container {container} does not run: it is {}",
-                container.state
-            ),
-        )
+        None => Err(Error::new(format!(
+            "container {container} does not run: it is {}",
+            container.state
+        ))
         .hint(format!("docker start {container}"))),
     }
 }
@@ -184,13 +181,10 @@ pub(super) fn refuse_survivors(
         return Ok(());
     }
     let name = &record.name;
-    Err(Error::new(
-        Code::InterfaceExists,
-        format!(
-            "the network of {name} lives on in an earlier namespace, with {}",
-            who(home, containers)
-        ),
-    )
+    Err(Error::new(format!(
+        "the network of {name} lives on in an earlier namespace, with {}",
+        who(home, containers)
+    ))
     .hint(format!(
         "give them a new anchor, and keep it: pausectl docker reanchor {name}; or take it from \
          them: pausectl docker detach --force {name}"

@@ -18,12 +18,12 @@ use crate::{Output, Result, print, print_json};
 use pausenet::apply::{self, Host, Mapper};
 use pausenet::cni::ports::PortsConf;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, Error, OnPath};
 use pausenet::plan::host_end_name;
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::runtime::conflist::{NetworkList, Plugin};
 use pausenet_host::runtime::{Runtime, execution_config};
+use pausenet_host::{Error, OnPath};
 
 const PUBLISH_EXAMPLES: &str = "\
 Examples:
@@ -79,7 +79,7 @@ pub struct Unpublish {
 /// Publishes ports, all or none.
 ///
 /// # Errors
-/// Code 103 when a port is taken, 7 when the container has no network of ours; the kernel's.
+/// When a port is taken, 7 when the container has no network of ours; the kernel's.
 pub fn publish(options: &Publish, output: Output) -> Result<()> {
     let new = Port::parse_all(options.ports.iter().map(String::as_str)).map_err(usage)?;
     let runtime = options.plugins.runtime();
@@ -111,7 +111,7 @@ pub fn publish(options: &Publish, output: Output) -> Result<()> {
 /// Takes ports away, all or none.
 ///
 /// # Errors
-/// Code 7 for a port that is not published; the kernel's.
+/// For a port that is not published; the kernel's.
 pub fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
     let wanted = options.ports.iter().map(|text| Wanted::parse(text));
     let wanted = wanted.collect::<Result<Vec<_>, _>>().map_err(usage)?;
@@ -126,7 +126,7 @@ pub fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
                 [] => "it has none at all".to_owned(),
                 has => format!("it has {}", has.join(", ")),
             };
-            return Err(Error::new(Code::InvalidConfig, msg).hint(hint).into());
+            return Err(Error::new(msg).hint(hint).into());
         }
     }
     let means = |port: &Port| wanted.iter().any(|wanted| wanted.means(port));
@@ -155,10 +155,9 @@ struct AtWork {
 fn open(container: &str, docker: &DockerOptions, runtime: &Runtime) -> Result<AtWork> {
     let name = ContainerRef::parse(container).map_err(usage)?;
     let none = || {
-        Error::new(
-            Code::InvalidConfig,
-            format!("{name} has no network of pausectl's to lead a port to"),
-        )
+        Error::new(format!(
+            "{name} has no network of pausectl's to lead a port to"
+        ))
         .hint(format!("give it one: pausectl docker attach {name}"))
     };
     let known = block_on(async {
@@ -200,14 +199,11 @@ fn mapper(list: &NetworkList, runtime: &Runtime) -> Result<(Plugin, Mapper), Err
         "pausenet" => Mapper::Own,
         "portmap" if is_ours(plugin, runtime)? => Mapper::Chained,
         other => {
-            return Err(Error::new(
-                Code::UnsupportedField,
-                format!(
-                    "network {}: plugin {other} maps the ports, and knows no change while the \
+            return Err(Error::new(format!(
+                "network {}: plugin {other} maps the ports, and knows no change while the \
                      container runs",
-                    list.name
-                ),
-            )
+                list.name
+            ))
             .hint("pausenet does, with the capability portMappings, and under the name portmap"));
         }
     };
@@ -229,10 +225,10 @@ impl AtWork {
         match self.entry.parameters.capabilities.get(PORTS) {
             None => Ok(Vec::new()),
             Some(json) => serde_json::from_value(json.clone()).map_err(|err| {
-                Error::new(
-                    Code::Decode,
-                    format!("{}: its ports are not remembered: {err}", self.record.name),
-                )
+                Error::new(format!(
+                    "{}: its ports are not remembered: {err}",
+                    self.record.name
+                ))
             }),
         }
     }
@@ -240,7 +236,7 @@ impl AtWork {
     fn conf(&self, ports: &[Port]) -> Result<Option<PortsConf>, Error> {
         let capabilities = Map::from_iter([(PORTS.to_owned(), json!(ports))]);
         let config = execution_config(&self.entry.list, &self.plugin, &capabilities, None);
-        PortsConf::new(config.to_string().as_bytes())
+        Ok(PortsConf::new(config.to_string().as_bytes())?)
     }
 
     /// Writes down which ports there are: for DEL, and for the next restart.
@@ -260,9 +256,13 @@ impl AtWork {
         let attachment = self.entry.parameters.attachment.clone();
         let addresses = self.result.addresses_of(&attachment.ifname);
         match self.conf(ports)? {
-            Some(conf) => {
-                apply::publish(&mut self.host, &attachment, self.mapper, &conf, &addresses)
-            }
+            Some(conf) => Ok(apply::publish(
+                &mut self.host,
+                &attachment,
+                self.mapper,
+                &conf,
+                &addresses,
+            )?),
             None => Ok(()),
         }
     }
@@ -272,23 +272,24 @@ impl AtWork {
         let addresses = self.result.addresses_of(&attachment.ifname);
         let kept = self.conf(kept)?;
         match self.conf(ports)? {
-            Some(conf) => {
-                apply::unpublish(attachment, self.mapper, &conf, kept.as_ref(), &addresses)
-            }
+            Some(conf) => Ok(apply::unpublish(
+                attachment,
+                self.mapper,
+                &conf,
+                kept.as_ref(),
+                &addresses,
+            )?),
             None => Ok(()),
         }
     }
 
     fn taken(&self, port: &Port) -> Error {
         let name = &self.record.name;
-        Error::new(
-            Code::PortTaken,
-            format!(
-                "port {} of the host leads to {} of {name} already",
-                port.place(),
-                port.container_port
-            ),
-        )
+        Error::new(format!(
+            "port {} of the host leads to {} of {name} already",
+            port.place(),
+            port.container_port
+        ))
         .hint(format!(
             "first: pausectl docker unpublish {name} {}",
             port.place()

@@ -20,8 +20,8 @@ use crate::options::{DockerOptions, PluginOptions};
 use crate::wishes::Wishes;
 use crate::{Output, Result, print, print_json, warn};
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, Error};
 use pausenet::kernel::netns::NetnsId;
+use pausenet_host::Error;
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
 use pausenet_host::runtime::cache;
@@ -71,7 +71,7 @@ pub struct Reanchor {
 /// Anchors a network again, or changes nothing.
 ///
 /// # Errors
-/// Code 7 when there is no such network, or nobody left in it; Docker's and the plugins'.
+/// When there is no such network, or nobody left in it; Docker's and the plugins'.
 pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
     let name = ContainerName::parse(&options.name).map_err(usage)?;
     let runtime = options.plugins.runtime();
@@ -147,11 +147,8 @@ fn known(name: &ContainerName, old: Option<&Container>) -> Result<Record, Error>
     };
     let entry = cache::of_container(&identity)?.into_iter().next();
     let entry = entry.ok_or_else(|| {
-        Error::new(
-            Code::InvalidConfig,
-            format!("pausectl knows no network of {name}"),
-        )
-        .hint("reanchor is for what pausectl docker up, attach or watch has attached")
+        Error::new(format!("pausectl knows no network of {name}"))
+            .hint("reanchor is for what pausectl docker up, attach or watch has attached")
     })?;
     let Attachment { ifname, .. } = entry.parameters.attachment;
     Ok(Record {
@@ -228,12 +225,9 @@ impl Scene {
         let id = self.docker.create(&new).await?;
         let outcome = match started(&self.docker, &id, interrupt).await {
             Ok(pid) if NetnsId::of_process(pid) == Some(netns) => return Ok(id),
-            Ok(_) => Error::new(
-                Code::TryAgainLater,
-                format!("{survivor} has left the network meanwhile"),
-            )
-            .hint("try again: another may still live in it")
-            .into(),
+            Ok(_) => Error::new(format!("{survivor} has left the network meanwhile"))
+                .hint("try again: another may still live in it")
+                .into(),
             Err(stop) => stop,
         };
         if let Err(err) = self.docker.remove(&ContainerRef::from(&id)).await {
@@ -277,8 +271,7 @@ impl Scene {
         if self.old.is_none() {
             return Ok(self.name.clone());
         }
-        ContainerName::parse(&format!("{}.reanchor", self.name))
-            .map_err(|why| Error::new(Code::InvalidConfig, why))
+        ContainerName::parse(&format!("{}.reanchor", self.name)).map_err(|why| Error::new(why))
     }
 
     /// What an earlier attempt left that was killed.
@@ -290,10 +283,9 @@ impl Scene {
         if self.is_an_anchor_of_ours(&left) {
             return Ok(self.docker.remove(&left.by_id()).await?);
         }
-        Err(Error::new(
-            Code::InterfaceExists,
-            format!("container {left} is in the way, and is none of ours"),
-        )
+        Err(Error::new(format!(
+            "container {left} is in the way, and is none of ours"
+        ))
         .hint(format!("rename it: docker rename {left} …")))
     }
 
@@ -306,14 +298,11 @@ impl Scene {
             .first()
             .map(|oldest| (*oldest).clone())
             .ok_or_else(|| {
-                Error::new(
-                    Code::InvalidConfig,
-                    format!(
-                        "no running container of Docker's lives in the network of {}, only {}",
-                        self.name,
-                        who(&self.home, &self.containers)
-                    ),
-                )
+                Error::new(format!(
+                    "no running container of Docker's lives in the network of {}, only {}",
+                    self.name,
+                    who(&self.home, &self.containers)
+                ))
                 .hint("Docker can start an anchor only by way of one of its own")
             })
     }
@@ -327,11 +316,7 @@ impl Scene {
             ),
             None => format!("make it anew: pausectl docker up {name}"),
         };
-        Error::new(
-            Code::InvalidConfig,
-            format!("nobody is left in the network of {name}"),
-        )
-        .hint(hint)
+        Error::new(format!("nobody is left in the network of {name}")).hint(hint)
     }
 
     /// A restarted anchor that is to be replaced may have got new members already.
@@ -351,10 +336,10 @@ impl Scene {
             return Ok(());
         }
         let name = &self.name;
-        Err(Error::new(
-            Code::InterfaceExists,
-            format!("{} live in the new namespace of {name}", others.join(", ")),
-        )
+        Err(Error::new(format!(
+            "{} live in the new namespace of {name}",
+            others.join(", ")
+        ))
         .hint(format!(
             "the network can follow the anchor to them: pausectl docker reanchor {name} \
              --restart-members"

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
 use crate::wishes::Wishes;
-use pausenet::cni::error::io as io_error;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, ContainerId, Error, IfName, OnPath};
+use pausenet::cni::{ContainerId, IfName};
 use pausenet::kernel::lock::Lock;
 use pausenet_host::anchor::holder::ANCHOR_PREFIX;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::{Error, OnPath};
 
 /// Where the records are.
 const DIR: &str = "/var/lib/pausenet/docker";
@@ -108,31 +108,24 @@ struct WireTemplate {
 /// that is gone can still be called by it.
 ///
 /// # Errors
-/// Code 7 when the name is too long for that.
+/// When the name is too long for that.
 pub fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
     ContainerId::parse(&format!("{ANCHOR_PREFIX}{name}")).map_err(|_| {
-        Error::new(
-            Code::InvalidConfig,
-            format!("{name} is too long for an anchor's name"),
-        )
-        .hint("it may have 121 bytes")
+        Error::new(format!("{name} is too long for an anchor's name")).hint("it may have 121 bytes")
     })
 }
 
 /// The identity of a container: its label's, or Docker's ID, which stays over a restart.
 ///
 /// # Errors
-/// Code 7 when the label is no identity.
+/// When the label is no identity.
 pub fn identity_of(container: &Container) -> Result<ContainerId, Error> {
     let text = container.labels.get(IDENTITY_LABEL);
     ContainerId::parse(text.map_or(container.id.as_str(), String::as_str)).map_err(|err| {
-        Error::new(
-            Code::InvalidConfig,
-            format!(
-                "label {IDENTITY_LABEL} of container {container}: {}",
-                err.msg
-            ),
-        )
+        Error::new(format!(
+            "label {IDENTITY_LABEL} of container {container}: {}",
+            err.msg
+        ))
         .hint(err.details)
     })
 }
@@ -151,19 +144,13 @@ impl Template {
 }
 
 /// Waits until nobody else works on the identity.
-///
-/// # Errors
-/// Code 5.
 pub fn lock(identity: &ContainerId) -> Result<Lock, Error> {
-    Lock::take(Path::new(LOCKS), identity)
+    Ok(Lock::take(Path::new(LOCKS), identity)?)
 }
 
 /// The same without waiting: None when somebody does.
-///
-/// # Errors
-/// Code 5.
 pub fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
-    Lock::try_take(Path::new(LOCKS), identity)
+    Ok(Lock::try_take(Path::new(LOCKS), identity)?)
 }
 
 impl Record {
@@ -188,7 +175,7 @@ impl Record {
     /// Writes it, whole or not at all. The caller holds the identity's lock.
     ///
     /// # Errors
-    /// Code 5, naming the file.
+    /// An error that names the file.
     pub fn write(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         cache::replace(&file, &self.to_json()).on_path("cannot write", &file)
@@ -221,12 +208,12 @@ impl Record {
     /// Nothing of it is left. Nothing to forget is success.
     ///
     /// # Errors
-    /// Code 5, naming the file.
+    /// An error that names the file.
     pub fn forget(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         match fs::remove_file(&file) {
             Err(err) if err.kind() != ErrorKind::NotFound => {
-                Err(io_error("cannot remove", &file, err))
+                Err(Error::io("cannot remove", &file, err))
             }
             _ => Ok(()),
         }

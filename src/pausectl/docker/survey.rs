@@ -6,15 +6,16 @@ use std::path::PathBuf;
 
 use crate::docker_api::Container;
 use pausenet::apply;
+use pausenet::cni::IfName;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{During, Error, IfName};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet_host::anchor::census::{self, Process};
 use pausenet_host::anchor::interior;
 use pausenet_host::runtime::cache::Entry;
+use pausenet_host::{During, Error};
 
 /// Where an attachment is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +33,6 @@ pub struct Namespaces(HashMap<NetnsId, Vec<Process>>);
 
 impl Namespaces {
     /// Walks /proc.
-    ///
-    /// # Errors
-    /// Code 5.
     pub fn read() -> Result<Self, Error> {
         Ok(Self(census::take_where(|_| true)?))
     }
@@ -42,7 +40,7 @@ impl Namespaces {
     /// Finds an attachment. `remembered` helps where another plugin than ours has wired it.
     ///
     /// # Errors
-    /// Code 101 when the kernel refuses.
+    /// When the kernel refuses.
     pub fn home(
         &self,
         socket: &mut RouteSocket,
@@ -104,9 +102,6 @@ pub fn netns_path(pid: u32) -> PathBuf {
 }
 
 /// True when there is an interface of this name inside.
-///
-/// # Errors
-/// Codes 8 and 101.
 pub fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
     let inside = interior::apart(|| interior::Host::open()?.look_into(netns))?;
     let mut inside = inside.iter();

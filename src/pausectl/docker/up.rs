@@ -18,8 +18,8 @@ use crate::ports::Port;
 use crate::wishes::WishOptions;
 use crate::{Output, Result, Stop, print, print_json, warn};
 use pausenet::cni::result::{AddResult, Dns as NetworkDns};
-use pausenet::cni::{Code, Error};
 use pausenet::ipam;
+use pausenet_host::Error;
 use pausenet_host::block_on;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
@@ -163,7 +163,7 @@ async fn prepare(
             None => format!("choose another name, or remove it: docker rm -f {name}"),
         };
         let msg = format!("container {name} exists already");
-        return Err(Error::new(Code::InterfaceExists, msg).hint(hint).into());
+        return Err(Error::new(msg).hint(hint).into());
     }
     let (home, containers) = look(docker, record).await?;
     refuse_survivors(record, None, &home, &containers)?;
@@ -223,7 +223,7 @@ async fn make(
 }
 
 /// # Errors
-/// Code 7 when Docker has to get the image first.
+/// When Docker has to get the image first.
 pub async fn need_image(docker: &Docker, image: &str) -> Result<(), Error> {
     if docker.has_image(image).await? {
         return Ok(());
@@ -232,7 +232,7 @@ pub async fn need_image(docker: &Docker, image: &str) -> Result<(), Error> {
         IMAGE => "make it from the pause binary: scripts/image.sh --output - | docker load".into(),
         other => format!("docker pull {other}"),
     };
-    Err(Error::new(Code::InvalidConfig, format!("Docker has no image {image}")).hint(hint))
+    Err(Error::new(format!("Docker has no image {image}")).hint(hint))
 }
 
 /// Starts a container, and gives back its process.
@@ -244,13 +244,10 @@ pub async fn started(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) 
     }
     let started = docker.inspect(&container).await?;
     started.pid.ok_or_else(|| {
-        Error::new(
-            Code::Internal,
-            format!(
-                "container {started} of image {} ended at once",
-                started.image
-            ),
-        )
+        Error::new(format!(
+            "container {started} of image {} ended at once",
+            started.image
+        ))
         .hint("an anchor's image has to run for ever; see: docker logs")
         .into()
     })
@@ -317,9 +314,8 @@ fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
             .and_then(|ipam| ipam.get("resolvConf"))
             .and_then(Value::as_str);
         if let Some(file) = file.filter(|file| !file.is_empty()) {
-            let text = fs::read_to_string(file).map_err(|err| {
-                pausenet::cni::error::io("cannot read resolvConf", file.as_ref(), err)
-            })?;
+            let text = fs::read_to_string(file)
+                .map_err(|err| Error::io("cannot read resolvConf", file.as_ref(), err))?;
             return Ok(ipam::resolv_conf::parse(&text));
         }
     }
@@ -342,13 +338,10 @@ fn warn_of_other_dns(record: &Record, result: &AddResult) {
     if !late.is_empty() && given.is_some_and(Vec::is_empty) {
         let late = late.join(" --dns ");
         warn(
-            &Error::new(
-                Code::UnsupportedField,
-                format!(
-                    "{}: the network named its nameserver only when the container was made",
-                    record.name
-                ),
-            )
+            &Error::new(format!(
+                "{}: the network named its nameserver only when the container was made",
+                record.name
+            ))
             .hint(format!(
                 "to have it: docker rm -f {0}, and up {0} --dns {late}",
                 record.name

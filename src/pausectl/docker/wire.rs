@@ -9,8 +9,8 @@ use crate::wishes::Wishes;
 use crate::{Stop, warn};
 use pausenet::apply::{self, Host};
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, Error};
 use pausenet::kernel::netns::Netns;
+use pausenet_host::Error;
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
 
@@ -22,24 +22,18 @@ pub struct Place {
 
 impl Place {
     /// The namespace of a process, which may not be the host's.
-    ///
-    /// # Errors
-    /// Code 8.
     pub fn of_process(pid: u32) -> Result<Self, Error> {
         Self::open(netns_path(pid))
     }
 
     /// A namespace by path, which may not be the host's.
-    ///
-    /// # Errors
-    /// Code 8.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let netns = Netns::open(&path)?;
         if netns.is_same(&Netns::own()?).unwrap_or(false) {
-            return Err(Error::new(
-                Code::InvalidNetns,
-                format!("{} is the host's own network namespace", path.display()),
-            )
+            return Err(Error::new(format!(
+                "{} is the host's own network namespace",
+                path.display()
+            ))
             .hint("it needs no network of ours; a container with --net=host has the host's"));
         }
         Ok(Self { netns, path })
@@ -69,10 +63,10 @@ pub async fn attach(
 ) -> Result<AddResult, Stop> {
     runtime.find_all(&record.list)?;
     if has_interface(&place.netns, &record.ifname)? {
-        return Err(Error::new(
-            Code::InterfaceExists,
-            format!("{} has an interface {} already", record.name, record.ifname),
-        )
+        return Err(Error::new(format!(
+            "{} has an interface {} already",
+            record.name, record.ifname
+        ))
         .hint("nothing was changed; --ifname gives the new one another name")
         .into());
     }
@@ -92,7 +86,7 @@ pub async fn attach(
         wishes.check(entry, result)?;
         if !place.still_leads_there() {
             let msg = format!("{} has ended meanwhile", record.name);
-            return Err(Error::new(Code::TryAgainLater, msg));
+            return Err(Error::new(msg));
         }
         let result = AddResult::from_json(result, entry.list.version)?;
         let addresses = result.ips.iter().map(|ip| ip.address.ip().to_string());

@@ -7,7 +7,7 @@ use std::io;
 use bollard::errors::Error as Cause;
 
 use super::names::Socket;
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
@@ -40,25 +40,19 @@ impl ApiError {
         match err.kind() {
             io::ErrorKind::NotFound => Self {
                 kind: ErrorKind::NotRunning,
-                error: Error::new(
-                    Code::Io,
-                    format!("Docker is not running: there is no socket at {socket}"),
+                error: Error::new(format!("Docker is not running: there is no socket at {socket}"),
                 )
                 .hint("start it (systemctl start docker), or name its socket with --docker or DOCKER_HOST"),
             },
             io::ErrorKind::ConnectionRefused => Self {
                 kind: ErrorKind::NotRunning,
-                error: Error::new(
-                    Code::Io,
-                    format!("Docker is not running: nothing listens on {socket}"),
+                error: Error::new(format!("Docker is not running: nothing listens on {socket}"),
                 )
                 .hint("start it: systemctl start docker"),
             },
             io::ErrorKind::PermissionDenied => Self {
                 kind: ErrorKind::PermissionDenied,
-                error: Error::new(
-                    Code::Io,
-                    format!("cannot connect to Docker at {socket}: {err}"),
+                error: Error::new(format!("cannot connect to Docker at {socket}: {err}"),
                 )
                 .hint("only root and members of the group docker may use it"),
             },
@@ -118,12 +112,6 @@ impl ApiError {
     }
 
     fn new(kind: ErrorKind, msg: String) -> Self {
-        let code = match kind {
-            ErrorKind::NotFound => Code::InvalidConfig,
-            ErrorKind::Conflict => Code::InterfaceExists,
-            ErrorKind::ConnectionLost => Code::TryAgainLater,
-            ErrorKind::NotRunning | ErrorKind::PermissionDenied | ErrorKind::Other => Code::Io,
-        };
         let hint = match kind {
             ErrorKind::ConnectionLost => "Docker may be restarting: try again",
             ErrorKind::NotFound => "see what there is: docker ps -a",
@@ -131,7 +119,7 @@ impl ApiError {
         };
         Self {
             kind,
-            error: Error::new(code, msg).hint(hint),
+            error: Error::new(msg).hint(hint),
         }
     }
 }

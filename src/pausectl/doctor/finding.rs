@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::repair::Repair;
-use pausenet::cni::Error;
+use pausenet_host::Error;
 
 /// What can be looked at, one file each. They are run in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -160,13 +160,14 @@ impl Finding {
     }
 
     /// Something that could not be looked at. That is no problem by itself: nothing is known.
-    pub fn unseen(check: Check, subject: impl Display, err: Error) -> Self {
-        let how = match err.details {
+    pub fn unseen(check: Check, subject: impl Display, err: impl Into<Error>) -> Self {
+        let err = err.into();
+        let how = match err.hint {
             // The plugin's advice is for the plugin.
             details if details.contains("CAP_") => OUTSIDE.to_owned(),
             details => details,
         };
-        Self::note(check, subject, format!("not looked at: {}", err.msg))
+        Self::note(check, subject, format!("not looked at: {}", err.message))
             .means("whether it is as it should be is not known")
             .how(how)
     }

@@ -83,7 +83,7 @@ pub struct Doctor {
 /// Runs the checks, and the repairs if they are asked for.
 ///
 /// # Errors
-/// When a problem is left; code 101 without privileges.
+/// When a problem is left, or without privileges.
 pub fn doctor(options: &Doctor, output: Output) -> Result<()> {
     if options.list {
         return list(output);

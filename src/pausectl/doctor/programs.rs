@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use pausenet::cni::Error;
+use pausenet_host::Error;
 use pausenet_host::block_on;
 use pausenet_host::runtime::duty;
 use pausenet_host::runtime::find_plugin;
@@ -91,7 +91,7 @@ fn ask(file: &Path) -> Program {
         Ok(Ok(Ok(output))) => version(&output.stdout).map_or(Program::Another, Program::Ours),
         Ok(Ok(Err(err))) => Program::Broken(err.to_string()),
         Ok(Err(_)) => Program::Broken(format!("no answer in {LIMIT:?}")),
-        Err(err) => Program::Broken(err.msg),
+        Err(err) => Program::Broken(err.message),
     }
 }
 

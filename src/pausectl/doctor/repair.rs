@@ -2,7 +2,7 @@
 //! its hand, whether things are still as they were found.
 
 use super::checks::{firewall, links, rules, store, sysctls};
-use pausenet::cni::Result;
+use pausenet_host::Result;
 
 /// A repair, by the theme that knows how it is done.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::finding::{Check, Finding, Severity};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 
 /// What became of one repair.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ impl Report {
             ("was found", "were found")
         };
         let verb = if what.starts_with("1 ") { verb } else { left };
-        let err = Error::new(Code::AttachmentDiffers, format!("{what} {verb}"));
+        let err = Error::new(format!("{what} {verb}"));
         let safe = self
             .findings
             .iter()
@@ -255,7 +255,10 @@ mod tests {
     #[test]
     fn only_problems_make_the_command_fail() {
         let mut report = report();
-        assert_eq!(report.verdict(false).unwrap().msg, "1 problem was found");
+        assert_eq!(
+            report.verdict(false).unwrap().message,
+            "1 problem was found"
+        );
         report
             .findings
             .retain(|found| found.severity < Severity::Problem);

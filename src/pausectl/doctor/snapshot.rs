@@ -10,8 +10,6 @@ use ipnetwork::IpNetwork;
 
 use super::programs::Programs;
 use pausenet::apply::{Host, host_end};
-use pausenet::cni::During;
-use pausenet::cni::Result;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::{Link, Which};
 use pausenet::kernel::{address, link};
@@ -19,6 +17,7 @@ use pausenet::plan::Owner;
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::conflist::{self, NetworkList};
 use pausenet_host::runtime::duty::{self, Duty};
+use pausenet_host::{During, Error, Result};
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -108,6 +107,7 @@ impl Scene {
         let programs = Programs::find(&places.cni_path);
         let confs = confs(&places.conf_dirs);
         let links = Host::open_socket()
+            .map_err(Error::from)
             .and_then(|mut socket| link::list(&mut socket).during("list the host's links"));
         let behind = links.as_deref().map_err(Clone::clone).and_then(read_behind);
         let entries = cache::list();
@@ -221,10 +221,8 @@ pub fn is_there(attachment: &Attachment) -> bool {
 
 /// Whether a link that was listed is there still. Indexes are not given out again.
 pub fn is_link_there(index: u32) -> bool {
-    let found = Host::open_socket().and_then(|mut socket| {
-        link::get(&mut socket, Which::Index(index)).during("look up a link")
-    });
-    !matches!(found, Ok(None))
+    let found = Host::open_socket().map(|mut socket| link::get(&mut socket, Which::Index(index)));
+    !matches!(found, Ok(Ok(None)))
 }
 
 /// What the kernel gives interfaces by itself, or what every host may have.

@@ -2,7 +2,7 @@
 //! may live on with others, and a network of ours is in its name still.
 
 use super::target::{Candidate, Found, is_beginning};
-use pausenet::cni::Result;
+use pausenet_host::Result;
 use pausenet_host::anchor::container::short_id;
 use pausenet_host::anchor::interior::Host;
 use pausenet_host::anchor::survey::{Population, Removed, Told};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::docker_inventory::{self, Depth};
 use crate::options::DockerOptions;
 use crate::{Output, Result, Stop, need_root, print, print_json, sandboxes, warn};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::anchor::advice::advice;
 use pausenet_host::anchor::container::Container;
 use pausenet_host::anchor::fate::{fates, summary};
@@ -58,8 +58,7 @@ enum Story {
 /// # Errors
 /// When there is no such target, or several; when the kernel does not answer.
 pub fn explain(options: &Explain, output: Output) -> Result<()> {
-    let target = Target::parse(&options.target)
-        .map_err(|why| Stop::Usage(Error::new(Code::InvalidConfig, why)))?;
+    let target = Target::parse(&options.target).map_err(|why| Stop::Usage(Error::new(why)))?;
     need_root()?;
     let (told, problem) = docker_inventory::ask(&options.docker, Depth::History)?;
     problem.iter().for_each(warn);
@@ -91,7 +90,6 @@ fn look(target: &Target, told: &Told) -> Result<Story, Error> {
     match found.pop() {
         Some(sandbox) => Ok(Story::Sandbox(Box::new(sandbox?), about)),
         None => Err(Error::new(
-            Code::InvalidNetns,
             "the network namespace has ended while it was looked at",
         )),
     }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::gone;
-use pausenet::cni::{Code, Error, Result};
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet_host::anchor::cgroup::is_hex;
 use pausenet_host::anchor::container::{Container, Life, NetworkFrom};
@@ -12,6 +11,7 @@ use pausenet_host::anchor::pod_of_ours;
 use pausenet_host::anchor::sandbox::Member;
 use pausenet_host::anchor::survey::{Population, Removed, Told};
 use pausenet_host::anchor::words::plain;
+use pausenet_host::{Error, Result};
 
 /// How few digits of an ID are enough. With fewer, each small number would mean a container too.
 const SHORTEST_ID: usize = 4;
@@ -71,7 +71,7 @@ impl Target {
     /// Looks for it. A file that leads to a namespace makes that one known to `population`.
     ///
     /// # Errors
-    /// Code 8 for a file that is none; 7 when nothing or several things are meant; 101 when the
+    /// For a file that is none; 7 when nothing or several things are meant; 101 when the
     /// kernel refuses.
     pub fn find(&self, population: &mut Population, told: &Told, host: &mut Host) -> Result<Found> {
         let (text, mut candidates) = match self {
@@ -111,16 +111,16 @@ fn parse_pid(text: &str) -> Option<u32> {
 }
 
 fn file(path: &Path, population: &mut Population) -> Result<Found> {
-    let netns = Netns::open(path).map_err(|err| Error {
-        details: "a target that begins with / or . is the path of a network namespace, such as \
+    let netns = Netns::open(path).map_err(|err| {
+        Error::new(err.msg).hint(
+            "a target that begins with / or . is the path of a network namespace, such as \
                   /run/netns/NAME or /proc/PID/ns/net; if it was that of a process, the process \
-                  is gone"
-            .to_owned(),
-        ..err
+                  is gone",
+        )
     })?;
     let id = netns
         .id()
-        .map_err(|err| Error::new(Code::InvalidNetns, format!("{}: {err}", path.display())))?;
+        .map_err(|err| Error::new(format!("{}: {err}", path.display())))?;
     if id == population.host() {
         return Ok(Found::Host(path.display().to_string()));
     }
@@ -145,10 +145,10 @@ fn process(pid: u32, population: &Population) -> Option<Found> {
 fn no_process(pid: u32) -> Error {
     if Path::new(&format!("/proc/{pid}")).exists() {
         let msg = format!("process {pid} shows no network namespace");
-        return Error::new(Code::InvalidNetns, msg)
+        return Error::new(msg)
             .hint("a process that has ended and waits to be reaped has none; that of another user's is not shown");
     }
-    Error::new(Code::InvalidConfig, format!("there is no process {pid}"))
+    Error::new(format!("there is no process {pid}"))
         .hint("it may have ended meanwhile; what it shared lives on with others, if it has any")
 }
 
@@ -290,7 +290,7 @@ fn only(text: &str, candidates: Vec<Candidate>, told: &Told) -> Result<Found> {
         .map(|one| format!("{} is {}", one.call, one.what))
         .collect();
     let msg = format!("{} means {} things", plain(text), all.len());
-    Err(Error::new(Code::InvalidConfig, msg).hint(format!("say which: {}", all.join(", "))))
+    Err(Error::new(msg).hint(format!("say which: {}", all.join(", "))))
 }
 
 fn unknown(text: &str, told: &Told) -> Error {
@@ -305,7 +305,7 @@ fn unknown(text: &str, told: &Told) -> Error {
              network namespace, or a pod"
         }
     };
-    Error::new(Code::InvalidConfig, format!("there is no {text} here")).hint(hint)
+    Error::new(format!("there is no {text} here")).hint(hint)
 }
 
 #[cfg(test)]
@@ -360,12 +360,12 @@ mod tests {
         assert_eq!(found, Found::Namespace(here, None));
         let stopped = candidate("container:0a", Found::Stopped(Container::new("0a")));
         let err = only("web", vec![pod(), stopped], &told).unwrap_err();
-        assert_eq!(err.msg, "web means 2 things");
-        assert_eq!(err.details, "say which: pod:web is x, container:0a is x");
+        assert_eq!(err.message, "web means 2 things");
+        assert_eq!(err.hint, "say which: pod:web is x, container:0a is x");
         assert!(
             only("web", Vec::new(), &told)
                 .unwrap_err()
-                .msg
+                .message
                 .contains("there is no web")
         );
     }

@@ -13,9 +13,9 @@ use crate::options::DockerOptions;
 use crate::sandboxes::{self, Scope, Sight};
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use diagram::Picture;
-use pausenet::cni::{Code, During, Error};
 use pausenet::kernel::address;
 use pausenet_host::anchor::interior;
+use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,7 +57,7 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
     let draw: fn(&Picture) -> String = match (output, options.format) {
         (Output::Json, Some(_)) => {
             let why = "--format is a picture and --output json is the data: only one of them";
-            return Err(Stop::Usage(Error::new(Code::InvalidConfig, why)));
+            return Err(Stop::Usage(Error::new(why)));
         }
         (_, Some(Format::Dot)) => dot::draw,
         (_, Some(Format::Svg)) => svg::draw,

@@ -12,7 +12,7 @@ use self::network::Network;
 use self::report::{Line, Report};
 use super::options::own_folder;
 use super::{Output, Result, Stop, print, print_json};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::install::file::{Digest, refusal};
 use pausenet_host::install::place::{Held, Place, Put, Wanted};
 use pausenet_host::install::{Alias, names, try_out};
@@ -92,7 +92,7 @@ pub fn install(options: &Install, output: Output) -> Result<()> {
         options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR)),
     ) {
         let why = "--dir and --conf-dir are the same folder";
-        return Err(Stop::Usage(Error::new(Code::InvalidConfig, why)));
+        return Err(Stop::Usage(Error::new(why)));
     }
     let outcome = if options.uninstall {
         take_away(options, &place, &mut report)

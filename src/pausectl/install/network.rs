@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::{Result, Stop, warn};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::install::file::Digest;
 use pausenet_host::install::place::Wanted;
 use pausenet_host::runtime::conflist::{self, NetworkList};
@@ -21,7 +21,7 @@ impl Network {
         let list = NetworkList::read(file)?;
         let usage = |why: &str, hint: &str| {
             let msg = format!("--conf {}: {why}", file.display());
-            Stop::Usage(Error::new(Code::InvalidConfig, msg).hint(hint))
+            Stop::Usage(Error::new(msg).hint(hint))
         };
         let name = file.file_name().and_then(OsStr::to_str);
         let name = name.filter(|name| !name.starts_with('.')).ok_or_else(|| {
@@ -73,7 +73,7 @@ impl Network {
                     dir.display()
                 );
                 warn(
-                    &Error::new(Code::InvalidConfig, msg)
+                    &Error::new(msg)
                         .hint("unless the runtime finds it in another folder, no pod can start"),
                 );
             }
@@ -91,8 +91,7 @@ impl Network {
                 conf_dir.display()
             );
             warn(
-                &Error::new(Code::InvalidConfig, msg)
-                    .hint("the runtime takes the first: its pods stay on that network"),
+                &Error::new(msg).hint("the runtime takes the first: its pods stay on that network"),
             );
         }
     }

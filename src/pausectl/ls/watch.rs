@@ -11,12 +11,12 @@ use tokio::time::sleep;
 
 use super::{Look, as_json, as_text};
 use crate::{Output, Result, Stop, warn};
-use pausenet::cni::{Code, During, Error};
 use pausenet::kernel::netlink::Group;
 use pausenet::kernel::{KernelError, RouteSocket};
 use pausenet_host::anchor::interior;
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
+use pausenet_host::{During, Error};
 
 /// How often processes are looked after.
 const ROUND: Duration = Duration::from_secs(2);
@@ -31,9 +31,8 @@ const BURST: Duration = Duration::from_millis(50);
 pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<()> {
     block_on(async {
         let attempt = "listen to the kernel's news of links";
-        let mut interrupt = Interrupt::listen().map_err(|err| {
-            Error::new(Code::Internal, format!("cannot listen for signals: {err}"))
-        })?;
+        let mut interrupt = Interrupt::listen()
+            .map_err(|err| Error::new(format!("cannot listen for signals: {err}")))?;
         // Listened to before the first look, so that nothing slips through between the two.
         let mut news = News::open().during(attempt)?;
         let mut shown = String::new();
@@ -87,7 +86,7 @@ fn show(text: &str, output: Output, first: bool) -> Result<Reader> {
     match written.and_then(|()| to.flush()) {
         Ok(()) => Ok(Reader::There),
         Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(Reader::Left),
-        Err(err) => Err(Error::new(Code::Io, format!("cannot write the answer: {err}")).into()),
+        Err(err) => Err(Error::new(format!("cannot write the answer: {err}")).into()),
     }
 }
 

@@ -10,8 +10,8 @@ use super::parse_name;
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
 use crate::wishes::Wishes;
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
+use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;
-use pausenet::cni::{Code, During, Error, IfName};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Which};
 use pausenet::kernel::syscalls::bequeath_no_files;
@@ -19,6 +19,7 @@ use pausenet_host::anchor::{self, PodName, pause, pin};
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
+use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -70,7 +71,7 @@ pub struct Create {
 /// What stood in the way, after everything was undone.
 pub fn create(options: &Create, output: Output) -> Result<()> {
     let pod = parse_name(&options.name)?;
-    let usage = |why: String| Stop::Usage(Error::new(Code::InvalidConfig, why));
+    let usage = |why: String| Stop::Usage(Error::new(why));
     let ifname = IfName::parse(&options.ifname).map_err(|why| usage(format!("--ifname: {why}")))?;
     let wishes = Wishes::parse(&options.ips, options.mac.as_deref()).map_err(usage)?;
     need_root()?;
@@ -79,18 +80,16 @@ pub fn create(options: &Create, output: Output) -> Result<()> {
     runtime.find_all(&list)?;
     let program = pause_program(options.pause.as_ref())?;
     bequeath_no_files().map_err(|err| {
-        Error::new(
-            Code::Io,
-            format!("cannot mark inherited files as close-on-exec: {err}"),
-        )
+        Error::new(format!(
+            "cannot mark inherited files as close-on-exec: {err}"
+        ))
     })?;
 
     let _lock = anchor::lock(&pod)?;
     refuse_existing(&pod)?;
     let outcome = block_on(async {
-        let mut interrupt = Interrupt::listen().map_err(|err| {
-            Error::new(Code::Internal, format!("cannot listen for signals: {err}"))
-        })?;
+        let mut interrupt = Interrupt::listen()
+            .map_err(|err| Error::new(format!("cannot listen for signals: {err}")))?;
         clear_leftovers(&runtime, &pod).await?;
         let parameters = wishes.parameters(&list, pod.container_id(), ifname, pin::path(&pod))?;
         let entry = Entry::new(list, parameters);
@@ -144,14 +143,11 @@ fn undo(pod: &PodName, detached: Result<(), Error>, pause: &mut Child) {
 
 fn refuse_existing(pod: &PodName) -> Result<()> {
     let exists = |what: String| {
-        Err(Error::new(
-            Code::InterfaceExists,
-            format!("pod {pod} exists already{what}"),
-        )
-        .hint(format!(
-            "see: pausectl pod ls; to make it anew: pausectl pod rm {pod}"
-        ))
-        .into())
+        Err(Error::new(format!("pod {pod} exists already{what}"))
+            .hint(format!(
+                "see: pausectl pod ls; to make it anew: pausectl pod rm {pod}"
+            ))
+            .into())
     };
     if let pin::Pin::Namespace(netns) = pin::look_up(pod)? {
         return exists(format!(" ({})", shown(netns.path())));
@@ -190,11 +186,8 @@ fn pause_program(named: Option<&PathBuf>) -> Result<PathBuf> {
         None => own_folder().unwrap_or_default().join(pause::PROGRAM),
     };
     let missing = |why: &str| {
-        Error::new(
-            Code::InvalidConfig,
-            format!("the pause program {} {why}", program.display()),
-        )
-        .hint("--pause names it; it usually lies beside pausectl, and is called pause")
+        Error::new(format!("the pause program {} {why}", program.display()))
+            .hint("--pause names it; it usually lies beside pausectl, and is called pause")
     };
     // Resolved here: it is started from another folder.
     let found = program
@@ -209,17 +202,13 @@ fn pause_program(named: Option<&PathBuf>) -> Result<PathBuf> {
 fn still_there(pause: &mut Child, program: &std::path::Path) -> Result<(), Error> {
     match pause.try_wait() {
         Ok(None) => Ok(()),
-        Ok(Some(status)) => Err(Error::new(
-            Code::Internal,
-            format!(
-                "the pause process {} ended with {status}",
-                program.display()
-            ),
-        )),
-        Err(err) => Err(Error::new(
-            Code::Internal,
-            format!("cannot look after the pause process: {err}"),
-        )),
+        Ok(Some(status)) => Err(Error::new(format!(
+            "the pause process {} ended with {status}",
+            program.display()
+        ))),
+        Err(err) => Err(Error::new(format!(
+            "cannot look after the pause process: {err}"
+        ))),
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{parse_name, unknown};
 use crate::{Result, complain, need_root};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::anchor::pin::{self, Pin};
 
 const EXAMPLES: &str = "\
@@ -51,20 +51,18 @@ pub fn exec(options: &Exec) -> Result<ExitCode> {
         return Err(unknown(&pod).into());
     };
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|err| {
-        Error::new(
-            Code::InvalidNetns,
-            format!("join the network namespace of pod {pod}: the kernel says: {err}"),
-        )
+        Error::new(format!(
+            "join the network namespace of pod {pod}: the kernel says: {err}"
+        ))
         .hint("it needs CAP_SYS_ADMIN")
     })?;
     let [program, arguments @ ..] = options.command.as_slice() else {
         unreachable!("clap requires a command");
     };
     let err = Command::new(program).args(arguments).exec();
-    complain(&Error::new(
-        Code::Io,
-        format!("cannot run {program:?} in pod {pod}: {err}"),
-    ));
+    complain(&Error::new(format!(
+        "cannot run {program:?} in pod {pod}: {err}"
+    )));
     Ok(ExitCode::from(match err.kind() {
         ErrorKind::NotFound => 127,
         _ => 126,

@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 use crate::options::shown;
 use crate::table::table;
 use crate::{Output, Result, need_root, print, print_json};
-use pausenet::cni::During;
-use pausenet::cni::Error;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
@@ -17,6 +15,7 @@ use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::census::{self, Residents};
 use pausenet_host::anchor::interior::{self, Host, attachment_of};
 use pausenet_host::anchor::pin::{self, Pin};
+use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -11,11 +11,11 @@ pub use ls::{List, ls};
 pub use rm::{Remove, rm};
 
 use crate::{Result, Stop};
-use pausenet::cni::{Code, Error};
+use pausenet_host::Error;
 use pausenet_host::anchor::{PodName, pin};
 
 fn parse_name(text: &str) -> Result<PodName> {
-    PodName::parse(text).map_err(|why| Stop::Usage(Error::new(Code::InvalidConfig, why)))
+    PodName::parse(text).map_err(|why| Stop::Usage(Error::new(why)))
 }
 
 /// There is no such pod; which there are.
@@ -29,5 +29,5 @@ fn unknown(pod: &PodName) -> Error {
         [] => "there are no pods; make one with: pausectl pod create".to_owned(),
         names => format!("pods: {}", names.join(", ")),
     };
-    Error::new(Code::InvalidConfig, format!("there is no pod {pod}")).hint(hint)
+    Error::new(format!("there is no pod {pod}")).hint(hint)
 }

@@ -6,7 +6,6 @@ use super::{parse_name, unknown};
 use crate::options::{NetworkOptions, PluginOptions};
 use crate::{Output, Result, Stop, complain, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, During, Error};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link};
 use pausenet::kernel::netns::{Netns, NetnsId};
@@ -17,6 +16,7 @@ use pausenet_host::block_on;
 use pausenet_host::runtime::Parameters;
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -153,13 +153,10 @@ fn refuse_members(pod: &PodName, residents: &Residents, force: bool) -> Result<(
         return Ok(());
     }
     let members: Vec<_> = residents.members.iter().map(ToString::to_string).collect();
-    Err(Error::new(
-        Code::TryAgainLater,
-        format!(
-            "pod {pod} is in use by {}; nothing was changed",
-            members.join(", ")
-        ),
-    )
+    Err(Error::new(format!(
+        "pod {pod} is in use by {}; nothing was changed",
+        members.join(", ")
+    ))
     .hint("end them first, or let --force do it"))
 }
 
@@ -210,10 +207,10 @@ fn find_network(options: &NetworkOptions, attachment: &Attachment) -> Result<Net
         None => NetworkList::find(&options.conf_dir, Some(name))?,
     };
     if list.name != attachment.network {
-        return Err(Error::new(
-            Code::InvalidConfig,
-            format!("--conf is of network {}, the pod of {name}", list.name),
-        ));
+        return Err(Error::new(format!(
+            "--conf is of network {}, the pod of {name}",
+            list.name
+        )));
     }
     Ok(list)
 }
@@ -243,7 +240,6 @@ fn end_processes(netns: NetnsId, first: Residents, force: bool) -> Result<(), Er
         residents = census::take(&[netns])?.remove(&netns).unwrap_or_default();
     }
     Err(Error::new(
-        Code::TryAgainLater,
         "processes in the pod are started faster than they can be ended",
     ))
 }

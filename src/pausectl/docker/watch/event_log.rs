@@ -52,7 +52,7 @@ impl Voice {
     /// Something was done.
     ///
     /// # Errors
-    /// Code 5 when nobody can be told any more.
+    /// When nobody can be told any more.
     pub fn done(&self, event: &str, name: &str, text: &str, more: Value) -> Result<()> {
         match self.output {
             Output::Text if name.is_empty() => print(&format!("{text}\n")),
@@ -71,7 +71,7 @@ impl Voice {
     /// ends it.
     ///
     /// # Errors
-    /// Code 5 when nobody can be told any more.
+    /// When nobody can be told any more.
     pub fn stands(&mut self, topic: Topic, name: &str, text: &str, repair: &str) -> Result<()> {
         let key = (name.to_owned(), topic);
         let whole = format!("{text}; {repair}");

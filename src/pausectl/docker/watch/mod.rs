@@ -111,14 +111,14 @@ pub fn watch(options: &Watch, output: Output) -> Result<()> {
                 Ok(failure) => failure,
                 Err(stop) => return Err(stop),
             };
-            if failure.error.msg != complaint {
+            if failure.error.message != complaint {
                 voice.done(
                     "waiting",
                     "",
                     &format!("waiting for Docker: {failure}"),
                     json!({}),
                 )?;
-                complaint = failure.error.msg;
+                complaint = failure.error.message;
             }
             tokio::select! {
                 () = tokio::time::sleep(patience) => {}

@@ -17,8 +17,9 @@ use crate::docker_api::{ApiError, Container, ContainerFilter, Docker, NetworkMod
 use crate::ports::Port;
 use crate::wishes::Wishes;
 use pausenet::apply::Host;
-use pausenet::cni::{ContainerId, Error, IfName};
+use pausenet::cni::{self, ContainerId, IfName};
 use pausenet::kernel::RouteSocket;
+use pausenet_host::Error;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
@@ -61,6 +62,12 @@ impl From<Stop> for Broken {
 
 impl From<Error> for Broken {
     fn from(err: Error) -> Self {
+        Self::Stop(err.into())
+    }
+}
+
+impl From<cni::Error> for Broken {
+    fn from(err: cni::Error) -> Self {
         Self::Stop(err.into())
     }
 }
@@ -245,8 +252,7 @@ impl<'a> Round<'a> {
             });
         }
         let label = |name: &str| container.labels.get(name).map(String::as_str);
-        let wrong =
-            |name: &str, why: String| pausenet::cni::error::invalid(format!("label {name}: {why}"));
+        let wrong = |name: &str, why: String| Error::new(format!("label {name}: {why}"));
         let list = NetworkList::find(&self.rules.conf_dir, label(NETWORK_LABEL))?;
         let ips: Vec<_> = label(IP_LABEL).into_iter().map(str::to_owned).collect();
         let mut wishes = Wishes::parse(&ips, None).map_err(|why| wrong(IP_LABEL, why))?;
@@ -262,7 +268,7 @@ impl<'a> Round<'a> {
             container: Some(container.id.clone()),
             name: container.name.to_string(),
             wanted: true,
-            ifname: IfName::parse("eth0").map_err(pausenet::cni::error::invalid)?,
+            ifname: IfName::parse("eth0").map_err(Error::new)?,
             list,
             wishes,
             addresses: subject

@@ -10,8 +10,8 @@ use crate::doctor::repair;
 use crate::doctor::snapshot::Scene;
 use pausenet::apply::firewall::{ensure, obstacles};
 use pausenet::cni::NetworkName;
-use pausenet::cni::Result;
 use pausenet::plan::firewall::{Keeper, Obstacle, Passage, Remedy, passages};
+use pausenet_host::Result;
 
 /// Tell Docker's firewall what to let through, as every ADD does.
 #[derive(Debug, Clone)]
@@ -23,7 +23,8 @@ impl Repair {
     }
 
     pub fn carry_out(&self) -> Result<bool> {
-        ensure(&self.0).map(|_| true)
+        ensure(&self.0)?;
+        Ok(true)
     }
 }
 

@@ -10,11 +10,10 @@ use std::path::Path;
 use crate::doctor::finding::{Check, Finding};
 use crate::doctor::snapshot::Scene;
 use pausenet::cni::Family;
-use pausenet::cni::error::io as io_error;
-use pausenet::cni::{Code, Error, Result};
 use pausenet::ipam::store::Store;
 use pausenet::kernel::iptables_legacy;
 use pausenet::plan::reference::{iptables_chains, is_iptables_chain};
+use pausenet_host::{Error, Result};
 
 /// Whose pod a chain may be for: network and container.
 type Holders = HashMap<String, (String, String)>;
@@ -33,7 +32,7 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
             }
             Err(err) => {
                 let table = format!("the table nat of {}", iptables_legacy::program(family));
-                let err = Error::new(Code::KernelRefused, err.to_string());
+                let err = Error::new(err.to_string());
                 findings.push(Finding::unseen(Check::Legacy, table, err));
             }
         }
@@ -82,7 +81,7 @@ fn removal(family: Family, chains: &[&str]) -> String {
 
 /// Which network and container the chains of all who hold an address would be named for.
 fn holders(data_dir: &Path) -> Result<Holders> {
-    let attempt = |err| io_error("cannot list the address stores in", data_dir, err);
+    let attempt = |err| Error::io("cannot list the address stores in", data_dir, err);
     let mut holders = HashMap::new();
     let entries = match fs::read_dir(data_dir) {
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(holders),

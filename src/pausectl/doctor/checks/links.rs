@@ -9,14 +9,15 @@ use crate::doctor::finding::{Check, Finding, OUTSIDE};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Attached, Scene, is_link_there};
 use pausenet::apply::{self, Host, host_end, is_at_work, try_lock};
+use pausenet::cni::IfName;
 use pausenet::cni::link::LinkConf;
 use pausenet::cni::request::Attachment;
-use pausenet::cni::{Code, During, Error, IfName, Result};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::plan::{LINK_GROUP, Owner, host_end_name, lock_name};
 use pausenet::verbs::gc::remove_debris;
+use pausenet_host::{During, Error, Result};
 
 /// A repair of links.
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ impl Repair {
                 let found = link::get(&mut socket, Which::Name(name))
                     .during_with(|| format!("look up {name}"))?;
                 match found.filter(is_half_made) {
-                    Some(found) => remove_debris(&mut socket, &found),
+                    Some(found) => Ok(remove_debris(&mut socket, &found)?),
                     None => Ok(false),
                 }
             }
@@ -53,7 +54,8 @@ impl Repair {
                 if host_end(&mut socket, attachment)?.is_some() {
                     return Ok(false);
                 }
-                apply::remove(&mut socket, attachment).map(|_| true)
+                apply::remove(&mut socket, attachment)?;
+                Ok(true)
             }
         }
     }
@@ -275,8 +277,7 @@ fn strike(
 }
 
 fn processes() -> Result<Vec<PathBuf>> {
-    let unreadable =
-        |err: std::io::Error| Error::new(Code::Io, format!("cannot list /proc: {err}"));
+    let unreadable = |err: std::io::Error| Error::new(format!("cannot list /proc: {err}"));
     let entries = fs::read_dir("/proc").map_err(unreadable)?;
     let is_process = |path: &PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();

@@ -9,7 +9,6 @@ use crate::doctor::finding::{Check, Finding};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Behind, Scene, is_link_there, is_there};
 use pausenet::apply::{Host, Place, Present, host_end, is_at_work, put_back, rules, try_lock};
-use pausenet::cni::Result;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::{AddResult, Interface};
 use pausenet::kernel::KernelError;
@@ -17,6 +16,7 @@ use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::{Element, Nft, Set};
 use pausenet::plan::rules::{Wish, target};
 use pausenet::plan::{Owner, element_owner, host_end_name};
+use pausenet_host::Result;
 use pausenet_host::runtime::duty;
 
 /// A repair of nftables.
@@ -54,8 +54,11 @@ impl Repair {
                 attachment,
                 host_end: index,
                 wishes,
-            } => put_back(attachment, *index, wishes),
-            Self::Shared(wishes) => rules::restore_shared(wishes).map(|()| true),
+            } => Ok(put_back(attachment, *index, wishes)?),
+            Self::Shared(wishes) => {
+                rules::restore_shared(wishes)?;
+                Ok(true)
+            }
             Self::Drop {
                 attachment,
                 owner,
@@ -67,7 +70,7 @@ impl Repair {
                 if host_end(&mut Host::open_socket()?, attachment)?.is_some() {
                     return Ok(false);
                 }
-                rules::release_keys(&mut rules::open()?, owner, keys)
+                Ok(rules::release_keys(&mut rules::open()?, owner, keys)?)
             }
         }
     }

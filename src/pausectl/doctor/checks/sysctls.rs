@@ -8,10 +8,11 @@ use crate::doctor::finding::{Check, Finding};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Attached, Scene};
 use pausenet::apply::Host;
+use pausenet::cni::IfName;
 use pausenet::cni::link::{GatewayRole, LinkConf};
-use pausenet::cni::{IfName, Result};
 use pausenet::kernel::sysctl::Sysctl;
 use pausenet::kernel::{RouteSocket, route};
+use pausenet_host::Result;
 
 /// A setting that the plugin itself makes so at every ADD that needs it.
 #[derive(Debug, Clone)]
@@ -39,7 +40,8 @@ impl Repair {
         if sysctl.get().is_ok_and(|value| value == "1") {
             return Ok(false);
         }
-        sysctl.set("1").map(|()| true)
+        sysctl.set("1")?;
+        Ok(true)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::doctor::finding::{Check, Finding, OUTSIDE};
 use crate::doctor::snapshot::Scene;
 use pausenet::cni::bandwidth::Limit;
 use pausenet::cni::ports::PortsConf;
-use pausenet::cni::{Code, During, Error, IfName, MacAddr, OnPath, Result};
+use pausenet::cni::{self, IfName, MacAddr};
 use pausenet::kernel::link::{Link, NewBridge, NewVeth, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::nft::expr::{self, Expression, R0};
@@ -19,6 +19,7 @@ use pausenet::kernel::syscalls::enter_new_network_namespace;
 use pausenet::kernel::{KernelError, RouteSocket, conntrack, link, traffic_control};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, port_wishes};
 use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::{During, Error, OnPath, Result};
 
 /// Something that the kernel may or may not be able to do.
 #[derive(Debug, Clone, Copy)]
@@ -132,10 +133,9 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
     // A namespace of the thread's own, which goes with it.
     let trials = std::thread::scope(|scope| scope.spawn(trials).join());
     let trials = trials.unwrap_or_else(|_| {
-        Err(Error::new(
-            Code::Internal,
+        Err(NoTrials::Unseen(Error::new(
             "the thread that tries it out panicked",
-        ))
+        )))
     });
     match trials {
         Ok(trials) => trials
@@ -145,14 +145,14 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
                 judge(feature, answer, &users)
             })
             .collect(),
-        Err(err) if err.code == Code::NotAvailable => {
+        Err(NoTrials::NoNamespaces(err)) => {
             vec![
-                Finding::problem(Check::Kernel, "network namespaces", err.msg)
+                Finding::problem(Check::Kernel, "network namespaces", err.message)
                     .means("no pod can start")
-                    .how(err.details),
+                    .how(err.hint),
             ]
         }
-        Err(err) => vec![Finding::unseen(
+        Err(NoTrials::Unseen(err)) => vec![Finding::unseen(
             Check::Kernel,
             "what the kernel can do",
             err,
@@ -213,24 +213,33 @@ fn judge(feature: Feature, answer: Answer, users: &[String]) -> Finding {
 
 type Trials = Vec<(Feature, Answer)>;
 
-/// # Errors
-/// Code 50 when there can be no namespaces at all; 101 when they are not for us.
-fn trials() -> Result<Trials> {
+/// Why nothing could be tried out.
+enum NoTrials {
+    /// There can be no network namespaces at all.
+    NoNamespaces(Error),
+    /// They are not for us.
+    Unseen(Error),
+}
+
+impl From<Error> for NoTrials {
+    fn from(err: Error) -> Self {
+        Self::Unseen(err)
+    }
+}
+
+fn trials() -> Result<Trials, NoTrials> {
     enter_new_network_namespace().map_err(|err| match err {
-        rustix::io::Errno::NOSPC => Error::new(
-            Code::NotAvailable,
-            "no more can be made: the limit of this user namespace is reached",
-        )
-        .hint("sysctl -w user.max_net_namespaces=65536, or look for namespaces that nobody needs: lsns -t net"),
-        rustix::io::Errno::INVAL => Error::new(
-            Code::NotAvailable,
-            "this kernel has none: it needs CONFIG_NET_NS",
+        rustix::io::Errno::NOSPC => NoTrials::NoNamespaces(
+            Error::new("no more can be made: the limit of this user namespace is reached").hint(
+                "sysctl -w user.max_net_namespaces=65536, or look for namespaces that nobody needs: lsns -t net",
+            ),
         ),
-        _ => Error::new(
-            Code::KernelRefused,
-            format!("no namespace to try it out in: {err}"),
-        )
-        .hint(OUTSIDE),
+        rustix::io::Errno::INVAL => {
+            NoTrials::NoNamespaces(Error::new("this kernel has none: it needs CONFIG_NET_NS"))
+        }
+        _ => NoTrials::Unseen(
+            Error::new(format!("no namespace to try it out in: {err}")).hint(OUTSIDE),
+        ),
     })?;
     let mut socket = RouteSocket::open().during("open a netlink socket")?;
     let mut trials = links(&mut socket)?;
@@ -407,6 +416,12 @@ impl From<KernelError> for Attempt {
 
 impl From<Error> for Attempt {
     fn from(err: Error) -> Self {
+        Self::InVain(err.message)
+    }
+}
+
+impl From<cni::Error> for Attempt {
+    fn from(err: cni::Error) -> Self {
         Self::InVain(err.msg)
     }
 }

@@ -15,9 +15,10 @@ use crate::doctor::snapshot::{Conf, Scene, shown};
 use pausenet::cni::env::{Environment, Verb};
 use pausenet::cni::link::{LinkConf, Mode};
 use pausenet::cni::request::{Network, Request};
-use pausenet::cni::{ContainerId, IfName, Result};
+use pausenet::cni::{ContainerId, IfName};
 use pausenet::ipam::Ipam;
 use pausenet::verbs::Plugin;
+use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{execution_config, find_plugin};
 
@@ -43,10 +44,10 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
                 Finding::problem(
                     Check::Networks,
                     shown(&conf.file),
-                    strip(&err.msg, &conf.file),
+                    strip(&err.message, &conf.file),
                 )
                 .means("no runtime can use it, and some take no other file then")
-                .how(err.details.clone()),
+                .how(err.hint.clone()),
             ),
             Ok(list) => {
                 findings.extend(ending(&conf.file, list));
@@ -101,10 +102,14 @@ fn plugins(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding>
                 Finding::problem(
                     Check::Networks,
                     shown(file),
-                    format!("plugin {} ({name}) would refuse it: {}", at + 1, err.msg),
+                    format!(
+                        "plugin {} ({name}) would refuse it: {}",
+                        at + 1,
+                        err.message
+                    ),
                 )
                 .means(format!("no pod can start on network {}", list.name))
-                .how(err.details),
+                .how(err.hint),
             );
         }
     }
@@ -123,8 +128,8 @@ fn missing(file: &Path, list: &NetworkList, programs: &Programs) -> Option<Findi
     let err = find_plugin(first, programs.path()).err()?;
     let others: Vec<_> = others.iter().map(|name| format!("{name:?}")).collect();
     let what = match others.as_slice() {
-        [] => err.msg,
-        _ => format!("{}; nor are {}", err.msg, others.join(", ")),
+        [] => err.message,
+        _ => format!("{}; nor are {}", err.message, others.join(", ")),
     };
     Some(
         Finding::problem(Check::Networks, shown(file), what)
@@ -148,7 +153,8 @@ fn would_take(list: &NetworkList, at: usize, programs: &Programs) -> Result<()> 
         _ => return Ok(()),
     };
     let request = request(list, at, mode, programs)?;
-    Ipam::new(&request.network).map(drop)
+    Ipam::new(&request.network)?;
+    Ok(())
 }
 
 /// The request that an ADD without capabilities would be.
@@ -165,7 +171,8 @@ pub fn request(list: &NetworkList, at: usize, mode: Mode, programs: &Programs) -
         args: Default::default(),
         path: programs.path().to_vec(),
     };
-    Request::new(&environment, mode, config.to_string().into_bytes())
+    let request = Request::new(&environment, mode, config.to_string().into_bytes())?;
+    Ok(request)
 }
 
 /// The networks that pausenet wires, with their address store, by name.

@@ -11,7 +11,7 @@ use crate::doctor::finding::{Check, Finding};
 use crate::doctor::programs::Programs;
 use crate::doctor::snapshot::{Scene, is_link_local, shown};
 use pausenet::cni::link::Mode;
-use pausenet::cni::{During, IfName, NetworkName, Result, config};
+use pausenet::cni::{IfName, NetworkName, config};
 use pausenet::ipam::HostLocal;
 use pausenet::ipam::range::Range;
 use pausenet::kernel::link::Link;
@@ -19,6 +19,7 @@ use pausenet::kernel::route::{self, MAIN_TABLE, Present};
 use pausenet::kernel::{KernelError, RouteSocket, address};
 use pausenet::plan::LINK_GROUP;
 use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::{During, Result};
 
 /// A range of addresses that a network gives out.
 #[derive(Debug, Clone)]

@@ -9,24 +9,20 @@ use crate::doctor::finding::{Check, Finding};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Attached, Scene, attachment_of, shown};
 use pausenet::apply::{self, try_lock};
-use pausenet::cni::During;
-use pausenet::cni::Result;
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::kernel::address;
 use pausenet::kernel::link::{self, Which};
 use pausenet::plan::host_end_name;
+use pausenet_host::{During, Result};
 
 /// Writes down that an attachment has an address. False when it has not any more.
-///
-/// # Errors
-/// Codes 5 and 101.
 pub fn restore(request: &Request, ip: IpAddr) -> Result<bool> {
     // Its DEL would come in between: first the link goes, then the address.
     let Some(_lock) = try_lock(&host_end_name(&request.attachment))? else {
         return Ok(false);
     };
     match (has(&request.attachment, ip)?, host_local(&request.network)) {
-        (true, Some(ipam)) => ipam.restore(&request.attachment, ip),
+        (true, Some(ipam)) => Ok(ipam.restore(&request.attachment, ip)?),
         _ => Ok(false),
     }
 }

@@ -19,12 +19,13 @@ use crate::doctor::repair;
 use crate::doctor::snapshot::{Scene, is_there, shown};
 use pausenet::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
 use pausenet::cni::request::{Attachment, Network, Request};
-use pausenet::cni::{NetworkName, OnPath, Result, config};
+use pausenet::cni::{NetworkName, config};
 use pausenet::ipam::host_local::INDEXES;
 use pausenet::ipam::store::Store;
 use pausenet::ipam::{HostLocal, Ipam};
 use pausenet::kernel::lock::{self, Lock};
 use pausenet_host::anchor;
+use pausenet_host::{OnPath, Result};
 
 /// How many are named before they are only counted.
 const SHOWN: usize = 8;
@@ -54,9 +55,7 @@ impl Repair {
     pub fn carry_out(&self) -> Result<bool> {
         match self {
             Self::Reclaim(network) => match Ipam::new(network)? {
-                Some(ipam) => {
-                    reclaim(&network.name, &ipam, SystemTime::now()).map(|freed| freed > 0)
-                }
+                Some(ipam) => Ok(reclaim(&network.name, &ipam, SystemTime::now())? > 0),
                 None => Ok(false),
             },
             Self::Restore(request, ip) => interfaces::restore(request, *ip),

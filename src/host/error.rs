@@ -1,0 +1,132 @@
+//! What went wrong on this host, for the person who has to mend it.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use pausenet::cni;
+
+/// A failure of a tool or of the daemon: a sentence, what to do about it, and, where a plugin (or
+/// the plugin's own code) failed, its error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}{}{hint}", if hint.is_empty() { "" } else { "; " })]
+pub struct Error {
+    /// What was attempted, on what, and what came back.
+    pub message: String,
+    /// What the reader can do about it; may be empty.
+    pub hint: String,
+    #[source]
+    source: Option<cni::Error>,
+}
+
+/// What most functions return that touch the host.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error without a hint.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: String::new(),
+            source: None,
+        }
+    }
+
+    /// `cannot read /some/file: Permission denied`.
+    pub fn io(action: &str, path: &Path, err: impl Display) -> Self {
+        Self::new(format!("{action} {}: {err}", path.display()))
+    }
+
+    /// Adds what the reader can do about it, behind an earlier hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        let hint = hint.into();
+        if self.hint.is_empty() {
+            self.hint = hint;
+        } else if !hint.is_empty() {
+            self.hint = format!("{}; {hint}", self.hint);
+        }
+        self
+    }
+
+    /// Puts what was being done in front of the message; the hint stays.
+    #[must_use]
+    pub fn context(mut self, what: impl Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+}
+
+/// Says what was attempted when a call fails, as [`cni::During`] does:
+/// `link::list(socket).during("list the host's links")?`.
+pub trait During<T> {
+    fn during(self, attempt: impl Display) -> Result<T>;
+
+    /// The same for a text that is made only if the call has failed.
+    fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Result<T>;
+}
+
+impl<T, E: cni::error::Attempted> During<T> for Result<T, E> {
+    fn during(self, attempt: impl Display) -> Result<T> {
+        self.map_err(|failure| failure.during(attempt).into())
+    }
+
+    fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Result<T> {
+        self.map_err(|failure| failure.during(attempt()).into())
+    }
+}
+
+impl<T> During<T> for Result<T> {
+    fn during(self, attempt: impl Display) -> Self {
+        self.map_err(|err| err.context(attempt))
+    }
+
+    fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Self {
+        self.map_err(|err| err.context(attempt()))
+    }
+}
+
+/// The same for what is done to a file: `fs::read_dir(dir).on_path("cannot list", dir)?`.
+pub trait OnPath<T> {
+    fn on_path(self, action: &str, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
+    fn on_path(self, action: &str, path: &Path) -> Result<T> {
+        self.map_err(|err| Error::io(action, path, err.into()))
+    }
+}
+
+impl From<cni::Error> for Error {
+    fn from(err: cni::Error) -> Self {
+        Self {
+            message: err.msg.clone(),
+            hint: err.details.clone(),
+            source: Some(err),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn a_plugins_error_keeps_its_hint_and_stays_the_source() {
+        let plugin = cni::Error::new(cni::Code::Io, "disk full").hint("make room");
+        let err = Error::from(plugin.clone()).context("reserve 10.0.0.2");
+        assert_eq!(err.to_string(), "reserve 10.0.0.2: disk full; make room");
+        let source = err.source().and_then(|source| source.downcast_ref());
+        assert_eq!(source, Some(&plugin));
+    }
+
+    #[test]
+    fn a_later_hint_follows_an_earlier_one() {
+        let err = Error::new("x")
+            .hint("")
+            .hint("first")
+            .hint("")
+            .hint("second");
+        assert_eq!(err.hint, "first; second");
+    }
+}
