@@ -4,12 +4,13 @@
 mod chained;
 mod verbs;
 
-use common::programs;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+
+use common::programs;
 
 /// A cnitool with a folder of conflists and one of plugins.
 struct CniTool {

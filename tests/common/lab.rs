@@ -3,11 +3,12 @@
 //! Ask for them before the test's [`super::World`] begins: its fresh /var/lib hides the
 //! packages that the lab's scripts look for.
 
-use crate::programs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use crate::programs;
 
 /// Says that the running test cannot run here, and why. On CI all of them can: a failure.
 pub fn skip(why: &str) {

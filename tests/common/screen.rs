@@ -24,7 +24,6 @@ impl Screen {
 
     /// MAC and host end of an attachment, as its result has them.
     #[track_caller]
-    #[allow(dead_code)] // of pods alone
     pub fn hide_interface(self, made: &Value) -> Self {
         let interfaces = made["result"]["interfaces"].as_array().unwrap();
         let inside = interfaces.iter().find(|found| found["sandbox"].is_string());

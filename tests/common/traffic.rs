@@ -1,13 +1,126 @@
-//! Traffic between containers: whether it gets there, as whose it is seen, and whether it has a gap.
+//! TCP and UDP between the namespaces of a test: whether packets arrive, and with which source
+//! address.
 
-use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use crate::world::Container;
 
-use super::Container;
+/// A namespace: a container, or the host.
+pub type Place<'a> = Option<&'a Container>;
+
+/// The node itself.
+pub const HOST: Place<'static> = None;
+
+/// For what has to arrive; it does at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// For what must not arrive. It is asked for only where the same way has been seen to work.
+const GIVE_UP: Duration = Duration::from_millis(250);
+
+/// Runs `work` in a place.
+pub fn at<T>(place: Place, work: impl FnOnce() -> T) -> T {
+    match place {
+        Some(container) => container.enter(work),
+        None => work(),
+    }
+}
+
+/// Listens at an address and port of a place.
+#[track_caller]
+pub fn listen(place: Place, address: &str) -> TcpListener {
+    let listener = at(place, || bound(|| TcpListener::bind(address)));
+    let listener = listener.unwrap_or_else(|err| panic!("{address}: {err}"));
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+/// A datagram socket at an address and port of a place.
+#[track_caller]
+pub fn bind(place: Place, address: &str) -> UdpSocket {
+    let socket = at(place, || bound(|| UdpSocket::bind(address)));
+    let socket = socket.unwrap_or_else(|err| panic!("{address}: {err}"));
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Whom the listener sees when `client` connects to `to`, says something and hears it back.
+#[track_caller]
+pub fn tcp(listener: &TcpListener, client: Place, to: &str) -> IpAddr {
+    let mut stream =
+        at(client, || connect(to, PATIENCE)).unwrap_or_else(|err| panic!("{to}: {err}"));
+    let (mut accepted, seen) = accept(listener).unwrap_or_else(|| panic!("{to}: another answers"));
+    stream.write_all(b"hello").unwrap();
+    let mut said = [0; 5];
+    accepted.read_exact(&mut said).unwrap();
+    accepted.write_all(&said).unwrap();
+    stream.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"hello");
+    seen.ip().to_canonical()
+}
+
+/// `client` does not get through to `to`.
+#[track_caller]
+pub fn tcp_is_cut(client: Place, to: &str) {
+    if let Ok(stream) = at(client, || connect(to, GIVE_UP)) {
+        panic!("{to} answers: {stream:?}");
+    }
+}
+
+fn connect(to: &str, limit: Duration) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to.parse().unwrap(), limit)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((stream, seen)) => {
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                return Some((stream, seen));
+            }
+            Err(err) if err.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whom the receiver sees when `sender` sends a datagram to `to`, and that the answer comes back
+/// from there.
+#[track_caller]
+pub fn udp(receiver: &UdpSocket, sender: &UdpSocket, to: &str) -> IpAddr {
+    sender.send_to(b"hello", to).unwrap();
+    let mut said = [0; 5];
+    let (_, seen) = receiver
+        .recv_from(&mut said)
+        .unwrap_or_else(|err| panic!("{to}: {err}"));
+    receiver.send_to(&said, seen).unwrap();
+    let (_, back) = sender
+        .recv_from(&mut said)
+        .unwrap_or_else(|err| panic!("answer of {to}: {err}"));
+    assert_eq!(back, to.parse().unwrap(), "who answers");
+    seen.ip().to_canonical()
+}
+
+/// What waits at a socket when the last datagram said `last`: everything that came before.
+#[track_caller]
+pub fn datagrams_before(receiver: &UdpSocket, last: &[u8]) -> Vec<Vec<u8>> {
+    let mut before = Vec::new();
+    loop {
+        let mut said = [0; 64];
+        let (length, _) = receiver.recv_from(&mut said).expect("the last datagram");
+        if said[..length] == *last {
+            return before;
+        }
+        before.push(said[..length].to_vec());
+    }
+}
 
 /// What `bind` binds. An address that this test gave back a moment ago may be in use still: a child
 /// that another test's thread has forked holds a copy of every socket until it is replaced by its
@@ -32,51 +145,4 @@ pub fn seen_as(from: &Container, to: &Container, address: IpAddr) -> Option<IpAd
     let stream = from.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(2)));
     stream.ok()?;
     Some(listener.accept().unwrap().1.ip())
-}
-
-/// Whether a ping comes back.
-pub fn reaches(from: &Container, to: IpAddr) -> bool {
-    let mut command = from.command("ping");
-    command.args(["-c", "1", "-W", "1", &to.to_string()]);
-    command.stdout(Stdio::null()).status().unwrap().success()
-}
-
-/// Pings without an end, to find a gap.
-pub struct Pings(Child);
-
-impl Pings {
-    /// From one to the next.
-    const INTERVAL: Duration = Duration::from_millis(20);
-
-    /// The most that are sent in that time: a few may come on top.
-    pub fn in_the_time(time: Duration) -> u32 {
-        const FEW: u32 = 5;
-        time.div_duration_f64(Self::INTERVAL) as u32 + FEW
-    }
-
-    pub fn start(from: &Container, to: IpAddr) -> Self {
-        let mut command = from.command("ping");
-        let interval = Self::INTERVAL.as_secs_f64().to_string();
-        command.args(["-i", &interval, "-W", "1", &to.to_string()]);
-        Self(command.stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// How many were sent, and how many came back.
-    pub fn stop(mut self) -> (u32, u32) {
-        let pid = Pid::from_child(&self.0);
-        kill_process(pid, Signal::INT).unwrap();
-        let mut text = String::new();
-        self.0
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
-        self.0.wait().unwrap();
-        let line = text.lines().find(|line| line.contains("transmitted"));
-        let line = line.unwrap_or_else(|| panic!("{text}"));
-        let number = |part: &str| part.split_whitespace().next()?.parse().ok();
-        let mut numbers = line.split(',').map_while(number);
-        (numbers.next().unwrap(), numbers.next().unwrap())
-    }
 }

@@ -1,7 +1,6 @@
 //! A crowded address store, which has an index: `host-local` killed and refused at each system
 //! call. Whatever became of the index, it says what the files say.
 
-use common::programs;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::error::each_refused;
 use crate::kill::at_every_point;
+use common::programs;
 use common::{Call, STORES, World, with};
 
 const INDEXES: &str = "/run/pausenet/index";

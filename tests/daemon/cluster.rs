@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
 use crate::site::{Daemon, Node, host};
-use common::traffic::{Pings, reaches, seen_as};
+use common::pings::{Pings, reaches};
+use common::traffic::seen_as;
 use common::wait::wait_until;
 use common::{Container, run};
 

@@ -1,6 +1,5 @@
 //! The image pausenet/node, made of what Cargo has built for these tests.
 
-use common::programs;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,9 +7,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::docker::{Docker, NO_BRIDGE};
 use crate::site::CHECKOUT;
 use common::daemon::stripped;
+use common::docker::{Docker, NO_BRIDGE};
+use common::programs;
 use common::run;
 
 /// A folder with the binaries as anybody may have put them there.

@@ -1,10 +1,6 @@
 //! `pausenetd`: its parts on the real kernel, the program by itself, and whole clusters, with the
 //! real API server, real Nodes and the real plugin. With `--features daemon`.
 
-#[path = "../docker/site.rs"]
-#[allow(dead_code)] // the Docker tests use the rest
-mod docker;
-
 mod api;
 mod cluster;
 mod conflist;

@@ -1,7 +1,6 @@
 //! The plugin in the folder of plugins: put there by the running daemon, before there is an API
 //! server, and taken away again.
 
-use common::programs;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -9,6 +8,7 @@ use std::path::Path;
 use crate::site::{Node, kubeconfig_of_nobody, make_bridge};
 use common::World;
 use common::daemon::stripped;
+use common::programs;
 use common::wait::wait_until;
 
 /// A plugin of somebody else's.

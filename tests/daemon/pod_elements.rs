@@ -1,6 +1,5 @@
 //! Ports of pods, after somebody's `nft flush ruleset`.
 
-use common::programs;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, Tools};
 use crate::site::{Node, host, kubeconfig_of_nobody, make_bridge};
 use common::daemon::stripped;
+use common::programs;
 use common::traffic::bound;
 use common::wait::wait_until;
 use common::{Container, World, lab, run};

@@ -1,10 +1,10 @@
 //! The program by itself: what it says to wrong usage, and how it lives without an API server.
 
-use common::programs;
 use std::process::{Command, Output};
 
 use crate::site::{LISTEN, Node, get, kubeconfig_of_nobody, make_bridge};
 use common::World;
+use common::programs;
 use common::wait::wait_until;
 
 fn run(args: &[&str]) -> Output {

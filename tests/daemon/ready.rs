@@ -1,7 +1,6 @@
 //! When a node is ready: after one whole look, whatever an earlier life has left there; and from then
 //! on whoever is away.
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Stdio};
@@ -19,6 +18,7 @@ use crate::api::{Api, Tools};
 use crate::site::{Node, make_bridge};
 use common::World;
 use common::daemon::stripped;
+use common::programs;
 use common::wait::wait_until;
 
 const OLD: &str =

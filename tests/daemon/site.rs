@@ -1,7 +1,6 @@
 //! Nodes of a cluster, as network namespaces on one bridge, with a pausenetd on each and pods that
 //! the plugin of the daemon's own installing wires.
 
-use common::programs;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, TcpStream};
@@ -10,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::daemon::stripped;
+use common::programs;
 use common::wait::wait_until;
 use common::{Container, World, ip};
 

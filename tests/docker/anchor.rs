@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 use common::{Call, Snapshot, podnet, with};
 

@@ -1,12 +1,12 @@
 //! The command that makes a member anew, as `reanchor` prints it: run, and what it makes compared
 //! with what there was.
 
-use common::programs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::site::{Docker, NO_BRIDGE};
+use common::docker::{Docker, NO_BRIDGE};
+use common::programs;
 
 /// Everything that a member may be made with here, and that two may have at once.
 const RICH: &[&str] = &[

@@ -9,7 +9,7 @@ use pausectl::docker_api::{
 };
 use pausenet_host::Error;
 
-use crate::site::{Docker, NO_BRIDGE};
+use common::docker::{Docker, NO_BRIDGE};
 
 /// Runs what waits for the daemon, on this thread: it is in the test's world.
 fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use crate::anew::shell;
-use crate::site::{CHECKOUT, Docker, NO_BRIDGE};
 use crate::watch::Watcher;
+use common::docker::{Docker, NO_BRIDGE};
+use common::programs::CHECKOUT;
 use common::wait::wait_until;
 use common::{lab, run};
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::site::{Docker, NO_BRIDGE, pause_image};
+use common::docker::{Docker, NO_BRIDGE, pause_image};
 use common::wait::wait_until;
 use common::{Answer, Call, Container, allocated, podnet, with};
 

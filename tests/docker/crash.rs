@@ -4,8 +4,8 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 
 /// How many moments of a command's life are tried.

@@ -1,7 +1,7 @@
 //! Docker's own bridge, without pausenet: what it means to share a network, and the problem that an
 //! anchor solves.
 
-use crate::site::{Docker, OWN_BRIDGE};
+use common::docker::{Docker, OWN_BRIDGE};
 use common::wait::wait_until;
 
 #[test]

@@ -1,15 +1,15 @@
 //! `pausectl doctor` on a host with a Docker of its own bridge and firewall.
 
-use common::programs;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::site::{Docker, OWN_BRIDGE};
-use crate::wire::{beyond, listen, tcp, tcp_is_cut};
-use common::{Call, Container, podnet, run, with};
+use common::docker::{Docker, OWN_BRIDGE};
+use common::programs;
+use common::traffic::{listen, tcp, tcp_is_cut};
+use common::{Call, Container, beyond, podnet, run, with};
 
 fn network() -> Value {
     let capabilities = json!({"portMappings": true});

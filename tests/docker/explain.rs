@@ -1,15 +1,16 @@
 //! `explain`, `ls` and `graph` on Docker's and containerd's containers: the screens are read as
 //! they are, and what they say will happen is made to happen.
 
-use common::programs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::site::{CHECKOUT, Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
+use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
+use common::processes::Apart;
+use common::programs;
+use common::programs::CHECKOUT;
 use common::screen::Screen;
 use common::screen::assert_is_in_the_docs;
-use common::started::Apart;
 use common::wait::wait_until;
 use common::{Call, podnet, with};
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::dropping::{
+use common::docker::{Docker, OWN_BRIDGE_AND_IP6TABLES};
+use common::firewall::{
     PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
     without_ports,
 };
-use crate::site::{Docker, OWN_BRIDGE_AND_IP6TABLES};
-use crate::wire::{added, listen, tcp, tcp_is_cut};
+use common::traffic::{listen, tcp, tcp_is_cut};
 use common::wait::wait_until;
-use common::{Call, Container, lab, run, with};
+use common::{Call, Container, added, lab, run, with};
 
 /// A daemon that keeps its rules where we can put ours, and drops what is forwarded.
 fn stock_host(start: fn(&[&str]) -> Option<Docker>) -> Option<Docker> {

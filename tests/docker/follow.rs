@@ -2,10 +2,10 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
 use crate::watch::Watcher;
 use common::allocated;
+use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 
 const HOST: &str = "10.1.0.1";

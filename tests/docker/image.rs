@@ -1,13 +1,14 @@
 //! The image that scripts/image.sh makes, in each runtime that can take it.
 
-use common::programs;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::site::{CHECKOUT, Docker, NO_BRIDGE, make_image, pause_image, status_field};
+use common::docker::{Docker, NO_BRIDGE, make_image, pause_image, status_field};
+use common::programs;
+use common::programs::CHECKOUT;
 use common::{World, lab, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -9,9 +9,6 @@ mod containerd;
 mod crash;
 mod dockers_own;
 mod doctor;
-#[path = "../kernel/dropping.rs"]
-#[allow(dead_code)] // its other part is for kernel/
-mod dropping;
 mod explain;
 mod firewall;
 mod follow;
@@ -21,10 +18,6 @@ mod page;
 mod publish;
 mod reanchor;
 mod rescue;
-mod site;
 mod talker;
 mod up;
 mod watch;
-#[path = "../kernel/wire.rs"]
-#[allow(dead_code)]
-mod wire;

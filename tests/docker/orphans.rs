@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::explain::{host_end, pausectl, screen, story};
-use crate::site::{Docker, LIVE_RESTORE, NO_BRIDGE};
+use common::docker::{Docker, LIVE_RESTORE, NO_BRIDGE};
 
 /// The commands that are advised, one after another.
 #[track_caller]

@@ -1,12 +1,13 @@
 //! The docs' page about Docker, typed from top to bottom.
 
-use common::programs;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::site::{CHECKOUT, Docker, OWN_BRIDGE};
+use common::docker::{Docker, OWN_BRIDGE};
+use common::programs;
+use common::programs::CHECKOUT;
 use common::run;
 
 const PAGE: &str = include_str!("../../src/docs/docker.md");

@@ -1,6 +1,5 @@
 //! `pausectl docker publish` and `unpublish`: ports come and go while a container is at work.
 
-use common::programs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -9,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::site::{Docker, NO_BRIDGE};
+use common::docker::{Docker, NO_BRIDGE};
+use common::programs;
 use common::wait::wait_until;
 use common::{Call, podnet, with};
 

@@ -3,8 +3,8 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
+use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 use common::{Snapshot, allocated, podnet, with};
 

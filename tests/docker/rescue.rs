@@ -4,8 +4,8 @@
 use std::fs;
 
 use crate::explain;
-use crate::site::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use crate::talker::Talker;
+use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use common::{allocated, ip};
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::site::Docker;
+use common::docker::Docker;
 use common::wait::wait_until;
 
 /// A container with a connection to the host.

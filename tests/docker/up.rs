@@ -1,6 +1,5 @@
 //! `pausectl docker up`, `attach` and `detach`.
 
-use common::programs;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -8,9 +7,10 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::site::{Docker, NO_BRIDGE};
 use crate::talker::Talker;
-use common::started::hears_signals;
+use common::docker::{Docker, NO_BRIDGE};
+use common::processes::hears_signals;
+use common::programs;
 use common::wait::wait_until;
 use common::{allocated, podnet, with};
 

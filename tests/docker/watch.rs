@@ -11,9 +11,10 @@ use pausenet::kernel::netns::NetnsId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::site::{CHECKOUT, Docker, LIVE_RESTORE, NO_BRIDGE};
 use crate::talker::Talker;
 use common::allocated;
+use common::docker::{Docker, LIVE_RESTORE, NO_BRIDGE};
+use common::programs::CHECKOUT;
 use common::wait::wait_until;
 
 const HOST: &str = "10.1.0.1";

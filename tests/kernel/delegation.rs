@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::plugins::script;
-use crate::wire::{call, ruleset};
-use common::{Call, World, allocated, lab, podnet, with};
+use common::nftables::ruleset;
+use common::{Call, World, allocated, call, lab, podnet, with};
 
 const RESULT: &str = r#"{"cniVersion": "1.1.0",
     "ips": [{"address": "10.1.0.7/24", "gateway": "10.1.0.1"}],
@@ -361,7 +361,7 @@ fn static_addresses_come_from_the_config_and_whoever_asks() {
         run("STATUS", &config).ok();
         run("DEL", &config).ok();
         assert!(x.link("eth0").is_none());
-        assert_eq!(crate::wire::elements_of("pausenet podnet x eth0"), 0);
+        assert_eq!(common::nftables::elements_of("pausenet podnet x eth0"), 0);
         run("ADD", &config).ok();
         run(
             "GC",
@@ -369,7 +369,7 @@ fn static_addresses_come_from_the_config_and_whoever_asks() {
         )
         .ok();
         assert!(x.link("eth0").is_none());
-        assert_eq!(crate::wire::elements_of("pausenet podnet x eth0"), 0);
+        assert_eq!(common::nftables::elements_of("pausenet podnet x eth0"), 0);
     }
 }
 

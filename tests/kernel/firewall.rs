@@ -1,7 +1,6 @@
 //! Another firewall on the host: Docker's, whose FORWARD drops what its chain DOCKER-USER does not
 //! accept, made with the real iptables; and who else may be in the way.
 
-use common::programs;
 use std::collections::BTreeSet;
 
 use pausenet::apply::firewall as told;
@@ -10,12 +9,14 @@ use pausenet::plan::firewall::{HostLink, Keeper, Obstacle, Passage, Remedy};
 use pausenet::plan::{Families, HOST_END_START};
 use serde_json::{Value, json};
 
-use crate::dropping::{
+use common::firewall::{
     PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
     without_ports,
 };
-use crate::wire::{added, call, listen, ruleset, tcp, tcp_is_cut};
-use common::{Call, World, lab, podnet, run, with};
+use common::nftables::ruleset;
+use common::programs;
+use common::traffic::{listen, tcp, tcp_is_cut};
+use common::{Call, World, added, call, lab, podnet, run, with};
 
 /// A world with a node whose firewall is as Docker makes it, for the programs' families.
 fn docker_host(programs: &[&str]) -> Option<World> {

@@ -7,9 +7,10 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, call_as};
-use crate::wire::{added, elements_of};
+use common::nftables::elements_of;
 use common::{
-    Answer, Call, Container, GROUP, HOST_END, STORES, World, allocated, ip, podnet, run, with,
+    Answer, Call, Container, GROUP, HOST_END, STORES, World, added, allocated, ip, podnet, run,
+    with,
 };
 
 /// Addresses, masquerade, ports and the MAC check: all that an attachment can have.
@@ -191,12 +192,12 @@ fn other_networks_and_other_people_s_links_are_left_alone() {
         "link add mine group {GROUP} type veth peer name theirs"
     ));
     run("ip", ["link", "set", "mine", "alias", "somebody else's"]);
-    let (before, rules) = (world.snapshot(), crate::wire::ruleset());
+    let (before, rules) = (world.snapshot(), common::nftables::ruleset());
 
     gc(&everything(), json!([])).ok();
 
     assert_eq!(world.snapshot(), before);
-    assert_eq!(crate::wire::ruleset(), rules);
+    assert_eq!(common::nftables::ruleset(), rules);
     assert_eq!(elements_of("pausenet othernet b eth0"), 6);
 }
 

@@ -8,9 +8,10 @@ use pausenet::kernel::nft::{Change, Element, Kind, Nft, Set, Table, TableFamily}
 use serde_json::{Value, json};
 
 use crate::ports::{mapped, mapping};
-use crate::wire::{HOST, added, call, elements_of, listen, ruleset, tcp};
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{HOST, listen, tcp};
 use common::wait::wait_until;
-use common::{World, podnet, run, with};
+use common::{World, added, call, podnet, run, with};
 
 fn masqueraded() -> Value {
     with(podnet(), json!({"ipMasq": true}))

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::wire::{HOST, added, at, beyond, bind, call, elements_of, listen, ruleset, tcp, udp};
-use common::{Call, STORES, World, podnet, run, set_sysctl, with};
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{HOST, at, bind, listen, tcp, udp};
+use common::{Call, STORES, World, added, beyond, call, podnet, run, set_sysctl, with};
 
 fn dual_stack() -> Value {
     let ipam = json!({"type": "host-local",

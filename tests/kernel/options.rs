@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::wire::{HOST, added, call, elements_of, listen, tcp, tcp_is_cut};
-use common::{Container, STORES, World, allocated, podnet, run, set_sysctl, with};
+use common::nftables::elements_of;
+use common::traffic::{HOST, listen, tcp, tcp_is_cut};
+use common::{Container, STORES, World, added, allocated, call, podnet, run, set_sysctl, with};
 
 #[test]
 fn isolated_pods_reach_the_host_and_open_pods_and_not_each_other() {

@@ -3,7 +3,6 @@
 //! The numbers are forced to come again, in a PID namespace of the test's own: by a small pid_max
 //! where that is a namespace's own (Linux 6.14), or else by `ns_last_pid`, which always is.
 
-use common::programs;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -11,7 +10,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::wire::{HOST, listen, tcp};
+use common::programs;
+use common::traffic::{HOST, listen, tcp};
 use common::wait::wait_until;
 use common::{Answer, Call, Container, HOST_END, World, allocated, ip, podnet, run, with};
 

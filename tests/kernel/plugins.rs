@@ -1,12 +1,12 @@
 //! The binary under the names of the reference's plugins, and shell scripts as plugins.
 
-use common::programs;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use common::programs;
 use common::{Answer, Call, Container};
 
 /// A folder like /opt/cni/bin, in which the built binary has all its names.
@@ -23,7 +23,7 @@ pub fn folder() -> PathBuf {
 
 /// A call of the binary by another name, about a container that is called like its namespace.
 pub fn call_as(plugin: &str, verb: &str, config: &Value, container: &Container) -> Call {
-    crate::wire::call(verb, config, container)
+    common::call(verb, config, container)
         .program(folder().join(plugin))
         .var("CNI_PATH", folder())
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, call_as, folder};
-use crate::wire::{HOST, beyond, bind, call, elements_of, listen, ruleset, tcp, udp};
-use common::{Call, Container, STORES, World, lab, podnet, run, with};
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{HOST, bind, listen, tcp, udp};
+use common::{Call, Container, STORES, World, beyond, call, lab, podnet, run, with};
 
 const OWNER: &str = "portmap podnet x eth0";
 

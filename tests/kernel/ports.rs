@@ -7,8 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::wire::{HOST, Place, added, beyond, bind, call, listen, ruleset, tcp, tcp_is_cut, udp};
-use common::{Container, World, podnet, set_sysctl, sysctl, with};
+use common::nftables::ruleset;
+use common::traffic::{HOST, Place, bind, listen, tcp, tcp_is_cut, udp};
+use common::{Container, World, added, beyond, call, podnet, set_sysctl, sysctl, with};
 
 /// The config with these mappings.
 pub fn mapping(config: Value, mappings: Value) -> Value {

@@ -5,8 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::plugins::{call_as, script, under};
-use crate::wire::call;
-use common::{Call, World, podnet, with};
+use common::{Call, World, call, podnet, with};
 
 /// Everything that other plugins call iptables, nft, tc, ip or sysctl for.
 fn everything() -> Value {

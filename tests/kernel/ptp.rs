@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::plugins::call_as;
-use crate::wire::{
-    HOST, added, beyond, bind, call, elements_of, listen, ruleset, tcp, tcp_is_cut, udp,
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{HOST, bind, listen, tcp, tcp_is_cut, udp};
+use common::{
+    Call, Container, World, added, allocated, beyond, call, ip, podnet, set_sysctl, sysctl, with,
 };
-use common::{Call, Container, World, allocated, ip, podnet, set_sysctl, sysctl, with};
 
 fn routed() -> Value {
     let ipam = json!({"type": "host-local",

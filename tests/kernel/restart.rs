@@ -1,6 +1,5 @@
 //! The host was started again: its store has what was held before, and nobody will give it back.
 
-use common::programs;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use common::programs;
 use common::wait::wait_until;
 use common::{Answer, Call, Container, STORES, World, allocated, ip, lab, podnet, run, with};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use serde_json::json;
 
-use crate::wire::{Place, added, at, beyond};
-use common::{World, lab, podnet, with};
+use common::traffic::{Place, at};
+use common::{World, added, beyond, lab, podnet, with};
 
 /// Packets of SCTP, with their IP header on the way in.
 fn raw(place: Place) -> UdpSocket {

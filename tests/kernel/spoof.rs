@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::wire::{added, bind, call, datagrams_before, elements_of, listen, ruleset, tcp};
-use common::{Container, World, podnet, run, with};
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{bind, datagrams_before, listen, tcp};
+use common::{Container, World, added, call, podnet, run, with};
 
 const FORGED: &str = "02:00:00:00:00:66";
 const OWNER: &str = "pausenet podnet x eth0";

@@ -6,8 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, under};
-use crate::wire::added;
-use common::{Answer, Call, STORES, World, podnet, run, with};
+use common::{Answer, Call, STORES, World, added, podnet, run, with};
 
 fn status(config: &Value) -> Answer {
     Call::new("STATUS", config).run()
@@ -54,7 +53,7 @@ fn a_network_that_works_is_available_and_says_nothing() {
         call_alone(plugin, "STATUS", &podnet()).run().ok();
     }
     assert_eq!(world.snapshot().net, before);
-    assert_eq!(crate::wire::ruleset(), "", "asked, and nothing made");
+    assert_eq!(common::nftables::ruleset(), "", "asked, and nothing made");
 }
 
 #[test]
@@ -65,8 +64,8 @@ fn a_network_without_a_free_address_is_not_available_unless_that_is_to_be_passed
     unavailable(&status(&small()), &["10.1.0"]);
     status(&lenient()).ok();
     let y = world.container("y");
-    crate::wire::call("ADD", &lenient(), &y).run().err_code(11);
-    crate::wire::call("DEL", &small(), &x).run().ok();
+    common::call("ADD", &lenient(), &y).run().err_code(11);
+    common::call("DEL", &small(), &x).run().ok();
     status(&small()).ok();
 }
 

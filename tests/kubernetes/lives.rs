@@ -1,6 +1,5 @@
 //! What happens to pods.
 
-use common::programs;
 use std::fs;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use crate::containers::Running;
 use crate::scene::{POD, Scene, manifest, share_a_network, view};
 use crate::script::kill;
 use crate::wrapper::{self, REAL};
+use common::programs;
 use common::wait::{wait_same, wait_until};
 use common::{allocated, lab};
 

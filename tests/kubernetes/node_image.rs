@@ -1,11 +1,11 @@
 //! The image of the node's programs, of those that were built for the tests.
 
-use common::programs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::script::CHECKOUT;
 use common::daemon::stripped;
+use common::programs;
 
 /// A folder with the binaries that Cargo has built for the tests.
 pub fn binaries() -> PathBuf {

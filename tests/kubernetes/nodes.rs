@@ -15,7 +15,8 @@ use crate::outside::{OUTSIDE, OUTSIDE_PORT, Outside};
 use crate::scene::{Turn, alone, turn, view};
 use crate::script::{CHECKOUT, kill};
 use common::daemon::{assert_nothing_was_forbidden, is_allowed, requests};
-use common::traffic::{Pings, reaches, seen_as};
+use common::pings::{Pings, reaches};
+use common::traffic::seen_as;
 use common::wait::wait_until;
 use common::{Container, allocated_in, run};
 

@@ -1,7 +1,6 @@
 //! One node with our plugin, and what tests ask of its pods: the API server's side, the runtime's
 //! and the kernel's.
 
-use common::programs;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, Node, Runtime, pod_ip};
 use crate::containers::Running;
 use crate::script::CHECKOUT;
+use common::programs;
 use common::wait::{wait_same, wait_until};
 use common::{Container, NetState, allocated, run};
 

@@ -1,7 +1,6 @@
 //! The scripts of the lab, as tests use them: one that has said what it has set up waits for the end
 //! of its stdin, which comes even if the test is killed.
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use common::lab;
+use common::programs;
 use common::wait::wait_until;
 
 /// The folder with scripts/ and conf/.

@@ -1,6 +1,5 @@
 //! containerd 2.1 through CRI v1, as a kubelet of today speaks to it, at CNI 1.1.0: with STATUS.
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use crate::cri::{Cri, LinuxSandbox, SandboxConfig, SandboxMetadata};
 use crate::scene::{State, share_a_network, turn, view};
 use crate::script::{Images, Script, kill};
 use crate::wrapper;
+use common::programs;
 use common::wait::wait_until;
 use common::{World, ip, lab};
 

@@ -3,7 +3,6 @@
 //! Needs unshare (as root, or with user namespaces for everyone), flock and GNU env. Its size is not
 //! asserted here: only a release build says something about it.
 
-use common::programs;
 use std::fs;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
+use common::programs;
 use common::wait::wait_until;
 
 #[test]

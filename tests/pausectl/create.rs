@@ -1,6 +1,5 @@
 //! `pod create`: what it makes, what it asks plugins, and whom it refuses.
 
-use common::programs;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::site::{Site, is_alive};
+use common::programs;
 use common::{allocated, podnet, with};
 
 #[test]

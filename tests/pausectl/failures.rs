@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::site::{Site, signal};
-use common::started::{hears_signals, through};
+use common::processes::{hears_signals, through};
 use common::wait::wait_until;
 
 /// A plugin that says that it has begun, and then takes its time.

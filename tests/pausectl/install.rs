@@ -4,7 +4,6 @@
 mod killed;
 mod stage;
 
-use common::programs;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
@@ -12,6 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use self::stage::{ALL, Files, NEWER, Stage, said};
+use common::programs;
 use common::{Call, World, lab, podnet, run, with};
 
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {

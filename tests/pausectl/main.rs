@@ -10,6 +10,3 @@ mod ls;
 mod overview;
 mod rm;
 mod site;
-#[allow(dead_code)]
-#[path = "../kernel/wire.rs"]
-mod wire;

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::site::{Site, kill, seen, signal};
+use common::processes::{Apart, hears_signals};
 use common::screen::Screen;
-use common::started::{Apart, hears_signals};
 use common::{Call, ip, podnet};
 
 fn attachments(site: &Site) -> Vec<Value> {

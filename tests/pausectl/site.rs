@@ -1,6 +1,5 @@
 //! A host to make pods on, that cleans up behind a test which failed half way.
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -10,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use common::programs;
 use common::wait::{wait_same, wait_until};
 use common::{Container, Snapshot, World, podnet, run, run_files, store_files, with};
 

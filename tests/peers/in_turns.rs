@@ -1,10 +1,10 @@
 //! The reference and ours one after the other, on one network.
 
-use common::programs;
 use std::fs;
 use std::path::Path;
 
 use crate::{crowd, error, ips, peers};
+use common::programs;
 use common::{Call, World, allocated, store_files};
 use serde_json::json;
 

@@ -1,7 +1,6 @@
 //! Rules that the reference's plugins made with iptables-legacy, which nf_tables does not show: a
 //! DEL of ours names the chains that stay, and `pausectl doctor` how to remove them.
 
-use common::programs;
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -9,6 +8,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use common::programs;
 use common::{Call, Container, World, lab, podnet, run, with};
 
 const PROGRAMS: [(&str, &str); 2] = [

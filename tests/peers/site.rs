@@ -1,7 +1,6 @@
 //! A node with pods that one maker's plugins wired, and all that can be seen of them: links, the
 //! store, nftables, and traffic.
 
-use common::programs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,6 +11,7 @@ use pausenet::kernel::route::MAIN_TABLE;
 use serde_json::{Value, json};
 
 use crate::Peers;
+use common::programs;
 use common::traffic::bound;
 use common::wait::wait_until;
 use common::{Call, Container, NetState, STORES, World, ip, run, store_files, with};

@@ -1,6 +1,5 @@
 //! Two stores, one kept by the reference and one by ours: the same calls leave the same files.
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -8,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::{Peers, crowd, ips, peers};
+use common::programs;
 use common::{Call, Container, World, store_files, with};
 
 /// A network twice, with the same ranges.

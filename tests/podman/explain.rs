@@ -1,12 +1,13 @@
 //! `pausectl explain` on podman's containers, which it knows from /proc alone, and what it says
 //! will happen, made to happen.
 
-use common::programs;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::site::{BUSYBOX, Podman};
+
+use common::programs;
 
 fn explain(target: &str) -> Value {
     let output = Command::new(programs::pausectl())

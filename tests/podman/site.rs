@@ -1,7 +1,6 @@
 //! A podman with networks, processes, storage and cgroups of its own, and what is left of its
 //! containers.
 
-use common::programs;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::programs;
 use common::wait::{wait_for, wait_until};
 use common::{World, allocated, lab, run};
 

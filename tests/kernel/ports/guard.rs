@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{mapped, without_ports};
-use crate::wire::{HOST, Place, added, bind, datagrams_before, listen, tcp};
-use common::{Container, World, run, set_sysctl, sysctl};
+use common::traffic::{HOST, Place, bind, datagrams_before, listen, tcp};
+use common::{Container, World, added, run, set_sysctl, sysctl};
 
 /// A pod that has 127.0.0.0/8 not on its lo but behind the gateway.
 fn attacker(world: &World, config: &Value) -> Container {

@@ -7,8 +7,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{mapped, mapping};
-use crate::wire::{HOST, added, beyond, bind, call, elements_of, listen, ruleset, tcp, udp};
-use common::{Call, STORES, World, allocated, podnet, run, with};
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{HOST, bind, listen, tcp, udp};
+use common::{Call, STORES, World, added, allocated, beyond, call, podnet, run, with};
 
 #[test]
 fn one_host_port_at_two_host_addresses_leads_to_two_containers() {

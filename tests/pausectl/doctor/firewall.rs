@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 use super::{Ward, added, network};
-use crate::wire::{beyond, listen, ruleset, tcp, tcp_is_cut};
+use common::beyond;
+use common::nftables::ruleset;
 use common::run;
+use common::traffic::{listen, tcp, tcp_is_cut};
 
 fn nft(commands: &str) {
     run("nft", [commands]);

@@ -10,7 +10,6 @@ mod rules;
 mod store;
 mod sysctls;
 
-use common::programs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +17,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::site::Site;
+use common::programs;
 use common::screen::assert_is_in_the_docs;
 use common::{Call, Container, lab, podnet, run, with};
 

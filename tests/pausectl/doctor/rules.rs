@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::store::host_end;
 use super::{Ward, added, network, port, says};
-use crate::wire::{HOST, beyond, elements_of, listen, ruleset, tcp, tcp_is_cut};
-use common::{Container, ip, lab, run, with};
+use common::nftables::{elements_of, ruleset};
+use common::traffic::{HOST, listen, tcp, tcp_is_cut};
+use common::{Container, beyond, ip, lab, run, with};
 
 fn flush() {
     run("nft", ["flush", "ruleset"]);

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{Ward, added, network, port};
-use crate::wire::{HOST, beyond, listen, tcp, tcp_is_cut};
-use common::{ip, lab, set_sysctl, sysctl, with};
+use common::traffic::{HOST, listen, tcp, tcp_is_cut};
+use common::{beyond, ip, lab, set_sysctl, sysctl, with};
 
 #[test]
 fn forwarding_that_was_switched_off_under_running_pods_is_switched_on_again() {

@@ -1,6 +1,5 @@
 //! Where `install` is played: a folder of plugins, one of networks, and what there is to put there.
 
-use common::programs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -9,6 +8,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
+
+use common::programs;
 
 /// The steps of an install that can be seen afterwards; strace shows which of them there are.
 const STEPS: &[&str] = &[

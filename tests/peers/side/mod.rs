@@ -13,7 +13,6 @@ mod state;
 
 pub use allowed::witnesses;
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use common::programs;
 use common::wait::wait_until;
 use common::{Answer, Call, Container, World, lab, run, set_sysctl, with};
 

@@ -1,6 +1,5 @@
 //! A world with a Docker daemon in it, and what tests ask of its containers.
 
-use common::programs;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -13,11 +12,9 @@ use pausectl::docker_api::Socket;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use common::wait::wait_until;
-use common::{Container, Snapshot, World, lab, podnet, run, run_files, store_files, with};
-
-/// The folder with scripts/.
-pub use common::programs::CHECKOUT;
+use crate::programs::{self, CHECKOUT};
+use crate::wait::wait_until;
+use crate::{Container, Snapshot, World, lab, podnet, run, run_files, store_files, with};
 
 /// Options of `docker.sh run`: a daemon without docker0, for who brings another network.
 pub const NO_BRIDGE: &[&str] = &["--bridge", "none"];
@@ -348,7 +345,7 @@ impl Drop for Docker {
 pub fn pause_image() -> PathBuf {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pause-image.tar");
+        let file = programs::scratch().join("pause-image.tar");
         make_image(Path::new(CHECKOUT), &file);
         file
     };
@@ -357,7 +354,8 @@ pub fn pause_image() -> PathBuf {
 
 /// Runs a checkout's scripts/image.sh, with what Cargo has built for this one.
 pub fn make_image(checkout: &Path, file: &Path) {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let scratch = programs::scratch();
+    let target = scratch.parent().unwrap();
     let output = Command::new(checkout.join("scripts/image.sh"))
         .arg("--output")
         .arg(file)

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::wire::{added, beyond, listen, tcp, tcp_is_cut};
-use common::{Container, World, podnet, run, set_sysctl, with};
+use crate::traffic::{listen, tcp, tcp_is_cut};
+use crate::{Container, World, added, beyond, podnet, run, set_sysctl, with};
 
 /// For IPv4 and IPv6.
 pub const PROGRAMS: [&str; 2] = ["iptables-nft", "ip6tables-nft"];

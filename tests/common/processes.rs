@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use super::wait::wait_until;
+use crate::wait::wait_until;
 
 /// A command that hears what ends programs. Who runs the tests may ignore some of it, as a
 /// shell's background job does, and what it starts would too.

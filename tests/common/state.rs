@@ -1,0 +1,99 @@
+//! Snapshots of a network namespace and of the address store, to compare before and after.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use pausenet::kernel::link::Link;
+use pausenet::kernel::route::Present;
+use pausenet::kernel::{RouteSocket, address, link, route};
+
+use crate::wait;
+
+/// RT_TABLE_LOCAL: what the kernel makes of the addresses, in its own time.
+const LOCAL_TABLE: u32 = 255;
+
+/// Links, addresses and routes of one namespace. Counters and ages are not part of it, nor what
+/// the kernel does by itself and in its own time: IPv6's link-local addresses and their routes,
+/// and whether a link is `running`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetState {
+    pub links: Vec<Link>,
+    pub addresses: BTreeMap<String, Vec<IpNetwork>>,
+    pub routes: Vec<Present>,
+}
+
+impl NetState {
+    /// Reads the calling thread's namespace.
+    pub fn read() -> Self {
+        let mut socket = RouteSocket::open().unwrap();
+        // A link may go after it was listed: then all of it is looked at again.
+        let (links, addresses) = wait::wait_for("the links stay while they are read", || {
+            let mut links = link::list(&mut socket).unwrap();
+            let mut addresses = BTreeMap::new();
+            for link in &mut links {
+                link.running = false;
+                let mut present = match address::of_link(&mut socket, link.index) {
+                    Err(refusal) if refusal.is(rustix::io::Errno::NODEV) => return None,
+                    present => present.unwrap(),
+                };
+                present.retain(|net| !is_link_local(net));
+                addresses.insert(link.name.clone(), present);
+            }
+            Some((links, addresses))
+        });
+        let mut routes = route::list(&mut socket).unwrap();
+        routes.retain(|route| !is_link_local(&route.dst) && route.table != LOCAL_TABLE);
+        Self {
+            links,
+            addresses,
+            routes,
+        }
+    }
+}
+
+/// The host of a [`World`] at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    pub net: NetState,
+    /// Path below the store's root, and content.
+    pub store: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+impl Snapshot {
+    /// The same without a bridge and what comes with it: it may stay after a failed ADD.
+    pub fn without_bridge(mut self, name: &str) -> Self {
+        let index = self
+            .net
+            .links
+            .iter()
+            .find(|link| link.name == name)
+            .map(|link| link.index);
+        self.net.links.retain(|link| link.name != name);
+        self.net.addresses.remove(name);
+        self.net
+            .routes
+            .retain(|route| route.link != index || index.is_none());
+        self
+    }
+
+    /// The same without locks, cursors and empty folders of stores: what is left are addresses.
+    pub fn addresses_only(mut self) -> Self {
+        self.store.retain(|path, _| {
+            path.file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(|name| name.parse::<IpAddr>().is_ok())
+        });
+        self
+    }
+}
+
+/// Link-local or multicast: what the kernel gives every IPv6 interface.
+pub(crate) fn is_link_local(net: &IpNetwork) -> bool {
+    match net {
+        IpNetwork::V6(net) => net.ip().is_unicast_link_local() || net.ip().is_multicast(),
+        IpNetwork::V4(_) => false,
+    }
+}
