@@ -16,7 +16,7 @@ fn pairs() -> Option<[(std::path::PathBuf, std::path::PathBuf, &'static str); 2]
 }
 
 #[test]
-fn tuning_after_ours_works_on_our_interface() {
+fn tuning_chained_after_pausenet_changes_its_interface() {
     let Some(pairs) = pairs() else { return };
     for (program, peers, version) in pairs {
         let world = World::new();
@@ -40,7 +40,7 @@ fn tuning_after_ours_works_on_our_interface() {
 }
 
 #[test]
-fn portmap_and_firewall_after_ours_find_the_address() {
+fn portmap_and_firewall_chained_after_pausenet_find_the_address() {
     let Some(pairs) = pairs() else { return };
     for (program, peers, version) in pairs {
         let world = World::new();
@@ -94,7 +94,7 @@ fn an_add_that_fails_later_in_the_chain_is_deleted_by_the_runtime() {
 }
 
 #[test]
-fn a_bridge_of_the_reference_is_shared_with_ours() {
+fn a_bridge_is_shared_with_the_reference_plugin() {
     let Some(pairs) = pairs() else { return };
     for (program, peers, version) in pairs {
         share_a_bridge(&program, &peers, version);

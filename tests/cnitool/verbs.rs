@@ -8,7 +8,7 @@ use crate::{CniTool, cached_results, podnet};
 use common::{World, allocated, lab};
 
 #[test]
-fn add_as_in_the_manual_then_check_then_del() {
+fn add_check_and_del_as_in_the_manual() {
     let Some(program) = lab::cnitool() else {
         return;
     };
@@ -38,7 +38,7 @@ fn add_as_in_the_manual_then_check_then_del() {
 }
 
 #[test]
-fn every_version_with_each_cnitool() {
+fn every_cni_version_works_with_each_cnitool() {
     let (Some(new), Some(old)) = (lab::cnitool(), lab::cnitool_1_1()) else {
         return;
     };
@@ -74,7 +74,7 @@ fn every_version(program: &Path, versions: &[&str]) {
 }
 
 #[test]
-fn check_tells_what_was_changed_behind_our_back() {
+fn check_reports_what_was_changed_after_add() {
     let Some(program) = lab::cnitool() else {
         return;
     };
@@ -129,7 +129,7 @@ fn del_frees_the_address_of_a_container_that_is_gone() {
 }
 
 #[test]
-fn an_address_can_be_asked_for_in_cni_args() {
+fn an_address_can_be_requested_in_cni_args() {
     let Some(program) = lab::cnitool() else {
         return;
     };
@@ -144,7 +144,7 @@ fn an_address_can_be_asked_for_in_cni_args() {
 }
 
 #[test]
-fn a_mac_can_be_asked_for_as_a_capability() {
+fn a_mac_can_be_requested_as_a_capability() {
     let Some(program) = lab::cnitool() else {
         return;
     };
@@ -162,7 +162,7 @@ fn a_mac_can_be_asked_for_as_a_capability() {
 }
 
 #[test]
-fn a_network_without_a_conflist_is_an_error_before_we_are_called() {
+fn a_network_without_a_conflist_fails_before_the_plugin_is_called() {
     let Some(program) = lab::cnitool() else {
         return;
     };

@@ -51,7 +51,7 @@ fn assert_noted(scene: &Scene, after: &str) {
 }
 
 #[test]
-fn a_killed_first_call() {
+fn a_first_call_after_boot_killed_at_any_syscall_loses_no_reservation() {
     let scene = Scene::new(Host::Fresh);
     let kills = at_every_point(
         &scene.call("ADD"),
@@ -63,7 +63,7 @@ fn a_killed_first_call() {
 
 /// Where no word can be left, the call is served all the same.
 #[test]
-fn a_first_call_that_cannot_leave_word() {
+fn a_first_call_after_boot_that_cannot_write_its_marker_loses_no_reservation() {
     let scene = Scene::new(Host::Fresh);
     start_again(&scene);
     fs::create_dir_all("/run/pausenet/earlier").unwrap();
@@ -78,7 +78,7 @@ fn a_first_call_that_cannot_leave_word() {
 }
 
 #[test]
-fn a_first_call_of_which_a_call_is_refused() {
+fn a_first_call_after_boot_with_any_failed_syscall_loses_no_reservation() {
     let scene = Scene::new(Host::Fresh);
     each_refused(
         &scene.call("ADD"),

@@ -73,17 +73,17 @@ fn refuse_add(host: Host) {
 }
 
 #[test]
-fn an_add_on_a_fresh_host() {
+fn an_add_on_a_fresh_host_survives_any_failed_syscall() {
     refuse_add(Host::Fresh);
 }
 
 #[test]
-fn an_add_beside_a_neighbour() {
+fn an_add_beside_a_neighbour_survives_any_failed_syscall() {
     refuse_add(Host::Shared);
 }
 
 #[test]
-fn a_del() {
+fn a_del_survives_any_failed_syscall() {
     let scene = Scene::new(Host::Shared);
     let prepare = || {
         scene.call("ADD").run().ok();

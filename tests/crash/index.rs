@@ -138,7 +138,7 @@ fn range() -> Value {
 }
 
 #[test]
-fn a_killed_add() {
+fn add_killed_at_any_syscall_keeps_the_index_correct() {
     let crowd = Crowd::new();
     let kills = at_every_point(
         &crowd.call("ADD"),
@@ -163,7 +163,7 @@ fn a_killed_add() {
 }
 
 #[test]
-fn a_killed_del() {
+fn del_killed_at_any_syscall_keeps_the_index_correct() {
     let crowd = Crowd::new();
     let prepare = || crowd.add("before");
     let kills = at_every_point(&crowd.call("DEL"), prepare, |after| {
@@ -184,7 +184,7 @@ fn a_killed_del() {
 }
 
 #[test]
-fn an_add_of_which_a_call_is_refused() {
+fn add_with_any_failed_syscall_keeps_the_index_correct() {
     let crowd = Crowd::new();
     let heal = |after: &str| {
         crowd.del(after);
@@ -209,7 +209,7 @@ fn an_add_of_which_a_call_is_refused() {
 }
 
 #[test]
-fn a_del_of_which_a_call_is_refused() {
+fn del_with_any_failed_syscall_keeps_the_index_correct() {
     let crowd = Crowd::new();
     let heal = |after: &str| {
         crowd.del(after);

@@ -45,7 +45,7 @@ fn del(scene: &Scene, after: &str) {
 }
 
 #[test]
-fn a_killed_add_on_a_fresh_host() {
+fn add_on_a_fresh_host_killed_at_any_syscall_leaves_nothing() {
     let scene = Scene::new(Host::Fresh);
     let prepare = || scene.reset();
     let kills = at_every_point(&scene.call("ADD"), prepare, |after| {
@@ -56,7 +56,7 @@ fn a_killed_add_on_a_fresh_host() {
 }
 
 #[test]
-fn a_killed_add_beside_a_neighbour() {
+fn add_beside_a_neighbour_killed_at_any_syscall_leaves_nothing() {
     let scene = Scene::new(Host::Shared);
     let kills = at_every_point(
         &scene.call("ADD"),
@@ -71,7 +71,7 @@ fn a_killed_add_beside_a_neighbour() {
 }
 
 #[test]
-fn a_killed_del() {
+fn del_killed_at_any_syscall_leaves_nothing() {
     let scene = Scene::new(Host::Shared);
     let prepare = || {
         scene.call("ADD").run().ok();

@@ -55,7 +55,7 @@ const RICH: &[&str] = &[
 ];
 
 #[test]
-fn a_member_is_made_anew_as_it_was() {
+fn a_member_is_recreated_with_the_same_settings() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -94,7 +94,7 @@ fn a_member_is_made_anew_as_it_was() {
 }
 
 #[test]
-fn what_the_image_says_is_not_said_again() {
+fn settings_of_the_image_are_not_repeated() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };

@@ -121,7 +121,7 @@ fn refused_requests_have_the_right_error_kind() {
 }
 
 #[test]
-fn a_missing_daemon_is_told_from_a_lost_connection() {
+fn a_missing_daemon_is_distinguished_from_a_lost_connection() {
     let dir = tempfile::tempdir().unwrap();
     let connect = |name: &str| -> ApiError {
         let socket = Socket::parse(dir.path().join(name).to_str().unwrap()).unwrap();

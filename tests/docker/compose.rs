@@ -10,7 +10,7 @@ use common::wait::wait_until;
 use common::{lab, run};
 
 #[test]
-fn services_share_an_anchor_and_keep_its_address_when_all_are_made_anew() {
+fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
     let Some(program) = lab::compose() else {
         return;
     };

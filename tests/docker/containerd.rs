@@ -117,7 +117,7 @@ impl Scene {
 }
 
 #[test]
-fn a_container_joins_the_anchor_and_may_go_again() {
+fn a_container_joins_the_anchor_and_leaves_again() {
     let Some(scene) = Scene::start() else {
         return;
     };
@@ -141,7 +141,7 @@ fn a_container_joins_the_anchor_and_may_go_again() {
 }
 
 #[test]
-fn the_anchor_dies_and_the_member_keeps_the_network_until_del() {
+fn a_member_keeps_the_network_after_the_anchor_dies_until_del() {
     let Some(scene) = Scene::start() else {
         return;
     };

@@ -12,7 +12,7 @@ use common::wait::wait_until;
 const MOMENTS: u32 = 12;
 
 #[test]
-fn an_up_that_was_killed_is_finished_or_forgotten() {
+fn a_killed_up_is_finished_or_forgotten() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -50,7 +50,7 @@ fn an_up_that_was_killed_is_finished_or_forgotten() {
 }
 
 #[test]
-fn a_change_of_ports_that_was_killed_is_finished_by_the_next() {
+fn a_killed_change_of_ports_is_finished_by_the_next() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -85,7 +85,7 @@ fn a_change_of_ports_that_was_killed_is_finished_by_the_next() {
 }
 
 #[test]
-fn a_reanchor_that_was_killed_is_finished_by_the_next() {
+fn a_killed_reanchor_is_finished_by_the_next() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -114,7 +114,7 @@ fn a_reanchor_that_was_killed_is_finished_by_the_next() {
 }
 
 #[test]
-fn a_follow_that_was_killed_is_finished_by_the_next() {
+fn a_killed_follow_is_finished_by_the_next() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };

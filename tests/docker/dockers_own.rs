@@ -5,7 +5,7 @@ use common::docker::{Docker, OWN_BRIDGE};
 use common::wait::wait_until;
 
 #[test]
-fn who_shares_the_network_of_an_application_loses_it_with_that() {
+fn sharing_an_application_s_network_ends_with_the_application() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };

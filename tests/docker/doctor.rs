@@ -63,7 +63,7 @@ fn attach(docker: &Docker, name: &str) -> Container {
 }
 
 #[test]
-fn a_host_with_docker_is_looked_at_and_its_firewall_told_again_what_it_forgot() {
+fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     let Some(docker) = Docker::start(OWN_BRIDGE) else {
         return;
     };
@@ -115,7 +115,7 @@ fn a_host_with_docker_is_looked_at_and_its_firewall_told_again_what_it_forgot() 
 }
 
 #[test]
-fn a_subnet_of_docker_s_is_not_for_our_networks() {
+fn doctor_reports_a_subnet_that_docker_uses() {
     let Some(docker) = Docker::start(OWN_BRIDGE) else {
         return;
     };

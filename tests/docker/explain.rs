@@ -64,7 +64,7 @@ pub fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
 }
 
 #[test]
-fn docker_s_shared_network_is_explained_before_and_after_its_owner_s_end() {
+fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
@@ -166,7 +166,7 @@ fn docker_s_shared_network_is_explained_before_and_after_its_owner_s_end() {
 }
 
 #[test]
-fn without_docker_s_socket_the_kernel_and_the_shims_tell_the_same() {
+fn explain_without_docker_s_socket_reads_the_kernel_and_the_shims() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
@@ -190,7 +190,7 @@ fn without_docker_s_socket_the_kernel_and_the_shims_tell_the_same() {
 }
 
 #[test]
-fn a_restarted_owner_leaves_the_others_behind_as_it_was_said() {
+fn a_restarted_owner_leaves_the_others_behind_as_explain_predicted() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
@@ -235,7 +235,7 @@ fn a_restarted_owner_leaves_the_others_behind_as_it_was_said() {
 }
 
 #[test]
-fn an_anchor_s_network_stays_with_the_others_as_it_was_said() {
+fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -361,7 +361,7 @@ fn an_anchor_s_network_stays_with_the_others_as_it_was_said() {
 }
 
 #[test]
-fn a_name_that_means_several_things_is_refused_with_all_of_them() {
+fn an_ambiguous_name_is_refused_with_all_candidates() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };

@@ -11,7 +11,7 @@ use common::wait::wait_until;
 const HOST: &str = "10.1.0.1";
 
 #[test]
-fn members_of_an_anchor_that_was_made_anew_keep_the_network() {
+fn members_follow_a_recreated_anchor() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -45,7 +45,7 @@ fn members_of_an_anchor_that_was_made_anew_keep_the_network() {
 }
 
 #[test]
-fn processes_and_members_of_others_keep_the_network_too() {
+fn processes_and_members_of_other_containers_follow_too() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -93,7 +93,7 @@ fn processes_and_members_of_others_keep_the_network_too() {
 }
 
 #[test]
-fn one_that_cannot_be_restarted_does_not_stop_the_others() {
+fn a_member_that_cannot_be_restarted_does_not_stop_the_others() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -140,7 +140,7 @@ fn one_that_cannot_be_restarted_does_not_stop_the_others() {
 }
 
 #[test]
-fn who_was_not_restarted_then_is_restarted_by_the_next_round() {
+fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };

@@ -36,7 +36,7 @@ fn another_checkout_gives_the_same_bytes() {
 
 /// sudo and su put root's PATH and HOME in the place of the user's, who has Rust.
 #[test]
-fn by_root_it_is_built_with_the_rust_of_whose_checkout_it_is() {
+fn root_builds_with_the_rust_of_the_checkout_s_owner() {
     const NOBODY: u32 = 65534;
     let dir = tempfile::tempdir().unwrap();
     let (checkout, home, bin) = (
@@ -90,7 +90,7 @@ fn by_root_it_is_built_with_the_rust_of_whose_checkout_it_is() {
 }
 
 #[test]
-fn a_binary_that_would_not_start_is_refused() {
+fn an_image_of_a_binary_that_would_not_start_is_refused() {
     let image = |binary: &str| {
         let mut command = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"));
         command.args(["--output", "-", "--binary", binary]);
@@ -105,7 +105,7 @@ fn a_binary_that_would_not_start_is_refused() {
 }
 
 #[test]
-fn docker_shows_what_it_is() {
+fn docker_inspect_shows_the_image_s_labels_and_entrypoint() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -131,7 +131,7 @@ fn docker_shows_what_it_is() {
 }
 
 #[test]
-fn in_docker_it_is_pid_1_small_and_nobody_and_leaves_at_once() {
+fn in_docker_pause_is_pid_1_small_unprivileged_and_stops_at_once() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };

@@ -42,7 +42,7 @@ fn anchored(docker: &Docker, members: &[&str]) {
 }
 
 #[test]
-fn a_restarted_anchor_s_members_keep_their_network_by_what_is_advised() {
+fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };

@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("../../src/docs/docker.md");
 const DONE: &str = "-- the block is done --";
 
 #[test]
-fn each_promised_output_of_the_page_is_seen() {
+fn each_command_of_the_docs_page_prints_the_output_shown() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
@@ -129,7 +129,7 @@ fn as_promised(promised: &str, seen: &str) -> bool {
 }
 
 #[test]
-fn an_answer_is_compared_with_what_was_promised() {
+fn outputs_are_compared_with_the_docs_page() {
     assert!(as_promised(
         "inet 10.77.0.…  netmask",
         "inet 10.77.0.12  netmask"

@@ -69,7 +69,7 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
 }
 
 #[test]
-fn what_is_published_is_known_to_check_and_to_del() {
+fn check_and_del_know_the_published_ports() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -140,7 +140,7 @@ fn check(docker: &Docker, network: &str, portmap: &Path) {
 }
 
 #[test]
-fn ports_that_cannot_be_had_are_refused_and_change_nothing() {
+fn unavailable_ports_are_refused_and_change_nothing() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };

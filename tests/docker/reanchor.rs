@@ -131,7 +131,7 @@ fn with_a_restarted_anchor_the_network_follows_and_the_members_are_restarted() {
 }
 
 #[test]
-fn what_cannot_be_anchored_is_refused_with_what_to_do() {
+fn reanchor_refuses_what_it_cannot_do_with_a_hint() {
     let Some(scene) = Scene::start() else {
         return;
     };

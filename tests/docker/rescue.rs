@@ -9,7 +9,7 @@ use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use common::{allocated, ip};
 
 #[test]
-fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {
+fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
@@ -88,7 +88,7 @@ fn a_container_whose_eth0_has_vanished_gets_one_without_a_restart() {
 }
 
 #[test]
-fn processes_and_namespaces_are_rescued_and_that_is_undone() {
+fn processes_and_namespaces_are_attached_and_detached_again() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -116,7 +116,7 @@ fn processes_and_namespaces_are_rescued_and_that_is_undone() {
 }
 
 #[test]
-fn what_cannot_be_rescued_is_refused_with_its_reason() {
+fn rescue_refuses_what_it_cannot_do_with_a_reason() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };

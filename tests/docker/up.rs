@@ -45,7 +45,7 @@ fn members_of_an_anchor_die_in_any_order_and_the_others_keep_their_connections()
 }
 
 #[test]
-fn an_anchor_has_what_was_asked_for_and_says_so() {
+fn an_anchor_has_and_reports_the_requested_settings() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -156,7 +156,7 @@ fn nameservers_come_from_the_network_s_configuration() {
 }
 
 #[test]
-fn a_member_knows_its_own_name_and_those_that_were_given() {
+fn a_member_resolves_its_own_name_and_the_added_hosts() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -214,7 +214,7 @@ fn a_member_knows_its_own_name_and_those_that_were_given() {
 }
 
 #[test]
-fn what_fails_leaves_nothing() {
+fn a_failed_up_leaves_nothing() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -275,7 +275,7 @@ fn what_fails_leaves_nothing() {
 }
 
 #[test]
-fn ctrl_c_leaves_nothing() {
+fn an_interrupted_up_leaves_nothing() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -322,7 +322,7 @@ fn ctrl_c_leaves_nothing() {
 }
 
 #[test]
-fn containers_without_a_network_are_attached_and_others_refused() {
+fn only_containers_without_a_network_are_attached() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };

@@ -20,7 +20,7 @@ use common::wait::wait_until;
 const HOST: &str = "10.1.0.1";
 
 #[test]
-fn labelled_containers_have_a_network_while_they_run() {
+fn watch_attaches_labelled_containers_while_they_run() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -106,7 +106,7 @@ fn labelled_containers_have_a_network_while_they_run() {
 }
 
 #[test]
-fn what_a_person_detaches_stays_detached() {
+fn a_container_detached_by_hand_stays_detached() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -210,7 +210,7 @@ fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members(
 }
 
 #[test]
-fn the_unit_s_command_is_the_service() {
+fn the_systemd_unit_starts_the_watch() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
@@ -234,7 +234,7 @@ fn the_unit_s_command_is_the_service() {
 }
 
 #[test]
-fn members_are_restarted_after_their_anchor_if_that_is_wished() {
+fn members_are_restarted_after_their_anchor_if_configured() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -271,7 +271,7 @@ fn members_are_restarted_after_their_anchor_if_that_is_wished() {
 }
 
 #[test]
-fn killed_it_is_as_good_as_never_stopped() {
+fn a_killed_watch_resumes_as_if_never_stopped() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
@@ -369,7 +369,7 @@ fn a_daemon_that_restarts_without_its_containers_changes_nothing() {
 }
 
 #[test]
-fn without_docker_it_waits_and_once_it_fails() {
+fn watch_waits_for_docker_and_fails_with_once() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };

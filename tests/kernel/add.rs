@@ -25,7 +25,7 @@ fn mac(link: &Link) -> String {
 }
 
 #[test]
-fn add_wires_the_container_to_the_bridge_and_tells_how() {
+fn add_wires_the_container_to_the_bridge_and_returns_the_result() {
     let world = World::new();
     let container = world.container("x");
 
@@ -144,7 +144,7 @@ fn the_mtu_is_set_on_both_ends_and_a_new_bridge() {
 }
 
 #[test]
-fn a_mac_is_asked_for_by_args_or_capability_and_the_nearest_wins() {
+fn a_mac_is_requested_by_args_or_capability_and_the_most_specific_wins() {
     let args = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}});
     let both = with(
         args.clone(),
@@ -170,7 +170,7 @@ fn a_mac_is_asked_for_by_args_or_capability_and_the_nearest_wins() {
 }
 
 #[test]
-fn a_data_dir_of_one_s_own_holds_the_store() {
+fn a_configured_data_dir_holds_the_store() {
     let world = World::new();
     let container = world.container("x");
     let config = with(
@@ -242,7 +242,7 @@ fn the_interface_is_born_in_the_container_with_its_final_name() {
 }
 
 #[test]
-fn an_interface_that_is_to_stay_down_is_wired_and_down() {
+fn an_interface_configured_to_stay_down_is_wired_and_down() {
     let world = World::new();
     let container = world.container("x");
     let config = with(

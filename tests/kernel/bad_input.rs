@@ -51,7 +51,7 @@ fn add(container: &Container, config: &Value) -> Call {
 }
 
 #[test]
-fn what_is_not_a_config_is_code_6() {
+fn input_that_is_not_a_config_is_code_6() {
     let world = World::new();
     let x = world.container("x");
     let call = add(&x, &podnet());
@@ -78,7 +78,7 @@ fn what_is_not_a_config_is_code_6() {
 }
 
 #[test]
-fn a_config_without_an_end_is_refused() {
+fn an_endless_config_is_refused() {
     let world = World::new();
     let x = world.container("x");
     let mut bytes = vec![b' '; 20 * 1024 * 1024];
@@ -93,7 +93,7 @@ fn a_config_without_an_end_is_refused() {
 }
 
 #[test]
-fn a_wrong_type_is_code_6_and_its_place_is_told() {
+fn a_wrong_type_is_code_6_with_its_position() {
     let world = World::new();
     let x = world.container("x");
     for changes in [
@@ -154,7 +154,7 @@ fn an_unknown_version_is_code_1() {
 }
 
 #[test]
-fn a_network_name_that_is_missing_or_hostile_is_code_7() {
+fn a_missing_or_hostile_network_name_is_code_7() {
     let world = World::new();
     let x = world.container("x");
     for name in [
@@ -241,7 +241,7 @@ fn a_config_that_contradicts_itself_is_code_7() {
 }
 
 #[test]
-fn what_is_not_supported_is_code_2() {
+fn unsupported_settings_are_code_2() {
     let world = World::new();
     let x = world.container("x");
     let changes = json!({"mode": "no-such-mode"});
@@ -255,7 +255,7 @@ fn what_is_not_supported_is_code_2() {
 }
 
 #[test]
-fn an_ipam_that_is_in_no_folder_of_cni_path_is_code_7() {
+fn an_ipam_plugin_missing_from_cni_path_is_code_7() {
     let world = World::new();
     let x = world.container("x");
     let changes = json!({"ipam": {"type": "no-such-ipam"}});
@@ -269,7 +269,7 @@ fn an_ipam_that_is_in_no_folder_of_cni_path_is_code_7() {
 }
 
 #[test]
-fn a_prev_result_that_is_none_is_told_so() {
+fn an_invalid_prev_result_is_reported() {
     let world = World::new();
     let x = world.container("x");
     for (prev, code) in [
@@ -296,7 +296,7 @@ fn a_prev_result_that_is_none_is_told_so() {
 }
 
 #[test]
-fn a_bridge_s_name_that_belongs_to_something_else_is_code_7() {
+fn a_bridge_name_used_by_another_kind_of_link_is_code_7() {
     let world = World::new();
     let x = world.container("x");
     ip("link add br0 type veth peer name other");
@@ -312,7 +312,7 @@ fn a_bridge_s_name_that_belongs_to_something_else_is_code_7() {
 
 /// The kernel refuses the last step of all: everything before it is undone.
 #[test]
-fn a_route_that_the_kernel_refuses_undoes_the_attachment() {
+fn a_route_refused_by_the_kernel_undoes_the_attachment() {
     let world = World::new();
     let x = world.container("x");
     for route in [
@@ -348,7 +348,7 @@ fn a_route_that_the_kernel_refuses_undoes_the_attachment() {
 }
 
 #[test]
-fn a_resolv_conf_that_cannot_be_read_is_code_5_before_anything_is_made() {
+fn an_unreadable_resolv_conf_is_code_5_and_nothing_is_created() {
     let world = World::new();
     let x = world.container("x");
     let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/24", "resolvConf": "/run/gone"});

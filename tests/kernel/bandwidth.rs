@@ -54,7 +54,7 @@ fn pass(stream: &mut TcpStream, send: bool, bytes: usize) {
 }
 
 #[test]
-fn both_directions_are_limited_each_to_its_own_rate() {
+fn each_direction_is_limited_to_its_own_rate() {
     let world = World::new();
     let x = world.container("x");
     let config = limited();
@@ -80,7 +80,7 @@ fn both_directions_are_limited_each_to_its_own_rate() {
 }
 
 #[test]
-fn check_names_a_limit_that_is_gone() {
+fn check_reports_a_missing_limit() {
     let world = World::new();
     let x = world.container("x");
     let config = limited();
@@ -98,7 +98,7 @@ fn check_names_a_limit_that_is_gone() {
 }
 
 #[test]
-fn del_removes_the_detour_even_when_the_namespace_went_first() {
+fn del_removes_the_ifb_when_the_netns_is_gone() {
     let world = World::new();
     for gone in [false, true] {
         let x = world.container("x");
@@ -118,7 +118,7 @@ fn del_removes_the_detour_even_when_the_namespace_went_first() {
 }
 
 #[test]
-fn an_ifb_that_a_dead_namespace_left_is_in_nobody_s_way() {
+fn a_stale_ifb_does_not_disturb_the_next_add() {
     let world = World::new();
     let x = world.container("x");
     let add = Call::new("ADD", &limited());

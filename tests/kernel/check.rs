@@ -30,7 +30,7 @@ fn attached(config: &Value) -> (World, Container, Call) {
 }
 
 #[test]
-fn check_is_content_after_add_and_changes_nothing() {
+fn check_succeeds_after_add_and_changes_nothing() {
     let plain_switch = with(podnet(), json!({"isDefaultGateway": null}));
     let no_ipam = with(plain_switch.clone(), json!({"ipam": null}));
     for config in [
@@ -76,7 +76,7 @@ fn differs(config: &Value, cases: &[(&str, Break, &[&str])]) {
 }
 
 #[test]
-fn check_names_what_differs_in_the_container() {
+fn check_reports_differences_in_the_container() {
     differs(
         &dual_stack(),
         &[
@@ -163,7 +163,7 @@ fn check_names_what_differs_in_the_container() {
 }
 
 #[test]
-fn check_names_what_differs_on_the_host() {
+fn check_reports_differences_on_the_host() {
     differs(
         &podnet(),
         &[
@@ -269,7 +269,7 @@ fn check_names_what_differs_on_the_host() {
 }
 
 #[test]
-fn check_names_a_port_whose_hairpin_mode_is_gone() {
+fn check_reports_a_port_without_its_hairpin_mode() {
     differs(
         &with(podnet(), json!({"hairpinMode": true})),
         &[(
@@ -285,7 +285,7 @@ fn check_names_a_port_whose_hairpin_mode_is_gone() {
 }
 
 #[test]
-fn check_names_a_bridge_that_is_not_promiscuous_any_more() {
+fn check_reports_a_bridge_that_is_no_longer_promiscuous() {
     differs(
         &with(podnet(), json!({"promiscMode": true})),
         &[(
@@ -297,7 +297,7 @@ fn check_names_a_bridge_that_is_not_promiscuous_any_more() {
 }
 
 #[test]
-fn check_notices_that_the_netns_path_leads_to_another_pod() {
+fn check_reports_a_netns_path_that_leads_to_another_pod() {
     let (world, _container, check) = attached(&podnet());
     let other = world.container("y");
     Call::new("ADD", &podnet())
@@ -318,7 +318,7 @@ fn check_notices_that_the_netns_path_leads_to_another_pod() {
 }
 
 #[test]
-fn check_notices_that_the_netns_is_gone() {
+fn check_reports_that_the_netns_is_gone() {
     let (_world, container, check) = attached(&podnet());
     container.destroy();
 
@@ -353,7 +353,7 @@ fn check_without_prev_result_is_code_7() {
 }
 
 #[test]
-fn check_of_what_was_never_added_differs_and_makes_nothing() {
+fn check_of_an_attachment_never_added_fails_and_creates_nothing() {
     let (world, _container, _) = attached(&podnet());
     let other = world.container("y");
     let before = world.snapshot();

@@ -43,7 +43,7 @@ fn dual_stack() -> Value {
 }
 
 #[test]
-fn forty_adds_at_once_are_forty_whole_attachments_and_forty_dels_leave_nothing() {
+fn forty_concurrent_adds_succeed_and_forty_dels_leave_nothing() {
     let world = World::new();
     let containers = containers(&world, MANY);
     let before = world.snapshot().addresses_only();
@@ -97,7 +97,7 @@ fn forty_adds_at_once_are_forty_whole_attachments_and_forty_dels_leave_nothing()
 
 /// ADD and DEL of many containers, and several calls for each at the same time.
 #[test]
-fn churn_leaves_what_the_last_call_says() {
+fn after_churn_the_state_is_that_of_the_last_call() {
     const ROUNDS: usize = 5;
     let world = World::new();
     let containers = containers(&world, 12);
@@ -141,7 +141,7 @@ fn churn_leaves_what_the_last_call_says() {
 
 /// A runtime that lost track calls the same ADD again while the first still runs.
 #[test]
-fn of_two_adds_of_one_attachment_one_wins_and_the_other_changes_nothing() {
+fn of_two_concurrent_adds_of_one_attachment_one_wins_and_the_other_changes_nothing() {
     let world = World::new();
     let container = world.container("x");
     let call = Call::new("ADD", &podnet()).netns(&container);
@@ -167,7 +167,7 @@ fn of_two_adds_of_one_attachment_one_wins_and_the_other_changes_nothing() {
 
 /// More containers than addresses: the surplus is told so, and whoever got one has it whole.
 #[test]
-fn a_range_runs_out_exactly_at_its_end() {
+fn a_range_is_exhausted_exactly_at_its_end() {
     let world = World::new();
     let containers = containers(&world, 12);
     let config = with(
@@ -194,7 +194,7 @@ fn a_range_runs_out_exactly_at_its_end() {
 
 /// The reference's host-local and ours may work on one store at the same time.
 #[test]
-fn whoever_holds_the_store_s_lock_is_waited_for() {
+fn a_locked_store_is_waited_for() {
     let world = World::new();
     let container = world.container("x");
     let store = Path::new(STORES).join("podnet");

@@ -52,7 +52,7 @@ fn indexes() -> usize {
 }
 
 #[test]
-fn a_crowded_store_has_an_index_outside_of_itself() {
+fn a_large_store_has_an_index_outside_its_folder() {
     let _world = World::new();
     crowd(100, 100);
     assert_eq!(add("c1"), nth(101));
@@ -104,7 +104,7 @@ fn calls(call: &Call) -> usize {
 }
 
 #[test]
-fn the_last_free_address_is_found_and_then_there_is_none() {
+fn the_last_free_address_is_found_and_then_the_range_is_exhausted() {
     let _world = World::new();
     crowd(0xfffe, 2);
     fs::remove_file(store().join(nth(0x8000))).unwrap();
@@ -119,7 +119,7 @@ fn the_last_free_address_is_found_and_then_there_is_none() {
 }
 
 #[test]
-fn without_a_place_for_the_index_it_works_all_the_same() {
+fn add_works_where_no_index_can_be_written() {
     let places: [(&str, fn()); 4] = [
         ("a read-only one", || mount("ro")),
         ("a full one", || mount("size=8k")),
@@ -151,7 +151,7 @@ fn mount(options: &str) {
 
 /// A place that becomes unusable while there is an index: it stays behind, and is not believed.
 #[test]
-fn an_index_that_can_no_longer_be_written_is_not_believed() {
+fn an_index_that_can_no_longer_be_written_is_not_trusted() {
     let _world = World::new();
     mount("mode=0755");
     crowd(100, 100);
@@ -169,7 +169,7 @@ fn an_index_that_can_no_longer_be_written_is_not_believed() {
 }
 
 #[test]
-fn a_store_put_back_from_a_backup_is_the_truth() {
+fn a_store_restored_from_a_backup_overrides_the_index() {
     let _world = World::new();
     crowd(100, 100);
     let (here, backup) = (store(), Path::new(STORES).join("backup"));
@@ -195,7 +195,7 @@ fn a_store_put_back_from_a_backup_is_the_truth() {
 }
 
 #[test]
-fn gc_keeps_the_index_right() {
+fn gc_keeps_the_index_correct() {
     let _world = World::new();
     crowd(100, 100);
     add("c1");

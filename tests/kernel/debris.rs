@@ -15,7 +15,7 @@ fn half_made(container: &Container) {
 }
 
 #[test]
-fn add_clears_a_half_made_link_and_an_orphaned_address() {
+fn add_removes_a_half_made_link_and_an_orphaned_reservation() {
     for (link, address) in [(true, true), (true, false), (false, true)] {
         let world = World::new();
         let container = world.container("x");
@@ -44,7 +44,7 @@ fn add_clears_a_half_made_link_and_an_orphaned_address() {
 }
 
 #[test]
-fn add_clears_a_half_made_link_of_a_network_without_ipam() {
+fn add_removes_a_half_made_link_of_a_network_without_ipam() {
     let world = World::new();
     let container = world.container("x");
     half_made(&container);
@@ -56,7 +56,7 @@ fn add_clears_a_half_made_link_of_a_network_without_ipam() {
 }
 
 #[test]
-fn del_clears_a_half_made_link_and_an_orphaned_address() {
+fn del_removes_a_half_made_link_and_an_orphaned_reservation() {
     let world = World::new();
     let container = world.container("x");
     half_made(&container);
@@ -70,7 +70,7 @@ fn del_clears_a_half_made_link_and_an_orphaned_address() {
 }
 
 #[test]
-fn the_half_made_of_others_is_left_alone() {
+fn debris_of_other_attachments_is_left_alone() {
     let world = World::new();
     let container = world.container("x");
     half_made(&container);

@@ -18,7 +18,7 @@ fn add(world: &World, name: &str, id: &str) -> common::Container {
 }
 
 #[test]
-fn del_leaves_nothing_and_may_be_repeated() {
+fn del_leaves_nothing_and_can_be_repeated() {
     let world = World::new();
     let container = world.container("x");
     let (before, inside) = (world.snapshot().addresses_only(), container.state());
@@ -55,7 +55,7 @@ fn del_leaves_the_bridge_and_the_other_containers_alone() {
 }
 
 #[test]
-fn del_takes_prev_result_or_does_without() {
+fn del_works_with_and_without_prev_result() {
     for given in [true, false] {
         let world = World::new();
         let container = world.container("x");
@@ -74,7 +74,7 @@ fn del_takes_prev_result_or_does_without() {
 }
 
 #[test]
-fn del_works_without_a_netns() {
+fn del_succeeds_without_a_netns() {
     let world = World::new();
     let container = add(&world, "x", "c1");
 
@@ -86,7 +86,7 @@ fn del_works_without_a_netns() {
 }
 
 #[test]
-fn del_works_when_the_netns_is_gone() {
+fn del_succeeds_when_the_netns_is_gone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     let call = Call::new("DEL", &podnet()).netns(&container);
@@ -100,7 +100,7 @@ fn del_works_when_the_netns_is_gone() {
 
 /// A process that outlives its pod holds the namespace: the path is gone, the links are not.
 #[test]
-fn del_works_when_the_netns_is_held_but_its_path_is_gone() {
+fn del_succeeds_when_the_netns_is_alive_but_its_path_is_gone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     let call = Call::new("DEL", &podnet()).netns(&container);
@@ -117,7 +117,7 @@ fn del_works_when_the_netns_is_held_but_its_path_is_gone() {
 
 /// The reference deletes CNI_IFNAME in whatever namespace the path leads to.
 #[test]
-fn del_does_not_touch_the_pod_that_has_the_path_now() {
+fn del_does_not_touch_another_pod_at_the_same_path() {
     let world = World::new();
     let first = add(&world, "x", "c1");
     let held = File::open(&first.path).unwrap();
@@ -145,7 +145,7 @@ fn del_does_not_touch_the_pod_that_has_the_path_now() {
 
 /// A PID is reused by a process of the host: /proc/PID/ns/net is then the host's own.
 #[test]
-fn del_does_not_mind_the_host_s_own_netns() {
+fn del_with_the_host_s_netns_leaves_the_host_alone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     ip("link add eth0 type bridge");
@@ -161,7 +161,7 @@ fn del_does_not_mind_the_host_s_own_netns() {
 }
 
 #[test]
-fn del_frees_the_address_when_the_interface_is_gone_already() {
+fn del_frees_the_address_when_the_interface_is_already_gone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     container.ip("link del eth0");
@@ -172,7 +172,7 @@ fn del_frees_the_address_when_the_interface_is_gone_already() {
 }
 
 #[test]
-fn del_works_when_the_bridge_is_gone() {
+fn del_succeeds_when_the_bridge_is_gone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     ip("link del cni0");
@@ -184,7 +184,7 @@ fn del_works_when_the_bridge_is_gone() {
 }
 
 #[test]
-fn a_link_that_only_has_the_host_end_s_name_is_left_alone() {
+fn del_leaves_a_foreign_link_with_the_host_end_s_name_alone() {
     let alias = |text: &str| {
         common::run("ip", ["link", "set", HOST_END, "alias", text]);
     };
@@ -210,7 +210,7 @@ fn a_link_that_only_has_the_host_end_s_name_is_left_alone() {
 }
 
 #[test]
-fn del_of_what_was_never_added_succeeds_and_makes_nothing() {
+fn del_of_an_attachment_never_added_succeeds_and_creates_nothing() {
     let world = World::new();
     let container = world.container("x");
     let (before, inside) = (world.snapshot(), container.state());
@@ -247,7 +247,7 @@ fn two_interfaces_of_one_container_are_two_attachments() {
 }
 
 #[test]
-fn del_works_when_the_store_is_gone() {
+fn del_succeeds_when_the_store_is_gone() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     fs::remove_dir_all(Path::new(STORES).join("podnet")).unwrap();
@@ -263,7 +263,7 @@ fn del_works_when_the_store_is_gone() {
 
 /// The address is freed last: while it is held, nobody else can be given it.
 #[test]
-fn an_address_that_cannot_be_freed_is_an_error_after_the_link_is_gone() {
+fn del_fails_when_the_address_cannot_be_freed_but_removes_the_link() {
     let world = World::new();
     let container = add(&world, "x", "c1");
     common::run("mount", ["--bind", STORES, STORES]);

@@ -84,7 +84,7 @@ fn the_delegate_s_result_becomes_the_container_s_addresses_routes_and_dns() {
 
 /// What a delegate may rely on: our environment, the verb, and the config as it came in.
 #[test]
-fn every_verb_is_handed_on_as_it_came() {
+fn every_verb_is_delegated_unchanged() {
     let world = World::new();
     let x = world.container("x");
     let delegate = answering();
@@ -129,7 +129,7 @@ fn every_verb_is_handed_on_as_it_came() {
 }
 
 #[test]
-fn a_delegate_s_error_keeps_its_code_and_its_words() {
+fn a_delegate_s_error_keeps_its_code_and_message() {
     let refusal =
         r#"{"cniVersion": "1.1.0", "code": 11, "msg": "all gone", "details": "try later"}"#;
     let delegate = Scripted::new(&format!("echo '{refusal}'; exit 1"));
@@ -155,7 +155,7 @@ fn a_delegate_s_error_keeps_its_code_and_its_words() {
 }
 
 #[test]
-fn check_passes_on_what_the_delegate_finds() {
+fn check_reports_what_the_delegate_finds() {
     let world = World::new();
     let x = world.container("x");
     let delegate = answering();
@@ -171,7 +171,7 @@ fn check_passes_on_what_the_delegate_finds() {
 }
 
 #[test]
-fn an_add_that_fails_after_the_delegate_s_is_undone_there_too() {
+fn an_add_that_fails_after_the_delegate_is_undone_there_too() {
     let world = World::new();
     let x = world.container("x");
     x.ip("link add eth0 type veth peer name other");
@@ -190,7 +190,7 @@ fn an_add_that_fails_after_the_delegate_s_is_undone_there_too() {
 }
 
 #[test]
-fn answers_that_are_no_result_are_code_6_and_undone() {
+fn delegate_output_that_is_not_a_result_is_code_6_and_undone() {
     for answer in [
         "",
         "echo nonsense",
@@ -231,7 +231,7 @@ fn a_result_without_an_address_is_refused_and_undone() {
 }
 
 #[test]
-fn a_delegate_that_dies_is_told_so() {
+fn a_delegate_that_dies_is_reported() {
     let world = World::new();
     let x = world.container("x");
     for (then, word) in [("kill -9 $$", "signal"), ("exit 3", "exit status: 3")] {
@@ -247,7 +247,7 @@ fn a_delegate_that_dies_is_told_so() {
 }
 
 #[test]
-fn a_delegate_is_looked_for_in_cni_path_only_and_in_its_order() {
+fn a_delegate_is_searched_in_cni_path_only_and_in_its_order() {
     let world = World::new();
     let x = world.container("x");
     let before = world.snapshot();
@@ -278,7 +278,7 @@ fn a_delegate_is_looked_for_in_cni_path_only_and_in_its_order() {
 }
 
 #[test]
-fn the_reference_s_host_local_under_another_name_serves_us() {
+fn the_reference_s_host_local_works_as_delegate() {
     let folders = [lab::peers_sid(), lab::peers()];
     for (folder, version) in folders.into_iter().zip(["1.1.0", "1.0.0"]) {
         let Some(theirs) = folder else { continue };
@@ -314,7 +314,7 @@ fn the_reference_s_host_local_under_another_name_serves_us() {
 }
 
 #[test]
-fn static_addresses_come_from_the_config_and_whoever_asks() {
+fn static_addresses_come_from_the_config_and_the_request() {
     let ipam = json!({"type": "static",
         "addresses": [{"address": "10.1.0.9/24", "gateway": "10.1.0.1"}, {"address": "fd00::9/64"}],
         "routes": [{"dst": "192.168.7.0/24"}], "dns": {"nameservers": ["10.1.0.53"]}});
@@ -374,7 +374,7 @@ fn static_addresses_come_from_the_config_and_whoever_asks() {
 }
 
 #[test]
-fn a_static_address_without_a_prefix_or_none_at_all_is_code_7() {
+fn a_missing_or_prefixless_static_address_is_code_7() {
     let world = World::new();
     let x = world.container("x");
     let before = world.snapshot();

@@ -74,7 +74,7 @@ fn routed_pods_reach_each_other_the_outside_and_their_published_ports() {
 }
 
 #[test]
-fn without_a_word_in_the_chain_the_host_drops_their_packets() {
+fn without_accept_rules_the_host_drops_pod_traffic() {
     for config in [off(dual_stack()), off(routed(dual_stack()))] {
         let Some(world) = docker_host(&PROGRAMS) else {
             return;
@@ -88,7 +88,7 @@ fn without_a_word_in_the_chain_the_host_drops_their_packets() {
 }
 
 #[test]
-fn on_a_switch_frames_pass_too() {
+fn frames_on_a_layer_2_network_pass_too() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -108,7 +108,7 @@ fn on_a_switch_frames_pass_too() {
 }
 
 #[test]
-fn iptables_prints_the_rules_saves_and_restores_them_and_they_are_not_made_twice() {
+fn iptables_saves_and_restores_the_rules_and_they_are_not_added_twice() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -156,7 +156,7 @@ fn iptables_prints_the_rules_saves_and_restores_them_and_they_are_not_made_twice
 }
 
 #[test]
-fn iptables_removes_each_rule_by_what_it_prints() {
+fn iptables_deletes_each_rule_as_printed() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -174,7 +174,7 @@ fn iptables_removes_each_rule_by_what_it_prints() {
 }
 
 #[test]
-fn the_user_s_own_drop_wins_whether_it_was_there_before_or_not() {
+fn a_user_s_drop_rule_wins_whether_added_before_or_after() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -194,7 +194,7 @@ fn the_user_s_own_drop_wins_whether_it_was_there_before_or_not() {
 }
 
 #[test]
-fn many_adds_at_once_make_the_rules_once() {
+fn concurrent_adds_add_the_rules_once() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -213,7 +213,7 @@ fn many_adds_at_once_make_the_rules_once() {
 }
 
 #[test]
-fn a_chain_without_a_return_is_added_to_at_its_end() {
+fn rules_are_appended_to_a_chain_without_a_return() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -226,7 +226,7 @@ fn a_chain_without_a_return_is_added_to_at_its_end() {
 }
 
 #[test]
-fn rules_that_somebody_took_away_come_back_with_the_next_add() {
+fn deleted_rules_come_back_with_the_next_add() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -264,7 +264,7 @@ fn rules_that_somebody_took_away_come_back_with_the_next_add() {
 }
 
 #[test]
-fn a_table_without_the_chain_is_left_alone_and_check_and_del_do_not_miss_it() {
+fn a_table_without_the_chain_is_left_alone_and_check_and_del_succeed() {
     let Some(world) = docker_host(&["iptables-nft"]) else {
         return;
     };
@@ -299,7 +299,7 @@ fn a_del_and_an_add_that_fails_leave_the_network_s_rules() {
 }
 
 #[test]
-fn gc_of_a_network_that_has_no_attachment_takes_its_rules_away_and_no_others() {
+fn gc_of_a_network_without_attachments_removes_only_its_rules() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -324,7 +324,7 @@ fn gc_of_a_network_that_has_no_attachment_takes_its_rules_away_and_no_others() {
 }
 
 #[test]
-fn the_key_is_auto_or_off_and_nothing_to_the_reference_s_plugins() {
+fn the_firewall_key_is_auto_or_off_and_ignored_under_reference_names() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -381,7 +381,7 @@ fn keepers(found: &[Obstacle]) -> Vec<(Keeper, &str)> {
 }
 
 #[test]
-fn docker_is_named_as_an_obstacle_until_it_has_been_told() {
+fn docker_is_named_as_an_obstacle_until_the_rules_are_added() {
     let Some(_world) = docker_host(&PROGRAMS) else {
         return;
     };
@@ -408,7 +408,7 @@ fn docker_is_named_as_an_obstacle_until_it_has_been_told() {
 }
 
 #[test]
-fn the_commands_against_somebody_s_drop_open_the_way() {
+fn the_suggested_commands_unblock_a_dropping_chain() {
     for config in [dual_stack(), routed(dual_stack())] {
         let Some(world) = docker_host(&[]) else {
             return;
@@ -448,7 +448,7 @@ fn the_commands_against_somebody_s_drop_open_the_way() {
 
 /// Their tables as they make them, as far as it matters here.
 #[test]
-fn ufw_firewalld_and_iptables_legacy_are_known_by_their_chains() {
+fn ufw_firewalld_and_iptables_legacy_are_recognized_by_their_chains() {
     let Some(_world) = docker_host(&[]) else {
         return;
     };

@@ -56,7 +56,7 @@ fn assert_there(world: &World, container: &Container, ip: &str, there: bool) {
 }
 
 #[test]
-fn gc_removes_what_is_not_listed_and_keeps_what_is() {
+fn gc_removes_unlisted_attachments_and_keeps_listed_ones() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     let (b, _) = added(&world, &mapped(8081), "b");
@@ -71,7 +71,7 @@ fn gc_removes_what_is_not_listed_and_keeps_what_is() {
 }
 
 #[test]
-fn an_interface_that_is_not_listed_goes_though_its_container_is() {
+fn gc_removes_an_unlisted_interface_of_a_listed_container() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     gc(
@@ -83,7 +83,7 @@ fn an_interface_that_is_not_listed_goes_though_its_container_is() {
 }
 
 #[test]
-fn an_empty_list_means_that_nothing_is_valid() {
+fn gc_with_an_empty_list_removes_every_attachment() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     gc(&everything(), json!([])).ok();
@@ -92,7 +92,7 @@ fn an_empty_list_means_that_nothing_is_valid() {
 }
 
 #[test]
-fn a_missing_list_is_code_7_and_nothing_is_touched() {
+fn gc_without_a_list_is_code_7_and_changes_nothing() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     for list in [json!({}), json!({"cni.dev/valid-attachments": null})] {
@@ -106,7 +106,7 @@ fn a_missing_list_is_code_7_and_nothing_is_touched() {
 }
 
 #[test]
-fn gc_of_what_was_never_used_succeeds_and_makes_nothing() {
+fn gc_of_an_unused_network_succeeds_and_creates_nothing() {
     let world = World::new();
     let before = world.snapshot();
     gc(&everything(), json!([])).ok();
@@ -116,7 +116,7 @@ fn gc_of_what_was_never_used_succeeds_and_makes_nothing() {
 }
 
 #[test]
-fn what_is_left_of_dead_containers_goes() {
+fn gc_removes_the_leftovers_of_dead_containers() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     a.ip("link del eth0");
@@ -130,7 +130,7 @@ fn what_is_left_of_dead_containers_goes() {
 
 /// An ADD in flight holds its attachment's lock.
 #[test]
-fn what_an_add_is_making_right_now_is_left_alone() {
+fn gc_leaves_an_add_in_progress_alone() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     let alias = "pausenet podnet a eth0";
@@ -162,7 +162,7 @@ fn hold(host_end: &str) -> File {
 }
 
 #[test]
-fn a_half_made_link_goes_unless_somebody_is_still_at_it() {
+fn gc_removes_a_half_made_link_unless_its_add_is_running() {
     let world = World::new();
     world.container("x");
     ip("link add cni0 up type bridge");
@@ -179,7 +179,7 @@ fn a_half_made_link_goes_unless_somebody_is_still_at_it() {
 }
 
 #[test]
-fn other_networks_and_other_people_s_links_are_left_alone() {
+fn gc_leaves_other_networks_and_foreign_links_alone() {
     let world = World::new();
     let ipam = json!({"type": "host-local", "subnet": "10.2.0.0/24"});
     let other = with(
@@ -203,7 +203,7 @@ fn other_networks_and_other_people_s_links_are_left_alone() {
 
 /// The address cannot be freed; link and elements go all the same, and the error is told.
 #[test]
-fn gc_goes_on_after_errors_and_tells_them() {
+fn gc_continues_after_errors_and_reports_them() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     run("mount", ["--bind", STORES, STORES]);
@@ -223,7 +223,7 @@ fn gc_goes_on_after_errors_and_tells_them() {
 }
 
 #[test]
-fn an_ipam_that_is_not_there_any_more_does_not_stop_gc() {
+fn a_missing_ipam_plugin_does_not_stop_gc() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     let config = with(everything(), json!({"ipam": {"type": "gone"}}));
@@ -236,7 +236,7 @@ fn an_ipam_that_is_not_there_any_more_does_not_stop_gc() {
 }
 
 #[test]
-fn bridge_and_ptp_by_name_collect_too() {
+fn gc_works_under_the_names_bridge_and_ptp() {
     for plugin in ["bridge", "ptp"] {
         let world = World::new();
         let x = world.container("x");
@@ -265,7 +265,7 @@ fn gc_needs_a_config_of_1_1_0() {
 }
 
 #[test]
-fn many_go_at_once_and_their_neighbours_stay() {
+fn gc_removes_many_attachments_and_keeps_their_neighbours() {
     let world = World::new();
     let all = ["a", "b", "c", "d", "e"].map(|id| added(&world, &podnet(), id).0);
     let inside = all[2].state();
@@ -280,7 +280,7 @@ fn many_go_at_once_and_their_neighbours_stay() {
 }
 
 #[test]
-fn what_a_killed_gc_has_condemned_is_judged_anew() {
+fn gc_after_a_killed_gc_decides_afresh_what_is_stale() {
     let world = World::new();
     let (a, _) = added(&world, &podnet(), "a");
     let (b, _) = added(&world, &podnet(), "b");

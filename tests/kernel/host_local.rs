@@ -20,7 +20,7 @@ fn host_local(verb: &str, config: &Value) -> Call {
 }
 
 #[test]
-fn each_version_has_its_own_form_of_result() {
+fn each_cni_version_has_its_own_result_format() {
     for (version, expected) in [
         (
             "0.1.0",
@@ -95,7 +95,7 @@ fn each_version_has_its_own_form_of_result() {
 
 /// The outer plugin's keys are that plugin's: they may be of any type.
 #[test]
-fn what_the_outer_plugin_s_keys_say_is_not_looked_at() {
+fn keys_of_the_outer_plugin_are_ignored() {
     for keys in [
         json!({"type": "macvlan", "mode": "bridge", "master": "eth0"}),
         json!({"type": "ipvlan", "mode": "l2", "vlan": "12", "mtu": "1400"}),
@@ -131,7 +131,7 @@ fn a_second_add_of_one_interface_is_refused_and_keeps_the_first() {
 }
 
 #[test]
-fn check_notices_that_the_addresses_are_gone() {
+fn check_reports_missing_addresses() {
     let _world = World::new();
     host_local("CHECK", &config()).run().err_code(102);
     host_local("ADD", &config()).run().ok();
@@ -145,7 +145,7 @@ fn check_notices_that_the_addresses_are_gone() {
 }
 
 #[test]
-fn without_ipam_in_the_config_it_is_code_7() {
+fn a_config_without_ipam_is_code_7() {
     let _world = World::new();
     let config = with(config(), json!({"ipam": null}));
     for verb in ["ADD", "DEL", "CHECK"] {
@@ -155,7 +155,7 @@ fn without_ipam_in_the_config_it_is_code_7() {
 }
 
 #[test]
-fn gc_frees_what_is_not_listed() {
+fn gc_frees_unlisted_addresses() {
     let _world = World::new();
     for (id, ifname) in [("a", "eth0"), ("a", "net1"), ("b", "eth0")] {
         host_local("ADD", &config())
@@ -194,7 +194,7 @@ fn gc_frees_what_is_not_listed() {
 }
 
 #[test]
-fn status_tells_whether_there_is_an_address_left() {
+fn status_reports_whether_an_address_is_free() {
     let _world = World::new();
     let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/30"}]]});
     let small = with(config(), json!({"ipam": ipam}));

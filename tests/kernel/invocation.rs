@@ -27,7 +27,7 @@ fn finish(mut child: Child) -> Answer {
 }
 
 #[test]
-fn without_a_command_it_tells_what_it_is() {
+fn without_cni_command_help_is_printed() {
     for call in [
         Call::new("", &json!(null)),
         Call::new("", &podnet()).without("CNI_COMMAND"),
@@ -75,7 +75,7 @@ fn version_takes_a_config_of_any_version() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_written_is_a_failure() {
+fn a_result_that_cannot_be_written_is_a_failure() {
     let world = World::new();
     let container = world.container("x");
     let add = Call::new("ADD", &podnet()).netns(&container);
@@ -109,7 +109,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 }
 
 #[test]
-fn an_error_that_cannot_be_written_is_a_failure_too() {
+fn an_error_that_cannot_be_written_is_a_failure() {
     let mut command = Call::new("ADD", &podnet()).command();
     let (reader, writer) = pipe();
     drop(reader);
@@ -121,7 +121,7 @@ fn an_error_that_cannot_be_written_is_a_failure_too() {
 
 /// A runtime that waits for the end of stdin must not be answered before it: it may be writing.
 #[test]
-fn a_config_that_comes_in_pieces_is_read_to_its_end() {
+fn a_config_that_arrives_in_pieces_is_read_completely() {
     let world = World::new();
     let container = world.container("x");
     let mut child = Call::new("ADD", &podnet())

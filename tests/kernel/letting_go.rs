@@ -41,7 +41,7 @@ fn news_of(work: impl FnOnce()) -> String {
 }
 
 #[test]
-fn del_has_elements_end_by_themselves() {
+fn del_lets_elements_expire() {
     let world = World::new();
     let config = with(mapped(), json!({"ipMasq": true}));
     let (x, result) = added(&world, &config, "x");
@@ -72,7 +72,7 @@ fn is_older_than(major: u32, minor: u32) -> bool {
 
 /// Sets that were made otherwise, or by another version.
 #[test]
-fn del_removes_elements_that_cannot_end_by_themselves() {
+fn del_removes_elements_that_cannot_expire() {
     let world = World::new();
     let (first, _) = added(&world, &masqueraded(), "first");
     call("DEL", &masqueraded(), &first).run().ok();
@@ -99,7 +99,7 @@ fn del_removes_elements_that_cannot_end_by_themselves() {
 
 /// A DEL was killed before it had seen the end of them.
 #[test]
-fn what_is_about_to_end_is_nobody_s() {
+fn an_expiring_element_counts_as_absent() {
     let world = World::new();
     let port = |target| {
         mapping(
@@ -127,7 +127,7 @@ fn what_is_about_to_end_is_nobody_s() {
 }
 
 #[test]
-fn an_element_with_other_data_is_not_let_go_of() {
+fn an_element_with_different_data_does_not_expire() {
     let _world = World::new();
     let table = Table {
         family: TableFamily::Inet,

@@ -20,7 +20,7 @@ fn fresh(world: &World, ipv6: bool) -> Container {
 }
 
 #[test]
-fn add_switches_lo_on_and_tells_the_addresses_that_it_has() {
+fn add_sets_lo_up_and_returns_its_addresses() {
     for (ipv6, ips) in [
         (
             true,
@@ -45,7 +45,7 @@ fn add_switches_lo_on_and_tells_the_addresses_that_it_has() {
 }
 
 #[test]
-fn a_result_that_came_in_is_passed_on() {
+fn a_prev_result_is_passed_on() {
     let world = World::new();
     let x = fresh(&world, true);
     let before = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.2/24"}]});
@@ -64,7 +64,7 @@ fn a_result_that_came_in_is_passed_on() {
 }
 
 #[test]
-fn each_version_has_its_form_of_the_result() {
+fn each_cni_version_has_its_result_format() {
     let world = World::new();
     let x = fresh(&world, true);
     let result = |version: &str| {
@@ -83,7 +83,7 @@ fn each_version_has_its_form_of_the_result() {
 }
 
 #[test]
-fn cni_ifname_is_not_looked_at() {
+fn cni_ifname_is_ignored() {
     let world = World::new();
     let x = fresh(&world, true);
     x.ip("link add eth7 type veth peer name other");
@@ -96,7 +96,7 @@ fn cni_ifname_is_not_looked_at() {
 }
 
 #[test]
-fn add_may_be_repeated_and_lo_may_be_on_already() {
+fn add_can_be_repeated_and_lo_may_already_be_up() {
     let world = World::new();
     let x = world.container("x");
     for _ in 0..2 {
@@ -106,7 +106,7 @@ fn add_may_be_repeated_and_lo_may_be_on_already() {
 }
 
 #[test]
-fn del_switches_lo_off_and_does_not_mind_a_netns_that_is_gone() {
+fn del_sets_lo_down_and_succeeds_when_the_netns_is_gone() {
     let world = World::new();
     let x = fresh(&world, true);
     call_as("loopback", "ADD", &config(), &x).run().ok();
@@ -122,7 +122,7 @@ fn del_switches_lo_off_and_does_not_mind_a_netns_that_is_gone() {
 
 /// A dead pod's PID may be reused by a process of the host.
 #[test]
-fn del_does_not_switch_the_host_s_lo_off() {
+fn del_does_not_set_the_host_s_lo_down() {
     let world = World::new();
     let x = world.container("x");
     call_as("loopback", "DEL", &config(), &x)
@@ -133,7 +133,7 @@ fn del_does_not_switch_the_host_s_lo_off() {
 }
 
 #[test]
-fn check_notices_a_lo_that_is_off() {
+fn check_reports_a_lo_that_is_down() {
     let world = World::new();
     let x = fresh(&world, true);
     let result = call_as("loopback", "ADD", &config(), &x).run().ok();
@@ -156,7 +156,7 @@ fn check_notices_a_lo_that_is_off() {
 }
 
 #[test]
-fn a_netns_that_is_none_is_code_8() {
+fn a_path_that_is_not_a_netns_is_code_8() {
     let world = World::new();
     let x = world.container("x");
     for path in ["/run/netns/none", "/run"] {
@@ -168,7 +168,7 @@ fn a_netns_that_is_none_is_code_8() {
 }
 
 #[test]
-fn lo_with_an_address_that_is_none_of_its_own_is_refused() {
+fn lo_with_a_non_loopback_address_is_refused() {
     let world = World::new();
     let x = fresh(&world, true);
     x.ip("addr add 10.9.0.1/32 dev lo");
@@ -182,7 +182,7 @@ fn lo_with_an_address_that_is_none_of_its_own_is_refused() {
 }
 
 #[test]
-fn gc_and_status_have_nothing_to_say() {
+fn gc_and_status_succeed_without_output() {
     let _world = World::new();
     let list = with(config(), json!({"cni.dev/valid-attachments": []}));
     call_alone("loopback", "GC", &list).run().ok();

@@ -39,7 +39,7 @@ fn with_and_without_br_netfilter(test: impl Fn()) {
 }
 
 #[test]
-fn what_leaves_the_subnet_is_seen_from_the_host_s_address() {
+fn traffic_leaving_the_subnet_is_masqueraded() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let (x, _) = added(&world, &dual_stack(), "x");
@@ -58,7 +58,7 @@ fn what_leaves_the_subnet_is_seen_from_the_host_s_address() {
 }
 
 #[test]
-fn inside_the_subnet_everybody_keeps_his_address() {
+fn traffic_inside_the_subnet_keeps_its_source_address() {
     let world = World::new();
     let (x, _) = added(&world, &dual_stack(), "x");
     let (y, _) = added(&world, &dual_stack(), "y");
@@ -76,7 +76,7 @@ fn inside_the_subnet_everybody_keeps_his_address() {
 }
 
 #[test]
-fn multicast_keeps_its_sender_s_address() {
+fn multicast_keeps_its_source_address() {
     let world = World::new();
     let (x, _) = added(&world, &dual_stack(), "x");
     let (y, _) = added(&world, &dual_stack(), "y");
@@ -135,7 +135,7 @@ fn every_address_of_a_container_is_masqueraded_outside_its_own_subnet() {
 }
 
 #[test]
-fn two_networks_are_masqueraded_each_for_itself() {
+fn two_networks_are_masqueraded_independently() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let (x, _) = added(&world, &dual_stack(), "x");
@@ -158,7 +158,7 @@ fn two_networks_are_masqueraded_each_for_itself() {
 }
 
 #[test]
-fn both_backends_of_the_reference_mean_the_same_and_others_are_refused() {
+fn both_masquerade_backends_are_accepted_and_others_refused() {
     let mut rulesets = Vec::new();
     for backend in [json!(null), json!(""), json!("iptables"), json!("nftables")] {
         let world = World::new();
@@ -187,7 +187,7 @@ fn both_backends_of_the_reference_mean_the_same_and_others_are_refused() {
 }
 
 #[test]
-fn del_leaves_nftables_as_they_were_but_for_what_is_shared() {
+fn del_restores_nftables_except_shared_objects() {
     let forget_address = || fs::remove_dir_all(Path::new(STORES).join("podnet")).unwrap();
     type Break<'a> = &'a dyn Fn();
     let cases: [(&str, bool, Break); 4] = [
@@ -219,7 +219,7 @@ fn del_leaves_nftables_as_they_were_but_for_what_is_shared() {
 }
 
 #[test]
-fn del_leaves_the_others_masqueraded() {
+fn del_keeps_the_masquerade_of_other_containers() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let (x, result) = added(&world, &dual_stack(), "x");
@@ -236,7 +236,7 @@ fn del_leaves_the_others_masqueraded() {
 }
 
 #[test]
-fn the_next_add_is_masqueraded_after_somebody_has_flushed_the_ruleset() {
+fn add_after_a_flushed_ruleset_is_masqueraded() {
     let world = World::new();
     let outside = beyond(&world, 2);
     added(&world, &dual_stack(), "x");
@@ -252,7 +252,7 @@ fn the_next_add_is_masqueraded_after_somebody_has_flushed_the_ruleset() {
 }
 
 #[test]
-fn del_succeeds_after_somebody_has_flushed_the_ruleset() {
+fn del_succeeds_after_a_flushed_ruleset() {
     for with_result in [true, false] {
         let world = World::new();
         let (x, result) = added(&world, &dual_stack(), "x");
@@ -268,7 +268,7 @@ fn del_succeeds_after_somebody_has_flushed_the_ruleset() {
 }
 
 #[test]
-fn check_notices_that_the_masquerade_is_gone_or_another_s() {
+fn check_reports_a_missing_or_foreign_masquerade_element() {
     let steal = "delete element inet pausenet masquerade_10.1.0.0/24 { 10.1.0.2 }; \
         add element inet pausenet masquerade_10.1.0.0/24 { 10.1.0.2 comment \"me\" }";
     for change in [
@@ -296,7 +296,7 @@ fn check_notices_that_the_masquerade_is_gone_or_another_s() {
 }
 
 #[test]
-fn a_container_that_was_killed_half_way_leaves_no_element_after_its_next_add_and_del() {
+fn a_killed_add_leaves_no_element_after_the_next_add_and_del() {
     let world = World::new();
     let (x, _) = added(&world, &dual_stack(), "x");
     // As if ADD had been killed before the last step.
@@ -318,7 +318,7 @@ fn a_container_that_was_killed_half_way_leaves_no_element_after_its_next_add_and
 
 /// A gives X back, B is given X, and only then does A's DEL come.
 #[test]
-fn a_late_del_leaves_the_masquerade_of_who_has_the_address_now() {
+fn a_late_del_keeps_the_masquerade_of_the_address_s_new_holder() {
     for with_result in [true, false] {
         let world = World::new();
         let outside = beyond(&world, 2);
@@ -346,7 +346,7 @@ fn a_late_del_leaves_the_masquerade_of_who_has_the_address_now() {
 }
 
 #[test]
-fn gc_leaves_the_masquerade_of_who_has_the_address_now() {
+fn gc_keeps_the_masquerade_of_the_address_s_new_holder() {
     let world = World::new();
     let (_a, _) = added(&world, &dual_stack(), "a");
     for address in ["10.1.0.2", "fd00::2"] {

@@ -8,7 +8,7 @@ use pausenet::kernel::{BatchError, RouteSocket, netlink::Request};
 use common::{World, ip, set_sysctl};
 
 #[test]
-fn each_request_is_done_and_the_first_refusal_told_with_one_ack_for_all() {
+fn a_batch_with_one_ack_applies_each_request_and_reports_the_first_error() {
     let world = World::new();
     ip("link add va up type veth peer name vb");
     let index = world.link("va").unwrap().index;
@@ -48,7 +48,7 @@ fn each_request_is_done_and_the_first_refusal_told_with_one_ack_for_all() {
 }
 
 #[test]
-fn forwarding_is_told_as_it_is_set_for_each_family() {
+fn forwarding_is_read_as_set_for_each_family() {
     let _world = World::new();
     let mut socket = RouteSocket::open().unwrap();
     for (v4, v6) in [("0", "0"), ("1", "0"), ("1", "1"), ("0", "1")] {

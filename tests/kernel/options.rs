@@ -61,7 +61,7 @@ fn y_result(world: &World) -> Value {
 }
 
 #[test]
-fn an_interface_may_be_left_down_and_add_does_not_wait_for_it() {
+fn add_does_not_wait_for_an_interface_configured_down() {
     let world = World::new();
     let changes =
         json!({"disableContainerInterface": true, "ipam": null, "isDefaultGateway": null});
@@ -90,7 +90,7 @@ fn an_interface_may_be_left_down_and_add_does_not_wait_for_it() {
 }
 
 #[test]
-fn an_interface_that_is_left_down_has_no_address() {
+fn an_interface_configured_down_has_no_address() {
     let world = World::new();
     let x = world.container("x");
     let before = world.snapshot();
@@ -115,7 +115,7 @@ fn ipv6_lines(container: &Container) -> String {
 }
 
 #[test]
-fn with_enabledad_addresses_have_been_checked_when_add_answers() {
+fn with_enabledad_add_returns_after_duplicate_address_detection() {
     let world = World::new();
     let container = world.container("x");
     container.enter(|| set_sysctl("ipv6/conf/default/accept_dad", "1"));
@@ -135,7 +135,7 @@ fn with_enabledad_addresses_have_been_checked_when_add_answers() {
 }
 
 #[test]
-fn an_address_that_somebody_on_the_bridge_has_makes_add_fail_and_undoes_everything() {
+fn a_duplicate_address_on_the_bridge_fails_add_and_undoes_everything() {
     let world = World::new();
     let everything = json!({"ipMasq": true, "macspoofchk": true,
         "runtimeConfig": {"ips": ["fd00::5"],

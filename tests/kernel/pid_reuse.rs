@@ -227,7 +227,7 @@ impl Scene {
 }
 
 #[test]
-fn check_says_whose_namespace_a_reused_number_leads_to() {
+fn check_names_the_pod_that_a_reused_pid_leads_to() {
     for survivors in [Survivors::None, Survivors::One] {
         let scene = Scene::reused(survivors);
         let error = scene
@@ -244,7 +244,7 @@ fn check_says_whose_namespace_a_reused_number_leads_to() {
 }
 
 #[test]
-fn check_says_that_a_reused_number_may_lead_elsewhere_when_nobody_is_attached_there() {
+fn check_hints_at_a_reused_pid_when_its_netns_has_no_attachment() {
     let mut scene = Scene::new(Survivors::One);
     scene.processes.start_as(scene.pid, "unshare --net");
     let error = scene
@@ -258,7 +258,7 @@ fn check_says_that_a_reused_number_may_lead_elsewhere_when_nobody_is_attached_th
 }
 
 #[test]
-fn del_by_a_reused_number_leaves_the_one_who_has_it_now_and_takes_its_own() {
+fn del_by_a_reused_pid_removes_only_its_own_attachment() {
     for survivors in [Survivors::None, Survivors::One] {
         for with_result in [true, false] {
             let scene = Scene::reused(survivors);
@@ -285,7 +285,7 @@ fn del_by_a_reused_number_leaves_the_one_who_has_it_now_and_takes_its_own() {
 /// The second is on another network, with the same addresses; a DEL without prevResult looks for
 /// what a plugin before us may have left inside.
 #[test]
-fn del_by_a_reused_number_leaves_one_who_has_the_same_address_on_another_network() {
+fn del_by_a_reused_pid_keeps_the_same_address_on_another_network() {
     let mut scene = Scene::new(Survivors::None);
     scene.processes.start_as(scene.pid, "unshare --net");
     let other = with(podnet(), json!({"name": "othernet", "bridge": "cni1"}));
@@ -302,7 +302,7 @@ fn del_by_a_reused_number_leaves_one_who_has_the_same_address_on_another_network
 
 /// And not even one whom another plugin has wired, on a bridge of its own.
 #[test]
-fn del_by_a_reused_number_leaves_one_of_another_plugin_with_the_same_address() {
+fn del_by_a_reused_pid_keeps_another_plugin_s_interface_with_the_same_address() {
     let mut scene = Scene::new(Survivors::None);
     scene.processes.start_as(scene.pid, "unshare --net");
     let holder = scene.holder();
@@ -324,7 +324,7 @@ fn del_by_a_reused_number_leaves_one_of_another_plugin_with_the_same_address() {
 
 /// Most numbers come to processes of the host itself.
 #[test]
-fn a_number_reused_on_the_host_is_neither_attached_nor_taken_down() {
+fn a_pid_reused_on_the_host_is_neither_attached_nor_detached() {
     for survivors in [Survivors::None, Survivors::One] {
         let mut scene = Scene::new(survivors);
         scene.processes.start_as(scene.pid, "");
@@ -355,7 +355,7 @@ fn a_number_reused_on_the_host_is_neither_attached_nor_taken_down() {
 }
 
 #[test]
-fn a_dead_number_is_named_and_del_does_without() {
+fn add_names_a_dead_pid_and_del_succeeds_without_it() {
     let scene = Scene::new(Survivors::One);
     let path = format!("/proc/{}/ns/net", scene.pid);
     for (verb, id) in [("ADD", "c2"), ("CHECK", "c1")] {
@@ -370,7 +370,7 @@ fn a_dead_number_is_named_and_del_does_without() {
 
 /// The anchor was restarted: the same container, the same number, another namespace.
 #[test]
-fn the_same_container_is_attached_anew_by_the_same_number() {
+fn a_container_is_attached_again_by_the_same_pid() {
     let mut scene = Scene::new(Survivors::None);
     scene.processes.start_as(scene.pid, "unshare --net");
     // Without a DEL: the old namespace took the interface along.

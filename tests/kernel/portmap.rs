@@ -80,7 +80,7 @@ fn mappings(version: &str) -> Value {
 }
 
 #[test]
-fn everybody_reaches_a_container_that_another_plugin_has_wired() {
+fn mapped_ports_of_a_container_wired_by_another_plugin_are_reachable() {
     for wirer in Wirer::all() {
         let world = World::new();
         let outside = beyond(&world, 2);
@@ -113,7 +113,7 @@ fn everybody_reaches_a_container_that_another_plugin_has_wired() {
 }
 
 #[test]
-fn del_leaves_no_trace_whatever_the_runtime_still_knows() {
+fn del_removes_everything_whatever_the_runtime_passes() {
     let world = World::new();
     let wirer = Wirer::ours();
     let (first, config, _) = wirer.chained(&world, "first");
@@ -147,7 +147,7 @@ fn del_leaves_no_trace_whatever_the_runtime_still_knows() {
 }
 
 #[test]
-fn del_of_what_was_never_added_succeeds_and_makes_nothing() {
+fn del_of_an_attachment_never_added_succeeds_and_creates_nothing() {
     let world = World::new();
     let x = world.container("x");
     call_as("portmap", "DEL", &mappings("1.1.0"), &x).run().ok();
@@ -159,7 +159,7 @@ fn del_of_what_was_never_added_succeeds_and_makes_nothing() {
 }
 
 #[test]
-fn alone_it_is_code_7_and_without_mappings_it_does_nothing() {
+fn unchained_it_is_code_7_and_without_mappings_it_does_nothing() {
     let world = World::new();
     let x = world.container("x");
     let error = call_as("portmap", "ADD", &mappings("1.1.0"), &x)
@@ -190,7 +190,7 @@ fn alone_it_is_code_7_and_without_mappings_it_does_nothing() {
 
 /// Old results know no interfaces: then every address is the container's.
 #[test]
-fn a_result_of_any_version_tells_the_container_s_address() {
+fn the_container_address_is_read_from_a_result_of_any_version() {
     let world = World::new();
     let x = world.container("x");
     Wirer::ours().bridge("ADD", json!({}), &x).run().ok();
@@ -225,7 +225,7 @@ fn a_result_of_any_version_tells_the_container_s_address() {
 }
 
 #[test]
-fn a_host_port_that_another_container_has_is_refused_and_nothing_changes() {
+fn a_host_port_in_use_by_another_container_is_refused_and_nothing_changes() {
     let world = World::new();
     let wirer = Wirer::ours();
     let (x, _, _) = wirer.chained(&world, "x");
@@ -247,7 +247,7 @@ fn a_host_port_that_another_container_has_is_refused_and_nothing_changes() {
 
 /// A second ADD, of a runtime that was restarted in the middle, finds its own mappings.
 #[test]
-fn an_add_that_is_repeated_succeeds() {
+fn a_repeated_add_succeeds() {
     let world = World::new();
     let (x, config, result) = Wirer::ours().chained(&world, "x");
     let before = ruleset();
@@ -258,7 +258,7 @@ fn an_add_that_is_repeated_succeeds() {
 
 /// A's address is given to B before A's DEL comes.
 #[test]
-fn a_late_del_leaves_the_ports_of_who_has_the_address_now() {
+fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
     for with_result in [true, false] {
         let world = World::new();
         let wirer = Wirer::ours();
@@ -296,7 +296,7 @@ fn a_late_del_leaves_the_ports_of_who_has_the_address_now() {
 
 /// Behind our own plugin the two have elements under one address, and each takes its own.
 #[test]
-fn the_link_s_elements_and_the_ports_are_two_things() {
+fn elements_of_the_link_and_of_the_ports_are_independent() {
     let world = World::new();
     let wirer = Wirer::ours();
     let x = world.container("x");
@@ -315,7 +315,7 @@ fn the_link_s_elements_and_the_ports_are_two_things() {
 }
 
 #[test]
-fn gc_removes_the_ports_of_what_is_not_listed() {
+fn gc_removes_the_ports_of_unlisted_attachments() {
     let world = World::new();
     let wirer = Wirer::ours();
     let (_x, _, _) = wirer.chained(&world, "x");

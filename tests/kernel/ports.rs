@@ -43,7 +43,7 @@ fn everybody_reaches(server: &Container, clients: &[(Place, &str, &str, &str)]) 
 }
 
 #[test]
-fn a_mapped_port_is_reached_from_outside_with_the_client_s_address_kept() {
+fn a_mapped_port_is_reachable_from_outside_and_keeps_the_client_address() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let (x, _) = added(&world, &mapped(), "x");
@@ -59,7 +59,7 @@ fn a_mapped_port_is_reached_from_outside_with_the_client_s_address_kept() {
 }
 
 #[test]
-fn a_mapped_port_is_reached_from_the_host_by_each_of_its_addresses_and_127_0_0_1() {
+fn a_mapped_port_is_reachable_from_the_host_by_each_of_its_addresses_and_127_0_0_1() {
     let world = World::new();
     let _outside = beyond(&world, 2);
     let (x, _) = added(&world, &mapped(), "x");
@@ -79,7 +79,7 @@ fn a_mapped_port_is_reached_from_the_host_by_each_of_its_addresses_and_127_0_0_1
 /// host between them; so does the container that reaches itself. With br_netfilter its packets
 /// turn round within the bridge, and only hairpin mode lets them back out of the port.
 #[test]
-fn a_mapped_port_is_reached_from_neighbours_and_from_the_container_itself() {
+fn a_mapped_port_is_reachable_from_neighbours_and_the_container_itself() {
     for hairpin in [false, true] {
         let world = World::new();
         let _outside = beyond(&world, 2);
@@ -111,7 +111,7 @@ fn a_mapped_port_is_reached_from_neighbours_and_from_the_container_itself() {
 }
 
 #[test]
-fn pods_of_other_networks_keep_their_address_on_the_way_to_a_mapped_port() {
+fn pods_of_other_networks_keep_their_source_address_to_a_mapped_port() {
     let world = World::new();
     let (x, _) = added(&world, &mapped(), "x");
     let ipam = json!({"type": "host-local", "subnet": "10.2.0.0/24"});
@@ -121,7 +121,7 @@ fn pods_of_other_networks_keep_their_address_on_the_way_to_a_mapped_port() {
 }
 
 #[test]
-fn with_masq_all_the_container_sees_the_host_only() {
+fn with_masq_all_the_container_sees_only_the_host_as_source() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let config = with(mapped(), json!({"masqAll": true}));
@@ -156,7 +156,7 @@ fn without_snat_the_host_s_127_0_0_1_does_not_lead_to_the_container() {
 }
 
 #[test]
-fn host_ip_decides_by_which_of_the_host_s_addresses_the_port_is_reached() {
+fn host_ip_limits_a_mapped_port_to_one_host_address() {
     // hostIP; where it leads to the container; where not.
     for (host_ip, open, shut) in [
         (
@@ -197,7 +197,7 @@ fn host_ip_decides_by_which_of_the_host_s_addresses_the_port_is_reached() {
 }
 
 #[test]
-fn a_port_at_127_0_0_1_is_the_host_s_alone() {
+fn a_port_at_127_0_0_1_is_reachable_from_the_host_only() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let entry = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1"}]);
@@ -211,7 +211,7 @@ fn a_port_at_127_0_0_1_is_the_host_s_alone() {
 
 /// CVE-2025-67499: the reference's nftables backend caught what only passed through the host.
 #[test]
-fn what_the_host_forwards_to_others_is_left_alone() {
+fn traffic_forwarded_to_other_hosts_is_left_alone() {
     let world = World::new();
     let (one, two) = (beyond(&world, 2), beyond(&world, 3));
     let (x, _) = added(&world, &mapped(), "x");
@@ -233,7 +233,7 @@ fn what_the_host_forwards_to_others_is_left_alone() {
 
 /// A mapping is for its protocol only, and the host's own services on other ports are its own.
 #[test]
-fn other_ports_and_protocols_stay_the_host_s() {
+fn other_ports_and_protocols_stay_with_the_host() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let entry = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "UDP"}]);
@@ -247,7 +247,7 @@ fn other_ports_and_protocols_stay_the_host_s() {
 }
 
 #[test]
-fn what_cannot_be_mapped_is_refused_before_anything_changes() {
+fn invalid_mappings_are_refused_before_anything_changes() {
     let port = |host: i64, inside: i64| json!({"hostPort": host, "containerPort": inside});
     let world = World::new();
     let container = world.container("x");
@@ -307,7 +307,7 @@ fn what_cannot_be_mapped_is_refused_before_anything_changes() {
 }
 
 #[test]
-fn traffic_that_others_would_mark_is_masqueraded_without_a_mark() {
+fn mapped_port_traffic_is_masqueraded_without_a_mark() {
     for keys in [
         json!({"markMasqBit": 13, "backend": "iptables", "conditionsV4": [],
             "externalSetMarkChain": ""}),

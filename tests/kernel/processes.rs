@@ -86,7 +86,7 @@ fn chained_plugins_execute_nothing_either() {
 
 /// That the trace would show it.
 #[test]
-fn a_delegate_is_one_process_more() {
+fn a_delegate_costs_one_process() {
     let world = World::new();
     let x = world.container("x");
     let path = tempfile::tempdir().unwrap();

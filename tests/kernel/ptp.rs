@@ -137,7 +137,7 @@ fn the_first_packet_to_the_gateway_arrives() {
 }
 
 #[test]
-fn what_leaves_the_subnet_is_masqueraded_and_what_stays_is_not() {
+fn traffic_leaving_the_subnet_is_masqueraded_and_the_rest_is_not() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let config = with(routed(), json!({"ipMasq": true}));
@@ -159,7 +159,7 @@ fn what_leaves_the_subnet_is_masqueraded_and_what_stays_is_not() {
 }
 
 #[test]
-fn mapped_ports_are_reached_from_everywhere() {
+fn mapped_ports_are_reachable_from_everywhere() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let mappings = json!([{"hostPort": 8080, "containerPort": 80},
@@ -196,7 +196,7 @@ fn mapped_ports_are_reached_from_everywhere() {
 }
 
 #[test]
-fn check_is_content_after_add_and_names_what_differs() {
+fn check_succeeds_after_add_and_reports_differences() {
     type Break = fn(&Container, &str);
     let cases: [(Break, &[&str]); 8] = [
         (|x, _| drop(x.ip("link del eth0")), &["eth0 is gone"]),
@@ -287,7 +287,7 @@ fn a_failed_add_leaves_nothing() {
 }
 
 #[test]
-fn addresses_without_a_gateway_lead_nowhere_and_are_code_7() {
+fn addresses_without_a_gateway_are_code_7() {
     let world = World::new();
     let x = world.container("x");
     let ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.5/24"}]});
@@ -303,7 +303,7 @@ fn addresses_without_a_gateway_lead_nowhere_and_are_code_7() {
 
 /// The name decides, whatever the key says; and the port mappings are portmap's there.
 #[test]
-fn called_ptp_it_is_ptp() {
+fn the_name_ptp_selects_ptp_mode() {
     let world = World::new();
     let x = world.container("x");
     let changes = json!({"mode": "bridge", "mtu": 1400,

@@ -35,7 +35,7 @@ fn made(ip: &str, age: Duration) {
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
-fn what_no_interface_has_is_given_anew_when_the_range_has_run_out() {
+fn stale_addresses_are_reused_when_the_range_is_exhausted() {
     let world = World::new();
     let (x, y) = (world.container("x"), world.container("y"));
     left_behind("10.1.0.2", HOUR);
@@ -53,7 +53,7 @@ fn what_no_interface_has_is_given_anew_when_the_range_has_run_out() {
 }
 
 #[test]
-fn an_address_that_an_interface_has_stays_taken_however_old_it_is() {
+fn an_address_on_an_interface_stays_reserved_regardless_of_age() {
     let world = World::new();
     let (x, y) = (world.container("x"), world.container("y"));
     let add = Call::new("ADD", &two_addresses());
@@ -72,7 +72,7 @@ fn an_address_that_an_interface_has_stays_taken_however_old_it_is() {
 }
 
 #[test]
-fn an_address_taken_just_now_may_be_of_an_add_in_the_making() {
+fn a_fresh_reservation_is_kept_for_an_add_in_progress() {
     let world = World::new();
     let x = world.container("x");
     Call::new("DEL", &two_addresses()).run().ok(); // the first use of the store
@@ -86,7 +86,7 @@ fn an_address_taken_just_now_may_be_of_an_add_in_the_making() {
 }
 
 #[test]
-fn status_reclaims_before_it_says_that_the_network_is_not_available() {
+fn status_reclaims_stale_addresses_before_it_reports_exhaustion() {
     let _world = World::new();
     left_behind("10.1.0.2", HOUR);
     left_behind("10.1.0.3", Duration::ZERO);

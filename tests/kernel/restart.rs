@@ -117,7 +117,7 @@ fn filled_and_started_again(world: &World, network: &Value) {
 }
 
 #[test]
-fn what_was_held_before_is_free_at_once_whatever_the_clock_says() {
+fn reservations_from_before_the_boot_are_freed_whatever_the_clock_says() {
     let Some(world) = world_for_one() else {
         return;
     };
@@ -148,7 +148,7 @@ fn what_was_held_before_is_free_at_once_whatever_the_clock_says() {
 }
 
 #[test]
-fn status_is_good_at_once() {
+fn status_succeeds_immediately_after_boot() {
     let Some(world) = world_for_one() else {
         return;
     };
@@ -161,7 +161,7 @@ fn status_is_good_at_once() {
 
 /// The first call after the start leaves word of what was there; what comes later is not of it.
 #[test]
-fn what_another_plugin_takes_after_the_first_call_is_kept() {
+fn reservations_by_another_plugin_after_the_first_call_are_kept() {
     let Some(world) = world_for_one() else {
         return;
     };
@@ -185,7 +185,7 @@ fn what_another_plugin_takes_after_the_first_call_is_kept() {
 
 /// So does another plugin that was at work before us, since the same start.
 #[test]
-fn what_another_plugin_takes_before_the_first_call_is_kept() {
+fn reservations_by_another_plugin_before_the_first_call_are_kept() {
     let world = World::new();
     let network = network(3);
     filled_and_started_again(&world, &network);
@@ -203,7 +203,7 @@ fn what_another_plugin_takes_before_the_first_call_is_kept() {
 /// As on a host where pausenet is new: another plugin's ADD has taken an address, and its interface
 /// is not there yet.
 #[test]
-fn what_a_plugin_is_being_called_for_is_kept() {
+fn reservations_of_a_running_plugin_are_kept() {
     let Some(world) = world_for_one() else {
         return;
     };
@@ -226,7 +226,7 @@ fn what_a_plugin_is_being_called_for_is_kept() {
 
 /// The plugin is the first process of its own namespace: who calls it is outside.
 #[test]
-fn where_the_runtime_s_processes_are_not_to_be_seen_nothing_is_free_at_once() {
+fn nothing_is_freed_where_the_runtime_s_processes_are_invisible() {
     let Some(world) = world_for_one() else {
         return;
     };
@@ -240,7 +240,7 @@ fn where_the_runtime_s_processes_are_not_to_be_seen_nothing_is_free_at_once() {
 
 /// /run was emptied by hand: nothing was started again.
 #[test]
-fn what_an_interface_has_is_kept_though_run_is_empty() {
+fn addresses_on_interfaces_are_kept_when_run_is_empty() {
     let Some(world) = world_for_one() else {
         return;
     };
@@ -258,7 +258,7 @@ fn what_an_interface_has_is_kept_though_run_is_empty() {
 }
 
 #[test]
-fn many_adds_at_once_share_what_was_held_before() {
+fn concurrent_adds_share_the_reservations_from_before_the_boot() {
     const PODS: u8 = 8;
     let Some(world) = world_for_one() else {
         return;

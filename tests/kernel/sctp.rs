@@ -50,7 +50,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn a_mapped_sctp_port_leads_to_the_container() {
+fn a_mapped_sctp_port_reaches_the_container() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let entry = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp"}]);

@@ -30,7 +30,7 @@ fn heard(from: &Container, neighbour: &Container) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_forged_mac_is_dropped_and_the_right_one_passes() {
+fn frames_with_a_forged_mac_are_dropped_and_others_pass() {
     for (check, expected) in [(true, vec!["right"]), (false, vec!["right", "forged"])] {
         let world = World::new();
         let config = with(checked(), json!({"macspoofchk": check}));
@@ -49,7 +49,7 @@ fn a_forged_mac_is_dropped_and_the_right_one_passes() {
 }
 
 #[test]
-fn a_mac_that_was_asked_for_is_the_right_one() {
+fn a_requested_mac_passes_the_check() {
     let world = World::new();
     let config = with(
         checked(),
@@ -63,7 +63,7 @@ fn a_mac_that_was_asked_for_is_the_right_one() {
 }
 
 #[test]
-fn containers_without_the_check_on_the_same_bridge_are_left_alone() {
+fn containers_without_macspoofchk_on_the_same_bridge_are_left_alone() {
     let world = World::new();
     let (_x, _) = added(&world, &checked(), "x");
     let (y, _) = added(&world, &podnet(), "y");
@@ -72,7 +72,7 @@ fn containers_without_the_check_on_the_same_bridge_are_left_alone() {
 }
 
 #[test]
-fn layer_2_alone_is_checked_too() {
+fn a_network_without_ipam_is_checked_too() {
     let world = World::new();
     let config = with(checked(), json!({"ipam": null, "isDefaultGateway": null}));
     let (x, _) = added(&world, &config, "x");
@@ -89,7 +89,7 @@ fn layer_2_alone_is_checked_too() {
 }
 
 #[test]
-fn del_leaves_no_element_whatever_the_runtime_still_knows() {
+fn del_removes_all_elements_whatever_the_runtime_passes() {
     for with_result in [true, false] {
         for netns in ["there", "gone"] {
             let world = World::new();
@@ -112,7 +112,7 @@ fn del_leaves_no_element_whatever_the_runtime_still_knows() {
 }
 
 #[test]
-fn a_layer_2_add_after_a_killed_one_leaves_no_second_mac() {
+fn an_add_without_ipam_after_a_killed_one_leaves_no_second_mac() {
     let world = World::new();
     let config = with(checked(), json!({"ipam": null, "isDefaultGateway": null}));
     let (x, result) = added(&world, &config, "x");
@@ -126,7 +126,7 @@ fn a_layer_2_add_after_a_killed_one_leaves_no_second_mac() {
 }
 
 #[test]
-fn check_notices_that_the_guard_is_gone() {
+fn check_reports_missing_macspoofchk_elements() {
     for change in [
         "flush set bridge pausenet guarded",
         "flush set bridge pausenet allowed",
@@ -148,7 +148,7 @@ fn check_notices_that_the_guard_is_gone() {
 }
 
 #[test]
-fn the_next_add_is_checked_after_somebody_has_flushed_the_ruleset() {
+fn macspoofchk_works_for_the_next_add_after_a_flushed_ruleset() {
     let world = World::new();
     let (x, _) = added(&world, &checked(), "x");
     run("nft", ["flush", "ruleset"]);

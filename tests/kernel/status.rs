@@ -37,7 +37,7 @@ fn unavailable(answer: &Answer, words: &[&str]) {
 }
 
 #[test]
-fn a_network_that_works_is_available_and_says_nothing() {
+fn a_working_network_is_available_without_output() {
     let world = World::new();
     let before = world.snapshot().net;
     for config in [
@@ -57,7 +57,7 @@ fn a_network_that_works_is_available_and_says_nothing() {
 }
 
 #[test]
-fn a_network_without_a_free_address_is_not_available_unless_that_is_to_be_passed_over() {
+fn a_network_without_a_free_address_is_not_available_unless_ignored() {
     let world = World::new();
     let (x, _) = added(&world, &small(), "x");
 
@@ -70,7 +70,7 @@ fn a_network_without_a_free_address_is_not_available_unless_that_is_to_be_passed
 }
 
 #[test]
-fn one_exhausted_range_set_of_two_is_enough() {
+fn one_exhausted_range_set_of_two_makes_the_network_unavailable() {
     let world = World::new();
     let ranges = json!([[{"subnet": "fd00::/64"}], [{"subnet": "10.1.0.0/30"}]]);
     let config = with(
@@ -83,7 +83,7 @@ fn one_exhausted_range_set_of_two_is_enough() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_is_not_available() {
+fn a_network_with_a_read_only_store_is_not_available() {
     let _world = World::new();
     status(&small()).ok();
     run("mount", ["--bind", STORES, STORES]);
@@ -94,7 +94,7 @@ fn a_store_that_cannot_be_written_is_not_available() {
 }
 
 #[test]
-fn a_store_that_is_a_file_is_not_available() {
+fn a_network_whose_store_is_a_file_is_not_available() {
     let _world = World::new();
     fs::create_dir_all(STORES).unwrap();
     fs::write(Path::new(STORES).join("podnet"), "").unwrap();
@@ -102,14 +102,14 @@ fn a_store_that_is_a_file_is_not_available() {
 }
 
 #[test]
-fn without_a_place_for_locks_it_is_not_available() {
+fn a_network_without_a_lock_folder_is_not_available() {
     let _world = World::new();
     fs::write("/run/pausenet", "a file").unwrap();
     unavailable(&status(&podnet()), &["/run/pausenet/lock"]);
 }
 
 #[test]
-fn without_the_rights_to_change_links_it_is_not_available() {
+fn a_network_is_not_available_without_the_capability_to_change_links() {
     let _world = World::new();
     let drop = [
         "setpriv",
@@ -130,7 +130,7 @@ fn without_the_rights_to_change_links_it_is_not_available() {
 }
 
 #[test]
-fn without_the_rights_to_enter_namespaces_it_is_not_available() {
+fn a_network_is_not_available_without_the_capability_to_enter_namespaces() {
     let _world = World::new();
     let drop = [
         "setpriv",
@@ -144,14 +144,14 @@ fn without_the_rights_to_enter_namespaces_it_is_not_available() {
 }
 
 #[test]
-fn a_delegate_that_is_not_there_is_not_available() {
+fn a_network_with_a_missing_delegate_is_not_available() {
     let _world = World::new();
     let config = with(podnet(), json!({"ipam": {"type": "my-ipam"}}));
     unavailable(&status(&config), &["my-ipam", "/nonexistent"]);
 }
 
 #[test]
-fn a_config_that_cannot_be_right_is_told_so() {
+fn an_invalid_config_is_reported() {
     let _world = World::new();
     status(&with(podnet(), json!({"cniVersion": "1.0.0"}))).err_code(1);
     status(&with(podnet(), json!({"mtu": 1}))).err_code(7);

@@ -64,7 +64,7 @@ fn added(world: &World, config: &Value, name: &str) -> Container {
 }
 
 #[test]
-fn pods_of_one_bridge_talk_to_each_other_in_both_families() {
+fn pods_on_one_bridge_reach_each_other_in_both_families() {
     let world = World::new();
     let x = added(&world, &dual_stack(), "x");
     let y = added(&world, &dual_stack(), "y");
@@ -77,7 +77,7 @@ fn pods_of_one_bridge_talk_to_each_other_in_both_families() {
 }
 
 #[test]
-fn pods_and_their_gateway_talk_to_each_other_in_both_families() {
+fn pods_and_their_gateway_reach_each_other_in_both_families() {
     let world = World::new();
     let x = added(&world, &dual_stack(), "x");
     for gateway in ["10.1.0.1", "fd00::1"] {
@@ -89,7 +89,7 @@ fn pods_and_their_gateway_talk_to_each_other_in_both_families() {
 }
 
 #[test]
-fn pods_of_two_bridges_talk_to_each_other_through_the_host() {
+fn pods_on_two_bridges_reach_each_other_through_the_host() {
     let world = World::new();
     let x = added(&world, &dual_stack(), "x");
     let other = with(
@@ -191,7 +191,7 @@ fn group_of_the_bridge(world: &World) -> u32 {
 
 /// Neighbours who knew the address's last holder reach the new one without asking: they are told.
 #[test]
-fn an_address_given_anew_is_reachable_for_those_who_knew_its_last_holder() {
+fn a_reused_address_is_reachable_from_hosts_with_a_stale_neighbour_entry() {
     let world = World::new();
     pass_on(&world, &dual_stack(), json!({}), &["10.1.0.50", "fd00::50"]);
     assert_eq!(group_of_the_bridge(&world), DEFAULT);
@@ -199,7 +199,7 @@ fn an_address_given_anew_is_reachable_for_those_who_knew_its_last_holder() {
 
 /// They need not be told where an address always comes with the same MAC.
 #[test]
-fn an_address_that_is_given_anew_has_the_mac_it_had() {
+fn a_reused_address_keeps_its_mac() {
     let world = World::new();
     let new = pass_on(&world, &podnet(), json!({}), &["10.1.0.50"]);
     assert_eq!(group_of_the_bridge(&world), STEADY);
@@ -209,7 +209,7 @@ fn an_address_that_is_given_anew_has_the_mac_it_had() {
 
 /// Somebody had another MAC, once: a bridge of ours on which one was asked for.
 #[test]
-fn after_a_mac_that_was_asked_for_neighbours_are_told() {
+fn a_requested_mac_is_announced_to_neighbours() {
     let world = World::new();
     let asked = json!({"runtimeConfig": {"ips": ["10.1.0.50"], "mac": "02:00:00:00:00:50"}});
     pass_on(&world, &podnet(), asked, &["10.1.0.50"]);
@@ -218,7 +218,7 @@ fn after_a_mac_that_was_asked_for_neighbours_are_told() {
 
 /// The same on a bridge that was there before us, with a pod that another plugin had wired.
 #[test]
-fn on_a_bridge_that_is_not_ours_neighbours_are_told() {
+fn addresses_on_a_foreign_bridge_are_announced_to_neighbours() {
     let world = World::new();
     let ip = common::ip;
     ip("link add cni0 type bridge");
@@ -261,7 +261,7 @@ fn copies_heard(container: &Container, expected: usize) -> usize {
 }
 
 #[test]
-fn hairpin_mode_brings_a_container_s_frames_back_to_it() {
+fn hairpin_mode_returns_a_container_s_frames_to_it() {
     let world = World::new();
     let with_it = added(&world, &with(podnet(), json!({"hairpinMode": true})), "x");
     let without = added(&world, &podnet(), "y");
@@ -270,7 +270,7 @@ fn hairpin_mode_brings_a_container_s_frames_back_to_it() {
 }
 
 #[test]
-fn nothing_passes_between_pods_after_del() {
+fn no_traffic_passes_between_pods_after_del() {
     let world = World::new();
     let x = added(&world, &podnet(), "x");
     let y = added(&world, &podnet(), "y");

@@ -79,7 +79,7 @@ fn expected(version: &str, macs: &[String], host_end: &str) -> Value {
 }
 
 #[test]
-fn each_version_has_its_own_form_of_result() {
+fn each_cni_version_has_its_own_result_format() {
     for version in ALL {
         let world = World::new();
         let container = world.container("x");
@@ -106,7 +106,7 @@ fn each_version_has_its_own_form_of_result() {
 }
 
 #[test]
-fn no_version_in_the_config_means_0_1_0() {
+fn a_config_without_a_version_is_0_1_0() {
     let world = World::new();
     let container = world.container("x");
     let config = with(podnet(), json!({"cniVersion": null}));
@@ -118,7 +118,7 @@ fn no_version_in_the_config_means_0_1_0() {
 }
 
 #[test]
-fn check_takes_a_prev_result_of_any_version() {
+fn check_accepts_a_prev_result_of_any_version() {
     for given in ALL {
         let world = World::new();
         let container = world.container("x");
@@ -151,7 +151,7 @@ fn check_takes_a_prev_result_of_any_version() {
 }
 
 #[test]
-fn del_takes_a_prev_result_of_any_version() {
+fn del_accepts_a_prev_result_of_any_version() {
     let world = World::new();
     let container = world.container("x");
     for given in ALL {
@@ -169,7 +169,7 @@ fn del_takes_a_prev_result_of_any_version() {
 }
 
 #[test]
-fn a_prev_result_without_a_version_is_of_the_config_s() {
+fn a_prev_result_without_a_version_has_the_config_s() {
     for version in WITH_CHECK {
         let world = World::new();
         let container = world.container("x");
@@ -205,7 +205,7 @@ fn an_error_has_the_version_of_the_config() {
 }
 
 #[test]
-fn the_old_versions_have_room_for_one_address_of_each_family() {
+fn results_of_old_versions_hold_one_address_of_each_family() {
     let world = World::new();
     let container = world.container("x");
     for version in ["0.1.0", "0.2.0"] {

@@ -32,7 +32,7 @@ fn kernel_filters() -> bool {
 }
 
 #[test]
-fn a_port_is_in_its_vlans_or_the_missing_kernel_option_is_named() {
+fn a_port_has_its_vlans_or_the_missing_kernel_option_is_named() {
     let world = World::new();
     let x = world.container("x");
     let filters = kernel_filters();
@@ -56,7 +56,7 @@ fn a_port_is_in_its_vlans_or_the_missing_kernel_option_is_named() {
 }
 
 #[test]
-fn a_bridge_that_does_not_filter_is_not_taken_for_one_that_does() {
+fn a_bridge_without_vlan_filtering_is_refused() {
     let world = World::new();
     let x = world.container("x");
     run("ip", ["link", "add", "cni0", "type", "bridge"]);

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const HEAD_START: Duration = Duration::from_millis(50);
 
 #[test]
-fn a_link_that_comes_up_later_is_noticed() {
+fn waiting_ends_when_a_link_comes_up() {
     let world = World::new();
     ip("link add va up type veth peer name vb");
     let index = world.link("va").unwrap().index;
@@ -26,7 +26,7 @@ fn a_link_that_comes_up_later_is_noticed() {
 }
 
 #[test]
-fn a_link_that_goes_away_or_stays_down_is_an_error() {
+fn waiting_for_a_link_that_is_removed_or_stays_down_fails() {
     let world = World::new();
     ip("link add va up type veth peer name vb");
     let index = world.link("va").unwrap().index;
@@ -42,7 +42,7 @@ fn a_link_that_goes_away_or_stays_down_is_an_error() {
 }
 
 #[test]
-fn an_ipv6_address_that_is_taken_into_use_later_is_noticed() {
+fn waiting_ends_when_duplicate_address_detection_completes() {
     let _world = World::new();
     set_sysctl("ipv6/conf/default/accept_dad", "1");
     ip("link add va up type veth peer name vb");

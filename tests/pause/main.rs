@@ -15,17 +15,17 @@ use common::programs;
 use common::wait::wait_until;
 
 #[test]
-fn sigterm_ends_it_with_status_0() {
+fn pause_exits_with_status_0_on_sigterm() {
     assert_leaves_on(Signal::TERM, &mut Command::new(programs::pause()));
 }
 
 #[test]
-fn sigint_ends_it_with_status_0() {
+fn pause_exits_with_status_0_on_sigint() {
     assert_leaves_on(Signal::INT, &mut Command::new(programs::pause()));
 }
 
 #[test]
-fn it_leaves_even_if_its_parent_left_the_signal_blocked_or_ignored() {
+fn pause_exits_even_if_it_inherits_the_signal_blocked_or_ignored() {
     for signal in [Signal::TERM, Signal::INT] {
         for inherited in ["--block-signal", "--ignore-signal"] {
             assert_leaves_on(
@@ -37,7 +37,7 @@ fn it_leaves_even_if_its_parent_left_the_signal_blocked_or_ignored() {
 }
 
 #[test]
-fn every_other_signal_that_can_be_ignored_is() {
+fn every_other_signal_is_ignored() {
     let mut pause = Started::asleep(&mut Command::new(programs::pause()));
     for number in 1..32 {
         let signal = Signal::from_named_raw(number).unwrap();
@@ -55,7 +55,7 @@ fn every_other_signal_that_can_be_ignored_is() {
 }
 
 #[test]
-fn being_stopped_and_continued_does_not_end_it() {
+fn pause_survives_being_stopped_and_continued() {
     let mut pause = Started::asleep(&mut Command::new(programs::pause()));
     send(pause.pid(), Signal::STOP);
     wait_until("it is stopped", || state(pause.pid()) == Some('T'));
@@ -66,14 +66,14 @@ fn being_stopped_and_continued_does_not_end_it() {
 }
 
 #[test]
-fn as_pid_1_it_leaves_on_sigterm_from_outside() {
+fn pid_1_exits_on_sigterm_from_outside() {
     let mut pod = Pod::start("", &[programs::pause()]);
     send(pod.pause, Signal::TERM);
     assert_eq!(pod.unshare.wait().code(), Some(0));
 }
 
 #[test]
-fn as_pid_1_it_leaves_on_sigterm_from_inside() {
+fn pid_1_exits_on_sigterm_from_inside() {
     let mut pod = Pod::start(
         "sh -c 'sleep 600; kill 1' 2>/dev/null &",
         &[programs::pause()],
@@ -84,18 +84,18 @@ fn as_pid_1_it_leaves_on_sigterm_from_inside() {
 }
 
 #[test]
-fn as_pid_1_it_reaps_an_orphan() {
+fn pid_1_reaps_an_orphan() {
     assert_reaps_an_orphan(&[programs::pause()]);
 }
 
 #[test]
-fn as_pid_1_it_reaps_an_orphan_even_if_its_parent_left_sigchld_blocked_or_ignored() {
+fn pid_1_reaps_an_orphan_even_if_it_inherits_sigchld_blocked_or_ignored() {
     assert_reaps_an_orphan(&["env", "--block-signal", programs::pause()]);
     assert_reaps_an_orphan(&["env", "--ignore-signal", programs::pause()]);
 }
 
 #[test]
-fn as_pid_1_it_reaps_an_orphan_that_was_a_zombie_already() {
+fn pid_1_reaps_an_orphan_that_is_already_a_zombie() {
     let mut pod = Pod::start("sh -c 'sleep 600 & exec sleep 600' &", &[programs::pause()]);
     let careless = only_child(pod.pause);
     wait_until("it became a sleep", || {
@@ -109,7 +109,7 @@ fn as_pid_1_it_reaps_an_orphan_that_was_a_zombie_already() {
 }
 
 #[test]
-fn it_reaps_children_that_died_before_it_started() {
+fn pause_reaps_children_that_died_before_it_started() {
     // Between shell and pause, a program that doesn't reap: flock, waiting for a lock of ours.
     let lock = tempfile::NamedTempFile::new().unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -134,7 +134,7 @@ fn it_reaps_children_that_died_before_it_started() {
 }
 
 #[test]
-fn idle_it_never_wakes_up() {
+fn an_idle_pause_never_wakes_up() {
     let pause = Started::asleep(&mut Command::new(programs::pause()));
     let before = settled_switches(pause.pid());
     sleep(Duration::from_millis(500)); // the span that is measured, not a wait for something
@@ -142,7 +142,7 @@ fn idle_it_never_wakes_up() {
 }
 
 #[test]
-fn its_private_memory_stays_within_100_kilobytes() {
+fn private_memory_stays_within_100_kilobytes() {
     let pause = Started::asleep(&mut Command::new(programs::pause()));
     let path = format!("/proc/{}/smaps_rollup", pause.pid().as_raw_pid());
     let private: u64 = fs::read_to_string(path)
@@ -161,7 +161,7 @@ fn its_private_memory_stays_within_100_kilobytes() {
 }
 
 #[test]
-fn it_is_static() {
+fn the_binary_is_static() {
     const PT_DYNAMIC: u32 = 2;
     const PT_INTERP: u32 = 3;
     let elf = fs::read(programs::pause()).unwrap();
@@ -184,7 +184,7 @@ fn it_is_static() {
 }
 
 #[test]
-fn asked_for_its_version_it_prints_name_and_version() {
+fn the_version_flag_prints_name_and_version() {
     for flag in ["-v", "--version"] {
         let output = run(&[flag]);
         assert_eq!(output.status.code(), Some(0));
@@ -194,7 +194,7 @@ fn asked_for_its_version_it_prints_name_and_version() {
 }
 
 #[test]
-fn asked_for_help_it_prints_its_usage() {
+fn the_help_flag_prints_the_usage() {
     for flag in ["-h", "--help"] {
         let output = run(&[flag]);
         assert_eq!(output.status.code(), Some(0));
@@ -203,7 +203,7 @@ fn asked_for_help_it_prints_its_usage() {
 }
 
 #[test]
-fn an_unknown_argument_is_an_error_that_names_it() {
+fn an_unknown_argument_is_named_in_the_error() {
     for argument in ["--verbose", "-x", "v", ""] {
         let output = run(&[argument]);
         assert_eq!(output.status.code(), Some(2));

@@ -64,7 +64,7 @@ fn members_share_address_mac_counters_and_loopback() {
 }
 
 #[test]
-fn a_member_s_death_costs_the_others_nothing() {
+fn a_member_s_death_does_not_affect_the_others() {
     let site = Site::new();
     site.create("web");
     site.create("db");
@@ -88,7 +88,7 @@ fn a_member_s_death_costs_the_others_nothing() {
 }
 
 #[test]
-fn the_pause_process_has_nothing_of_its_maker() {
+fn the_pause_process_inherits_nothing_from_pausectl() {
     let site = Site::new();
     // A shell that hands a file and a variable on to whatever it starts.
     let pausectl = programs::pausectl();
@@ -154,7 +154,7 @@ fn an_existing_pod_is_refused_and_not_touched() {
 }
 
 #[test]
-fn hostile_names_are_wrong_usage() {
+fn hostile_names_are_a_usage_error() {
     let site = Site::new();
     let long = "x".repeat(120);
     for name in [
@@ -171,7 +171,7 @@ fn hostile_names_are_wrong_usage() {
 }
 
 #[test]
-fn of_many_creates_of_one_name_one_wins() {
+fn of_concurrent_creates_of_one_name_one_wins() {
     let site = Site::new();
     let children: Vec<_> = (0..6)
         .map(|_| {
@@ -197,7 +197,7 @@ fn of_many_creates_of_one_name_one_wins() {
 }
 
 #[test]
-fn creates_of_many_names_do_not_disturb_each_other() {
+fn concurrent_creates_of_different_names_do_not_interfere() {
     let site = Site::new();
     let names: Vec<_> = (0..8).map(|number| format!("pod-{number}")).collect();
     let children: Vec<_> = names
@@ -223,7 +223,7 @@ fn creates_of_many_names_do_not_disturb_each_other() {
 }
 
 #[test]
-fn each_plugin_gets_the_result_before_it_and_del_gets_the_last() {
+fn each_plugin_receives_the_previous_result_and_del_the_last() {
     let site = Site::new();
     let last = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
     let on_add = format!("[ $CNI_COMMAND != ADD ] || echo '{last}'");
@@ -252,7 +252,7 @@ fn each_plugin_gets_the_result_before_it_and_del_gets_the_last() {
 }
 
 #[test]
-fn wishes_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
+fn requests_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
     let site = Site::new();
     let capable = with(
         podnet(),
@@ -285,7 +285,7 @@ fn wishes_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
 }
 
 #[test]
-fn a_wish_that_no_plugin_grants_is_refused_and_undone() {
+fn a_request_that_no_plugin_supports_is_refused_and_undone() {
     let site = Site::new();
     let result = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
     site.plugin(
@@ -316,7 +316,7 @@ fn a_wish_that_no_plugin_grants_is_refused_and_undone() {
 }
 
 #[test]
-fn what_is_missing_is_said_before_anything_is_made() {
+fn missing_prerequisites_are_reported_before_anything_is_created() {
     let site = Site::new();
     let said = site.fails(1, &["pod", "create", "web", "--network", "nowhere"]);
     assert!(
@@ -337,7 +337,7 @@ fn what_is_missing_is_said_before_anything_is_made() {
 }
 
 #[test]
-fn the_conflists_to_copy_work() {
+fn the_example_conflists_work() {
     let dir = Path::new(common::programs::CHECKOUT).join("conf");
     let mut tried = 0;
     for entry in fs::read_dir(&dir).unwrap() {

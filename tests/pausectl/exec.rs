@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::site::{Site, feed};
 
 #[test]
-fn the_command_s_status_is_the_caller_s() {
+fn exec_returns_the_command_s_status() {
     let site = Site::new();
     site.create("web");
     let status = |command: &[&str]| {
@@ -22,7 +22,7 @@ fn the_command_s_status_is_the_caller_s() {
 }
 
 #[test]
-fn the_command_has_our_streams_and_needs_no_dashes() {
+fn exec_passes_stdio_through_and_needs_no_dashes() {
     let site = Site::new();
     site.create("web");
     let mut command = site.command(&["pod", "exec", "web", "sed", "-e", "s/a/b/"]);
@@ -34,7 +34,7 @@ fn the_command_has_our_streams_and_needs_no_dashes() {
 }
 
 #[test]
-fn an_unknown_pod_is_an_error_that_names_the_known() {
+fn an_unknown_pod_is_an_error_that_lists_the_known_pods() {
     let site = Site::new();
     let said = site.fails(1, &["pod", "exec", "web", "--", "true"]);
     assert!(

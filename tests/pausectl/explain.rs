@@ -61,7 +61,7 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
 }
 
 #[test]
-fn a_pod_without_its_pause_is_said_to_be_orphaned() {
+fn a_pod_without_its_pause_process_is_orphaned() {
     let site = Site::new();
     let made = site.create("web");
     let member = site.member("web");
@@ -123,7 +123,7 @@ fn a_namespace_made_by_hand_is_explained_too() {
 }
 
 #[test]
-fn what_reference_plugins_left_in_a_runtime_s_cache_names_the_network() {
+fn the_network_is_named_from_the_runtime_s_result_cache() {
     let site = Site::new();
     let blue = site.world.container("blue");
     ip("link add hostside type veth peer name eth0 netns blue");
@@ -158,7 +158,7 @@ fn what_reference_plugins_left_in_a_runtime_s_cache_names_the_network() {
 }
 
 #[test]
-fn names_that_others_chose_cannot_reach_the_terminal() {
+fn control_characters_in_foreign_names_are_escaped() {
     let site = Site::new();
     let _blue = site.world.container("blue");
     ip("link add hostside type veth peer name inside netns blue");
@@ -191,7 +191,7 @@ fn names_that_others_chose_cannot_reach_the_terminal() {
 }
 
 #[test]
-fn what_is_no_target_is_refused_with_the_reason() {
+fn an_invalid_target_is_refused_with_the_reason() {
     let site = Site::new();
     std::fs::write("/run/plain", "").unwrap();
     // Highest possible: no process has it.

@@ -53,7 +53,7 @@ fn when_the_second_plugin_fails_the_first_is_undone_too() {
 }
 
 #[test]
-fn a_plugin_that_dies_without_a_word_is_named_with_what_it_wrote() {
+fn a_plugin_that_dies_is_named_with_its_stderr() {
     let site = Site::new();
     site.plugin(
         "mute",
@@ -73,7 +73,7 @@ fn a_plugin_that_dies_without_a_word_is_named_with_what_it_wrote() {
 }
 
 #[test]
-fn a_signal_undoes_what_was_half_made() {
+fn an_interrupted_create_is_undone() {
     for (sent, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         std::thread::spawn(move || {
             let site = Site::new();
@@ -95,7 +95,7 @@ fn a_signal_undoes_what_was_half_made() {
 }
 
 #[test]
-fn a_plugin_that_takes_too_long_is_killed_and_undone() {
+fn a_plugin_that_times_out_is_killed_and_undone() {
     let site = Site::new();
     site.plugin("slow", SLOW);
     let file = site.chain(&["slow"]);
@@ -111,7 +111,7 @@ fn a_plugin_that_takes_too_long_is_killed_and_undone() {
 }
 
 #[test]
-fn a_create_that_was_killed_is_removed_by_rm() {
+fn a_killed_create_is_removed_by_rm() {
     let site = Site::new();
     let mut child = hanging(&site);
     child.kill().unwrap();
@@ -124,7 +124,7 @@ fn a_create_that_was_killed_is_removed_by_rm() {
 }
 
 #[test]
-fn a_name_without_a_namespace_is_in_nobody_s_way() {
+fn a_leftover_netns_file_does_not_block_create() {
     let site = Site::new();
     std::fs::create_dir_all("/run/pausenet/netns").unwrap();
     std::fs::write("/run/pausenet/netns/web", "").unwrap();

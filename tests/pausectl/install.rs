@@ -61,7 +61,7 @@ fn the_first_install_makes_the_folder_and_the_second_does_nothing() {
 }
 
 #[test]
-fn what_was_replaced_comes_back_as_it_was() {
+fn uninstall_restores_what_was_replaced() {
     let Some(peers) = lab::peers() else { return };
     let stage = Stage::new();
     run(
@@ -95,7 +95,7 @@ fn what_was_replaced_comes_back_as_it_was() {
 }
 
 #[test]
-fn what_somebody_has_put_over_ours_stays() {
+fn uninstall_keeps_files_that_replaced_ours() {
     let stage = Stage::with_others();
     let before = stage.files();
     let bridge = stage.bin().join("bridge");
@@ -139,7 +139,7 @@ fn what_somebody_has_put_over_ours_stays() {
 }
 
 #[test]
-fn one_that_was_there_before_is_not_ours_to_remove() {
+fn uninstall_keeps_files_that_were_there_before() {
     let stage = Stage::new();
     fs::copy(stage.path("from/v1"), stage.bin().join("pausenet")).unwrap();
     fs::set_permissions(stage.bin().join("pausenet"), Permissions::from_mode(0o755)).unwrap();
@@ -157,7 +157,7 @@ fn one_that_was_there_before_is_not_ours_to_remove() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_and_changes_nothing() {
+fn a_dry_run_reports_the_steps_and_changes_nothing() {
     let stage = Stage::with_others();
     let before = stage.files();
     let said = stage.ok(&["v1", "--as", "bridge", "--conf", "--dry-run"]);
@@ -184,7 +184,7 @@ fn a_dry_run_says_what_would_be_and_changes_nothing() {
 }
 
 #[test]
-fn without_hard_links_there_are_copies() {
+fn without_hard_links_files_are_copied() {
     let stage = Stage::with_others();
     let before = stage.files();
     let all = ["-e", "inject=link,linkat:error=EPERM"];
@@ -221,7 +221,7 @@ fn a_plugin_that_does_not_run_here_replaces_nothing() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_a_way_out() {
+fn impossible_installs_are_refused_with_a_hint() {
     let stage = Stage::with_others();
     let before = stage.files();
     let said = stage.fails(1, &["none"]);
@@ -238,7 +238,7 @@ fn what_cannot_be_is_refused_with_a_way_out() {
 }
 
 #[test]
-fn a_network_that_is_none_is_not_installed() {
+fn an_invalid_network_is_not_installed() {
     let stage = Stage::new();
     let before = stage.files();
     let conf = |name: &str, text: &str| {
@@ -275,7 +275,7 @@ fn a_network_that_is_none_is_not_installed() {
 }
 
 #[test]
-fn a_network_that_would_not_be_used_is_warned_of() {
+fn a_network_that_would_not_be_used_causes_a_warning() {
     let stage = Stage::new();
     fs::write(stage.net().join("05-first.conflist"), "{}").unwrap();
     let list = json!({"name": "x", "plugins": [{"type": "pausenet"}, {"type": "tuning"}]});
@@ -291,7 +291,7 @@ fn a_network_that_would_not_be_used_is_warned_of() {
 }
 
 #[test]
-fn who_may_not_write_there_is_told_so() {
+fn missing_write_permission_is_reported() {
     let stage = Stage::with_others();
     fs::set_permissions(stage.bin(), Permissions::from_mode(0o555)).unwrap();
     let before = stage.files();
@@ -317,7 +317,7 @@ fn who_may_not_write_there_is_told_so() {
 }
 
 #[test]
-fn folders_that_are_none_or_read_only_are_named() {
+fn invalid_or_read_only_folders_are_named() {
     let _world = World::new();
     let stage = Stage::new();
     let bin = stage.bin();
@@ -364,7 +364,7 @@ fn folders_that_are_none_or_read_only_are_named() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_stops_everything() {
+fn an_unreadable_record_stops_install_and_uninstall() {
     let stage = Stage::with_others();
     stage.ok(&["v1", "--as", "bridge"]);
     fs::write(stage.bin().join(".pausenet-replaced/.record"), "{").unwrap();
@@ -380,7 +380,7 @@ fn a_record_that_cannot_be_read_stops_everything() {
 }
 
 #[test]
-fn at_the_same_time_they_wait_for_each_other() {
+fn concurrent_installs_wait_for_each_other() {
     let stage = Stage::with_others();
     let before = stage.files();
     let start = |args: &[&str]| {
@@ -408,7 +408,7 @@ fn at_the_same_time_they_wait_for_each_other() {
 }
 
 #[test]
-fn a_pod_is_wired_by_the_name_of_the_reference_s_plugin() {
+fn a_pod_is_wired_by_the_installed_reference_name() {
     let world = World::new();
     let stage = Stage::with_others();
     // The one beside pausectl, as nobody says --from.

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::site::{Site, kill};
 
 #[test]
-fn a_pod_s_line_tells_all_of_it() {
+fn ls_shows_one_complete_line_per_pod() {
     let site = Site::new();
     assert_eq!(site.ok(&["pod", "ls"]), "no pods\n");
     let made = site.create("web");

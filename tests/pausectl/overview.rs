@@ -17,7 +17,7 @@ fn attachments(site: &Site) -> Vec<Value> {
 }
 
 #[test]
-fn an_empty_host_says_so() {
+fn an_empty_host_has_its_own_message() {
     let site = Site::new();
     assert_eq!(site.ok(&["ls"]), "no attachments on this host\n");
     assert_eq!(attachments(&site), Vec::<Value>::new());
@@ -26,7 +26,7 @@ fn an_empty_host_says_so() {
 }
 
 #[test]
-fn every_attachment_has_its_line() {
+fn every_attachment_has_a_line() {
     let site = Site::new();
     let made = site.create("web");
     let member = site.member("web");
@@ -53,7 +53,7 @@ fn every_attachment_has_its_line() {
 }
 
 #[test]
-fn interfaces_of_others_are_shown_when_all_are_asked_for() {
+fn foreign_interfaces_are_shown_with_all() {
     let site = Site::new();
     site.world.container("blue");
     ip("link add hostside type veth peer name inside netns blue");

@@ -18,7 +18,7 @@ fn a_pod_whose_pause_process_was_killed_is_removed_like_any_other() {
 }
 
 #[test]
-fn a_pause_process_that_was_stopped_is_ended_all_the_same() {
+fn a_stopped_pause_process_is_still_ended() {
     let site = Site::new();
     let pause = site.create("web")["pause"].as_u64().unwrap() as u32;
     signal(pause, Signal::STOP);
@@ -62,7 +62,7 @@ fn an_unknown_pod_is_an_error_unless_forced() {
 }
 
 #[test]
-fn one_pod_that_cannot_be_removed_does_not_keep_the_others() {
+fn a_pod_that_cannot_be_removed_does_not_block_the_others() {
     let site = Site::new();
     site.create("a");
     site.create("b");
@@ -76,7 +76,7 @@ fn one_pod_that_cannot_be_removed_does_not_keep_the_others() {
 }
 
 #[test]
-fn after_a_reboot_the_address_is_freed_and_the_name_is_free() {
+fn after_a_reboot_address_and_name_are_free_again() {
     let site = Site::new();
     for verb in ["rm", "create"] {
         let made = site.create("web");
@@ -98,7 +98,7 @@ fn after_a_reboot_the_address_is_freed_and_the_name_is_free() {
 }
 
 #[test]
-fn without_memory_the_network_is_found_by_its_name() {
+fn without_a_cached_result_the_network_is_found_by_its_name() {
     let site = Site::new();
     site.create("web");
     fs::remove_dir_all("/var/lib/cni/results").unwrap();
@@ -111,7 +111,7 @@ fn without_memory_the_network_is_found_by_its_name() {
 }
 
 #[test]
-fn with_force_even_a_network_that_nobody_knows_any_more_goes() {
+fn force_removes_a_pod_of_an_unknown_network() {
     let site = Site::new();
     let made = site.create("web");
     fs::remove_dir_all("/var/lib/cni/results").unwrap();
@@ -133,7 +133,7 @@ fn with_force_even_a_network_that_nobody_knows_any_more_goes() {
 }
 
 #[test]
-fn when_del_fails_the_pod_stays_for_another_try() {
+fn a_pod_whose_del_fails_is_kept_for_a_retry() {
     let site = Site::new();
     let result = json!({"cniVersion": "1.0.0"});
     let script = format!(

@@ -27,7 +27,7 @@ fn no_address_is_given_twice() {
 
 /// The same where ours has an index, which theirs knows nothing of.
 #[test]
-fn no_address_is_given_twice_in_a_crowded_store() {
+fn no_address_is_given_twice_in_a_large_store() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
         churn(peers, || crowd(&Path::new(STORES).join("podnet")));

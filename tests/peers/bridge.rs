@@ -176,9 +176,9 @@ fn bridge_enabledad() {
 
 /// The same without `enabledad`.
 #[test]
-fn bridge_in_a_world_with_detection() {
+fn bridge_with_duplicate_address_detection() {
     let config = with(bridge(), json!({"isGateway": true, "ipam": dual()}));
-    same("bridge_in_a_world_with_detection", |side| {
+    same("bridge_with_duplicate_address_detection", |side| {
         for conf in ["all", "default"] {
             set_sysctl(&format!("ipv6/conf/{conf}/accept_dad"), "1");
         }
@@ -369,7 +369,7 @@ fn bridge_in_old_versions() {
 
 /// VLAN filtering: same where the kernel has it, an error in both where it has not.
 #[test]
-fn bridge_vlans_without_the_kernel_s_help() {
+fn bridge_vlans_without_kernel_support() {
     let kernel_has_it = || {
         ip("link add probe type bridge");
         let output = std::process::Command::new("ip")
@@ -390,18 +390,14 @@ fn bridge_vlans_without_the_kernel_s_help() {
     if kernel_has_it() {
         return;
     }
-    same_in(
-        "bridge_vlans_without_the_kernel_s_help",
-        &["1.1.0"],
-        |side| {
-            side.call("ADD", "c1", &with(bridge(), json!({"vlan": 100})));
-            side.call(
-                "ADD",
-                "c2",
-                &with(bridge(), json!({"vlanTrunk": [{"id": 5}]})),
-            );
-        },
-    );
+    same_in("bridge_vlans_without_kernel_support", &["1.1.0"], |side| {
+        side.call("ADD", "c1", &with(bridge(), json!({"vlan": 100})));
+        side.call(
+            "ADD",
+            "c2",
+            &with(bridge(), json!({"vlanTrunk": [{"id": 5}]})),
+        );
+    });
 }
 
 /// Two options at a time.

@@ -89,14 +89,14 @@ fn chain_that_fails() {
 }
 
 #[test]
-fn their_bridge_and_ptp_delegate_to_our_host_local() {
+fn the_reference_s_bridge_and_ptp_delegate_to_our_host_local() {
     let Some(plugins) = Plugins::new() else {
         return;
     };
     let mixed = plugins.folder("mixed", &["host-local"]);
     let routes = json!({"routes": [{"dst": "10.5.0.0/16"}]});
     compare(
-        "their_bridge_and_ptp_delegate_to_our_host_local",
+        "the_reference_s_bridge_and_ptp_delegate_to_our_host_local",
         &VERSIONS,
         &plugins.reference,
         &mixed,
@@ -110,10 +110,13 @@ fn their_bridge_and_ptp_delegate_to_our_host_local() {
 
 /// Ours has host-local built in; under another name it is a plugin as any.
 #[test]
-fn our_bridge_and_ptp_delegate_to_their_host_local() {
+fn our_bridge_and_ptp_delegate_to_the_reference_s_host_local() {
     let ipam = with(dual(), json!({"type": "other-local"}));
-    same("our_bridge_and_ptp_delegate_to_their_host_local", |side| {
-        life(side, &with(gateway(), json!({"ipam": ipam})));
-        life(side, &with(ptp(), json!({"ipam": ipam})));
-    });
+    same(
+        "our_bridge_and_ptp_delegate_to_the_reference_s_host_local",
+        |side| {
+            life(side, &with(gateway(), json!({"ipam": ipam})));
+            life(side, &with(ptp(), json!({"ipam": ipam})));
+        },
+    );
 }

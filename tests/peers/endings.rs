@@ -64,8 +64,8 @@ fn del_ptp_without_a_netns() {
 
 /// A path that leads to another container by now.
 #[test]
-fn del_of_a_path_that_is_somebody_else_s() {
-    same("del_of_a_path_that_is_somebody_else_s", |side| {
+fn del_of_a_path_that_leads_to_another_container() {
+    same("del_of_a_path_that_leads_to_another_container", |side| {
         side.call("ADD", "c1", &bridge());
         side.call("ADD", "c2", &bridge());
         let call = side
@@ -188,8 +188,8 @@ fn check_without_a_previous_result() {
 
 /// A port that left its bridge, and an address that its store does not know any more.
 #[test]
-fn check_of_what_is_shared() {
-    same_in("check_of_what_is_shared", &["1.1.0"], |side| {
+fn check_of_shared_objects() {
+    same_in("check_of_shared_objects", &["1.1.0"], |side| {
         side.call("ADD", "c1", &bridge());
         std::fs::remove_file("/var/lib/cni/networks/podnet/10.1.0.2").unwrap();
         side.call("CHECK", "c1", &bridge());
@@ -291,8 +291,8 @@ fn add_refuses() {
 }
 
 #[test]
-fn add_where_something_is_in_the_way() {
-    same_in("add_where_something_is_in_the_way", &["1.1.0"], |side| {
+fn add_where_a_name_is_taken() {
+    same_in("add_where_a_name_is_taken", &["1.1.0"], |side| {
         // The interface is there already.
         for config in [bridge(), ptp()] {
             let config = with(config, json!({"name": "first"}));
@@ -322,8 +322,8 @@ fn add_where_something_is_in_the_way() {
 }
 
 #[test]
-fn environment_that_is_wrong() {
-    same_in("environment_that_is_wrong", &["1.1.0"], |side| {
+fn invalid_environment() {
+    same_in("invalid_environment", &["1.1.0"], |side| {
         side.container("c1");
         for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
             let config = side.config(&with(bridge(), json!({"type": plugin})));

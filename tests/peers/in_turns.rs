@@ -9,7 +9,7 @@ use common::{Call, World, allocated, store_files};
 use serde_json::json;
 
 #[test]
-fn each_goes_on_where_the_other_left_off() {
+fn both_allocators_continue_from_the_same_cursor() {
     let Some(peers) = peers() else { return };
     for peers in peers {
         let world = World::new();
@@ -51,7 +51,7 @@ fn each_goes_on_where_the_other_left_off() {
 
 /// Ours has an index there, which theirs knows nothing of.
 #[test]
-fn a_crowded_store_is_no_different() {
+fn both_allocators_agree_on_a_large_store() {
     let Some(peers) = peers() else { return };
     for peers in peers {
         let _world = World::new();
@@ -86,7 +86,7 @@ fn a_crowded_store_is_no_different() {
 }
 
 #[test]
-fn a_repeated_add_is_refused_whoever_made_the_first() {
+fn a_repeated_add_is_refused_whichever_plugin_added_first() {
     let Some(peers) = peers() else { return };
     for peers in peers {
         let world = World::new();
@@ -113,7 +113,7 @@ fn a_repeated_add_is_refused_whoever_made_the_first() {
 }
 
 #[test]
-fn files_of_versions_before_interface_names_are_freed_by_ours() {
+fn address_files_without_an_interface_name_are_freed() {
     let world = World::new();
     let container = world.container("x");
     let store = Path::new("/var/lib/cni/networks/podnet");

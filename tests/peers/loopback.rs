@@ -45,8 +45,8 @@ fn loopback_without_ipv6() {
 }
 
 #[test]
-fn loopback_passes_on_what_came_before() {
-    same("loopback_passes_on_what_came_before", |side| {
+fn loopback_passes_on_the_previous_result() {
+    same("loopback_passes_on_the_previous_result", |side| {
         let before = json!({
             "cniVersion": side.version,
             "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/x"}],

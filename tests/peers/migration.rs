@@ -30,35 +30,35 @@ fn bookworm() -> Option<Peers> {
 }
 
 #[test]
-fn pods_of_today_s_bridge_with_nftables_change_hands() {
+fn pods_of_current_bridge_with_nftables_are_taken_over() {
     today()
         .iter()
         .for_each(|peers| change_hands(peers, NFTABLES[0]));
 }
 
 #[test]
-fn pods_of_today_s_ptp_with_nftables_change_hands() {
+fn pods_of_current_ptp_with_nftables_are_taken_over() {
     today()
         .iter()
         .for_each(|peers| change_hands(peers, NFTABLES[1]));
 }
 
 #[test]
-fn pods_of_today_s_bridge_with_iptables_change_hands() {
+fn pods_of_current_bridge_with_iptables_are_taken_over() {
     today()
         .iter()
         .for_each(|peers| change_hands(peers, IPTABLES[0]));
 }
 
 #[test]
-fn pods_of_bookworm_s_bridge_change_hands() {
+fn pods_of_bookworm_s_bridge_are_taken_over() {
     bookworm()
         .iter()
         .for_each(|peers| change_hands(peers, IPTABLES[0]));
 }
 
 #[test]
-fn pods_of_bookworm_s_ptp_change_hands() {
+fn pods_of_bookworm_s_ptp_are_taken_over() {
     bookworm()
         .iter()
         .for_each(|peers| change_hands(peers, IPTABLES[1]));
@@ -180,21 +180,21 @@ fn assert_goes(site: &Site, pod: Pod, others: &[Pod], remove: impl Fn(&Pod)) {
 }
 
 #[test]
-fn pods_of_ours_are_taken_down_by_today_s_plugins_with_nftables() {
+fn our_pods_are_removed_by_current_plugins_with_nftables() {
     for way in NFTABLES {
         today().iter().for_each(|peers| change_back(peers, way));
     }
 }
 
 #[test]
-fn pods_of_ours_are_taken_down_by_today_s_plugins_with_iptables() {
+fn our_pods_are_removed_by_current_plugins_with_iptables() {
     for way in IPTABLES {
         today().iter().for_each(|peers| change_back(peers, way));
     }
 }
 
 #[test]
-fn pods_of_ours_are_taken_down_by_bookworm_s_plugins() {
+fn our_pods_are_removed_by_bookworm_s_plugins() {
     for way in IPTABLES {
         bookworm().iter().for_each(|peers| change_back(peers, way));
     }

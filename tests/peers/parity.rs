@@ -90,7 +90,7 @@ fn every_comparison_is_in_the_parity_table() {
 }
 
 #[test]
-fn every_allowed_difference_is_seen_by_a_test_that_exists() {
+fn every_allowed_difference_names_a_test_that_exists() {
     let tests = tests_in(&root().join("tests/peers"));
     for witness in witnesses() {
         assert!(tests.contains(witness), "{witness}");

@@ -195,9 +195,9 @@ fn portmap_refuses() {
 
 /// A second container that wants the port of the first.
 #[test]
-fn portmap_of_a_port_that_is_taken() {
+fn portmap_of_a_port_in_use() {
     let plugins = [gateway(), portmap(json!({}), web())];
-    same_in("portmap_of_a_port_that_is_taken", &["1.1.0"], |side| {
+    same_in("portmap_of_a_port_in_use", &["1.1.0"], |side| {
         side.call_chain("ADD", "c1", "eth0", &plugins);
         side.call_chain("ADD", "c2", "eth0", &plugins);
     });

@@ -257,9 +257,9 @@ fn traffic_to_ports_of_one_address() {
 
 /// A service of the host's own at 127.0.0.1: with route_localnet, a container could reach it.
 #[test]
-fn traffic_to_the_host_s_own_loopback() {
+fn traffic_to_the_host_s_loopback() {
     let plugins = [gateway(), portmap(json!({}), both_protocols())];
-    same_in("traffic_to_the_host_s_own_loopback", &["1.1.0"], |side| {
+    same_in("traffic_to_the_host_s_loopback", &["1.1.0"], |side| {
         scene(side, &plugins, true);
         side.note("route_localnet", sysctl("ipv4/conf/cni0/route_localnet"));
         let c1 = side.container("c1");
@@ -291,11 +291,17 @@ fn mixed(test: &str, ours: &str) {
 }
 
 #[test]
-fn traffic_through_our_portmap_behind_their_bridge() {
-    mixed("traffic_through_our_portmap_behind_their_bridge", "portmap");
+fn traffic_through_our_portmap_behind_the_reference_s_bridge() {
+    mixed(
+        "traffic_through_our_portmap_behind_the_reference_s_bridge",
+        "portmap",
+    );
 }
 
 #[test]
-fn traffic_through_their_portmap_behind_our_bridge() {
-    mixed("traffic_through_their_portmap_behind_our_bridge", "bridge");
+fn traffic_through_the_reference_s_portmap_behind_our_bridge() {
+    mixed(
+        "traffic_through_the_reference_s_portmap_behind_our_bridge",
+        "bridge",
+    );
 }

@@ -94,7 +94,7 @@ impl<'a> Twins<'a> {
 }
 
 #[test]
-fn a_scripted_life_of_a_dual_stack_network() {
+fn scripted_calls_on_a_dual_stack_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
         let world = World::new();
@@ -130,7 +130,7 @@ fn a_scripted_life_of_a_dual_stack_network() {
 }
 
 #[test]
-fn a_long_random_life_of_a_small_network() {
+fn random_calls_on_a_small_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
         random_life(peers, 200, |_| ());
@@ -139,7 +139,7 @@ fn a_long_random_life_of_a_small_network() {
 
 /// The same where ours has an index.
 #[test]
-fn a_long_random_life_of_a_crowded_network() {
+fn random_calls_on_a_large_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
         random_life(peers, 60, |twins| {

@@ -21,7 +21,7 @@ fn explain(target: &str) -> Value {
 }
 
 #[test]
-fn podman_takes_the_network_away_with_its_owner_as_it_was_said() {
+fn podman_removes_the_network_with_its_owner_as_explain_predicted() {
     let Some(podman) = Podman::new() else { return };
     podman.start(&["run", "-d", "--name=first", BUSYBOX, "sleep", "600"]);
     let share = ["run", "-d", "--name=second", "--network=container:first"];

@@ -13,7 +13,7 @@ use serde_json::Value;
 const SERVER: [&str; 6] = ["httpd", "-f", "-p", "80", "-h", "/www"];
 
 #[test]
-fn a_published_port_answers_and_a_removed_container_leaves_nothing() {
+fn a_published_port_is_reachable_and_a_removed_container_leaves_nothing() {
     let Some(podman) = Podman::new() else { return };
     // What it is that is tested.
     let conflist: Value = serde_json::from_str(&podman.conflist()).unwrap();
@@ -53,7 +53,7 @@ fn a_published_port_answers_and_a_removed_container_leaves_nothing() {
 }
 
 #[test]
-fn a_pod_around_our_pause_shares_one_address() {
+fn a_pod_with_our_pause_image_shares_one_address() {
     let Some(podman) = Podman::new() else { return };
     let infra = start_pod(&podman);
     let netns = podman.netns(&infra);

@@ -6,7 +6,7 @@ use super::ranges;
 use common::{Call, World, allocated, ip, podnet, set_sysctl, with};
 
 #[test]
-fn ipv6_alone_is_as_good_as_ipv4() {
+fn an_ipv6_only_network_works() {
     let world = World::new();
     let container = world.container("x");
     let config = ranges(json!([[{"subnet": "fd00::/64"}]]));
@@ -25,7 +25,7 @@ fn ipv6_alone_is_as_good_as_ipv4() {
 }
 
 #[test]
-fn dual_stack_gets_an_address_and_a_default_route_of_each_family() {
+fn a_dual_stack_container_has_an_address_and_a_default_route_of_each_family() {
     let world = World::new();
     let container = world.container("x");
     let config = ranges(json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]));
@@ -112,7 +112,7 @@ fn a_route_of_a_family_without_a_gateway_goes_out_of_the_interface() {
 }
 
 #[test]
-fn what_a_route_says_beyond_its_next_hop_reaches_the_kernel_and_the_result() {
+fn route_attributes_reach_the_kernel_and_the_result() {
     let world = World::new();
     let container = world.container("x");
     let route = json!({"dst": "192.168.1.0/24", "gw": "10.1.0.7", "mtu": 1300, "advmss": 1200,
@@ -138,7 +138,7 @@ fn what_a_route_says_beyond_its_next_hop_reaches_the_kernel_and_the_result() {
 }
 
 #[test]
-fn a_configured_default_route_is_not_doubled() {
+fn a_configured_default_route_is_not_added_twice() {
     let world = World::new();
     let container = world.container("x");
     let config = with(
@@ -177,7 +177,7 @@ fn a_container_where_ipv6_is_off_by_default_gets_its_ipv6_address() {
 }
 
 #[test]
-fn a_container_of_ipv4_alone_keeps_its_ipv6_settings() {
+fn an_ipv4_only_container_keeps_its_ipv6_settings() {
     let world = World::new();
     let container = world.container("x");
     container.enter(|| set_sysctl("ipv6/conf/default/disable_ipv6", "1"));
@@ -216,7 +216,7 @@ fn an_ipv6_address_is_usable_at_once() {
 }
 
 #[test]
-fn an_address_is_asked_for_by_any_of_three_ways() {
+fn an_address_is_requested_in_any_of_three_ways() {
     for (variable, changes) in [
         ("IP=10.1.0.77", json!({})),
         ("", json!({"args": {"cni": {"ips": ["10.1.0.77"]}}})),
@@ -241,7 +241,7 @@ fn an_address_is_asked_for_by_any_of_three_ways() {
 }
 
 #[test]
-fn range_sets_of_the_runtime_go_before_the_config_s() {
+fn range_sets_of_the_runtime_precede_those_of_the_config() {
     let world = World::new();
     let container = world.container("x");
     let config = with(
@@ -257,7 +257,7 @@ fn range_sets_of_the_runtime_go_before_the_config_s() {
 }
 
 #[test]
-fn what_is_held_for_one_interface_is_not_what_another_gets() {
+fn an_address_reserved_for_one_interface_is_not_given_to_another() {
     let world = World::new();
     let container = world.container("x");
     for name in ["eth0", "net1"] {

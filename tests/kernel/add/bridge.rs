@@ -82,7 +82,7 @@ fn the_host_takes_no_routes_from_a_container() {
 }
 
 #[test]
-fn another_address_on_the_bridge_is_an_error_and_nothing_changes() {
+fn a_different_address_on_the_bridge_is_an_error_and_nothing_changes() {
     let world = World::new();
     let container = world.container("x");
     ip("link add cni0 type bridge");
@@ -106,7 +106,7 @@ fn another_address_on_the_bridge_is_an_error_and_nothing_changes() {
 }
 
 #[test]
-fn force_address_replaces_another_address_on_the_bridge() {
+fn force_address_replaces_a_different_address_on_the_bridge() {
     let world = World::new();
     let container = world.container("x");
     ip("link add cni0 up type bridge");
@@ -140,7 +140,7 @@ fn hairpin_mode_is_a_flag_of_the_port() {
 }
 
 #[test]
-fn promisc_mode_is_a_flag_of_the_bridge_new_or_not() {
+fn promisc_mode_is_set_on_a_new_and_on_an_existing_bridge() {
     let config = with(podnet(), json!({"promiscMode": true}));
     for by_hand in [false, true] {
         let world = World::new();

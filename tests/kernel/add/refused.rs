@@ -38,7 +38,7 @@ fn a_repeated_add_is_refused_from_another_namespace_too() {
 
 /// A bridge with its address and cursor may stay; all else is as before.
 #[test]
-fn an_interface_name_that_is_taken_is_refused_and_the_address_given_back() {
+fn an_interface_name_in_use_is_refused_and_the_address_released() {
     let world = World::new();
     let container = world.container("x");
     ip("link add outside type veth peer name eth0 netns x");
@@ -67,7 +67,7 @@ fn an_interface_name_that_is_taken_is_refused_and_the_address_given_back() {
 /// The store is shared with the reference's plugins: an address that one of them holds for this
 /// very container and interface belongs to a live interface.
 #[test]
-fn an_address_held_for_an_interface_that_is_not_ours_stays_held() {
+fn an_address_reserved_for_a_foreign_interface_stays_reserved() {
     let world = World::new();
     let container = world.container("x");
     ip("link add outside type veth peer name eth0 netns x");

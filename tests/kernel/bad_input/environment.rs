@@ -9,7 +9,7 @@ use super::{add, refused, refused_unnamed};
 use common::{Call, Container, World, podnet, run, with};
 
 #[test]
-fn a_container_id_that_is_hostile_is_code_4() {
+fn a_hostile_container_id_is_code_4() {
     let world = World::new();
     let x = world.container("x");
     for id in [
@@ -29,7 +29,7 @@ fn a_container_id_that_is_hostile_is_code_4() {
 }
 
 #[test]
-fn an_interface_name_that_the_kernel_could_not_have_is_code_4() {
+fn an_invalid_interface_name_is_code_4() {
     let world = World::new();
     let x = world.container("x");
     for name in [
@@ -48,7 +48,7 @@ fn an_interface_name_that_the_kernel_could_not_have_is_code_4() {
 }
 
 #[test]
-fn variables_that_are_not_text_are_code_4() {
+fn variables_that_are_not_utf8_are_code_4() {
     let world = World::new();
     let x = world.container("x");
     let not_text = || std::ffi::OsString::from_vec(vec![b'a', 0xff]);
@@ -59,7 +59,7 @@ fn variables_that_are_not_text_are_code_4() {
 }
 
 #[test]
-fn each_missing_variable_is_named_and_all_of_them_at_once() {
+fn all_missing_variables_are_named_at_once() {
     let world = World::new();
     let x = world.container("x");
     let needed = [
@@ -88,7 +88,7 @@ fn each_missing_variable_is_named_and_all_of_them_at_once() {
 }
 
 #[test]
-fn a_verb_that_does_not_exist_is_code_4() {
+fn an_unknown_verb_is_code_4() {
     let world = World::new();
     let x = world.container("x");
     for verb in ["add", "UPDATE", "ADD ", "ADD\n", "\u{1b}[2J"] {
@@ -103,7 +103,7 @@ fn a_verb_that_does_not_exist_is_code_4() {
 }
 
 #[test]
-fn a_netns_that_is_none_is_code_8_and_named() {
+fn a_path_that_is_not_a_netns_is_code_8_and_named() {
     let world = World::new();
     let x = world.container("x");
     fs::write("/run/file", "").unwrap();
@@ -144,7 +144,7 @@ fn refused_long_netns(world: &World, container: &Container, path: &str) {
 }
 
 #[test]
-fn the_plugin_s_own_netns_is_refused_unless_that_is_wanted() {
+fn the_plugin_s_own_netns_is_refused_unless_overridden() {
     let world = World::new();
     let x = world.container("x");
     run("touch", ["/run/netns/own"]);
@@ -190,7 +190,7 @@ fn the_plugin_s_own_netns_is_refused_unless_that_is_wanted() {
 }
 
 #[test]
-fn arguments_that_are_malformed_are_code_4() {
+fn malformed_arguments_are_code_4() {
     let world = World::new();
     let x = world.container("x");
     for args in [

@@ -10,7 +10,7 @@ use super::{add, refused};
 use common::{Call, STORES, World, allocated, podnet, run, with};
 
 #[test]
-fn an_exhausted_range_is_code_11_and_says_where_to_look() {
+fn an_exhausted_range_is_code_11_and_names_the_store() {
     let world = World::new();
     let x = world.container("x");
     let config = with(
@@ -35,7 +35,7 @@ fn an_exhausted_range_is_code_11_and_says_where_to_look() {
 }
 
 #[test]
-fn a_requested_address_that_cannot_be_had_is_told_so() {
+fn an_unavailable_requested_address_is_reported() {
     let world = World::new();
     let x = world.container("x");
     world.put_address("10.1.0.5", "c9\r\neth0");
@@ -51,7 +51,7 @@ fn a_requested_address_that_cannot_be_had_is_told_so() {
 }
 
 #[test]
-fn a_store_that_is_read_only_is_code_5_and_named() {
+fn a_read_only_store_is_code_5_and_named() {
     let world = World::new();
     let x = world.container("x");
     fs::create_dir_all(STORES).unwrap();
@@ -67,7 +67,7 @@ fn a_store_that_is_read_only_is_code_5_and_named() {
 }
 
 #[test]
-fn a_store_that_is_full_is_code_5_and_named() {
+fn a_full_store_is_code_5_and_named() {
     let world = World::new();
     let x = world.container("x");
     fs::create_dir_all(STORES).unwrap();
@@ -119,7 +119,7 @@ fn a_store_whose_folder_is_a_file_is_code_5_and_named() {
 }
 
 #[test]
-fn a_run_that_is_read_only_is_code_5_and_named() {
+fn a_read_only_run_is_code_5_and_named() {
     let world = World::new();
     let x = world.container("x");
     run("mount", ["-o", "remount,ro", "/run"]);
@@ -130,7 +130,7 @@ fn a_run_that_is_read_only_is_code_5_and_named() {
 
 /// Files in the store that are not of its form are nobody's, and in nobody's way.
 #[test]
-fn corrupt_files_in_the_store_are_in_nobody_s_way() {
+fn corrupt_files_in_the_store_are_ignored() {
     let world = World::new();
     let x = world.container("x");
     for (name, content) in [

@@ -29,7 +29,7 @@ fn unguarded() {
 
 /// 127.0.0.1 is open towards the bridge for mapped ports, and still closed to the pods on it.
 #[test]
-fn a_pod_reaches_nothing_that_the_host_serves_on_127_0_0_1() {
+fn a_pod_cannot_reach_host_services_on_127_0_0_1() {
     let world = World::new();
     let (x, _) = added(&world, &mapped(), "x");
     assert_eq!(sysctl("ipv4/conf/cni0/route_localnet"), "1");
@@ -66,7 +66,7 @@ fn a_pod_reaches_nothing_that_the_host_serves_on_127_0_0_1() {
 }
 
 #[test]
-fn a_pod_does_not_pass_for_127_0_0_1() {
+fn a_pod_cannot_spoof_127_0_0_1() {
     let world = World::new();
     added(&world, &mapped(), "x");
     let pod = attacker(&world, &without_ports(&mapped()));

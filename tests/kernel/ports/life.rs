@@ -29,7 +29,7 @@ fn one_host_port_at_two_host_addresses_leads_to_two_containers() {
 }
 
 #[test]
-fn a_host_port_that_another_container_has_is_refused_and_nothing_changes() {
+fn a_host_port_in_use_by_another_container_is_refused_and_nothing_changes() {
     let other_target = json!([{"hostPort": 8081, "containerPort": 80},
         {"hostPort": 8080, "containerPort": 81, "protocol": "udp"}]);
     for (theirs, port) in [
@@ -80,7 +80,7 @@ fn the_port_of_a_dead_container_is_taken_over() {
 }
 
 #[test]
-fn a_udp_client_that_keeps_talking_reaches_the_port_s_next_container() {
+fn a_continuing_udp_client_reaches_the_port_s_next_container() {
     let world = World::new();
     let outside = beyond(&world, 2);
     for (any, host) in [
@@ -110,7 +110,7 @@ fn talk(client: &UdpSocket, to: &str, server: &UdpSocket) -> Vec<u8> {
 
 /// The flows of others are none of ours.
 #[test]
-fn flows_to_other_udp_ports_are_remembered() {
+fn conntrack_entries_of_other_udp_ports_are_kept() {
     let world = World::new();
     let outside = beyond(&world, 2);
     let entry = json!([{"hostPort": 9090, "containerPort": 90, "protocol": "udp"}]);
@@ -159,7 +159,7 @@ fn del_leaves_no_trace_of_the_ports() {
 }
 
 #[test]
-fn a_late_del_leaves_the_ports_of_who_has_the_address_now() {
+fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
     for with_result in [true, false] {
         let world = World::new();
         let (a, result) = added(&world, &mapped(), "a");
@@ -185,7 +185,7 @@ fn a_late_del_leaves_the_ports_of_who_has_the_address_now() {
 }
 
 #[test]
-fn check_notices_that_a_mapping_is_gone_or_leads_elsewhere() {
+fn check_reports_a_missing_or_changed_mapping() {
     let elsewhere = "delete element inet pausenet ports4 { tcp . 8080 }; add element inet pausenet \
         ports4 { tcp . 8080 comment \"pausenet podnet x eth0\" : 10.1.0.9 . 80 }";
     for (change, set) in [
@@ -220,7 +220,7 @@ fn check_notices_that_a_mapping_is_gone_or_leads_elsewhere() {
 }
 
 #[test]
-fn mappings_come_back_with_the_next_add_after_somebody_has_flushed_the_ruleset() {
+fn mappings_come_back_with_the_next_add_after_a_flushed_ruleset() {
     let world = World::new();
     added(&world, &mapped(), "x");
     run("nft", ["flush", "ruleset"]);
@@ -234,7 +234,7 @@ fn mappings_come_back_with_the_next_add_after_somebody_has_flushed_the_ruleset()
 
 /// A runtime may have lost what it asked for: whose a port is stands on the port itself.
 #[test]
-fn del_without_port_mappings_removes_them_all_the_same() {
+fn del_without_port_mappings_still_removes_them() {
     for (keys, prev) in [
         (json!({}), true),
         (json!({}), false),

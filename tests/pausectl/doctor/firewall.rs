@@ -13,7 +13,7 @@ fn nft(commands: &str) {
 }
 
 #[test]
-fn a_chain_that_drops_is_told_of_with_commands_that_help() {
+fn a_dropping_chain_is_reported_with_commands_that_help() {
     let ward = Ward::new();
     let outside = beyond(&ward.site.world, 2);
     nft(
@@ -41,7 +41,7 @@ fn a_chain_that_drops_is_told_of_with_commands_that_help() {
 }
 
 #[test]
-fn what_docker_s_chain_has_lost_is_put_back_and_the_user_s_own_rules_stay() {
+fn rules_lost_from_docker_s_chain_are_restored_and_the_user_s_rules_kept() {
     let ward = Ward::new();
     let outside = beyond(&ward.site.world, 2);
     // As Docker leaves it.

@@ -24,7 +24,7 @@ fn filters_vlans() -> bool {
 }
 
 #[test]
-fn all_that_pods_need_is_there_and_the_host_is_not_touched_to_see_it() {
+fn kernel_options_are_checked_without_changing_the_host() {
     let ward = Ward::new();
     let before = ward.site.world.snapshot();
     let seen = ward.look(&["kernel"]);
@@ -34,7 +34,7 @@ fn all_that_pods_need_is_there_and_the_host_is_not_touched_to_see_it() {
 }
 
 #[test]
-fn a_missing_option_is_named_with_the_setting_that_needs_it() {
+fn a_missing_kernel_option_is_named_with_the_setting_that_needs_it() {
     let ward = Ward::new();
     if filters_vlans() {
         let seen = ward.look(&["kernel"]);

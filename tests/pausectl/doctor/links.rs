@@ -11,7 +11,7 @@ use super::{Ward, added, network};
 use common::{Call, GROUP, allocated, ip, with};
 
 #[test]
-fn what_a_killed_add_left_is_removed_unless_its_maker_is_at_work() {
+fn debris_of_a_killed_add_is_removed_unless_an_add_is_running() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     let debris = host_end("killed");
@@ -43,7 +43,7 @@ fn what_a_killed_add_left_is_removed_unless_its_maker_is_at_work() {
 }
 
 #[test]
-fn a_host_end_that_is_cut_off_is_told_of() {
+fn a_host_end_without_its_bridge_is_reported() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     let end = host_end("web");
@@ -72,7 +72,7 @@ fn a_host_end_that_is_cut_off_is_told_of() {
 }
 
 #[test]
-fn a_namespace_with_neither_a_process_nor_a_name_is_told_of_and_kept() {
+fn a_namespace_without_process_and_name_is_reported_and_kept() {
     let ward = Ward::new();
     let web = added(&ward, &network(), "web");
     assert!(ward.look(&["links"]).findings.is_empty(), "it has a name");

@@ -239,7 +239,7 @@ pub fn added(ward: &Ward, config: &Value, name: &str) -> Container {
 }
 
 #[test]
-fn of_a_healthy_host_there_is_nothing_to_say() {
+fn a_healthy_host_has_no_findings() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -267,7 +267,7 @@ fn of_a_healthy_host_there_is_nothing_to_say() {
 }
 
 #[test]
-fn a_host_without_anything_is_healthy_too() {
+fn an_empty_host_has_no_findings() {
     let ward = Ward::new();
     std::fs::remove_file(ward.confs().join("podnet.json")).unwrap();
     let seen = ward.look(&["sysctls", "plugins", "store", "rules", "links", "legacy"]);
@@ -276,7 +276,7 @@ fn a_host_without_anything_is_healthy_too() {
 }
 
 #[test]
-fn the_screen_says_what_is_wrong_what_comes_of_it_and_what_to_do() {
+fn each_finding_shows_problem_consequence_and_repair() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "c1");
     store::leave_behind("podnet", "10.1.0.77", "dead\r\neth0", store::HOUR);
@@ -331,7 +331,7 @@ fn the_screen_says_what_is_wrong_what_comes_of_it_and_what_to_do() {
 
 /// What is not what it should be is told of, and none of it stops the other checks.
 #[test]
-fn nonsense_in_the_places_it_looks_at_is_no_end_of_it() {
+fn nonsense_in_the_inspected_files_does_not_stop_doctor() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     let file = ward.confs().join("podnet.json");
@@ -360,7 +360,7 @@ fn nonsense_in_the_places_it_looks_at_is_no_end_of_it() {
 }
 
 #[test]
-fn checks_are_listed_and_chosen_by_name() {
+fn checks_are_listed_and_selected_by_name() {
     let ward = Ward::new();
     let list = ward.command(&["--list"]).output().unwrap();
     assert!(list.status.success());
@@ -391,7 +391,7 @@ fn checks_are_listed_and_chosen_by_name() {
 
 /// Whatever it sees half made or half gone is somebody's work.
 #[test]
-fn repairs_beside_adds_and_dels_harm_nobody() {
+fn concurrent_repairs_do_not_harm_adds_and_dels() {
     let ward = Ward::new();
     let steady = added(&ward, &network(), "steady");
     let names: Vec<_> = (0..4).map(|n| format!("busy{n}")).collect();
@@ -431,7 +431,7 @@ fn repairs_beside_adds_and_dels_harm_nobody() {
 
 /// In a container there is much that cannot be seen. That is said, and is no failure.
 #[test]
-fn what_cannot_be_seen_is_said_and_is_no_failure() {
+fn what_cannot_be_inspected_is_reported_and_is_no_failure() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "c1");
     let command = ward.command(&["--output", "json", "--fix"]);

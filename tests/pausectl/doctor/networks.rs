@@ -27,7 +27,7 @@ fn subnet(subnet: &str) -> Value {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_right_is_told_of_with_its_file() {
+fn an_invalid_configuration_is_reported_with_its_file() {
     let ward = Ward::new();
     let lab = |changes: Value| {
         let base = json!({"name": "lab", "bridge": "cni7", "ipam": subnet("10.7.0.0/24")});
@@ -137,7 +137,7 @@ fn a_configuration_that_cannot_be_right_is_told_of_with_its_file() {
 }
 
 #[test]
-fn both_folders_of_configurations_are_looked_at() {
+fn both_configuration_folders_are_checked() {
     let ward = Ward::new();
     fs::write(ward.runtime_confs().join("99-bad.conf"), "nonsense").unwrap();
     let seen = ward.look(&["networks"]);
@@ -150,7 +150,7 @@ fn both_folders_of_configurations_are_looked_at() {
 }
 
 #[test]
-fn a_subnet_that_the_host_has_elsewhere_is_told_of() {
+fn a_subnet_used_elsewhere_on_the_host_is_reported() {
     let ward = Ward::new();
     ip("link add up1 up type veth peer name far");
     for (add, words) in [
@@ -183,7 +183,7 @@ fn a_subnet_that_the_host_has_elsewhere_is_told_of() {
 }
 
 #[test]
-fn a_network_of_docker_s_is_seen_by_its_route() {
+fn a_docker_network_is_recognized_by_its_route() {
     let ward = Ward::new();
     ip("link add docker0 up type bridge");
     ip("address add 10.1.0.1/16 dev docker0");
@@ -193,7 +193,7 @@ fn a_network_of_docker_s_is_seen_by_its_route() {
 }
 
 #[test]
-fn what_our_own_networks_have_on_the_host_does_not_clash_with_them() {
+fn routes_of_our_own_networks_are_no_clash() {
     let ward = Ward::new();
     let ptp = json!({"name": "routed", "mode": "ptp", "ipam": subnet("10.9.0.0/24")});
     let ptp = with(podnet(), ptp);

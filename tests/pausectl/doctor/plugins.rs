@@ -21,7 +21,7 @@ fn replace(ward: &Ward, mode: &str, text: &str) {
 }
 
 #[test]
-fn a_plugin_of_another_version_is_told_of() {
+fn a_plugin_of_another_version_is_reported() {
     let ward = Ward::new();
     replace(
         &ward,
@@ -44,7 +44,7 @@ fn a_plugin_of_another_version_is_told_of() {
 }
 
 #[test]
-fn a_plugin_that_cannot_be_run_is_told_of_and_left_as_it_is() {
+fn a_plugin_that_cannot_be_run_is_reported_and_left_alone() {
     let ward = Ward::new();
     for (mode, text, words) in [
         ("644", "#!/bin/sh\n", "Permission denied"),
@@ -62,7 +62,7 @@ fn a_plugin_that_cannot_be_run_is_told_of_and_left_as_it_is() {
 }
 
 #[test]
-fn a_runtime_s_socket_where_nobody_listens_is_worth_a_note() {
+fn a_runtime_socket_without_listener_is_noted() {
     let ward = Ward::new();
     let listener = UnixListener::bind("/run/docker.sock").unwrap();
     assert!(ward.look(&["plugins"]).findings.is_empty());

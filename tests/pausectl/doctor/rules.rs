@@ -58,7 +58,7 @@ impl<'a> Traffic<'a> {
 }
 
 #[test]
-fn what_a_foreign_flush_took_is_put_back() {
+fn rules_lost_to_a_flush_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -111,7 +111,7 @@ fn what_a_foreign_flush_took_is_put_back() {
 }
 
 #[test]
-fn chains_alone_can_be_lost_too() {
+fn lost_chains_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -129,7 +129,7 @@ fn chains_alone_can_be_lost_too() {
 }
 
 #[test]
-fn single_elements_come_back_and_the_others_stay() {
+fn single_lost_elements_are_restored_and_others_kept() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -154,7 +154,7 @@ fn single_elements_come_back_and_the_others_stay() {
 }
 
 #[test]
-fn both_families_and_the_guard_of_macs_come_back() {
+fn both_families_and_macspoofchk_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -191,7 +191,7 @@ fn portmap() -> Value {
 }
 
 #[test]
-fn ports_of_a_chained_portmap_come_back_too() {
+fn ports_of_a_chained_portmap_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -209,7 +209,7 @@ fn ports_of_a_chained_portmap_come_back_too() {
 
 /// The reference's bridge, and our portmap behind it: no host end tells of such a container.
 #[test]
-fn ports_of_a_container_that_another_s_plugin_wired_come_back_too() {
+fn ports_of_a_container_wired_by_another_plugin_are_restored() {
     let (Some(cnitool), Some(peers)) = (lab::cnitool(), lab::peers_sid()) else {
         return;
     };
@@ -255,7 +255,7 @@ fn ports_of_a_container_that_another_s_plugin_wired_come_back_too() {
 }
 
 #[test]
-fn without_a_runtime_s_memory_the_configuration_has_to_do() {
+fn without_a_result_cache_rules_are_restored_from_the_configuration() {
     let ward = Ward::new();
     let outside = beyond(&ward.site.world, 2);
     let web = added(&ward, &network(), "web");
@@ -283,7 +283,7 @@ fn without_a_runtime_s_memory_the_configuration_has_to_do() {
 }
 
 #[test]
-fn elements_of_an_attachment_that_is_gone_are_removed_and_no_others() {
+fn only_elements_of_a_missing_attachment_are_removed() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     let before = lines();
@@ -310,7 +310,7 @@ fn elements_of_an_attachment_that_is_gone_are_removed_and_no_others() {
 }
 
 #[test]
-fn elements_that_we_did_not_make_are_kept() {
+fn foreign_elements_are_kept() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     run(
@@ -324,7 +324,7 @@ fn elements_that_we_did_not_make_are_kept() {
 }
 
 #[test]
-fn a_port_that_somebody_else_has_taken_meanwhile_stays_his() {
+fn a_port_taken_over_by_another_container_stays_with_it() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };

@@ -37,7 +37,7 @@ pub fn host_end(container: &str) -> IfName {
 }
 
 #[test]
-fn an_address_that_no_interface_has_is_freed_and_no_other() {
+fn only_stale_addresses_are_freed() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     // Old, and in use; held by others long ago; taken just now.
@@ -76,7 +76,7 @@ fn an_address_that_no_interface_has_is_freed_and_no_other() {
 
 /// The first who looks after the start is the doctor here: what comes later is not from before it.
 #[test]
-fn what_was_held_before_the_host_s_start_is_told_apart() {
+fn reservations_from_before_the_boot_are_distinguished() {
     let ward = Ward::new();
     for ip in ["10.1.0.50", "10.1.0.51"] {
         leave_behind("podnet", ip, "dead\r\neth0", HOUR);
@@ -99,7 +99,7 @@ fn what_was_held_before_the_host_s_start_is_told_apart() {
 
 /// Another's ADD has taken it, and has no lock of ours.
 #[test]
-fn what_a_plugin_is_being_called_for_is_kept_however_old_it_is() {
+fn a_running_plugin_s_reservation_is_kept_regardless_of_age() {
     let ward = Ward::new();
     let name = format!("slow-{}", std::process::id());
     leave_behind("podnet", "10.1.0.50", &format!("{name}\r\neth0"), HOUR);
@@ -125,7 +125,7 @@ fn what_a_plugin_is_being_called_for_is_kept_however_old_it_is() {
 }
 
 #[test]
-fn what_another_s_plugin_holds_is_kept_and_said() {
+fn another_plugin_s_reservation_is_kept_and_reported() {
     let ward = Ward::new();
     leave_behind("macvlans", "10.3.0.50", "far\r\neth0", HOUR);
     let seen = ward.look(&["store"]);
@@ -136,7 +136,7 @@ fn what_another_s_plugin_holds_is_kept_and_said() {
 }
 
 #[test]
-fn what_an_add_is_working_on_is_not_touched() {
+fn an_add_in_progress_is_not_touched() {
     let ward = Ward::new();
     leave_behind("podnet", "10.1.0.50", "busy\r\neth0", HOUR);
     let lock = try_lock(&host_end("busy")).unwrap().unwrap();
@@ -151,7 +151,7 @@ fn what_an_add_is_working_on_is_not_touched() {
 }
 
 #[test]
-fn a_file_that_names_nobody_is_left_for_a_person() {
+fn an_address_file_without_a_holder_is_reported_and_left_alone() {
     let ward = Ward::new();
     for (ip, content) in [("10.1.0.50", ""), ("10.1.0.51", " \r\n")] {
         leave_behind("podnet", ip, content, HOUR);
@@ -169,7 +169,7 @@ fn a_file_that_names_nobody_is_left_for_a_person() {
 }
 
 #[test]
-fn an_interface_whose_address_the_store_has_lost_gets_its_file_back() {
+fn a_lost_address_file_is_restored_from_the_interface() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     let file = file("podnet", "10.1.0.2");
@@ -189,7 +189,7 @@ fn an_interface_whose_address_the_store_has_lost_gets_its_file_back() {
 }
 
 #[test]
-fn the_whole_store_can_be_lost_and_comes_back() {
+fn a_lost_store_is_restored() {
     let ward = Ward::new();
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
     let dual = with(
@@ -208,7 +208,7 @@ fn the_whole_store_can_be_lost_and_comes_back() {
 }
 
 #[test]
-fn an_address_that_the_store_gives_to_somebody_else_is_for_a_person_to_judge() {
+fn an_address_with_another_holder_in_the_store_is_reported_and_left_alone() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     fs::write(file("podnet", "10.1.0.2"), "other\r\neth0").unwrap();
@@ -222,7 +222,7 @@ fn an_address_that_the_store_gives_to_somebody_else_is_for_a_person_to_judge() {
 }
 
 #[test]
-fn one_address_on_two_interfaces_is_told_of() {
+fn one_address_on_two_interfaces_is_reported() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     let other = added(&ward, &network(), "other");
@@ -238,7 +238,7 @@ fn one_address_on_two_interfaces_is_told_of() {
 }
 
 #[test]
-fn a_lock_that_a_killed_process_left_is_removed_and_a_held_one_is_not() {
+fn a_stale_lock_file_is_removed_and_a_held_one_kept() {
     let ward = Ward::new();
     let held = host_end("busy");
     let lock = try_lock(&held).unwrap().unwrap();
@@ -271,7 +271,7 @@ fn a_lock_that_a_killed_process_left_is_removed_and_a_held_one_is_not() {
 
 /// A namespace that cannot be seen may have any address.
 #[test]
-fn where_a_namespace_cannot_be_seen_no_address_is_said_to_be_lost() {
+fn no_address_is_reported_lost_where_a_namespace_is_invisible() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     leave_behind("podnet", "10.1.0.50", "far\r\neth0", HOUR);

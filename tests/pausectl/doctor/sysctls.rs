@@ -7,7 +7,7 @@ use common::traffic::{HOST, listen, tcp, tcp_is_cut};
 use common::{beyond, ip, lab, set_sysctl, sysctl, with};
 
 #[test]
-fn forwarding_that_was_switched_off_under_running_pods_is_switched_on_again() {
+fn forwarding_disabled_under_running_pods_is_enabled_again() {
     let ward = Ward::new();
     let outside = beyond(&ward.site.world, 2);
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
@@ -48,7 +48,7 @@ fn forwarding_that_was_switched_off_under_running_pods_is_switched_on_again() {
 }
 
 #[test]
-fn a_bridge_that_only_switches_needs_no_forwarding() {
+fn a_layer_2_bridge_needs_no_forwarding() {
     let ward = Ward::new();
     let switch = with(
         network(),
@@ -80,7 +80,7 @@ fn mapped_ports_at_127_0_0_1_need_route_localnet() {
 }
 
 #[test]
-fn a_strict_filter_harms_where_another_link_has_the_way_to_a_pod() {
+fn strict_rp_filter_is_reported_where_another_link_routes_to_a_pod() {
     let ward = Ward::new();
     let _web = added(&ward, &network(), "web");
     set_sysctl("ipv4/conf/cni0/rp_filter", "1");

@@ -21,7 +21,7 @@ fn assert_whole(stage: &Stage, versions: &[&str], after: &str) {
 }
 
 #[test]
-fn killed_at_any_step_an_install_can_be_undone() {
+fn an_install_killed_at_any_step_can_be_undone() {
     let stage = Stage::with_others();
     let before = stage.files();
     let prepare = || assert_eq!(stage.files(), before);
@@ -33,7 +33,7 @@ fn killed_at_any_step_an_install_can_be_undone() {
 }
 
 #[test]
-fn killed_at_any_step_an_install_can_be_done_again() {
+fn an_install_killed_at_any_step_can_be_repeated() {
     let stage = Stage::with_others();
     let before = stage.files();
     let prepare = || assert_eq!(stage.files(), before);
@@ -53,7 +53,7 @@ fn killed_at_any_step_an_install_can_be_done_again() {
 }
 
 #[test]
-fn killed_at_any_step_an_upgrade_loses_nothing() {
+fn an_upgrade_killed_at_any_step_loses_nothing() {
     let stage = Stage::with_others();
     let before = stage.files();
     let prepare = || {
@@ -73,7 +73,7 @@ fn killed_at_any_step_an_upgrade_loses_nothing() {
 }
 
 #[test]
-fn killed_at_any_step_an_uninstall_can_be_finished() {
+fn an_uninstall_killed_at_any_step_can_be_finished() {
     let stage = Stage::with_others();
     let before = stage.files();
     let prepare = || {
@@ -88,7 +88,7 @@ fn killed_at_any_step_an_uninstall_can_be_finished() {
 }
 
 #[test]
-fn refused_at_any_step_it_says_so_and_loses_nothing() {
+fn an_install_with_any_failed_syscall_reports_it_and_loses_nothing() {
     let stage = Stage::with_others();
     let before = stage.files();
     let prepare = || assert_eq!(stage.files(), before);

@@ -177,7 +177,7 @@ const ALLOWED: &[Allowed] = &[
     },
     Allowed {
         on: "*",
-        seen_in: "portmap_of_a_port_that_is_taken",
+        seen_in: "portmap_of_a_port_in_use",
         at: "* / code",
         theirs: ABSENT,
         ours: "*",
@@ -304,8 +304,8 @@ const ALLOWED: &[Allowed] = &[
         why: "an ADD of the reference that fails leaves the pair behind",
     },
     Allowed {
-        on: "bridge_vlans_without_the_kernel_s_help",
-        seen_in: "bridge_vlans_without_the_kernel_s_help",
+        on: "bridge_vlans_without_kernel_support",
+        seen_in: "bridge_vlans_without_kernel_support",
         at: "* / store*",
         theirs: "*",
         ours: "*",
@@ -337,8 +337,8 @@ const ALLOWED: &[Allowed] = &[
         why: "and so the bridge has no port left",
     },
     Allowed {
-        on: "del_of_a_path_that_is_somebody_else_s",
-        seen_in: "del_of_a_path_that_is_somebody_else_s",
+        on: "del_of_a_path_that_leads_to_another_container",
+        seen_in: "del_of_a_path_that_leads_to_another_container",
         at: "* / host / *|* / pod / *",
         theirs: "(present)|(absent)",
         ours: "(absent)|(present)",
@@ -395,8 +395,8 @@ const ALLOWED: &[Allowed] = &[
         why: "a protocol is tcp unless it says something else, in any case of letters",
     },
     Allowed {
-        on: "portmap_of_a_port_that_is_taken",
-        seen_in: "portmap_of_a_port_that_is_taken",
+        on: "portmap_of_a_port_in_use",
+        seen_in: "portmap_of_a_port_in_use",
         at: "* ADD c2 eth0 / *",
         theirs: "(present)|ok",
         ours: "(absent)|error",
@@ -419,24 +419,24 @@ const ALLOWED: &[Allowed] = &[
         why: "mappings are elements of maps that all networks share: conditions per network cannot be had, and ADD says so",
     },
     Allowed {
-        on: "add_where_something_is_in_the_way",
-        seen_in: "add_where_something_is_in_the_way",
+        on: "add_where_a_name_is_taken",
+        seen_in: "add_where_a_name_is_taken",
         at: "* / store*",
         theirs: "*",
         ours: "*",
         why: "ours takes an address before it meets the interface; it is free again, and the cursor has moved on",
     },
     Allowed {
-        on: "add_where_something_is_in_the_way",
-        seen_in: "add_where_something_is_in_the_way",
+        on: "add_where_a_name_is_taken",
+        seen_in: "add_where_a_name_is_taken",
         at: "* / pod / c1 / *",
         theirs: ABSENT,
         ours: PRESENT,
         why: "DEL of the reference removes an interface that is not its own",
     },
     Allowed {
-        on: "add_where_something_is_in_the_way",
-        seen_in: "add_where_something_is_in_the_way",
+        on: "add_where_a_name_is_taken",
+        seen_in: "add_where_a_name_is_taken",
         at: "* / host / links / cni0 / flags",
         theirs: "*LOWER_UP*",
         ours: "*",
@@ -444,7 +444,7 @@ const ALLOWED: &[Allowed] = &[
     },
     // Traffic.
     Allowed {
-        on: "traffic_to_ports_*|traffic_through_our_portmap_behind_their_bridge",
+        on: "traffic_to_ports_*|traffic_through_our_portmap_behind_the_reference_s_bridge",
         seen_in: "traffic_to_ports_of_a_bridge",
         at: "* traffic / c2 to *",
         theirs: "c1, from 10.1.0.3|c1, from fd00::3",
@@ -460,8 +460,8 @@ const ALLOWED: &[Allowed] = &[
         why: "the nftables backend of 1.9 passes over masqAll",
     },
     Allowed {
-        on: "traffic_to_the_host_s_own_loopback",
-        seen_in: "traffic_to_the_host_s_own_loopback",
+        on: "traffic_to_the_host_s_loopback",
+        seen_in: "traffic_to_the_host_s_loopback",
         at: "* traffic / c1 to 127.0.0.1:80 udp",
         theirs: "the host, from 10.1.0.2",
         ours: "nobody",
@@ -512,7 +512,7 @@ pub fn witnesses() -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
-fn an_allowed_difference_is_seen_where_it_is_allowed() {
+fn an_allowed_difference_applies_only_where_allowed() {
     for entry in ALLOWED {
         assert!(
             matches(entry.on, entry.seen_in),
