@@ -1,7 +1,7 @@
 //! Each system call refused once: the plugin says so, and leaves things as they were; or it goes
 //! on without harm.
 
-use crate::scene::{Host, Scene};
+use crate::pods::{Host, Scene};
 use crate::strace::{names, refused};
 use common::{Answer, Call};
 

@@ -1,6 +1,6 @@
 //! kill -9 before each system call that changes something: the next call of the runtime heals.
 
-use crate::scene::{Host, Scene};
+use crate::pods::{Host, Scene};
 use crate::strace::{changing, killed};
 use common::Call;
 

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 use common::{Call, Snapshot, podnet, with};

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use crate::watch::Watcher;
 use common::allocated;
 use common::docker::{Docker, NO_BRIDGE};

@@ -2,22 +2,22 @@
 //! of the test's own (`scripts/lab/docker.sh`).
 
 mod anchor;
-mod anew;
+mod recreate;
 mod client;
 mod compose;
 mod containerd;
 mod crash;
-mod dockers_own;
+mod shared_network;
 mod doctor;
 mod explain;
 mod firewall;
 mod follow;
 mod image;
 mod orphans;
-mod page;
+mod docs_page;
 mod publish;
 mod reanchor;
 mod rescue;
-mod talker;
+mod connected_container;
 mod up;
 mod watch;

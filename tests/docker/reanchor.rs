@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 use common::{Snapshot, allocated, podnet, with};

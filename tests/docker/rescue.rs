@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::explain;
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use common::{allocated, ip};
 

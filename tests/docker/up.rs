@@ -7,7 +7,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use common::docker::{Docker, NO_BRIDGE};
 use common::processes::hears_signals;
 use common::programs;

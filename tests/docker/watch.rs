@@ -11,7 +11,7 @@ use pausenet::kernel::netns::NetnsId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::talker::Talker;
+use crate::connected_container::Talker;
 use common::allocated;
 use common::docker::{Docker, LIVE_RESTORE, NO_BRIDGE};
 use common::programs::CHECKOUT;

@@ -1,7 +1,7 @@
 //! Port mappings: who reaches a container by a port of the host, and as whom.
 
-mod guard;
-mod life;
+mod loopback_guard;
+mod lifecycle;
 
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::site::{Site, is_alive};
+use crate::host::{Site, is_alive};
 use common::programs;
 use common::{allocated, podnet, with};
 

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
-use crate::site::{Site, feed};
+use crate::host::{Site, feed};
 
 #[test]
 fn exec_returns_the_command_s_status() {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::site::{Site, kill, seen};
+use crate::host::{Site, kill, seen};
 use common::screen::Screen;
 use common::{ip, run};
 
@@ -227,6 +227,6 @@ fn base64(text: &str) -> String {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    crate::site::feed(&mut child, text);
+    crate::host::feed(&mut child, text);
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::site::{Site, signal};
+use crate::host::{Site, signal};
 use common::processes::{hears_signals, through};
 use common::wait::wait_until;
 
@@ -85,7 +85,7 @@ fn an_interrupted_create_is_undone() {
             assert_eq!(said, format!("error: stopped by signal {}\n", status - 128));
             assert_eq!(site.logged("calls").unwrap(), "slow ADD\nslow DEL\n");
             wait_until("what the plugin started is dead", || {
-                !crate::site::is_alive(plugin_s_child(&site))
+                !crate::host::is_alive(plugin_s_child(&site))
             });
             site.assert_nothing_is_left();
         })

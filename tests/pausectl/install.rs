@@ -2,7 +2,7 @@
 //! `--uninstall` brings back what was there.
 
 mod killed;
-mod stage;
+mod folders;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use self::stage::{ALL, Files, NEWER, Stage, said};
+use self::folders::{ALL, Files, NEWER, Stage, said};
 use common::programs;
 use common::{Call, World, lab, podnet, run, with};
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::site::{Site, kill};
+use crate::host::{Site, kill};
 
 #[test]
 fn ls_shows_one_complete_line_per_pod() {

@@ -9,4 +9,4 @@ mod install;
 mod ls;
 mod overview;
 mod rm;
-mod site;
+mod host;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::site::{Site, kill, seen, signal};
+use crate::host::{Site, kill, seen, signal};
 use common::processes::{Apart, hears_signals};
 use common::screen::Screen;
 use common::{Call, ip, podnet};

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::site::{Site, is_alive, kill, signal};
+use crate::host::{Site, is_alive, kill, signal};
 use common::{allocated, run};
 
 #[test]

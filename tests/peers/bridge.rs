@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::side::cases::{bridge, dual, gateway, life, short_life};
-use crate::side::{same, same_in};
+use crate::compare::cases::{bridge, dual, gateway, life, short_life};
+use crate::compare::{same, same_in};
 use common::{ip, set_sysctl, with};
 
 #[test]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::side::cases::{bridge, dual, life, ptp};
-use crate::side::{Plugins, VERSIONS, compare, same};
+use crate::compare::cases::{bridge, dual, life, ptp};
+use crate::compare::{Plugins, VERSIONS, compare, same};
 use common::with;
 
 fn gateway() -> Value {

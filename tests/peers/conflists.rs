@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::side::Plugins;
+use crate::compare::Plugins;
 use common::{World, lab};
 
 /// cnitool, a folder of conflists, and one of plugins.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::side::{Side, same, same_in};
+use crate::compare::{Side, same, same_in};
 use common::{Call, with};
 
 fn ipam(ipam: Value) -> Value {

@@ -1,29 +1,29 @@
 //! Our plugins beside the reference's, in Go.
 //!
 //! * One address store with its `host-local`: in turns, at the same time, and the same files after
-//!   the same calls ([`in_turns`], [`at_once`], [`twins`]). A node can change its plugin in place,
+//!   the same calls ([`alternating`], [`concurrent`], [`paired_stores`]). A node can change its plugin in place,
 //!   in either direction.
-//! * The same scripts with its plugins and with ours, compared ([`side`]): one file for each
-//!   plugin, and [`endings`], [`traffic`], [`chains`], [`conflists`] for what they share.
+//! * The same scripts with its plugins and with ours, compared ([`compare`]): one file for each
+//!   plugin, and [`verbs`], [`traffic`], [`chains`], [`conflists`] for what they share.
 //! * [`parity`]: that the crate's table of all this is true.
 
-mod at_once;
+mod concurrent;
 mod bridge;
 mod chains;
 mod conflists;
-mod endings;
+mod verbs;
 mod host_local;
-mod in_turns;
+mod alternating;
 mod legacy;
 mod loopback;
 mod migration;
 mod parity;
 mod portmap;
 mod ptp;
-mod side;
-mod site;
+mod compare;
+mod migration_node;
 mod traffic;
-mod twins;
+mod paired_stores;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::site::Maker::{Ours, Theirs};
-use crate::site::{Pod, Site, Way, has_word, ruleset, unname};
+use crate::migration_node::Maker::{Ours, Theirs};
+use crate::migration_node::{Pod, Site, Way, has_word, ruleset, unname};
 use crate::{Peers, error};
 use common::{allocated, ip, lab, run};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::side::witnesses;
+use crate::compare::witnesses;
 
 /// Names of all tests below a folder of sources.
 fn tests_in(folder: &Path) -> BTreeSet<String> {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::side::cases::{dual, life, ptp, short_life};
-use crate::side::{same, same_in};
+use crate::compare::cases::{dual, life, ptp, short_life};
+use crate::compare::{same, same_in};
 use common::with;
 
 #[test]

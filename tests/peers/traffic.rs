@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::side::cases::{bridge, dual, gateway, portmap, ptp};
-use crate::side::reach::{From, outside, reach};
-use crate::side::{Plugins, Side, compare, same_in};
+use crate::compare::cases::{bridge, dual, gateway, portmap, ptp};
+use crate::compare::reach::{From, outside, reach};
+use crate::compare::{Plugins, Side, compare, same_in};
 use common::{sysctl, with};
 
 const HOST: From = From::Host;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::site::{BUSYBOX, Podman};
+use crate::podman::{BUSYBOX, Podman};
 
 use common::programs;
 

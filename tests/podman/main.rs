@@ -3,9 +3,9 @@
 //! and `tuning` behind them the reference's.
 
 mod explain;
-mod site;
+mod podman;
 
-use crate::site::{ANCHOR, BUSYBOX, Podman, page};
+use crate::podman::{ANCHOR, BUSYBOX, Podman, page};
 use common::{allocated, run};
 use pausenet::plan::LINK_GROUP;
 use serde_json::Value;

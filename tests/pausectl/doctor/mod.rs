@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::site::Site;
+use crate::host::Site;
 use common::programs;
 use common::screen::assert_is_in_the_docs;
 use common::{Call, Container, lab, podnet, run, with};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::stage::{ALL, NEWER, Stage, said};
+use super::folders::{ALL, NEWER, Stage, said};
 
 /// Under each name there is a whole file: theirs, or one of these versions.
 #[track_caller]

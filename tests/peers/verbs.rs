@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::side::cases::{bridge, dual, gateway, ptp};
-use crate::side::{Side, same, same_in};
+use crate::compare::cases::{bridge, dual, gateway, ptp};
+use crate::compare::{Side, same, same_in};
 use common::{ip, with};
 
 fn routed() -> Value {

@@ -9,7 +9,7 @@ use pausenet::ipam::store::Store;
 
 use crate::error::each_refused;
 use crate::kill::at_every_point;
-use crate::scene::{Host, Scene};
+use crate::pods::{Host, Scene};
 use common::{STORES, run};
 
 /// Held before the start, by somebody who is gone.
