@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::{Answer, CniTool, cached_results, chain, plugin};
+use crate::{CniTool, ToolOutput, cached_results, chain, plugin};
 use common::{Snapshot, World, lab, run};
 
 /// cnitool and a folder of reference plugins, for each version of both.
@@ -56,7 +56,7 @@ fn portmap_and_firewall_chained_after_pausenet_find_the_address() {
         let with_ports = |verb| {
             let mut command = cnitool.command(&[verb, "podnet", "/run/netns/x"]);
             command.env("CAP_ARGS", ports.to_string());
-            Answer::of(command)
+            ToolOutput::of(command)
         };
 
         with_ports("add").ok();
@@ -116,7 +116,7 @@ fn share_a_bridge(program: &Path, peers: &Path, version: &str) {
     let as_net1 = |verb| {
         let mut command = cnitool.command(&[verb, "layer2", "/run/netns/x"]);
         command.env("CNI_IFNAME", "net1");
-        Answer::of(command)
+        ToolOutput::of(command)
     };
 
     as_net1("add").ok();

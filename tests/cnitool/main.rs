@@ -64,15 +64,15 @@ impl CniTool {
     }
 
     #[track_caller]
-    fn run(&self, args: &[&str]) -> Answer {
-        Answer::of(self.command(args))
+    fn run(&self, args: &[&str]) -> ToolOutput {
+        ToolOutput::of(self.command(args))
     }
 }
 
 /// What cnitool said. It reports a plugin's error in words, on stderr.
-struct Answer(Output);
+struct ToolOutput(Output);
 
-impl Answer {
+impl ToolOutput {
     #[track_caller]
     fn of(mut command: Command) -> Self {
         Self(command.output().expect("start cnitool"))

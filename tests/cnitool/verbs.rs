@@ -139,7 +139,7 @@ fn an_address_can_be_requested_in_cni_args() {
     cnitool.network(&podnet("1.1.0"));
     let mut add = cnitool.command(&["add", "podnet", "/run/netns/x"]);
     add.env("CNI_ARGS", "IP=10.1.0.77");
-    crate::Answer::of(add).ok();
+    crate::ToolOutput::of(add).ok();
     assert_eq!(container.addresses("eth0"), ["10.1.0.77/24"]);
 }
 
@@ -156,7 +156,7 @@ fn a_mac_can_be_requested_as_a_capability() {
     cnitool.network(&network);
     let mut add = cnitool.command(&["add", "podnet", "/run/netns/x"]);
     add.env("CAP_ARGS", r#"{"mac": "02:00:00:00:00:07"}"#);
-    crate::Answer::of(add).ok();
+    crate::ToolOutput::of(add).ok();
     let mac = container.link("eth0").unwrap().mac.unwrap();
     assert_eq!(mac.to_string(), "02:00:00:00:00:07");
 }

@@ -85,24 +85,24 @@ impl Call {
     }
 
     /// Runs it to its end.
-    pub fn run(&self) -> Answer {
+    pub fn run(&self) -> PluginOutput {
         self.run_as(self.command())
     }
 
     /// Runs `command`, which leads to this call, with its stdin.
-    pub fn run_as(&self, mut command: Command) -> Answer {
+    pub fn run_as(&self, mut command: Command) -> PluginOutput {
         let mut child = command.spawn().expect("start the plugin");
         // A plugin may answer without having read everything.
         let _ = child.stdin.take().unwrap().write_all(&self.stdin);
-        Answer(child.wait_with_output().expect("wait for the plugin"))
+        PluginOutput(child.wait_with_output().expect("wait for the plugin"))
     }
 }
 
 /// What a call brought back.
 #[derive(Debug)]
-pub struct Answer(pub Output);
+pub struct PluginOutput(pub Output);
 
-impl Answer {
+impl PluginOutput {
     /// The result of a call that has to succeed; Null when it says nothing.
     #[track_caller]
     pub fn ok(&self) -> Value {

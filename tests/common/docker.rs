@@ -169,7 +169,7 @@ impl Docker {
 
     /// What `pausectl` prints, which has to succeed and to complain of nothing.
     #[track_caller]
-    pub fn ctl(&self, args: &[&str]) -> String {
+    pub fn pausectl_ok(&self, args: &[&str]) -> String {
         let output = self.pausectl(args).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "pausectl {args:?}: {stderr}");
@@ -179,7 +179,7 @@ impl Docker {
 
     /// What `pausectl` complains of, which has to fail with this status and to print nothing.
     #[track_caller]
-    pub fn ctl_err(&self, status: i32, args: &[&str]) -> String {
+    pub fn pausectl_fails(&self, status: i32, args: &[&str]) -> String {
         let output = self.pausectl(args).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(

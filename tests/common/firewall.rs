@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::traffic::{listen, tcp, tcp_is_cut};
-use crate::{Container, World, added, beyond, podnet, run, set_sysctl, with};
+use crate::traffic::{listen, tcp, tcp_is_blocked};
+use crate::{Container, World, added, outside_host, podnet, run, set_sysctl, with};
 
 /// For IPv4 and IPv6.
 pub const PROGRAMS: [&str; 2] = ["iptables-nft", "ip6tables-nft"];
@@ -18,7 +18,7 @@ pub fn iptables(program: &str, args: &str) -> String {
 
 /// The rules in DOCKER-USER, as iptables prints them.
 #[track_caller]
-pub fn docker_user(program: &str) -> Vec<String> {
+pub fn docker_user_rules(program: &str) -> Vec<String> {
     let shown = iptables(program, "-S DOCKER-USER");
     let rules = shown
         .lines()
@@ -50,7 +50,7 @@ pub fn off(config: Value) -> Value {
 }
 
 /// Of a bridge, in the order of the chain.
-pub fn rules_of(bridge: &str, network: &str) -> [String; 3] {
+pub fn expected_rules(bridge: &str, network: &str) -> [String; 3] {
     let state = |states| format!("-o {bridge} -m conntrack --ctstate {states}");
     [
         (format!("-i {bridge}"), "from"),
@@ -74,15 +74,15 @@ pub fn br_netfilter(value: &str) -> bool {
 }
 
 /// A pod with port 80 mapped to the node's 8080, a neighbour, and the world outside.
-pub struct Scene {
+pub struct FirewalledPods {
     pub pod: Container,
     pub neighbour: Container,
     pub outside: Container,
 }
 
-impl Scene {
+impl FirewalledPods {
     pub fn new(world: &World, config: &Value) -> Self {
-        let outside = beyond(world, 2);
+        let outside = outside_host(world, 2);
         let (pod, _) = added(world, config, "pod");
         let quiet = with(config.clone(), json!({"runtimeConfig": null}));
         let (neighbour, _) = added(world, &quiet, "neighbour");
@@ -94,7 +94,7 @@ impl Scene {
     }
 
     /// All ways that pods need are open; one that nobody has published is not.
-    pub fn works(&self) {
+    pub fn assert_reachable(&self) {
         for [pod, there, node] in [
             ["10.1.0.2", "192.0.2.2", "192.0.2.1"],
             ["[fd00::2]", "[fd99:2::2]", "[fd99:2::1]"],
@@ -105,7 +105,7 @@ impl Scene {
             // A port of the node leads there, and the way there itself is shut.
             let mapped = format!("{node}:8080");
             tcp(&server, Some(&self.outside), &mapped);
-            tcp_is_cut(Some(&self.outside), &to_pod);
+            tcp_is_blocked(Some(&self.outside), &to_pod);
             let to_there = format!("{there}:7000");
             let server = listen(Some(&self.outside), &to_there);
             tcp(&server, Some(&self.pod), &to_there);
@@ -113,12 +113,12 @@ impl Scene {
     }
 
     /// None of them is.
-    pub fn is_cut(&self) {
+    pub fn assert_blocked(&self) {
         let _servers = [
             listen(Some(&self.pod), "10.1.0.2:80"),
             listen(Some(&self.outside), "192.0.2.2:7000"),
         ];
-        tcp_is_cut(Some(&self.pod), "192.0.2.2:7000");
-        tcp_is_cut(Some(&self.outside), "192.0.2.1:8080");
+        tcp_is_blocked(Some(&self.pod), "192.0.2.2:7000");
+        tcp_is_blocked(Some(&self.outside), "192.0.2.1:8080");
     }
 }

@@ -33,9 +33,9 @@ pub mod traffic;
 pub mod wait;
 mod world;
 
-pub use call::{Answer, Call, added, call};
+pub use call::{Call, PluginOutput, added, call};
 pub use commands::{ip, run, set_sysctl, sysctl};
 pub use config::{GROUP, HOST_END, podnet, with};
 pub use state::{NetState, Snapshot};
 pub use store::{STORES, allocated, allocated_in, run_files, store_files};
-pub use world::{Container, World, beyond};
+pub use world::{Container, World, outside_host};

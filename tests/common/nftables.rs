@@ -8,6 +8,6 @@ pub fn ruleset() -> String {
 }
 
 /// How many elements of nftables say in their comment that they are this attachment's.
-pub fn elements_of(owner: &str) -> usize {
+pub fn element_count(owner: &str) -> usize {
     ruleset().matches(&format!("comment \"{owner}\"")).count()
 }

@@ -7,7 +7,7 @@ use crate::wait::wait_until;
 
 /// A command that hears what ends programs. Who runs the tests may ignore some of it, as a
 /// shell's background job does, and what it starts would too.
-pub fn hears_signals(inner: &Command) -> Command {
+pub fn with_default_signals(inner: &Command) -> Command {
     through("env", &["--default-signal=HUP,INT,TERM"], inner)
 }
 
@@ -28,9 +28,9 @@ pub fn through(program: &str, args: &[&str], inner: &Command) -> Command {
 
 /// A process in a network namespace of its own without a link to anywhere. What shows the whole
 /// machine shows those of other tests by chance; with this one it shows always one.
-pub struct Apart(Child);
+pub struct UnsharedProcess(Child);
 
-impl Apart {
+impl UnsharedProcess {
     pub fn start() -> Self {
         let mut unshare = Command::new("unshare");
         let child = unshare.args(["--net", "sleep", "600"]).spawn().unwrap();
@@ -42,7 +42,7 @@ impl Apart {
     }
 }
 
-impl Drop for Apart {
+impl Drop for UnsharedProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

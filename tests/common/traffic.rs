@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::world::Container;
 
 /// A namespace: a container, or the host.
-pub type Place<'a> = Option<&'a Container>;
+pub type Namespace<'a> = Option<&'a Container>;
 
 /// The node itself.
-pub const HOST: Place<'static> = None;
+pub const HOST: Namespace<'static> = None;
 
 /// For what has to arrive; it does at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_millis(250);
 
 /// Runs `work` in a place.
-pub fn at<T>(place: Place, work: impl FnOnce() -> T) -> T {
-    match place {
+pub fn inside<T>(namespace: Namespace, work: impl FnOnce() -> T) -> T {
+    match namespace {
         Some(container) => container.enter(work),
         None => work(),
     }
@@ -29,8 +29,8 @@ pub fn at<T>(place: Place, work: impl FnOnce() -> T) -> T {
 
 /// Listens at an address and port of a place.
 #[track_caller]
-pub fn listen(place: Place, address: &str) -> TcpListener {
-    let listener = at(place, || bound(|| TcpListener::bind(address)));
+pub fn listen(namespace: Namespace, address: &str) -> TcpListener {
+    let listener = inside(namespace, || bound(|| TcpListener::bind(address)));
     let listener = listener.unwrap_or_else(|err| panic!("{address}: {err}"));
     listener.set_nonblocking(true).unwrap();
     listener
@@ -38,8 +38,8 @@ pub fn listen(place: Place, address: &str) -> TcpListener {
 
 /// A datagram socket at an address and port of a place.
 #[track_caller]
-pub fn bind(place: Place, address: &str) -> UdpSocket {
-    let socket = at(place, || bound(|| UdpSocket::bind(address)));
+pub fn bind(namespace: Namespace, address: &str) -> UdpSocket {
+    let socket = inside(namespace, || bound(|| UdpSocket::bind(address)));
     let socket = socket.unwrap_or_else(|err| panic!("{address}: {err}"));
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -47,9 +47,9 @@ pub fn bind(place: Place, address: &str) -> UdpSocket {
 
 /// Whom the listener sees when `client` connects to `to`, says something and hears it back.
 #[track_caller]
-pub fn tcp(listener: &TcpListener, client: Place, to: &str) -> IpAddr {
+pub fn tcp(listener: &TcpListener, client: Namespace, to: &str) -> IpAddr {
     let mut stream =
-        at(client, || connect(to, PATIENCE)).unwrap_or_else(|err| panic!("{to}: {err}"));
+        inside(client, || connect(to, PATIENCE)).unwrap_or_else(|err| panic!("{to}: {err}"));
     let (mut accepted, seen) = accept(listener).unwrap_or_else(|| panic!("{to}: another answers"));
     stream.write_all(b"hello").unwrap();
     let mut said = [0; 5];
@@ -62,8 +62,8 @@ pub fn tcp(listener: &TcpListener, client: Place, to: &str) -> IpAddr {
 
 /// `client` does not get through to `to`.
 #[track_caller]
-pub fn tcp_is_cut(client: Place, to: &str) {
-    if let Ok(stream) = at(client, || connect(to, GIVE_UP)) {
+pub fn tcp_is_blocked(client: Namespace, to: &str) {
+    if let Ok(stream) = inside(client, || connect(to, GIVE_UP)) {
         panic!("{to} answers: {stream:?}");
     }
 }

@@ -173,7 +173,7 @@ fn addresses_of(name: &str) -> Vec<String> {
 
 /// A host beyond the node, in the networks 192.0.N.0/24 and fd99:N::/64: the node is .1 there and
 /// it is .2. All that it knows is the way to the node.
-pub fn beyond(world: &World, n: u8) -> Container {
+pub fn outside_host(world: &World, n: u8) -> Container {
     let container = world.container(&format!("beyond{n}"));
     let there = container.name();
     ip(&format!(

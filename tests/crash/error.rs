@@ -1,9 +1,9 @@
 //! Each system call refused once: the plugin says so, and leaves things as they were; or it goes
 //! on without harm.
 
-use crate::pods::{Host, Scene};
+use crate::pods::{Host, TwoPods};
 use crate::strace::{names, refused};
-use common::{Answer, Call};
+use common::{Call, PluginOutput};
 
 /// What a call may be refused with. Calls that are not here cannot fail in a way that matters.
 fn errors(name: &str) -> &'static [&'static str] {
@@ -25,7 +25,7 @@ pub fn each_refused(
     call: &Call,
     prepare: impl Fn(),
     heal: impl Fn(&str),
-    judge: impl Fn(&str, Answer),
+    judge: impl Fn(&str, PluginOutput),
 ) {
     prepare();
     let names = names(call);
@@ -49,24 +49,24 @@ pub fn each_refused(
 
 /// DEL once more, without a fault: nothing is left.
 #[track_caller]
-fn del(scene: &Scene, after: &str) {
-    let answer = scene.call("DEL").run();
+fn del(pods: &TwoPods, after: &str) {
+    let answer = pods.call("DEL").run();
     assert!(answer.0.status.success(), "{after}: {answer:?}");
-    scene.assert_nothing_left(after);
+    pods.assert_nothing_left(after);
 }
 
 fn refuse_add(host: Host) {
-    let scene = Scene::new(host);
-    let add = scene.call("ADD");
+    let pods = TwoPods::new(host);
+    let add = pods.call("ADD");
     each_refused(
         &add,
-        || scene.reset(),
-        |after| del(&scene, after),
+        || pods.reset(),
+        |after| del(&pods, after),
         |after, answer| {
             if answer.0.status.success() {
-                scene.assert_whole(&answer.ok(), after);
+                pods.assert_complete(&answer.ok(), after);
             } else {
-                scene.assert_as_before(&format!("{after}: {}", answer.err()));
+                pods.assert_unchanged(&format!("{after}: {}", answer.err()));
             }
         },
     );
@@ -84,18 +84,18 @@ fn an_add_beside_a_neighbour_survives_any_failed_syscall() {
 
 #[test]
 fn a_del_survives_any_failed_syscall() {
-    let scene = Scene::new(Host::Shared);
+    let pods = TwoPods::new(Host::Shared);
     let prepare = || {
-        scene.call("ADD").run().ok();
+        pods.call("ADD").run().ok();
     };
-    let heal = |after: &str| del(&scene, after);
-    each_refused(&scene.call("DEL"), prepare, heal, |after, answer| {
+    let heal = |after: &str| del(&pods, after);
+    each_refused(&pods.call("DEL"), prepare, heal, |after, answer| {
         if !answer.0.status.success() {
             answer.err();
         } else if !after.contains(" read(") {
             // An address file that cannot be read is kept: it may be another's, and one bad
             // block must not make the DEL of every pod fail.
-            scene.assert_as_before(after);
+            pods.assert_unchanged(after);
         }
     });
 }

@@ -20,13 +20,13 @@ const INDEXES: &str = "/run/pausenet/index";
 /// Neighbours, each with an address.
 const CROWD: u8 = 40;
 
-struct Crowd {
+struct LargeStore {
     _world: World,
     plugins: tempfile::TempDir,
     store: PathBuf,
 }
 
-impl Crowd {
+impl LargeStore {
     fn new() -> Self {
         let crowd = Self {
             _world: World::new(),
@@ -139,7 +139,7 @@ fn range() -> Value {
 
 #[test]
 fn add_killed_at_any_syscall_keeps_the_index_correct() {
-    let crowd = Crowd::new();
+    let crowd = LargeStore::new();
     let kills = at_every_point(
         &crowd.call("ADD"),
         || (),
@@ -164,7 +164,7 @@ fn add_killed_at_any_syscall_keeps_the_index_correct() {
 
 #[test]
 fn del_killed_at_any_syscall_keeps_the_index_correct() {
-    let crowd = Crowd::new();
+    let crowd = LargeStore::new();
     let prepare = || crowd.add("before");
     let kills = at_every_point(&crowd.call("DEL"), prepare, |after| {
         crowd.assert_agrees(after);
@@ -185,7 +185,7 @@ fn del_killed_at_any_syscall_keeps_the_index_correct() {
 
 #[test]
 fn add_with_any_failed_syscall_keeps_the_index_correct() {
-    let crowd = Crowd::new();
+    let crowd = LargeStore::new();
     let heal = |after: &str| {
         crowd.del(after);
         crowd.assert_agrees(after);
@@ -210,7 +210,7 @@ fn add_with_any_failed_syscall_keeps_the_index_correct() {
 
 #[test]
 fn del_with_any_failed_syscall_keeps_the_index_correct() {
-    let crowd = Crowd::new();
+    let crowd = LargeStore::new();
     let heal = |after: &str| {
         crowd.del(after);
         crowd.assert_agrees(after);

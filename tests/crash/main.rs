@@ -5,9 +5,9 @@
 //! die is seen. The kernel looks at signals between system calls only: a batch of netlink
 //! messages is worked through or not begun.
 
-mod reboot;
 mod error;
 mod index;
 mod kill;
 mod pods;
+mod reboot;
 mod strace;

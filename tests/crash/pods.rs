@@ -18,7 +18,7 @@ pub enum Host {
     Shared,
 }
 
-pub struct Scene {
+pub struct TwoPods {
     world: World,
     host: Host,
     neighbour: Container,
@@ -37,7 +37,7 @@ struct State {
     victim: NetState,
 }
 
-impl Scene {
+impl TwoPods {
     pub fn new(host: Host) -> Self {
         let world = World::new();
         let neighbour = world.container("neighbour");
@@ -54,7 +54,7 @@ impl Scene {
         let before = State::read(&world, &neighbour, &victim, host);
         call("ADD", "victim", &victim).run().ok();
         let rules = nftables("rule");
-        let scene = Self {
+        let pods = Self {
             world,
             host,
             neighbour,
@@ -62,8 +62,8 @@ impl Scene {
             before,
             rules,
         };
-        scene.call("DEL").run().ok();
-        scene
+        pods.call("DEL").run().ok();
+        pods
     }
 
     /// A call about the pod that it happens to.
@@ -95,7 +95,7 @@ impl Scene {
 
     /// `result` came of an ADD just now: everything is as it says, and there is no more.
     #[track_caller]
-    pub fn assert_whole(&self, result: &Value, after: &str) {
+    pub fn assert_complete(&self, result: &Value, after: &str) {
         let mut check = self.call("CHECK");
         let config = with(network("victim"), json!({"prevResult": result}));
         check = check.stdin(config.to_string());
@@ -115,7 +115,7 @@ impl Scene {
 
     /// The host, the store and both pods are as before; but for the bridge, which may stay.
     #[track_caller]
-    pub fn assert_as_before(&self, after: &str) {
+    pub fn assert_unchanged(&self, after: &str) {
         let (before, now) = (&self.before, &self.state());
         let parts = [
             (&before.host.net, &now.host.net, "the host"),
@@ -137,7 +137,7 @@ impl Scene {
     /// The same, and no lock of the attachment is left either.
     #[track_caller]
     pub fn assert_nothing_left(&self, after: &str) {
-        self.assert_as_before(after);
+        self.assert_unchanged(after);
         let locks = fs::read_dir("/run/pausenet/lock").map_or(0, Iterator::count);
         assert_eq!(locks, 0, "{after}: locks");
     }

@@ -9,7 +9,7 @@ use pausenet::ipam::store::Store;
 
 use crate::error::each_refused;
 use crate::kill::at_every_point;
-use crate::pods::{Host, Scene};
+use crate::pods::{Host, TwoPods};
 use common::{STORES, run};
 
 /// Held before the start, by somebody who is gone.
@@ -34,15 +34,15 @@ fn earlier() -> Vec<IpAddr> {
 }
 
 /// As a start leaves it.
-fn start_again(scene: &Scene) {
-    scene.reset();
+fn start_again(pods: &TwoPods) {
+    pods.reset();
     put(OLD);
 }
 
 /// A call has been served since the start: whatever comes now is not of earlier.
 #[track_caller]
-fn assert_noted(scene: &Scene, after: &str) {
-    let del = scene.call("DEL").run();
+fn assert_noted(pods: &TwoPods, after: &str) {
+    let del = pods.call("DEL").run();
     assert!(del.0.status.success(), "{after}: {del:?}");
     put(LATE);
     assert_eq!(earlier(), [OLD.parse::<IpAddr>().unwrap()], "{after}");
@@ -52,11 +52,11 @@ fn assert_noted(scene: &Scene, after: &str) {
 
 #[test]
 fn a_first_call_after_boot_killed_at_any_syscall_loses_no_reservation() {
-    let scene = Scene::new(Host::Fresh);
+    let pods = TwoPods::new(Host::Fresh);
     let kills = at_every_point(
-        &scene.call("ADD"),
-        || start_again(&scene),
-        |after| assert_noted(&scene, after),
+        &pods.call("ADD"),
+        || start_again(&pods),
+        |after| assert_noted(&pods, after),
     );
     assert!(kills > 40, "{kills}");
 }
@@ -64,29 +64,29 @@ fn a_first_call_after_boot_killed_at_any_syscall_loses_no_reservation() {
 /// Where no word can be left, the call is served all the same.
 #[test]
 fn a_first_call_after_boot_that_cannot_write_its_marker_loses_no_reservation() {
-    let scene = Scene::new(Host::Fresh);
-    start_again(&scene);
+    let pods = TwoPods::new(Host::Fresh);
+    start_again(&pods);
     fs::create_dir_all("/run/pausenet/earlier").unwrap();
     run(
         "mount",
         ["-t", "tmpfs", "-o", "ro", "tmpfs", "/run/pausenet/earlier"],
     );
-    scene.call("ADD").run().ok();
+    pods.call("ADD").run().ok();
     assert!(earlier().is_empty());
     run("umount", ["/run/pausenet/earlier"]);
-    assert_noted(&scene, "once it can");
+    assert_noted(&pods, "once it can");
 }
 
 #[test]
 fn a_first_call_after_boot_with_any_failed_syscall_loses_no_reservation() {
-    let scene = Scene::new(Host::Fresh);
+    let pods = TwoPods::new(Host::Fresh);
     each_refused(
-        &scene.call("ADD"),
-        || start_again(&scene),
-        |after| assert_noted(&scene, after),
+        &pods.call("ADD"),
+        || start_again(&pods),
+        |after| assert_noted(&pods, after),
         |after, answer| {
             if answer.0.status.success() {
-                scene.assert_whole(&answer.ok(), after);
+                pods.assert_complete(&answer.ok(), after);
             }
         },
     );

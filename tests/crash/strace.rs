@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use common::{Answer, Call};
+use common::{Call, PluginOutput};
 
 /// Calls that change nothing which outlives the process. What is not here is taken for a change,
 /// so that a new way of making one is not forgotten.
@@ -103,25 +103,25 @@ pub fn killed(call: &Call, name: &str, nth: usize) -> bool {
 }
 
 /// The `nth` system call `name` fails, without having done anything. None when there was none.
-pub fn refused(call: &Call, name: &str, nth: usize, errno: &str) -> Option<Refused> {
+pub fn refused(call: &Call, name: &str, nth: usize, errno: &str) -> Option<FailedCall> {
     // Faster; but with it, signals come after the call.
     let fast = ["--seccomp-bpf"];
     let (answer, log) = inject(call, name, &format!("error={errno}:when={nth}"), &fast);
     assert_eq!(answer.0.status.signal(), None, "{answer:?}");
     let line = log.lines().find(|line| line.ends_with("(INJECTED)"))?;
-    Some(Refused {
+    Some(FailedCall {
         answer,
         line: line.to_owned(),
     })
 }
 
 /// How the plugin took a refusal, and the call as strace shows it.
-pub struct Refused {
-    pub answer: Answer,
+pub struct FailedCall {
+    pub answer: PluginOutput,
     pub line: String,
 }
 
-impl Refused {
+impl FailedCall {
     /// False for what no kernel says: a full or read-only filesystem to somebody who only reads.
     pub fn can_be(&self) -> bool {
         let writes = ["O_CREAT", "O_WRONLY", "O_RDWR", "O_TMPFILE"];
@@ -131,7 +131,7 @@ impl Refused {
     }
 }
 
-fn inject(call: &Call, name: &str, what: &str, options: &[&str]) -> (Answer, String) {
+fn inject(call: &Call, name: &str, what: &str, options: &[&str]) -> (PluginOutput, String) {
     let trace = format!("trace={name}");
     let inject = format!("inject={name}:{what}");
     let inject = ["-e", &trace, "-e", &inject];
@@ -139,7 +139,7 @@ fn inject(call: &Call, name: &str, what: &str, options: &[&str]) -> (Answer, Str
 }
 
 /// The plugin's answer, and strace's log.
-fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
+fn strace(call: &Call, options: &[&str]) -> (PluginOutput, String) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command: Command = call.clone().program("strace").command();
     command

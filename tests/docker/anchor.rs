@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::connected_container::Talker;
+use crate::connected_container::ConnectedContainer;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 use common::{Call, Snapshot, podnet, with};
@@ -16,22 +16,22 @@ const HOST: &str = "10.1.0.1";
 
 #[test]
 fn applications_share_address_mac_counters_and_loopback_with_the_anchor() {
-    let Some(scene) = Scene::start() else {
+    let Some(anchor) = Anchor::start() else {
         return;
     };
-    let docker = &scene.docker;
-    scene.member("app-a", "nginx", &[]);
+    let docker = &anchor.docker;
+    anchor.member("app-a", "nginx", &[]);
     for name in ["app-b", "app-c"] {
-        scene.member(name, "hwchiu/netutils", &[]);
-        assert_eq!(scene.interface(name), scene.interface("anchor"), "{name}");
+        anchor.member(name, "hwchiu/netutils", &[]);
+        assert_eq!(anchor.interface(name), anchor.interface("anchor"), "{name}");
         let shown = docker.run(&["exec", name, "ifconfig", "eth0"]);
-        let address = scene.result["ips"][0]["address"].as_str().unwrap();
+        let address = anchor.result["ips"][0]["address"].as_str().unwrap();
         let address = address.split('/').next().unwrap();
         assert!(shown.contains(&format!("inet {address} ")), "{shown}");
-        let mac = scene.result["interfaces"][2]["mac"].as_str().unwrap();
+        let mac = anchor.result["interfaces"][2]["mac"].as_str().unwrap();
         assert!(shown.contains(&format!("ether {mac} ")), "{shown}");
     }
-    assert_eq!(scene.interface("app-a"), scene.interface("anchor"));
+    assert_eq!(anchor.interface("app-a"), anchor.interface("anchor"));
 
     let before = docker.counters("anchor");
     docker.run(&["exec", "app-b", "ping", "-c", "3", HOST]);
@@ -51,25 +51,25 @@ fn applications_share_address_mac_counters_and_loopback_with_the_anchor() {
     let from_the_anchor = docker.view("anchor");
     from_the_anchor.enter(|| TcpStream::connect("127.0.0.1:80").unwrap());
 
-    scene.call("CHECK").ok();
-    scene.call("DEL").ok();
+    anchor.call("CHECK").ok();
+    anchor.call("DEL").ok();
     for name in ["anchor", "app-a", "app-b", "app-c"] {
         assert!(docker.view(name).link("eth0").is_none(), "{name}");
     }
-    scene.end();
+    anchor.end();
 }
 
 #[test]
 fn applications_die_in_any_order_and_the_others_keep_their_connections() {
-    let Some(scene) = Scene::start() else {
+    let Some(anchor) = Anchor::start() else {
         return;
     };
-    let network = scene.interface("anchor");
+    let network = anchor.interface("anchor");
     let orders = ["abc", "acb", "bac", "bca", "cab", "cba"];
     for (round, order) in orders.into_iter().enumerate() {
         let start = |name: &str| {
-            Talker::start(
-                &scene.docker,
+            ConnectedContainer::start(
+                &anchor.docker,
                 &format!("{name}{round}"),
                 "container:anchor",
                 HOST,
@@ -79,27 +79,27 @@ fn applications_die_in_any_order_and_the_others_keep_their_connections() {
         for (turn, name) in order.chars().enumerate() {
             let dies = alive
                 .iter()
-                .position(|talker| talker.name.starts_with(name));
+                .position(|client| client.name.starts_with(name));
             let dies = alive.remove(dies.unwrap());
             let way = [Death::Kill9, Death::Remove, Death::DockerKill][(round + turn) % 3];
-            scene.end_of(dies, way);
-            for talker in &mut alive {
-                talker.answers();
-                assert_eq!(scene.interface(&talker.name), network, "{order}, {name}");
+            anchor.end_of(dies, way);
+            for client in &mut alive {
+                client.answers();
+                assert_eq!(anchor.interface(&client.name), network, "{order}, {name}");
             }
-            assert_eq!(scene.interface("anchor"), network, "{order}, {name}");
+            assert_eq!(anchor.interface("anchor"), network, "{order}, {name}");
         }
     }
-    scene.call("CHECK").ok();
+    anchor.call("CHECK").ok();
 
     // The anchor goes last; DEL needs neither it nor its namespace.
-    scene.docker.run(&["rm", "-f", "anchor"]);
-    scene.call("DEL").ok();
-    scene.end();
+    anchor.docker.run(&["rm", "-f", "anchor"]);
+    anchor.call("DEL").ok();
+    anchor.end();
 }
 
 /// An anchor without a network of Docker's, attached by pausenet.
-struct Scene {
+struct Anchor {
     docker: Docker,
     before: Snapshot,
     container_id: String,
@@ -114,26 +114,26 @@ enum Death {
     DockerKill,
 }
 
-impl Scene {
+impl Anchor {
     fn start() -> Option<Self> {
         let docker = Docker::start_with_applications(NO_BRIDGE)?;
         let before = docker.host();
         let container_id =
             docker.run(&["run", "-d", "--net=none", "--name=anchor", "pausenet/pause"]);
         let netns = format!("/proc/{}/ns/net", docker.pid("anchor"));
-        let mut scene = Self {
+        let mut anchor = Self {
             docker,
             before,
             container_id,
             netns,
             result: Value::Null,
         };
-        scene.result = scene.call("ADD").ok();
-        Some(scene)
+        anchor.result = anchor.call("ADD").ok();
+        Some(anchor)
     }
 
     /// A call for the anchor, as a runtime would make it.
-    fn call(&self, verb: &str) -> common::Answer {
+    fn call(&self, verb: &str) -> common::PluginOutput {
         let config = with(podnet(), json!({"prevResult": self.result}));
         Call::new(verb, &config)
             .id(&self.container_id)
@@ -148,8 +148,8 @@ impl Scene {
     }
 
     /// Ends an application, and waits until its connection has ended too.
-    fn end_of(&self, talker: Talker, way: Death) {
-        let name = &talker.name;
+    fn end_of(&self, client: ConnectedContainer, way: Death) {
+        let name = &client.name;
         match way {
             Death::Kill9 => {
                 let pid = self.docker.pid(name) as i32;
@@ -158,7 +158,7 @@ impl Scene {
             Death::Remove => drop(self.docker.run(&["rm", "-f", name])),
             Death::DockerKill => drop(self.docker.run(&["kill", name])),
         }
-        talker.ends();
+        client.ends();
     }
 
     /// eth0 and its addresses, as a container's process sees them.

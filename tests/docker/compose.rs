@@ -47,7 +47,7 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
         docker.view("shop_client_1").addresses("eth0"),
         ["10.1.0.2/24"]
     );
-    docker.ctl(&["docker", "publish", "shop-anchor", "9090:80"]);
+    docker.pausectl_ok(&["docker", "publish", "shop-anchor", "9090:80"]);
     wait_until("nginx answers by the new port", || serves("9090"));
 
     compose(&["up", "-d", "--force-recreate", "--timeout", "0"]);

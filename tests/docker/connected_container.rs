@@ -9,12 +9,12 @@ use common::docker::Docker;
 use common::wait::wait_until;
 
 /// A container with a connection to the host.
-pub struct Talker {
+pub struct ConnectedContainer {
     pub name: String,
     stream: BufReader<TcpStream>,
 }
 
-impl Talker {
+impl ConnectedContainer {
     /// Starts one in a network (`container:web`). It connects to this address of the host, says
     /// its name, and sends back what it gets.
     pub fn start(docker: &Docker, name: &str, network: &str, host: &str) -> Self {
@@ -37,12 +37,12 @@ impl Talker {
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
-        let mut talker = Self {
+        let mut client = Self {
             name: name.to_owned(),
             stream: BufReader::new(stream),
         };
-        assert_eq!(talker.line(), talker.name);
-        talker
+        assert_eq!(client.line(), client.name);
+        client
     }
 
     /// The connection carries a word there and back.

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use common::docker::{Docker, NO_BRIDGE, pause_image};
 use common::wait::wait_until;
-use common::{Answer, Call, Container, allocated, podnet, with};
+use common::{Call, Container, PluginOutput, allocated, podnet, with};
 
 /// The anchor `anchor` and the member `member`, both of the pause image.
-struct Scene {
+struct AnchorAndMember {
     docker: Docker,
     /// containerd's name for the image.
     image: String,
@@ -16,7 +16,7 @@ struct Scene {
     result: Value,
 }
 
-impl Scene {
+impl AnchorAndMember {
     fn start() -> Option<Self> {
         let docker = Docker::start(NO_BRIDGE)?;
         docker.ctr(&["images", "import", pause_image().to_str().unwrap()]);
@@ -24,19 +24,19 @@ impl Scene {
         let image = images
             .lines()
             .find(|name| name.ends_with("pausenet/pause:latest"));
-        let mut scene = Self {
+        let mut setup = Self {
             image: image.unwrap().to_owned(),
             docker,
             netns: String::new(),
             result: Value::Null,
         };
-        scene.run("anchor", &[]);
-        scene.netns = format!("/proc/{}/ns/net", scene.pid("anchor"));
-        let links = scene.view("anchor").state().links;
+        setup.run("anchor", &[]);
+        setup.netns = format!("/proc/{}/ns/net", setup.pid("anchor"));
+        let links = setup.view("anchor").state().links;
         assert_eq!(links.len(), 1, "containerd gives it no network: {links:?}");
-        scene.result = scene.call("ADD").ok();
-        scene.join("member");
-        Some(scene)
+        setup.result = setup.call("ADD").ok();
+        setup.join("member");
+        Some(setup)
     }
 
     fn run(&self, name: &str, options: &[&str]) {
@@ -92,7 +92,7 @@ impl Scene {
         self.docker.ctr(&["containers", "delete", name]);
     }
 
-    fn call(&self, verb: &str) -> Answer {
+    fn call(&self, verb: &str) -> PluginOutput {
         let config = with(podnet(), json!({"prevResult": self.result}));
         Call::new(verb, &config)
             .id("anchor")
@@ -118,41 +118,41 @@ impl Scene {
 
 #[test]
 fn a_container_joins_the_anchor_and_leaves_again() {
-    let Some(scene) = Scene::start() else {
+    let Some(setup) = AnchorAndMember::start() else {
         return;
     };
-    let network = scene.interface("anchor");
+    let network = setup.interface("anchor");
     assert_eq!(network.2, ["10.1.0.2/24"]);
-    assert_eq!(scene.interface("member"), network);
-    scene.kill("member");
-    assert_eq!(scene.interface("anchor"), network);
-    scene.call("CHECK").ok();
+    assert_eq!(setup.interface("member"), network);
+    setup.kill("member");
+    assert_eq!(setup.interface("anchor"), network);
+    setup.call("CHECK").ok();
     // Another one comes.
-    scene.join("member2");
-    assert_eq!(scene.interface("member2"), network);
+    setup.join("member2");
+    assert_eq!(setup.interface("member2"), network);
 
-    scene.call("DEL").ok();
+    setup.call("DEL").ok();
 
     for name in ["anchor", "member2"] {
-        assert!(scene.view(name).link("eth0").is_none(), "{name}");
-        scene.kill(name);
+        assert!(setup.view(name).link("eth0").is_none(), "{name}");
+        setup.kill(name);
     }
-    scene.end();
+    setup.end();
 }
 
 #[test]
 fn a_member_keeps_the_network_after_the_anchor_dies_until_del() {
-    let Some(scene) = Scene::start() else {
+    let Some(setup) = AnchorAndMember::start() else {
         return;
     };
-    let network = scene.interface("anchor");
-    scene.kill("anchor");
-    assert_eq!(scene.interface("member"), network);
+    let network = setup.interface("anchor");
+    setup.kill("anchor");
+    assert_eq!(setup.interface("member"), network);
 
     // By the dead anchor's path.
-    scene.call("DEL").ok();
+    setup.call("DEL").ok();
 
-    assert!(scene.view("member").link("eth0").is_none());
-    scene.kill("member");
-    scene.end();
+    assert!(setup.view("member").link("eth0").is_none());
+    setup.kill("member");
+    setup.end();
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::connected_container::Talker;
+use crate::connected_container::ConnectedContainer;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 
@@ -28,20 +28,20 @@ fn a_killed_up_is_finished_or_forgotten() {
     ];
     let whole = time(&docker, &up);
     docker.run(&["rm", "-f", "web"]);
-    docker.ctl(&["docker", "watch", "--once"]);
+    docker.pausectl_ok(&["docker", "watch", "--once"]);
     docker.assert_nothing_is_left(&before);
     for moment in 0..MOMENTS {
         kill_after(&docker, &up, whole * moment / MOMENTS);
         if docker.run(&["ps", "-aq"]).is_empty() {
-            docker.ctl(&["docker", "watch", "--once"]);
+            docker.pausectl_ok(&["docker", "watch", "--once"]);
         } else if moment % 2 == 0 {
             // Finished by whoever is asked to.
             docker.run(&["start", "web"]);
-            docker.ctl(&["docker", "watch", "--once"]);
+            docker.pausectl_ok(&["docker", "watch", "--once"]);
             assert_eq!(docker.view("web").addresses("eth0").len(), 1, "{moment}");
         }
         docker.output(&["rm", "-f", "web"]);
-        docker.ctl(&["docker", "watch", "--once"]);
+        docker.pausectl_ok(&["docker", "watch", "--once"]);
         // The file of a lock stays when its holder is killed, for the next one to remove.
         let _ = fs::remove_file("/run/pausenet/lock/docker/docker-web");
         docker.assert_nothing_is_left(&before);
@@ -55,7 +55,7 @@ fn a_killed_change_of_ports_is_finished_by_the_next() {
         return;
     };
     let before = docker.host();
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let [publish, unpublish] = [
         ["docker", "publish", "web", "8080:80"],
         ["docker", "unpublish", "web", "8080"],
@@ -64,7 +64,7 @@ fn a_killed_change_of_ports_is_finished_by_the_next() {
     let whole = time(&docker, &publish);
     for moment in 0..MOMENTS {
         kill_after(&docker, &publish, whole * moment / MOMENTS);
-        docker.ctl(&publish);
+        docker.pausectl_ok(&publish);
         assert!(rules().contains("tcp . 8080"));
         kill_after(&docker, &unpublish, whole * moment / MOMENTS);
         // Perhaps it had done its work.
@@ -78,7 +78,7 @@ fn a_killed_change_of_ports_is_finished_by_the_next() {
     // Killed in the middle, it is known to DEL.
     kill_after(&docker, &publish, whole / 2);
     docker.run(&["rm", "-f", "web"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.assert_nothing_is_left(&before);
     assert!(!rules().contains("tcp . 8080"));
     docker.stop();
@@ -90,8 +90,8 @@ fn a_killed_reanchor_is_finished_by_the_next() {
         return;
     };
     let before = docker.host();
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
-    let mut api = Talker::start(&docker, "api", "container:web", "10.1.0.1");
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
+    let mut api = ConnectedContainer::start(&docker, "api", "container:web", "10.1.0.1");
     let reanchor = ["docker", "reanchor", "web"];
     docker.run(&["rm", "-f", "web"]);
     let whole = time(&docker, &reanchor);
@@ -99,7 +99,7 @@ fn a_killed_reanchor_is_finished_by_the_next() {
         // Gone, and only stopped: then another name comes first.
         docker.run(&[if moment % 2 == 0 { "stop" } else { "kill" }, "web"]);
         kill_after(&docker, &reanchor, whole * moment / MOMENTS);
-        docker.ctl(&reanchor);
+        docker.pausectl_ok(&reanchor);
         api.answers();
         assert_eq!(
             docker.view("web").addresses("eth0"),
@@ -109,7 +109,7 @@ fn a_killed_reanchor_is_finished_by_the_next() {
         assert_eq!(docker.run(&["ps", "-aq"]).lines().count(), 2, "{moment}");
     }
     docker.run(&["rm", "-f", "web", "api"]);
-    docker.ctl(&["docker", "watch", "--once"]);
+    docker.pausectl_ok(&["docker", "watch", "--once"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -119,7 +119,7 @@ fn a_killed_follow_is_finished_by_the_next() {
         return;
     };
     let before = docker.host();
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let members = ["api", "db"];
     for name in members {
         docker.sleeper(name, "container:web");
@@ -138,7 +138,7 @@ fn a_killed_follow_is_finished_by_the_next() {
         docker.run(&["restart", "web"]);
         let [killed, next] = [moment % 2, moment / 2 % 2].map(|way| ways[way as usize]);
         kill_after(&docker, killed, whole * moment / MOMENTS);
-        docker.ctl(next);
+        docker.pausectl_ok(next);
         assert_eq!(
             docker.view("web").addresses("eth0"),
             ["10.1.0.2/24"],
@@ -148,7 +148,7 @@ fn a_killed_follow_is_finished_by_the_next() {
         wait_until("all have the network", || members.into_iter().all(has_it));
     }
     docker.run(&["rm", "-f", "web", "api", "db"]);
-    docker.ctl(&["docker", "watch", "--once"]);
+    docker.pausectl_ok(&["docker", "watch", "--once"]);
     let _ = fs::remove_file("/run/pausenet/lock/docker/docker-web");
     docker.stop_with_nothing_left(&before);
 }
@@ -156,7 +156,7 @@ fn a_killed_follow_is_finished_by_the_next() {
 /// How long a command takes that succeeds.
 fn time(docker: &Docker, args: &[&str]) -> Duration {
     let start = Instant::now();
-    docker.ctl(args);
+    docker.pausectl_ok(args);
     start.elapsed()
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use common::docker::{Docker, OWN_BRIDGE};
 use common::programs;
-use common::traffic::{listen, tcp, tcp_is_cut};
-use common::{Call, Container, beyond, podnet, run, with};
+use common::traffic::{listen, tcp, tcp_is_blocked};
+use common::{Call, Container, outside_host, podnet, run, with};
 
 fn network() -> Value {
     let capabilities = json!({"portMappings": true});
@@ -70,7 +70,7 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     let confs = tempfile::tempdir().unwrap();
     let confs = confs.path();
     fs::write(confs.join("podnet.conf"), network().to_string()).unwrap();
-    let outside = beyond(&docker.world, 2);
+    let outside = outside_host(&docker.world, 2);
     assert_healthy(confs);
     let web = attach(&docker, "web");
     // Docker's own containers are none of our business.
@@ -80,7 +80,7 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     let server = listen(Some(&web), "10.1.0.2:80");
     let works = || {
         assert_eq!(
-            tcp(&beyond, Some(&web), "192.0.2.2:7000").to_string(),
+            tcp(&outside_host, Some(&web), "192.0.2.2:7000").to_string(),
             "192.0.2.1"
         );
         tcp(&server, Some(&outside), "192.0.2.1:8080");
@@ -91,7 +91,7 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     let forward = || run("iptables", ["-S", "FORWARD"]);
     let before = (forward(), run("iptables", ["-t", "nat", "-S"]));
     run("iptables", ["-F", "DOCKER-USER"]);
-    tcp_is_cut(Some(&web), "192.0.2.2:7000");
+    tcp_is_blocked(Some(&web), "192.0.2.2:7000");
     let (status, answer) = look(confs, &[]);
     assert_eq!(status, Some(1));
     let [found] = answer["findings"].as_array().unwrap().as_slice() else {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
-use common::processes::Apart;
+use common::processes::UnsharedProcess;
 use common::programs;
 use common::programs::CHECKOUT;
 use common::screen::Screen;
@@ -105,7 +105,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
     for target in [&id, &id[..12], &pid, "container:hwchiu2"] {
         assert_eq!(page(target), page("hwchiu2"), "{target}");
     }
-    let _apart = Apart::start();
+    let _apart = UnsharedProcess::start();
     let tree = pausectl(&docker, &["graph"]);
     let end = tree.find("└─ no link to the host").unwrap();
     insta::assert_snapshot!(screen.show_exactly(&tree[..end]), @r"
@@ -323,7 +323,7 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     ");
 
     // pausectl has not attached it, and says so.
-    let unknown = docker.ctl_err(1, &["docker", "reanchor", "anchor"]);
+    let unknown = docker.pausectl_fails(1, &["docker", "reanchor", "anchor"]);
     assert!(unknown.contains("knows no network of anchor"), "{unknown}");
     // A new pause in the old namespace stands for it again.
     let advice = story(&docker, "app-a")["advice"][0]["commands"][0].clone();

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use common::docker::{Docker, OWN_BRIDGE_AND_IP6TABLES};
 use common::firewall::{
-    PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
-    without_ports,
+    FirewalledPods, PROGRAMS, br_netfilter, docker_user_rules, dual_stack, expected_rules,
+    iptables, off, routed, without_ports,
 };
-use common::traffic::{listen, tcp, tcp_is_cut};
+use common::traffic::{listen, tcp, tcp_is_blocked};
 use common::wait::wait_until;
 use common::{Call, Container, added, lab, run, with};
 
@@ -38,7 +38,7 @@ fn stock_host(start: fn(&[&str]) -> Option<Docker>) -> Option<Docker> {
         iptables("ip6tables", args);
     }
     for program in PROGRAMS {
-        assert_eq!(docker_user(program), ["-j RETURN"]);
+        assert_eq!(docker_user_rules(program), ["-j RETURN"]);
     }
     Some(docker)
 }
@@ -68,24 +68,27 @@ fn pods_on_a_bridge_work_beside_docker_s_own_containers_and_after_its_restart() 
         return;
     };
     br_netfilter("1"); // where there is such a thing
-    let scene = Scene::new(&docker.world, &dual_stack());
-    scene.works();
+    let pods = FirewalledPods::new(&docker.world, &dual_stack());
+    pods.assert_reachable();
     for program in PROGRAMS {
-        assert_eq!(docker_user(program)[..3], rules_of("cni0", "podnet"));
-        assert_eq!(docker_user(program)[3..], ["-j RETURN"]);
+        assert_eq!(
+            docker_user_rules(program)[..3],
+            expected_rules("cni0", "podnet")
+        );
+        assert_eq!(docker_user_rules(program)[3..], ["-j RETURN"]);
     }
 
     // Docker's own have what they always had.
     let publish = ["run", "-d", "--name=own", "-p", "8090:80", "nginx"];
     docker.run(&publish);
-    serves_nginx(&scene.outside, "192.0.2.1:8090");
+    serves_nginx(&pods.outside, "192.0.2.1:8090");
     docker.run(&["run", "-d", "--name=unpublished", "nginx"]);
     let address = docker.inspect("unpublished", ".NetworkSettings.IPAddress");
     wait_until("its neighbour reaches it", || {
         let wget = ["exec", "own", "wget", "-q", "-O", "-", &address];
         docker.output(&wget).status.success()
     });
-    tcp_is_cut(Some(&scene.outside), &format!("{address}:80"));
+    tcp_is_blocked(Some(&pods.outside), &format!("{address}:80"));
     docker.run(&["exec", "own", "ping", "-c", "1", "-W", "5", "192.0.2.2"]);
 
     // An anchor of Docker's, with an application and a published port of ours.
@@ -101,14 +104,14 @@ fn pods_on_a_bridge_work_beside_docker_s_own_containers_and_after_its_restart() 
         .id("anchor")
         .var("CNI_NETNS", &netns);
     let result = add.run().ok();
-    serves_nginx(&scene.outside, "192.0.2.1:8091");
-    serves_nginx(&scene.outside, "[fd99:2::1]:8091");
+    serves_nginx(&pods.outside, "192.0.2.1:8091");
+    serves_nginx(&pods.outside, "[fd99:2::1]:8091");
 
     // The chain for others is the one thing that Docker leaves as it is.
-    let rules = PROGRAMS.map(docker_user);
+    let rules = PROGRAMS.map(docker_user_rules);
     docker.restart_daemon();
-    assert_eq!(PROGRAMS.map(docker_user), rules);
-    scene.works();
+    assert_eq!(PROGRAMS.map(docker_user_rules), rules);
+    pods.assert_reachable();
     let with_result = |result: &Value| with(config.clone(), json!({"prevResult": result}));
     let del = Call::new("DEL", &with_result(&result)).id("anchor");
     del.var("CNI_NETNS", &netns).run().ok();
@@ -120,22 +123,22 @@ fn routed_pods_work_and_the_user_s_own_drop_wins() {
     let Some(docker) = stock_host(Docker::start) else {
         return;
     };
-    let scene = Scene::new(&docker.world, &routed(dual_stack()));
-    scene.works();
-    let server = listen(Some(&scene.outside), "192.0.2.2:7000");
+    let pods = FirewalledPods::new(&docker.world, &routed(dual_stack()));
+    pods.assert_reachable();
+    let server = listen(Some(&pods.outside), "192.0.2.2:7000");
     iptables("iptables", "-I DOCKER-USER -d 192.0.2.2 -j DROP");
-    tcp_is_cut(Some(&scene.pod), "192.0.2.2:7000");
+    tcp_is_blocked(Some(&pods.pod), "192.0.2.2:7000");
     iptables("iptables", "-D DOCKER-USER -d 192.0.2.2 -j DROP");
-    tcp(&server, Some(&scene.pod), "192.0.2.2:7000");
+    tcp(&server, Some(&pods.pod), "192.0.2.2:7000");
     drop(server);
 
     // Somebody has emptied the chain: the next pod has it filled again.
     for program in PROGRAMS {
         iptables(program, "-F DOCKER-USER");
     }
-    scene.is_cut();
+    pods.assert_blocked();
     added(&docker.world, &routed(without_ports()), "next");
-    scene.works();
+    pods.assert_reachable();
     docker.stop();
 }
 
@@ -144,10 +147,10 @@ fn switched_off_it_leaves_docker_s_firewall_alone_and_pods_are_cut() {
     let Some(docker) = stock_host(Docker::start) else {
         return;
     };
-    let scene = Scene::new(&docker.world, &off(dual_stack()));
-    scene.is_cut();
+    let pods = FirewalledPods::new(&docker.world, &off(dual_stack()));
+    pods.assert_blocked();
     for program in PROGRAMS {
-        assert_eq!(docker_user(program), ["-j RETURN"]);
+        assert_eq!(docker_user_rules(program), ["-j RETURN"]);
     }
     docker.stop();
 }

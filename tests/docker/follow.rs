@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::connected_container::Talker;
+use crate::connected_container::ConnectedContainer;
 use crate::watch::Watcher;
 use common::allocated;
 use common::docker::{Docker, NO_BRIDGE};
@@ -22,7 +22,7 @@ fn members_follow_a_recreated_anchor() {
     let run: Vec<_> = run.split_whitespace().collect();
     docker.run(&run);
     watch.says("shop: attached to network podnet: 10.1.0.2/24 on eth0");
-    let mut api = Talker::start(&docker, "api", "container:shop", HOST);
+    let mut api = ConnectedContainer::start(&docker, "api", "container:shop", HOST);
     docker.run(&["rm", "-f", "shop"]);
     docker.run(&run);
     // Docker knows api as a member of the first one, and restarts it into nothing else.
@@ -32,10 +32,10 @@ fn members_follow_a_recreated_anchor() {
     );
     watch.says("api: a restart would fail");
     api.answers();
-    let refused = docker.ctl_err(1, &["docker", "reanchor", "shop", "--restart-members"]);
+    let refused = docker.pausectl_fails(1, &["docker", "reanchor", "shop", "--restart-members"]);
     assert!(refused.contains("no restart brings api into"), "{refused}");
     api.answers();
-    docker.ctl(&["docker", "reanchor", "shop"]);
+    docker.pausectl_ok(&["docker", "reanchor", "shop"]);
     api.answers();
     assert_eq!(docker.view("shop").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "shop", "api"]);
@@ -49,12 +49,12 @@ fn processes_and_members_of_other_containers_follow_too() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
-    let mut api = Talker::start(&docker, "api", "container:web", HOST);
-    let stranger = Stranger::in_the_network_of(docker.pid("api"));
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
+    let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
+    let stranger = ForeignProcess::in_the_network_of(docker.pid("api"));
     docker.run(&["restart", "web"]);
     let follow = ["docker", "reanchor", "web", "--restart-members"];
-    let refused = docker.ctl_err(1, &follow);
+    let refused = docker.pausectl_fails(1, &follow);
     let process = format!("no restart brings process {} into", stranger.0.id());
     assert!(refused.contains(&process), "{refused}");
     api.answers();
@@ -62,9 +62,9 @@ fn processes_and_members_of_other_containers_follow_too() {
 
     // Its owner is not the anchor, and was removed.
     docker.sleeper("side", "container:api");
-    let mut guest = Talker::start(&docker, "guest", "container:side", HOST);
+    let mut guest = ConnectedContainer::start(&docker, "guest", "container:side", HOST);
     docker.run(&["rm", "-f", "side"]);
-    let refused = docker.ctl_err(1, &follow);
+    let refused = docker.pausectl_fails(1, &follow);
     assert!(
         refused.contains("no restart brings guest into"),
         "{refused}"
@@ -79,7 +79,7 @@ fn processes_and_members_of_other_containers_follow_too() {
     docker.sleeper("side", "container:api");
     docker.run(&["restart", "web"]);
     docker.run(&["exec", "-d", "api", "sleep", "1d"]);
-    let said = docker.ctl(&follow);
+    let said = docker.pausectl_ok(&follow);
     assert!(
         said.ends_with(
             "api: restarted into the network of web\nside: restarted into the network of web\n"
@@ -97,7 +97,7 @@ fn a_member_that_cannot_be_restarted_does_not_stop_the_others() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     for way in ["reanchor", "watch"] {
         let members = Members::start(&docker);
         docker.run(&["restart", "web"]);
@@ -144,22 +144,22 @@ fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     docker.sleeper("api", "container:web");
     docker.sleeper("db", "container:web");
     docker.sleeper("side", "container:api");
     docker.run(&["restart", "web"]);
     // As a follow leaves it that was killed before it restarted anybody.
-    docker.ctl(&["docker", "detach", "--force", "web"]);
-    docker.ctl(&["docker", "attach", "web"]);
-    let only_told = docker.ctl(&["docker", "watch", "--once"]);
+    docker.pausectl_ok(&["docker", "detach", "--force", "web"]);
+    docker.pausectl_ok(&["docker", "attach", "web"]);
+    let only_told = docker.pausectl_ok(&["docker", "watch", "--once"]);
     let told =
         "api: lives in an old namespace of web; to bring it into the new one: docker restart api\n";
     assert!(only_told.contains(told), "{only_told}");
     assert!(docker.view("api").link("eth0").is_none());
     // Or after the first: who joins that one is still elsewhere.
     docker.run(&["restart", "api"]);
-    let said = docker.ctl(&["docker", "watch", "--once", "--restart-members"]);
+    let said = docker.pausectl_ok(&["docker", "watch", "--once", "--restart-members"]);
     assert_eq!(said, "web: has its network; restarted into it: db, side\n");
     for name in ["web", "api", "db", "side"] {
         assert_eq!(
@@ -171,7 +171,7 @@ fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
     assert_eq!(allocated("podnet"), ["10.1.0.2"]);
     // Whom somebody has stopped stays so, and there is nothing else to do.
     docker.run(&["stop", "db"]);
-    let said = docker.ctl(&["docker", "watch", "--once", "--restart-members"]);
+    let said = docker.pausectl_ok(&["docker", "watch", "--once", "--restart-members"]);
     assert_eq!(said, "");
     assert_eq!(docker.inspect("db", ".State.Running"), "false");
     docker.stop();
@@ -207,9 +207,9 @@ impl Members {
 }
 
 /// A process in no container that lives in the network of another.
-struct Stranger(Child);
+struct ForeignProcess(Child);
 
-impl Stranger {
+impl ForeignProcess {
     fn in_the_network_of(pid: u32) -> Self {
         let net = format!("--net=/proc/{pid}/ns/net");
         let child = Command::new("nsenter")
@@ -224,7 +224,7 @@ impl Stranger {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for ForeignProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -2,22 +2,22 @@
 //! of the test's own (`scripts/lab/docker.sh`).
 
 mod anchor;
-mod recreate;
 mod client;
 mod compose;
+mod connected_container;
 mod containerd;
 mod crash;
-mod shared_network;
+mod docs_page;
 mod doctor;
 mod explain;
 mod firewall;
 mod follow;
 mod image;
 mod orphans;
-mod docs_page;
 mod publish;
 mod reanchor;
+mod recreate;
 mod rescue;
-mod connected_container;
+mod shared_network;
 mod up;
 mod watch;

@@ -22,12 +22,12 @@ fn advised(docker: &Docker, target: &str) -> Vec<String> {
 fn obey(docker: &Docker, command: &str) -> String {
     let words: Vec<_> = command.split(' ').collect();
     assert_eq!(words[0], "pausectl");
-    docker.ctl(&words[1..])
+    docker.pausectl_ok(&words[1..])
 }
 
 /// An anchor, and who joined it.
 fn anchored(docker: &Docker, members: &[&str]) {
-    docker.ctl(&[
+    docker.pausectl_ok(&[
         "docker",
         "up",
         "web",
@@ -92,7 +92,7 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     assert_eq!(story(&docker, "db")["summary"], shares);
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.7/24"]);
     docker.run(&["rm", "-f", "web", "api", "db"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
 
     // What it warns of: a member that is restarted alone leaves the network.
     anchored(&docker, &["api", "db"]);
@@ -102,7 +102,7 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     assert_eq!(docker.view("db").addresses("eth0"), ["10.1.0.7/24"]);
     // And nothing can be put in the place of an anchor that has members again.
     assert_eq!(advised(&docker, "db"), [follow]);
-    docker.ctl_err(1, &["docker", "reanchor", "web"]);
+    docker.pausectl_fails(1, &["docker", "reanchor", "web"]);
     obey(&docker, follow);
     for name in ["api", "db"] {
         assert_eq!(
@@ -113,7 +113,7 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
         assert_eq!(docker.run(&["exec", name, "hostname", "-i"]), "10.1.0.7");
     }
     docker.run(&["rm", "-f", "web", "api", "db"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -141,15 +141,15 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
     assert_eq!(advised(&docker, &id), [command]);
 
     // By its ID, too, it gets its name again.
-    let said = docker.ctl(&["docker", "reanchor", &id[..12]]);
+    let said = docker.pausectl_ok(&["docker", "reanchor", &id[..12]]);
     let begin = "web: anchors its network again, by way of api; with it: api\n";
     assert!(said.starts_with(begin), "{said}");
     docker.sleeper("late", "container:web");
     assert_eq!(docker.view("late").addresses("eth0"), ["10.1.0.7/24"]);
-    let again = docker.ctl(&["docker", "reanchor", &docker.inspect("web", ".Id")[..12]]);
+    let again = docker.pausectl_ok(&["docker", "reanchor", &docker.inspect("web", ".Id")[..12]]);
     assert_eq!(again, "web: nothing to do, it anchors its network\n");
     docker.run(&["rm", "-f", "web", "api", "late"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -184,7 +184,7 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     );
 
     docker.run(&["rm", "-f", "api"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     let screen = screen(&docker, &[]);
     for target in ["web", &id[..12]] {
         let said = screen.show(&pausectl(&docker, &["explain", target]));
@@ -196,7 +196,7 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     let json = story(&docker, "web");
     assert_eq!(json["state"], "removed");
     assert_eq!(json["container"]["id"], id.as_str());
-    let unknown = docker.ctl_err(1, &["explain", "nobody"]);
+    let unknown = docker.pausectl_fails(1, &["explain", "nobody"]);
     assert!(unknown.contains("there is no nobody here"), "{unknown}");
     docker.stop_with_nothing_left(&before);
 }

@@ -19,7 +19,7 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
         return;
     };
     let before = docker.host();
-    docker.ctl(&[
+    docker.pausectl_ok(&[
         "docker",
         "up",
         "web",
@@ -42,7 +42,8 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
         };
         let loads = [scope.spawn(load), scope.spawn(load)];
         for _ in 0..10 {
-            let said = docker.ctl(&["docker", "publish", "web", "9090:80", "127.0.0.1:9091:80"]);
+            let said =
+                docker.pausectl_ok(&["docker", "publish", "web", "9090:80", "127.0.0.1:9091:80"]);
             assert_eq!(
                 said,
                 "web: port 9090/tcp of the host leads to 80\n\
@@ -51,7 +52,7 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
             let mut kept = Connection::open("127.0.0.1:9090");
             kept.get();
             get("127.0.0.1:9091").unwrap();
-            docker.ctl(&["docker", "unpublish", "web", "9090", "127.0.0.1:9091:80"]);
+            docker.pausectl_ok(&["docker", "unpublish", "web", "9090", "127.0.0.1:9091:80"]);
             get("127.0.0.1:9090").unwrap_err();
             kept.get(); // made before, it goes on
         }
@@ -64,7 +65,7 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
     assert_eq!((docker.pid("app"), docker.pid("web")), (pid, anchor));
 
     docker.run(&["rm", "-f", "app", "web"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -145,7 +146,7 @@ fn unavailable_ports_are_refused_and_change_nothing() {
         return;
     };
     docker.network(&with(podnet(), json!({"name": "portless"})));
-    docker.ctl(&[
+    docker.pausectl_ok(&[
         "docker",
         "up",
         "web",
@@ -154,8 +155,8 @@ fn unavailable_ports_are_refused_and_change_nothing() {
         "-p",
         "8080:80",
     ]);
-    docker.ctl(&["docker", "up", "other", "--network", "podnet"]);
-    docker.ctl(&["docker", "up", "mute", "--network", "portless"]);
+    docker.pausectl_ok(&["docker", "up", "other", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "mute", "--network", "portless"]);
     docker.run(&[
         "run",
         "-d",
@@ -188,16 +189,16 @@ fn unavailable_ports_are_refused_and_change_nothing() {
         (&["unpublish", "web", "8080:81"], "it has 8080:80/tcp"),
         (&["unpublish", "other", "8080"], "it has none at all"),
     ] {
-        let said = docker.ctl_err(1, &[&["docker"], args].concat());
+        let said = docker.pausectl_fails(1, &[&["docker"], args].concat());
         assert!(said.contains(reason), "{args:?}: {said}");
         assert_eq!(rules(), before, "{args:?}");
     }
-    docker.ctl_err(2, &["docker", "publish", "web", "99999:80"]);
-    docker.ctl_err(2, &["docker", "unpublish", "web", "x"]);
+    docker.pausectl_fails(2, &["docker", "publish", "web", "99999:80"]);
+    docker.pausectl_fails(2, &["docker", "unpublish", "web", "x"]);
     // What was refused is not remembered either.
     docker.run(&["rm", "-f", "web"]);
-    docker.ctl(&["docker", "detach", "web"]);
-    docker.ctl(&["docker", "publish", "other", "8080:80"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "publish", "other", "8080:80"]);
     docker.stop();
 }
 

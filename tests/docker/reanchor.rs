@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::connected_container::Talker;
+use crate::connected_container::ConnectedContainer;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
 use common::{Snapshot, allocated, podnet, with};
@@ -12,12 +12,12 @@ const HOST: &str = "10.1.0.1";
 
 #[test]
 fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
-    let Some(scene) = Scene::start() else {
+    let Some(setup) = AnchoredHost::start() else {
         return;
     };
-    let docker = &scene.docker;
-    let mut talkers = scene.talkers();
-    let living = scene.state();
+    let docker = &setup.docker;
+    let mut clients = setup.clients();
+    let living = setup.state();
     let kill = |name: &str| {
         let pid = Pid::from_raw(docker.pid(name) as i32).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
@@ -35,8 +35,8 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
     ];
     for (way, end) in ways {
         end();
-        talkers.iter_mut().for_each(Talker::answers);
-        let said = docker.ctl(&["docker", "reanchor", "web"]);
+        clients.iter_mut().for_each(ConnectedContainer::answers);
+        let said = docker.pausectl_ok(&["docker", "reanchor", "web"]);
         let begin = "web: anchors its network again, by way of api; with it: api, db\n\
                      api: runs on; but a restart would fail, for it looks for the old anchor. \
                      To make it anew (what it has written outside its volumes stays in api.old): \
@@ -44,8 +44,8 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
                      docker run -d --name api --net=container:web --stop-signal KILL \
                      --entrypoint bash hwchiu/netutils -c 'exec 3<>";
         assert!(said.starts_with(begin), "{way}: {said}");
-        talkers.iter_mut().for_each(Talker::answers);
-        assert_eq!(scene.state(), living, "{way}");
+        clients.iter_mut().for_each(ConnectedContainer::answers);
+        assert_eq!(setup.state(), living, "{way}");
         assert_eq!(
             docker.view("web").addresses("eth0"),
             ["10.1.0.2/24"],
@@ -58,28 +58,28 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
         assert_eq!(docker.inspect("web", ".Config.Image"), "pausenet/pause");
 
         // A newcomer lands among them.
-        let mut newcomer = Talker::start(docker, "late", "container:web", HOST);
+        let mut newcomer = ConnectedContainer::start(docker, "late", "container:web", HOST);
         newcomer.answers();
         assert_eq!(docker.view("late").addresses("eth0"), ["10.1.0.2/24"]);
         docker.run(&["rm", "-f", "late"]);
         newcomer.ends();
-        let again = docker.ctl(&["docker", "reanchor", "web"]);
+        let again = docker.pausectl_ok(&["docker", "reanchor", "web"]);
         assert_eq!(again, "web: nothing to do, it anchors its network\n");
     }
     // It was true: a member of an anchor that was removed cannot be restarted.
     let restart = docker.output(&["restart", "--time=0", "db"]);
     assert!(String::from_utf8_lossy(&restart.stderr).contains("No such container"));
-    scene.end(&["web", "api", "db"]);
+    setup.end(&["web", "api", "db"]);
 }
 
 #[test]
 fn with_a_restarted_anchor_the_network_stays_where_the_members_are() {
-    let Some(scene) = Scene::start() else {
+    let Some(setup) = AnchoredHost::start() else {
         return;
     };
-    let docker = &scene.docker;
-    let mut talkers = scene.talkers();
-    let living = scene.state();
+    let docker = &setup.docker;
+    let mut clients = setup.clients();
+    let living = setup.state();
     docker.run(&["restart", "web"]);
     assert!(docker.view("web").link("eth0").is_none());
     docker.network(&with(
@@ -91,30 +91,30 @@ fn with_a_restarted_anchor_the_network_stays_where_the_members_are() {
         &["docker", "attach", "web", "--network", "other"],
         &["rescue", "web", "--network", "other"],
     ] {
-        let refused = docker.ctl_err(1, command);
+        let refused = docker.pausectl_fails(1, command);
         let lives = "the network of web lives on in an earlier namespace, with ";
         assert!(refused.contains(lives), "{command:?}: {refused}");
     }
-    docker.ctl(&["docker", "reanchor", "web"]);
-    talkers.iter_mut().for_each(Talker::answers);
-    assert_eq!(scene.state(), living);
+    docker.pausectl_ok(&["docker", "reanchor", "web"]);
+    clients.iter_mut().for_each(ConnectedContainer::answers);
+    assert_eq!(setup.state(), living);
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
-    scene.end(&["web", "api", "db"]);
+    setup.end(&["web", "api", "db"]);
 }
 
 #[test]
 fn with_a_restarted_anchor_the_network_follows_and_the_members_are_restarted() {
-    let Some(scene) = Scene::start() else {
+    let Some(setup) = AnchoredHost::start() else {
         return;
     };
-    let docker = &scene.docker;
+    let docker = &setup.docker;
     for name in ["api", "db"] {
         docker.sleeper(name, "container:web");
     }
     let pids = ["api", "db"].map(|name| docker.pid(name));
     docker.run(&["restart", "web"]);
     let namespace = docker.pid("web");
-    let said = docker.ctl(&["docker", "reanchor", "web", "--restart-members"]);
+    let said = docker.pausectl_ok(&["docker", "reanchor", "web", "--restart-members"]);
     assert_eq!(
         said,
         "web: has its network again (10.1.0.2 on eth0)\n\
@@ -127,68 +127,69 @@ fn with_a_restarted_anchor_the_network_follows_and_the_members_are_restarted() {
         assert_eq!(docker.view(name).addresses("eth0"), ["10.1.0.2/24"]);
     }
     assert_eq!(allocated("podnet"), ["10.1.0.2"]);
-    scene.end(&["web", "api", "db"]);
+    setup.end(&["web", "api", "db"]);
 }
 
 #[test]
 fn reanchor_refuses_what_it_cannot_do_with_a_hint() {
-    let Some(scene) = Scene::start() else {
+    let Some(setup) = AnchoredHost::start() else {
         return;
     };
-    let docker = &scene.docker;
-    let refused = docker.ctl_err(1, &["docker", "reanchor", "nobody"]);
+    let docker = &setup.docker;
+    let refused = docker.pausectl_fails(1, &["docker", "reanchor", "nobody"]);
     assert!(
         refused.contains("pausectl knows no network of nobody"),
         "{refused}"
     );
     docker.run(&["restart", "web"]);
-    let alone = docker.ctl_err(1, &["docker", "reanchor", "web"]);
+    let alone = docker.pausectl_fails(1, &["docker", "reanchor", "web"]);
     assert!(
         alone.contains("nobody is left in the network of web"),
         "{alone}"
     );
     assert!(alone.contains("pausectl docker attach web"), "{alone}");
-    docker.ctl(&["docker", "attach", "web"]);
+    docker.pausectl_ok(&["docker", "attach", "web"]);
 
-    let talkers = scene.talkers();
+    let clients = setup.clients();
     docker.run(&["rm", "-f", "web"]);
-    let gone = docker.ctl_err(1, &["docker", "reanchor", "web", "--restart-members"]);
+    let gone = docker.pausectl_fails(1, &["docker", "reanchor", "web", "--restart-members"]);
     assert!(gone.contains("web was removed"), "{gone}");
-    let taken = docker.ctl_err(1, &["docker", "up", "web", "--network", "podnet"]);
+    let taken = docker.pausectl_fails(1, &["docker", "up", "web", "--network", "podnet"]);
     assert!(
         taken.contains("lives on in an earlier namespace, with api, db"),
         "{taken}"
     );
-    let imageless = docker.ctl_err(1, &["docker", "reanchor", "web", "--image", "no/image"]);
+    let imageless = docker.pausectl_fails(1, &["docker", "reanchor", "web", "--image", "no/image"]);
     assert!(
         imageless.contains("Docker has no image no/image"),
         "{imageless}"
     );
-    talkers.into_iter().for_each(|mut talker| talker.answers());
+    clients.into_iter().for_each(|mut client| client.answers());
     assert_eq!(
         docker.run(&["ps", "-a", "--format", "{{.Names}}"]),
         "db\napi"
     );
-    docker.ctl_err(2, &["docker", "reanchor", "../web"]);
-    scene.end(&["api", "db"]);
+    docker.pausectl_fails(2, &["docker", "reanchor", "../web"]);
+    setup.end(&["api", "db"]);
 }
 
 /// An anchor that `pausectl docker up` has made.
-struct Scene {
+struct AnchoredHost {
     docker: Docker,
     before: Snapshot,
 }
 
-impl Scene {
+impl AnchoredHost {
     fn start() -> Option<Self> {
         let docker = Docker::start_with_applications(NO_BRIDGE)?;
         let before = docker.host();
-        docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+        docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
         Some(Self { docker, before })
     }
 
-    fn talkers(&self) -> [Talker; 2] {
-        ["api", "db"].map(|name| Talker::start(&self.docker, name, "container:web", HOST))
+    fn clients(&self) -> [ConnectedContainer; 2] {
+        ["api", "db"]
+            .map(|name| ConnectedContainer::start(&self.docker, name, "container:web", HOST))
     }
 
     /// What must not change for the members.
@@ -204,7 +205,7 @@ impl Scene {
     /// All are removed, and nothing is left.
     fn end(self, containers: &[&str]) {
         self.docker.run(&[&["rm", "-f"], containers].concat());
-        self.docker.ctl(&["docker", "detach", "web"]);
+        self.docker.pausectl_ok(&["docker", "detach", "web"]);
         self.docker.assert_nothing_is_left(&self.before);
         self.docker.stop();
     }

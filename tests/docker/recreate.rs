@@ -59,7 +59,7 @@ fn a_member_is_recreated_with_the_same_settings() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let begin = ["run", "-d", "--net=container:web", "--name", "api"];
     let end = [
         "hwchiu/netutils",
@@ -98,7 +98,7 @@ fn settings_of_the_image_are_not_repeated() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let create = ["create", "--stop-signal=KILL", "--health-cmd=true"];
     docker.run(&[&create[..], &["--name", "base", "hwchiu/netutils"]].concat());
     let mut commit = vec!["commit"];
@@ -154,7 +154,7 @@ fn settings_of_the_image_are_not_repeated() {
 
 /// What `reanchor` says of the members that cannot be restarted, by name.
 fn repairs(docker: &Docker, anchor: &str) -> Value {
-    let said = docker.ctl(&["docker", "reanchor", anchor, "--output", "json"]);
+    let said = docker.pausectl_ok(&["docker", "reanchor", anchor, "--output", "json"]);
     let said: Value = serde_json::from_str(&said).unwrap();
     let all = said["cannotRestart"].as_array().unwrap().iter();
     all.map(|one| (one["name"].as_str().unwrap().to_owned(), one.clone()))

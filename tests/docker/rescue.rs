@@ -3,8 +3,8 @@
 
 use std::fs;
 
+use crate::connected_container::ConnectedContainer;
 use crate::explain;
-use crate::connected_container::Talker;
 use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use common::{allocated, ip};
 
@@ -17,7 +17,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let shared = ["run", "-d", "--net=container:hwchiu", "--name", "hwchiu2"];
     docker.run(&[&shared[..], &["hwchiu/netutils"]].concat());
     let rescue = ["rescue", "hwchiu2", "--network", "podnet"];
-    let refused = docker.ctl_err(1, &rescue);
+    let refused = docker.pausectl_fails(1, &rescue);
     assert!(
         refused.contains("hwchiu2 has its interface eth0"),
         "{refused}"
@@ -27,7 +27,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let owner = docker.inspect("hwchiu", ".Id");
     docker.run(&["rm", "-f", "hwchiu"]);
     let before = docker.host();
-    let said = docker.ctl(&rescue);
+    let said = docker.pausectl_ok(&rescue);
     assert_eq!(
         said,
         "hwchiu2: 10.1.0.2/24 on eth0 (network podnet)\n\
@@ -72,16 +72,16 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     // By the name of the other one, too.
     let other = screen.show(&explain::pausectl(&docker, &["explain", "hwchiu"]));
     assert_eq!(other, page);
-    let unfit = docker.ctl_err(1, &["docker", "reanchor", "hwchiu"]);
+    let unfit = docker.pausectl_fails(1, &["docker", "reanchor", "hwchiu"]);
     assert!(unfit.contains("knows no network of hwchiu"), "{unfit}");
 
     // A newcomer finds the network too.
-    Talker::start(&docker, "newcomer", "container:hwchiu2", "10.1.0.1").answers();
-    let again = docker.ctl_err(1, &rescue);
+    ConnectedContainer::start(&docker, "newcomer", "container:hwchiu2", "10.1.0.1").answers();
+    let again = docker.pausectl_fails(1, &rescue);
     assert!(again.contains("nothing to rescue"), "{again}");
 
     docker.run(&["rm", "-f", "newcomer"]);
-    let said = docker.ctl(&["docker", "detach", "hwchiu2"]);
+    let said = docker.pausectl_ok(&["docker", "detach", "hwchiu2"]);
     assert_eq!(said, "hwchiu2: detached from network podnet\n");
     assert!(docker.view("hwchiu2").link("eth0").is_none());
     docker.stop_with_nothing_left(&before);
@@ -103,14 +103,14 @@ fn processes_and_namespaces_are_attached_and_detached_again() {
     ip("netns add job");
     let before = docker.host();
     for target in [docker.pid("bare").to_string(), "/run/netns/job".to_owned()] {
-        let said = docker.ctl(&["rescue", &target, "--network", "podnet"]);
+        let said = docker.pausectl_ok(&["rescue", &target, "--network", "podnet"]);
         let undo = format!("to take it down again: pausectl rescue {target} --undo\n");
         assert!(said.ends_with(&undo), "{said}");
         assert_eq!(allocated("podnet").len(), 1);
-        docker.ctl(&["rescue", &target, "--undo"]);
+        docker.pausectl_ok(&["rescue", &target, "--undo"]);
         docker.assert_nothing_is_left(&before);
     }
-    let nothing = docker.ctl_err(1, &["rescue", "/run/netns/job", "--undo"]);
+    let nothing = docker.pausectl_fails(1, &["rescue", "/run/netns/job", "--undo"]);
     assert!(nothing.contains("was not rescued by pausectl"), "{nothing}");
     docker.stop();
 }
@@ -148,7 +148,7 @@ fn rescue_refuses_what_it_cannot_do_with_a_reason() {
         ("./not/there", "does not exist"),
         ("pod:nobody", "does not exist"),
     ] {
-        let said = docker.ctl_err(1, &["rescue", target, "--network", "podnet"]);
+        let said = docker.pausectl_fails(1, &["rescue", target, "--network", "podnet"]);
         assert!(said.contains(reason), "{target}: {said}");
     }
     for hostile in [
@@ -162,9 +162,9 @@ fn rescue_refuses_what_it_cannot_do_with_a_reason() {
         "-1x",
         "99999999999x/",
     ] {
-        docker.ctl_err(2, &["rescue", "--network", "podnet", "--", hostile]);
+        docker.pausectl_fails(2, &["rescue", "--network", "podnet", "--", hostile]);
     }
-    let unknown = docker.ctl_err(1, &["rescue", "made", "--network", "nonet"]);
+    let unknown = docker.pausectl_fails(1, &["rescue", "made", "--network", "nonet"]);
     assert!(unknown.contains("made does not run"), "{unknown}");
     docker.stop_with_nothing_left(&before);
 }

@@ -7,9 +7,9 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::connected_container::Talker;
+use crate::connected_container::ConnectedContainer;
 use common::docker::{Docker, NO_BRIDGE};
-use common::processes::hears_signals;
+use common::processes::with_default_signals;
 use common::programs;
 use common::wait::wait_until;
 use common::{allocated, podnet, with};
@@ -23,24 +23,32 @@ fn members_of_an_anchor_die_in_any_order_and_the_others_keep_their_connections()
         return;
     };
     let before = docker.host();
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     for (round, order) in [[0, 1, 2], [1, 2, 0], [2, 0, 1]].into_iter().enumerate() {
         let start = |name: &str| {
             let name = format!("{name}{round}");
-            Some(Talker::start(&docker, &name, "container:web", HOST))
+            Some(ConnectedContainer::start(
+                &docker,
+                &name,
+                "container:web",
+                HOST,
+            ))
         };
-        let mut talkers = ["api", "db", "log"].map(start);
+        let mut clients = ["api", "db", "log"].map(start);
         for dies in order {
-            let dead = talkers[dies].take().unwrap();
+            let dead = clients[dies].take().unwrap();
             let pid = Pid::from_raw(docker.pid(&dead.name) as i32).unwrap();
             kill_process(pid, Signal::KILL).unwrap();
             dead.ends();
-            talkers.iter_mut().flatten().for_each(Talker::answers);
+            clients
+                .iter_mut()
+                .flatten()
+                .for_each(ConnectedContainer::answers);
         }
     }
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "web"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -75,7 +83,7 @@ fn an_anchor_has_and_reports_the_requested_settings() {
         "--output",
         "json",
     ];
-    let said: Value = serde_json::from_str(&docker.ctl(&up)).unwrap();
+    let said: Value = serde_json::from_str(&docker.pausectl_ok(&up)).unwrap();
     assert_eq!(
         said,
         json!({
@@ -118,17 +126,17 @@ fn an_anchor_has_and_reports_the_requested_settings() {
         String::from_utf8_lossy(&wget.unwrap().stdout).contains("Welcome to nginx!")
     });
 
-    let others = docker.ctl_err(1, &["docker", "detach", "web"]);
+    let others = docker.pausectl_fails(1, &["docker", "detach", "web"]);
     assert!(
         others.contains("in use by app; nothing was changed"),
         "{others}"
     );
-    docker.ctl(&["docker", "detach", "--force", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "--force", "web"]);
     assert_eq!(docker.host(), before);
-    docker.ctl(&["docker", "attach", "web"]);
+    docker.pausectl_ok(&["docker", "attach", "web"]);
     assert_eq!(docker.view("app").addresses("eth0"), ["10.1.0.77/24"]);
     docker.run(&["rm", "-f", "web", "app"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -147,7 +155,7 @@ fn nameservers_come_from_the_network_s_configuration() {
         ("told", "search pods.example\nnameserver 10.1.0.9"),
         ("read", "nameserver 10.1.0.8\noptions ndots:3"),
     ] {
-        docker.ctl(&["docker", "up", network, "--network", network]);
+        docker.pausectl_ok(&["docker", "up", network, "--network", network]);
         let join = format!("--net=container:{network}");
         let said = docker.run(&["run", "--rm", &join, "busybox", "cat", "/etc/resolv.conf"]);
         assert_eq!(said, expected);
@@ -172,7 +180,7 @@ fn a_member_resolves_its_own_name_and_the_added_hosts() {
         "--dns",
         "10.1.0.53",
     ];
-    docker.ctl(&[&up[..], &with].concat());
+    docker.pausectl_ok(&[&up[..], &with].concat());
     docker.sleeper("app", "container:web");
     let inside = |command: &[&str]| docker.run(&[&["exec", "app"], command].concat());
     let own = |address: &str| format!("{address}\tfront.example.org front # pausenet");
@@ -187,9 +195,9 @@ fn a_member_resolves_its_own_name_and_the_added_hosts() {
     assert_eq!(inside(&["cat", "/etc/resolv.conf"]), "nameserver 10.1.0.53");
 
     // Taken away under it, and given again: another address, in the file that it has open.
-    docker.ctl(&["docker", "detach", "--force", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "--force", "web"]);
     assert!(!hosts().contains("front"), "{}", hosts());
-    docker.ctl(&[
+    docker.pausectl_ok(&[
         "docker",
         "attach",
         "web",
@@ -204,12 +212,12 @@ fn a_member_resolves_its_own_name_and_the_added_hosts() {
     // Docker makes the file anew, with what it knows; the watcher adds the rest.
     docker.run(&["rm", "-f", "app"]);
     docker.run(&["restart", "-t", "0", "web"]);
-    docker.ctl(&["docker", "watch", "--once"]);
+    docker.pausectl_ok(&["docker", "watch", "--once"]);
     docker.sleeper("app", "container:web");
     assert_eq!(inside(&["hostname", "-i"]), "10.1.0.40");
     assert!(hosts().contains("10.1.0.9\tdb"), "{}", hosts());
     docker.run(&["rm", "-f", "web", "app"]);
-    docker.ctl(&["docker", "detach", "web"]);
+    docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -222,7 +230,7 @@ fn a_failed_up_leaves_nothing() {
     docker.network(&with(podnet(), json!({"name": "broken", "bridge": "lo"})));
     let served = std::net::TcpListener::bind("0.0.0.0:7777").unwrap();
     let before = docker.host();
-    let up = |args: &[&str]| docker.ctl_err(1, &[&["docker", "up", "web"], args].concat());
+    let up = |args: &[&str]| docker.pausectl_fails(1, &[&["docker", "up", "web"], args].concat());
     for (args, reason) in [
         (
             &["--network", "podnet", "--ip", "10.9.9.9"][..],
@@ -269,7 +277,7 @@ fn a_failed_up_leaves_nothing() {
         &["docker", "attach", "a b"],
         &["docker", "detach", "$(reboot)"],
     ] {
-        docker.ctl_err(2, args);
+        docker.pausectl_fails(2, args);
     }
     docker.stop_with_nothing_left(&before);
 }
@@ -309,7 +317,7 @@ fn an_interrupted_up_leaves_nothing() {
     let before = docker.host();
 
     let mut command = docker.pausectl(&["docker", "up", "web", "--network", "slow"]);
-    let child = hears_signals(command.env("CNI_PATH", path))
+    let child = with_default_signals(command.env("CNI_PATH", path))
         .spawn()
         .unwrap();
     wait_until("the plugin hangs", || mark.exists());
@@ -346,7 +354,7 @@ fn only_containers_without_a_network_are_attached() {
     ]);
     docker.run(&["create", "--net=none", "--name", "made", "pausenet/pause"]);
     let id = docker.inspect("job", ".Id");
-    let said = docker.ctl(&["docker", "attach", &id[..12], "--network", "podnet"]);
+    let said = docker.pausectl_ok(&["docker", "attach", &id[..12], "--network", "podnet"]);
     assert_eq!(said, "job: 10.1.0.2/24 on eth0 (network podnet)\n");
     for (name, reason) in [
         ("job", "job has an interface eth0 already"),
@@ -355,10 +363,10 @@ fn only_containers_without_a_network_are_attached() {
         ("made", "does not run: it is created"),
         ("nobody", "No such container: nobody"),
     ] {
-        let said = docker.ctl_err(1, &["docker", "attach", name, "--network", "podnet"]);
+        let said = docker.pausectl_fails(1, &["docker", "attach", name, "--network", "podnet"]);
         assert!(said.contains(reason), "{name}: {said}");
     }
-    let said = docker.ctl_err(1, &["docker", "detach", "host"]);
+    let said = docker.pausectl_fails(1, &["docker", "detach", "host"]);
     assert!(
         said.contains("pausectl has given host no network"),
         "{said}"
@@ -366,7 +374,7 @@ fn only_containers_without_a_network_are_attached() {
 
     // It is known by its name when it is gone.
     docker.run(&["rm", "-f", "member", "job"]);
-    docker.ctl(&["docker", "detach", "job"]);
+    docker.pausectl_ok(&["docker", "detach", "job"]);
     docker.stop_with_nothing_left(&before);
 }
 
@@ -394,6 +402,6 @@ fn twenty_anchors_come_up_at_once() {
     assert_eq!(addresses.len(), 20);
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     docker.run(&[&["rm", "-f"], &names[..]].concat());
-    docker.ctl(&["docker", "watch", "--once"]);
+    docker.pausectl_ok(&["docker", "watch", "--once"]);
     docker.stop_with_nothing_left(&before);
 }

@@ -11,7 +11,7 @@ use pausenet::kernel::netns::NetnsId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::connected_container::Talker;
+use crate::connected_container::ConnectedContainer;
 use common::allocated;
 use common::docker::{Docker, LIVE_RESTORE, NO_BRIDGE};
 use common::programs::CHECKOUT;
@@ -113,12 +113,12 @@ fn a_container_detached_by_hand_stays_detached() {
     let watch = Watcher::start(&docker, &[]);
     run(&docker, "job", &["pausenet.network=podnet"]);
     watch.says("job: attached");
-    docker.ctl(&["docker", "detach", "job"]);
+    docker.pausectl_ok(&["docker", "detach", "job"]);
     // The next one is attached, in a round that has seen the first.
     run(&docker, "other", &["pausenet.network=podnet"]);
     watch.says("other: attached");
     assert!(docker.view("job").link("eth0").is_none());
-    docker.ctl(&["docker", "attach", "job"]);
+    docker.pausectl_ok(&["docker", "attach", "job"]);
     assert!(docker.view("job").link("eth0").is_some());
     watch.stop();
     docker.stop();
@@ -131,9 +131,9 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     };
     let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let [mut api, mut db] =
-        ["api", "db"].map(|name| Talker::start(&docker, name, "container:web", HOST));
+        ["api", "db"].map(|name| ConnectedContainer::start(&docker, name, "container:web", HOST));
     docker.run(&["restart", "web"]);
     watch.says("web: was restarted, and its network stays with api, db");
     watch.says(
@@ -152,7 +152,7 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     watch.says("web: attached to network podnet: 10.1.0.2/24 on eth0");
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
 
-    let mut api = Talker::start(&docker, "api", "container:web", HOST);
+    let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
     docker.run(&["rm", "-f", "web"]);
     watch.says("web: is gone, and its network stays with api; to give them an anchor again: pausectl docker reanchor web");
     let line = watch.says("api: a restart would fail");
@@ -173,8 +173,9 @@ fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members(
     };
     let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
-    let mut talkers = ["api", "db"].map(|name| Talker::start(&docker, name, "container:web", HOST));
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
+    let mut clients =
+        ["api", "db"].map(|name| ConnectedContainer::start(&docker, name, "container:web", HOST));
     let is = |name: &str| (docker.pid(name), docker.view(name).state());
     let living = [is("api"), is("db")];
     let netns = |name: &str| NetnsId::of_process(docker.pid(name)).unwrap();
@@ -188,19 +189,19 @@ fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members(
     };
     kill("web");
     watch.says("web: was restarted, and its network stays with api, db in the old namespace");
-    talkers.iter_mut().for_each(Talker::answers);
+    clients.iter_mut().for_each(ConnectedContainer::answers);
     assert_eq!([is("api"), is("db")], living);
     assert!(docker.view("web").link("eth0").is_none());
     assert_eq!(allocated("podnet"), ["10.1.0.2"]);
 
-    docker.ctl(&["docker", "reanchor", "web"]);
+    docker.pausectl_ok(&["docker", "reanchor", "web"]);
     assert_eq!(netns("web"), netns("api"));
     // Docker knows now where its network is.
     kill("web");
     wait_until("it is back among them", || netns("web") == netns("api"));
     run(&docker, "other", &["pausenet.network=podnet"]);
     watch.says("other: attached"); // in a round that has seen all that
-    talkers.iter_mut().for_each(Talker::answers);
+    clients.iter_mut().for_each(ConnectedContainer::answers);
     assert_eq!([is("api"), is("db")], living);
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "web", "api", "db", "other"]);
@@ -239,7 +240,7 @@ fn members_are_restarted_after_their_anchor_if_configured() {
         return;
     };
     let watch = Watcher::start(&docker, &["--restart-members"]);
-    docker.ctl(&[
+    docker.pausectl_ok(&[
         "docker",
         "up",
         "web",
@@ -251,7 +252,7 @@ fn members_are_restarted_after_their_anchor_if_configured() {
     for name in ["api", "db"] {
         docker.sleeper(name, "container:web");
     }
-    docker.ctl(&["docker", "publish", "web", "9090:90"]);
+    docker.pausectl_ok(&["docker", "publish", "web", "9090:90"]);
     docker.run(&["restart", "web"]);
     watch.says("web: has its network again (10.1.0.2); restarted into it: api, db");
     for name in ["web", "api", "db"] {
@@ -277,8 +278,8 @@ fn a_killed_watch_resumes_as_if_never_stopped() {
     };
     let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
-    let mut api = Talker::start(&docker, "api", "container:web", HOST);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
+    let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
     run(&docker, "gone", &["pausenet.network=podnet"]);
     watch.says("gone: attached");
     watch.kill();
@@ -318,7 +319,7 @@ fn a_daemon_that_restarts_with_its_containers_finds_them_attached() {
         return;
     };
     let watch = Watcher::start(&docker, &[]);
-    docker.ctl(&[
+    docker.pausectl_ok(&[
         "docker",
         "up",
         "web",
@@ -327,7 +328,7 @@ fn a_daemon_that_restarts_with_its_containers_finds_them_attached() {
         "--restart",
         "always",
     ]);
-    let _api = Talker::start(&docker, "api", "container:web", HOST);
+    let _api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
     run(&docker, "job", &["pausenet.network=podnet"]);
     watch.says("job: attached");
     docker.restart_daemon(); // everybody ends, and the anchor is started again
@@ -348,8 +349,8 @@ fn a_daemon_that_restarts_without_its_containers_changes_nothing() {
     };
     let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
-    docker.ctl(&["docker", "up", "web", "--network", "podnet"]);
-    let mut api = Talker::start(&docker, "api", "container:web", HOST);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
+    let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
     let (pid, state) = (docker.pid("web"), docker.view("web").state());
     docker.restart_daemon();
     watch.says("waiting for Docker");
@@ -376,12 +377,12 @@ fn watch_waits_for_docker_and_fails_with_once() {
     let watch = Watcher::start(&docker, &["--docker", "/not/there.sock"]);
     watch.says("waiting for Docker: Docker is not running: there is no socket at /not/there.sock");
     watch.stop();
-    let said = docker.ctl_err(
+    let said = docker.pausectl_fails(
         1,
         &["docker", "watch", "--once", "--docker", "/not/there.sock"],
     );
     assert!(said.contains("Docker is not running"), "{said}");
-    docker.ctl_err(2, &["docker", "watch", "--docker", "tcp://10.0.0.1:2375"]);
+    docker.pausectl_fails(2, &["docker", "watch", "--docker", "tcp://10.0.0.1:2375"]);
     docker.stop();
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
-use common::{Answer, Call, Container, STORES, World, allocated, podnet, with};
+use common::{Call, Container, PluginOutput, STORES, World, allocated, podnet, with};
 
 const MANY: usize = 40;
 
@@ -19,7 +19,7 @@ fn containers(world: &World, count: usize) -> Vec<Container> {
 }
 
 /// One call for each container, all at once.
-fn all_at_once(verb: &str, config: &Value, containers: &[Container]) -> Vec<Answer> {
+fn all_at_once(verb: &str, config: &Value, containers: &[Container]) -> Vec<PluginOutput> {
     std::thread::scope(|scope| {
         let calls: Vec<_> = containers
             .iter()
@@ -145,7 +145,7 @@ fn of_two_concurrent_adds_of_one_attachment_one_wins_and_the_other_changes_nothi
     let world = World::new();
     let container = world.container("x");
     let call = Call::new("ADD", &podnet()).netns(&container);
-    let answers: Vec<Answer> = std::thread::scope(|scope| {
+    let answers: Vec<PluginOutput> = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..6).map(|_| scope.spawn(|| call.run())).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });

@@ -23,9 +23,9 @@ fn delegated() -> Value {
 }
 
 /// A folder of plugins in which `my-ipam` writes down what it is asked, and then does this.
-struct Scripted(tempfile::TempDir);
+struct ScriptedPlugin(tempfile::TempDir);
 
-impl Scripted {
+impl ScriptedPlugin {
     fn new(then: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().display();
@@ -58,8 +58,8 @@ impl Scripted {
     }
 }
 
-fn answering() -> Scripted {
-    Scripted::new(&format!("[ $CNI_COMMAND != ADD ] || echo '{RESULT}'"))
+fn answering() -> ScriptedPlugin {
+    ScriptedPlugin::new(&format!("[ $CNI_COMMAND != ADD ] || echo '{RESULT}'"))
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn every_verb_is_delegated_unchanged() {
 fn a_delegate_s_error_keeps_its_code_and_message() {
     let refusal =
         r#"{"cniVersion": "1.1.0", "code": 11, "msg": "all gone", "details": "try later"}"#;
-    let delegate = Scripted::new(&format!("echo '{refusal}'; exit 1"));
+    let delegate = ScriptedPlugin::new(&format!("echo '{refusal}'; exit 1"));
     let world = World::new();
     let x = world.container("x");
     let before = world.snapshot();
@@ -161,7 +161,7 @@ fn check_reports_what_the_delegate_finds() {
     let delegate = answering();
     let result = delegate.call("ADD", &delegated()).netns(&x).run().ok();
     let refusal = r#"{"code": 999, "msg": "not mine"}"#;
-    let sour = Scripted::new(&format!("echo '{refusal}'; exit 1"));
+    let sour = ScriptedPlugin::new(&format!("echo '{refusal}'; exit 1"));
     let check = with(delegated(), json!({"prevResult": result}));
     let error = sour.call("CHECK", &check).netns(&x).run().err_code(999);
     assert!(
@@ -200,7 +200,7 @@ fn delegate_output_that_is_not_a_result_is_code_6_and_undone() {
         let world = World::new();
         let x = world.container("x");
         let before = world.snapshot();
-        let delegate = Scripted::new(answer);
+        let delegate = ScriptedPlugin::new(answer);
         let error = delegate
             .call("ADD", &delegated())
             .netns(&x)
@@ -220,7 +220,7 @@ fn a_result_without_an_address_is_refused_and_undone() {
     let world = World::new();
     let x = world.container("x");
     let before = world.snapshot();
-    let delegate = Scripted::new(r#"echo '{"cniVersion": "1.1.0"}'"#);
+    let delegate = ScriptedPlugin::new(r#"echo '{"cniVersion": "1.1.0"}'"#);
     delegate
         .call("ADD", &delegated())
         .netns(&x)
@@ -235,7 +235,7 @@ fn a_delegate_that_dies_is_reported() {
     let world = World::new();
     let x = world.container("x");
     for (then, word) in [("kill -9 $$", "signal"), ("exit 3", "exit status: 3")] {
-        let delegate = Scripted::new(then);
+        let delegate = ScriptedPlugin::new(then);
         let error = delegate
             .call("ADD", &delegated())
             .netns(&x)
@@ -361,7 +361,7 @@ fn static_addresses_come_from_the_config_and_the_request() {
         run("STATUS", &config).ok();
         run("DEL", &config).ok();
         assert!(x.link("eth0").is_none());
-        assert_eq!(common::nftables::elements_of("pausenet podnet x eth0"), 0);
+        assert_eq!(common::nftables::element_count("pausenet podnet x eth0"), 0);
         run("ADD", &config).ok();
         run(
             "GC",
@@ -369,7 +369,7 @@ fn static_addresses_come_from_the_config_and_the_request() {
         )
         .ok();
         assert!(x.link("eth0").is_none());
-        assert_eq!(common::nftables::elements_of("pausenet podnet x eth0"), 0);
+        assert_eq!(common::nftables::element_count("pausenet podnet x eth0"), 0);
     }
 }
 

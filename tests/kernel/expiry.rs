@@ -8,7 +8,7 @@ use pausenet::kernel::nft::{Change, Element, Kind, Nft, Set, Table, TableFamily}
 use serde_json::{Value, json};
 
 use crate::ports::{mapped, mapping};
-use common::nftables::{elements_of, ruleset};
+use common::nftables::{element_count, ruleset};
 use common::traffic::{HOST, listen, tcp};
 use common::wait::wait_until;
 use common::{World, added, call, podnet, run, with};
@@ -46,13 +46,13 @@ fn del_lets_elements_expire() {
     let config = with(mapped(), json!({"ipMasq": true}));
     let (x, result) = added(&world, &config, "x");
     let owner = "pausenet podnet x eth0";
-    assert!(elements_of(owner) > 1);
+    assert!(element_count(owner) > 1);
     let config = with(config, json!({"prevResult": result}));
 
     let news = news_of(|| {
         call("DEL", &config, &x).run().ok();
         // Not a moment later than the answer.
-        assert_eq!(elements_of(owner), 0);
+        assert_eq!(element_count(owner), 0);
     });
 
     if news.contains("delete element") && is_older_than(6, 12) {
@@ -89,7 +89,7 @@ fn del_removes_elements_that_cannot_expire() {
     run("nft", ["-f", file.path().to_str().unwrap()]);
     let before = ruleset();
     let (x, result) = added(&world, &masqueraded(), "x");
-    assert_eq!(elements_of("pausenet podnet x eth0"), 1);
+    assert_eq!(element_count("pausenet podnet x eth0"), 1);
 
     let config = with(masqueraded(), json!({"prevResult": result}));
     call("DEL", &config, &x).run().ok();

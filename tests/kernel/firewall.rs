@@ -10,12 +10,12 @@ use pausenet::plan::{Families, HOST_END_START};
 use serde_json::{Value, json};
 
 use common::firewall::{
-    PROGRAMS, Scene, br_netfilter, docker_user, dual_stack, iptables, off, routed, rules_of,
-    without_ports,
+    FirewalledPods, PROGRAMS, br_netfilter, docker_user_rules, dual_stack, expected_rules,
+    iptables, off, routed, without_ports,
 };
 use common::nftables::ruleset;
 use common::programs;
-use common::traffic::{listen, tcp, tcp_is_cut};
+use common::traffic::{listen, tcp, tcp_is_blocked};
 use common::{Call, World, added, call, lab, podnet, run, with};
 
 /// A world with a node whose firewall is as Docker makes it, for the programs' families.
@@ -58,7 +58,7 @@ fn pods_on_a_bridge_reach_each_other_the_outside_and_their_published_ports() {
         };
         // Where frames between ports are asked about too, a policy of DROP cuts neighbours off.
         let there = br_netfilter(value);
-        Scene::new(&world, &dual_stack()).works();
+        FirewalledPods::new(&world, &dual_stack()).assert_reachable();
         if !there {
             return lab::skip_for_the_kernel("br_netfilter");
         }
@@ -70,7 +70,7 @@ fn routed_pods_reach_each_other_the_outside_and_their_published_ports() {
     let Some(world) = docker_host(&PROGRAMS) else {
         return;
     };
-    Scene::new(&world, &routed(dual_stack())).works();
+    FirewalledPods::new(&world, &routed(dual_stack())).assert_reachable();
 }
 
 #[test]
@@ -79,10 +79,10 @@ fn without_accept_rules_the_host_drops_pod_traffic() {
         let Some(world) = docker_host(&PROGRAMS) else {
             return;
         };
-        let scene = Scene::new(&world, &config);
-        scene.is_cut();
+        let pods = FirewalledPods::new(&world, &config);
+        pods.assert_blocked();
         for program in PROGRAMS {
-            assert_eq!(docker_user(program), ["-j RETURN"]);
+            assert_eq!(docker_user_rules(program), ["-j RETURN"]);
         }
     }
 }
@@ -103,7 +103,10 @@ fn frames_on_a_layer_2_network_pass_too() {
     let server = listen(Some(&y), "10.9.0.3:7000");
     tcp(&server, Some(&x), "10.9.0.3:7000");
     for program in PROGRAMS {
-        assert_eq!(docker_user(program)[..3], rules_of("cni0", "switch"));
+        assert_eq!(
+            docker_user_rules(program)[..3],
+            expected_rules("cni0", "switch")
+        );
     }
 }
 
@@ -133,26 +136,26 @@ fn iptables_saves_and_restores_the_rules_and_they_are_not_added_twice() {
             format!("{to} DNAT {}", comment("mapped to")),
         ]
     };
-    let mut expected = [(); 2].map(|()| Vec::from(rules_of("cni0", "podnet")));
+    let mut expected = [(); 2].map(|()| Vec::from(expected_rules("cni0", "podnet")));
     for (family, subnet) in [(0, "10.2.0.0/22"), (0, "10.3.0.0/29"), (1, "fd02::/64")] {
         expected[family].extend(behind(subnet, subnet));
     }
     for (program, mut expected) in PROGRAMS.into_iter().zip(expected) {
         expected.push("-j RETURN".to_owned());
-        assert_eq!(docker_user(program), expected);
+        assert_eq!(docker_user_rules(program), expected);
 
         let save = || run(&format!("{program}-save"), ["-t", "filter"]);
         let saved = save();
         std::fs::write("/run/saved", &saved).unwrap();
         iptables(program, "-F DOCKER-USER");
         run(&format!("{program}-restore"), ["/run/saved"]);
-        assert_eq!(docker_user(program), expected);
+        assert_eq!(docker_user_rules(program), expected);
     }
     // They are in iptables' own form now.
     added(&world, &without_ports(), "z");
     added(&world, &routed(with(without_ports(), othernet)), "w");
-    assert_eq!(docker_user(PROGRAMS[0]).len(), 10);
-    assert_eq!(docker_user(PROGRAMS[1]).len(), 7);
+    assert_eq!(docker_user_rules(PROGRAMS[0]).len(), 10);
+    assert_eq!(docker_user_rules(PROGRAMS[1]).len(), 7);
 }
 
 #[test]
@@ -165,11 +168,11 @@ fn iptables_deletes_each_rule_as_printed() {
         "ranges": [[{"subnet": "10.2.0.0/22"}], [{"subnet": "fd02::/60"}]]}});
     added(&world, &routed(with(without_ports(), othernet)), "y");
     for program in PROGRAMS {
-        for rule in docker_user(program) {
+        for rule in docker_user_rules(program) {
             // A shell takes the quotes away.
             run("sh", ["-c", &format!("{program} -D DOCKER-USER {rule}")]);
         }
-        assert_eq!(docker_user(program), [""; 0]);
+        assert_eq!(docker_user_rules(program), [""; 0]);
     }
 }
 
@@ -180,17 +183,17 @@ fn a_user_s_drop_rule_wins_whether_added_before_or_after() {
     };
     let drop = "-s 10.1.0.3/32 -j DROP";
     iptables("iptables-nft", &format!("-I DOCKER-USER {drop}"));
-    let scene = Scene::new(&world, &dual_stack());
-    let server = listen(Some(&scene.outside), "192.0.2.2:7000");
-    tcp(&server, Some(&scene.pod), "192.0.2.2:7000");
-    tcp_is_cut(Some(&scene.neighbour), "192.0.2.2:7000");
-    assert_eq!(docker_user("iptables-nft")[0], drop);
+    let pods = FirewalledPods::new(&world, &dual_stack());
+    let server = listen(Some(&pods.outside), "192.0.2.2:7000");
+    tcp(&server, Some(&pods.pod), "192.0.2.2:7000");
+    tcp_is_blocked(Some(&pods.neighbour), "192.0.2.2:7000");
+    assert_eq!(docker_user_rules("iptables-nft")[0], drop);
 
     iptables("iptables-nft", "-I DOCKER-USER -d 192.0.2.2 -j DROP");
-    tcp_is_cut(Some(&scene.pod), "192.0.2.2:7000");
+    tcp_is_blocked(Some(&pods.pod), "192.0.2.2:7000");
     // And still does when a pod comes.
     added(&world, &without_ports(), "later");
-    tcp_is_cut(Some(&scene.pod), "192.0.2.2:7000");
+    tcp_is_blocked(Some(&pods.pod), "192.0.2.2:7000");
 }
 
 #[test]
@@ -206,8 +209,8 @@ fn concurrent_adds_add_the_rules_once() {
         }
     });
     for program in PROGRAMS {
-        let rules = docker_user(program);
-        assert_eq!(rules[..3], rules_of("cni0", "podnet"));
+        let rules = docker_user_rules(program);
+        assert_eq!(rules[..3], expected_rules("cni0", "podnet"));
         assert_eq!(rules[3..], ["-j RETURN"]);
     }
 }
@@ -220,9 +223,9 @@ fn rules_are_appended_to_a_chain_without_a_return() {
     iptables("iptables-nft", "-F DOCKER-USER");
     iptables("iptables-nft", "-A DOCKER-USER -s 192.0.2.9 -j DROP");
     added(&world, &without_ports(), "x");
-    let rules = docker_user("iptables-nft");
+    let rules = docker_user_rules("iptables-nft");
     assert_eq!(rules[0], "-s 192.0.2.9/32 -j DROP");
-    assert_eq!(rules[1..], rules_of("cni0", "podnet"));
+    assert_eq!(rules[1..], expected_rules("cni0", "podnet"));
 }
 
 #[test]
@@ -240,7 +243,7 @@ fn deleted_rules_come_back_with_the_next_add() {
         .into_iter()
         .enumerate()
     {
-        let before = PROGRAMS.map(|program| docker_user(program));
+        let before = PROGRAMS.map(|program| docker_user_rules(program));
         run("sh", ["-c", command]);
 
         let error = check.run().err_code(102);
@@ -254,7 +257,7 @@ fn deleted_rules_come_back_with_the_next_add() {
         check.run().ok();
         let as_set = |rules: Vec<String>| rules.into_iter().collect::<BTreeSet<_>>();
         for (program, before) in PROGRAMS.into_iter().zip(before) {
-            let (now, mut before) = (as_set(docker_user(program)), as_set(before));
+            let (now, mut before) = (as_set(docker_user_rules(program)), as_set(before));
             if command == flush && program == "ip6tables-nft" {
                 before.remove("-j RETURN");
             }
@@ -270,7 +273,7 @@ fn a_table_without_the_chain_is_left_alone_and_check_and_del_succeed() {
     };
     let config = with(without_ports(), json!({"ipMasq": false}));
     let (x, result) = added(&world, &config, "x");
-    assert_eq!(docker_user("iptables-nft").len(), 4);
+    assert_eq!(docker_user_rules("iptables-nft").len(), 4);
     assert!(!ruleset().contains("ip6"), "{}", ruleset());
     let config = with(config, json!({"prevResult": result}));
     call("CHECK", &config, &x).run().ok();
@@ -291,11 +294,11 @@ fn a_del_and_an_add_that_fails_leave_the_network_s_rules() {
         return;
     };
     let (x, _) = added(&world, &without_ports(), "x");
-    let before = PROGRAMS.map(|program| docker_user(program));
+    let before = PROGRAMS.map(|program| docker_user_rules(program));
     call("ADD", &without_ports(), &x).run().err_code(100);
-    assert_eq!(PROGRAMS.map(|program| docker_user(program)), before);
+    assert_eq!(PROGRAMS.map(|program| docker_user_rules(program)), before);
     call("DEL", &without_ports(), &x).run().ok();
-    assert_eq!(PROGRAMS.map(|program| docker_user(program)), before);
+    assert_eq!(PROGRAMS.map(|program| docker_user_rules(program)), before);
 }
 
 #[test]
@@ -313,12 +316,15 @@ fn gc_of_a_network_without_attachments_removes_only_its_rules() {
     };
     gc(json!([{"containerID": "x", "ifname": "eth0"}]));
     for program in PROGRAMS {
-        assert_eq!(docker_user(program)[..3], rules_of("cni0", "podnet"));
+        assert_eq!(
+            docker_user_rules(program)[..3],
+            expected_rules("cni0", "podnet")
+        );
     }
     gc(json!([]));
     for program in PROGRAMS {
-        let rules = docker_user(program);
-        assert_eq!(rules[..3], rules_of("cni1", "podnet2"));
+        let rules = docker_user_rules(program);
+        assert_eq!(rules[..3], expected_rules("cni1", "podnet2"));
         assert_eq!(rules[3..], ["-j RETURN"]);
     }
 }
@@ -353,7 +359,7 @@ fn the_firewall_key_is_auto_or_off_and_ignored_under_reference_names() {
     for value in [json!(null), json!(""), json!("auto")] {
         let config = with(without_ports(), json!({"firewall": value}));
         call("ADD", &config, &x).run().ok();
-        assert_eq!(docker_user("iptables-nft").len(), 4);
+        assert_eq!(docker_user_rules("iptables-nft").len(), 4);
         call("DEL", &config, &x).run().ok();
     }
 }
@@ -423,8 +429,8 @@ fn the_suggested_commands_unblock_a_dropping_chain() {
             "nft",
             ["add rule inet mine f counter reject with icmpx admin-prohibited"],
         );
-        let scene = Scene::new(&world, &config);
-        scene.is_cut();
+        let pods = FirewalledPods::new(&world, &config);
+        pods.assert_blocked();
         let link = |subnet: &str| HostLink::HostEnds(subnet.parse().unwrap());
         let passages = match config["mode"].as_str() {
             None => vec![bridge_passage()],
@@ -441,7 +447,7 @@ fn the_suggested_commands_unblock_a_dropping_chain() {
                 run("sh", ["-c", command]);
             }
         }
-        scene.works();
+        pods.assert_reachable();
         assert_eq!(told::obstacles(&passages).unwrap(), []);
     }
 }

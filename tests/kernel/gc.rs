@@ -7,10 +7,10 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, call_as};
-use common::nftables::elements_of;
+use common::nftables::element_count;
 use common::{
-    Answer, Call, Container, GROUP, HOST_END, STORES, World, added, allocated, ip, podnet, run,
-    with,
+    Call, Container, GROUP, HOST_END, PluginOutput, STORES, World, added, allocated, ip, podnet,
+    run, with,
 };
 
 /// Addresses, masquerade, ports and the MAC check: all that an attachment can have.
@@ -23,7 +23,7 @@ fn mapped(port: u16) -> Value {
     with(everything(), json!({"runtimeConfig": runtime}))
 }
 
-fn gc(config: &Value, valid: Value) -> Answer {
+fn gc(config: &Value, valid: Value) -> PluginOutput {
     let list = json!({"cni.dev/valid-attachments": valid});
     Call::new("GC", &with(config.clone(), list)).run()
 }
@@ -44,7 +44,7 @@ fn assert_there(world: &World, container: &Container, ip: &str, there: bool) {
     assert_eq!(has_link, there, "the host end of {name}");
     assert_eq!(container.link("eth0").is_some(), there, "eth0 of {name}");
     assert_eq!(
-        elements_of(&alias),
+        element_count(&alias),
         if there { 6 } else { 0 },
         "elements of {name}"
     );
@@ -120,7 +120,7 @@ fn gc_removes_the_leftovers_of_dead_containers() {
     let world = World::new();
     let (a, _) = added(&world, &mapped(8080), "a");
     a.ip("link del eth0");
-    assert_eq!(elements_of("pausenet podnet a eth0"), 6);
+    assert_eq!(element_count("pausenet podnet a eth0"), 6);
     assert_eq!(allocated("podnet"), ["10.1.0.2"]);
 
     gc(&everything(), json!([])).ok();
@@ -198,7 +198,7 @@ fn gc_leaves_other_networks_and_foreign_links_alone() {
 
     assert_eq!(world.snapshot(), before);
     assert_eq!(common::nftables::ruleset(), rules);
-    assert_eq!(elements_of("pausenet othernet b eth0"), 6);
+    assert_eq!(element_count("pausenet othernet b eth0"), 6);
 }
 
 /// The address cannot be freed; link and elements go all the same, and the error is told.
@@ -216,7 +216,7 @@ fn gc_continues_after_errors_and_reports_them() {
         "{error}"
     );
     assert!(a.link("eth0").is_none());
-    assert_eq!(elements_of("pausenet podnet a eth0"), 0);
+    assert_eq!(element_count("pausenet podnet a eth0"), 0);
     run("mount", ["-o", "remount,bind,rw", STORES]);
     gc(&everything(), json!([])).ok();
     assert!(allocated("podnet").is_empty());
@@ -232,7 +232,7 @@ fn a_missing_ipam_plugin_does_not_stop_gc() {
 
     assert!(error["msg"].as_str().unwrap().contains("gone"), "{error}");
     assert!(a.link("eth0").is_none());
-    assert_eq!(elements_of("pausenet podnet a eth0"), 0);
+    assert_eq!(element_count("pausenet podnet a eth0"), 0);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn gc_works_under_the_names_bridge_and_ptp() {
         call_alone(plugin, "GC", &with(config, list)).run().ok();
         assert!(x.link("eth0").is_none());
         assert!(allocated("podnet").is_empty());
-        assert_eq!(elements_of("pausenet podnet x eth0"), 0);
+        assert_eq!(element_count("pausenet podnet x eth0"), 0);
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use common::{Answer, Call, HOST_END, World, allocated, podnet};
+use common::{Call, HOST_END, PluginOutput, World, allocated, podnet};
 
 /// Far longer than any call takes, so that one that hangs fails here and not in CI's patience.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Waits for a process that may hang.
 #[track_caller]
-fn finish(mut child: Child) -> Answer {
+fn finish(mut child: Child) -> PluginOutput {
     let deadline = Instant::now() + LIMIT;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
@@ -23,7 +23,7 @@ fn finish(mut child: Child) -> Answer {
         }
         std::thread::yield_now();
     }
-    Answer(child.wait_with_output().unwrap())
+    PluginOutput(child.wait_with_output().unwrap())
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use common::nftables::{elements_of, ruleset};
-use common::traffic::{HOST, at, bind, listen, tcp, udp};
-use common::{Call, STORES, World, added, beyond, call, podnet, run, set_sysctl, with};
+use common::nftables::{element_count, ruleset};
+use common::traffic::{HOST, bind, inside, listen, tcp, udp};
+use common::{Call, STORES, World, added, call, outside_host, podnet, run, set_sysctl, with};
 
 fn dual_stack() -> Value {
     let ipam = json!({"type": "host-local",
@@ -41,7 +41,7 @@ fn with_and_without_br_netfilter(test: impl Fn()) {
 #[test]
 fn traffic_leaving_the_subnet_is_masqueraded() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let (x, _) = added(&world, &dual_stack(), "x");
     let (y, _) = added(&world, &with(othernet(), json!({"ipMasq": false})), "y");
     for (any, server, node, plain) in [
@@ -87,10 +87,10 @@ fn multicast_keeps_its_source_address() {
     let receiver4 = bind(Some(&y), "0.0.0.0:7000");
     let group4 = Ipv4Addr::new(224, 0, 0, 251);
     let here = Ipv4Addr::new(10, 1, 0, 3);
-    at(Some(&y), || receiver4.join_multicast_v4(&group4, &here)).unwrap();
+    inside(Some(&y), || receiver4.join_multicast_v4(&group4, &here)).unwrap();
     let receiver6 = bind(Some(&y), "[::]:7001");
     let group6: Ipv6Addr = "ff02::123".parse().unwrap();
-    at(Some(&y), || receiver6.join_multicast_v6(&group6, index)).unwrap();
+    inside(Some(&y), || receiver6.join_multicast_v6(&group6, index)).unwrap();
     with_and_without_br_netfilter(|| {
         bind(Some(&x), "10.1.0.2:0")
             .send_to(&[1], (group4, 7000))
@@ -111,7 +111,7 @@ fn source(receiver: &UdpSocket) -> String {
 #[test]
 fn every_address_of_a_container_is_masqueraded_outside_its_own_subnet() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]);
     let ipam = json!({"type": "host-local", "ranges": ranges});
     let config = with(dual_stack(), json!({"ipam": ipam}));
@@ -131,13 +131,13 @@ fn every_address_of_a_container_is_masqueraded_outside_its_own_subnet() {
         tcp(&neighbour, Some(&x), "10.2.0.3:7000").to_string(),
         "10.2.0.2"
     );
-    assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+    assert_eq!(element_count("pausenet podnet x eth0"), 2);
 }
 
 #[test]
 fn two_networks_are_masqueraded_independently() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let (x, _) = added(&world, &dual_stack(), "x");
     let (y, _) = added(&world, &othernet(), "y");
     let server = listen(Some(&outside), "192.0.2.2:7000");
@@ -154,7 +154,7 @@ fn two_networks_are_masqueraded_independently() {
         tcp(&server, Some(&x), "192.0.2.2:7000").to_string(),
         "192.0.2.1"
     );
-    assert_eq!(elements_of("pausenet othernet y eth0"), 0);
+    assert_eq!(element_count("pausenet othernet y eth0"), 0);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn del_restores_nftables_except_shared_objects() {
             call("DEL", &dual_stack(), &first).run().ok();
             let before = ruleset();
             let (x, result) = added(&world, &dual_stack(), "x");
-            assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+            assert_eq!(element_count("pausenet podnet x eth0"), 2);
             let prev = if with_result { result } else { json!(null) };
             let del = call("DEL", &with(dual_stack(), json!({"prevResult": prev})), &x);
             break_it();
@@ -221,7 +221,7 @@ fn del_restores_nftables_except_shared_objects() {
 #[test]
 fn del_keeps_the_masquerade_of_other_containers() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let (x, result) = added(&world, &dual_stack(), "x");
     let (y, _) = added(&world, &dual_stack(), "y");
 
@@ -238,7 +238,7 @@ fn del_keeps_the_masquerade_of_other_containers() {
 #[test]
 fn add_after_a_flushed_ruleset_is_masqueraded() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     added(&world, &dual_stack(), "x");
     run("nft", ["flush", "ruleset"]);
 
@@ -310,10 +310,10 @@ fn a_killed_add_leaves_no_element_after_the_next_add_and_del() {
 
     let result = call("ADD", &dual_stack(), &x).run().ok();
 
-    assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+    assert_eq!(element_count("pausenet podnet x eth0"), 2);
     let config = with(dual_stack(), json!({"prevResult": result}));
     call("DEL", &config, &x).run().ok();
-    assert_eq!(elements_of("pausenet podnet x eth0"), 0);
+    assert_eq!(element_count("pausenet podnet x eth0"), 0);
 }
 
 /// A gives X back, B is given X, and only then does A's DEL come.
@@ -321,7 +321,7 @@ fn a_killed_add_leaves_no_element_after_the_next_add_and_del() {
 fn a_late_del_keeps_the_masquerade_of_the_address_s_new_holder() {
     for with_result in [true, false] {
         let world = World::new();
-        let outside = beyond(&world, 2);
+        let outside = outside_host(&world, 2);
         let (a, result) = added(&world, &dual_stack(), "a");
         for address in ["10.1.0.2", "fd00::2"] {
             fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use common::nftables::elements_of;
-use common::traffic::{HOST, listen, tcp, tcp_is_cut};
+use common::nftables::element_count;
+use common::traffic::{HOST, listen, tcp, tcp_is_blocked};
 use common::{Container, STORES, World, added, allocated, call, podnet, run, set_sysctl, with};
 
 #[test]
@@ -25,7 +25,7 @@ fn isolated_pods_reach_the_host_and_open_pods_and_not_each_other() {
     tcp(&at_z, Some(&x), "10.1.0.4:7000");
     tcp(&at_x, Some(&z), "10.1.0.2:7000");
     tcp(&at_x, HOST, "10.1.0.2:7000");
-    tcp_is_cut(Some(&y), "10.1.0.2:7000");
+    tcp_is_blocked(Some(&y), "10.1.0.2:7000");
 
     // That is what the key does, and CHECK knows it.
     let check = call("CHECK", &with(isolated, json!({"prevResult": result})), &x);
@@ -162,7 +162,7 @@ fn a_duplicate_address_on_the_bridge_fails_add_and_undoes_everything() {
     );
     assert_eq!(x.state().links, inside.links);
     assert!(allocated("podnet").is_empty());
-    assert_eq!(elements_of("pausenet podnet x eth0"), 0);
+    assert_eq!(element_count("pausenet podnet x eth0"), 0);
     assert!(
         fs::read_dir(Path::new(STORES).join("podnet"))
             .unwrap()

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use common::programs;
 use common::traffic::{HOST, listen, tcp};
 use common::wait::wait_until;
-use common::{Answer, Call, Container, HOST_END, World, allocated, ip, podnet, run, with};
+use common::{Call, Container, HOST_END, PluginOutput, World, allocated, ip, podnet, run, with};
 
 /// Numbers up to this one are not given again (the kernel's RESERVED_PIDS).
 const RESERVED: u32 = 300;
@@ -109,7 +109,7 @@ impl Processes {
     }
 
     /// A call of the plugin by somebody who sees these processes.
-    fn run(&self, call: &Call) -> Answer {
+    fn run(&self, call: &Call) -> PluginOutput {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.init));
         command.args(["--pid", "--mount", "--"]);
@@ -155,7 +155,7 @@ fn pid_max_is_per_namespace() -> bool {
 }
 
 /// Two attachments, the second by the number that the first one's process had.
-struct Scene {
+struct ReusedPid {
     world: World,
     processes: Processes,
     pid: u32,
@@ -171,45 +171,45 @@ enum Survivors {
     One,
 }
 
-impl Scene {
+impl ReusedPid {
     /// The first is attached, and its anchor has died.
     fn new(survivors: Survivors) -> Self {
         let world = World::new();
         let mut processes = Processes::new();
         let pid = processes.anchor();
-        let mut scene = Self {
+        let mut setup = Self {
             world,
             processes,
             pid,
             result: Value::Null,
         };
-        scene.result = scene.call("ADD", "c1").ok();
+        setup.result = setup.call("ADD", "c1").ok();
         if survivors == Survivors::One {
             let joined = format!("nsenter --net=/proc/{pid}/ns/net");
-            scene.processes.start(&joined);
+            setup.processes.start(&joined);
         }
-        scene.processes.kill(pid);
+        setup.processes.kill(pid);
         if survivors == Survivors::None {
             wait_until("the namespace ends", || {
-                scene.world.link(HOST_END).is_none()
+                setup.world.link(HOST_END).is_none()
             });
         }
-        scene
+        setup
     }
 
     /// And the second has got its number, and is attached.
     fn reused(survivors: Survivors) -> Self {
-        let mut scene = Self::new(survivors);
-        scene.processes.start_as(scene.pid, "unshare --net");
-        scene.call("ADD", "c2").ok();
-        scene
+        let mut setup = Self::new(survivors);
+        setup.processes.start_as(setup.pid, "unshare --net");
+        setup.call("ADD", "c2").ok();
+        setup
     }
 
-    fn call(&self, verb: &str, id: &str) -> Answer {
+    fn call(&self, verb: &str, id: &str) -> PluginOutput {
         self.call_with(verb, id, podnet())
     }
 
-    fn call_with(&self, verb: &str, id: &str, config: Value) -> Answer {
+    fn call_with(&self, verb: &str, id: &str, config: Value) -> PluginOutput {
         let call = Call::new(verb, &config)
             .id(id)
             .var("CNI_NETNS", format!("/proc/{}/ns/net", self.pid));
@@ -220,7 +220,7 @@ impl Scene {
         with(podnet(), json!({"prevResult": self.result}))
     }
 
-    /// Who has the number now.
+    /// The container whose process has the PID now.
     fn holder(&self) -> Container {
         self.processes.view(self.pid)
     }
@@ -229,12 +229,12 @@ impl Scene {
 #[test]
 fn check_names_the_pod_that_a_reused_pid_leads_to() {
     for survivors in [Survivors::None, Survivors::One] {
-        let scene = Scene::reused(survivors);
-        let error = scene
-            .call_with("CHECK", "c1", scene.with_result())
+        let setup = ReusedPid::reused(survivors);
+        let error = setup
+            .call_with("CHECK", "c1", setup.with_result())
             .err_code(102);
         let said = error["msg"].as_str().unwrap();
-        let path = format!("/proc/{}/ns/net leads to another namespace", scene.pid);
+        let path = format!("/proc/{}/ns/net leads to another namespace", setup.pid);
         for words in [path.as_str(), "container c2"] {
             assert!(said.contains(words), "{said}");
         }
@@ -245,10 +245,10 @@ fn check_names_the_pod_that_a_reused_pid_leads_to() {
 
 #[test]
 fn check_hints_at_a_reused_pid_when_its_netns_has_no_attachment() {
-    let mut scene = Scene::new(Survivors::One);
-    scene.processes.start_as(scene.pid, "unshare --net");
-    let error = scene
-        .call_with("CHECK", "c1", scene.with_result())
+    let mut setup = ReusedPid::new(Survivors::One);
+    setup.processes.start_as(setup.pid, "unshare --net");
+    let error = setup
+        .call_with("CHECK", "c1", setup.with_result())
         .err_code(102);
     let said = error["msg"].as_str().unwrap();
     assert!(said.contains("eth0 is gone"), "{said}");
@@ -261,22 +261,22 @@ fn check_hints_at_a_reused_pid_when_its_netns_has_no_attachment() {
 fn del_by_a_reused_pid_removes_only_its_own_attachment() {
     for survivors in [Survivors::None, Survivors::One] {
         for with_result in [true, false] {
-            let scene = Scene::reused(survivors);
-            let before = scene.holder().state();
+            let setup = ReusedPid::reused(survivors);
+            let before = setup.holder().state();
             assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
             let config = if with_result {
-                scene.with_result()
+                setup.with_result()
             } else {
                 podnet()
             };
 
-            scene.call_with("DEL", "c1", config).ok();
+            setup.call_with("DEL", "c1", config).ok();
 
-            assert_eq!(scene.holder().state(), before);
+            assert_eq!(setup.holder().state(), before);
             assert_eq!(allocated("podnet"), ["10.1.0.3"]);
-            assert!(scene.world.link(HOST_END).is_none());
+            assert!(setup.world.link(HOST_END).is_none());
             let server = listen(HOST, "10.1.0.1:7000");
-            let seen = tcp(&server, Some(&scene.holder()), "10.1.0.1:7000");
+            let seen = tcp(&server, Some(&setup.holder()), "10.1.0.1:7000");
             assert_eq!(seen.to_string(), "10.1.0.3");
         }
     }
@@ -286,16 +286,16 @@ fn del_by_a_reused_pid_removes_only_its_own_attachment() {
 /// what a plugin before us may have left inside.
 #[test]
 fn del_by_a_reused_pid_keeps_the_same_address_on_another_network() {
-    let mut scene = Scene::new(Survivors::None);
-    scene.processes.start_as(scene.pid, "unshare --net");
+    let mut setup = ReusedPid::new(Survivors::None);
+    setup.processes.start_as(setup.pid, "unshare --net");
     let other = with(podnet(), json!({"name": "othernet", "bridge": "cni1"}));
-    scene.call_with("ADD", "c2", other).ok();
-    let before = scene.holder().state();
-    assert_eq!(scene.holder().addresses("eth0"), ["10.1.0.2/24"]);
+    setup.call_with("ADD", "c2", other).ok();
+    let before = setup.holder().state();
+    assert_eq!(setup.holder().addresses("eth0"), ["10.1.0.2/24"]);
 
-    scene.call("DEL", "c1").ok();
+    setup.call("DEL", "c1").ok();
 
-    assert_eq!(scene.holder().state(), before);
+    assert_eq!(setup.holder().state(), before);
     assert!(allocated("podnet").is_empty());
     assert_eq!(allocated("othernet"), ["10.1.0.2"]);
 }
@@ -303,9 +303,9 @@ fn del_by_a_reused_pid_keeps_the_same_address_on_another_network() {
 /// And not even one whom another plugin has wired, on a bridge of its own.
 #[test]
 fn del_by_a_reused_pid_keeps_another_plugin_s_interface_with_the_same_address() {
-    let mut scene = Scene::new(Survivors::None);
-    scene.processes.start_as(scene.pid, "unshare --net");
-    let holder = scene.holder();
+    let mut setup = ReusedPid::new(Survivors::None);
+    setup.processes.start_as(setup.pid, "unshare --net");
+    let holder = setup.holder();
     ip("link add br9 up type bridge");
     // The name of a file is what ip takes for a namespace's.
     run(
@@ -316,7 +316,7 @@ fn del_by_a_reused_pid_keeps_another_plugin_s_interface_with_the_same_address() 
     ip("-n holder addr add 10.1.0.2/24 dev eth0");
     let before = holder.state();
 
-    scene.call("DEL", "c1").ok();
+    setup.call("DEL", "c1").ok();
 
     assert_eq!(holder.state(), before);
     assert!(allocated("podnet").is_empty());
@@ -326,18 +326,18 @@ fn del_by_a_reused_pid_keeps_another_plugin_s_interface_with_the_same_address() 
 #[test]
 fn a_pid_reused_on_the_host_is_neither_attached_nor_detached() {
     for survivors in [Survivors::None, Survivors::One] {
-        let mut scene = Scene::new(survivors);
-        scene.processes.start_as(scene.pid, "");
+        let mut setup = ReusedPid::new(survivors);
+        setup.processes.start_as(setup.pid, "");
         // One that the container's would be taken for.
         ip("link add eth0 type veth peer name eth0peer");
         ip("addr add 10.1.0.2/32 dev eth0");
 
-        let error = scene
-            .call_with("CHECK", "c1", scene.with_result())
+        let error = setup
+            .call_with("CHECK", "c1", setup.with_result())
             .err_code(102);
         let said = error["msg"].as_str().unwrap();
         assert!(said.contains("the host's own network namespace"), "{said}");
-        let error = scene.call("ADD", "c2").err_code(8);
+        let error = setup.call("ADD", "c2").err_code(8);
         assert!(
             error["msg"]
                 .as_str()
@@ -346,46 +346,46 @@ fn a_pid_reused_on_the_host_is_neither_attached_nor_detached() {
         );
         assert_eq!(allocated("podnet"), ["10.1.0.2"]);
 
-        scene.call("DEL", "c1").ok();
+        setup.call("DEL", "c1").ok();
 
-        assert_eq!(scene.world.addresses("eth0"), ["10.1.0.2/32"]);
+        assert_eq!(setup.world.addresses("eth0"), ["10.1.0.2/32"]);
         assert!(allocated("podnet").is_empty());
-        assert!(scene.world.link(HOST_END).is_none());
+        assert!(setup.world.link(HOST_END).is_none());
     }
 }
 
 #[test]
 fn add_names_a_dead_pid_and_del_succeeds_without_it() {
-    let scene = Scene::new(Survivors::One);
-    let path = format!("/proc/{}/ns/net", scene.pid);
+    let setup = ReusedPid::new(Survivors::One);
+    let path = format!("/proc/{}/ns/net", setup.pid);
     for (verb, id) in [("ADD", "c2"), ("CHECK", "c1")] {
-        let error = scene.call_with(verb, id, scene.with_result()).err_code(8);
+        let error = setup.call_with(verb, id, setup.with_result()).err_code(8);
         let said = error["msg"].as_str().unwrap();
         assert!(said.contains(&path), "{said}");
     }
-    scene.call("DEL", "c1").ok();
-    assert!(scene.world.link(HOST_END).is_none());
+    setup.call("DEL", "c1").ok();
+    assert!(setup.world.link(HOST_END).is_none());
     assert!(allocated("podnet").is_empty());
 }
 
 /// The anchor was restarted: the same container, the same number, another namespace.
 #[test]
 fn a_container_is_attached_again_by_the_same_pid() {
-    let mut scene = Scene::new(Survivors::None);
-    scene.processes.start_as(scene.pid, "unshare --net");
+    let mut setup = ReusedPid::new(Survivors::None);
+    setup.processes.start_as(setup.pid, "unshare --net");
     // Without a DEL: the old namespace took the interface along.
-    let result = scene.call("ADD", "c1").ok();
+    let result = setup.call("ADD", "c1").ok();
     assert_eq!(allocated("podnet").len(), 1);
     let config = with(podnet(), json!({"prevResult": result}));
-    scene.call_with("CHECK", "c1", config).ok();
+    setup.call_with("CHECK", "c1", config).ok();
 
     // While somebody lives in the old one, it keeps the network, and ADD says so.
-    let mut scene = Scene::new(Survivors::One);
-    scene.processes.start_as(scene.pid, "unshare --net");
-    scene.call("ADD", "c1").err_code(100);
-    assert!(scene.holder().link("eth0").is_none());
-    scene.call("DEL", "c1").ok();
-    scene.call("ADD", "c1").ok();
-    assert_eq!(scene.holder().addresses("eth0").len(), 1);
+    let mut setup = ReusedPid::new(Survivors::One);
+    setup.processes.start_as(setup.pid, "unshare --net");
+    setup.call("ADD", "c1").err_code(100);
+    assert!(setup.holder().link("eth0").is_none());
+    setup.call("DEL", "c1").ok();
+    setup.call("ADD", "c1").ok();
+    assert_eq!(setup.holder().addresses("eth0").len(), 1);
     assert_eq!(allocated("podnet").len(), 1);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use common::programs;
-use common::{Answer, Call, Container};
+use common::{Call, Container, PluginOutput};
 
 /// A folder like /opt/cni/bin, in which the built binary has all its names.
 pub fn folder() -> PathBuf {
@@ -44,7 +44,7 @@ pub fn script(folder: &Path, name: &str, text: &str) {
 }
 
 /// Runs a call by way of another program: `setpriv`, `strace`.
-pub fn under(wrapper: &[&str], call: &Call) -> Answer {
+pub fn under(wrapper: &[&str], call: &Call) -> PluginOutput {
     let inner = call.command();
     let mut outer = call.clone().program(wrapper[0]).command();
     outer.args(&wrapper[1..]).arg("--").arg(inner.get_program());

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, call_as, folder};
-use common::nftables::{elements_of, ruleset};
+use common::nftables::{element_count, ruleset};
 use common::traffic::{HOST, bind, listen, tcp, udp};
-use common::{Call, Container, STORES, World, beyond, call, lab, podnet, run, with};
+use common::{Call, Container, STORES, World, call, lab, outside_host, podnet, run, with};
 
 const OWNER: &str = "portmap podnet x eth0";
 
 /// What wires the container, by the name `bridge`, in this version.
-struct Wirer {
+struct OtherPlugin {
     plugins: PathBuf,
     version: &'static str,
 }
 
-impl Wirer {
+impl OtherPlugin {
     fn ours() -> Self {
         Self {
             plugins: folder(),
@@ -81,9 +81,9 @@ fn mappings(version: &str) -> Value {
 
 #[test]
 fn mapped_ports_of_a_container_wired_by_another_plugin_are_reachable() {
-    for wirer in Wirer::all() {
+    for wirer in OtherPlugin::all() {
         let world = World::new();
-        let outside = beyond(&world, 2);
+        let outside = outside_host(&world, 2);
         let (x, config, result) = wirer.chained(&world, "x");
         let y = world.container("y");
         wirer.bridge("ADD", json!({}), &y).run().ok();
@@ -115,7 +115,7 @@ fn mapped_ports_of_a_container_wired_by_another_plugin_are_reachable() {
 #[test]
 fn del_removes_everything_whatever_the_runtime_passes() {
     let world = World::new();
-    let wirer = Wirer::ours();
+    let wirer = OtherPlugin::ours();
     let (first, config, _) = wirer.chained(&world, "first");
     call_as("portmap", "DEL", &config, &first).run().ok();
     wirer.bridge("DEL", json!({}), &first).run().ok();
@@ -129,7 +129,7 @@ fn del_removes_everything_whatever_the_runtime_passes() {
             json!({"prevResult": null, "runtimeConfig": null}),
         ] {
             let (x, config, _) = wirer.chained(&world, "x");
-            assert_eq!(elements_of(OWNER), 8);
+            assert_eq!(element_count(OWNER), 8);
             let del = call_as("portmap", "DEL", &with(config, forgotten.clone()), &x);
             wirer.bridge("DEL", json!({}), &x).run().ok();
             if netns == "gone" {
@@ -193,7 +193,7 @@ fn unchained_it_is_code_7_and_without_mappings_it_does_nothing() {
 fn the_container_address_is_read_from_a_result_of_any_version() {
     let world = World::new();
     let x = world.container("x");
-    Wirer::ours().bridge("ADD", json!({}), &x).run().ok();
+    OtherPlugin::ours().bridge("ADD", json!({}), &x).run().ok();
     for (version, result) in [
         (
             "0.2.0",
@@ -220,14 +220,14 @@ fn the_container_address_is_read_from_a_result_of_any_version() {
         tcp(&server, HOST, "10.1.0.1:8080");
         tcp(&server, HOST, "[fd00::1]:8080");
         call_as("portmap", "DEL", &config, &x).run().ok();
-        assert_eq!(elements_of(OWNER), 0, "{version}");
+        assert_eq!(element_count(OWNER), 0, "{version}");
     }
 }
 
 #[test]
 fn a_host_port_in_use_by_another_container_is_refused_and_nothing_changes() {
     let world = World::new();
-    let wirer = Wirer::ours();
+    let wirer = OtherPlugin::ours();
     let (x, _, _) = wirer.chained(&world, "x");
     let y = world.container("y");
     let wired = wirer.bridge("ADD", json!({}), &y).run().ok();
@@ -249,7 +249,7 @@ fn a_host_port_in_use_by_another_container_is_refused_and_nothing_changes() {
 #[test]
 fn a_repeated_add_succeeds() {
     let world = World::new();
-    let (x, config, result) = Wirer::ours().chained(&world, "x");
+    let (x, config, result) = OtherPlugin::ours().chained(&world, "x");
     let before = ruleset();
     let again = call_as("portmap", "ADD", &config, &x).run().ok();
     assert_eq!(without_dns(&again), without_dns(&result));
@@ -261,7 +261,7 @@ fn a_repeated_add_succeeds() {
 fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
     for with_result in [true, false] {
         let world = World::new();
-        let wirer = Wirer::ours();
+        let wirer = OtherPlugin::ours();
         let (x, config, _) = wirer.chained(&world, "x");
         for address in ["10.1.0.2", "fd00::2"] {
             fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
@@ -272,7 +272,7 @@ fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
         let next = with(mappings("1.1.0"), json!({"prevResult": wired}));
         call_as("portmap", "ADD", &next, &b).run().ok();
         let before = ruleset();
-        assert_eq!(elements_of("portmap podnet b eth0"), 8);
+        assert_eq!(element_count("portmap podnet b eth0"), 8);
 
         let changes = if with_result {
             json!({})
@@ -298,13 +298,18 @@ fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
 #[test]
 fn elements_of_the_link_and_of_the_ports_are_independent() {
     let world = World::new();
-    let wirer = Wirer::ours();
+    let wirer = OtherPlugin::ours();
     let x = world.container("x");
     let masq = json!({"ipMasq": true});
     let wired = wirer.bridge("ADD", masq.clone(), &x).run().ok();
     let config = with(mappings("1.1.0"), json!({"prevResult": wired}));
     call_as("portmap", "ADD", &config, &x).run().ok();
-    let count = || (elements_of("pausenet podnet x eth0"), elements_of(OWNER));
+    let count = || {
+        (
+            element_count("pausenet podnet x eth0"),
+            element_count(OWNER),
+        )
+    };
     assert_eq!(count(), (2, 8));
 
     call_as("portmap", "DEL", &config, &x).run().ok();
@@ -317,7 +322,7 @@ fn elements_of_the_link_and_of_the_ports_are_independent() {
 #[test]
 fn gc_removes_the_ports_of_unlisted_attachments() {
     let world = World::new();
-    let wirer = Wirer::ours();
+    let wirer = OtherPlugin::ours();
     let (_x, _, _) = wirer.chained(&world, "x");
     let gc = |config: Value| call_alone("portmap", "GC", &config).run();
     let list = |list: Value| {
@@ -328,11 +333,11 @@ fn gc_removes_the_ports_of_unlisted_attachments() {
     };
 
     gc(list(json!([{"containerID": "x", "ifname": "eth0"}]))).ok();
-    assert_eq!(elements_of(OWNER), 8);
+    assert_eq!(element_count(OWNER), 8);
     gc(mappings("1.1.0")).err_code(7);
-    assert_eq!(elements_of(OWNER), 8);
+    assert_eq!(element_count(OWNER), 8);
     gc(with(list(json!([])), json!({"name": "othernet"}))).ok();
-    assert_eq!(elements_of(OWNER), 8);
+    assert_eq!(element_count(OWNER), 8);
     gc(list(json!([{"containerID": "x", "ifname": "net1"}]))).ok();
-    assert_eq!(elements_of(OWNER), 0);
+    assert_eq!(element_count(OWNER), 0);
 }

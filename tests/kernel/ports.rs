@@ -1,15 +1,15 @@
 //! Port mappings: who reaches a container by a port of the host, and as whom.
 
-mod loopback_guard;
 mod lifecycle;
+mod loopback_guard;
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use common::nftables::ruleset;
-use common::traffic::{HOST, Place, bind, listen, tcp, tcp_is_cut, udp};
-use common::{Container, World, added, beyond, call, podnet, set_sysctl, sysctl, with};
+use common::traffic::{HOST, Namespace, bind, listen, tcp, tcp_is_blocked, udp};
+use common::{Container, World, added, call, outside_host, podnet, set_sysctl, sysctl, with};
 
 /// The config with these mappings.
 pub fn mapping(config: Value, mappings: Value) -> Value {
@@ -32,7 +32,7 @@ fn without_ports(config: &Value) -> Value {
 }
 
 /// Everybody who may use the port, and whom the container then sees.
-fn everybody_reaches(server: &Container, clients: &[(Place, &str, &str, &str)]) {
+fn everybody_reaches(server: &Container, clients: &[(Namespace, &str, &str, &str)]) {
     let streams = listen(Some(server), "[::]:80");
     let datagrams = bind(Some(server), "[::]:80");
     for (client, any, to, seen) in clients {
@@ -45,7 +45,7 @@ fn everybody_reaches(server: &Container, clients: &[(Place, &str, &str, &str)]) 
 #[test]
 fn a_mapped_port_is_reachable_from_outside_and_keeps_the_client_address() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let (x, _) = added(&world, &mapped(), "x");
     everybody_reaches(
         &x,
@@ -55,13 +55,13 @@ fn a_mapped_port_is_reachable_from_outside_and_keeps_the_client_address() {
             (Some(&outside), "[::]:0", "[fd99:2::1]:8080", "fd99:2::2"),
         ],
     );
-    tcp_is_cut(Some(&outside), "192.0.2.1:80");
+    tcp_is_blocked(Some(&outside), "192.0.2.1:80");
 }
 
 #[test]
 fn a_mapped_port_is_reachable_from_the_host_by_each_of_its_addresses_and_127_0_0_1() {
     let world = World::new();
-    let _outside = beyond(&world, 2);
+    let _outside = outside_host(&world, 2);
     let (x, _) = added(&world, &mapped(), "x");
     everybody_reaches(
         &x,
@@ -82,7 +82,7 @@ fn a_mapped_port_is_reachable_from_the_host_by_each_of_its_addresses_and_127_0_0
 fn a_mapped_port_is_reachable_from_neighbours_and_the_container_itself() {
     for hairpin in [false, true] {
         let world = World::new();
-        let _outside = beyond(&world, 2);
+        let _outside = outside_host(&world, 2);
         let config = with(mapped(), json!({"hairpinMode": hairpin}));
         let (x, _) = added(&world, &config, "x");
         let (y, _) = added(&world, &without_ports(&config), "y");
@@ -123,7 +123,7 @@ fn pods_of_other_networks_keep_their_source_address_to_a_mapped_port() {
 #[test]
 fn with_masq_all_the_container_sees_only_the_host_as_source() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let config = with(mapped(), json!({"masqAll": true}));
     let (x, _) = added(&world, &config, "x");
     let (y, _) = added(&world, &without_ports(&config), "y");
@@ -141,7 +141,7 @@ fn with_masq_all_the_container_sees_only_the_host_as_source() {
 #[test]
 fn without_snat_the_host_s_127_0_0_1_does_not_lead_to_the_container() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let (x, _) = added(&world, &with(mapped(), json!({"snat": false})), "x");
     everybody_reaches(
         &x,
@@ -151,7 +151,7 @@ fn without_snat_the_host_s_127_0_0_1_does_not_lead_to_the_container() {
         ],
     );
     let _server = listen(Some(&x), "[::]:80");
-    tcp_is_cut(HOST, "127.0.0.1:8080");
+    tcp_is_blocked(HOST, "127.0.0.1:8080");
     assert_eq!(sysctl("ipv4/conf/cni0/route_localnet"), "0");
 }
 
@@ -183,7 +183,7 @@ fn host_ip_limits_a_mapped_port_to_one_host_address() {
         ("", vec!["192.0.2.1", "[fd99:2::1]"], vec![]),
     ] {
         let world = World::new();
-        let _outside = beyond(&world, 2);
+        let _outside = outside_host(&world, 2);
         let entry = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": host_ip}]);
         let (x, _) = added(&world, &mapping(mapped(), entry), "x");
         let server = listen(Some(&x), "[::]:80");
@@ -191,7 +191,7 @@ fn host_ip_limits_a_mapped_port_to_one_host_address() {
             tcp(&server, HOST, &format!("{address}:8080"));
         }
         for address in shut {
-            tcp_is_cut(HOST, &format!("{address}:8080"));
+            tcp_is_blocked(HOST, &format!("{address}:8080"));
         }
     }
 }
@@ -199,21 +199,21 @@ fn host_ip_limits_a_mapped_port_to_one_host_address() {
 #[test]
 fn a_port_at_127_0_0_1_is_reachable_from_the_host_only() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let entry = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1"}]);
     let (x, _) = added(&world, &mapping(mapped(), entry), "x");
     let (y, _) = added(&world, &without_ports(&mapped()), "y");
     let server = listen(Some(&x), "[::]:80");
     assert_eq!(tcp(&server, HOST, "127.0.0.1:8080").to_string(), "10.1.0.1");
-    tcp_is_cut(Some(&outside), "192.0.2.1:8080");
-    tcp_is_cut(Some(&y), "10.1.0.1:8080");
+    tcp_is_blocked(Some(&outside), "192.0.2.1:8080");
+    tcp_is_blocked(Some(&y), "10.1.0.1:8080");
 }
 
 /// CVE-2025-67499: the reference's nftables backend caught what only passed through the host.
 #[test]
 fn traffic_forwarded_to_other_hosts_is_left_alone() {
     let world = World::new();
-    let (one, two) = (beyond(&world, 2), beyond(&world, 3));
+    let (one, two) = (outside_host(&world, 2), outside_host(&world, 3));
     let (x, _) = added(&world, &mapped(), "x");
     let (y, _) = added(&world, &without_ports(&mapped()), "y");
     let _ours = listen(Some(&x), "[::]:80");
@@ -235,7 +235,7 @@ fn traffic_forwarded_to_other_hosts_is_left_alone() {
 #[test]
 fn other_ports_and_protocols_stay_with_the_host() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let entry = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "UDP"}]);
     let (x, _) = added(&world, &mapping(mapped(), entry), "x");
     let _inside = listen(Some(&x), "[::]:80");

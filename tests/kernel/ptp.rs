@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::plugins::call_as;
-use common::nftables::{elements_of, ruleset};
-use common::traffic::{HOST, bind, listen, tcp, tcp_is_cut, udp};
+use common::nftables::{element_count, ruleset};
+use common::traffic::{HOST, bind, listen, tcp, tcp_is_blocked, udp};
 use common::{
-    Call, Container, World, added, allocated, beyond, call, ip, podnet, set_sysctl, sysctl, with,
+    Call, Container, World, added, allocated, call, ip, outside_host, podnet, set_sysctl, sysctl,
+    with,
 };
 
 fn routed() -> Value {
@@ -99,7 +100,7 @@ fn both_ends_have_addresses_and_routes_and_there_is_no_bridge() {
 #[test]
 fn pods_reach_each_other_through_the_host_and_share_no_layer_2() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let (x, _) = added(&world, &routed(), "x");
     let (y, _) = added(&world, &routed(), "y");
     let at_y = listen(Some(&y), "[::]:7000");
@@ -139,7 +140,7 @@ fn the_first_packet_to_the_gateway_arrives() {
 #[test]
 fn traffic_leaving_the_subnet_is_masqueraded_and_the_rest_is_not() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let config = with(routed(), json!({"ipMasq": true}));
     let (x, _) = added(&world, &config, "x");
     let (y, _) = added(&world, &config, "y");
@@ -161,7 +162,7 @@ fn traffic_leaving_the_subnet_is_masqueraded_and_the_rest_is_not() {
 #[test]
 fn mapped_ports_are_reachable_from_everywhere() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let mappings = json!([{"hostPort": 8080, "containerPort": 80},
         {"hostPort": 8080, "containerPort": 80, "protocol": "udp"}]);
     let config = with(
@@ -191,8 +192,8 @@ fn mapped_ports_are_reachable_from_everywhere() {
 
     call("DEL", &config, &x).run().ok();
 
-    assert_eq!(elements_of("pausenet podnet x eth0"), 0);
-    tcp_is_cut(Some(&outside), "192.0.2.1:8080");
+    assert_eq!(element_count("pausenet podnet x eth0"), 0);
+    tcp_is_blocked(Some(&outside), "192.0.2.1:8080");
 }
 
 #[test]
@@ -257,7 +258,7 @@ fn del_leaves_no_link_address_or_route() {
                 }
             };
             run("ADD", &x).run().ok();
-            assert_eq!(elements_of("pausenet podnet x eth0"), 2);
+            assert_eq!(element_count("pausenet podnet x eth0"), 2);
             let del = run("DEL", &x);
             if netns == "gone" {
                 x.destroy();
@@ -266,7 +267,7 @@ fn del_leaves_no_link_address_or_route() {
             del.run().ok();
 
             assert_eq!(world.snapshot().addresses_only(), before);
-            assert_eq!(elements_of("pausenet podnet x eth0"), 0);
+            assert_eq!(element_count("pausenet podnet x eth0"), 0);
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use common::programs;
 use common::wait::wait_until;
-use common::{Answer, Call, Container, STORES, World, allocated, ip, lab, podnet, run, with};
+use common::{Call, Container, PluginOutput, STORES, World, allocated, ip, lab, podnet, run, with};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -31,12 +31,12 @@ fn add(network: &Value, container: &Container) -> Call {
 
 /// Calls it as a runtime does, whose processes are all that there are: those of `beside`, a piece of
 /// shell, too.
-fn alone(call: &Call, beside: &str) -> Answer {
+fn alone(call: &Call, beside: &str) -> PluginOutput {
     let plugin = programs::pausenet();
     in_own_processes(call, &format!("{beside}\n{plugin}; exit $?"))
 }
 
-fn in_own_processes(call: &Call, script: &str) -> Answer {
+fn in_own_processes(call: &Call, script: &str) -> PluginOutput {
     let mut command = call.clone().program("unshare").command();
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.args(["sh", "-c", script]);

@@ -8,14 +8,14 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use serde_json::json;
 
-use common::traffic::{Place, at};
-use common::{World, added, beyond, lab, podnet, with};
+use common::traffic::{Namespace, inside};
+use common::{World, added, lab, outside_host, podnet, with};
 
 /// Packets of SCTP, with their IP header on the way in.
-fn raw(place: Place) -> UdpSocket {
+fn raw(namespace: Namespace) -> UdpSocket {
     let open = || socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP));
     // The standard library's type for sockets that know no connection.
-    let socket = UdpSocket::from(at(place, open).unwrap());
+    let socket = UdpSocket::from(inside(place, open).unwrap());
     socket
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
@@ -52,7 +52,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 #[test]
 fn a_mapped_sctp_port_reaches_the_container() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let entry = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp"}]);
     let config = with(podnet(), json!({"runtimeConfig": {"portMappings": entry}}));
     let (x, _) = added(&world, &config, "x");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use common::nftables::{elements_of, ruleset};
+use common::nftables::{element_count, ruleset};
 use common::traffic::{bind, datagrams_before, listen, tcp};
 use common::{Container, World, added, call, podnet, run, with};
 
@@ -84,8 +84,8 @@ fn a_network_without_ipam_is_checked_too() {
 
     call("DEL", &config, &x).run().ok();
 
-    assert_eq!(elements_of(OWNER), 0);
-    assert_eq!(elements_of("pausenet podnet y eth0"), 2);
+    assert_eq!(element_count(OWNER), 0);
+    assert_eq!(element_count("pausenet podnet y eth0"), 2);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn del_removes_all_elements_whatever_the_runtime_passes() {
             call("DEL", &checked(), &first).run().ok();
             let before = ruleset();
             let (x, result) = added(&world, &checked(), "x");
-            assert_eq!(elements_of(OWNER), 2);
+            assert_eq!(element_count(OWNER), 2);
             let prev = if with_result { result } else { json!(null) };
             let del = call("DEL", &with(checked(), json!({"prevResult": prev})), &x);
             if netns == "gone" {
@@ -122,7 +122,7 @@ fn an_add_without_ipam_after_a_killed_one_leaves_no_second_mac() {
 
     call("ADD", &config, &x).run().ok();
 
-    assert_eq!(elements_of(OWNER), 2);
+    assert_eq!(element_count(OWNER), 2);
 }
 
 #[test]

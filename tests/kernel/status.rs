@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, under};
-use common::{Answer, Call, STORES, World, added, podnet, run, with};
+use common::{Call, PluginOutput, STORES, World, added, podnet, run, with};
 
-fn status(config: &Value) -> Answer {
+fn status(config: &Value) -> PluginOutput {
     Call::new("STATUS", config).run()
 }
 
@@ -27,7 +27,7 @@ fn lenient() -> Value {
 
 /// Code 50 with all of these words.
 #[track_caller]
-fn unavailable(answer: &Answer, words: &[&str]) {
+fn unavailable(answer: &PluginOutput, words: &[&str]) {
     let error = answer.err_code(50);
     let told = format!("{} {}", error["msg"], error["details"]);
     assert!(

@@ -38,7 +38,7 @@ fn pause_exits_even_if_it_inherits_the_signal_blocked_or_ignored() {
 
 #[test]
 fn every_other_signal_is_ignored() {
-    let mut pause = Started::asleep(&mut Command::new(programs::pause()));
+    let mut pause = PauseProcess::asleep(&mut Command::new(programs::pause()));
     for number in 1..32 {
         let signal = Signal::from_named_raw(number).unwrap();
         if ![Signal::KILL, Signal::STOP, Signal::TERM, Signal::INT].contains(&signal) {
@@ -56,7 +56,7 @@ fn every_other_signal_is_ignored() {
 
 #[test]
 fn pause_survives_being_stopped_and_continued() {
-    let mut pause = Started::asleep(&mut Command::new(programs::pause()));
+    let mut pause = PauseProcess::asleep(&mut Command::new(programs::pause()));
     send(pause.pid(), Signal::STOP);
     wait_until("it is stopped", || state(pause.pid()) == Some('T'));
     send(pause.pid(), Signal::CONT);
@@ -119,7 +119,7 @@ fn pause_reaps_children_that_died_before_it_started() {
         .args(["-c", script])
         .arg(lock.path())
         .arg(programs::pause());
-    let mut pause = Started::new(&mut pause);
+    let mut pause = PauseProcess::new(&mut pause);
     wait_until("it became a flock", || {
         status_field(pause.pid(), "Name").unwrap() == "flock"
     });
@@ -135,7 +135,7 @@ fn pause_reaps_children_that_died_before_it_started() {
 
 #[test]
 fn an_idle_pause_never_wakes_up() {
-    let pause = Started::asleep(&mut Command::new(programs::pause()));
+    let pause = PauseProcess::asleep(&mut Command::new(programs::pause()));
     let before = settled_switches(pause.pid());
     sleep(Duration::from_millis(500)); // the span that is measured, not a wait for something
     assert_eq!(switches(pause.pid()), before);
@@ -143,7 +143,7 @@ fn an_idle_pause_never_wakes_up() {
 
 #[test]
 fn private_memory_stays_within_100_kilobytes() {
-    let pause = Started::asleep(&mut Command::new(programs::pause()));
+    let pause = PauseProcess::asleep(&mut Command::new(programs::pause()));
     let path = format!("/proc/{}/smaps_rollup", pause.pid().as_raw_pid());
     let private: u64 = fs::read_to_string(path)
         .unwrap()
@@ -228,7 +228,7 @@ fn a_version_that_cannot_be_written_is_an_error() {
 }
 
 fn assert_leaves_on(signal: Signal, command: &mut Command) {
-    let mut pause = Started::asleep(command);
+    let mut pause = PauseProcess::asleep(command);
     send(pause.pid(), signal);
     assert_eq!(pause.wait().code(), Some(0), "{signal:?} to {command:?}");
 }
@@ -261,11 +261,11 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 /// A process of ours that doesn't outlive its test.
-struct Started(Child);
+struct PauseProcess(Child);
 
-impl Started {
+impl PauseProcess {
     fn new(command: &mut Command) -> Self {
-        Started(command.stdin(Stdio::null()).spawn().unwrap())
+        PauseProcess(command.stdin(Stdio::null()).spawn().unwrap())
     }
 
     fn asleep(command: &mut Command) -> Self {
@@ -288,7 +288,7 @@ impl Started {
     }
 }
 
-impl Drop for Started {
+impl Drop for PauseProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -297,7 +297,7 @@ impl Drop for Started {
 
 /// A PID namespace with pause as its PID 1, watched from outside.
 struct Pod {
-    unshare: Started,
+    unshare: PauseProcess,
     pause: Pid,
 }
 
@@ -312,7 +312,7 @@ impl Pod {
         unshare
             .args(["sh", "-c", &format!("{script} exec \"$@\""), "sh"])
             .args(pause);
-        let unshare = Started::new(&mut unshare);
+        let unshare = PauseProcess::new(&mut unshare);
         let pause = only_child(unshare.pid());
         wait_until("pause sleeps as PID 1", || is_asleep(pause));
         assert!(status_field(pause, "NSpid").unwrap().ends_with("\t1"));

@@ -8,34 +8,34 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::host::{Site, is_alive};
+use crate::host::{PodHost, is_alive};
 use common::programs;
 use common::{allocated, podnet, with};
 
 #[test]
 fn a_pod_is_a_wired_namespace_with_a_pause_process() {
-    let site = Site::new();
-    let made = site.create("web");
+    let host = PodHost::new();
+    let made = host.create("web");
     let pause = made["pause"].as_u64().unwrap() as u32;
     assert!(is_alive(pause));
     assert_eq!(made["netns"], "/run/pausenet/netns/web");
     assert_eq!(made["result"]["ips"][0]["address"], "10.1.0.2/24");
-    let up = site.ok(&["pod", "exec", "web", "--", "ip", "-o", "link", "show", "up"]);
+    let up = host.ok(&["pod", "exec", "web", "--", "ip", "-o", "link", "show", "up"]);
     assert!(up.contains(" lo:") && up.contains(" eth0@"), "{up}");
     // By this holder a person tells our addresses from a runtime's.
     let holder = fs::read_to_string("/var/lib/cni/networks/podnet/10.1.0.2").unwrap();
     assert_eq!(holder, "pausectl-web\r\neth0");
-    assert_eq!(site.ok(&["pod", "rm", "web"]), "web: removed\n");
+    assert_eq!(host.ok(&["pod", "rm", "web"]), "web: removed\n");
     assert!(!is_alive(pause));
-    site.assert_nothing_is_left();
+    host.assert_nothing_is_left();
 }
 
 #[test]
 fn members_share_address_mac_counters_and_loopback() {
-    let site = Site::new();
-    site.create("web");
-    site.create("db");
-    let (a, b) = (site.member("web"), site.member("web"));
+    let host = PodHost::new();
+    host.create("web");
+    host.create("db");
+    let (a, b) = (host.member("web"), host.member("web"));
     let (from_a, from_b) = (a.view(), b.view());
     assert_eq!(from_a.addresses("eth0"), ["10.1.0.2/24"]);
     assert_eq!(from_a.addresses("eth0"), from_b.addresses("eth0"));
@@ -45,7 +45,7 @@ fn members_share_address_mac_counters_and_loopback() {
     );
 
     let before = a.counters();
-    let listener = site
+    let listener = host
         .member("db")
         .view()
         .enter(|| TcpListener::bind("10.1.0.3:0").unwrap());
@@ -65,11 +65,11 @@ fn members_share_address_mac_counters_and_loopback() {
 
 #[test]
 fn a_member_s_death_does_not_affect_the_others() {
-    let site = Site::new();
-    site.create("web");
-    site.create("db");
-    let (a, b) = (site.member("web"), site.member("web"));
-    let listener = site
+    let host = PodHost::new();
+    host.create("web");
+    host.create("db");
+    let (a, b) = (host.member("web"), host.member("web"));
+    let listener = host
         .member("db")
         .view()
         .enter(|| TcpListener::bind("10.1.0.3:0").unwrap());
@@ -89,14 +89,14 @@ fn a_member_s_death_does_not_affect_the_others() {
 
 #[test]
 fn the_pause_process_inherits_nothing_from_pausectl() {
-    let site = Site::new();
+    let host = PodHost::new();
     // A shell that hands a file and a variable on to whatever it starts.
     let pausectl = programs::pausectl();
     let script = format!("exec 7</dev/null; cd /usr; exec {pausectl} pod create web -o json");
     let output = Command::new("sh")
         .args(["-c", &script])
         .envs(
-            site.command(&[])
+            host.command(&[])
                 .get_envs()
                 .filter_map(|(k, v)| Some((k, v?))),
         )
@@ -144,38 +144,38 @@ fn the_pause_process_inherits_nothing_from_pausectl() {
 
 #[test]
 fn an_existing_pod_is_refused_and_not_touched() {
-    let site = Site::new();
-    let made = site.create("web");
-    let before = site.pods();
-    let said = site.fails(1, &["pod", "create", "web"]);
+    let host = PodHost::new();
+    let made = host.create("web");
+    let before = host.pods();
+    let said = host.fails(1, &["pod", "create", "web"]);
     assert!(said.contains("pod web exists already"), "{said}");
-    assert_eq!(site.pods(), before);
+    assert_eq!(host.pods(), before);
     assert_eq!(before[0]["pause"], made["pause"]);
 }
 
 #[test]
 fn hostile_names_are_a_usage_error() {
-    let site = Site::new();
+    let host = PodHost::new();
     let long = "x".repeat(120);
     for name in [
         "", ".", "..", "../web", "a/b", "a b", ".web", "a\nb", "ä", &long,
     ] {
         for verb in ["create", "rm"] {
-            let said = site.fails(2, &["pod", verb, name]);
+            let said = host.fails(2, &["pod", verb, name]);
             assert!(said.contains("pod name"), "{said}");
         }
-        site.fails(2, &["pod", "exec", name, "--", "true"]);
+        host.fails(2, &["pod", "exec", name, "--", "true"]);
     }
-    site.fails(2, &["pod", "create", "--", "-web"]);
-    site.assert_nothing_is_left();
+    host.fails(2, &["pod", "create", "--", "-web"]);
+    host.assert_nothing_is_left();
 }
 
 #[test]
 fn of_concurrent_creates_of_one_name_one_wins() {
-    let site = Site::new();
+    let host = PodHost::new();
     let children: Vec<_> = (0..6)
         .map(|_| {
-            let mut command = site.command(&["pod", "create", "web"]);
+            let mut command = host.command(&["pod", "create", "web"]);
             command.stdout(Stdio::null()).stderr(Stdio::piped());
             command.spawn().unwrap()
         })
@@ -190,27 +190,27 @@ fn of_concurrent_creates_of_one_name_one_wins() {
         let said = String::from_utf8_lossy(&loser.stderr);
         assert!(said.contains("exists already"), "{said}");
     }
-    assert_eq!(site.pods().len(), 1);
+    assert_eq!(host.pods().len(), 1);
     assert_eq!(allocated("podnet").len(), 1);
-    site.ok(&["pod", "rm", "web"]);
-    site.assert_nothing_is_left();
+    host.ok(&["pod", "rm", "web"]);
+    host.assert_nothing_is_left();
 }
 
 #[test]
 fn concurrent_creates_of_different_names_do_not_interfere() {
-    let site = Site::new();
+    let host = PodHost::new();
     let names: Vec<_> = (0..8).map(|number| format!("pod-{number}")).collect();
     let children: Vec<_> = names
         .iter()
         .map(|name| {
-            let mut command = site.command(&["pod", "create", name]);
+            let mut command = host.command(&["pod", "create", name]);
             command.stdout(Stdio::null()).spawn().unwrap()
         })
         .collect();
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
-    let pods = site.pods();
+    let pods = host.pods();
     let addresses: std::collections::BTreeSet<_> = pods
         .iter()
         .map(|pod| pod["interfaces"][0]["addresses"][0].to_string())
@@ -218,47 +218,47 @@ fn concurrent_creates_of_different_names_do_not_interfere() {
     assert_eq!((pods.len(), addresses.len()), (8, 8));
     let mut rm = vec!["pod", "rm"];
     rm.extend(names.iter().map(String::as_str));
-    site.ok(&rm);
-    site.assert_nothing_is_left();
+    host.ok(&rm);
+    host.assert_nothing_is_left();
 }
 
 #[test]
 fn each_plugin_receives_the_previous_result_and_del_the_last() {
-    let site = Site::new();
+    let host = PodHost::new();
     let last = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
     let on_add = format!("[ $CNI_COMMAND != ADD ] || echo '{last}'");
-    site.plugin("second", &on_add);
-    site.plugin("third", &on_add);
-    let file = site.chain(&["second", "third"]);
-    let said = site.ok(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
+    host.plugin("second", &on_add);
+    host.plugin("third", &on_add);
+    let file = host.chain(&["second", "third"]);
+    let said = host.ok(&["pod", "create", "web", "--conf", file.to_str().unwrap()]);
     assert!(
         said.starts_with("web: 10.9.9.9/24 on eth0 (network chain)"),
         "{said}"
     );
 
-    let config = site.config_of("second", "ADD");
+    let config = host.config_of("second", "ADD");
     assert_eq!(
         (&config["name"], &config["cniVersion"]),
         (&json!("chain"), &json!("1.0.0"))
     );
     assert_eq!(config["prevResult"]["ips"][0]["address"], "10.1.0.2/24");
-    assert_eq!(site.config_of("third", "ADD")["prevResult"], last);
+    assert_eq!(host.config_of("third", "ADD")["prevResult"], last);
 
-    site.ok(&["pod", "rm", "web"]);
-    assert_eq!(site.config_of("second", "DEL")["prevResult"], last);
-    let calls = site.logged("calls").unwrap();
+    host.ok(&["pod", "rm", "web"]);
+    assert_eq!(host.config_of("second", "DEL")["prevResult"], last);
+    let calls = host.logged("calls").unwrap();
     assert_eq!(calls, "second ADD\nthird ADD\nthird DEL\nsecond DEL\n");
-    site.assert_nothing_is_left();
+    host.assert_nothing_is_left();
 }
 
 #[test]
 fn requests_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
-    let site = Site::new();
+    let host = PodHost::new();
     let capable = with(
         podnet(),
         json!({"capabilities": {"ips": true, "mac": true}}),
     );
-    site.network(&with(capable, json!({"name": "capable"})));
+    host.network(&with(capable, json!({"name": "capable"})));
     for (network, pod, ip, mac) in [
         ("podnet", "a", "10.1.0.77", "02:00:00:00:00:0a"),
         ("capable", "b", "10.1.0.78", "02:00:00:00:00:0b"),
@@ -274,8 +274,8 @@ fn requests_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
             "--mac",
             mac,
         ];
-        site.ok(&args);
-        let member = site.member(pod);
+        host.ok(&args);
+        let member = host.member(pod);
         assert_eq!(member.view().addresses("eth0"), [format!("{ip}/24")]);
         assert_eq!(
             member.view().link("eth0").unwrap().mac.unwrap().to_string(),
@@ -286,13 +286,13 @@ fn requests_go_to_plugins_that_declare_the_capability_or_else_to_cni_args() {
 
 #[test]
 fn a_request_that_no_plugin_supports_is_refused_and_undone() {
-    let site = Site::new();
+    let host = PodHost::new();
     let result = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
-    site.plugin(
+    host.plugin(
         "deaf",
         &format!("[ $CNI_COMMAND != ADD ] || echo '{result}'"),
     );
-    site.network(&json!({"cniVersion": "1.0.0", "name": "deaf", "type": "deaf"}));
+    host.network(&json!({"cniVersion": "1.0.0", "name": "deaf", "type": "deaf"}));
     let args = [
         "pod",
         "create",
@@ -302,38 +302,38 @@ fn a_request_that_no_plugin_supports_is_refused_and_undone() {
         "--ip",
         "10.9.9.8",
     ];
-    let said = site.fails(1, &args);
+    let said = host.fails(1, &args);
     assert!(said.contains("did not give address 10.9.9.8"), "{said}");
-    site.assert_nothing_is_left();
+    host.assert_nothing_is_left();
     for wrong in [
         ["--ip", "10.9.9"],
         ["--mac", "x"],
         ["--ifname", "a/b"],
         ["--timeout", "0"],
     ] {
-        site.fails(2, &["pod", "create", "web", wrong[0], wrong[1]]);
+        host.fails(2, &["pod", "create", "web", wrong[0], wrong[1]]);
     }
 }
 
 #[test]
 fn missing_prerequisites_are_reported_before_anything_is_created() {
-    let site = Site::new();
-    let said = site.fails(1, &["pod", "create", "web", "--network", "nowhere"]);
+    let host = PodHost::new();
+    let said = host.fails(1, &["pod", "create", "web", "--network", "nowhere"]);
     assert!(
         said.contains("\"nowhere\"") && said.contains("podnet"),
         "{said}"
     );
-    let said = site.fails(1, &["pod", "create", "web", "--conf", "/missing.conflist"]);
+    let said = host.fails(1, &["pod", "create", "web", "--conf", "/missing.conflist"]);
     assert!(said.contains("/missing.conflist"), "{said}");
-    let said = site.fails(1, &["pod", "create", "web", "--pause", "/missing/pause"]);
+    let said = host.fails(1, &["pod", "create", "web", "--pause", "/missing/pause"]);
     assert!(said.contains("/missing/pause"), "{said}");
-    site.network(&json!({"name": "x", "type": "not-there"}));
-    let said = site.fails(1, &["pod", "create", "web", "--network", "x"]);
+    host.network(&json!({"name": "x", "type": "not-there"}));
+    let said = host.fails(1, &["pod", "create", "web", "--network", "x"]);
     assert!(
         said.contains("\"not-there\"") && said.contains("plugins"),
         "{said}"
     );
-    site.assert_nothing_is_left();
+    host.assert_nothing_is_left();
 }
 
 #[test]
@@ -355,8 +355,8 @@ fn the_example_conflists_work() {
         }
         tried += 1;
         std::thread::spawn(move || {
-            let site = Site::new();
-            let mut command = site.command(&["pod", "create", "web", "--conf"]);
+            let host = PodHost::new();
+            let mut command = host.command(&["pod", "create", "web", "--conf"]);
             let beside = Path::new(programs::pausectl())
                 .parent()
                 .unwrap()
@@ -367,12 +367,12 @@ fn the_example_conflists_work() {
                 .env("CNI_PATH", format!("{beside}:/usr/lib/cni"));
             let output = command.output().unwrap();
             assert!(output.status.success(), "{}: {output:?}", file.display());
-            let pod = &site.pods()[0];
+            let pod = &host.pods()[0];
             assert!(pod["interfaces"][0]["network"].is_string(), "{pod}");
-            let mut command = site.command(&["pod", "rm", "web"]);
+            let mut command = host.command(&["pod", "rm", "web"]);
             command.env("CNI_PATH", format!("{beside}:/usr/lib/cni"));
             assert!(command.output().unwrap().status.success());
-            assert!(site.pods().is_empty());
+            assert!(host.pods().is_empty());
         })
         .join()
         .unwrap();

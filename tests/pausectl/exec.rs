@@ -3,15 +3,15 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
-use crate::host::{Site, feed};
+use crate::host::{PodHost, feed};
 
 #[test]
 fn exec_returns_the_command_s_status() {
-    let site = Site::new();
-    site.create("web");
+    let host = PodHost::new();
+    host.create("web");
     let status = |command: &[&str]| {
         let args = [&["pod", "exec", "web", "--"], command].concat();
-        site.output(&args).status
+        host.output(&args).status
     };
     assert_eq!(status(&["true"]).code(), Some(0));
     assert_eq!(status(&["sh", "-c", "exit 42"]).code(), Some(42));
@@ -23,9 +23,9 @@ fn exec_returns_the_command_s_status() {
 
 #[test]
 fn exec_passes_stdio_through_and_needs_no_dashes() {
-    let site = Site::new();
-    site.create("web");
-    let mut command = site.command(&["pod", "exec", "web", "sed", "-e", "s/a/b/"]);
+    let host = PodHost::new();
+    host.create("web");
+    let mut command = host.command(&["pod", "exec", "web", "sed", "-e", "s/a/b/"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     feed(&mut child, "banana\n");
@@ -35,14 +35,14 @@ fn exec_passes_stdio_through_and_needs_no_dashes() {
 
 #[test]
 fn an_unknown_pod_is_an_error_that_lists_the_known_pods() {
-    let site = Site::new();
-    let said = site.fails(1, &["pod", "exec", "web", "--", "true"]);
+    let host = PodHost::new();
+    let said = host.fails(1, &["pod", "exec", "web", "--", "true"]);
     assert!(
         said.contains("no pod web") && said.contains("pod create"),
         "{said}"
     );
-    site.create("db");
-    let said = site.fails(1, &["pod", "exec", "web", "--", "true"]);
+    host.create("db");
+    let said = host.fails(1, &["pod", "exec", "web", "--", "true"]);
     assert!(said.contains("pods: db"), "{said}");
-    site.fails(2, &["pod", "exec", "web"]);
+    host.fails(2, &["pod", "exec", "web"]);
 }

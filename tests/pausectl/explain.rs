@@ -3,26 +3,26 @@
 
 use serde_json::Value;
 
-use crate::host::{Site, kill, seen};
+use crate::host::{PodHost, kill, seen};
 use common::screen::Screen;
 use common::{ip, run};
 
-fn explain(site: &Site, target: &str) -> Value {
-    serde_json::from_str(&site.ok(&["explain", target, "--output", "json"])).unwrap()
+fn explain(host: &PodHost, target: &str) -> Value {
+    serde_json::from_str(&host.ok(&["explain", target, "--output", "json"])).unwrap()
 }
 
 #[test]
 fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
-    let site = Site::new();
-    let made = site.create("web");
-    let member = site.member("web");
+    let host = PodHost::new();
+    let made = host.create("web");
+    let member = host.member("web");
     let pause = made["pause"].to_string();
     let screen = Screen::default()
         .hide(&pause, "PAUSE")
         .hide(&member.pid().to_string(), "SLEEP")
         .hide_netns("/run/pausenet/netns/web")
         .hide_interface(&made);
-    let page = site.ok(&["explain", "web"]);
+    let page = host.ok(&["explain", "web"]);
     insta::assert_snapshot!(screen.show(&page), @r"
     PAUSE (pause) stands for pod web; SLEEP (sleep) shares its network.
 
@@ -51,26 +51,26 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
         "/run/pausenet/netns/web",
         &format!("/proc/{}/ns/net", member.pid()),
     ] {
-        let story = explain(&site, target);
+        let story = explain(&host, target);
         assert_eq!(story["title"], "web", "{target}");
         assert_eq!(story["owner"]["because"], "pod", "{target}");
     }
-    let page = site.ok(&["explain", &member.pid().to_string()]);
+    let page = host.ok(&["explain", &member.pid().to_string()]);
     let first = page.lines().next().unwrap();
     insta::assert_snapshot!(screen.show(first), @r"SLEEP (sleep) shares the network of PAUSE (pause).");
 }
 
 #[test]
 fn a_pod_without_its_pause_process_is_orphaned() {
-    let site = Site::new();
-    let made = site.create("web");
-    let member = site.member("web");
+    let host = PodHost::new();
+    let made = host.create("web");
+    let member = host.member("web");
     kill(made["pause"].as_u64().unwrap() as u32);
     let screen = Screen::default()
         .hide(&member.pid().to_string(), "SLEEP")
         .hide_netns("/run/pausenet/netns/web")
         .hide_interface(&made);
-    let page = site.ok(&["explain", "web"]);
+    let page = host.ok(&["explain", "web"]);
     insta::assert_snapshot!(screen.show(&page), @r"
     Pod web has lost its pause process; SLEEP (sleep) lives on in its network, held by its name.
 
@@ -91,22 +91,22 @@ fn a_pod_without_its_pause_process_is_orphaned() {
       SLEEP (sleep)  the namespace stays as it is, held by /run/pausenet/netns/web
     ");
     member.kill();
-    let story = explain(&site, "web");
+    let story = explain(&host, "web");
     assert_eq!(story["state"], "empty");
     assert_eq!(story["members"], Value::Array(Vec::new()));
 }
 
 #[test]
 fn a_namespace_made_by_hand_is_explained_too() {
-    let site = Site::new();
-    let blue = site.world.container("blue");
+    let host = PodHost::new();
+    let blue = host.world.container("blue");
     ip("link add hostside type veth peer name inside netns blue");
     ip("-n blue address add 10.9.0.2/24 dev inside");
     let mac = blue.link("inside").unwrap().mac.unwrap().to_string();
     let screen = Screen::default()
         .hide_netns("/run/netns/blue")
         .hide(&mac, "MAC");
-    let page = site.ok(&["explain", "/run/netns/blue"]);
+    let page = host.ok(&["explain", "/run/netns/blue"]);
     insta::assert_snapshot!(screen.show(&page), @r"
     Nobody lives in this network; /run/netns/blue holds it.
 
@@ -124,8 +124,8 @@ fn a_namespace_made_by_hand_is_explained_too() {
 
 #[test]
 fn the_network_is_named_from_the_runtime_s_result_cache() {
-    let site = Site::new();
-    let blue = site.world.container("blue");
+    let host = PodHost::new();
+    let blue = host.world.container("blue");
     ip("link add hostside type veth peer name eth0 netns blue");
     let mac = blue.link("eth0").unwrap().mac.unwrap().to_string();
     // As libcni writes it: bridge and portmap of network "theirs".
@@ -143,24 +143,24 @@ fn the_network_is_named_from_the_runtime_s_result_cache() {
     std::fs::create_dir_all("/var/lib/cni/results").unwrap();
     let file = "/var/lib/cni/results/theirs-c1-eth0";
     std::fs::write(file, kept.to_string()).unwrap();
-    let story = explain(&site, "/run/netns/blue");
+    let story = explain(&host, "/run/netns/blue");
     assert_eq!(story["interfaces"][0]["network"], "theirs");
     assert_eq!(story["interfaces"][0]["madeBy"], "cni");
-    let page = site.ok(&["explain", "/run/netns/blue"]);
+    let page = host.ok(&["explain", "/run/netns/blue"]);
     assert!(
         page.contains("network theirs, made by CNI's bridge and portmap"),
         "{page}"
     );
     // A later interface of that name is not the one that was kept.
     ip("-n blue link set eth0 address 02:00:00:00:00:09");
-    let story = explain(&site, "/run/netns/blue");
+    let story = explain(&host, "/run/netns/blue");
     assert_eq!(story["interfaces"][0]["madeBy"], "unknown");
 }
 
 #[test]
 fn control_characters_in_foreign_names_are_escaped() {
-    let site = Site::new();
-    let _blue = site.world.container("blue");
+    let host = PodHost::new();
+    let _blue = host.world.container("blue");
     ip("link add hostside type veth peer name inside netns blue");
     let hostile = "e\u{1b}[2Jx\u{7}";
     run(
@@ -176,7 +176,7 @@ fn control_characters_in_foreign_names_are_escaped() {
         &["graph", "--format", "dot"],
         &["graph", "--format", "svg"],
     ] {
-        let shown = seen(&site, args);
+        let shown = seen(&host, args);
         let is_bad = |c: char| c.is_control() && c != '\n';
         assert!(!shown.contains(is_bad), "{args:?}: {shown:?}");
         // Graphviz reads two backslashes as one.
@@ -184,15 +184,15 @@ fn control_characters_in_foreign_names_are_escaped() {
         assert!(shown.contains("x\\u{7}"), "{args:?}: {shown:?}");
     }
     // Programs get the names as they are.
-    let story = explain(&site, "/run/netns/blue");
+    let story = explain(&host, "/run/netns/blue");
     assert_eq!(story["interfaces"][0]["name"], hostile);
-    let stderr = site.fails(1, &["explain", "no\u{1b}[2Jbody"]);
+    let stderr = host.fails(1, &["explain", "no\u{1b}[2Jbody"]);
     assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
 }
 
 #[test]
 fn an_invalid_target_is_refused_with_the_reason() {
-    let site = Site::new();
+    let host = PodHost::new();
     std::fs::write("/run/plain", "").unwrap();
     // Highest possible: no process has it.
     for (target, status, reason) in [
@@ -206,16 +206,16 @@ fn an_invalid_target_is_refused_with_the_reason() {
         ("pid:x", 2, "is no process ID"),
         ("", 2, "is no target"),
     ] {
-        let stderr = site.fails(status, &["explain", target]);
+        let stderr = host.fails(status, &["explain", target]);
         assert!(stderr.contains(reason), "{target}: {stderr}");
         assert!(
             stderr.contains("hint: ") || status == 2,
             "{target}: {stderr}"
         );
     }
-    let host = site.ok(&["explain", "/proc/self/ns/net"]);
+    let host = host.ok(&["explain", "/proc/self/ns/net"]);
     assert!(host.contains("on the host's own network"), "{host}");
-    let stderr = site.fails(2, &["explain", "x", "--docker", "tcp://10.0.0.1:2375"]);
+    let stderr = host.fails(2, &["explain", "x", "--docker", "tcp://10.0.0.1:2375"]);
     assert!(stderr.contains("--docker"), "{stderr}");
 }
 

@@ -14,22 +14,22 @@ use common::wait::{wait_same, wait_until};
 use common::{Container, Snapshot, World, podnet, run, run_files, store_files, with};
 
 /// A world with a folder of configurations, network podnet among them, and one of plugins.
-pub struct Site {
+pub struct PodHost {
     pub world: World,
     dir: tempfile::TempDir,
-    before: Everything,
+    before: HostState,
 }
 
 /// Whatever a pod may leave behind.
 #[derive(Debug, Clone, PartialEq)]
-struct Everything {
+struct HostState {
     host: Snapshot,
     run: BTreeMap<PathBuf, Vec<u8>>,
     mounts: Vec<String>,
     remembered: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-impl Everything {
+impl HostState {
     fn read(world: &World) -> Self {
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         Self {
@@ -41,16 +41,16 @@ impl Everything {
     }
 }
 
-impl Site {
+impl PodHost {
     pub fn new() -> Self {
         let world = World::new();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("net.d")).unwrap();
         fs::create_dir(dir.path().join("plugins")).unwrap();
-        let before = Everything::read(&world);
-        let site = Self { world, dir, before };
-        site.network(&podnet());
-        site
+        let before = HostState::read(&world);
+        let host = Self { world, dir, before };
+        host.network(&podnet());
+        host
     }
 
     /// Writes a network into the folder of configurations, and gives back the file.
@@ -108,7 +108,7 @@ impl Site {
         serde_json::from_str(&self.logged(&format!("{plugin}.{verb}")).unwrap()).unwrap()
     }
 
-    /// pausectl with these arguments, on this site's configurations and plugins.
+    /// pausectl with these arguments, on this host's configurations and plugins.
     pub fn command(&self, args: &[&str]) -> Command {
         let beside = Path::new(programs::pausectl()).parent().unwrap();
         let plugins = self.dir.path().join("plugins");
@@ -187,12 +187,12 @@ impl Site {
     pub fn assert_nothing_is_left(&self) {
         // The kernel takes down a namespace behind the back of who gave it up.
         wait_same("nothing is left", || {
-            (Everything::read(&self.world), self.before.clone())
+            (HostState::read(&self.world), self.before.clone())
         });
     }
 }
 
-impl Drop for Site {
+impl Drop for PodHost {
     fn drop(&mut self) {
         for name in fs::read_dir("/run/pausenet/netns").into_iter().flatten() {
             let name = name.unwrap().file_name();
@@ -246,8 +246,8 @@ impl Drop for Member {
 /// The stdout of a call that looks at every namespace of the machine, and has to succeed. Others'
 /// may change so much meanwhile that it says so on stderr.
 #[track_caller]
-pub fn seen(site: &Site, args: &[&str]) -> String {
-    let output = site.output(args);
+pub fn seen(host: &PodHost, args: &[&str]) -> String {
+    let output = host.output(args);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
     let is_warning = |line: &str| line.starts_with("warning: ") || line.starts_with("hint: ");

@@ -1,8 +1,8 @@
 //! `install`: what stands under a plugin's name is whole at any moment, ours or the other's, and
 //! `--uninstall` brings back what was there.
 
-mod killed;
 mod folders;
+mod killed;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use self::folders::{ALL, Files, NEWER, Stage, said};
+use self::folders::{ALL, Files, InstallFolders, NEWER, said};
 use common::programs;
 use common::{Call, World, lab, podnet, run, with};
 
@@ -21,12 +21,12 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 #[test]
 fn the_first_install_makes_the_folder_and_the_second_does_nothing() {
-    let stage = Stage::new();
-    let before = stage.files();
+    let folders = InstallFolders::new();
+    let before = folders.files();
     let args = &["v1", "--as", "bridge,host-local", "--conf"];
-    fs::remove_dir(stage.bin()).unwrap();
+    fs::remove_dir(folders.bin()).unwrap();
     assert_eq!(
-        stage.actions(args),
+        folders.actions(args),
         pairs(&[
             ("pausenet", "install"),
             ("bridge", "install"),
@@ -34,20 +34,20 @@ fn the_first_install_makes_the_folder_and_the_second_does_nothing() {
             ("10-podnet.conflist", "install"),
         ])
     );
-    let inode = |name| fs::metadata(stage.bin().join(name)).unwrap().ino();
+    let inode = |name| fs::metadata(folders.bin().join(name)).unwrap().ino();
     assert_eq!(inode("pausenet"), inode("bridge"), "one file on the disk");
-    let mode = fs::metadata(stage.bin().join("bridge")).unwrap().mode();
+    let mode = fs::metadata(folders.bin().join("bridge")).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o755);
-    let installed = stage.files();
+    let installed = folders.files();
     assert!(
-        stage
+        folders
             .actions(args)
             .iter()
             .all(|(_, action)| action == "leave")
     );
-    assert_eq!(stage.files(), installed);
+    assert_eq!(folders.files(), installed);
     assert_eq!(
-        stage.actions(&["--uninstall"]),
+        folders.actions(&["--uninstall"]),
         pairs(&[
             ("10-podnet.conflist", "remove"),
             ("bridge", "remove"),
@@ -55,114 +55,121 @@ fn the_first_install_makes_the_folder_and_the_second_does_nothing() {
             ("pausenet", "remove"),
         ])
     );
-    assert_eq!(stage.files(), before);
-    let said = stage.ok(&["--uninstall"]);
+    assert_eq!(folders.files(), before);
+    let said = folders.ok(&["--uninstall"]);
     assert!(said.starts_with("nothing is installed in /"), "{said}");
 }
 
 #[test]
 fn uninstall_restores_what_was_replaced() {
     let Some(peers) = lab::peers() else { return };
-    let stage = Stage::new();
+    let folders = InstallFolders::new();
     run(
         "cp",
         [
             "-a",
             &format!("{}/.", peers.display()),
-            stage.bin().to_str().unwrap(),
+            folders.bin().to_str().unwrap(),
         ],
     );
-    fs::write(stage.net().join("10-podnet.conflist"), "theirs").unwrap();
-    let before = stage.files();
+    fs::write(folders.net().join("10-podnet.conflist"), "theirs").unwrap();
+    let before = folders.files();
     let all = "bridge,ptp,host-local,loopback,portmap";
-    let said = stage.ok(&["v1", "--as", all, "--conf"]);
+    let said = folders.ok(&["v1", "--as", all, "--conf"]);
     assert!(said.contains("/.pausenet-replaced/bridge"), "{said}");
-    let v1 = stage.read("pausenet");
+    let v1 = folders.read("pausenet");
     for name in all.split(',') {
-        assert_eq!(stage.read(name), v1, "{name}");
+        assert_eq!(folders.read(name), v1, "{name}");
     }
-    stage.ok(&["v1", "--as", all, "--conf"]);
+    folders.ok(&["v1", "--as", all, "--conf"]);
     // A newer version takes the place of every one that we have put there.
-    let renewed = stage.actions(&["v2"]);
+    let renewed = folders.actions(&["v2"]);
     assert!(
         renewed.len() == 6 && renewed.iter().all(|(_, action)| action == "renew"),
         "{renewed:?}"
     );
-    assert_eq!(stage.read("portmap"), stage.version("v2"));
-    let restored = stage.actions(&["--uninstall"]);
+    assert_eq!(folders.read("portmap"), folders.version("v2"));
+    let restored = folders.actions(&["--uninstall"]);
     assert_eq!(restored[0], ("10-podnet.conflist".into(), "restore".into()));
-    assert_eq!(stage.files(), before);
+    assert_eq!(folders.files(), before);
 }
 
 #[test]
 fn uninstall_keeps_files_that_replaced_ours() {
-    let stage = Stage::with_others();
-    let before = stage.files();
-    let bridge = stage.bin().join("bridge");
-    stage.ok(&["v1", "--as", "bridge,ptp", "--conf"]);
+    let folders = InstallFolders::with_others();
+    let before = folders.files();
+    let bridge = folders.bin().join("bridge");
+    folders.ok(&["v1", "--as", "bridge,ptp", "--conf"]);
     fs::remove_file(&bridge).unwrap();
     fs::write(&bridge, "theirs, newer").unwrap();
-    fs::write(stage.net().join("10-podnet.conflist"), "edited").unwrap();
+    fs::write(folders.net().join("10-podnet.conflist"), "edited").unwrap();
     // It is not renewed either, unless that is asked for.
     assert!(
-        !stage
+        !folders
             .actions(&["v2"])
             .iter()
             .any(|(name, _)| name == "bridge")
     );
-    let said = stage.ok(&["--uninstall"]);
+    let said = folders.ok(&["--uninstall"]);
     assert!(
         said.contains("it is not what pausectl put there; the one from before is kept in"),
         "{said}"
     );
-    assert_eq!(stage.read("bridge"), b"theirs, newer");
+    assert_eq!(folders.read("bridge"), b"theirs, newer");
     assert_eq!(
-        fs::read(stage.net().join("10-podnet.conflist")).unwrap(),
+        fs::read(folders.net().join("10-podnet.conflist")).unwrap(),
         b"edited"
     );
-    assert_eq!(stage.read(".pausenet-replaced/bridge"), b"theirs");
+    assert_eq!(folders.read(".pausenet-replaced/bridge"), b"theirs");
 
     // The newer one comes back from then on, and the older one is not lost.
-    stage.ok(&["v1", "--as", "bridge"]);
-    assert_eq!(stage.read(".pausenet-replaced/.older/bridge.1"), b"theirs");
-    let said = stage.ok(&["--uninstall"]);
+    folders.ok(&["v1", "--as", "bridge"]);
+    assert_eq!(
+        folders.read(".pausenet-replaced/.older/bridge.1"),
+        b"theirs"
+    );
+    let said = folders.ok(&["--uninstall"]);
     assert!(
         said.contains("kept ") && said.contains(".older/bridge.1"),
         "{said}"
     );
-    assert_eq!(stage.read("bridge"), b"theirs, newer");
+    assert_eq!(folders.read("bridge"), b"theirs, newer");
     let others = |mut files: Files| {
         files.retain(|path, _| path.ends_with("ptp") || path.ends_with("tuning"));
         files
     };
-    assert_eq!(others(stage.files()), others(before));
+    assert_eq!(others(folders.files()), others(before));
 }
 
 #[test]
 fn uninstall_keeps_files_that_were_there_before() {
-    let stage = Stage::new();
-    fs::copy(stage.path("from/v1"), stage.bin().join("pausenet")).unwrap();
-    fs::set_permissions(stage.bin().join("pausenet"), Permissions::from_mode(0o755)).unwrap();
-    let before = stage.files();
-    let said = stage.ok(&["v1"]);
+    let folders = InstallFolders::new();
+    fs::copy(folders.path("from/v1"), folders.bin().join("pausenet")).unwrap();
+    fs::set_permissions(
+        folders.bin().join("pausenet"),
+        Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    let before = folders.files();
+    let said = folders.ok(&["v1"]);
     assert!(
         said.contains("the same was there before pausectl came"),
         "{said}"
     );
-    assert_eq!(stage.files(), before);
-    stage.ok(&["v2", "--as", "ptp"]);
-    stage.ok(&["v1"]);
-    stage.ok(&["--uninstall"]);
-    assert_eq!(stage.files(), before);
+    assert_eq!(folders.files(), before);
+    folders.ok(&["v2", "--as", "ptp"]);
+    folders.ok(&["v1"]);
+    folders.ok(&["--uninstall"]);
+    assert_eq!(folders.files(), before);
 }
 
 #[test]
 fn a_dry_run_reports_the_steps_and_changes_nothing() {
-    let stage = Stage::with_others();
-    let before = stage.files();
-    let said = stage.ok(&["v1", "--as", "bridge", "--conf", "--dry-run"]);
-    let bin = stage.bin();
-    let (bin, net) = (bin.display(), stage.net());
+    let folders = InstallFolders::with_others();
+    let before = folders.files();
+    let said = folders.ok(&["v1", "--as", "bridge", "--conf", "--dry-run"]);
+    let bin = folders.bin();
+    let (bin, net) = (bin.display(), folders.net());
     assert_eq!(
         said,
         format!(
@@ -172,81 +179,81 @@ fn a_dry_run_reports_the_steps_and_changes_nothing() {
             net.display()
         )
     );
-    assert_eq!(stage.files(), before);
-    stage.ok(&["v1", "--as", "bridge"]);
-    let installed = stage.files();
-    let said = stage.ok(&["--uninstall", "--dry-run"]);
+    assert_eq!(folders.files(), before);
+    folders.ok(&["v1", "--as", "bridge"]);
+    let installed = folders.files();
+    let said = folders.ok(&["--uninstall", "--dry-run"]);
     assert_eq!(
         said,
         format!("would restore {bin}/bridge\nwould remove {bin}/pausenet\n")
     );
-    assert_eq!(stage.files(), installed);
+    assert_eq!(folders.files(), installed);
 }
 
 #[test]
 fn without_hard_links_files_are_copied() {
-    let stage = Stage::with_others();
-    let before = stage.files();
+    let folders = InstallFolders::with_others();
+    let before = folders.files();
     let all = ["-e", "inject=link,linkat:error=EPERM"];
-    let (output, log) = stage.strace(&ALL, &all);
+    let (output, log) = folders.strace(&ALL, &all);
     assert!(
         output.status.success() && log.contains("(INJECTED)"),
         "{output:?}"
     );
-    let inode = |name| fs::metadata(stage.bin().join(name)).unwrap().ino();
+    let inode = |name| fs::metadata(folders.bin().join(name)).unwrap().ino();
     assert_ne!(inode("pausenet"), inode("bridge"));
-    assert_eq!(stage.read("bridge"), stage.version("v1"));
-    stage.ok(&["--uninstall"]);
-    assert_eq!(stage.files(), before);
+    assert_eq!(folders.read("bridge"), folders.version("v1"));
+    folders.ok(&["--uninstall"]);
+    assert_eq!(folders.files(), before);
 }
 
 #[test]
 fn a_plugin_that_does_not_run_here_replaces_nothing() {
-    let stage = Stage::with_others();
-    let before = stage.files();
+    let folders = InstallFolders::with_others();
+    let before = folders.files();
     for (content, why) in [
         ("\x7fELF of another machine", "cannot run it"),
         ("#!/bin/sh\nexit 3\n", "exit status: 3"),
         ("", "does not work"),
     ] {
-        fs::write(stage.path("from/none"), content).unwrap();
-        let said = stage.fails(1, &["none", "--as", "bridge"]);
+        fs::write(folders.path("from/none"), content).unwrap();
+        let said = folders.fails(1, &["none", "--as", "bridge"]);
         assert!(
             said.contains(why) && said.contains("nothing was replaced"),
             "{said}"
         );
-        stage.ok(&["--uninstall"]);
-        assert_eq!(stage.files(), before);
+        folders.ok(&["--uninstall"]);
+        assert_eq!(folders.files(), before);
     }
 }
 
 #[test]
 fn impossible_installs_are_refused_with_a_hint() {
-    let stage = Stage::with_others();
-    let before = stage.files();
-    let said = stage.fails(1, &["none"]);
+    let folders = InstallFolders::with_others();
+    let before = folders.files();
+    let said = folders.fails(1, &["none"]);
     assert!(
         said.contains("from/none") && said.contains("--from FILE"),
         "{said}"
     );
-    let said = stage.fails(2, &["v1", "--as", "bridge,tuning"]);
+    let said = folders.fails(2, &["v1", "--as", "bridge,tuning"]);
     assert!(
         said.contains("tuning") && said.contains("host-local"),
         "{said}"
     );
-    assert_eq!(stage.files(), before);
+    assert_eq!(folders.files(), before);
 }
 
 #[test]
 fn an_invalid_network_is_not_installed() {
-    let stage = Stage::new();
-    let before = stage.files();
+    let folders = InstallFolders::new();
+    let before = folders.files();
     let conf = |name: &str, text: &str| {
-        let file = stage.path("from").join(name);
+        let file = folders.path("from").join(name);
         fs::write(&file, text).unwrap();
         file.to_str().unwrap().to_owned()
     };
-    let list = fs::read_to_string(stage.path("from/10-podnet.conflist")).unwrap();
+    let list = fs::read_to_string(folders.path("from/10-podnet.conflist")).unwrap();
     for (file, status, why) in [
         (conf("a.conflist", "{"), 1, "a.conflist: network config"),
         (conf("a.conf", &list), 2, "ends in .conflist"),
@@ -256,13 +263,13 @@ fn an_invalid_network_is_not_installed() {
             ".conf or .json",
         ),
         (
-            stage.path("missing").to_str().unwrap().to_owned(),
+            folders.path("missing").to_str().unwrap().to_owned(),
             1,
             "No such file",
         ),
     ] {
-        let net = stage.net();
-        let mut command = stage.command(&["v1"]);
+        let net = folders.net();
+        let mut command = folders.command(&["v1"]);
         let output = command
             .args(["--conf", &file, "--conf-dir"])
             .arg(net)
@@ -270,17 +277,17 @@ fn an_invalid_network_is_not_installed() {
             .unwrap();
         assert_eq!(output.status.code(), Some(status), "{output:?}");
         assert!(said(&output).contains(why), "{output:?}");
-        assert_eq!(stage.files(), before);
+        assert_eq!(folders.files(), before);
     }
 }
 
 #[test]
 fn a_network_that_would_not_be_used_causes_a_warning() {
-    let stage = Stage::new();
-    fs::write(stage.net().join("05-first.conflist"), "{}").unwrap();
+    let folders = InstallFolders::new();
+    fs::write(folders.net().join("05-first.conflist"), "{}").unwrap();
     let list = json!({"name": "x", "plugins": [{"type": "pausenet"}, {"type": "tuning"}]});
-    fs::write(stage.path("from/10-podnet.conflist"), list.to_string()).unwrap();
-    let output = stage.command(&["v1", "--conf"]).output().unwrap();
+    fs::write(folders.path("from/10-podnet.conflist"), list.to_string()).unwrap();
+    let output = folders.command(&["v1", "--conf"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let said = said(&output);
     assert!(
@@ -292,9 +299,9 @@ fn a_network_that_would_not_be_used_causes_a_warning() {
 
 #[test]
 fn missing_write_permission_is_reported() {
-    let stage = Stage::with_others();
-    fs::set_permissions(stage.bin(), Permissions::from_mode(0o555)).unwrap();
-    let before = stage.files();
+    let folders = InstallFolders::with_others();
+    fs::set_permissions(folders.bin(), Permissions::from_mode(0o555)).unwrap();
+    let before = folders.files();
     let mut command = Command::new("setpriv");
     command.args([
         "--bounding-set=-dac_override,-dac_read_search",
@@ -302,7 +309,7 @@ fn missing_write_permission_is_reported() {
         programs::pausectl(),
     ]);
     let output = command
-        .args(stage.args(&["v1", "--as", "bridge"]))
+        .args(folders.args(&["v1", "--as", "bridge"]))
         .output()
         .unwrap();
     let said = said(&output);
@@ -313,16 +320,16 @@ fn missing_write_permission_is_reported() {
             && said.contains("hint: sudo"),
         "{said}"
     );
-    assert_eq!(stage.files(), before);
+    assert_eq!(folders.files(), before);
 }
 
 #[test]
 fn invalid_or_read_only_folders_are_named() {
     let _world = World::new();
-    let stage = Stage::new();
-    let bin = stage.bin();
+    let folders = InstallFolders::new();
+    let bin = folders.bin();
     fs::create_dir(bin.join("bridge")).unwrap();
-    let said = stage.fails(1, &["v1", "--as", "bridge"]);
+    let said = folders.fails(1, &["v1", "--as", "bridge"]);
     assert!(said.contains("bin/bridge: it is a folder"), "{said}");
     fs::remove_dir(bin.join("bridge")).unwrap();
 
@@ -330,7 +337,7 @@ fn invalid_or_read_only_folders_are_named() {
         "mount",
         ["-t", "tmpfs", "-o", "ro", "tmpfs", bin.to_str().unwrap()],
     );
-    let said = stage.fails(1, &["v1"]);
+    let said = folders.fails(1, &["v1"]);
     assert!(
         said.contains("Read-only file system") && said.contains("remount,rw"),
         "{said}"
@@ -347,7 +354,7 @@ fn invalid_or_read_only_folders_are_named() {
             bin.to_str().unwrap(),
         ],
     );
-    let said = stage.fails(1, &["v1"]);
+    let said = folders.fails(1, &["v1"]);
     assert!(
         said.contains("cannot run it") && said.contains("noexec"),
         "{said}"
@@ -356,7 +363,7 @@ fn invalid_or_read_only_folders_are_named() {
 
     fs::remove_dir(&bin).unwrap();
     fs::write(&bin, "").unwrap();
-    let said = stage.fails(1, &["v1"]);
+    let said = folders.fails(1, &["v1"]);
     assert!(
         said.contains("cannot make the folder") && said.contains("is a file"),
         "{said}"
@@ -365,26 +372,26 @@ fn invalid_or_read_only_folders_are_named() {
 
 #[test]
 fn an_unreadable_record_stops_install_and_uninstall() {
-    let stage = Stage::with_others();
-    stage.ok(&["v1", "--as", "bridge"]);
-    fs::write(stage.bin().join(".pausenet-replaced/.record"), "{").unwrap();
-    let before = stage.files();
+    let folders = InstallFolders::with_others();
+    folders.ok(&["v1", "--as", "bridge"]);
+    fs::write(folders.bin().join(".pausenet-replaced/.record"), "{").unwrap();
+    let before = folders.files();
     for args in [&["v2"][..], &["--uninstall"]] {
-        let said = stage.fails(1, args);
+        let said = folders.fails(1, args);
         assert!(
             said.contains("cannot make out") && said.contains("moved back by hand"),
             "{said}"
         );
-        assert_eq!(stage.files(), before);
+        assert_eq!(folders.files(), before);
     }
 }
 
 #[test]
 fn concurrent_installs_wait_for_each_other() {
-    let stage = Stage::with_others();
-    let before = stage.files();
+    let folders = InstallFolders::with_others();
+    let before = folders.files();
     let start = |args: &[&str]| {
-        let mut command = stage.command(args);
+        let mut command = folders.command(args);
         command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -402,22 +409,22 @@ fn concurrent_installs_wait_for_each_other() {
             let output = child.wait_with_output().unwrap();
             assert!(output.status.success(), "{output:?}");
         }
-        stage.ok(&["--uninstall"]);
-        assert_eq!(stage.files(), before);
+        folders.ok(&["--uninstall"]);
+        assert_eq!(folders.files(), before);
     }
 }
 
 #[test]
 fn a_pod_is_wired_by_the_installed_reference_name() {
     let world = World::new();
-    let stage = Stage::with_others();
+    let folders = InstallFolders::with_others();
     // The one beside pausectl, as nobody says --from.
-    stage.ok(&["--as", "bridge,host-local"]);
+    folders.ok(&["--as", "bridge,host-local"]);
     let pod = world.container("pod");
     let config = with(podnet(), json!({"type": "bridge"}));
     let call = |verb| {
         Call::new(verb, &config)
-            .program(stage.bin().join("bridge"))
+            .program(folders.bin().join("bridge"))
             .netns(&pod)
     };
     let result = call("ADD").run().ok();

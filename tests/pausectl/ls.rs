@@ -2,15 +2,15 @@
 
 use serde_json::json;
 
-use crate::host::{Site, kill};
+use crate::host::{PodHost, kill};
 
 #[test]
 fn ls_shows_one_complete_line_per_pod() {
-    let site = Site::new();
-    assert_eq!(site.ok(&["pod", "ls"]), "no pods\n");
-    let made = site.create("web");
-    let member = site.member("web");
-    let pods = site.pods();
+    let host = PodHost::new();
+    assert_eq!(host.ok(&["pod", "ls"]), "no pods\n");
+    let made = host.create("web");
+    let member = host.member("web");
+    let pods = host.pods();
     let host_end = &made["result"]["interfaces"][1]["name"];
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0]["pause"], made["pause"]);
@@ -23,7 +23,7 @@ fn ls_shows_one_complete_line_per_pod() {
     assert_eq!(interface["name"], "eth0");
     assert_eq!(interface["addresses"], json!(["10.1.0.2/24"]));
     assert_eq!(&interface["hostEnd"], host_end);
-    let table = site.ok(&["pod", "ls"]);
+    let table = host.ok(&["pod", "ls"]);
     let cells: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     let pause = made["pause"].to_string();
     let expected = [
@@ -41,10 +41,10 @@ fn ls_shows_one_complete_line_per_pod() {
 
 #[test]
 fn the_state_follows_the_pause_process_and_the_members() {
-    let site = Site::new();
-    let state = || site.pods()[0]["state"].as_str().unwrap().to_owned();
-    let made = site.create("web");
-    let member = site.member("web");
+    let host = PodHost::new();
+    let state = || host.pods()[0]["state"].as_str().unwrap().to_owned();
+    let made = host.create("web");
+    let member = host.member("web");
     assert_eq!(state(), "running");
     kill(made["pause"].as_u64().unwrap() as u32);
     assert_eq!(state(), "unanchored");
@@ -53,7 +53,7 @@ fn the_state_follows_the_pause_process_and_the_members() {
     member.kill();
     assert_eq!(state(), "empty");
     std::fs::write("/run/pausenet/netns/db", "").unwrap();
-    let pods = site.pods();
+    let pods = host.pods();
     assert_eq!(
         (&pods[0]["name"], &pods[0]["state"]),
         (&json!("db"), &json!("incomplete"))

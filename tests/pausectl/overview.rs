@@ -6,31 +6,31 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::host::{Site, kill, seen, signal};
-use common::processes::{Apart, hears_signals};
+use crate::host::{PodHost, kill, seen, signal};
+use common::processes::{UnsharedProcess, with_default_signals};
 use common::screen::Screen;
 use common::{Call, ip, podnet};
 
-fn attachments(site: &Site) -> Vec<Value> {
-    let mut json: Value = serde_json::from_str(&site.ok(&["ls", "--output", "json"])).unwrap();
+fn attachments(host: &PodHost) -> Vec<Value> {
+    let mut json: Value = serde_json::from_str(&host.ok(&["ls", "--output", "json"])).unwrap();
     serde_json::from_value(json["attachments"].take()).unwrap()
 }
 
 #[test]
 fn an_empty_host_has_its_own_message() {
-    let site = Site::new();
-    assert_eq!(site.ok(&["ls"]), "no attachments on this host\n");
-    assert_eq!(attachments(&site), Vec::<Value>::new());
-    let tree = seen(&site, &["graph"]);
+    let host = PodHost::new();
+    assert_eq!(host.ok(&["ls"]), "no attachments on this host\n");
+    assert_eq!(attachments(&host), Vec::<Value>::new());
+    let tree = seen(&host, &["graph"]);
     assert!(!tree.contains("bridge "), "{tree}");
 }
 
 #[test]
 fn every_attachment_has_a_line() {
-    let site = Site::new();
-    let made = site.create("web");
-    let member = site.member("web");
-    site.world.container("blue");
+    let host = PodHost::new();
+    let made = host.create("web");
+    let member = host.member("web");
+    host.world.container("blue");
     Call::new("ADD", &podnet())
         .var("CNI_NETNS", "/run/netns/blue")
         .run()
@@ -38,12 +38,12 @@ fn every_attachment_has_a_line() {
     let screen = Screen::default()
         .hide(&made["pause"].to_string(), "PAUSE")
         .hide(&member.pid().to_string(), "SLEEP");
-    insta::assert_snapshot!(screen.show(&site.ok(&["ls"])), @r"
+    insta::assert_snapshot!(screen.show(&host.ok(&["ls"])), @r"
     NETWORK  CONTAINER  INTERFACE  ADDRESSES  VETH  BRIDGE  ANCHOR  STATE  MEMBERS
     podnet  c1  eth0  10.1.0.3/24  vethkqtm6rbkqlw  cni0  -  empty  -
     podnet  web  eth0  10.1.0.2/24  veth76sittls6tf  cni0  PAUSE  alive  SLEEP (sleep)
     ");
-    let json = attachments(&site);
+    let json = attachments(&host);
     assert_eq!(json.len(), 2);
     assert_eq!(json[1]["container"], "web");
     assert_eq!(json[1]["containerId"], "pausectl-web");
@@ -54,11 +54,11 @@ fn every_attachment_has_a_line() {
 
 #[test]
 fn foreign_interfaces_are_shown_with_all() {
-    let site = Site::new();
-    site.world.container("blue");
+    let host = PodHost::new();
+    host.world.container("blue");
     ip("link add hostside type veth peer name inside netns blue");
-    assert_eq!(attachments(&site), Vec::<Value>::new());
-    let all: Value = serde_json::from_str(&seen(&site, &["ls", "--all", "-o", "json"])).unwrap();
+    assert_eq!(attachments(&host), Vec::<Value>::new());
+    let all: Value = serde_json::from_str(&seen(&host, &["ls", "--all", "-o", "json"])).unwrap();
     let rows = all["attachments"].as_array().unwrap();
     let row = rows
         .iter()
@@ -71,12 +71,12 @@ fn foreign_interfaces_are_shown_with_all() {
 
 #[test]
 fn a_namespace_that_only_an_open_file_holds_keeps_its_line() {
-    let site = Site::new();
-    let blue = site.world.container("blue");
+    let host = PodHost::new();
+    let blue = host.world.container("blue");
     Call::new("ADD", &podnet()).netns(&blue).run().ok();
     let held = std::fs::File::open(&blue.path).unwrap();
     blue.destroy();
-    let rows = attachments(&site);
+    let rows = attachments(&host);
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0]["state"], "unseen");
     assert_eq!(rows[0]["container"], "c1");
@@ -86,8 +86,8 @@ fn a_namespace_that_only_an_open_file_holds_keeps_its_line() {
 
 #[test]
 fn ls_watch_follows_links_and_processes_until_ctrl_c() {
-    let site = Site::new();
-    let mut watch = hears_signals(&site.command(&["ls", "--watch", "--output", "json"]))
+    let host = PodHost::new();
+    let mut watch = with_default_signals(&host.command(&["ls", "--watch", "--output", "json"]))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -108,15 +108,15 @@ fn ls_watch_follows_links_and_processes_until_ctrl_c() {
         }
     };
     states_until(&[]);
-    let made = site.create("web");
+    let made = host.create("web");
     states_until(&["alive"]);
-    let member = site.member("web");
+    let member = host.member("web");
     // No link changes with these two: only a look at the processes tells.
     kill(made["pause"].as_u64().unwrap() as u32);
     states_until(&["orphaned"]);
     member.kill();
     states_until(&["empty"]);
-    site.ok(&["pod", "rm", "web"]);
+    host.ok(&["pod", "rm", "web"]);
     states_until(&[]);
     signal(watch.id(), Signal::INT);
     assert_eq!(watch.wait().unwrap().code(), Some(130));
@@ -124,8 +124,8 @@ fn ls_watch_follows_links_and_processes_until_ctrl_c() {
 
 #[test]
 fn ls_watch_ends_when_its_reader_leaves() {
-    let site = Site::new();
-    let mut watch = site
+    let host = PodHost::new();
+    let mut watch = host
         .command(&["ls", "--watch"])
         .stdout(Stdio::piped())
         .spawn()
@@ -135,25 +135,25 @@ fn ls_watch_ends_when_its_reader_leaves() {
     reader.read_line(&mut first).unwrap();
     assert_eq!(first, "no attachments on this host\n");
     drop(reader);
-    site.create("web");
+    host.create("web");
     assert_eq!(watch.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn the_graph_is_the_same_in_every_form() {
-    let site = Site::new();
-    let made = site.create("web");
-    let member = site.member("web");
+    let host = PodHost::new();
+    let made = host.create("web");
+    let member = host.member("web");
     let screen = Screen::default()
         .hide(&made["pause"].to_string(), "PAUSE")
         .hide(&member.pid().to_string(), "SLEEP");
-    let _apart = Apart::start();
+    let _apart = UnsharedProcess::start();
     let of_ours = |text: String| -> String {
         // Other tests' worlds, as far as the machine shows them, are not ours.
         let end = text.find("└─ no link to the host").unwrap();
         text[..end].to_owned()
     };
-    let tree = of_ours(seen(&site, &["graph"]));
+    let tree = of_ours(seen(&host, &["graph"]));
     insta::assert_snapshot!(screen.show_exactly(&tree), @r"
     host
     ├─ bridge cni0  10.1.0.1/24
@@ -162,15 +162,15 @@ fn the_graph_is_the_same_in_every_form() {
     │        ├─ PAUSE (pause), the owner
     │        └─ SLEEP (sleep)
     ");
-    assert_eq!(of_ours(seen(&site, &["graph", "--format", "tree"])), tree);
+    assert_eq!(of_ours(seen(&host, &["graph", "--format", "tree"])), tree);
 
-    let svg = seen(&site, &["graph", "--format", "svg"]);
+    let svg = seen(&host, &["graph", "--format", "svg"]);
     let document = roxmltree::Document::parse(&svg).unwrap();
     let texts: Vec<_> = document
         .descendants()
         .filter_map(|node| node.text())
         .collect();
-    let dot = seen(&site, &["graph", "--format", "dot"]);
+    let dot = seen(&host, &["graph", "--format", "dot"]);
     let host_end = made["result"]["interfaces"][1]["name"].as_str().unwrap();
     for shown in [host_end, "bridge cni0", "web: alive", "10.1.0.2/24"] {
         assert!(
@@ -179,13 +179,13 @@ fn the_graph_is_the_same_in_every_form() {
         );
         assert!(dot.contains(shown), "{shown}: {dot}");
     }
-    let json: Value = serde_json::from_str(&seen(&site, &["graph", "-o", "json"])).unwrap();
+    let json: Value = serde_json::from_str(&seen(&host, &["graph", "-o", "json"])).unwrap();
     assert_eq!(json["bridges"][0]["name"], "cni0");
     let rooms = json["sandboxes"].as_array().unwrap();
     let web = rooms.iter().find(|room| room["title"] == "web").unwrap();
     assert_eq!(web["interfaces"][0]["hostEnd"], host_end);
     assert_eq!(web["interfaces"][0]["bridge"], "cni0");
 
-    let stderr = site.fails(2, &["graph", "--format", "svg", "-o", "json"]);
+    let stderr = host.fails(2, &["graph", "--format", "svg", "-o", "json"]);
     assert!(stderr.contains("only one of them"), "{stderr}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{crowd, error, ips, peers};
+use crate::{error, fill_store, ips, peers};
 use common::programs;
 use common::{Call, World, allocated, store_files};
 use serde_json::json;
@@ -63,7 +63,7 @@ fn both_allocators_agree_on_a_large_store() {
         let theirs = |verb, id: &str| peers.host_local(verb, &config).id(id);
         let ours = |verb, id: &str| theirs(verb, id).program(&host_local);
         let given = |call: Call| ips(&call.run().ok())[0].0.clone();
-        crowd(&stores.join("podnet"));
+        fill_store(&stores.join("podnet"));
 
         for round in 0..3 {
             let address = |nth: usize| format!("10.1.0.{}/24", 2 + 4 * round + nth);

@@ -8,13 +8,13 @@ use common::{ip, set_sysctl, with};
 
 #[test]
 fn bridge_without_options() {
-    same("bridge_without_options", |side| life(side, &bridge()));
+    same("bridge_without_options", |node| life(node, &bridge()));
 }
 
 #[test]
 fn bridge_without_ipam() {
     let config = with(bridge(), json!({"ipam": null}));
-    same("bridge_without_ipam", |side| life(side, &config));
+    same("bridge_without_ipam", |node| life(node, &config));
 }
 
 /// `bridge`: the name, and what it is without.
@@ -22,10 +22,10 @@ fn bridge_without_ipam() {
 fn bridge_name() {
     let unnamed = with(bridge(), json!({"bridge": null}));
     let named = with(bridge(), json!({"name": "other", "bridge": "br-pods"}));
-    same("bridge_name", |side| {
-        side.call("ADD", "c1", &unnamed);
-        side.call("ADD", "c2", &named);
-        side.call("DEL", "c1", &unnamed);
+    same("bridge_name", |node| {
+        node.call("ADD", "c1", &unnamed);
+        node.call("ADD", "c2", &named);
+        node.call("DEL", "c1", &unnamed);
     });
 }
 
@@ -33,28 +33,28 @@ fn bridge_name() {
 #[test]
 fn bridge_that_exists() {
     let config = with(bridge(), json!({"isGateway": true, "mtu": 1300}));
-    same("bridge_that_exists", |side| {
+    same("bridge_that_exists", |node| {
         ip("link add cni0 mtu 1400 type bridge");
-        short_life(side, &config);
+        short_life(node, &config);
     });
 }
 
 #[test]
 fn bridge_is_gateway() {
     let config = with(bridge(), json!({"isGateway": true}));
-    same("bridge_is_gateway", |side| life(side, &config));
+    same("bridge_is_gateway", |node| life(node, &config));
 }
 
 #[test]
 fn bridge_is_default_gateway() {
     let config = with(bridge(), json!({"isDefaultGateway": true}));
-    same("bridge_is_default_gateway", |side| life(side, &config));
+    same("bridge_is_default_gateway", |node| life(node, &config));
 }
 
 #[test]
 fn bridge_dual_stack() {
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}));
-    same("bridge_dual_stack", |side| life(side, &config));
+    same("bridge_dual_stack", |node| life(node, &config));
 }
 
 /// A default route in `ipam` is kept, and no second one made.
@@ -65,8 +65,8 @@ fn bridge_default_route_of_the_ipam() {
         json!({"routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.9"}]}),
     );
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
-    same("bridge_default_route_of_the_ipam", |side| {
-        short_life(side, &config)
+    same("bridge_default_route_of_the_ipam", |node| {
+        short_life(node, &config)
     });
 }
 
@@ -75,8 +75,8 @@ fn bridge_default_route_of_the_ipam() {
 fn bridge_default_route_without_next_hop() {
     let ipam = with(dual(), json!({"routes": [{"dst": "0.0.0.0/0"}]}));
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
-    same("bridge_default_route_without_next_hop", |side| {
-        side.call("ADD", "c1", &config);
+    same("bridge_default_route_without_next_hop", |node| {
+        node.call("ADD", "c1", &config);
     });
 }
 
@@ -94,8 +94,8 @@ fn bridge_routes_with_metrics() {
         ]}),
     );
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
-    same_in("bridge_routes_with_metrics", &["1.1.0"], |side| {
-        short_life(side, &config)
+    same_in("bridge_routes_with_metrics", &["1.1.0"], |node| {
+        short_life(node, &config)
     });
 }
 
@@ -106,7 +106,7 @@ fn bridge_routes() {
         json!({"routes": [{"dst": "10.5.0.0/16"}, {"dst": "fd05::/64", "gw": "fd00::9"}]}),
     );
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
-    same("bridge_routes", |side| short_life(side, &config));
+    same("bridge_routes", |node| short_life(node, &config));
 }
 
 /// Two IPv4 sets: a bridge of the reference has but one IPv4 address.
@@ -115,8 +115,8 @@ fn bridge_two_subnets_of_one_family() {
     let ipam = json!({"type": "host-local",
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
     let config = with(bridge(), json!({"ipam": ipam}));
-    same("bridge_two_subnets_of_one_family", |side| {
-        short_life(side, &config)
+    same("bridge_two_subnets_of_one_family", |node| {
+        short_life(node, &config)
     });
 }
 
@@ -125,38 +125,38 @@ fn bridge_two_gateways_of_one_family() {
     let ipam = json!({"type": "host-local",
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
-    same("bridge_two_gateways_of_one_family", |side| {
-        side.call("ADD", "c1", &config);
+    same("bridge_two_gateways_of_one_family", |node| {
+        node.call("ADD", "c1", &config);
     });
 }
 
 #[test]
 fn bridge_mtu() {
     let config = with(bridge(), json!({"mtu": 1400, "isGateway": true}));
-    same("bridge_mtu", |side| {
-        short_life(side, &config);
+    same("bridge_mtu", |node| {
+        short_life(node, &config);
         // Of the attachment; the bridge that is there keeps its own.
-        side.call("ADD", "c2", &with(config.clone(), json!({"mtu": 1300})));
-        side.call("ADD", "c3", &with(config.clone(), json!({"mtu": 0})));
+        node.call("ADD", "c2", &with(config.clone(), json!({"mtu": 1300})));
+        node.call("ADD", "c3", &with(config.clone(), json!({"mtu": 0})));
     });
 }
 
 #[test]
 fn bridge_hairpin_mode() {
     let config = with(bridge(), json!({"hairpinMode": true}));
-    same("bridge_hairpin_mode", |side| short_life(side, &config));
+    same("bridge_hairpin_mode", |node| short_life(node, &config));
 }
 
 #[test]
 fn bridge_promisc_mode() {
     let config = with(bridge(), json!({"promiscMode": true, "isGateway": true}));
-    same("bridge_promisc_mode", |side| life(side, &config));
+    same("bridge_promisc_mode", |node| life(node, &config));
 }
 
 #[test]
 fn bridge_port_isolation() {
     let config = with(bridge(), json!({"portIsolation": true}));
-    same("bridge_port_isolation", |side| short_life(side, &config));
+    same("bridge_port_isolation", |node| short_life(node, &config));
 }
 
 /// Duplicate address detection on the container's addresses, in a world that has it.
@@ -166,11 +166,11 @@ fn bridge_enabledad() {
         bridge(),
         json!({"enabledad": true, "isGateway": true, "ipam": dual()}),
     );
-    same("bridge_enabledad", |side| {
+    same("bridge_enabledad", |node| {
         for conf in ["all", "default"] {
             set_sysctl(&format!("ipv6/conf/{conf}/accept_dad"), "1");
         }
-        short_life(side, &config)
+        short_life(node, &config)
     });
 }
 
@@ -178,11 +178,11 @@ fn bridge_enabledad() {
 #[test]
 fn bridge_with_duplicate_address_detection() {
     let config = with(bridge(), json!({"isGateway": true, "ipam": dual()}));
-    same("bridge_with_duplicate_address_detection", |side| {
+    same("bridge_with_duplicate_address_detection", |node| {
         for conf in ["all", "default"] {
             set_sysctl(&format!("ipv6/conf/{conf}/accept_dad"), "1");
         }
-        short_life(side, &config)
+        short_life(node, &config)
     });
 }
 
@@ -190,21 +190,21 @@ fn bridge_with_duplicate_address_detection() {
 #[test]
 fn bridge_where_ipv6_is_off_by_default() {
     let config = with(bridge(), json!({"ipam": dual()}));
-    same("bridge_where_ipv6_is_off_by_default", |side| {
-        side.container("c1").enter(|| {
+    same("bridge_where_ipv6_is_off_by_default", |node| {
+        node.container("c1").enter(|| {
             for conf in ["all", "default", "lo"] {
                 set_sysctl(&format!("ipv6/conf/{conf}/disable_ipv6"), "1");
             }
         });
-        short_life(side, &config)
+        short_life(node, &config)
     });
 }
 
 #[test]
 fn bridge_ip_masq() {
-    same("bridge_ip_masq", |side| {
-        life(side, &gateway());
-        side.note_rules(&["10.1.0.2", "10.1.0.3", "fd00::2", "fd00::3", "c1", "c2"]);
+    same("bridge_ip_masq", |node| {
+        life(node, &gateway());
+        node.record_rules(&["10.1.0.2", "10.1.0.3", "fd00::2", "fd00::3", "c1", "c2"]);
     });
 }
 
@@ -212,9 +212,9 @@ fn bridge_ip_masq() {
 #[test]
 fn bridge_macspoofchk() {
     let config = with(bridge(), json!({"macspoofchk": true}));
-    same("bridge_macspoofchk", |side| {
-        life(side, &config);
-        side.note_rules(&["c1", "c2"]);
+    same("bridge_macspoofchk", |node| {
+        life(node, &config);
+        node.record_rules(&["c1", "c2"]);
     });
 }
 
@@ -224,8 +224,8 @@ fn bridge_disable_container_interface() {
         bridge(),
         json!({"disableContainerInterface": true, "ipam": null}),
     );
-    same("bridge_disable_container_interface", |side| {
-        life(side, &config)
+    same("bridge_disable_container_interface", |node| {
+        life(node, &config)
     });
 }
 
@@ -240,11 +240,11 @@ fn bridge_force_address() {
         )
     };
     let first = with(bridge(), json!({"isGateway": true, "ipam": dual()}));
-    same("bridge_force_address", |side| {
-        side.call("ADD", "c1", &first);
-        side.call("ADD", "c2", &other(false));
-        side.call("DEL", "c2", &other(false));
-        side.call("ADD", "c3", &other(true));
+    same("bridge_force_address", |node| {
+        node.call("ADD", "c1", &first);
+        node.call("ADD", "c2", &other(false));
+        node.call("DEL", "c2", &other(false));
+        node.call("ADD", "c3", &other(true));
     });
 }
 
@@ -258,10 +258,10 @@ fn bridge_of_two_networks() {
             json!({"name": name, "isGateway": true, "ipam": ipam}),
         )
     };
-    same("bridge_of_two_networks", |side| {
-        side.call("ADD", "c1", &one("v4", "10.1.0.0/24"));
-        side.call("ADD", "c2", &one("v6", "fd00::/64"));
-        side.call("ADD", "c3", &one("v6too", "fd01::/64"));
+    same("bridge_of_two_networks", |node| {
+        node.call("ADD", "c1", &one("v4", "10.1.0.0/24"));
+        node.call("ADD", "c2", &one("v6", "fd00::/64"));
+        node.call("ADD", "c3", &one("v6too", "fd01::/64"));
     });
 }
 
@@ -269,14 +269,14 @@ fn bridge_of_two_networks() {
 fn bridge_mac() {
     let args = json!({"cni": {"mac": "02:00:00:00:00:02"}});
     let runtime = json!({"mac": "02:00:00:00:00:03"});
-    same("bridge_mac", |side| {
-        side.args("IgnoreUnknown=1;MAC=02:00:00:00:00:01");
-        side.call("ADD", "c1", &bridge());
+    same("bridge_mac", |node| {
+        node.args("IgnoreUnknown=1;MAC=02:00:00:00:00:01");
+        node.call("ADD", "c1", &bridge());
         let by_args = with(bridge(), json!({"args": args}));
-        side.call("ADD", "c2", &by_args);
+        node.call("ADD", "c2", &by_args);
         let by_all = with(by_args, json!({"runtimeConfig": runtime}));
-        side.call("ADD", "c3", &by_all);
-        side.call("CHECK", "c3", &by_all);
+        node.call("ADD", "c3", &by_all);
+        node.call("CHECK", "c3", &by_all);
     });
 }
 
@@ -286,18 +286,18 @@ fn bridge_requested_addresses() {
     let config = with(bridge(), json!({"ipam": ipam}));
     let args = json!({"cni": {"ips": ["10.1.0.20"]}});
     let runtime = json!({"ips": ["10.1.0.30/24", "fd00::30"]});
-    same("bridge_requested_addresses", |side| {
-        side.call("ADD", "c1", &with(config.clone(), json!({"args": args})));
-        side.call(
+    same("bridge_requested_addresses", |node| {
+        node.call("ADD", "c1", &with(config.clone(), json!({"args": args})));
+        node.call(
             "ADD",
             "c2",
             &with(config.clone(), json!({"runtimeConfig": runtime})),
         );
-        side.args("IP=10.1.0.40;IgnoreUnknown=1");
-        side.call("ADD", "c3", &config);
-        side.call("ADD", "c4", &config);
-        side.args("IP=10.1.0.50");
-        side.call("ADD", "c5", &config);
+        node.args("IP=10.1.0.40;IgnoreUnknown=1");
+        node.call("ADD", "c3", &config);
+        node.call("ADD", "c4", &config);
+        node.args("IP=10.1.0.50");
+        node.call("ADD", "c5", &config);
     });
 }
 
@@ -306,7 +306,7 @@ fn bridge_dns() {
     let dns = json!({"nameservers": ["10.1.0.53"], "domain": "example", "search": ["a", "b"],
         "options": ["ndots:2"]});
     let config = with(bridge(), json!({"dns": dns}));
-    same("bridge_dns", |side| short_life(side, &config));
+    same("bridge_dns", |node| short_life(node, &config));
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn bridge_dns_of_the_ipam() {
     std::fs::write(file.path(), text).unwrap();
     let ipam = with(dual(), json!({"resolvConf": file.path()}));
     let config = with(bridge(), json!({"ipam": ipam}));
-    same("bridge_dns_of_the_ipam", |side| short_life(side, &config));
+    same("bridge_dns_of_the_ipam", |node| short_life(node, &config));
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn bridge_ipam_static() {
         "routes": [{"dst": "10.5.0.0/16"}],
         "dns": {"nameservers": ["10.1.0.53"]}});
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
-    same("bridge_ipam_static", |side| short_life(side, &config));
+    same("bridge_ipam_static", |node| short_life(node, &config));
 }
 
 /// `static` without a gateway: the bridge's is the first address of the subnet.
@@ -337,18 +337,18 @@ fn bridge_ipam_static() {
 fn bridge_gateway_by_convention() {
     let ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.7/24"}]});
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
-    same("bridge_gateway_by_convention", |side| {
-        short_life(side, &config)
+    same("bridge_gateway_by_convention", |node| {
+        short_life(node, &config)
     });
 }
 
 #[test]
 fn bridge_several_interfaces_of_a_container() {
-    same("bridge_several_interfaces_of_a_container", |side| {
-        side.call_at("ADD", "c1", "eth0", &bridge());
-        side.call_at("ADD", "c1", "net1", &bridge());
-        side.call_at("DEL", "c1", "eth0", &bridge());
-        side.call_at("DEL", "c1", "net1", &bridge());
+    same("bridge_several_interfaces_of_a_container", |node| {
+        node.call_at("ADD", "c1", "eth0", &bridge());
+        node.call_at("ADD", "c1", "net1", &bridge());
+        node.call_at("DEL", "c1", "eth0", &bridge());
+        node.call_at("DEL", "c1", "net1", &bridge());
     });
 }
 
@@ -359,10 +359,10 @@ fn bridge_in_old_versions() {
     same_in(
         "bridge_in_old_versions",
         &["0.1.0", "0.2.0", "0.3.0", "0.3.1"],
-        |side| {
-            side.call("ADD", "c1", &config);
-            side.call("CHECK", "c1", &config);
-            side.call("DEL", "c1", &config);
+        |node| {
+            node.call("ADD", "c1", &config);
+            node.call("CHECK", "c1", &config);
+            node.call("DEL", "c1", &config);
         },
     );
 }
@@ -390,9 +390,9 @@ fn bridge_vlans_without_kernel_support() {
     if kernel_has_it() {
         return;
     }
-    same_in("bridge_vlans_without_kernel_support", &["1.1.0"], |side| {
-        side.call("ADD", "c1", &with(bridge(), json!({"vlan": 100})));
-        side.call(
+    same_in("bridge_vlans_without_kernel_support", &["1.1.0"], |node| {
+        node.call("ADD", "c1", &with(bridge(), json!({"vlan": 100})));
+        node.call(
             "ADD",
             "c2",
             &with(bridge(), json!({"vlanTrunk": [{"id": 5}]})),
@@ -418,20 +418,20 @@ fn bridge_options_in_pairs() {
         ("dual stack", json!({"ipam": dual()})),
         ("no ipam", json!({"ipam": null})),
     ];
-    same_in("bridge_options_in_pairs", &["1.1.0"], |side| {
+    same_in("bridge_options_in_pairs", &["1.1.0"], |node| {
         for (at, (one, first)) in options.iter().enumerate() {
             for (other, second) in &options[..at] {
                 let config = with(with(bridge(), first.clone()), second.clone());
                 for verb in ["ADD", "DEL"] {
-                    side.container("c1");
-                    let call = side.plugin(verb, "c1", &side.config(&config));
-                    side.run(&format!("{verb} c1, {one} {other}"), &call);
+                    node.container("c1");
+                    let call = node.plugin(verb, "c1", &node.config(&config));
+                    node.run(&format!("{verb} c1, {one} {other}"), &call);
                 }
-                if side.world.link("cni0").is_some() {
+                if node.world.link("cni0").is_some() {
                     ip("link del cni0");
                 }
             }
         }
-        side.note_rules(&["c1"]);
+        node.record_rules(&["c1"]);
     });
 }

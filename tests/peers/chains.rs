@@ -11,9 +11,9 @@ fn gateway() -> Value {
 }
 
 fn chained(test: &str, plugins: &[Value]) {
-    same(test, |side| {
+    same(test, |node| {
         for verb in ["ADD", "CHECK", "DEL", "DEL"] {
-            side.call_chain(verb, "c1", "eth0", plugins);
+            node.call_chain(verb, "c1", "eth0", plugins);
         }
     });
 }
@@ -39,9 +39,9 @@ fn chain_with_tuning() {
 #[test]
 fn chain_with_source_based_routing() {
     let sbr = json!({"name": "podnet", "type": "sbr"});
-    same("chain_with_source_based_routing", |side| {
+    same("chain_with_source_based_routing", |node| {
         for verb in ["ADD", "DEL"] {
-            side.call_chain(verb, "c1", "eth0", &[gateway(), sbr.clone()]);
+            node.call_chain(verb, "c1", "eth0", &[gateway(), sbr.clone()]);
         }
     });
 }
@@ -65,11 +65,11 @@ fn chain_with_firewall() {
     };
     let firewall = json!({"name": "podnet", "type": "firewall", "backend": "iptables"});
     let (theirs, ours) = (&plugins.reference, &plugins.ours);
-    compare("chain_with_firewall", &VERSIONS, theirs, ours, |side| {
+    compare("chain_with_firewall", &VERSIONS, theirs, ours, |node| {
         for verb in ["ADD", "CHECK", "DEL"] {
-            side.call_chain(verb, "c1", "eth0", &[gateway(), firewall.clone()]);
+            node.call_chain(verb, "c1", "eth0", &[gateway(), firewall.clone()]);
         }
-        side.note_rules(&["10.1.0.2", "fd00::2"]);
+        node.record_rules(&["10.1.0.2", "fd00::2"]);
     });
 }
 
@@ -81,9 +81,9 @@ fn chain_that_fails() {
         "type": "tuning",
         "sysctl": {"net.ipv4.conf.IFNAME.no_such": "1"}
     });
-    same("chain_that_fails", |side| {
+    same("chain_that_fails", |node| {
         for verb in ["ADD", "DEL"] {
-            side.call_chain(verb, "c1", "eth0", &[gateway(), tuning.clone()]);
+            node.call_chain(verb, "c1", "eth0", &[gateway(), tuning.clone()]);
         }
     });
 }
@@ -100,10 +100,10 @@ fn the_reference_s_bridge_and_ptp_delegate_to_our_host_local() {
         &VERSIONS,
         &plugins.reference,
         &mixed,
-        |side| {
+        |node| {
             let config = with(gateway(), json!({"ipam": with(dual(), routes.clone())}));
-            life(side, &config);
-            life(side, &with(ptp(), json!({"ipam": dual()})));
+            life(node, &config);
+            life(node, &with(ptp(), json!({"ipam": dual()})));
         },
     );
 }
@@ -114,9 +114,9 @@ fn our_bridge_and_ptp_delegate_to_the_reference_s_host_local() {
     let ipam = with(dual(), json!({"type": "other-local"}));
     same(
         "our_bridge_and_ptp_delegate_to_the_reference_s_host_local",
-        |side| {
-            life(side, &with(gateway(), json!({"ipam": ipam})));
-            life(side, &with(ptp(), json!({"ipam": ipam})));
+        |node| {
+            life(node, &with(gateway(), json!({"ipam": ipam})));
+            life(node, &with(ptp(), json!({"ipam": ipam})));
         },
     );
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use crate::{Peers, crowd, error, ips, peers};
+use crate::{Peers, error, fill_store, ips, peers};
 use common::{Call, STORES, World, allocated};
 
 /// Workers of each kind: more than twice as many as there are addresses.
@@ -15,7 +15,7 @@ const WORKERS: usize = 4;
 const ROUNDS: usize = 25;
 
 /// Who has which address, as far as the workers know.
-type Held = Mutex<HashMap<String, String>>;
+type Holders = Mutex<HashMap<String, String>>;
 
 #[test]
 fn no_address_is_given_twice() {
@@ -30,7 +30,7 @@ fn no_address_is_given_twice() {
 fn no_address_is_given_twice_in_a_large_store() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
-        churn(peers, || crowd(&Path::new(STORES).join("podnet")));
+        churn(peers, || fill_store(&Path::new(STORES).join("podnet")));
     }
 }
 
@@ -44,7 +44,7 @@ fn churn(peers: &Peers, prepare: impl Fn()) {
         .map(|at| world.container(&format!("ours{at}")))
         .collect();
     let links = world.links().len();
-    let held = &Held::default();
+    let held = &Holders::default();
 
     let ours = containers.iter().enumerate().map(|(at, container)| {
         let id = format!("ours{at}");
@@ -72,7 +72,7 @@ fn churn(peers: &Peers, prepare: impl Fn()) {
 }
 
 /// ADD and DEL in a row; how often an ADD was served.
-fn work(id: &str, held: &Held, add: &Call, del: &Call) -> usize {
+fn work(id: &str, held: &Holders, add: &Call, del: &Call) -> usize {
     let mut served = 0;
     for _ in 0..ROUNDS {
         let answer = add.run();

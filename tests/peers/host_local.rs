@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::compare::{Side, same, same_in};
+use crate::compare::{Node, same, same_in};
 use common::{Call, with};
 
 fn ipam(ipam: Value) -> Value {
@@ -10,13 +10,13 @@ fn ipam(ipam: Value) -> Value {
     json!({"name": "podnet", "type": "host-local", "ipam": ipam})
 }
 
-fn call(side: &mut Side, verb: &str, id: &str, config: &Value) {
-    let call = plugin(side, verb, id, config);
-    side.run(&format!("{verb} {id}"), &call);
+fn call(node: &mut Node, verb: &str, id: &str, config: &Value) {
+    let call = plugin(node, verb, id, config);
+    node.run(&format!("{verb} {id}"), &call);
 }
 
-fn plugin(side: &Side, verb: &str, id: &str, config: &Value) -> Call {
-    side.plugin(verb, id, &side.config(config))
+fn plugin(node: &Node, verb: &str, id: &str, config: &Value) -> Call {
+    node.plugin(verb, id, &node.config(config))
 }
 
 #[test]
@@ -26,16 +26,16 @@ fn host_local_ranges() {
          {"subnet": "10.2.0.0/24", "gateway": "10.2.0.254", "rangeEnd": "10.2.0.1"}],
         [{"subnet": "fd00::/64", "rangeStart": "fd00::10"}]
     ]}));
-    same("host_local_ranges", |side| {
+    same("host_local_ranges", |node| {
         for id in ["c1", "c2", "c3", "c4"] {
-            call(side, "ADD", id, &config);
+            call(node, "ADD", id, &config);
         }
-        call(side, "CHECK", "c1", &config);
-        call(side, "CHECK", "c4", &config);
-        call(side, "DEL", "c1", &config);
-        call(side, "CHECK", "c1", &config);
-        call(side, "DEL", "c1", &config);
-        call(side, "ADD", "c5", &config);
+        call(node, "CHECK", "c1", &config);
+        call(node, "CHECK", "c4", &config);
+        call(node, "DEL", "c1", &config);
+        call(node, "CHECK", "c1", &config);
+        call(node, "DEL", "c1", &config);
+        call(node, "ADD", "c5", &config);
     });
 }
 
@@ -44,9 +44,9 @@ fn host_local_ranges() {
 fn host_local_legacy_range() {
     let config = ipam(json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.5",
         "gateway": "10.1.0.254", "ranges": [[{"subnet": "fd00::/64"}]]}));
-    same("host_local_legacy_range", |side| {
-        call(side, "ADD", "c1", &config);
-        call(side, "DEL", "c1", &config);
+    same("host_local_legacy_range", |node| {
+        call(node, "ADD", "c1", &config);
+        call(node, "DEL", "c1", &config);
     });
 }
 
@@ -62,10 +62,10 @@ fn host_local_in_old_versions() {
     same_in(
         "host_local_in_old_versions",
         &["0.1.0", "0.2.0", "0.3.0", "0.3.1"],
-        |side| {
-            call(side, "ADD", "c1", &config);
-            call(side, "DEL", "c1", &config);
-            call(side, "ADD", "c2", &two);
+        |node| {
+            call(node, "ADD", "c1", &config);
+            call(node, "DEL", "c1", &config);
+            call(node, "ADD", "c2", &two);
         },
     );
 }
@@ -82,16 +82,16 @@ fn host_local_routes() {
              "priority": 5, "table": 100, "scope": 253}
         ]
     }));
-    same("host_local_routes", |side| call(side, "ADD", "c1", &config));
+    same("host_local_routes", |node| call(node, "ADD", "c1", &config));
 }
 
 #[test]
 fn host_local_data_dir() {
     let config = ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}]],
         "dataDir": "/var/lib/cni/elsewhere/deep"}));
-    same("host_local_data_dir", |side| {
-        call(side, "ADD", "c1", &config);
-        call(side, "DEL", "c1", &config);
+    same("host_local_data_dir", |node| {
+        call(node, "ADD", "c1", &config);
+        call(node, "DEL", "c1", &config);
     });
 }
 
@@ -106,15 +106,15 @@ fn host_local_resolv_conf() {
         "domain one\ndomain two\nsearch a\nsearch b\noptions x\noptions y\n",
         "",
     ];
-    same("host_local_resolv_conf", |side| {
+    same("host_local_resolv_conf", |node| {
         for (at, text) in texts.iter().enumerate() {
             let file = dir.path().join(format!("resolv{at}"));
             std::fs::write(&file, text).unwrap();
             let config = ipam(json!({"subnet": "10.1.0.0/24", "resolvConf": file}));
-            call(side, "ADD", &format!("c{at}"), &config);
+            call(node, "ADD", &format!("c{at}"), &config);
         }
         let gone = ipam(json!({"subnet": "10.1.0.0/24", "resolvConf": "/nonexistent"}));
-        call(side, "ADD", "gone", &gone);
+        call(node, "ADD", "gone", &gone);
     });
 }
 
@@ -125,30 +125,30 @@ fn host_local_requested_addresses() {
     ]}));
     let args = |ips: Value| with(config.clone(), json!({"args": {"cni": {"ips": ips}}}));
     let runtime = |ips: Value| with(config.clone(), json!({"runtimeConfig": {"ips": ips}}));
-    same("host_local_requested_addresses", |side| {
-        side.args("IP=10.1.0.10");
-        call(side, "ADD", "env", &config);
-        call(side, "ADD", "taken", &config);
-        side.args("");
-        call(side, "ADD", "args", &args(json!(["10.2.0.20", "fd00::20"])));
+    same("host_local_requested_addresses", |node| {
+        node.args("IP=10.1.0.10");
+        call(node, "ADD", "env", &config);
+        call(node, "ADD", "taken", &config);
+        node.args("");
+        call(node, "ADD", "args", &args(json!(["10.2.0.20", "fd00::20"])));
         call(
-            side,
+            node,
             "ADD",
             "runtime",
             &runtime(json!(["10.1.0.30/24", "fd00::30/64"])),
         );
-        side.args("IP=10.1.0.40/24;IgnoreUnknown=true;K8S_POD_NAME=x");
+        node.args("IP=10.1.0.40/24;IgnoreUnknown=true;K8S_POD_NAME=x");
         let all = with(
             args(json!(["10.2.0.40"])),
             json!({"runtimeConfig": {"ips": ["fd00::40"]}}),
         );
-        call(side, "ADD", "all", &all);
-        side.args("IP=10.1.0.1");
-        call(side, "ADD", "gateway", &config);
-        side.args("IP=not-an-address");
-        call(side, "ADD", "nonsense", &config);
-        side.args("IP=10.1.0.50;UNKNOWN=1");
-        call(side, "ADD", "unknown", &config);
+        call(node, "ADD", "all", &all);
+        node.args("IP=10.1.0.1");
+        call(node, "ADD", "gateway", &config);
+        node.args("IP=not-an-address");
+        call(node, "ADD", "nonsense", &config);
+        node.args("IP=10.1.0.50;UNKNOWN=1");
+        call(node, "ADD", "unknown", &config);
     });
 }
 
@@ -156,9 +156,9 @@ fn host_local_requested_addresses() {
 #[test]
 fn host_local_requested_address_out_of_range() {
     let config = ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}]]}));
-    same("host_local_requested_address_out_of_range", |side| {
-        side.args("IP=10.9.0.9");
-        call(side, "ADD", "c1", &config);
+    same("host_local_requested_address_out_of_range", |node| {
+        node.args("IP=10.9.0.9");
+        call(node, "ADD", "c1", &config);
     });
 }
 
@@ -170,28 +170,28 @@ fn host_local_ip_ranges_capability() {
         ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}]]})),
         json!({"runtimeConfig": ranges}),
     );
-    same("host_local_ip_ranges_capability", |side| {
-        call(side, "ADD", "c1", &alone);
-        call(side, "ADD", "c2", &before);
-        call(side, "DEL", "c2", &before);
+    same("host_local_ip_ranges_capability", |node| {
+        call(node, "ADD", "c1", &alone);
+        call(node, "ADD", "c2", &before);
+        call(node, "DEL", "c2", &before);
     });
 }
 
 #[test]
 fn host_local_exhaustion() {
     let config = ipam(json!({"ranges": [[{"subnet": "10.1.0.0/30"}], [{"subnet": "fd00::/64"}]]}));
-    same("host_local_exhaustion", |side| {
+    same("host_local_exhaustion", |node| {
         for id in ["c1", "c2", "c3"] {
-            call(side, "ADD", id, &config);
+            call(node, "ADD", id, &config);
         }
-        call(side, "DEL", "c1", &config);
-        call(side, "ADD", "c3", &config);
+        call(node, "DEL", "c1", &config);
+        call(node, "ADD", "c3", &config);
     });
 }
 
 #[test]
 fn host_local_small_subnets() {
-    same("host_local_small_subnets", |side| {
+    same("host_local_small_subnets", |node| {
         for (at, subnet) in [
             "10.1.0.0/29",
             "10.2.0.8/30",
@@ -204,7 +204,7 @@ fn host_local_small_subnets() {
         .enumerate()
         {
             let config = ipam(json!({"ranges": [[{"subnet": subnet}]]}));
-            call(side, "ADD", &format!("c{at}"), &config);
+            call(node, "ADD", &format!("c{at}"), &config);
         }
     });
 }
@@ -212,12 +212,12 @@ fn host_local_small_subnets() {
 #[test]
 fn host_local_repeated_add() {
     let config = ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}]]}));
-    same("host_local_repeated_add", |side| {
-        call(side, "ADD", "c1", &config);
-        call(side, "ADD", "c1", &config);
-        let other = plugin(side, "ADD", "c1", &config).ifname("net1");
-        side.run("ADD c1 net1", &other);
-        call(side, "DEL", "c1", &config);
+    same("host_local_repeated_add", |node| {
+        call(node, "ADD", "c1", &config);
+        call(node, "ADD", "c1", &config);
+        let other = plugin(node, "ADD", "c1", &config).ifname("net1");
+        node.run("ADD c1 net1", &other);
+        call(node, "DEL", "c1", &config);
     });
 }
 
@@ -225,9 +225,9 @@ fn host_local_repeated_add() {
 #[test]
 fn host_local_repeated_add_of_two_sets() {
     let config = ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]}));
-    same("host_local_repeated_add_of_two_sets", |side| {
-        call(side, "ADD", "c1", &config);
-        call(side, "ADD", "c1", &config);
+    same("host_local_repeated_add_of_two_sets", |node| {
+        call(node, "ADD", "c1", &config);
+        call(node, "ADD", "c1", &config);
     });
 }
 
@@ -285,15 +285,15 @@ fn host_local_refuses() {
             json!({"subnet": "10.1.0.0/24", "routes": [{"dst": "10.5.0.0"}]}),
         ),
     ];
-    same("host_local_refuses", |side| {
+    same("host_local_refuses", |node| {
         for (what, object) in &bad {
             let config = ipam(object.clone());
             for verb in ["ADD", "CHECK", "DEL"] {
-                let call = plugin(side, verb, "c1", &config);
-                side.run(&format!("{verb}, {what}"), &call);
+                let call = plugin(node, verb, "c1", &config);
+                node.run(&format!("{verb}, {what}"), &call);
             }
         }
         let config = json!({"name": "podnet", "type": "host-local"});
-        call(side, "ADD", "without-ipam", &config);
+        call(node, "ADD", "without-ipam", &config);
     });
 }

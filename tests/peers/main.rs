@@ -7,30 +7,30 @@
 //!   plugin, and [`verbs`], [`traffic`], [`chains`], [`conflists`] for what they share.
 //! * [`parity`]: that the crate's table of all this is true.
 
-mod concurrent;
+mod alternating;
 mod bridge;
 mod chains;
+mod compare;
+mod concurrent;
 mod conflists;
-mod verbs;
 mod host_local;
-mod alternating;
 mod legacy;
 mod loopback;
 mod migration;
+mod migration_node;
+mod paired_stores;
 mod parity;
 mod portmap;
 mod ptp;
-mod compare;
-mod migration_node;
 mod traffic;
-mod paired_stores;
+mod verbs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use common::{Answer, Call, lab, podnet, with};
+use common::{Call, PluginOutput, lab, podnet, with};
 
 /// The reference plugins in one version, and the newest CNI version that they speak.
 struct Peers {
@@ -68,7 +68,7 @@ impl Peers {
 }
 
 /// Puts so many addresses of others into a network's store that ours has an index for it.
-fn crowd(store: &Path) {
+fn fill_store(store: &Path) {
     fs::create_dir_all(store).unwrap();
     for n in 0..50 {
         fs::write(
@@ -90,7 +90,7 @@ fn ips(result: &Value) -> Vec<(String, String)> {
 
 /// The error of a call that has to fail; the reference's own lack cniVersion.
 #[track_caller]
-fn error(answer: &Answer) -> Value {
+fn error(answer: &PluginOutput) -> Value {
     assert_eq!(answer.0.status.code(), Some(1), "{answer:?}");
     serde_json::from_slice(&answer.0.stdout).unwrap()
 }

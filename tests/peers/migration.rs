@@ -6,16 +6,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::migration_node::Maker::{Ours, Theirs};
-use crate::migration_node::{Pod, Site, Way, has_word, ruleset, unname};
+use crate::migration_node::Vendor::{Ours, Reference};
+use crate::migration_node::{Node, Pod, Wiring, has_word, ruleset, unname};
 use crate::{Peers, error};
 use common::{allocated, ip, lab, run};
 
-const NFTABLES: [Way; 2] = [way("bridge", "nftables"), way("ptp", "nftables")];
-const IPTABLES: [Way; 2] = [way("bridge", "iptables"), way("ptp", "iptables")];
+const NFTABLES: [Wiring; 2] = [way("bridge", "nftables"), way("ptp", "nftables")];
+const IPTABLES: [Wiring; 2] = [way("bridge", "iptables"), way("ptp", "iptables")];
 
-const fn way(plugin: &'static str, backend: &'static str) -> Way {
-    Way { plugin, backend }
+const fn way(plugin: &'static str, backend: &'static str) -> Wiring {
+    Wiring { plugin, backend }
 }
 
 fn today() -> Option<Peers> {
@@ -65,34 +65,34 @@ fn pods_of_bookworm_s_ptp_are_taken_over() {
 }
 
 /// Ten pods wired by the reference, each taken down by ours under another bad luck.
-fn change_hands(peers: &Peers, way: Way) {
-    let site = Site::new(peers, way);
+fn change_hands(peers: &Peers, wiring: Wiring) {
+    let node = Node::new(peers, wiring);
     let mut pods: Vec<_> = (0..10)
-        .map(|at| site.wire(Theirs, &format!("p{at}")))
+        .map(|at| node.wire(Reference, &format!("p{at}")))
         .collect();
     for pod in &pods {
-        site.link_plugin(Ours, "CHECK", pod).run().ok();
-        site.portmap(Ours, "CHECK", pod).run().ok();
-        site.assert_traffic(pod);
+        node.link_plugin(Ours, "CHECK", pod).run().ok();
+        node.portmap(Ours, "CHECK", pod).run().ok();
+        node.assert_traffic(pod);
     }
 
     // A runtime that remembers everything.
     let pod = pods.remove(0);
-    assert_goes(&site, pod, &pods, |pod| site.del(Ours, pod, |call| call));
+    assert_goes(&node, pod, &pods, |pod| node.del(Ours, pod, |call| call));
 
     // One that has lost its cache.
     let pod = pods.remove(0);
-    assert_goes(&site, pod, &pods, |pod| site.del_without_result(Ours, pod));
+    assert_goes(&node, pod, &pods, |pod| node.del_without_result(Ours, pod));
 
     // The namespace is gone: with the result, and without.
     for forgotten in [false, true] {
         let mut pod = pods.remove(0);
-        let before = site.seen();
-        site.destroy_netns(&mut pod);
-        assert_eq!(site.seen(), before.without_link(&pod));
-        assert_goes(&site, pod, &pods, |pod| match forgotten {
-            true => site.del_without_result(Ours, pod),
-            false => site.del(Ours, pod, |call| call),
+        let before = node.seen();
+        node.destroy_netns(&mut pod);
+        assert_eq!(node.seen(), before.without_link(&pod));
+        assert_goes(&node, pod, &pods, |pod| match forgotten {
+            true => node.del_without_result(Ours, pod),
+            false => node.del(Ours, pod, |call| call),
         });
     }
 
@@ -100,69 +100,69 @@ fn change_hands(peers: &Peers, way: Way) {
     for empty in [false, true] {
         let pod = pods.remove(0);
         unname(&pod);
-        assert_goes(&site, pod, &pods, |pod| {
-            site.del(Ours, pod, |call| match empty {
+        assert_goes(&node, pod, &pods, |pod| {
+            node.del(Ours, pod, |call| match empty {
                 true => call.var("CNI_NETNS", ""),
                 false => call,
             });
         });
     }
 
-    names_have_other_owners(&site, &mut pods);
-    forgotten_pods_are_collected(&site, pods);
+    names_have_other_owners(&node, &mut pods);
+    forgotten_pods_are_collected(&node, pods);
 }
 
-fn names_have_other_owners(site: &Site, pods: &mut Vec<Pod>) {
+fn names_have_other_owners(node: &Node, pods: &mut Vec<Pod>) {
     // Another pod lives under its path by now.
     let mut pod = pods.remove(0);
-    site.destroy_netns(&mut pod);
-    let container = site.world.container(&pod.id);
-    let newcomer = site.wire_into(Theirs, &container, "newcomer", "podnet", "eth0");
+    node.destroy_netns(&mut pod);
+    let container = node.world.container(&pod.id);
+    let newcomer = node.wire_into(Reference, &container, "newcomer", "podnet", "eth0");
     pods.push(newcomer);
-    assert_goes(site, pod, pods, |pod| {
-        site.del_without_result(Ours, pod);
-        site.del(Ours, pod, |call| call);
+    assert_goes(node, pod, pods, |pod| {
+        node.del_without_result(Ours, pod);
+        node.del(Ours, pod, |call| call);
         assert!(container.link("eth0").is_some());
     });
 
     // Another link has its host end's name by now.
     let mut pod = pods.remove(0);
-    site.destroy_netns(&mut pod);
+    node.destroy_netns(&mut pod);
     ip(&format!(
         "link add {} type veth peer name other",
         pod.host_end
     ));
-    let foreign = site.world.link(&pod.host_end).unwrap();
-    site.del(Ours, &pod, |call| call);
-    assert_eq!(site.world.link(&pod.host_end), Some(foreign));
+    let foreign = node.world.link(&pod.host_end).unwrap();
+    node.del(Ours, &pod, |call| call);
+    assert_eq!(node.world.link(&pod.host_end), Some(foreign));
     ip(&format!("link del {}", pod.host_end));
-    pods.iter().for_each(|pod| site.assert_traffic(pod));
+    pods.iter().for_each(|pod| node.assert_traffic(pod));
 }
 
 /// The same container in another network stays.
-fn forgotten_pods_are_collected(site: &Site, mut pods: Vec<Pod>) {
+fn forgotten_pods_are_collected(node: &Node, mut pods: Vec<Pod>) {
     let mut pod = pods.remove(0);
-    site.destroy_netns(&mut pod);
-    let container = site.world.container(&pod.id);
-    let elsewhere = site.wire_into(Theirs, &container, &pod.id, "othernet", "net1");
-    assert_goes(site, pod, &pods, |_| site.gc("podnet", &pods));
-    site.assert_traffic(&elsewhere);
+    node.destroy_netns(&mut pod);
+    let container = node.world.container(&pod.id);
+    let elsewhere = node.wire_into(Reference, &container, &pod.id, "othernet", "net1");
+    assert_goes(node, pod, &pods, |_| node.gc("podnet", &pods));
+    node.assert_traffic(&elsewhere);
 
     for pod in pods.iter().chain([&elsewhere]) {
-        site.link_plugin(Ours, "CHECK", pod).run().ok();
-        site.portmap(Ours, "CHECK", pod).run().ok();
+        node.link_plugin(Ours, "CHECK", pod).run().ok();
+        node.portmap(Ours, "CHECK", pod).run().ok();
     }
     pods.push(elsewhere);
     while let Some(pod) = pods.pop() {
-        assert_goes(site, pod, &pods, |pod| site.del(Ours, pod, |call| call));
+        assert_goes(node, pod, &pods, |pod| node.del(Ours, pod, |call| call));
     }
 }
 
 /// `remove` takes away all that there is of the pod and nothing else, and so it does a second
 /// time. The others' traffic goes on.
 #[track_caller]
-fn assert_goes(site: &Site, pod: Pod, others: &[Pod], remove: impl Fn(&Pod)) {
-    let before = site.seen();
+fn assert_goes(node: &Node, pod: Pod, others: &[Pod], remove: impl Fn(&Pod)) {
+    let before = node.seen();
     let without = before.without(&pod);
     assert!(
         without.rules.len() < before.rules.len(),
@@ -171,52 +171,54 @@ fn assert_goes(site: &Site, pod: Pod, others: &[Pod], remove: impl Fn(&Pod)) {
     );
     for time in ["first", "second"] {
         remove(&pod);
-        let seen = site.seen();
+        let seen = node.seen();
         assert_eq!(seen.net, without.net, "{} by the {time}", pod.id);
         assert_eq!(seen.store, without.store, "{} by the {time}", pod.id);
         assert_eq!(seen.rules, without.rules, "{} by the {time}", pod.id);
     }
-    others.iter().for_each(|pod| site.assert_traffic(pod));
+    others.iter().for_each(|pod| node.assert_traffic(pod));
 }
 
 #[test]
 fn our_pods_are_removed_by_current_plugins_with_nftables() {
     for way in NFTABLES {
-        today().iter().for_each(|peers| change_back(peers, way));
+        today().iter().for_each(|peers| change_back(peers, wiring));
     }
 }
 
 #[test]
 fn our_pods_are_removed_by_current_plugins_with_iptables() {
     for way in IPTABLES {
-        today().iter().for_each(|peers| change_back(peers, way));
+        today().iter().for_each(|peers| change_back(peers, wiring));
     }
 }
 
 #[test]
 fn our_pods_are_removed_by_bookworm_s_plugins() {
     for way in IPTABLES {
-        bookworm().iter().for_each(|peers| change_back(peers, way));
+        bookworm()
+            .iter()
+            .for_each(|peers| change_back(peers, wiring));
     }
 }
 
 /// Ten pods wired by ours, deleted by the reference: what is left is what the documentation
 /// says, and goes by the means that it names.
-fn change_back(peers: &Peers, way: Way) {
-    let site = Site::new(peers, way);
-    let before = site.seen();
+fn change_back(peers: &Peers, wiring: Wiring) {
+    let node = Node::new(peers, wiring);
+    let before = node.seen();
     let pods: Vec<_> = (0..10)
-        .map(|at| site.wire(Ours, &format!("p{at}")))
+        .map(|at| node.wire(Ours, &format!("p{at}")))
         .collect();
-    pods.iter().for_each(|pod| site.assert_traffic(pod));
+    pods.iter().for_each(|pod| node.assert_traffic(pod));
     let (gone, alive) = pods.split_at(5);
 
-    let whole = site.seen();
-    gone.iter().for_each(|pod| del_by_theirs(&site, pod));
+    let whole = node.seen();
+    gone.iter().for_each(|pod| del_by_theirs(&node, pod));
     let rest = gone
         .iter()
         .fold(whole.clone(), |seen, pod| seen.without_link(pod));
-    let seen = site.seen();
+    let seen = node.seen();
     assert_eq!(seen.net, rest.net);
     assert_eq!(allocated("podnet").len(), 2 * alive.len());
 
@@ -230,27 +232,27 @@ fn change_back(peers: &Peers, way: Way) {
     assert!(gone.iter().all(|pod| elements(pod) > 0));
 
     // GC of ours takes the elements of the dead ones away while others live.
-    site.gc("podnet", alive);
+    node.gc("podnet", alive);
     assert!(
         gone.iter().all(|pod| elements(pod) == 0),
         "{:#?}",
         ruleset()
     );
-    alive.iter().for_each(|pod| site.assert_traffic(pod));
+    alive.iter().for_each(|pod| node.assert_traffic(pod));
 
     // After the last one, the documented command.
-    alive.iter().for_each(|pod| del_by_theirs(&site, pod));
+    alive.iter().for_each(|pod| del_by_theirs(&node, pod));
     assert!(allocated("podnet").is_empty());
     assert!(alive.iter().all(|pod| elements(pod) > 0));
     run("sh", ["-c", documented()]);
     assert_eq!(of_ours(&ruleset()), BTreeSet::new());
-    let left: BTreeSet<_> = site
+    let left: BTreeSet<_> = node
         .world
         .links()
         .into_iter()
         .map(|link| link.name)
         .collect();
-    let bridge = (way.plugin == "bridge").then(|| "cni0".to_owned());
+    let bridge = (wiring.plugin == "bridge").then(|| "cni0".to_owned());
     let there = before
         .net
         .links
@@ -265,13 +267,13 @@ fn change_back(peers: &Peers, way: Way) {
 /// Their DEL, as the documentation has it: where there is iptables, it stumbles once over a chain
 /// that ours has never made, with the link gone already and the addresses free.
 #[track_caller]
-fn del_by_theirs(site: &Site, pod: &Pod) {
-    site.portmap(Theirs, "DEL", pod).run().ok();
-    let del = site.link_plugin(Theirs, "DEL", pod);
-    if site.way.backend == "iptables" {
+fn del_by_theirs(node: &Node, pod: &Pod) {
+    node.portmap(Reference, "DEL", pod).run().ok();
+    let del = node.link_plugin(Reference, "DEL", pod);
+    if node.wiring.backend == "iptables" {
         let message = error(&del.run())["msg"].to_string();
         assert!(message.contains("' does not exist"), "{message}");
-        assert!(site.world.link(&pod.host_end).is_none());
+        assert!(node.world.link(&pod.host_end).is_none());
         let held = allocated("podnet");
         assert!(!pod.ips.iter().any(|ip| held.contains(ip)), "{held:?}");
     }

@@ -1,4 +1,4 @@
-//! A node with pods that one maker's plugins wired, and all that can be seen of them: links, the
+//! A node with pods that one vendor's plugins wired, and all that can be seen of them: links, the
 //! store, nftables, and traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// What wires the pods, and with which rules.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
+pub struct Wiring {
     /// `bridge` or `ptp`.
     pub plugin: &'static str,
     /// `nftables` or `iptables`.
@@ -34,17 +34,17 @@ pub struct Way {
 
 /// Whose plugins are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maker {
-    Theirs,
+pub enum Vendor {
+    Reference,
     Ours,
 }
 
-pub struct Site<'a> {
+pub struct Node<'a> {
     pub world: World,
     peers: &'a Peers,
     /// Our binary under the reference's names.
     ours: tempfile::TempDir,
-    pub way: Way,
+    pub wiring: Wiring,
     outside: TcpListener,
     /// A folder with nft and no iptables.
     nft_alone: tempfile::TempDir,
@@ -64,8 +64,8 @@ pub struct Pod {
     pub server: Option<TcpListener>,
 }
 
-impl<'a> Site<'a> {
-    pub fn new(peers: &'a Peers, way: Way) -> Self {
+impl<'a> Node<'a> {
+    pub fn new(peers: &'a Peers, wiring: Wiring) -> Self {
         let world = World::new();
         let ours = tempfile::tempdir().unwrap();
         for name in ["bridge", "ptp", "host-local", "portmap"] {
@@ -87,22 +87,22 @@ impl<'a> Site<'a> {
             world,
             peers,
             ours,
-            way,
+            wiring,
             outside,
             nft_alone,
         }
     }
 
     /// Wires a pod in a namespace of its own.
-    pub fn wire(&self, maker: Maker, id: &str) -> Pod {
+    pub fn wire(&self, vendor: Vendor, id: &str) -> Pod {
         let container = self.world.container(id);
-        self.wire_into(maker, &container, id, "podnet", "eth0")
+        self.wire_into(vendor, &container, id, "podnet", "eth0")
     }
 
     /// Wires an interface of a container, with ports.
     pub fn wire_into(
         &self,
-        maker: Maker,
+        vendor: Vendor,
         container: &Container,
         id: &str,
         network: &'static str,
@@ -119,13 +119,13 @@ impl<'a> Site<'a> {
             host_port: 0,
             server: None,
         };
-        pod.result = self.link_plugin(maker, "ADD", &pod).run().ok();
+        pod.result = self.link_plugin(vendor, "ADD", &pod).run().ok();
         let addresses = pod.result["ips"].as_array().unwrap().iter();
         pod.ips = addresses
             .map(|ip| ip["address"].as_str().unwrap())
             .map(|address| address.split('/').next().unwrap().to_owned())
             .collect();
-        let at = usize::from(self.way.plugin == "bridge");
+        let at = usize::from(self.wiring.plugin == "bridge");
         pod.host_end = pod.result["interfaces"][at]["name"]
             .as_str()
             .unwrap()
@@ -133,16 +133,16 @@ impl<'a> Site<'a> {
         let here: Ipv4Addr = pod.ips[0].parse().unwrap();
         let [_, subnet, _, last] = here.octets();
         pod.host_port = 8000 + 100 * u16::from(subnet) + u16::from(last);
-        self.portmap(maker, "ADD", &pod).run().ok();
+        self.portmap(vendor, "ADD", &pod).run().ok();
         pod.server = Some(container.enter(|| listen((here, 80).into())));
         pod
     }
 
     /// A call of the plugin that wires the pod, as its runtime makes it: with the result.
-    pub fn link_plugin(&self, maker: Maker, verb: &str, pod: &Pod) -> Call {
+    pub fn link_plugin(&self, vendor: Vendor, verb: &str, pod: &Pod) -> Call {
         self.call(
-            maker,
-            self.way.plugin,
+            vendor,
+            self.wiring.plugin,
             verb,
             pod,
             &self.network(pod.network),
@@ -150,20 +150,20 @@ impl<'a> Site<'a> {
     }
 
     /// A call of `portmap` for the pod.
-    pub fn portmap(&self, maker: Maker, verb: &str, pod: &Pod) -> Call {
+    pub fn portmap(&self, vendor: Vendor, verb: &str, pod: &Pod) -> Call {
         let ports = json!({"runtimeConfig": {"portMappings": [
             {"hostPort": pod.host_port, "containerPort": 80, "protocol": "tcp"},
             {"hostPort": pod.host_port, "containerPort": 53, "protocol": "udp", "hostIP": HOST},
         ]}});
         let config = with(self.ports(pod.network), ports);
-        self.call(maker, "portmap", verb, pod, &config)
+        self.call(vendor, "portmap", verb, pod, &config)
     }
 
-    fn call(&self, maker: Maker, plugin: &str, verb: &str, pod: &Pod, config: &Value) -> Call {
+    fn call(&self, vendor: Vendor, plugin: &str, verb: &str, pod: &Pod, config: &Value) -> Call {
         let config = with(config.clone(), json!({"prevResult": pod.result}));
-        let dir = match maker {
-            Maker::Theirs => self.peers.dir.as_path(),
-            Maker::Ours => self.ours.path(),
+        let dir = match vendor {
+            Vendor::Reference => self.peers.dir.as_path(),
+            Vendor::Ours => self.ours.path(),
         };
         let call = Call::new(verb, &config)
             .program(dir.join(plugin))
@@ -171,29 +171,29 @@ impl<'a> Site<'a> {
             .ifname(pod.ifname)
             .var("CNI_NETNS", pod.netns.as_os_str())
             .var("CNI_PATH", dir.as_os_str());
-        match (maker, self.way.backend) {
-            (Maker::Ours, _) => call,
+        match (vendor, self.wiring.backend) {
+            (Vendor::Ours, _) => call,
             // On a node of today's that has no iptables. macspoofchk calls nft everywhere.
-            (Maker::Theirs, "nftables") => call.var("PATH", self.nft_alone.path()),
-            (Maker::Theirs, _) => call.var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            (Vendor::Reference, "nftables") => call.var("PATH", self.nft_alone.path()),
+            (Vendor::Reference, _) => call.var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         }
     }
 
     /// Both DELs of a pod in the runtime's order, each call after a change.
     #[track_caller]
-    pub fn del(&self, maker: Maker, pod: &Pod, change: impl Fn(Call) -> Call) {
-        change(self.portmap(maker, "DEL", pod)).run().ok();
-        change(self.link_plugin(maker, "DEL", pod)).run().ok();
+    pub fn del(&self, vendor: Vendor, pod: &Pod, change: impl Fn(Call) -> Call) {
+        change(self.portmap(vendor, "DEL", pod)).run().ok();
+        change(self.link_plugin(vendor, "DEL", pod)).run().ok();
     }
 
     /// The same by a runtime that has forgotten the result.
     #[track_caller]
-    pub fn del_without_result(&self, maker: Maker, pod: &Pod) {
+    pub fn del_without_result(&self, vendor: Vendor, pod: &Pod) {
         for (plugin, config) in [
             ("portmap", self.ports(pod.network)),
-            (self.way.plugin, self.network(pod.network)),
+            (self.wiring.plugin, self.network(pod.network)),
         ] {
-            self.call(maker, plugin, "DEL", pod, &config)
+            self.call(vendor, plugin, "DEL", pod, &config)
                 .stdin(config.to_string())
                 .run()
                 .ok();
@@ -209,7 +209,7 @@ impl<'a> Site<'a> {
             .collect();
         let list = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": valid});
         for (plugin, config) in [
-            (self.way.plugin, self.network(network)),
+            (self.wiring.plugin, self.network(network)),
             ("portmap", self.ports(network)),
         ] {
             Call::new("GC", &with(config, list.clone()))
@@ -229,11 +229,11 @@ impl<'a> Site<'a> {
         json!({
             "cniVersion": self.peers.version,
             "name": name,
-            "type": self.way.plugin,
+            "type": self.wiring.plugin,
             "bridge": bridge,
             "isGateway": true,
             "ipMasq": true,
-            "ipMasqBackend": self.way.backend,
+            "ipMasqBackend": self.wiring.backend,
             "macspoofchk": true,
             "ipam": {
                 "type": "host-local",
@@ -251,18 +251,18 @@ impl<'a> Site<'a> {
             "cniVersion": self.peers.version,
             "name": network,
             "type": "portmap",
-            "backend": self.way.backend,
+            "backend": self.wiring.backend,
             "capabilities": {"portMappings": true}
         })
     }
 
     /// The whole node, but for the local routes of IPv6 addresses: the kernel makes those when
     /// it has looked for duplicates.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> NodeState {
         let mut net = NetState::read();
         net.routes
             .retain(|route| route.dst.is_ipv4() || route.table == MAIN_TABLE);
-        Seen {
+        NodeState {
             net,
             store: store_files(Path::new(STORES)),
             rules: ruleset(),
@@ -326,13 +326,13 @@ pub fn ruleset() -> Vec<String> {
 
 /// What a node shows at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
+pub struct NodeState {
     pub net: NetState,
     pub store: BTreeMap<PathBuf, Vec<u8>>,
     pub rules: Vec<String>,
 }
 
-impl Seen {
+impl NodeState {
     /// The same without one pod of the reference's: its host end, its addresses, and every rule
     /// and chain that is its own.
     pub fn without(&self, pod: &Pod) -> Self {

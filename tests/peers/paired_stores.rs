@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::{Peers, crowd, ips, peers};
+use crate::{Peers, fill_store, ips, peers};
 use common::programs;
 use common::{Call, Container, World, store_files, with};
 
 /// A network twice, with the same ranges.
-struct Twins<'a> {
+struct PairedStores<'a> {
     peers: &'a Peers,
     stores: tempfile::TempDir,
     ranges: Value,
@@ -20,7 +20,7 @@ struct Twins<'a> {
     containers: BTreeMap<String, Container>,
 }
 
-impl<'a> Twins<'a> {
+impl<'a> PairedStores<'a> {
     fn new(peers: &'a Peers, called: &str, ranges: Value) -> Self {
         let stores = tempfile::tempdir().unwrap();
         let ours = stores.path().join(called);
@@ -103,8 +103,8 @@ fn scripted_calls_on_a_dual_stack_network() {
              {"subnet": "10.2.0.0/24", "gateway": "10.2.0.2", "rangeEnd": "10.2.0.4"}],
             [{"subnet": "fd00::/64"}]
         ]);
-        let mut twins = Twins::new(peers, "pausenet", ranges);
-        let mut call = |verb, id, args| twins.both(&world, verb, id, args);
+        let mut stores = PairedStores::new(peers, "pausenet", ranges);
+        let mut call = |verb, id, args| stores.both(&world, verb, id, args);
         assert!(call("DEL", "c0", "").is_some(), "before there is a store");
         // Round the set's two ranges: .20 .21 .22, then 10.2.0.1 .3 .4 (.2 is the gateway).
         for id in ["c1", "c2", "c3", "c4", "c5"] {
@@ -133,7 +133,7 @@ fn scripted_calls_on_a_dual_stack_network() {
 fn random_calls_on_a_small_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
-        random_life(peers, 200, |_| ());
+        random_calls(peers, 200, |_| ());
     }
 }
 
@@ -142,18 +142,18 @@ fn random_calls_on_a_small_network() {
 fn random_calls_on_a_large_network() {
     let Some(peers) = peers() else { return };
     for peers in &peers {
-        random_life(peers, 60, |twins| {
+        random_calls(peers, 60, |stores| {
             for whose in ["theirs", "ours"] {
-                crowd(&twins.store(whose).join("podnet"));
+                fill_store(&stores.store(whose).join("podnet"));
             }
         });
     }
 }
 
-fn random_life(peers: &Peers, rounds: u32, prepare: impl Fn(&Twins)) {
+fn random_calls(peers: &Peers, rounds: u32, prepare: impl Fn(&PairedStores)) {
     let world = World::new();
-    let mut twins = Twins::new(peers, "host-local", json!([[{"subnet": "10.1.0.0/29"}]]));
-    prepare(&twins);
+    let mut stores = PairedStores::new(peers, "host-local", json!([[{"subnet": "10.1.0.0/29"}]]));
+    prepare(&stores);
     // Random enough, and the same every time.
     let mut state = 42_u32;
     let mut random = |below: u32| {
@@ -170,8 +170,8 @@ fn random_life(peers: &Peers, rounds: u32, prepare: impl Fn(&Twins)) {
         // Not to be matched: a request that no range contains moves the reference's cursor, and
         // it gives a requested address to who has one already.
         if !args.is_empty() {
-            twins.both(&world, "DEL", &id, "");
+            stores.both(&world, "DEL", &id, "");
         }
-        twins.both(&world, verb, &id, &args);
+        stores.both(&world, verb, &id, &args);
     }
 }

@@ -4,19 +4,19 @@
 use serde_json::{Value, json};
 
 use crate::compare::cases::{bridge, dual, portmap, ptp};
-use crate::compare::{Side, same, same_in};
+use crate::compare::{Node, same, same_in};
 use common::with;
 
 fn gateway() -> Value {
     with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}))
 }
 
-fn chain(side: &mut Side, wired: &Value, ports: &Value) {
+fn chain(node: &mut Node, wired: &Value, ports: &Value) {
     let plugins = [wired.clone(), ports.clone()];
     for verb in ["ADD", "CHECK", "DEL", "DEL"] {
-        side.call_chain(verb, "c1", "eth0", &plugins);
+        node.call_chain(verb, "c1", "eth0", &plugins);
     }
-    side.note_rules(&["10.1.0.2", "fd00::2", "c1", "8080"]);
+    node.record_rules(&["10.1.0.2", "fd00::2", "c1", "8080"]);
 }
 
 fn web() -> Value {
@@ -26,8 +26,8 @@ fn web() -> Value {
 #[test]
 fn portmap_after_bridge() {
     let ports = portmap(json!({}), web());
-    same("portmap_after_bridge", |side| {
-        chain(side, &gateway(), &ports)
+    same("portmap_after_bridge", |node| {
+        chain(node, &gateway(), &ports)
     });
 }
 
@@ -35,7 +35,7 @@ fn portmap_after_bridge() {
 fn portmap_after_ptp() {
     let ports = portmap(json!({}), web());
     let wired = with(ptp(), json!({"ipam": dual()}));
-    same("portmap_after_ptp", |side| chain(side, &wired, &ports));
+    same("portmap_after_ptp", |node| chain(node, &wired, &ports));
 }
 
 #[test]
@@ -44,8 +44,8 @@ fn portmap_without_ports() {
         portmap(json!({}), json!([])),
         portmap(json!({"runtimeConfig": null}), json!([])),
     ] {
-        same("portmap_without_ports", |side| {
-            chain(side, &gateway(), &ports)
+        same("portmap_without_ports", |node| {
+            chain(node, &gateway(), &ports)
         });
     }
 }
@@ -60,7 +60,7 @@ fn portmap_protocols() {
             {"hostPort": 8080, "containerPort": 99, "protocol": "sctp"}
         ]),
     );
-    same("portmap_protocols", |side| chain(side, &gateway(), &ports));
+    same("portmap_protocols", |node| chain(node, &gateway(), &ports));
 }
 
 #[test]
@@ -74,36 +74,36 @@ fn portmap_host_ip() {
             {"hostPort": 8083, "containerPort": 80, "protocol": "tcp", "hostIP": "2001:db8::1"}
         ]),
     );
-    same("portmap_host_ip", |side| chain(side, &gateway(), &ports));
+    same("portmap_host_ip", |node| chain(node, &gateway(), &ports));
 }
 
 #[test]
 fn portmap_without_snat() {
     let ports = portmap(json!({"snat": false}), web());
-    same("portmap_without_snat", |side| {
-        chain(side, &gateway(), &ports)
+    same("portmap_without_snat", |node| {
+        chain(node, &gateway(), &ports)
     });
 }
 
 #[test]
 fn portmap_masq_all() {
     let ports = portmap(json!({"masqAll": true}), web());
-    same("portmap_masq_all", |side| chain(side, &gateway(), &ports));
+    same("portmap_masq_all", |node| chain(node, &gateway(), &ports));
 }
 
 #[test]
 fn portmap_mark_masq_bit() {
     let ports = portmap(json!({"markMasqBit": 5}), web());
-    same("portmap_mark_masq_bit", |side| {
-        chain(side, &gateway(), &ports)
+    same("portmap_mark_masq_bit", |node| {
+        chain(node, &gateway(), &ports)
     });
 }
 
 #[test]
 fn portmap_set_mark_chain() {
     let ports = portmap(json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}), web());
-    same_in("portmap_set_mark_chain", &["1.1.0"], |side| {
-        chain(side, &gateway(), &ports)
+    same_in("portmap_set_mark_chain", &["1.1.0"], |node| {
+        chain(node, &gateway(), &ports)
     });
 }
 
@@ -111,8 +111,8 @@ fn portmap_set_mark_chain() {
 fn portmap_conditions() {
     let keys = json!({"conditionsV4": ["ip", "daddr", "!=", "192.0.2.9"]});
     let ports = portmap(keys, web());
-    same_in("portmap_conditions", &["1.1.0"], |side| {
-        chain(side, &gateway(), &ports)
+    same_in("portmap_conditions", &["1.1.0"], |node| {
+        chain(node, &gateway(), &ports)
     });
 }
 
@@ -174,8 +174,8 @@ fn portmap_refuses() {
         ),
         ("backend", portmap(json!({"backend": "ebpf"}), web())),
     ];
-    same_in("portmap_refuses", &["1.1.0"], |side| {
-        side.call("ADD", "c1", &gateway());
+    same_in("portmap_refuses", &["1.1.0"], |node| {
+        node.call("ADD", "c1", &gateway());
         let before = json!({
             "cniVersion": "1.1.0",
             "interfaces": [{"name": "eth0", "sandbox": "/run/netns/c1"}],
@@ -184,12 +184,12 @@ fn portmap_refuses() {
         for (what, config) in &bad {
             let config = with(config.clone(), json!({"prevResult": before}));
             for verb in ["ADD", "DEL"] {
-                let call = side.plugin(verb, "c1", &side.config(&config));
-                side.outcome(&format!("{verb}, {what}"), &call);
+                let call = node.plugin(verb, "c1", &node.config(&config));
+                node.outcome(&format!("{verb}, {what}"), &call);
             }
         }
-        let unchained = side.plugin("ADD", "c1", &side.config(&portmap(json!({}), web())));
-        side.outcome("ADD, not chained", &unchained);
+        let unchained = node.plugin("ADD", "c1", &node.config(&portmap(json!({}), web())));
+        node.outcome("ADD, not chained", &unchained);
     });
 }
 
@@ -197,29 +197,29 @@ fn portmap_refuses() {
 #[test]
 fn portmap_of_a_port_in_use() {
     let plugins = [gateway(), portmap(json!({}), web())];
-    same_in("portmap_of_a_port_in_use", &["1.1.0"], |side| {
-        side.call_chain("ADD", "c1", "eth0", &plugins);
-        side.call_chain("ADD", "c2", "eth0", &plugins);
+    same_in("portmap_of_a_port_in_use", &["1.1.0"], |node| {
+        node.call_chain("ADD", "c1", "eth0", &plugins);
+        node.call_chain("ADD", "c2", "eth0", &plugins);
     });
 }
 
 #[test]
 fn portmap_when_the_netns_is_gone() {
     let plugins = [gateway(), portmap(json!({}), web())];
-    same("portmap_when_the_netns_is_gone", |side| {
-        side.call_chain("ADD", "c1", "eth0", &plugins);
-        let call = |side: &Side| {
+    same("portmap_when_the_netns_is_gone", |node| {
+        node.call_chain("ADD", "c1", "eth0", &plugins);
+        let call = |node: &Node| {
             let config = with(
                 plugins[1].clone(),
-                json!({"prevResult": side.result("c1 eth0")}),
+                json!({"prevResult": node.result("c1 eth0")}),
             );
-            side.plugin("DEL", "c1", &side.config(&config))
+            node.plugin("DEL", "c1", &node.config(&config))
         };
-        side.destroy("c1");
-        let gone = call(side);
-        side.run("DEL", &gone);
-        side.note_rules(&["c1", "8080"]);
-        let without = call(side).without("CNI_NETNS");
-        side.run("DEL without CNI_NETNS", &without);
+        node.destroy("c1");
+        let gone = call(node);
+        node.run("DEL", &gone);
+        node.record_rules(&["c1", "8080"]);
+        let without = call(node).without("CNI_NETNS");
+        node.run("DEL without CNI_NETNS", &without);
     });
 }

@@ -8,28 +8,28 @@ use common::with;
 
 #[test]
 fn ptp_without_options() {
-    same("ptp_without_options", |side| life(side, &ptp()));
+    same("ptp_without_options", |node| life(node, &ptp()));
 }
 
 #[test]
 fn ptp_dual_stack() {
     let config = with(ptp(), json!({"ipam": dual()}));
-    same("ptp_dual_stack", |side| life(side, &config));
+    same("ptp_dual_stack", |node| life(node, &config));
 }
 
 #[test]
 fn ptp_mtu() {
     let config = with(ptp(), json!({"mtu": 1400}));
-    same("ptp_mtu", |side| short_life(side, &config));
+    same("ptp_mtu", |node| short_life(node, &config));
 }
 
 #[test]
 fn ptp_ip_masq() {
     let masq = json!({"ipMasq": true, "ipMasqBackend": "nftables", "ipam": dual()});
     let config = with(ptp(), masq);
-    same("ptp_ip_masq", |side| {
-        life(side, &config);
-        side.note_rules(&["10.1.0.2", "10.1.0.3", "fd00::2", "fd00::3", "c1", "c2"]);
+    same("ptp_ip_masq", |node| {
+        life(node, &config);
+        node.record_rules(&["10.1.0.2", "10.1.0.3", "fd00::2", "fd00::3", "c1", "c2"]);
     });
 }
 
@@ -44,7 +44,7 @@ fn ptp_routes() {
         ]}),
     );
     let config = with(ptp(), json!({"ipam": ipam}));
-    same_in("ptp_routes", &["1.1.0"], |side| short_life(side, &config));
+    same_in("ptp_routes", &["1.1.0"], |node| short_life(node, &config));
 }
 
 #[test]
@@ -52,15 +52,15 @@ fn ptp_two_subnets_of_one_family() {
     let ipam = json!({"type": "host-local",
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
     let config = with(ptp(), json!({"ipam": ipam}));
-    same("ptp_two_subnets_of_one_family", |side| {
-        short_life(side, &config)
+    same("ptp_two_subnets_of_one_family", |node| {
+        short_life(node, &config)
     });
 }
 
 #[test]
 fn ptp_dns() {
     let config = with(ptp(), json!({"dns": {"nameservers": ["10.1.0.53"]}}));
-    same("ptp_dns", |side| short_life(side, &config));
+    same("ptp_dns", |node| short_life(node, &config));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn ptp_ipam_static() {
     let ipam = json!({"type": "static",
         "addresses": [{"address": "10.1.0.7/24", "gateway": "10.1.0.1"}]});
     let config = with(ptp(), json!({"ipam": ipam}));
-    same("ptp_ipam_static", |side| short_life(side, &config));
+    same("ptp_ipam_static", |node| short_life(node, &config));
 }
 
 #[test]
@@ -77,22 +77,22 @@ fn ptp_requested_mac() {
         ptp(),
         json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}}),
     );
-    same_in("ptp_requested_mac", &["1.1.0"], |side| {
-        short_life(side, &config)
+    same_in("ptp_requested_mac", &["1.1.0"], |node| {
+        short_life(node, &config)
     });
 }
 
 #[test]
 fn ptp_several_interfaces_of_a_container() {
-    same("ptp_several_interfaces_of_a_container", |side| {
+    same("ptp_several_interfaces_of_a_container", |node| {
         let other = with(
             ptp(),
             json!({"name": "other", "ipam": {"type": "host-local", "subnet": "10.2.0.0/24"}}),
         );
-        side.call_at("ADD", "c1", "eth0", &ptp());
-        side.call_at("ADD", "c1", "net1", &other);
-        side.call_at("DEL", "c1", "eth0", &ptp());
-        side.call_at("DEL", "c1", "net1", &other);
+        node.call_at("ADD", "c1", "eth0", &ptp());
+        node.call_at("ADD", "c1", "net1", &other);
+        node.call_at("DEL", "c1", "eth0", &ptp());
+        node.call_at("DEL", "c1", "net1", &other);
     });
 }
 
@@ -102,9 +102,9 @@ fn ptp_in_old_versions() {
     same_in(
         "ptp_in_old_versions",
         &["0.1.0", "0.2.0", "0.3.0", "0.3.1"],
-        |side| {
-            side.call("ADD", "c1", &config);
-            side.call("DEL", "c1", &config);
+        |node| {
+            node.call("ADD", "c1", &config);
+            node.call("DEL", "c1", &config);
         },
     );
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::compare::cases::{bridge, dual, gateway, portmap, ptp};
 use crate::compare::reach::{From, outside, reach};
-use crate::compare::{Plugins, Side, compare, same_in};
+use crate::compare::{Node, Plugins, compare, same_in};
 use common::{sysctl, with};
 
 const HOST: From = From::Host;
@@ -39,12 +39,12 @@ const PORTS: [&str; 9] = [
 ];
 
 /// Two containers and somebody outside, who knows the way back to them if `routed`.
-fn scene(side: &mut Side, plugins: &[Value], routed: bool) {
-    outside(side);
-    side.call_chain("ADD", "c1", "eth0", plugins);
-    side.call_chain("ADD", "c2", "eth0", &plugins[..1]);
+fn scene(node: &mut Node, plugins: &[Value], routed: bool) {
+    outside(node);
+    node.call_chain("ADD", "c1", "eth0", plugins);
+    node.call_chain("ADD", "c2", "eth0", &plugins[..1]);
     if routed {
-        let outside = side.container("outside");
+        let outside = node.container("outside");
         outside.ip("route add 10.1.0.0/24 via 192.0.2.1");
         outside.ip("route add fd00::/64 via 2001:db8::1");
     }
@@ -52,12 +52,12 @@ fn scene(side: &mut Side, plugins: &[Value], routed: bool) {
 
 #[test]
 fn traffic_of_a_gateway_with_masquerade() {
-    same_in("traffic_of_a_gateway_with_masquerade", &["1.1.0"], |side| {
-        scene(side, &[gateway()], false);
-        reach(side, &[HOST, C1, C2], &EVERYBODY);
+    same_in("traffic_of_a_gateway_with_masquerade", &["1.1.0"], |node| {
+        scene(node, &[gateway()], false);
+        reach(node, &[HOST, C1, C2], &EVERYBODY);
         // What is not its own subnet is masqueraded, another network of the host's too.
-        side.call("DEL", "c1", &gateway());
-        reach(side, &[C2, HOST], &EVERYBODY);
+        node.call("DEL", "c1", &gateway());
+        reach(node, &[C2, HOST], &EVERYBODY);
     });
 }
 
@@ -67,9 +67,9 @@ fn traffic_of_a_gateway_without_masquerade() {
     same_in(
         "traffic_of_a_gateway_without_masquerade",
         &["1.1.0"],
-        |side| {
-            scene(side, std::slice::from_ref(&config), true);
-            reach(side, &[HOST, C1, OUTSIDE], &EVERYBODY);
+        |node| {
+            scene(node, std::slice::from_ref(&config), true);
+            reach(node, &[HOST, C1, OUTSIDE], &EVERYBODY);
         },
     );
 }
@@ -77,18 +77,18 @@ fn traffic_of_a_gateway_without_masquerade() {
 #[test]
 fn traffic_of_a_switch() {
     let config = with(bridge(), json!({"ipam": dual()}));
-    same_in("traffic_of_a_switch", &["1.1.0"], |side| {
-        scene(side, std::slice::from_ref(&config), true);
-        reach(side, &[HOST, C1, OUTSIDE], &EVERYBODY);
+    same_in("traffic_of_a_switch", &["1.1.0"], |node| {
+        scene(node, std::slice::from_ref(&config), true);
+        reach(node, &[HOST, C1, OUTSIDE], &EVERYBODY);
     });
 }
 
 #[test]
 fn traffic_of_isolated_ports() {
     let config = with(gateway(), json!({"portIsolation": true}));
-    same_in("traffic_of_isolated_ports", &["1.1.0"], |side| {
-        scene(side, std::slice::from_ref(&config), false);
-        reach(side, &[HOST, C1, C2], &EVERYBODY);
+    same_in("traffic_of_isolated_ports", &["1.1.0"], |node| {
+        scene(node, std::slice::from_ref(&config), false);
+        reach(node, &[HOST, C1, C2], &EVERYBODY);
     });
 }
 
@@ -102,9 +102,9 @@ fn traffic_of_ptp() {
             "ipam": with(dual(), json!({"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}))
         }),
     );
-    same_in("traffic_of_ptp", &["1.1.0"], |side| {
-        scene(side, std::slice::from_ref(&config), false);
-        reach(side, &[HOST, C1, C2], &EVERYBODY);
+    same_in("traffic_of_ptp", &["1.1.0"], |node| {
+        scene(node, std::slice::from_ref(&config), false);
+        reach(node, &[HOST, C1, C2], &EVERYBODY);
     });
 }
 
@@ -115,9 +115,9 @@ fn traffic_of_ptp_without_masquerade() {
         json!({"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}),
     );
     let config = with(ptp(), json!({"ipam": ipam}));
-    same_in("traffic_of_ptp_without_masquerade", &["1.1.0"], |side| {
-        scene(side, std::slice::from_ref(&config), true);
-        reach(side, &[HOST, C1, OUTSIDE], &EVERYBODY);
+    same_in("traffic_of_ptp_without_masquerade", &["1.1.0"], |node| {
+        scene(node, std::slice::from_ref(&config), true);
+        reach(node, &[HOST, C1, OUTSIDE], &EVERYBODY);
     });
 }
 
@@ -129,15 +129,15 @@ fn traffic_between_networks() {
         json!({"name": "other", "bridge": "cni1", "ipam": {"type": "host-local",
             "ranges": [[{"subnet": "10.2.0.0/24"}], [{"subnet": "fd02::/64"}]]}}),
     );
-    same_in("traffic_between_networks", &["1.1.0"], |side| {
-        side.call("ADD", "c1", &gateway());
-        side.call("ADD", "c2", &other);
+    same_in("traffic_between_networks", &["1.1.0"], |node| {
+        node.call("ADD", "c1", &gateway());
+        node.call("ADD", "c2", &other);
         reach(
-            side,
+            node,
             &[C1],
             &["10.2.0.2:80", "[fd02::2]:80", "10.2.0.1:80", "[fd02::1]:80"],
         );
-        reach(side, &[C2], &["10.1.0.2:80", "[fd00::2]:80"]);
+        reach(node, &[C2], &["10.1.0.2:80", "[fd00::2]:80"]);
     });
 }
 
@@ -145,12 +145,12 @@ fn traffic_between_networks() {
 #[test]
 fn traffic_of_a_forged_mac() {
     let config = with(gateway(), json!({"macspoofchk": true}));
-    same_in("traffic_of_a_forged_mac", &["1.1.0"], |side| {
-        scene(side, std::slice::from_ref(&config), false);
-        reach(side, &[C1], &EVERYBODY);
-        side.container("c1")
+    same_in("traffic_of_a_forged_mac", &["1.1.0"], |node| {
+        scene(node, std::slice::from_ref(&config), false);
+        reach(node, &[C1], &EVERYBODY);
+        node.container("c1")
             .ip("link set eth0 address 02:00:00:00:00:77");
-        reach(side, &[C1], &["10.1.0.3:80", "10.1.0.1:80", "[fd00::3]:80"]);
+        reach(node, &[C1], &["10.1.0.3:80", "10.1.0.1:80", "[fd00::3]:80"]);
     });
 }
 
@@ -163,13 +163,13 @@ fn both_protocols() -> Value {
 
 /// Mapped ports: from outside, the host, a neighbour, and the container itself.
 fn ports(test: &str, wired: &Value, ports: &Value) {
-    same_in(test, &["1.1.0"], |side| {
+    same_in(test, &["1.1.0"], |node| {
         let plugins = [wired.clone(), ports.clone()];
-        scene(side, &plugins, true);
-        reach(side, &[HOST, OUTSIDE, C1, C2], &PORTS);
-        side.call_chain("DEL", "c1", "eth0", &plugins);
+        scene(node, &plugins, true);
+        reach(node, &[HOST, OUTSIDE, C1, C2], &PORTS);
+        node.call_chain("DEL", "c1", "eth0", &plugins);
         reach(
-            side,
+            node,
             &[HOST, OUTSIDE, C2],
             &["192.0.2.1:8080", "[2001:db8::1]:8080"],
         );
@@ -259,10 +259,10 @@ fn traffic_to_ports_of_one_address() {
 #[test]
 fn traffic_to_the_host_s_loopback() {
     let plugins = [gateway(), portmap(json!({}), both_protocols())];
-    same_in("traffic_to_the_host_s_loopback", &["1.1.0"], |side| {
-        scene(side, &plugins, true);
-        side.note("route_localnet", sysctl("ipv4/conf/cni0/route_localnet"));
-        let c1 = side.container("c1");
+    same_in("traffic_to_the_host_s_loopback", &["1.1.0"], |node| {
+        scene(node, &plugins, true);
+        node.record("route_localnet", sysctl("ipv4/conf/cni0/route_localnet"));
+        let c1 = node.container("c1");
         c1.enter(|| {
             common::set_sysctl("ipv4/conf/all/route_localnet", "1");
             common::set_sysctl("ipv4/conf/eth0/route_localnet", "1");
@@ -270,7 +270,7 @@ fn traffic_to_the_host_s_loopback() {
         c1.ip("route del local 127.0.0.0/8 dev lo table local");
         c1.ip("route del local 127.0.0.1 dev lo table local");
         c1.ip("route add 127.0.0.0/8 via 10.1.0.1");
-        reach(side, &[C1], &["127.0.0.1:80", "127.0.0.1:8080"]);
+        reach(node, &[C1], &["127.0.0.1:80", "127.0.0.1:8080"]);
     });
 }
 
@@ -281,12 +281,12 @@ fn mixed(test: &str, ours: &str) {
     };
     let mixed = plugins.folder("mixed", &[ours]);
     let chain = [gateway(), portmap(json!({}), both_protocols())];
-    compare(test, &["1.1.0"], &plugins.reference, &mixed, |side| {
-        scene(side, &chain, true);
-        side.call_chain("CHECK", "c1", "eth0", &chain);
-        reach(side, &[HOST, OUTSIDE, C1, C2], &PORTS);
-        side.call_chain("DEL", "c1", "eth0", &chain);
-        side.note_rules(&["c1", "8080"]);
+    compare(test, &["1.1.0"], &plugins.reference, &mixed, |node| {
+        scene(node, &chain, true);
+        node.call_chain("CHECK", "c1", "eth0", &chain);
+        reach(node, &[HOST, OUTSIDE, C1, C2], &PORTS);
+        node.call_chain("DEL", "c1", "eth0", &chain);
+        node.record_rules(&["c1", "8080"]);
     });
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::compare::cases::{bridge, dual, gateway, ptp};
-use crate::compare::{Side, same, same_in};
+use crate::compare::{Node, same, same_in};
 use common::{ip, with};
 
 fn routed() -> Value {
@@ -17,76 +17,76 @@ fn routed() -> Value {
 /// Rules that could still name the first container.
 const FIRST: [&str; 3] = ["10.1.0.2", "fd00::2", "c1"];
 
-fn namespace_gone(side: &mut Side, config: &Value) {
-    side.call("ADD", "c1", config);
-    side.destroy("c1");
-    let call = side.plugin("DEL", "c1", &side.config(config));
-    side.run("DEL", &call);
-    side.note_rules(&FIRST);
-    side.run("DEL again", &call);
+fn namespace_gone(node: &mut Node, config: &Value) {
+    node.call("ADD", "c1", config);
+    node.destroy("c1");
+    let call = node.plugin("DEL", "c1", &node.config(config));
+    node.run("DEL", &call);
+    node.record_rules(&FIRST);
+    node.run("DEL again", &call);
 }
 
 #[test]
 fn del_bridge_when_the_netns_is_gone() {
-    same("del_bridge_when_the_netns_is_gone", |side| {
-        namespace_gone(side, &gateway())
+    same("del_bridge_when_the_netns_is_gone", |node| {
+        namespace_gone(node, &gateway())
     });
 }
 
 #[test]
 fn del_ptp_when_the_netns_is_gone() {
-    same("del_ptp_when_the_netns_is_gone", |side| {
-        namespace_gone(side, &routed())
+    same("del_ptp_when_the_netns_is_gone", |node| {
+        namespace_gone(node, &routed())
     });
 }
 
-fn without_netns(side: &mut Side, config: &Value) {
-    side.call("ADD", "c1", config);
-    let call = side.plugin("DEL", "c1", &side.config(config));
-    side.run("DEL with no CNI_NETNS", &call.without("CNI_NETNS"));
-    side.note_rules(&FIRST);
+fn without_netns(node: &mut Node, config: &Value) {
+    node.call("ADD", "c1", config);
+    let call = node.plugin("DEL", "c1", &node.config(config));
+    node.run("DEL with no CNI_NETNS", &call.without("CNI_NETNS"));
+    node.record_rules(&FIRST);
 }
 
 /// The namespace is there, but the runtime does not name it.
 #[test]
 fn del_bridge_without_a_netns() {
-    same("del_bridge_without_a_netns", |side| {
-        without_netns(side, &gateway())
+    same("del_bridge_without_a_netns", |node| {
+        without_netns(node, &gateway())
     });
 }
 
 #[test]
 fn del_ptp_without_a_netns() {
-    same("del_ptp_without_a_netns", |side| {
-        without_netns(side, &routed())
+    same("del_ptp_without_a_netns", |node| {
+        without_netns(node, &routed())
     });
 }
 
 /// A path that leads to another container by now.
 #[test]
 fn del_of_a_path_that_leads_to_another_container() {
-    same("del_of_a_path_that_leads_to_another_container", |side| {
-        side.call("ADD", "c1", &bridge());
-        side.call("ADD", "c2", &bridge());
-        let call = side
-            .plugin("DEL", "c1", &side.config(&bridge()))
+    same("del_of_a_path_that_leads_to_another_container", |node| {
+        node.call("ADD", "c1", &bridge());
+        node.call("ADD", "c2", &bridge());
+        let call = node
+            .plugin("DEL", "c1", &node.config(&bridge()))
             .var("CNI_NETNS", "/run/netns/c2");
-        side.run("DEL c1 at c2's path", &call);
+        node.run("DEL c1 at c2's path", &call);
     });
 }
 
 #[test]
 fn del_without_an_add() {
-    same("del_without_an_add", |side| {
+    same("del_without_an_add", |node| {
         for config in [
             bridge(),
             ptp(),
             gateway(),
             with(bridge(), json!({"macspoofchk": true})),
         ] {
-            side.container("c1");
-            let call = side.plugin("DEL", "c1", &side.config(&config));
-            side.run("DEL", &call);
+            node.container("c1");
+            let call = node.plugin("DEL", "c1", &node.config(&config));
+            node.run("DEL", &call);
         }
     });
 }
@@ -95,38 +95,38 @@ fn del_without_an_add() {
 #[test]
 fn del_with_a_config_that_no_add_takes() {
     let broken = with(gateway(), json!({"hairpinMode": true, "promiscMode": true}));
-    same("del_with_a_config_that_no_add_takes", |side| {
-        side.call("ADD", "c1", &gateway());
-        side.call("DEL", "c1", &broken);
-        side.note_rules(&FIRST);
+    same("del_with_a_config_that_no_add_takes", |node| {
+        node.call("ADD", "c1", &gateway());
+        node.call("DEL", "c1", &broken);
+        node.record_rules(&FIRST);
     });
 }
 
 /// The interface was removed by somebody else.
 #[test]
 fn del_of_an_interface_that_is_gone() {
-    same("del_of_an_interface_that_is_gone", |side| {
-        side.call("ADD", "c1", &gateway());
-        side.container("c1").ip("link del eth0");
-        side.call("DEL", "c1", &gateway());
-        side.note_rules(&FIRST);
+    same("del_of_an_interface_that_is_gone", |node| {
+        node.call("ADD", "c1", &gateway());
+        node.container("c1").ip("link del eth0");
+        node.call("DEL", "c1", &gateway());
+        node.record_rules(&FIRST);
     });
 }
 
 /// What may have changed since ADD, one thing after the other, each in its own container.
-fn changed(side: &mut Side, config: &Value, changes: &[(&str, &str)]) {
+fn changed(node: &mut Node, config: &Value, changes: &[(&str, &str)]) {
     for (what, change) in changes {
         let id = format!("c{}", what.replace(' ', "-"));
-        side.call("ADD", &id, config);
+        node.call("ADD", &id, config);
         if let Some(inside) = change.strip_prefix("in: ") {
-            side.container(&id).ip(inside);
+            node.container(&id).ip(inside);
         } else if !change.is_empty() {
             ip(change);
         }
-        side.call("CHECK", &id, config);
-        let call = side.plugin("DEL", &id, &side.config(config));
-        side.run(&format!("DEL {id}"), &call);
-        side.destroy(&id);
+        node.call("CHECK", &id, config);
+        let call = node.plugin("DEL", &id, &node.config(config));
+        node.run(&format!("DEL {id}"), &call);
+        node.destroy(&id);
     }
 }
 
@@ -134,9 +134,9 @@ fn changed(side: &mut Side, config: &Value, changes: &[(&str, &str)]) {
 fn check_of_a_bridge_notices() {
     let ipam = with(dual(), json!({"routes": [{"dst": "10.5.0.0/16"}]}));
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
-    same_in("check_of_a_bridge_notices", &["1.1.0"], |side| {
+    same_in("check_of_a_bridge_notices", &["1.1.0"], |node| {
         changed(
-            side,
+            node,
             &config,
             &[
                 ("nothing", ""),
@@ -158,9 +158,9 @@ fn check_of_a_bridge_notices() {
 fn check_of_a_ptp_notices() {
     let ipam = with(dual(), json!({"routes": [{"dst": "0.0.0.0/0"}]}));
     let config = with(ptp(), json!({"ipam": ipam}));
-    same_in("check_of_a_ptp_notices", &["1.1.0"], |side| {
+    same_in("check_of_a_ptp_notices", &["1.1.0"], |node| {
         changed(
-            side,
+            node,
             &config,
             &[
                 ("nothing", ""),
@@ -176,12 +176,12 @@ fn check_of_a_ptp_notices() {
 
 #[test]
 fn check_without_a_previous_result() {
-    same("check_without_a_previous_result", |side| {
+    same("check_without_a_previous_result", |node| {
         for config in [gateway(), routed()] {
-            side.call("ADD", "c1", &config);
-            let call = side.plugin("CHECK", "c1", &side.config(&config));
-            side.run("CHECK", &call);
-            side.call("DEL", "c1", &config);
+            node.call("ADD", "c1", &config);
+            let call = node.plugin("CHECK", "c1", &node.config(&config));
+            node.run("CHECK", &call);
+            node.call("DEL", "c1", &config);
         }
     });
 }
@@ -189,17 +189,17 @@ fn check_without_a_previous_result() {
 /// A port that left its bridge, and an address that its store does not know any more.
 #[test]
 fn check_of_shared_objects() {
-    same_in("check_of_shared_objects", &["1.1.0"], |side| {
-        side.call("ADD", "c1", &bridge());
+    same_in("check_of_shared_objects", &["1.1.0"], |node| {
+        node.call("ADD", "c1", &bridge());
         std::fs::remove_file("/var/lib/cni/networks/podnet/10.1.0.2").unwrap();
-        side.call("CHECK", "c1", &bridge());
-        side.call("ADD", "c2", &bridge());
-        let port = side.result("c2 eth0")["interfaces"][1]["name"].clone();
+        node.call("CHECK", "c1", &bridge());
+        node.call("ADD", "c2", &bridge());
+        let port = node.result("c2 eth0")["interfaces"][1]["name"].clone();
         ip(&format!("link set {} nomaster", port.as_str().unwrap()));
-        side.call("CHECK", "c2", &bridge());
-        side.call("ADD", "c3", &bridge());
+        node.call("CHECK", "c2", &bridge());
+        node.call("ADD", "c3", &bridge());
         ip("link del cni0");
-        side.call("CHECK", "c3", &bridge());
+        node.call("CHECK", "c3", &bridge());
     });
 }
 
@@ -267,68 +267,68 @@ fn add_refuses() {
         ("no name", bridged(json!({"name": null}))),
         ("bad name", bridged(json!({"name": "a b"}))),
     ];
-    same_in("add_refuses", &["1.1.0"], |side| {
-        side.container("c1");
-        let at_first = side.world.links().len();
+    same_in("add_refuses", &["1.1.0"], |node| {
+        node.container("c1");
+        let at_first = node.world.links().len();
         for (what, config) in &bad {
             for verb in ["ADD", "DEL"] {
-                let call = side.plugin(verb, "c1", &side.config(config));
-                side.outcome(&format!("{verb}, {what}"), &call);
+                let call = node.plugin(verb, "c1", &node.config(config));
+                node.outcome(&format!("{verb}, {what}"), &call);
                 if verb == "ADD" {
-                    let links = side.world.links();
+                    let links = node.world.links();
                     let made = links.iter().filter(|link| link.kind == "veth").count();
                     let made = made.to_string();
-                    side.note(&format!("{what} / pairs left by ADD"), made);
+                    node.record(&format!("{what} / pairs left by ADD"), made);
                 }
             }
-            if side.world.link("cni0").is_some() {
+            if node.world.link("cni0").is_some() {
                 ip("link del cni0");
             }
         }
-        let left = side.world.links().len() - at_first;
-        side.note("left in the end", left.to_string());
+        let left = node.world.links().len() - at_first;
+        node.record("left in the end", left.to_string());
     });
 }
 
 #[test]
 fn add_where_a_name_is_taken() {
-    same_in("add_where_a_name_is_taken", &["1.1.0"], |side| {
+    same_in("add_where_a_name_is_taken", &["1.1.0"], |node| {
         // The interface is there already.
         for config in [bridge(), ptp()] {
             let config = with(config, json!({"name": "first"}));
-            side.container("c1");
+            node.container("c1");
             ip("-n c1 link add eth0 type bridge");
-            side.call("ADD", "c1", &config);
-            side.call("DEL", "c1", &config);
-            side.destroy("c1");
+            node.call("ADD", "c1", &config);
+            node.call("DEL", "c1", &config);
+            node.destroy("c1");
         }
         // So is the attachment.
         for (name, config) in [("second", bridge()), ("third", ptp())] {
             let config = with(config, json!({"name": name}));
-            side.call("ADD", "c2", &config);
-            side.call("ADD", "c2", &config);
-            side.call("CHECK", "c2", &config);
-            side.call("DEL", "c2", &config);
+            node.call("ADD", "c2", &config);
+            node.call("ADD", "c2", &config);
+            node.call("CHECK", "c2", &config);
+            node.call("DEL", "c2", &config);
         }
         // The bridge's name is that of another link.
         ip("link add br-other type veth peer name br-peer");
-        side.call("ADD", "c3", &with(bridge(), json!({"bridge": "br-other"})));
+        node.call("ADD", "c3", &with(bridge(), json!({"bridge": "br-other"})));
         // The namespace is not there.
         for config in [bridge(), ptp()] {
-            let call = side.plugin("ADD", "gone", &side.config(&config));
-            side.run("ADD without a namespace", &call);
+            let call = node.plugin("ADD", "gone", &node.config(&config));
+            node.run("ADD without a namespace", &call);
         }
     });
 }
 
 #[test]
 fn invalid_environment() {
-    same_in("invalid_environment", &["1.1.0"], |side| {
-        side.container("c1");
+    same_in("invalid_environment", &["1.1.0"], |node| {
+        node.container("c1");
         for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
-            let config = side.config(&with(bridge(), json!({"type": plugin})));
+            let config = node.config(&with(bridge(), json!({"type": plugin})));
             for verb in ["ADD", "CHECK", "DEL"] {
-                let call = || side.plugin(verb, "c1", &config);
+                let call = || node.plugin(verb, "c1", &config);
                 let calls = [
                     ("no container", call().without("CNI_CONTAINERID")),
                     ("no interface", call().without("CNI_IFNAME")),
@@ -346,52 +346,52 @@ fn invalid_environment() {
                     ),
                 ];
                 for (what, call) in calls {
-                    side.outcome(&format!("{verb} {plugin}, {what}"), &call);
+                    node.outcome(&format!("{verb} {plugin}, {what}"), &call);
                 }
             }
-            let call = side.plugin("FETCH", "c1", &config);
-            side.outcome(&format!("FETCH {plugin}"), &call);
+            let call = node.plugin("FETCH", "c1", &config);
+            node.outcome(&format!("FETCH {plugin}"), &call);
         }
     });
 }
 
 #[test]
 fn version_of_every_plugin() {
-    same_in("version_of_every_plugin", &["1.1.0"], |side| {
+    same_in("version_of_every_plugin", &["1.1.0"], |node| {
         for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
-            let config = side.config(&with(bridge(), json!({"type": plugin})));
-            let call = side.plugin("VERSION", "c1", &config);
-            side.run(&format!("VERSION {plugin}"), &call);
+            let config = node.config(&with(bridge(), json!({"type": plugin})));
+            let call = node.plugin("VERSION", "c1", &config);
+            node.run(&format!("VERSION {plugin}"), &call);
         }
     });
 }
 
 #[test]
 fn status_of_every_plugin() {
-    same_in("status_of_every_plugin", &["1.1.0"], |side| {
+    same_in("status_of_every_plugin", &["1.1.0"], |node| {
         for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
-            let config = side.config(&with(bridge(), json!({"type": plugin})));
-            let call = side.plugin("STATUS", "c1", &config);
-            side.outcome(&format!("STATUS {plugin}"), &call);
+            let config = node.config(&with(bridge(), json!({"type": plugin})));
+            let call = node.plugin("STATUS", "c1", &config);
+            node.outcome(&format!("STATUS {plugin}"), &call);
         }
         // In a version that does not know it.
-        let config = with(side.config(&bridge()), json!({"cniVersion": "1.0.0"}));
-        let call = side.plugin("STATUS", "c1", &config);
-        side.outcome("STATUS in 1.0.0", &call);
+        let config = with(node.config(&bridge()), json!({"cniVersion": "1.0.0"}));
+        let call = node.plugin("STATUS", "c1", &config);
+        node.outcome("STATUS in 1.0.0", &call);
     });
 }
 
 /// What GC removes is for our own tests: the reference's plugins do nothing at it.
 #[test]
 fn gc_of_every_plugin() {
-    same_in("gc_of_every_plugin", &["1.1.0"], |side| {
-        side.call("ADD", "c1", &bridge());
+    same_in("gc_of_every_plugin", &["1.1.0"], |node| {
+        node.call("ADD", "c1", &bridge());
         for plugin in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
             let valid = json!([{"containerID": "c1", "ifname": "eth0"}]);
             let keys = json!({"type": plugin, "cni.dev/valid-attachments": valid});
-            let config = side.config(&with(bridge(), keys));
-            let call = side.plugin("GC", "c1", &config);
-            side.run(&format!("GC {plugin}"), &call);
+            let config = node.config(&with(bridge(), keys));
+            let call = node.plugin("GC", "c1", &config);
+            node.run(&format!("GC {plugin}"), &call);
         }
     });
 }

@@ -7,14 +7,14 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{mapped, mapping};
-use common::nftables::{elements_of, ruleset};
+use common::nftables::{element_count, ruleset};
 use common::traffic::{HOST, bind, listen, tcp, udp};
-use common::{Call, STORES, World, added, allocated, beyond, call, podnet, run, with};
+use common::{Call, STORES, World, added, allocated, call, outside_host, podnet, run, with};
 
 #[test]
 fn one_host_port_at_two_host_addresses_leads_to_two_containers() {
     let world = World::new();
-    let _outside = (beyond(&world, 2), beyond(&world, 3));
+    let _outside = (outside_host(&world, 2), outside_host(&world, 3));
     let entry = |host_ip| json!([{"hostPort": 8080, "containerPort": 80, "hostIP": host_ip}]);
     let (x, _) = added(&world, &mapping(mapped(), entry("192.0.2.1")), "x");
     let (y, _) = added(&world, &mapping(mapped(), entry("192.0.3.1")), "y");
@@ -53,7 +53,7 @@ fn a_host_port_in_use_by_another_container_is_refused_and_nothing_changes() {
         }
         assert_eq!(world.snapshot().addresses_only(), before.addresses_only());
         assert_eq!(y.state(), inside);
-        assert_eq!(elements_of("pausenet podnet y eth0"), 0);
+        assert_eq!(element_count("pausenet podnet y eth0"), 0);
         if theirs == mapped() {
             assert_eq!(ruleset(), rules);
         }
@@ -67,7 +67,7 @@ fn the_port_of_a_dead_container_is_taken_over() {
     let world = World::new();
     let (x, _) = added(&world, &mapped(), "x");
     x.ip("link del eth0");
-    assert_ne!(elements_of("pausenet podnet x eth0"), 0);
+    assert_ne!(element_count("pausenet podnet x eth0"), 0);
 
     let (y, _) = added(&world, &mapped(), "y");
 
@@ -82,7 +82,7 @@ fn the_port_of_a_dead_container_is_taken_over() {
 #[test]
 fn a_continuing_udp_client_reaches_the_port_s_next_container() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     for (any, host) in [
         ("0.0.0.0:0", "192.0.2.1:8080"),
         ("[::]:0", "[fd99:2::1]:8080"),
@@ -112,7 +112,7 @@ fn talk(client: &UdpSocket, to: &str, server: &UdpSocket) -> Vec<u8> {
 #[test]
 fn conntrack_entries_of_other_udp_ports_are_kept() {
     let world = World::new();
-    let outside = beyond(&world, 2);
+    let outside = outside_host(&world, 2);
     let entry = json!([{"hostPort": 9090, "containerPort": 90, "protocol": "udp"}]);
     let (x, _) = added(&world, &mapping(mapped(), entry), "x");
     let server = bind(Some(&x), "[::]:90");
@@ -144,7 +144,7 @@ fn del_leaves_no_trace_of_the_ports() {
             call("DEL", &config, &first).run().ok();
             let before = ruleset();
             let (x, result) = added(&world, &config, "x");
-            assert!(elements_of("pausenet podnet x eth0") >= 4);
+            assert!(element_count("pausenet podnet x eth0") >= 4);
             let prev = if with_result { result } else { json!(null) };
             let del = call("DEL", &with(config, json!({"prevResult": prev})), &x);
             break_it();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{mapped, without_ports};
-use common::traffic::{HOST, Place, bind, datagrams_before, listen, tcp};
+use common::traffic::{HOST, Namespace, bind, datagrams_before, listen, tcp};
 use common::{Container, World, added, run, set_sysctl, sysctl};
 
 /// A pod that has 127.0.0.0/8 not on its lo but behind the gateway.
@@ -36,7 +36,7 @@ fn a_pod_cannot_reach_host_services_on_127_0_0_1() {
     let pod = attacker(&world, &without_ports(&mapped()));
     let private = bind(HOST, "127.0.0.1:7000");
     let mapped_port = bind(Some(&x), "[::]:80");
-    let send = |from: Place, said: &[u8], to: &str| {
+    let send = |from: Namespace, said: &[u8], to: &str| {
         let address = if from.is_some() {
             "10.1.0.3:0"
         } else {

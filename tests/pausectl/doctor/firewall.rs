@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Ward, added, network};
+use super::{DoctorHost, added, network};
 use common::beyond;
 use common::nftables::ruleset;
 use common::run;
-use common::traffic::{listen, tcp, tcp_is_cut};
+use common::traffic::{listen, tcp, tcp_is_blocked};
 
 fn nft(commands: &str) {
     run("nft", [commands]);
@@ -14,36 +14,37 @@ fn nft(commands: &str) {
 
 #[test]
 fn a_dropping_chain_is_reported_with_commands_that_help() {
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
     nft(
         "add table inet fw; add chain inet fw forward { type filter hook forward priority 0; policy drop; }",
     );
     // Nobody is harmed yet.
-    ward.look(&["firewall"])
+    doctor
+        .check(&["firewall"])
         .note(&["podnet", "inet fw", "policy is drop"]);
-    let web = added(&ward, &network(), "web");
+    let web = added(&doctor, &network(), "web");
     let server = listen(Some(&outside), "192.0.2.2:7000");
-    tcp_is_cut(Some(&web), "192.0.2.2:7000");
+    tcp_is_blocked(Some(&web), "192.0.2.2:7000");
     let before = ruleset();
 
-    let seen = ward.fix(&["firewall"]);
-    let found = seen.problem(&["podnet", "inet fw", "policy is drop"]);
-    assert_eq!(seen.outcomes(), ["not safe"]);
+    let report = doctor.fix(&["firewall"]);
+    let found = report.problem(&["podnet", "inet fw", "policy is drop"]);
+    assert_eq!(report.outcomes(), ["not safe"]);
     assert_eq!(ruleset(), before);
     let commands = found["how"].as_str().unwrap();
     for command in commands.split("; ") {
         run("sh", ["-ec", command]);
     }
     tcp(&server, Some(&web), "192.0.2.2:7000");
-    let seen = ward.look(&["firewall"]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
+    let report = doctor.check(&["firewall"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
 }
 
 #[test]
 fn rules_lost_from_docker_s_chain_are_restored_and_the_user_s_rules_kept() {
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
     // As Docker leaves it.
     nft("add table ip filter; \
          add chain ip filter DOCKER-USER; \
@@ -51,26 +52,26 @@ fn rules_lost_from_docker_s_chain_are_restored_and_the_user_s_rules_kept() {
          add rule ip filter FORWARD jump DOCKER-USER; \
          add rule ip filter DOCKER-USER ip saddr 192.0.2.99 drop");
     assert!(
-        ward.look(&["firewall"]).findings.is_empty(),
+        doctor.check(&["firewall"]).findings.is_empty(),
         "the next ADD sees to it"
     );
-    let web = added(&ward, &network(), "web");
+    let web = added(&doctor, &network(), "web");
     let server = listen(Some(&outside), "192.0.2.2:7000");
     tcp(&server, Some(&web), "192.0.2.2:7000");
-    ward.assert_healthy();
+    doctor.assert_healthy();
     let rules = || run("nft", ["-s", "list", "table", "ip", "filter"]);
     let before = rules();
 
     nft(
         "flush chain ip filter DOCKER-USER; add rule ip filter DOCKER-USER ip saddr 192.0.2.99 drop",
     );
-    tcp_is_cut(Some(&web), "192.0.2.2:7000");
-    let seen = ward.look(&["firewall"]);
-    let found = seen.problem(&["podnet", "Docker's firewall"]);
+    tcp_is_blocked(Some(&web), "192.0.2.2:7000");
+    let report = doctor.check(&["firewall"]);
+    let found = report.problem(&["podnet", "Docker's firewall"]);
     assert_eq!(found["safe"], Value::Bool(true));
-    let seen = ward.fix(&["firewall"]);
-    assert_eq!(seen.outcomes(), ["repaired"]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
+    let report = doctor.fix(&["firewall"]);
+    assert_eq!(report.outcomes(), ["repaired"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
     assert_eq!(rules(), before);
     tcp(&server, Some(&web), "192.0.2.2:7000");
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::{Ward, network, says};
+use super::{DoctorHost, network, says};
 use common::{lab, run, with};
 
 /// Whether bridges here filter VLANs, as another program finds.
@@ -25,27 +25,31 @@ fn filters_vlans() -> bool {
 
 #[test]
 fn kernel_options_are_checked_without_changing_the_host() {
-    let ward = Ward::new();
-    let before = ward.site.world.snapshot();
-    let seen = ward.look(&["kernel"]);
-    assert_eq!(seen.status, 0, "{seen:#?}");
-    assert_eq!(ward.site.world.snapshot(), before);
+    let doctor = DoctorHost::new();
+    let before = doctor.host.world.snapshot();
+    let report = doctor.check(&["kernel"]);
+    assert_eq!(report.status, 0, "{report:#?}");
+    assert_eq!(doctor.host.world.snapshot(), before);
     assert_eq!(run("nft", ["list", "ruleset"]), "");
 }
 
 #[test]
 fn a_missing_kernel_option_is_named_with_the_setting_that_needs_it() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     if filters_vlans() {
-        let seen = ward.look(&["kernel"]);
+        let report = doctor.check(&["kernel"]);
         let vlan = |found: &&serde_json::Value| found["subject"] == "VLANs on bridges";
-        assert!(!seen.findings.iter().any(|found| vlan(&found)), "{seen:#?}");
+        assert!(
+            !report.findings.iter().any(|found| vlan(&found)),
+            "{report:#?}"
+        );
         return lab::skip_for_the_kernel("nothing: its bridges filter VLANs");
     }
     let words = ["CONFIG_BRIDGE_VLAN_FILTERING", "vlanTrunk"];
-    let seen = ward.look(&["kernel"]);
+    let report = doctor.check(&["kernel"]);
     says(
-        seen.of("note")
+        report
+            .of("note")
             .iter()
             .find(|note| note["subject"] == "VLANs on bridges")
             .unwrap(),
@@ -54,10 +58,10 @@ fn a_missing_kernel_option_is_named_with_the_setting_that_needs_it() {
 
     // A network that asks for it makes it a problem.
     let lab = with(network(), json!({"name": "lab", "vlan": 7}));
-    fs::write(ward.confs().join("lab.json"), lab.to_string()).unwrap();
-    let seen = ward.look(&["kernel"]);
-    let [problem] = seen.of("problem")[..] else {
-        panic!("{seen:#?}");
+    fs::write(doctor.confs().join("lab.json"), lab.to_string()).unwrap();
+    let report = doctor.check(&["kernel"]);
+    let [problem] = report.of("problem")[..] else {
+        panic!("{report:#?}");
     };
     says(
         problem,

@@ -16,37 +16,37 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::host::Site;
+use crate::host::PodHost;
 use common::programs;
 use common::screen::assert_is_in_the_docs;
 use common::{Call, Container, lab, podnet, run, with};
 
-/// A host to be looked at. No runtime has networks here, but `podnet` is configured.
-pub struct Ward {
-    pub site: Site,
+/// A host to examine. No runtime has networks here, but `podnet` is configured.
+pub struct DoctorHost {
+    pub host: PodHost,
     runtime: tempfile::TempDir,
     confs: PathBuf,
     plugins: tempfile::TempDir,
 }
 
-/// What the doctor said: its exit status, and what is not `ok`.
+/// The exit status of `doctor`, its findings other than `ok`, and its repairs.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Report {
     pub status: i32,
     pub findings: Vec<Value>,
     pub repairs: Vec<Value>,
 }
 
-impl Ward {
+impl DoctorHost {
     pub fn new() -> Self {
-        let site = Site::new();
-        let confs = site.network(&network()).parent().unwrap().to_owned();
+        let host = PodHost::new();
+        let confs = host.network(&network()).parent().unwrap().to_owned();
         let plugins = tempfile::tempdir().unwrap();
         for name in ["pausenet", "portmap"] {
             symlink(programs::pausenet(), plugins.path().join(name)).unwrap();
         }
         Self {
-            site,
+            host,
             runtime: tempfile::tempdir().unwrap(),
             confs,
             plugins,
@@ -81,20 +81,20 @@ impl Ward {
         command
     }
 
-    /// What is to be seen, by these checks or by all of them.
+    /// What these checks report, or all of them if none is named.
     #[track_caller]
-    pub fn look(&self, checks: &[&str]) -> Seen {
+    pub fn check(&self, checks: &[&str]) -> Report {
         self.run(checks, &[])
     }
 
-    /// What is left to be seen after `--fix`, and what that did.
+    /// What is still reported after `--fix`, and its repairs.
     #[track_caller]
-    pub fn fix(&self, checks: &[&str]) -> Seen {
+    pub fn fix(&self, checks: &[&str]) -> Report {
         self.run(checks, &["--fix"])
     }
 
     #[track_caller]
-    fn run(&self, checks: &[&str], args: &[&str]) -> Seen {
+    fn run(&self, checks: &[&str], args: &[&str]) -> Report {
         let mut command = self.command(args);
         command.args(["--output", "json"]);
         for check in checks {
@@ -110,31 +110,31 @@ impl Ward {
         };
         let (mut findings, repairs) = (take("findings"), take("repairs"));
         findings.retain(|found| found["severity"] != "ok");
-        let seen = Seen {
+        let report = Report {
             status: output.status.code().unwrap(),
             findings,
             repairs,
         };
-        let problems = seen.of("problem").len();
-        assert_eq!(answer["problems"], problems, "{seen:#?}");
-        assert_eq!(seen.status, i32::from(problems > 0), "{seen:#?}");
+        let problems = report.of("problem").len();
+        assert_eq!(answer["problems"], problems, "{report:#?}");
+        assert_eq!(report.status, i32::from(problems > 0), "{report:#?}");
         assert_eq!(stderr.is_empty(), problems == 0, "{stderr}");
         seen
     }
 
-    /// Nothing to say but of the kernel's missing options, which are not this host's trouble.
+    /// No findings except missing kernel options, which no test can help.
     #[track_caller]
     pub fn assert_healthy(&self) {
-        let mut seen = self.look(&[]);
-        assert_eq!(seen.status, 0, "{seen:#?}");
-        seen.findings.retain(|found| found["check"] != "kernel");
-        assert!(seen.findings.is_empty(), "{seen:#?}");
+        let mut report = self.check(&[]);
+        assert_eq!(report.status, 0, "{report:#?}");
+        report.findings.retain(|found| found["check"] != "kernel");
+        assert!(report.findings.is_empty(), "{report:#?}");
     }
 
     /// A container on a network, attached by cnitool, which remembers it as libcni does.
     #[track_caller]
     pub fn attach(&self, cnitool: &Path, name: &str, network: &str, ports: Value) -> Container {
-        let container = self.site.world.container(name);
+        let container = self.host.world.container(name);
         self.cnitool(cnitool, "add", network, &container, &ports);
         container
     }
@@ -165,7 +165,7 @@ impl Ward {
     }
 }
 
-impl Seen {
+impl Report {
     /// The findings of one severity.
     pub fn of(&self, severity: &str) -> Vec<&Value> {
         let of = |found: &&Value| found["severity"] == severity;
@@ -231,8 +231,8 @@ pub fn port(host: u16) -> Value {
 
 /// ADD without a runtime: nobody remembers it.
 #[track_caller]
-pub fn added(ward: &Ward, config: &Value, name: &str) -> Container {
-    let container = ward.site.world.container(name);
+pub fn added(doctor: &DoctorHost, config: &Value, name: &str) -> Container {
+    let container = doctor.host.world.container(name);
     let add = Call::new("ADD", config).netns(&container).id(name);
     add.run().ok();
     container
@@ -243,47 +243,49 @@ fn a_healthy_host_has_no_findings() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    ward.assert_healthy();
+    let doctor = DoctorHost::new();
+    doctor.assert_healthy();
 
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
-    let other = ward.attach(&cnitool, "other", "podnet", json!([]));
-    ward.site.create("pod");
-    let before = ward.site.world.snapshot();
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
+    let other = doctor.attach(&cnitool, "other", "podnet", json!([]));
+    doctor.host.create("pod");
+    let before = doctor.host.world.snapshot();
     let rules = run("nft", ["list", "ruleset"]);
-    ward.assert_healthy();
+    doctor.assert_healthy();
 
     // And nothing to repair.
-    let seen = ward.fix(&[]);
-    assert!(seen.repairs.is_empty(), "{seen:#?}");
-    assert_eq!(ward.site.world.snapshot(), before);
+    let report = doctor.fix(&[]);
+    assert!(report.repairs.is_empty(), "{report:#?}");
+    assert_eq!(doctor.host.world.snapshot(), before);
     assert_eq!(run("nft", ["list", "ruleset"]), rules);
 
-    ward.site.ok(&["pod", "rm", "pod"]);
+    doctor.host.ok(&["pod", "rm", "pod"]);
     for container in [&web, &other] {
-        ward.detach(&cnitool, "podnet", container);
+        doctor.detach(&cnitool, "podnet", container);
     }
-    ward.assert_healthy();
+    doctor.assert_healthy();
 }
 
 #[test]
 fn an_empty_host_has_no_findings() {
-    let ward = Ward::new();
-    std::fs::remove_file(ward.confs().join("podnet.json")).unwrap();
-    let seen = ward.look(&["sysctls", "plugins", "store", "rules", "links", "legacy"]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
-    ward.look(&["networks"]).note(&["no network is configured"]);
+    let doctor = DoctorHost::new();
+    std::fs::remove_file(doctor.confs().join("podnet.json")).unwrap();
+    let report = doctor.check(&["sysctls", "plugins", "store", "rules", "links", "legacy"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
+    doctor
+        .check(&["networks"])
+        .note(&["no network is configured"]);
 }
 
 #[test]
 fn each_finding_shows_problem_consequence_and_repair() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "c1");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "c1");
     store::leave_behind("podnet", "10.1.0.77", "dead\r\neth0", store::HOUR);
     run("nft", ["flush", "ruleset"]);
 
     let screen = |args: &[&str]| {
-        let mut command = ward.command(args);
+        let mut command = doctor.command(args);
         for check in ["store", "rules", "links"] {
             command.args(["--check", check]);
         }
@@ -332,9 +334,9 @@ fn each_finding_shows_problem_consequence_and_repair() {
 /// What is not what it should be is told of, and none of it stops the other checks.
 #[test]
 fn nonsense_in_the_inspected_files_does_not_stop_doctor() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
-    let file = ward.confs().join("podnet.json");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
+    let file = doctor.confs().join("podnet.json");
     for args in [
         ["--runtime-conf-dir", file.to_str().unwrap()],
         ["--runtime-conf-dir", "/dev/null"],
@@ -344,8 +346,8 @@ fn nonsense_in_the_inspected_files_does_not_stop_doctor() {
     ] {
         let mut command = Command::new(programs::pausectl());
         command.args(["doctor", "--output", "json"]).args(args);
-        command.env("PAUSENET_CONF_DIR", ward.confs());
-        command.env("CNI_PATH", ward.plugins());
+        command.env("PAUSENET_CONF_DIR", doctor.confs());
+        command.env("CNI_PATH", doctor.plugins());
         let output = command.output().unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|err| panic!("{args:?}: {err}: {output:?}"));
@@ -361,8 +363,8 @@ fn nonsense_in_the_inspected_files_does_not_stop_doctor() {
 
 #[test]
 fn checks_are_listed_and_selected_by_name() {
-    let ward = Ward::new();
-    let list = ward.command(&["--list"]).output().unwrap();
+    let doctor = DoctorHost::new();
+    let list = doctor.command(&["--list"]).output().unwrap();
     assert!(list.status.success());
     let list = String::from_utf8(list.stdout).unwrap();
     let names = list
@@ -370,7 +372,7 @@ fn checks_are_listed_and_selected_by_name() {
         .skip(1)
         .map(|line| line.split("  ").next().unwrap());
     for name in names {
-        let output = ward
+        let output = doctor
             .command(&["--check", name, "--output", "json"])
             .output()
             .unwrap();
@@ -383,7 +385,7 @@ fn checks_are_listed_and_selected_by_name() {
         );
     }
     for wrong in [&["--check", "weather"][..], &["--list", "--fix"], &["now"]] {
-        let output = ward.command(wrong).output().unwrap();
+        let output = doctor.command(wrong).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(output.stdout.is_empty());
     }
@@ -392,12 +394,12 @@ fn checks_are_listed_and_selected_by_name() {
 /// Whatever it sees half made or half gone is somebody's work.
 #[test]
 fn concurrent_repairs_do_not_harm_adds_and_dels() {
-    let ward = Ward::new();
-    let steady = added(&ward, &network(), "steady");
+    let doctor = DoctorHost::new();
+    let steady = added(&doctor, &network(), "steady");
     let names: Vec<_> = (0..4).map(|n| format!("busy{n}")).collect();
     let containers: Vec<_> = names
         .iter()
-        .map(|name| ward.site.world.container(name))
+        .map(|name| doctor.host.world.container(name))
         .collect();
     std::thread::scope(|scope| {
         for container in &containers {
@@ -413,28 +415,28 @@ fn concurrent_repairs_do_not_harm_adds_and_dels() {
             });
         }
         for _ in 0..8 {
-            let seen = ward.fix(&["store", "rules", "links"]);
-            assert_eq!(seen.status, 0, "{seen:#?}");
+            let report = doctor.fix(&["store", "rules", "links"]);
+            assert_eq!(report.status, 0, "{report:#?}");
             // Between the making of a lock's file and the taking of the lock nobody holds it. Whoever
             // finds it gone then makes another.
             let harms = |repair: &Value| {
                 let subject = repair["subject"].as_str().unwrap();
                 repair["outcome"] != "not needed" && !subject.starts_with("/run/pausenet/lock/")
             };
-            assert!(!seen.repairs.iter().any(harms), "{seen:#?}");
+            assert!(!report.repairs.iter().any(harms), "{report:#?}");
         }
     });
-    ward.assert_healthy();
+    doctor.assert_healthy();
     assert_eq!(common::allocated("podnet").len(), 5);
     assert_eq!(steady.addresses("eth0"), ["10.1.0.2/24"]);
 }
 
-/// In a container there is much that cannot be seen. That is said, and is no failure.
+/// A container cannot see everything: that is reported, and is no failure.
 #[test]
 fn what_cannot_be_inspected_is_reported_and_is_no_failure() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "c1");
-    let command = ward.command(&["--output", "json", "--fix"]);
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "c1");
+    let command = doctor.command(&["--output", "json", "--fix"]);
     let mut inside = Command::new("unshare");
     inside
         .args(["--user", "--map-root-user", "--"])

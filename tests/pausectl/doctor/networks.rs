@@ -4,16 +4,16 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{Ward, network, says};
+use super::{DoctorHost, network, says};
 use common::{ip, podnet, with};
 
 /// The one thing that is to be seen when this file lies in the folder of `pausectl pod`.
 #[track_caller]
-fn problem_of(ward: &Ward, file: &str, text: &str, words: &[&str]) {
-    let path = ward.confs().join(file);
+fn problem_of(doctor: &DoctorHost, file: &str, text: &str, words: &[&str]) {
+    let path = doctor.confs().join(file);
     fs::write(&path, text).unwrap();
-    let seen = ward.look(&["networks"]);
-    let found = seen.problem(words);
+    let report = doctor.check(&["networks"]);
+    let found = report.problem(words);
     assert!(
         found["subject"].as_str().unwrap().contains(file),
         "{found:#}"
@@ -28,7 +28,7 @@ fn subnet(subnet: &str) -> Value {
 
 #[test]
 fn an_invalid_configuration_is_reported_with_its_file() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let lab = |changes: Value| {
         let base = json!({"name": "lab", "bridge": "cni7", "ipam": subnet("10.7.0.0/24")});
         with(with(network(), base), changes).to_string()
@@ -122,27 +122,27 @@ fn an_invalid_configuration_is_reported_with_its_file() {
             &["overlap"],
         ),
     ] {
-        problem_of(&ward, file, &text, words);
+        problem_of(&doctor, file, &text, words);
     }
     // Beside each other and with room, they are fine; so is a copy for a runtime.
-    fs::write(ward.confs().join("lab.json"), lab(json!({}))).unwrap();
+    fs::write(doctor.confs().join("lab.json"), lab(json!({}))).unwrap();
     fs::write(
-        ward.runtime_confs().join("10-podnet.conf"),
+        doctor.runtime_confs().join("10-podnet.conf"),
         network().to_string(),
     )
     .unwrap();
-    fs::write(ward.confs().join("README"), "{").unwrap();
-    let seen = ward.look(&["networks"]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
+    fs::write(doctor.confs().join("README"), "{").unwrap();
+    let report = doctor.check(&["networks"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
 }
 
 #[test]
 fn both_configuration_folders_are_checked() {
-    let ward = Ward::new();
-    fs::write(ward.runtime_confs().join("99-bad.conf"), "nonsense").unwrap();
-    let seen = ward.look(&["networks"]);
-    let found = seen.problem(&["99-bad.conf"]);
-    let dir = ward.runtime_confs().to_str().unwrap();
+    let doctor = DoctorHost::new();
+    fs::write(doctor.runtime_confs().join("99-bad.conf"), "nonsense").unwrap();
+    let report = doctor.check(&["networks"]);
+    let found = report.problem(&["99-bad.conf"]);
+    let dir = doctor.runtime_confs().to_str().unwrap();
     assert!(
         found["subject"].as_str().unwrap().starts_with(dir),
         "{found:#}"
@@ -151,7 +151,7 @@ fn both_configuration_folders_are_checked() {
 
 #[test]
 fn a_subnet_used_elsewhere_on_the_host_is_reported() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     ip("link add up1 up type veth peer name far");
     for (add, words) in [
         (
@@ -169,36 +169,36 @@ fn a_subnet_used_elsewhere_on_the_host_is_reported() {
         ("route add 10.1.0.0/24 dev up1", &["10.1.0.0/24", "by up1"]),
     ] {
         ip(add);
-        let seen = ward.look(&["networks"]);
-        seen.problem(words);
+        let report = doctor.check(&["networks"]);
+        report.problem(words);
         ip(&add.replace(" add ", " del "));
     }
     // Longer than the host's, the pods' own route wins: only what lies beyond is hidden.
     ip("route add 10.0.0.0/8 dev up1");
-    ward.look(&["networks"]).note(&["10.0.0.0/8", "up1"]);
+    doctor.check(&["networks"]).note(&["10.0.0.0/8", "up1"]);
     ip("route del 10.0.0.0/8 dev up1");
     ip("route add default dev up1");
-    let seen = ward.look(&["networks"]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
+    let report = doctor.check(&["networks"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
 }
 
 #[test]
 fn a_docker_network_is_recognized_by_its_route() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     ip("link add docker0 up type bridge");
     ip("address add 10.1.0.1/16 dev docker0");
-    let seen = ward.look(&["networks"]);
-    says(&seen.findings[0], &["docker0", "10.1.0.1/16"]);
-    assert_eq!(seen.status, 1, "{seen:#?}");
+    let report = doctor.check(&["networks"]);
+    says(&report.findings[0], &["docker0", "10.1.0.1/16"]);
+    assert_eq!(report.status, 1, "{report:#?}");
 }
 
 #[test]
 fn routes_of_our_own_networks_are_no_clash() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let ptp = json!({"name": "routed", "mode": "ptp", "ipam": subnet("10.9.0.0/24")});
     let ptp = with(podnet(), ptp);
-    ward.site.network(&ptp);
-    let _bridged = super::added(&ward, &network(), "bridged");
-    let _routed = super::added(&ward, &ptp, "routed");
-    ward.assert_healthy();
+    doctor.host.network(&ptp);
+    let _bridged = super::added(&doctor, &network(), "bridged");
+    let _routed = super::added(&doctor, &ptp, "routed");
+    doctor.assert_healthy();
 }

@@ -8,10 +8,10 @@ use pausenet::apply::try_lock;
 use serde_json::{Value, json};
 
 use super::store::host_end;
-use super::{Ward, added, network, port, says};
-use common::nftables::{elements_of, ruleset};
-use common::traffic::{HOST, listen, tcp, tcp_is_cut};
-use common::{Container, beyond, ip, lab, run, with};
+use super::{DoctorHost, added, network, port, says};
+use common::nftables::{element_count, ruleset};
+use common::traffic::{HOST, listen, tcp, tcp_is_blocked};
+use common::{Container, ip, lab, outside_host, run, with};
 
 fn flush() {
     run("nft", ["flush", "ruleset"]);
@@ -48,11 +48,11 @@ impl<'a> Traffic<'a> {
     #[track_caller]
     fn assert_works(&self, port: u16) {
         let beyond = self.beyond.local_addr().unwrap().to_string();
-        let seen = tcp(&self.beyond, Some(self.web), &beyond);
-        assert_eq!(seen.to_string(), "192.0.2.1");
+        let report = tcp(&self.outside_host, Some(self.web), &beyond);
+        assert_eq!(report.to_string(), "192.0.2.1");
         let host = format!("192.0.2.1:{port}");
-        let seen = tcp(&self.server, Some(self.outside), &host);
-        assert_eq!(seen.to_string(), "192.0.2.2");
+        let report = tcp(&self.server, Some(self.outside), &host);
+        assert_eq!(report.to_string(), "192.0.2.2");
         tcp(&self.server, HOST, &format!("127.0.0.1:{port}"));
     }
 }
@@ -62,15 +62,15 @@ fn rules_lost_to_a_flush_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
-    let other = ward.attach(&cnitool, "other", "podnet", port(8081));
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
+    let other = doctor.attach(&cnitool, "other", "podnet", port(8081));
     let traffic = Traffic::new(&web, "10.1.0.2", &outside);
     let of_other = Traffic::new(&other, "10.1.0.3", &outside);
     traffic.assert_works(8080);
     let before = lines();
-    assert!(ward.look(&["rules"]).findings.is_empty());
+    assert!(doctor.check(&["rules"]).findings.is_empty());
 
     flush();
     run(
@@ -80,24 +80,24 @@ fn rules_lost_to_a_flush_are_restored() {
              add rule inet foreign input tcp dport 99 accept"],
     );
     let foreign = run("nft", ["list", "table", "inet", "foreign"]);
-    tcp_is_cut(Some(&outside), "192.0.2.1:8080");
-    let seen = ward.look(&["rules"]);
-    assert_eq!(seen.of("problem").len(), 3, "{seen:#?}");
-    says(&seen.findings[0], &["shared chains", "prerouting"]);
+    tcp_is_blocked(Some(&outside), "192.0.2.1:8080");
+    let report = doctor.check(&["rules"]);
+    assert_eq!(report.of("problem").len(), 3, "{report:#?}");
+    says(&report.findings[0], &["shared chains", "prerouting"]);
     for port in ["8080/tcp", "8081/tcp"] {
-        let all = seen.of("problem");
+        let all = report.of("problem");
         let of_port = all
             .iter()
             .find(|found| found["what"].as_str().unwrap().contains(port));
         says(
-            of_port.unwrap_or_else(|| panic!("{seen:#?}")),
+            of_port.unwrap_or_else(|| panic!("{report:#?}")),
             &["masquerade", "podnet"],
         );
     }
 
-    let seen = ward.fix(&["rules"]);
-    assert_eq!(seen.outcomes(), ["repaired"; 3]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
+    let report = doctor.fix(&["rules"]);
+    assert_eq!(report.outcomes(), ["repaired"; 3]);
+    assert!(report.findings.is_empty(), "{report:#?}");
     traffic.assert_works(8080);
     of_other.assert_works(8081);
     assert_eq!(run("nft", ["list", "table", "inet", "foreign"]), foreign);
@@ -105,8 +105,8 @@ fn rules_lost_to_a_flush_are_restored() {
     assert_eq!(lines(), before);
 
     // Each goes with its own DEL, as if nothing had happened.
-    ward.detach(&cnitool, "podnet", &web);
-    ward.detach(&cnitool, "podnet", &other);
+    doctor.detach(&cnitool, "podnet", &web);
+    doctor.detach(&cnitool, "podnet", &other);
     assert!(!ruleset().contains("comment"), "{}", ruleset());
 }
 
@@ -115,15 +115,16 @@ fn lost_chains_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
     let before = lines();
     run("nft", ["flush", "table", "inet", "pausenet"]);
-    tcp_is_cut(Some(&outside), "192.0.2.1:8080");
-    ward.look(&["rules"])
+    tcp_is_blocked(Some(&outside), "192.0.2.1:8080");
+    doctor
+        .check(&["rules"])
         .problem(&["shared chains", "postrouting_10.1.0.0/24"]);
-    assert_eq!(ward.fix(&["rules"]).outcomes(), ["repaired"]);
+    assert_eq!(doctor.fix(&["rules"]).outcomes(), ["repaired"]);
     Traffic::new(&web, "10.1.0.2", &outside).assert_works(8080);
     assert_eq!(lines(), before);
 }
@@ -133,22 +134,22 @@ fn single_lost_elements_are_restored_and_others_kept() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
-    let _other = ward.attach(&cnitool, "other", "podnet", port(8081));
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
+    let _other = doctor.attach(&cnitool, "other", "podnet", port(8081));
     let before = lines();
     run(
         "nft",
         ["delete element inet pausenet ports4 { tcp . 8080 }"],
     );
-    let seen = ward.look(&["rules"]);
-    let found = seen.problem(&["port 8080/tcp"]);
+    let report = doctor.check(&["rules"]);
+    let found = report.problem(&["port 8080/tcp"]);
     assert!(
         !found["what"].as_str().unwrap().contains("masquerade"),
         "{found:#}"
     );
-    ward.fix(&["rules"]);
+    doctor.fix(&["rules"]);
     Traffic::new(&web, "10.1.0.2", &outside).assert_works(8080);
     assert_eq!(lines(), before);
 }
@@ -158,27 +159,27 @@ fn both_families_and_macspoofchk_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
     let changes = json!({"macspoofchk": true, "ipam": {"type": "host-local", "ranges": ranges}});
-    ward.site.network(&with(network(), changes));
+    doctor.host.network(&with(network(), changes));
     let at = json!([
         {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
         {"hostPort": 80, "containerPort": 8080, "protocol": "tcp"}
     ]);
-    let _web = ward.attach(&cnitool, "web", "podnet", at);
+    let _web = doctor.attach(&cnitool, "web", "podnet", at);
     let before = lines();
     flush();
-    let seen = ward.fix(&["rules"]);
-    assert_eq!(seen.status, 0, "{seen:#?}");
+    let report = doctor.fix(&["rules"]);
+    assert_eq!(report.status, 0, "{report:#?}");
     assert_eq!(lines(), before);
 }
 
 /// A conflist of these plugins, in the folder of `pausectl pod`.
-fn chain(ward: &Ward, plugins: Value) {
-    fs::remove_file(ward.confs().join("podnet.json")).unwrap();
+fn chain(doctor: &DoctorHost, plugins: Value) {
+    fs::remove_file(doctor.confs().join("podnet.json")).unwrap();
     let list = json!({"cniVersion": "1.0.0", "name": "podnet", "plugins": plugins});
-    fs::write(ward.confs().join("podnet.conflist"), list.to_string()).unwrap();
+    fs::write(doctor.confs().join("podnet.conflist"), list.to_string()).unwrap();
 }
 
 fn first(plugin: &str) -> Value {
@@ -195,14 +196,14 @@ fn ports_of_a_chained_portmap_are_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
-    chain(&ward, json!([first("pausenet"), portmap()]));
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
-    ward.assert_healthy();
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    chain(&doctor, json!([first("pausenet"), portmap()]));
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
+    doctor.assert_healthy();
     let before = lines();
     flush();
-    ward.fix(&["rules"]);
+    doctor.fix(&["rules"]);
     assert_eq!(lines(), before);
     Traffic::new(&web, "10.1.0.2", &outside).assert_works(8080);
 }
@@ -213,27 +214,28 @@ fn ports_of_a_container_wired_by_another_plugin_are_restored() {
     let (Some(cnitool), Some(peers)) = (lab::cnitool(), lab::peers_sid()) else {
         return;
     };
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
     for plugin in ["bridge", "host-local"] {
-        std::os::unix::fs::symlink(peers.join(plugin), ward.plugins().join(plugin)).unwrap();
+        std::os::unix::fs::symlink(peers.join(plugin), doctor.plugins().join(plugin)).unwrap();
     }
     chain(
-        &ward,
+        &doctor,
         json!([with(first("bridge"), json!({"ipMasq": false})), portmap()]),
     );
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
-    ward.assert_healthy();
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
+    doctor.assert_healthy();
     let before = lines();
     flush();
-    let seen = ward.look(&["rules"]);
+    let report = doctor.check(&["rules"]);
     assert!(
-        seen.findings
+        report
+            .findings
             .iter()
             .any(|found| { found["what"].as_str().unwrap().contains("port 8080/tcp") }),
-        "{seen:#?}"
+        "{report:#?}"
     );
-    ward.fix(&["rules"]);
+    doctor.fix(&["rules"]);
     assert_eq!(lines(), before);
     let server = listen(Some(&web), "10.1.0.2:80");
     tcp(&server, Some(&outside), "192.0.2.1:8080");
@@ -243,83 +245,84 @@ fn ports_of_a_container_wired_by_another_plugin_are_restored() {
     // Once it is gone, nothing of it is put back, whatever its runtime remembers.
     web.destroy();
     common::wait::wait_until("its host end is gone", || {
-        let links = ward.site.world.links();
+        let links = doctor.host.world.links();
         !links
             .iter()
             .any(|link| link.kind == "veth" && link.name != "up2")
     });
     flush();
-    let seen = ward.fix(&["rules"]);
-    assert!(seen.repairs.is_empty(), "{seen:#?}");
+    let report = doctor.fix(&["rules"]);
+    assert!(report.repairs.is_empty(), "{report:#?}");
     assert_eq!(ruleset(), "");
 }
 
 #[test]
 fn without_a_result_cache_rules_are_restored_from_the_configuration() {
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
-    let web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = added(&doctor, &network(), "web");
     let before = lines();
     flush();
-    let seen = ward.look(&["rules"]);
-    let found = seen.of("problem");
+    let report = doctor.check(&["rules"]);
+    let found = report.of("problem");
     let found = found
         .iter()
         .find(|found| found["subject"].as_str().unwrap().contains("web"));
     says(found.unwrap(), &["masquerade", "no runtime remembers it"]);
-    ward.fix(&["rules"]);
+    doctor.fix(&["rules"]);
     assert_eq!(lines(), before);
     let beyond = listen(Some(&outside), "192.0.2.2:7000");
     assert_eq!(
-        tcp(&beyond, Some(&web), "192.0.2.2:7000").to_string(),
+        tcp(&outside_host, Some(&web), "192.0.2.2:7000").to_string(),
         "192.0.2.1"
     );
 
-    fs::remove_file(ward.confs().join("podnet.json")).unwrap();
+    fs::remove_file(doctor.confs().join("podnet.json")).unwrap();
     flush();
-    let seen = ward.fix(&["rules"]);
-    seen.note(&["container web", "cannot be told"]);
+    let report = doctor.fix(&["rules"]);
+    report.note(&["container web", "cannot be told"]);
     assert_eq!(ruleset(), "");
 }
 
 #[test]
 fn only_elements_of_a_missing_attachment_are_removed() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     let before = lines();
-    let _dead = added(&ward, &network(), "dead");
-    assert!(ward.look(&["rules"]).findings.is_empty());
+    let _dead = added(&doctor, &network(), "dead");
+    assert!(doctor.check(&["rules"]).findings.is_empty());
     ip(&format!("link delete {}", host_end("dead")));
     let with_dead = lines();
 
     // What is being worked on is left alone.
     let lock = try_lock(&host_end("dead")).unwrap().unwrap();
-    let seen = ward.fix(&["rules"]);
+    let report = doctor.fix(&["rules"]);
     assert!(
-        seen.findings.is_empty() && seen.repairs.is_empty(),
-        "{seen:#?}"
+        report.findings.is_empty() && report.repairs.is_empty(),
+        "{report:#?}"
     );
     drop(lock);
-    ward.look(&["rules"])
+    doctor
+        .check(&["rules"])
         .problem(&["container dead", "1 element", "gone"]);
     assert_eq!(lines(), with_dead);
 
-    assert_eq!(ward.fix(&["rules"]).outcomes(), ["repaired"]);
+    assert_eq!(doctor.fix(&["rules"]).outcomes(), ["repaired"]);
     assert_eq!(lines(), before);
-    assert_eq!(elements_of("pausenet podnet web eth0"), 1);
+    assert_eq!(element_count("pausenet podnet web eth0"), 1);
 }
 
 #[test]
 fn foreign_elements_are_kept() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     run(
         "nft",
         ["add element inet pausenet masquerade_10.1.0.0/24 { 10.1.0.99 comment \"mine\" }"],
     );
     let before = lines();
-    ward.look(&["rules"]).note(&["\"mine\"", "kept"]);
-    assert!(ward.fix(&["rules"]).repairs.is_empty());
+    doctor.check(&["rules"]).note(&["\"mine\"", "kept"]);
+    assert!(doctor.fix(&["rules"]).repairs.is_empty());
     assert_eq!(lines(), before);
 }
 
@@ -328,14 +331,14 @@ fn a_port_taken_over_by_another_container_stays_with_it() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    let _web = ward.attach(&cnitool, "web", "podnet", port(8080));
+    let doctor = DoctorHost::new();
+    let _web = doctor.attach(&cnitool, "web", "podnet", port(8080));
     flush();
     // Nobody knew of web's port any more.
-    let other = ward.attach(&cnitool, "other", "podnet", port(8080));
-    let seen = ward.fix(&["rules"]);
-    assert_eq!(seen.status, 1, "{seen:#?}");
-    assert!(seen.outcomes().contains(&"failed"), "{seen:#?}");
+    let other = doctor.attach(&cnitool, "other", "podnet", port(8080));
+    let report = doctor.fix(&["rules"]);
+    assert_eq!(report.status, 1, "{report:#?}");
+    assert!(report.outcomes().contains(&"failed"), "{report:#?}");
     let failed = seen
         .repairs
         .iter()

@@ -12,7 +12,7 @@ use pausenet::kernel::running_plugins::RunningPlugins;
 use pausenet::plan::host_end_name;
 use serde_json::json;
 
-use super::{Ward, added, network};
+use super::{DoctorHost, added, network};
 use common::{Call, STORES, allocated, run, with};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -38,8 +38,8 @@ pub fn host_end(container: &str) -> IfName {
 
 #[test]
 fn only_stale_addresses_are_freed() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     // Old, and in use; held by others long ago; taken just now.
     leave_behind("podnet", "10.1.0.2", "web\r\neth0", HOUR);
     leave_behind("podnet", "10.1.0.50", "dead\r\neth0", HOUR);
@@ -47,16 +47,16 @@ fn only_stale_addresses_are_freed() {
     leave_behind("podnet", "10.1.0.60", "late\r\neth0", Duration::ZERO);
     let before = allocated("podnet");
 
-    let seen = ward.look(&["store"]);
-    let [lost] = seen.of("problem")[..] else {
-        panic!("{seen:#?}");
+    let report = doctor.check(&["store"]);
+    let [lost] = report.of("problem")[..] else {
+        panic!("{report:#?}");
     };
     super::says(lost, &["network podnet", "10.1.0.50 (dead eth0)"]);
     for kept in ["10.1.0.2 ", "10.1.0.51"] {
         assert!(!lost["what"].as_str().unwrap().contains(kept), "{lost:#}");
     }
-    let [old_form, young] = seen.of("note")[..] else {
-        panic!("{seen:#?}");
+    let [old_form, young] = report.of("note")[..] else {
+        panic!("{report:#?}");
     };
     super::says(
         old_form,
@@ -68,39 +68,41 @@ fn only_stale_addresses_are_freed() {
     );
     assert_eq!(allocated("podnet"), before, "looking changes nothing");
 
-    let seen = ward.fix(&["store"]);
-    assert_eq!(seen.status, 0, "{seen:#?}");
-    assert_eq!(seen.outcomes(), ["repaired"]);
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.status, 0, "{report:#?}");
+    assert_eq!(report.outcomes(), ["repaired"]);
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.51", "10.1.0.60"]);
 }
 
 /// The first who looks after the start is the doctor here: what comes later is not from before it.
 #[test]
 fn reservations_from_before_the_boot_are_distinguished() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     for ip in ["10.1.0.50", "10.1.0.51"] {
         leave_behind("podnet", ip, "dead\r\neth0", HOUR);
     }
     let before = "2 of them from before this host's last start";
-    ward.look(&["store"])
+    doctor
+        .check(&["store"])
         .problem(&["10.1.0.50 (dead eth0), 10.1.0.51 (dead eth0)", before]);
     leave_behind("podnet", "10.1.0.60", "late\r\neth0", HOUR);
-    ward.look(&["store"])
+    doctor
+        .check(&["store"])
         .problem(&["10.1.0.60 (late eth0)", before]);
 
-    let seen = ward.fix(&["store"]);
-    assert_eq!(seen.outcomes(), ["repaired"]);
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.outcomes(), ["repaired"]);
     assert!(allocated("podnet").is_empty());
     leave_behind("podnet", "10.1.0.50", "dead\r\neth0", HOUR);
-    let seen = ward.look(&["store"]);
-    let means = seen.problem(&["10.1.0.50"])["means"].as_str().unwrap();
+    let report = doctor.check(&["store"]);
+    let means = report.problem(&["10.1.0.50"])["means"].as_str().unwrap();
     assert!(!means.contains("last start"), "{means}");
 }
 
 /// Another's ADD has taken it, and has no lock of ours.
 #[test]
 fn a_running_plugin_s_reservation_is_kept_regardless_of_age() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let name = format!("slow-{}", std::process::id());
     leave_behind("podnet", "10.1.0.50", &format!("{name}\r\neth0"), HOUR);
     let mut sleep = Command::new("sleep");
@@ -109,112 +111,112 @@ fn a_running_plugin_s_reservation_is_kept_regardless_of_age() {
         .env("CNI_CONTAINERID", &name)
         .spawn()
         .unwrap();
-    let seen = ward.fix(&["store"]);
+    let report = doctor.fix(&["store"]);
     sleep.kill().unwrap();
     sleep.wait().unwrap();
     if RunningPlugins::list().is_none() {
         // In a namespace that the runtime's processes may be outside of there is the clock alone.
-        assert_eq!(seen.outcomes(), ["repaired"]);
+        assert_eq!(report.outcomes(), ["repaired"]);
         return;
     }
-    seen.note(&["10.1.0.50", "CNI_CONTAINERID", "kept"]);
+    report.note(&["10.1.0.50", "CNI_CONTAINERID", "kept"]);
     assert_eq!(allocated("podnet"), ["10.1.0.50"]);
 
-    assert_eq!(ward.fix(&["store"]).outcomes(), ["repaired"]);
+    assert_eq!(doctor.fix(&["store"]).outcomes(), ["repaired"]);
     assert!(allocated("podnet").is_empty());
 }
 
 #[test]
 fn another_plugin_s_reservation_is_kept_and_reported() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     leave_behind("macvlans", "10.3.0.50", "far\r\neth0", HOUR);
-    let seen = ward.look(&["store"]);
-    seen.note(&["network macvlans", "10.3.0.50 (far eth0)", "kept"]);
-    let seen = ward.fix(&["store"]);
-    assert!(seen.repairs.is_empty(), "{seen:#?}");
+    let report = doctor.check(&["store"]);
+    report.note(&["network macvlans", "10.3.0.50 (far eth0)", "kept"]);
+    let report = doctor.fix(&["store"]);
+    assert!(report.repairs.is_empty(), "{report:#?}");
     assert_eq!(allocated("macvlans"), ["10.3.0.50"]);
 }
 
 #[test]
 fn an_add_in_progress_is_not_touched() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     leave_behind("podnet", "10.1.0.50", "busy\r\neth0", HOUR);
     let lock = try_lock(&host_end("busy")).unwrap().unwrap();
-    let seen = ward.fix(&["store"]);
+    let report = doctor.fix(&["store"]);
     assert!(
-        seen.findings.is_empty() && seen.repairs.is_empty(),
-        "{seen:#?}"
+        report.findings.is_empty() && report.repairs.is_empty(),
+        "{report:#?}"
     );
     assert_eq!(allocated("podnet"), ["10.1.0.50"]);
     drop(lock);
-    ward.look(&["store"]).problem(&["10.1.0.50 (busy eth0)"]);
+    doctor.check(&["store"]).problem(&["10.1.0.50 (busy eth0)"]);
 }
 
 #[test]
 fn an_address_file_without_a_holder_is_reported_and_left_alone() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     for (ip, content) in [("10.1.0.50", ""), ("10.1.0.51", " \r\n")] {
         leave_behind("podnet", ip, content, HOUR);
     }
     leave_behind("podnet", "last_reserved_ip.0", "rubbish", HOUR);
     leave_behind("podnet", "README", "rubbish", HOUR);
-    let seen = ward.fix(&["store"]);
-    seen.problem(&[
+    let report = doctor.fix(&["store"]);
+    report.problem(&[
         "10.1.0.50, 10.1.0.51",
         "no container is named",
         "rm /var/lib/cni/networks/podnet/10.1.0.50",
     ]);
-    assert_eq!(seen.outcomes(), ["not safe"]);
+    assert_eq!(report.outcomes(), ["not safe"]);
     assert_eq!(allocated("podnet"), ["10.1.0.50", "10.1.0.51"]);
 }
 
 #[test]
 fn a_lost_address_file_is_restored_from_the_interface() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     let file = file("podnet", "10.1.0.2");
     let content = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();
 
-    let seen = ward.look(&["store"]);
-    seen.problem(&["10.1.0.2", "container web", "knows nothing of it"]);
+    let report = doctor.check(&["store"]);
+    report.problem(&["10.1.0.2", "container web", "knows nothing of it"]);
     assert!(!file.exists());
-    let seen = ward.fix(&["store"]);
-    assert_eq!(seen.outcomes(), ["repaired"]);
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.outcomes(), ["repaired"]);
     assert_eq!(fs::read(&file).unwrap(), content);
-    let other = ward.site.world.container("other");
+    let other = doctor.host.world.container("other");
     let add = Call::new("ADD", &network()).netns(&other).id("other");
     assert_eq!(add.run().ok()["ips"][0]["address"], "10.1.0.3/24");
-    ward.assert_healthy();
+    doctor.assert_healthy();
 }
 
 #[test]
 fn a_lost_store_is_restored() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
     let dual = with(
         network(),
         json!({"ipam": {"type": "host-local", "ranges": ranges}}),
     );
-    ward.site.network(&dual);
-    let _pods = ["a", "b", "c"].map(|name| added(&ward, &dual, name));
-    let before = ward.site.world.snapshot().addresses_only();
+    doctor.host.network(&dual);
+    let _pods = ["a", "b", "c"].map(|name| added(&doctor, &dual, name));
+    let before = doctor.host.world.snapshot().addresses_only();
     fs::remove_dir_all(STORES).unwrap();
 
-    assert_eq!(ward.look(&["store"]).of("problem").len(), 6);
-    let seen = ward.fix(&["store"]);
-    assert_eq!(seen.status, 0, "{seen:#?}");
-    assert_eq!(ward.site.world.snapshot().addresses_only(), before);
+    assert_eq!(doctor.check(&["store"]).of("problem").len(), 6);
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.status, 0, "{report:#?}");
+    assert_eq!(doctor.host.world.snapshot().addresses_only(), before);
 }
 
 #[test]
 fn an_address_with_another_holder_in_the_store_is_reported_and_left_alone() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     fs::write(file("podnet", "10.1.0.2"), "other\r\neth0").unwrap();
-    let seen = ward.fix(&["store"]);
-    seen.problem(&["10.1.0.2", "container web", "other eth0"]);
-    assert_eq!(seen.outcomes(), ["not safe"]);
+    let report = doctor.fix(&["store"]);
+    report.problem(&["10.1.0.2", "container web", "other eth0"]);
+    assert_eq!(report.outcomes(), ["not safe"]);
     assert_eq!(
         fs::read(file("podnet", "10.1.0.2")).unwrap(),
         b"other\r\neth0"
@@ -223,23 +225,23 @@ fn an_address_with_another_holder_in_the_store_is_reported_and_left_alone() {
 
 #[test]
 fn one_address_on_two_interfaces_is_reported() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
-    let other = added(&ward, &network(), "other");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
+    let other = added(&doctor, &network(), "other");
     other.ip("address add 10.1.0.2/24 dev eth0");
     // One that everybody may have is nobody's.
     other.ip("address add 169.254.7.7/16 dev eth0");
-    let seen = ward.look(&["store"]);
-    let twice = seen.of("problem");
+    let report = doctor.check(&["store"]);
+    let twice = report.of("problem");
     let twice = twice.iter().find(|found| found["subject"] == "10.1.0.2");
     let (web, other) = (host_end("web"), host_end("other"));
     let words = [web.as_str(), other.as_str(), "more than one interface"];
-    super::says(twice.unwrap_or_else(|| panic!("{seen:#?}")), &words);
+    super::says(twice.unwrap_or_else(|| panic!("{report:#?}")), &words);
 }
 
 #[test]
 fn a_stale_lock_file_is_removed_and_a_held_one_kept() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let held = host_end("busy");
     let lock = try_lock(&held).unwrap().unwrap();
     let dir = Path::new("/run/pausenet/lock");
@@ -247,7 +249,7 @@ fn a_stale_lock_file_is_removed_and_a_held_one_kept() {
     for left in ["vethaaaaaaaaaaa", "pods/web"] {
         fs::write(dir.join(left), "").unwrap();
     }
-    let seen = ward.look(&["store"]);
+    let report = doctor.check(&["store"]);
     let subjects: Vec<_> = seen
         .of("note")
         .iter()
@@ -262,8 +264,8 @@ fn a_stale_lock_file_is_removed_and_a_held_one_kept() {
     );
     assert!(dir.join("pods/web").exists());
 
-    let seen = ward.fix(&["store"]);
-    assert_eq!(seen.outcomes(), ["repaired", "repaired"]);
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.outcomes(), ["repaired", "repaired"]);
     assert!(!dir.join("pods/web").exists() && !dir.join("vethaaaaaaaaaaa").exists());
     assert!(dir.join(held.as_str()).exists());
     drop(lock);
@@ -272,14 +274,14 @@ fn a_stale_lock_file_is_removed_and_a_held_one_kept() {
 /// A namespace that cannot be seen may have any address.
 #[test]
 fn no_address_is_reported_lost_where_a_namespace_is_invisible() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     leave_behind("podnet", "10.1.0.50", "far\r\neth0", HOUR);
-    ward.look(&["store"]).problem(&["10.1.0.50"]);
+    doctor.check(&["store"]).problem(&["10.1.0.50"]);
     // The other end is moved on from a namespace that has gone: this one has no number for it.
     let (near, far) = (
-        ward.site.world.container("near"),
-        ward.site.world.container("far"),
+        doctor.host.world.container("near"),
+        doctor.host.world.container("far"),
     );
     run(
         "ip",
@@ -297,8 +299,8 @@ fn no_address_is_reported_lost_where_a_namespace_is_invisible() {
         ],
     );
     near.ip(&format!("link set x netns {}", far.name()));
-    if ward
-        .site
+    if doctor
+        .host
         .world
         .link("trunk")
         .unwrap()
@@ -306,10 +308,10 @@ fn no_address_is_reported_lost_where_a_namespace_is_invisible() {
         .is_some_and(|id| id >= 0)
     {
         // This kernel gives it a number as soon as it is asked.
-        ward.look(&["store"]).problem(&["10.1.0.50"]);
+        doctor.check(&["store"]).problem(&["10.1.0.50"]);
         return;
     }
-    let seen = ward.fix(&["store"]);
-    assert_eq!(seen.status, 0, "{seen:#?}");
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.status, 0, "{report:#?}");
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.50"]);
 }

@@ -2,32 +2,32 @@
 
 use serde_json::json;
 
-use super::{Ward, added, network, port};
-use common::traffic::{HOST, listen, tcp, tcp_is_cut};
-use common::{beyond, ip, lab, set_sysctl, sysctl, with};
+use super::{DoctorHost, added, network, port};
+use common::traffic::{HOST, listen, tcp, tcp_is_blocked};
+use common::{ip, lab, outside_host, set_sysctl, sysctl, with};
 
 #[test]
 fn forwarding_disabled_under_running_pods_is_enabled_again() {
-    let ward = Ward::new();
-    let outside = beyond(&ward.site.world, 2);
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
     let ipam = json!({"type": "host-local", "ranges": ranges});
     let dual = with(network(), json!({"ipam": ipam}));
-    ward.site.network(&dual);
+    doctor.host.network(&dual);
     set_sysctl("ipv4/ip_forward", "0");
     assert!(
-        ward.look(&["sysctls"]).findings.is_empty(),
+        doctor.check(&["sysctls"]).findings.is_empty(),
         "nobody needs it"
     );
-    let web = added(&ward, &dual, "web");
-    assert!(ward.look(&["sysctls"]).findings.is_empty());
+    let web = added(&doctor, &dual, "web");
+    assert!(doctor.check(&["sysctls"]).findings.is_empty());
     let servers = ["192.0.2.2:7000", "[fd99:2::2]:7000"];
     let listeners = servers.map(|server| listen(Some(&outside), server));
 
     set_sysctl("ipv4/ip_forward", "0");
     set_sysctl("ipv6/conf/all/forwarding", "0");
-    tcp_is_cut(Some(&web), servers[0]);
-    let seen = ward.look(&["sysctls"]);
+    tcp_is_blocked(Some(&web), servers[0]);
+    let report = doctor.check(&["sysctls"]);
     let subjects: Vec<_> = seen
         .of("problem")
         .iter()
@@ -39,9 +39,9 @@ fn forwarding_disabled_under_running_pods_is_enabled_again() {
     );
     assert_eq!(sysctl("ipv4/ip_forward"), "0", "looking changes nothing");
 
-    let seen = ward.fix(&["sysctls"]);
-    assert_eq!(seen.outcomes(), ["repaired", "repaired"]);
-    assert!(seen.findings.is_empty(), "{seen:#?}");
+    let report = doctor.fix(&["sysctls"]);
+    assert_eq!(report.outcomes(), ["repaired", "repaired"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
     for (listener, server) in listeners.iter().zip(servers) {
         tcp(listener, Some(&web), server);
     }
@@ -49,15 +49,15 @@ fn forwarding_disabled_under_running_pods_is_enabled_again() {
 
 #[test]
 fn a_layer_2_bridge_needs_no_forwarding() {
-    let ward = Ward::new();
+    let doctor = DoctorHost::new();
     let switch = with(
         network(),
         json!({"isDefaultGateway": false, "ipMasq": false}),
     );
-    ward.site.network(&switch);
-    let _web = added(&ward, &switch, "web");
+    doctor.host.network(&switch);
+    let _web = added(&doctor, &switch, "web");
     set_sysctl("ipv4/ip_forward", "0");
-    assert!(ward.look(&["sysctls"]).findings.is_empty());
+    assert!(doctor.check(&["sysctls"]).findings.is_empty());
 }
 
 #[test]
@@ -65,33 +65,33 @@ fn mapped_ports_at_127_0_0_1_need_route_localnet() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
-    let ward = Ward::new();
-    let web = ward.attach(&cnitool, "web", "podnet", port(8080));
+    let doctor = DoctorHost::new();
+    let web = doctor.attach(&cnitool, "web", "podnet", port(8080));
     let listener = listen(Some(&web), "10.1.0.2:80");
     tcp(&listener, HOST, "127.0.0.1:8080");
 
     set_sysctl("ipv4/conf/cni0/route_localnet", "0");
-    tcp_is_cut(HOST, "127.0.0.1:8080");
-    let seen = ward.look(&["sysctls"]);
-    seen.problem(&["net.ipv4.conf.cni0.route_localnet", "127.0.0.1"]);
-    let seen = ward.fix(&["sysctls"]);
-    assert_eq!(seen.outcomes(), ["repaired"]);
+    tcp_is_blocked(HOST, "127.0.0.1:8080");
+    let report = doctor.check(&["sysctls"]);
+    report.problem(&["net.ipv4.conf.cni0.route_localnet", "127.0.0.1"]);
+    let report = doctor.fix(&["sysctls"]);
+    assert_eq!(report.outcomes(), ["repaired"]);
     tcp(&listener, HOST, "127.0.0.1:8080");
 }
 
 #[test]
 fn strict_rp_filter_is_reported_where_another_link_routes_to_a_pod() {
-    let ward = Ward::new();
-    let _web = added(&ward, &network(), "web");
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
     set_sysctl("ipv4/conf/cni0/rp_filter", "1");
-    assert!(ward.look(&["sysctls"]).findings.is_empty());
+    assert!(doctor.check(&["sysctls"]).findings.is_empty());
     ip("link add vpn up type veth peer name far");
     ip("route add 10.1.0.2/32 dev vpn");
 
-    let seen = ward.look(&["sysctls"]);
-    let found = seen.problem(&["rp_filter", "10.1.0.2", "vpn", "cni0"]);
+    let report = doctor.check(&["sysctls"]);
+    let found = report.problem(&["rp_filter", "10.1.0.2", "vpn", "cni0"]);
     assert_eq!(found["safe"], false);
-    assert_eq!(ward.fix(&["sysctls"]).outcomes(), ["not safe"]);
+    assert_eq!(doctor.fix(&["sysctls"]).outcomes(), ["not safe"]);
     set_sysctl("ipv4/conf/cni0/rp_filter", "2");
-    assert!(ward.look(&["sysctls"]).findings.is_empty());
+    assert!(doctor.check(&["sysctls"]).findings.is_empty());
 }

@@ -41,36 +41,36 @@ pub const ALL: [&str; 4] = ["v1", "--as", "bridge,ptp", "--conf"];
 pub const NEWER: [&str; 4] = ["v2", "--as", "bridge,ptp", "--conf"];
 
 /// A folder of plugins and one of networks, and what there is to put there.
-pub struct Stage {
+pub struct InstallFolders {
     root: tempfile::TempDir,
 }
 
 /// Every file of both folders: mode, time of change, and content, or where the link leads.
 pub type Files = BTreeMap<PathBuf, (u32, i64, Vec<u8>)>;
 
-impl Stage {
+impl InstallFolders {
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let stage = Self { root };
-        for dir in [stage.bin(), stage.net(), stage.path("from")] {
+        let folders = Self { root };
+        for dir in [folders.bin(), folders.net(), folders.path("from")] {
             fs::create_dir(dir).unwrap();
         }
-        stage.version("v1");
-        stage.version("v2");
+        folders.version("v1");
+        folders.version("v2");
         let list =
             json!({"cniVersion": "1.0.0", "name": "podnet", "plugins": [{"type": "pausenet"}]});
-        fs::write(stage.path("from/10-podnet.conflist"), list.to_string()).unwrap();
-        stage
+        fs::write(folders.path("from/10-podnet.conflist"), list.to_string()).unwrap();
+        folders
     }
 
     /// One with plugins of somebody else's: a program with an unusual mode, and a link.
     pub fn with_others() -> Self {
-        let stage = Self::new();
-        fs::write(stage.bin().join("bridge"), "theirs").unwrap();
-        fs::set_permissions(stage.bin().join("bridge"), Permissions::from_mode(0o4751)).unwrap();
-        symlink("bridge", stage.bin().join("ptp")).unwrap();
-        fs::write(stage.bin().join("tuning"), "theirs too").unwrap();
-        stage
+        let folders = Self::new();
+        fs::write(folders.bin().join("bridge"), "theirs").unwrap();
+        fs::set_permissions(folders.bin().join("bridge"), Permissions::from_mode(0o4751)).unwrap();
+        symlink("bridge", folders.bin().join("ptp")).unwrap();
+        fs::write(folders.bin().join("tuning"), "theirs too").unwrap();
+        folders
     }
 
     pub fn path(&self, below: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Side;
+use super::Node;
 use common::with;
 
 /// A bridge network with one IPv4 subnet, and nothing else.
@@ -56,18 +56,18 @@ pub fn portmap(keys: Value, mappings: Value) -> Value {
 }
 
 /// Two containers come and go.
-pub fn life(side: &mut Side, config: &Value) {
-    side.call("ADD", "c1", config);
-    side.call("CHECK", "c1", config);
-    side.call("ADD", "c2", config);
-    side.call("DEL", "c1", config);
-    side.call("DEL", "c1", config);
-    side.call("DEL", "c2", config);
+pub fn life(node: &mut Node, config: &Value) {
+    node.call("ADD", "c1", config);
+    node.call("CHECK", "c1", config);
+    node.call("ADD", "c2", config);
+    node.call("DEL", "c1", config);
+    node.call("DEL", "c1", config);
+    node.call("DEL", "c2", config);
 }
 
 /// One container comes and goes.
-pub fn short_life(side: &mut Side, config: &Value) {
-    side.call("ADD", "c1", config);
-    side.call("CHECK", "c1", config);
-    side.call("DEL", "c1", config);
+pub fn short_life(node: &mut Node, config: &Value) {
+    node.call("ADD", "c1", config);
+    node.call("CHECK", "c1", config);
+    node.call("DEL", "c1", config);
 }

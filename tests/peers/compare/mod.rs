@@ -1,7 +1,7 @@
 //! One script played twice: with the reference plugins in one world, and with ours under their
 //! names in another just like it. What the two bring about is written down and compared.
 //!
-//! A script calls a [`Side`] as a runtime calls plugins. Each call, and the state of host and
+//! A script calls a [`Node`] as a runtime calls plugins. Each call, and the state of host and
 //! containers after it, becomes entries of a log; [`state`] reads them, [`names`] replaces what
 //! is random in them, and every entry that differs has to be in the table of [`allowed`].
 
@@ -11,7 +11,7 @@ mod names;
 pub mod reach;
 mod state;
 
-pub use allowed::witnesses;
+pub use allowed::tests_with_allowed_differences;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,12 +22,12 @@ use serde_json::{Map, Value, json};
 
 use common::programs;
 use common::wait::wait_until;
-use common::{Answer, Call, Container, World, lab, run, set_sysctl, with};
+use common::{Call, Container, PluginOutput, World, lab, run, set_sysctl, with};
 
 /// The plugins that ours stands in for.
 const OURS: [&str; 5] = ["bridge", "ptp", "host-local", "loopback", "portmap"];
 
-/// The versions of the specification that differ in what a result looks like.
+/// The versions of the specification that differ in the shape of a result.
 pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 
 /// What was seen, by where it was seen.
@@ -36,13 +36,13 @@ pub type Log = BTreeMap<String, String>;
 /// Plays the script on both sides, in all [`VERSIONS`], and compares. `test` is the name of the
 /// calling test, by which the table of allowed differences finds it.
 #[track_caller]
-pub fn same(test: &str, script: impl Fn(&mut Side)) {
+pub fn same(test: &str, script: impl Fn(&mut Node)) {
     same_in(test, &VERSIONS, script);
 }
 
 /// The same in some versions only.
 #[track_caller]
-pub fn same_in(test: &str, versions: &[&str], script: impl Fn(&mut Side)) {
+pub fn same_in(test: &str, versions: &[&str], script: impl Fn(&mut Node)) {
     let Some(plugins) = Plugins::new() else {
         return;
     };
@@ -57,20 +57,20 @@ pub fn compare(
     versions: &[&str],
     theirs: &Path,
     ours: &Path,
-    script: impl Fn(&mut Side),
+    script: impl Fn(&mut Node),
 ) {
     let [theirs, ours] = [theirs, ours].map(|plugins| {
         let mut log = Log::new();
         for version in versions {
             // The kernel is not told which version a config is of: one good look is enough.
-            let looks = Some(version) == versions.last();
-            let mut side = Side::new(plugins, version, looks);
-            script(&mut side);
-            log.append(&mut side.log);
+            let records_state = Some(version) == versions.last();
+            let mut node = Node::new(plugins, version, records_state);
+            script(&mut node);
+            log.append(&mut node.log);
         }
         log
     });
-    allowed::judge(test, &theirs, &ours);
+    allowed::assert_allowed(test, &theirs, &ours);
 }
 
 /// Folders of plugins under the reference's names.
@@ -142,11 +142,11 @@ impl Plugins {
 }
 
 /// One of the two worlds, while a script is played in it.
-pub struct Side {
+pub struct Node {
     pub world: World,
     pub version: String,
     /// Whether the log tells all of the state, or the stores only.
-    looks: bool,
+    records_state: bool,
     plugins: PathBuf,
     names: names::Names,
     containers: BTreeMap<String, Container>,
@@ -158,8 +158,8 @@ pub struct Side {
     log: Log,
 }
 
-impl Side {
-    fn new(plugins: &Path, version: &str, looks: bool) -> Self {
+impl Node {
+    fn new(plugins: &Path, version: &str, records_state: bool) -> Self {
         let world = World::new();
         // Duplicate address detection would keep the host's IPv6 addresses changing for seconds.
         for conf in ["all", "default"] {
@@ -168,7 +168,7 @@ impl Side {
         Self {
             world,
             version: version.to_owned(),
-            looks,
+            records_state,
             plugins: plugins.to_owned(),
             names: names::Names::default(),
             containers: BTreeMap::new(),
@@ -254,7 +254,7 @@ impl Side {
             }
             let call = self.plugin(verb, container, &config).ifname(ifname);
             let answer = call.run();
-            self.note_answer(
+            self.record_outcome(
                 &format!("{step} / {}", config["type"].as_str().unwrap()),
                 &answer,
             );
@@ -267,12 +267,12 @@ impl Side {
             }
         }
         if verb != "CHECK" {
-            self.note_state(&step);
+            self.record_state(&step);
         }
         match verb {
             "ADD" if succeeded => {
                 let result = result.unwrap();
-                self.note_json(&format!("{step} / result"), &result);
+                self.record_json(&format!("{step} / result"), &result);
                 self.results.insert(key, result.clone());
                 return Some(result);
             }
@@ -304,19 +304,19 @@ impl Side {
     }
 
     /// Any call: its answer and the state after it become part of the log.
-    pub fn run(&mut self, what: &str, call: &Call) -> Answer {
+    pub fn run(&mut self, what: &str, call: &Call) -> PluginOutput {
         let step = self.next_step(what);
         let answer = call.run();
-        self.note_answer(&step, &answer);
-        self.note_state(&step);
+        self.record_outcome(&step, &answer);
+        self.record_state(&step);
         if answer.0.status.success() && !answer.0.stdout.is_empty() {
-            self.note_json(&format!("{step} / result"), &answer.ok());
+            self.record_json(&format!("{step} / result"), &answer.ok());
         }
         answer
     }
 
     /// Whether nftables still knows any of these words.
-    pub fn note_rules(&mut self, words: &[&str]) {
+    pub fn record_rules(&mut self, words: &[&str]) {
         let step = self.next_step("rules");
         let rules = run("nft", ["list", "ruleset"]);
         let known: Vec<&str> = rules
@@ -327,12 +327,12 @@ impl Side {
             let with_port = format!("{word}:");
             let is_it = |known: &&str| known == word || known.starts_with(&with_port);
             let known = known.iter().any(is_it).to_string();
-            self.note(&format!("{step} / {word} is known"), known);
+            self.record(&format!("{step} / {word} is known"), known);
         }
     }
 
     /// Writes something down.
-    pub fn note(&mut self, what: &str, value: impl Into<String>) {
+    pub fn record(&mut self, what: &str, value: impl Into<String>) {
         let value = self.names.replace(&value.into());
         self.log.insert(format!("{} / {what}", self.version), value);
     }
@@ -341,7 +341,7 @@ impl Side {
     pub fn outcome(&mut self, what: &str, call: &Call) -> bool {
         let step = self.next_step(what);
         let answer = call.run();
-        self.note_answer(&step, &answer);
+        self.record_outcome(&step, &answer);
         answer.0.status.success()
     }
 
@@ -350,7 +350,7 @@ impl Side {
         format!("{:02} {what}", self.step)
     }
 
-    fn note_answer(&mut self, step: &str, answer: &Answer) {
+    fn record_outcome(&mut self, step: &str, answer: &PluginOutput) {
         let output = &answer.0;
         let error: Value = match output.status.success() {
             true => Value::Null,
@@ -364,24 +364,24 @@ impl Side {
             Some(1) if error["code"].is_number() => "error".to_owned(),
             code => format!("neither: {code:?}"),
         };
-        self.note(&format!("{step} / outcome"), outcome);
+        self.record(&format!("{step} / outcome"), outcome);
         if !error.is_null() {
-            self.note(&format!("{step} / code"), error["code"].to_string());
+            self.record(&format!("{step} / code"), error["code"].to_string());
         }
     }
 
-    fn note_state(&mut self, step: &str) {
-        if self.looks {
+    fn record_state(&mut self, step: &str) {
+        if self.records_state {
             let seen = state::settled(&self.containers);
             self.names.learn(&seen);
-            self.note_json(step, &seen);
+            self.record_json(step, &seen);
         } else {
             self.names.learn(&state::links_only(&self.containers));
-            self.note_json(step, &json!({"store": state::store()}));
+            self.record_json(step, &json!({"store": state::store()}));
         }
     }
 
-    fn note_json(&mut self, what: &str, json: &Value) {
+    fn record_json(&mut self, what: &str, json: &Value) {
         let mut flat = Map::new();
         flatten("", json, &mut flat);
         for (key, value) in flat {
@@ -390,7 +390,7 @@ impl Side {
                 Value::String(text) => text,
                 other => other.to_string(),
             };
-            self.note(&format!("{what}{key}"), value);
+            self.record(&format!("{what}{key}"), value);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::Side;
+use super::Node;
 use common::traffic::bound;
 use common::{Container, ip};
 
@@ -25,14 +25,14 @@ pub enum From<'a> {
 
 /// Somebody outside, on a link of the host's: 192.0.2.2 and 2001:db8::2 in the container
 /// `outside`, the host being .1 and ::1. It has no route to containers.
-pub fn outside(side: &mut Side) {
-    side.container("outside");
+pub fn outside(node: &mut Node) {
+    node.container("outside");
     ip("link add uplink type veth peer name eth0 netns outside");
     for address in ["192.0.2.1/24", "2001:db8::1/64 nodad"] {
         ip(&format!("addr add {address} dev uplink"));
     }
     ip("link set uplink up");
-    let outside = side.container("outside");
+    let outside = node.container("outside");
     for address in ["192.0.2.2/24", "2001:db8::2/64 nodad"] {
         outside.ip(&format!("addr add {address} dev eth0"));
     }
@@ -83,9 +83,9 @@ impl Listening {
 
 /// Whom a caller at each of `from` reaches at each of `to`, by TCP and UDP. Every container
 /// listens at port 80, the host too; `to` is an address with a port.
-pub fn reach(side: &mut Side, from: &[From], to: &[&str]) {
+pub fn reach(node: &mut Node, from: &[From], to: &[&str]) {
     let mut listening = vec![("the host".to_owned(), Listening::here())];
-    for (name, container) in side.containers() {
+    for (name, container) in node.containers() {
         listening.push((name.clone(), container.enter(Listening::here)));
     }
     let mut calls = Vec::new();
@@ -95,7 +95,7 @@ pub fn reach(side: &mut Side, from: &[From], to: &[&str]) {
         }
     }
     let done = AtomicBool::new(false);
-    let side_ref = &*side;
+    let side_ref = &*node;
     let heard: Vec<(String, String)> = std::thread::scope(|scope| {
         for (name, listening) in &listening {
             scope.spawn(|| listening.serve(name, &done));
@@ -109,21 +109,21 @@ pub fn reach(side: &mut Side, from: &[From], to: &[&str]) {
         done.store(true, Ordering::Relaxed);
         heard
     });
-    let step = side.next_step("traffic");
+    let step = node.next_step("traffic");
     for (what, answer) in heard {
-        side.note(&format!("{step} / {what}"), answer);
+        node.record(&format!("{step} / {what}"), answer);
     }
 }
 
 /// One call by TCP and one by UDP.
-fn call(side: &Side, from: From, to: SocketAddr) -> [(String, String); 2] {
+fn call(node: &Node, from: From, to: SocketAddr) -> [(String, String); 2] {
     let (name, socket) = match from {
         From::Host => ("host", caller(to)),
-        From::Container(name) => (name, side.existing(name).enter(|| caller(to))),
+        From::Container(name) => (name, node.existing(name).enter(|| caller(to))),
     };
     let tcp = match from {
         From::Host => by_tcp(to),
-        From::Container(name) => side.existing(name).enter(|| by_tcp(to)),
+        From::Container(name) => node.existing(name).enter(|| by_tcp(to)),
     };
     [
         (format!("{name} to {to} tcp"), tcp),
@@ -159,7 +159,7 @@ fn by_udp(socket: &UdpSocket, to: SocketAddr) -> String {
     heard.unwrap_or_else(|_| "nobody".to_owned())
 }
 
-impl Side {
+impl Node {
     fn containers(&self) -> impl Iterator<Item = (&String, &Container)> {
         self.containers.iter()
     }

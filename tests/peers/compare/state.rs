@@ -40,7 +40,7 @@ const PASSING: [&str; 17] = [
 /// Flags of links and routes that do so too.
 const LATE: [&str; 2] = ["NO-CARRIER", "linkdown"];
 
-/// The host, every container and the address stores, once two looks in a row are the same.
+/// The host, every container and the address stores, once two reads in a row are the same.
 pub fn settled(containers: &BTreeMap<String, Container>) -> Value {
     let start = Instant::now();
     let mut last = read(containers);
