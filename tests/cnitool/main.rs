@@ -78,7 +78,7 @@ impl ToolOutput {
         Self(command.output().expect("start cnitool"))
     }
 
-    /// The result of a call that has to succeed; Null where there is none.
+    /// The result of a call that has to succeed; Null when stdout is empty.
     #[track_caller]
     fn ok(&self) -> Value {
         let (out, err) = self.texts();

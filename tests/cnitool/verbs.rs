@@ -90,8 +90,8 @@ fn check_reports_what_was_changed_after_add() {
         .status();
     assert!(flush.unwrap().success());
 
-    let told = cnitool.run(&["check", "podnet", "/run/netns/x"]).err();
-    assert!(told.contains("10.1.0.2"), "{told}");
+    let message = cnitool.run(&["check", "podnet", "/run/netns/x"]).err();
+    assert!(message.contains("10.1.0.2"), "{message}");
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn a_second_add_is_refused_and_the_first_stays_whole() {
     cnitool.run(&["add", "podnet", "/run/netns/x"]).ok();
     let before = (world.snapshot(), container.state());
 
-    let told = cnitool.run(&["add", "podnet", "/run/netns/x"]).err();
-    assert!(told.contains("exists already"), "{told}");
+    let message = cnitool.run(&["add", "podnet", "/run/netns/x"]).err();
+    assert!(message.contains("exists already"), "{message}");
     assert_eq!((world.snapshot(), container.state()), before);
 }
 

@@ -22,7 +22,7 @@ pub fn stripped(binary: &str) -> PathBuf {
     file
 }
 
-/// What the daemons' account has asked for, by the API server's log.
+/// Requests of the daemons' account in the API server's audit log.
 pub fn requests(audit_log: &str) -> Vec<Value> {
     let events = audit_log
         .lines()
@@ -37,11 +37,11 @@ pub fn is_allowed(event: &Value) -> bool {
     event["annotations"]["authorization.k8s.io/decision"] == "allow"
 }
 
-/// The daemons' account has asked for nodes only, and been given them.
+/// The daemons' account requested only nodes, and each request was allowed.
 #[track_caller]
 pub fn assert_nothing_was_forbidden(audit_log: &str) {
     let requests = requests(audit_log);
-    assert!(!requests.is_empty(), "nobody asked for anything");
+    assert!(!requests.is_empty(), "the audit log has no request");
     for event in requests {
         let verb = event["verb"].as_str().unwrap();
         assert!(["get", "list", "watch"].contains(&verb), "{event}");

@@ -16,9 +16,9 @@ use crate::programs::{self, CHECKOUT};
 use crate::wait::wait_until;
 use crate::{Container, Snapshot, World, lab, podnet, run, run_files, store_files, with};
 
-/// Options of `docker.sh run`: a daemon without docker0, for who brings another network.
+/// Options of `docker.sh run`: a daemon without docker0, for tests that attach another network.
 pub const NO_BRIDGE: &[&str] = &["--bridge", "none"];
-/// Docker as everybody has it, docker0 and all.
+/// Docker with its defaults, docker0 included.
 pub const OWN_BRIDGE: &[&str] = &[];
 /// The same, with its firewall for IPv6 too.
 pub const OWN_BRIDGE_AND_IP6TABLES: &[&str] = &["--ip6tables"];
@@ -137,8 +137,8 @@ impl Docker {
     /// Waits until a container is its own program: Docker says that it runs when runc is about to
     /// become that.
     fn await_program(&self, container: &str) {
-        let told = self.output(&["inspect", "--format", "{{.State.Pid}}", container]);
-        let pid = String::from_utf8(told.stdout).unwrap();
+        let output = self.output(&["inspect", "--format", "{{.State.Pid}}", container]);
+        let pid = String::from_utf8(output.stdout).unwrap();
         let exe = format!("/proc/{}/exe", pid.trim());
         wait_until("runc has become the program", || {
             let program = fs::read_link(&exe).unwrap_or_default();

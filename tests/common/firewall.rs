@@ -49,7 +49,7 @@ pub fn off(config: Value) -> Value {
     with(config, json!({"firewall": "off"}))
 }
 
-/// Of a bridge, in the order of the chain.
+/// The rules expected for a bridge, in the order of the chain.
 pub fn expected_rules(bridge: &str, network: &str) -> [String; 3] {
     let state = |states| format!("-o {bridge} -m conntrack --ctstate {states}");
     [
@@ -73,7 +73,7 @@ pub fn br_netfilter(value: &str) -> bool {
     there
 }
 
-/// A pod with port 80 mapped to the node's 8080, a neighbour, and the world outside.
+/// A pod with port 80 published at the node's 8080, a neighbour, and a host outside.
 pub struct FirewalledPods {
     pub pod: Container,
     pub neighbour: Container,
@@ -93,7 +93,7 @@ impl FirewalledPods {
         }
     }
 
-    /// All ways that pods need are open; one that nobody has published is not.
+    /// Every path that pods need is open; the path to an unpublished port is blocked.
     pub fn assert_reachable(&self) {
         for [pod, there, node] in [
             ["10.1.0.2", "192.0.2.2", "192.0.2.1"],
@@ -102,7 +102,7 @@ impl FirewalledPods {
             let to_pod = format!("{pod}:80");
             let server = listen(Some(&self.pod), &to_pod);
             tcp(&server, Some(&self.neighbour), &to_pod);
-            // A port of the node leads there, and the way there itself is shut.
+            // The published port leads there; the direct path is blocked.
             let mapped = format!("{node}:8080");
             tcp(&server, Some(&self.outside), &mapped);
             tcp_is_blocked(Some(&self.outside), &to_pod);
@@ -112,7 +112,7 @@ impl FirewalledPods {
         }
     }
 
-    /// None of them is.
+    /// None of those paths is open.
     pub fn assert_blocked(&self) {
         let _servers = [
             listen(Some(&self.pod), "10.1.0.2:80"),

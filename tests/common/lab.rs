@@ -1,4 +1,4 @@
-//! Real clients and peers from the lab, and what to do where they are not to be had.
+//! Real clients and reference plugins from the lab, and skipping of tests where they are missing.
 //!
 //! Ask for them before the test's [`super::World`] begins: its fresh /var/lib hides the
 //! packages that the lab's scripts look for.
@@ -104,12 +104,12 @@ pub fn podman(dir: &Path) -> Option<PathBuf> {
     is_root_of_the_machine().then_some(())?;
     let found = ask(&["podman.sh", dir.to_str()?, programs::pausenet()]);
     if found.is_none() {
-        skip("scripts/lab/podman.sh gives nothing");
+        skip("scripts/lab/podman.sh provides nothing");
     }
     found
 }
 
-/// A folder with containerd 2.1, which asks for STATUS (`scripts/lab/containerd.sh`).
+/// A folder with containerd 2.1, which calls STATUS (`scripts/lab/containerd.sh`).
 pub fn containerd() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     is_root_of_the_machine().then_some(())?;
@@ -128,14 +128,17 @@ fn is_root_of_the_machine() -> bool {
 }
 
 /// What the variable names, or else the path that the lab's script prints. None, and the test
-/// counted as skipped, when there is none.
+/// counted as skipped, when it prints none.
 fn find(once: &OnceLock<Option<PathBuf>>, variable: &str, script: &[&str]) -> Option<PathBuf> {
     let found = once.get_or_init(|| match std::env::var_os(variable) {
         Some(path) => Some(PathBuf::from(path)).filter(|path| path.exists()),
         None => ask(script),
     });
     if found.is_none() {
-        skip(&format!("scripts/lab/{} gives nothing", script.join(" ")));
+        skip(&format!(
+            "scripts/lab/{} provides nothing",
+            script.join(" ")
+        ));
     }
     found.clone()
 }

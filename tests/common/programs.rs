@@ -18,7 +18,7 @@ pub fn pausenet() -> &'static str {
     PATH.get_or_init(|| program("pausenet"))
 }
 
-/// The tool for people.
+/// The command-line tool.
 pub fn pausectl() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| program("pausectl"))
@@ -72,7 +72,7 @@ fn build() -> PathBuf {
         .args(["build", "--workspace", "--bins", "--locked", "--quiet"])
         .args(["--profile", profile])
         .current_dir(CHECKOUT);
-    // What `cargo test` says of this package to its tests would make some build scripts run anew.
+    // The variables that `cargo test` sets for tests would make some build scripts run again.
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {

@@ -29,7 +29,7 @@ impl NetState {
     /// Reads the calling thread's namespace.
     pub fn read() -> Self {
         let mut socket = RouteSocket::open().unwrap();
-        // A link may go after it was listed: then all of it is looked at again.
+        // A link may disappear after it was listed: then everything is read again.
         let (links, addresses) = wait::wait_for("the links stay while they are read", || {
             let mut links = link::list(&mut socket).unwrap();
             let mut addresses = BTreeMap::new();

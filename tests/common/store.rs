@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Where the plugin keeps addresses when the config says nothing else.
 pub const STORES: &str = "/var/lib/cni/networks";
 
-/// Every file below a folder, with its content. One that goes while it is looked at is not among them.
+/// Every file below a folder, with its content. A file that disappears meanwhile is left out.
 pub fn store_files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut open = vec![root.to_owned()];
@@ -31,8 +31,8 @@ pub fn store_files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// What there is in /run for attachments that are, or are being worked on: all but what tells of the
-/// time before the host's start.
+/// The plugin's files under /run for attachments, finished or in progress. Its record of what was
+/// reserved before the boot is not among them.
 pub fn run_files() -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = store_files(Path::new("/run/pausenet"));
     files.retain(|path, _| !path.starts_with("earlier"));

@@ -13,13 +13,13 @@ pub type Namespace<'a> = Option<&'a Container>;
 /// The node itself.
 pub const HOST: Namespace<'static> = None;
 
-/// For what has to arrive; it does at once.
+/// How long to wait for what must arrive. Normally it does at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// For what must not arrive. It is asked for only where the same way has been seen to work.
+/// How long to wait for what must not arrive. Tests use it only where the same path has worked before.
 const GIVE_UP: Duration = Duration::from_millis(250);
 
-/// Runs `work` in a place.
+/// Runs `work` in a namespace.
 pub fn inside<T>(namespace: Namespace, work: impl FnOnce() -> T) -> T {
     match namespace {
         Some(container) => container.enter(work),
@@ -27,7 +27,7 @@ pub fn inside<T>(namespace: Namespace, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Listens at an address and port of a place.
+/// Listens at an address and port of a namespace.
 #[track_caller]
 pub fn listen(namespace: Namespace, address: &str) -> TcpListener {
     let listener = inside(namespace, || bound(|| TcpListener::bind(address)));
@@ -36,7 +36,7 @@ pub fn listen(namespace: Namespace, address: &str) -> TcpListener {
     listener
 }
 
-/// A datagram socket at an address and port of a place.
+/// A datagram socket at an address and port of a namespace.
 #[track_caller]
 pub fn bind(namespace: Namespace, address: &str) -> UdpSocket {
     let socket = inside(namespace, || bound(|| UdpSocket::bind(address)));
@@ -45,12 +45,14 @@ pub fn bind(namespace: Namespace, address: &str) -> UdpSocket {
     socket
 }
 
-/// Whom the listener sees when `client` connects to `to`, says something and hears it back.
+/// The client's address as the listener sees it, when `client` connects to `to` and data passes in
+/// both directions.
 #[track_caller]
 pub fn tcp(listener: &TcpListener, client: Namespace, to: &str) -> IpAddr {
     let mut stream =
         inside(client, || connect(to, PATIENCE)).unwrap_or_else(|err| panic!("{to}: {err}"));
-    let (mut accepted, seen) = accept(listener).unwrap_or_else(|| panic!("{to}: another answers"));
+    let (mut accepted, seen) =
+        accept(listener).unwrap_or_else(|| panic!("{to}: another listener accepted"));
     stream.write_all(b"hello").unwrap();
     let mut said = [0; 5];
     accepted.read_exact(&mut said).unwrap();
@@ -60,7 +62,7 @@ pub fn tcp(listener: &TcpListener, client: Namespace, to: &str) -> IpAddr {
     seen.ip().to_canonical()
 }
 
-/// `client` does not get through to `to`.
+/// `client` cannot connect to `to`.
 #[track_caller]
 pub fn tcp_is_blocked(client: Namespace, to: &str) {
     if let Ok(stream) = inside(client, || connect(to, GIVE_UP)) {
@@ -91,8 +93,8 @@ fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Whom the receiver sees when `sender` sends a datagram to `to`, and that the answer comes back
-/// from there.
+/// The sender's address as the receiver sees it, when `sender` sends a datagram to `to`. The reply
+/// has to come from `to`.
 #[track_caller]
 pub fn udp(receiver: &UdpSocket, sender: &UdpSocket, to: &str) -> IpAddr {
     sender.send_to(b"hello", to).unwrap();
@@ -104,11 +106,11 @@ pub fn udp(receiver: &UdpSocket, sender: &UdpSocket, to: &str) -> IpAddr {
     let (_, back) = sender
         .recv_from(&mut said)
         .unwrap_or_else(|err| panic!("answer of {to}: {err}"));
-    assert_eq!(back, to.parse().unwrap(), "who answers");
+    assert_eq!(back, to.parse().unwrap(), "source address of the reply");
     seen.ip().to_canonical()
 }
 
-/// What waits at a socket when the last datagram said `last`: everything that came before.
+/// All datagrams that arrived at a socket before the one that contains `last`.
 #[track_caller]
 pub fn datagrams_before(receiver: &UdpSocket, last: &[u8]) -> Vec<Vec<u8>> {
     let mut before = Vec::new();
@@ -122,9 +124,9 @@ pub fn datagrams_before(receiver: &UdpSocket, last: &[u8]) -> Vec<Vec<u8>> {
     }
 }
 
-/// What `bind` binds. An address that this test gave back a moment ago may be in use still: a child
+/// The socket that `bind` returns. An address that this test gave back a moment ago may be in use still: a child
 /// that another test's thread has forked holds a copy of every socket until it is replaced by its
-/// program. Nothing tells of that moment, so this asks again.
+/// program. Nothing announces that moment, so this retries.
 pub fn bound<S>(bind: impl Fn() -> io::Result<S>) -> io::Result<S> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -137,8 +139,8 @@ pub fn bound<S>(bind: impl Fn() -> io::Result<S>) -> io::Result<S> {
     }
 }
 
-/// The address that `from` is seen with at `to`: a connection, and who it is said to come from.
-/// None when there is no answer.
+/// The source address of a connection from `from` as its listener in `to` sees it. None when there
+/// is no connection.
 pub fn seen_as(from: &Container, to: &Container, address: IpAddr) -> Option<IpAddr> {
     let listener = to.enter(|| bound(|| TcpListener::bind((address, 7777))).unwrap());
     let target = listener.local_addr().unwrap();

@@ -151,7 +151,7 @@ impl Container {
         command
     }
 
-    /// The namespace is gone for everybody who did not hold it open.
+    /// Removes the namespace, unless something else holds it open.
     pub fn destroy(self) {
         ip(&format!("netns del {}", self.name()));
     }
@@ -171,8 +171,8 @@ fn addresses_of(name: &str) -> Vec<String> {
         .collect()
 }
 
-/// A host beyond the node, in the networks 192.0.N.0/24 and fd99:N::/64: the node is .1 there and
-/// it is .2. All that it knows is the way to the node.
+/// A host outside of the node, in the networks 192.0.N.0/24 and fd99:N::/64: the node is .1 there and
+/// it is .2. Its only route is a default route to the node.
 pub fn outside_host(world: &World, n: u8) -> Container {
     let container = world.container(&format!("beyond{n}"));
     let there = container.name();

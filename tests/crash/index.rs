@@ -60,7 +60,7 @@ impl LargeStore {
             .id("victim")
     }
 
-    /// Somebody else changes the folder: the index has to be made anew.
+    /// Changes the folder as a foreign process does: the index has to be rebuilt.
     fn unsettle(&self) {
         let file = self.store.join("10.1.0.200");
         fs::write(&file, "").unwrap();
@@ -149,7 +149,7 @@ fn add_killed_at_any_syscall_keeps_the_index_correct() {
             crowd.assert_agrees(after);
         },
     );
-    // Made anew on the way, and by the next call.
+    // Rebuilt by this call, and by the next one.
     let again = at_every_point(
         &crowd.call("ADD"),
         || crowd.unsettle(),

@@ -1,4 +1,4 @@
-//! Where it happens: a host with a pod that is none of it, and one that it happens to.
+//! The host of a crash test: the pod whose call is killed, and a neighbour that must not change.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct TwoPods {
 /// All that may not change.
 struct State {
     host: Snapshot,
-    /// Elements of nftables, each of which is somebody's.
+    /// Elements of nftables, each with its owner.
     elements: Vec<String>,
     neighbour: NetState,
     victim: NetState,
@@ -168,7 +168,7 @@ fn no_link_local() {
     fs::write(auto, "1").unwrap();
 }
 
-/// All elements, or all rules, of nftables, as nft itself tells; without their handles.
+/// All elements, or all rules, of nftables, as nft prints them, without handles.
 fn nftables(what: &str) -> Vec<String> {
     let listed: Value = serde_json::from_str(&run("nft", ["-j", "list", "ruleset"])).unwrap();
     let mut found = Vec::new();

@@ -12,9 +12,9 @@ use crate::kill::at_every_point;
 use crate::pods::{Host, TwoPods};
 use common::{STORES, run};
 
-/// Held before the start, by somebody who is gone.
+/// Reserved before the boot, by a container that is gone.
 const OLD: &str = "10.1.0.77";
-/// Taken by somebody else, after the first call.
+/// Reserved by another plugin, after the first call.
 const LATE: &str = "10.1.0.78";
 
 fn put(ip: &str) {

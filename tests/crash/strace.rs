@@ -122,7 +122,7 @@ pub struct FailedCall {
 }
 
 impl FailedCall {
-    /// False for what no kernel says: a full or read-only filesystem to somebody who only reads.
+    /// False for errors that no kernel returns: a full or read-only filesystem to a reader.
     pub fn can_be(&self) -> bool {
         let writes = ["O_CREAT", "O_WRONLY", "O_RDWR", "O_TMPFILE"];
         let opens = self.line.contains(" open(") || self.line.contains(" openat(");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::anew::shell;
+use crate::recreate::shell;
 use crate::watch::Watcher;
 use common::docker::{Docker, NO_BRIDGE};
 use common::programs::CHECKOUT;

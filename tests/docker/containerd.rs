@@ -50,7 +50,7 @@ impl AnchorAndMember {
         self.run(name, &["--with-ns", &format!("network:{}", self.netns)]);
     }
 
-    /// A container's process, as `ctr` tells it.
+    /// A container's process, as `ctr` prints it.
     fn pid(&self, name: &str) -> u32 {
         let tasks = self.docker.ctr(&["tasks", "ls"]);
         let line = tasks

@@ -27,7 +27,7 @@ fn each_command_of_the_docs_page_prints_the_output_shown() {
     let mut command = docker.command("bash");
     let path = docker.path_with(ours);
     command
-        .arg("-m") // jobs, as in a shell that somebody types into
+        .arg("-m") // jobs, as in an interactive shell
         .current_dir(CHECKOUT)
         .env("PATH", path)
         .env("CARGO_TARGET_DIR", target)

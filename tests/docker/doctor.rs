@@ -73,14 +73,14 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     let outside = outside_host(&docker.world, 2);
     assert_healthy(confs);
     let web = attach(&docker, "web");
-    // Docker's own containers are none of our business.
+    // Docker's own containers are ignored.
     docker.run(&["run", "-d", "--name", "dockers", "pausenet/pause"]);
     assert_healthy(confs);
-    let beyond = listen(Some(&outside), "192.0.2.2:7000");
+    let outside_server = listen(Some(&outside), "192.0.2.2:7000");
     let server = listen(Some(&web), "10.1.0.2:80");
     let works = || {
         assert_eq!(
-            tcp(&outside_host, Some(&web), "192.0.2.2:7000").to_string(),
+            tcp(&outside_server, Some(&web), "192.0.2.2:7000").to_string(),
             "192.0.2.1"
         );
         tcp(&server, Some(&outside), "192.0.2.1:8080");

@@ -387,9 +387,9 @@ fn an_ambiguous_name_is_refused_with_all_candidates() {
         (format!("pid:{pid}"), None),
         (format!("container:{pid}"), Some(&pid)),
     ] {
-        let told = story(&docker, &target);
-        let name = &told["members"][0]["container"]["name"];
-        assert_eq!(name.as_str(), owner.map(String::as_str), "{told}");
+        let explained = story(&docker, &target);
+        let name = &explained["members"][0]["container"]["name"];
+        assert_eq!(name.as_str(), owner.map(String::as_str), "{explained}");
     }
     let by_beginning = story(&docker, &made[..8]);
     assert_eq!(by_beginning["members"][0]["container"]["id"], json!(made));
@@ -492,11 +492,11 @@ fn containerd_s_containers_have_their_names_and_pods_without_a_socket() {
         "pod:default/two-containers",
         "client",
     ] {
-        let told = story(&docker, target);
-        assert_eq!(told["title"], "default/two-containers", "{target}");
-        assert_eq!(told["owner"]["because"], "sandbox", "{target}");
+        let explained = story(&docker, target);
+        assert_eq!(explained["title"], "default/two-containers", "{target}");
+        assert_eq!(explained["owner"]["because"], "sandbox", "{target}");
         assert_eq!(
-            told["members"][1]["container"]["name"], "client",
+            explained["members"][1]["container"]["name"], "client",
             "{target}"
         );
     }

@@ -43,7 +43,7 @@ fn stock_host(start: fn(&[&str]) -> Option<Docker>) -> Option<Docker> {
     Some(docker)
 }
 
-/// What an HTTP server says to somebody.
+/// The response of an HTTP server to a client.
 fn page(from: &Container, address: &str) -> std::io::Result<String> {
     from.enter(|| {
         let mut stream =

@@ -1,4 +1,4 @@
-//! `--restart-members`: a network follows its anchor, with all who live in it or not at all.
+//! `--restart-members`: a network follows its anchor, with all of its members or not at all.
 
 use std::process::{Child, Command, Stdio};
 
@@ -73,7 +73,7 @@ fn processes_and_members_of_other_containers_follow_too() {
     guest.answers();
     docker.run(&["rm", "-f", "guest"]);
 
-    // One that joins a member is brought after it; and so is what somebody runs in one.
+    // One that joins a member is brought after it; and so are processes run in one.
     docker.run(&["rm", "-f", "api"]);
     docker.sleeper("api", "container:web");
     docker.sleeper("side", "container:api");
@@ -152,12 +152,12 @@ fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
     // As a follow leaves it that was killed before it restarted anybody.
     docker.pausectl_ok(&["docker", "detach", "--force", "web"]);
     docker.pausectl_ok(&["docker", "attach", "web"]);
-    let only_told = docker.pausectl_ok(&["docker", "watch", "--once"]);
+    let report = docker.pausectl_ok(&["docker", "watch", "--once"]);
     let told =
         "api: lives in an old namespace of web; to bring it into the new one: docker restart api\n";
-    assert!(only_told.contains(told), "{only_told}");
+    assert!(report.contains(told), "{report}");
     assert!(docker.view("api").link("eth0").is_none());
-    // Or after the first: who joins that one is still elsewhere.
+    // Or after the first: containers that join it are still elsewhere.
     docker.run(&["restart", "api"]);
     let said = docker.pausectl_ok(&["docker", "watch", "--once", "--restart-members"]);
     assert_eq!(said, "web: has its network; restarted into it: db, side\n");
@@ -169,7 +169,7 @@ fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
         );
     }
     assert_eq!(allocated("podnet"), ["10.1.0.2"]);
-    // Whom somebody has stopped stays so, and there is nothing else to do.
+    // A stopped member stays stopped, and there is nothing else to do.
     docker.run(&["stop", "db"]);
     let said = docker.pausectl_ok(&["docker", "watch", "--once", "--restart-members"]);
     assert_eq!(said, "");

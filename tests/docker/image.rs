@@ -34,7 +34,7 @@ fn another_checkout_gives_the_same_bytes() {
     assert!(fs::read(pause_image()).unwrap() == fs::read(again).unwrap());
 }
 
-/// sudo and su put root's PATH and HOME in the place of the user's, who has Rust.
+/// sudo and su put root's PATH and HOME in the place of the user's, which have Rust.
 #[test]
 fn root_builds_with_the_rust_of_the_checkout_s_owner() {
     const NOBODY: u32 = 65534;
@@ -53,7 +53,7 @@ fn root_builds_with_the_rust_of_the_checkout_s_owner() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for folder in [&checkout, &home] {
         if chown(folder, Some(NOBODY), Some(NOBODY)).is_err() {
-            return lab::skip("root of a user namespace knows nobody else");
+            return lab::skip("root of a user namespace has no other user");
         }
     }
     let put = |file: &Path, script: String| {

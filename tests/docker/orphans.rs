@@ -25,7 +25,7 @@ fn obey(docker: &Docker, command: &str) -> String {
     docker.pausectl_ok(&words[1..])
 }
 
-/// An anchor, and who joined it.
+/// An anchor and its members.
 fn anchored(docker: &Docker, members: &[&str]) {
     docker.pausectl_ok(&[
         "docker",
@@ -128,13 +128,13 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
     docker.run(&["rm", "-f", "web"]);
     docker.restart_daemon();
     // Docker has only its ID, as that whose network api joins.
-    let told = story(&docker, "api");
+    let explained = story(&docker, "api");
     assert_eq!(
-        told["summary"],
+        explained["summary"],
         "api lives on in the network of web, which was removed: eth0 stays as long as anybody \
          lives in it."
     );
-    assert_eq!(told["owner"]["gone"]["at"], Value::Null);
+    assert_eq!(explained["owner"]["gone"]["at"], Value::Null);
     let command = "pausectl docker reanchor web";
     assert_eq!(advised(&docker, "api"), [command]);
     assert_eq!(advised(&docker, "web"), [command]);
@@ -169,11 +169,11 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     );
     docker.run(&["rm", "web"]);
     for target in ["web", "container:web", &id, &id[..12]] {
-        let told = story(&docker, target);
-        let summary = told["summary"].as_str().unwrap();
+        let explained = story(&docker, target);
+        let summary = explained["summary"].as_str().unwrap();
         let begin = "api lives on in the network of web, which was removed at ";
         assert!(summary.starts_with(begin), "{target}: {summary}");
-        assert_eq!(told["interfaces"][0]["addresses"][0], "10.1.0.7/24");
+        assert_eq!(explained["interfaces"][0]["addresses"][0], "10.1.0.7/24");
     }
     // Without Docker, from what pausectl remembers.
     let alone = pausectl(&docker, &["explain", "web", "--docker", "/nonexistent"]);

@@ -1,4 +1,4 @@
-//! The command that makes a member anew, as `reanchor` prints it: run, and what it makes compared
+//! The command that recreates a member, as `reanchor` prints it: run, and its container compared
 //! with what there was.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `pausectl rescue`: who has lost the network with the container whose it was gets one again,
+//! `pausectl rescue`: a container that lost the network with its owner is attached again,
 //! in place.
 
 use std::fs;

@@ -209,7 +209,7 @@ fn a_member_resolves_its_own_name_and_the_added_hosts() {
     assert_eq!(hosts().matches("front.example.org").count(), 1);
     assert!(hosts().ends_with(&own("10.1.0.40")), "{}", hosts());
 
-    // Docker makes the file anew, with what it knows; the watcher adds the rest.
+    // Docker rewrites the file with its own entries; the watcher adds the rest.
     docker.run(&["rm", "-f", "app"]);
     docker.run(&["restart", "-t", "0", "web"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);

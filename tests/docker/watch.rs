@@ -283,7 +283,7 @@ fn a_killed_watch_resumes_as_if_never_stopped() {
     run(&docker, "gone", &["pausenet.network=podnet"]);
     watch.says("gone: attached");
     watch.kill();
-    // What happens now, nobody sees.
+    // Nothing watches what happens now.
     docker.run(&["rm", "-f", "gone"]);
     docker.run(&["restart", "web"]);
     run(&docker, "new", &["pausenet.network=podnet"]);
@@ -331,7 +331,7 @@ fn a_daemon_that_restarts_with_its_containers_finds_them_attached() {
     let _api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
     run(&docker, "job", &["pausenet.network=podnet"]);
     watch.says("job: attached");
-    docker.restart_daemon(); // everybody ends, and the anchor is started again
+    docker.restart_daemon(); // all containers end, and the anchor is started again
     watch.says("waiting for Docker");
     wait_until("the anchor has its network again", || {
         docker.view("web").addresses("eth0") == ["10.1.0.2/24"]
@@ -438,7 +438,7 @@ impl Watcher {
             let lines = self.lines.lock().unwrap();
             assert!(
                 Instant::now() < deadline,
-                "waited in vain; it has said {lines:#?}"
+                "timed out; its output was {lines:#?}"
             );
             drop(lines);
             std::thread::sleep(Duration::from_millis(10));

@@ -131,7 +131,7 @@ fn a_wrong_type_is_code_6_with_its_position() {
         };
         assert!(msg.contains(place), "{changes}: {error}");
     }
-    // Where the name itself is of a wrong type, it cannot be told.
+    // Where the name itself is of a wrong type, it cannot be named.
     let call = add(&x, &with(podnet(), json!({"name": 3})));
     refused_unnamed(&world, &x, &call, 6, &["network unknown", "container c1"]);
     let call = add(&x, &with(podnet(), json!({"cniVersion": 1.0})));

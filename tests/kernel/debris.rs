@@ -1,5 +1,5 @@
 //! What a killed ADD leaves: a link with our group and no alias, an address, or both. The next
-//! ADD or DEL of that attachment clears it; nobody else's does.
+//! ADD or DEL of that attachment removes it; calls for other attachments do not.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn add_removes_a_half_made_link_and_an_orphaned_reservation() {
         let result = Call::new("ADD", &podnet()).netns(&container).run().ok();
 
         let new = world.link(HOST_END).unwrap();
-        assert_ne!(Some(new.index), old, "made anew");
+        assert_ne!(Some(new.index), old, "recreated");
         assert_eq!(new.alias.as_deref(), Some("pausenet podnet c1 eth0"));
         let given = result["ips"][0]["address"].as_str().unwrap();
         assert_eq!(container.addresses("eth0"), [given]);

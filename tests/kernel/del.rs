@@ -257,11 +257,11 @@ fn del_succeeds_when_the_store_is_gone() {
     assert!(container.link("eth0").is_none());
     assert!(
         !Path::new(STORES).join("podnet").exists(),
-        "and does not make it anew"
+        "and does not recreate it"
     );
 }
 
-/// The address is freed last: while it is held, nobody else can be given it.
+/// The address is freed last: while it is reserved, it is not given to another attachment.
 #[test]
 fn del_fails_when_the_address_cannot_be_freed_but_removes_the_link() {
     let world = World::new();

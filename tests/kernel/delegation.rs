@@ -1,5 +1,5 @@
 //! IPAM by another plugin: the reference's `host-local` under another name, and shell scripts
-//! that tell what they were asked and answer what the test wants.
+//! that record their calls and print what the test wants.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -42,7 +42,7 @@ impl ScriptedPlugin {
         Call::new(verb, config).var("CNI_PATH", format!("/nonexistent:{folder}"))
     }
 
-    /// The verbs it was asked for, in their order.
+    /// The verbs it was called with, in order.
     fn calls(&self) -> Vec<String> {
         let log = fs::read_to_string(self.0.path().join("calls")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
@@ -141,9 +141,9 @@ fn a_delegate_s_error_keeps_its_code_and_message() {
         let list = json!({"cni.dev/valid-attachments": []});
         let config = with(with(delegated(), prev.clone()), list);
         let error = delegate.call(verb, &config).netns(&x).run().err_code(code);
-        let told = format!("{} {}", error["msg"], error["details"]);
+        let message = format!("{} {}", error["msg"], error["details"]);
         for word in ["my-ipam", "all gone", "try later"] {
-            assert!(told.contains(word), "{verb}: {word} in {told}");
+            assert!(message.contains(word), "{verb}: {word} in {message}");
         }
     }
     assert_eq!(
@@ -260,10 +260,10 @@ fn a_delegate_is_searched_in_cni_path_only_and_in_its_order() {
             .run()
     };
     let error = path("/nonexistent:/run".into()).err_code(7);
-    let told = format!("{} {}", error["msg"], error["details"]);
+    let message = format!("{} {}", error["msg"], error["details"]);
     assert!(
-        told.contains("my-ipam") && told.contains("/nonexistent, /run"),
-        "{told}"
+        message.contains("my-ipam") && message.contains("/nonexistent, /run"),
+        "{message}"
     );
     let hostile = with(delegated(), json!({"ipam": {"type": "../my-ipam"}}));
     delegate.call("ADD", &hostile).netns(&x).run().err_code(7);

@@ -17,7 +17,7 @@ fn masqueraded() -> Value {
     with(podnet(), json!({"ipMasq": true}))
 }
 
-/// What `nft monitor` tells of `work`.
+/// The events of `work` that `nft monitor` prints.
 fn news_of(work: impl FnOnce()) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("news");
@@ -34,7 +34,9 @@ fn news_of(work: impl FnOnce()) -> String {
     });
     work();
     run("nft", ["add table ip last; delete table ip last"]);
-    wait_until("nft monitor has told all", || news().contains("ip last"));
+    wait_until("nft monitor has printed everything", || {
+        news().contains("ip last")
+    });
     monitor.kill().unwrap();
     monitor.wait().unwrap();
     news()
@@ -119,7 +121,7 @@ fn an_expiring_element_counts_as_absent() {
     let (y, _) = added(&world, &port(80), "y");
 
     tcp(&listen(Some(&y), "[::]:80"), HOST, "10.1.0.1:8080");
-    // And the late DEL of who had it before takes nothing away.
+    // And a late DEL of its former holder removes nothing.
     call("DEL", &config, &x).run().ok();
     tcp(&listen(Some(&y), "[::]:80"), HOST, "10.1.0.1:8080");
     let z = world.container("z");

@@ -1,9 +1,9 @@
 //! Another firewall on the host: Docker's, whose FORWARD drops what its chain DOCKER-USER does not
-//! accept, made with the real iptables; and who else may be in the way.
+//! accept, made with the real iptables; and other firewalls as obstacles.
 
 use std::collections::BTreeSet;
 
-use pausenet::apply::firewall as told;
+use pausenet::apply::firewall as forwarding;
 use pausenet::cni::{IfName, NetworkName};
 use pausenet::plan::firewall::{HostLink, Keeper, Obstacle, Passage, Remedy};
 use pausenet::plan::{Families, HOST_END_START};
@@ -392,7 +392,7 @@ fn docker_is_named_as_an_obstacle_until_the_rules_are_added() {
         return;
     };
     let passages = [bridge_passage()];
-    let found = told::obstacles(&passages).unwrap();
+    let found = forwarding::obstacles(&passages).unwrap();
     assert_eq!(
         keepers(&found),
         [
@@ -401,16 +401,16 @@ fn docker_is_named_as_an_obstacle_until_the_rules_are_added() {
         ]
     );
     assert!(found.iter().all(|obstacle| obstacle.remedy == Remedy::Ours));
-    told::ensure(&passages).unwrap();
-    assert_eq!(told::obstacles(&passages).unwrap(), []);
-    told::verify(&passages).unwrap();
-    assert!(told::forget(&passages[0].network).unwrap());
-    assert_eq!(told::obstacles(&passages).unwrap(), found);
-    // Whoever accepts the rest is none.
+    forwarding::ensure(&passages).unwrap();
+    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
+    forwarding::verify(&passages).unwrap();
+    assert!(forwarding::forget(&passages[0].network).unwrap());
+    assert_eq!(forwarding::obstacles(&passages).unwrap(), found);
+    // A chain that accepts the rest is no obstacle.
     for program in PROGRAMS {
         iptables(program, "-P FORWARD ACCEPT");
     }
-    assert_eq!(told::obstacles(&passages).unwrap(), []);
+    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn the_suggested_commands_unblock_a_dropping_chain() {
             None => vec![bridge_passage()],
             Some(_) => vec![passage(link("10.1.0.0/24")), passage(link("fd00::/64"))],
         };
-        let found = told::obstacles(&passages).unwrap();
+        let found = forwarding::obstacles(&passages).unwrap();
         assert_eq!(found.len(), 3, "{found:?}");
         for obstacle in &found {
             assert_eq!(obstacle.keeper, Keeper::Unknown);
@@ -448,7 +448,7 @@ fn the_suggested_commands_unblock_a_dropping_chain() {
             }
         }
         pods.assert_reachable();
-        assert_eq!(told::obstacles(&passages).unwrap(), []);
+        assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
     }
 }
 
@@ -476,7 +476,7 @@ fn ufw_firewalld_and_iptables_legacy_are_recognized_by_their_chains() {
         run("nft", [command]);
     }
     let passages = [bridge_passage()];
-    let found = told::obstacles(&passages).unwrap();
+    let found = forwarding::obstacles(&passages).unwrap();
     assert_eq!(
         keepers(&found),
         [
@@ -491,17 +491,17 @@ fn ufw_firewalld_and_iptables_legacy_are_recognized_by_their_chains() {
     iptables("iptables-nft", "-A ufw-before-forward -i cni0 -j ACCEPT");
     let zone = "add rule inet firewalld filter_FORWARD_ZONES iifname \"cni0\" accept";
     run("nft", [zone]);
-    assert_eq!(told::obstacles(&passages).unwrap(), []);
+    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
 
     if run_quietly("iptables-legacy -P FORWARD DROP").is_none() {
         return lab::skip_for_the_kernel("iptables-legacy");
     }
-    let found = told::obstacles(&passages).unwrap();
+    let found = forwarding::obstacles(&passages).unwrap();
     let legacy = "chain FORWARD of iptables-legacy's table filter";
     assert_eq!(keepers(&found), [(Keeper::Unknown, legacy)]);
     run("iptables-legacy", ["-N", "DOCKER-USER"]);
-    let found = told::obstacles(&passages).unwrap();
+    let found = forwarding::obstacles(&passages).unwrap();
     assert_eq!(keepers(&found), [(Keeper::Docker, legacy)]);
     run("iptables-legacy", ["-P", "FORWARD", "ACCEPT"]);
-    assert_eq!(told::obstacles(&passages).unwrap(), []);
+    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
 }

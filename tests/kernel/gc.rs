@@ -67,7 +67,7 @@ fn gc_removes_unlisted_attachments_and_keeps_listed_ones() {
     assert_there(&world, &a, "10.1.0.2", false);
     assert_there(&world, &b, "10.1.0.3", true);
     assert_eq!(b.state(), inside);
-    assert!(world.link("cni0").is_some(), "the bridge is everybody's");
+    assert!(world.link("cni0").is_some(), "the bridge is shared");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn gc_leaves_other_networks_and_foreign_links_alone() {
     assert_eq!(element_count("pausenet othernet b eth0"), 6);
 }
 
-/// The address cannot be freed; link and elements go all the same, and the error is told.
+/// The address cannot be freed; link and elements go all the same, and the error is reported.
 #[test]
 fn gc_continues_after_errors_and_reports_them() {
     let world = World::new();

@@ -168,7 +168,7 @@ fn gc_frees_unlisted_addresses() {
     let store = Path::new(STORES).join("podnet");
     fs::write(store.join("10.1.0.100"), "a").unwrap();
     fs::write(store.join("10.1.0.101"), "gone").unwrap();
-    // Of nobody yet: an ADD of the reference in the making.
+    // Without a holder yet: an ADD of the reference in progress.
     fs::write(store.join("10.1.0.102"), "").unwrap();
     let other = with(config(), json!({"name": "othernet"}));
     host_local("ADD", &other).id("z").run().ok();

@@ -1,4 +1,4 @@
-//! The program as such: called by a person, asked for its version, with its output closed.
+//! The program itself: without a verb, with VERSION, and with its output closed.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -326,8 +326,8 @@ fn a_late_del_keeps_the_masquerade_of_the_address_s_new_holder() {
         for address in ["10.1.0.2", "fd00::2"] {
             fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
         }
-        let wish = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
-        let (b, _) = added(&world, &with(dual_stack(), wish), "b");
+        let request = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
+        let (b, _) = added(&world, &with(dual_stack(), request), "b");
         assert_eq!(b.addresses("eth0"), ["10.1.0.2/24", "fd00::2/64"]);
         let before = ruleset();
         let prev = if with_result { result } else { json!(null) };
@@ -352,8 +352,8 @@ fn gc_keeps_the_masquerade_of_the_address_s_new_holder() {
     for address in ["10.1.0.2", "fd00::2"] {
         fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
     }
-    let wish = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
-    added(&world, &with(dual_stack(), wish), "b");
+    let request = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
+    added(&world, &with(dual_stack(), request), "b");
     let before = ruleset();
 
     let valid = json!([{"containerID": "b", "ifname": "eth0"}]);

@@ -53,7 +53,7 @@ fn isolated_pods_reach_the_host_and_open_pods_and_not_each_other() {
     );
 }
 
-/// The result of y's ADD, as far as it tells the port.
+/// The result of y's ADD, reduced to the port.
 fn y_result(world: &World) -> Value {
     let of_y = |alias: &Option<String>| alias.as_deref() == Some("pausenet podnet y eth0");
     let link = world.links().into_iter().find(|link| of_y(&link.alias));
@@ -141,7 +141,7 @@ fn a_duplicate_address_on_the_bridge_fails_add_and_undoes_everything() {
         "runtimeConfig": {"ips": ["fd00::5"],
             "portMappings": [{"hostPort": 8080, "containerPort": 80}]}});
     let config = with(detecting(), everything);
-    // Somebody whom the store does not know.
+    // A host that the store does not know.
     let l2 = json!({"name": "l2", "ipam": null, "isDefaultGateway": null, "enabledad": null});
     let (other, _) = added(&world, &with(detecting(), l2), "other");
     other.ip("addr add fd00::5/64 dev eth0 nodad");

@@ -21,7 +21,7 @@ const RESERVED: u32 = 300;
 /// Room for the few processes that live at a time; all other numbers are free.
 const PID_MAX: u32 = 360;
 
-/// A PID namespace, whose init does what it is told.
+/// A PID namespace, whose init runs the commands of the test.
 struct Processes {
     outer: Child,
     /// The init's number outside.
@@ -67,7 +67,7 @@ impl Processes {
         line.trim().to_owned()
     }
 
-    /// Starts a pause process in a network namespace of its own, and tells its number.
+    /// Starts a pause process in a network namespace of its own, and returns its PID.
     fn anchor(&mut self) -> u32 {
         self.start("unshare --net")
     }
@@ -95,7 +95,7 @@ impl Processes {
         self.ask(&format!("kill -9 {pid}; wait {pid} 2>/dev/null; echo"));
     }
 
-    /// Starts such a process as `before` tells, as often as it takes until it has this number.
+    /// Starts such a process with `before` as prefix, again and again until it has this PID.
     fn start_as(&mut self, pid: u32, before: &str) {
         let last = pid - 1;
         let start = format!("{before} {} >/dev/null & n=$!", programs::pause());
@@ -108,7 +108,7 @@ impl Processes {
         self.wait_for_the_program(pid);
     }
 
-    /// A call of the plugin by somebody who sees these processes.
+    /// A call of the plugin by a runtime that sees these processes.
     fn run(&self, call: &Call) -> PluginOutput {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.init));
@@ -300,7 +300,7 @@ fn del_by_a_reused_pid_keeps_the_same_address_on_another_network() {
     assert_eq!(allocated("othernet"), ["10.1.0.2"]);
 }
 
-/// And not even one whom another plugin has wired, on a bridge of its own.
+/// The same for a pod that another plugin wired, on a bridge of its own.
 #[test]
 fn del_by_a_reused_pid_keeps_another_plugin_s_interface_with_the_same_address() {
     let mut setup = ReusedPid::new(Survivors::None);
@@ -379,7 +379,7 @@ fn a_container_is_attached_again_by_the_same_pid() {
     let config = with(podnet(), json!({"prevResult": result}));
     setup.call_with("CHECK", "c1", config).ok();
 
-    // While somebody lives in the old one, it keeps the network, and ADD says so.
+    // While a process lives in the old namespace, it keeps the network, and ADD says so.
     let mut setup = ReusedPid::new(Survivors::One);
     setup.processes.start_as(setup.pid, "unshare --net");
     setup.call("ADD", "c1").err_code(100);

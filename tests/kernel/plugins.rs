@@ -28,7 +28,7 @@ pub fn call_as(plugin: &str, verb: &str, config: &Value, container: &Container) 
         .var("CNI_PATH", folder())
 }
 
-/// The same without a container: GC, STATUS, and what does not look at the namespace.
+/// The same without a container: GC, STATUS, and calls that ignore the namespace.
 pub fn call_alone(plugin: &str, verb: &str, config: &Value) -> Call {
     Call::new(verb, config)
         .program(folder().join(plugin))

@@ -267,8 +267,8 @@ fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
             fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
         }
         let b = world.container("b");
-        let wish = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
-        let wired = wirer.bridge("ADD", wish, &b).run().ok();
+        let request = json!({"runtimeConfig": {"ips": ["10.1.0.2", "fd00::2"]}});
+        let wired = wirer.bridge("ADD", request, &b).run().ok();
         let next = with(mappings("1.1.0"), json!({"prevResult": wired}));
         call_as("portmap", "ADD", &next, &b).run().ok();
         let before = ruleset();

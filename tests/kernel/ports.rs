@@ -1,4 +1,5 @@
-//! Port mappings: who reaches a container by a port of the host, and as whom.
+//! Port mappings: from where a container is reachable through a port of the host, and with which
+//! source address.
 
 mod lifecycle;
 mod loopback_guard;
@@ -31,7 +32,7 @@ fn without_ports(config: &Value) -> Value {
     with(config.clone(), json!({"runtimeConfig": null}))
 }
 
-/// Everybody who may use the port, and whom the container then sees.
+/// Every client of the port, and the source address that the container sees.
 fn everybody_reaches(server: &Container, clients: &[(Namespace, &str, &str, &str)]) {
     let streams = listen(Some(server), "[::]:80");
     let datagrams = bind(Some(server), "[::]:80");
@@ -299,8 +300,8 @@ fn invalid_mappings_are_refused_before_anything_changes() {
     ] {
         let config = with(mapping(mapped(), json!([entry])), keys);
         let error = call("ADD", &config, &container).run().err_code(code);
-        let told = error["msg"].as_str().unwrap();
-        assert!(told.contains(word), "no {word:?} in {told:?}");
+        let message = error["msg"].as_str().unwrap();
+        assert!(message.contains(word), "no {word:?} in {message:?}");
     }
     assert_eq!(world.snapshot(), before);
     assert_eq!(ruleset(), "");

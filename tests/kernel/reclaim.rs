@@ -1,4 +1,4 @@
-//! Addresses that nobody can be using any more, when a range has run out.
+//! Stale addresses, which are reclaimed when a range is exhausted.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -17,7 +17,7 @@ fn two_addresses() -> Value {
     )
 }
 
-/// An address file of a container that nobody knows, of this age.
+/// An address file of an unknown container, of this age.
 fn left_behind(ip: &str, age: Duration) {
     let dir = Path::new(STORES).join("podnet");
     fs::create_dir_all(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! The host was started again: its store has what was held before, and nobody will give it back.
+//! After a reboot: the store has reservations from before, which no DEL will free.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -171,7 +171,7 @@ fn reservations_by_another_plugin_after_the_first_call_are_kept() {
     all_taken_at(SystemTime::now() + HOUR);
     alone(&add(&network, &x), "").ok();
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3", "10.1.0.4"]);
-    // Another plugin gives one back of those that were there, and takes it anew.
+    // Another plugin frees one of the old reservations and reserves it again.
     fs::remove_file(file("10.1.0.2")).unwrap();
     put("10.1.0.2", "late");
     taken_at("10.1.0.2", SystemTime::now() + HOUR);
@@ -224,7 +224,7 @@ fn reservations_of_a_running_plugin_are_kept() {
     alone(&add(&network, &x), "").ok();
 }
 
-/// The plugin is the first process of its own namespace: who calls it is outside.
+/// The plugin is PID 1 of its own PID namespace: its caller is outside.
 #[test]
 fn nothing_is_freed_where_the_runtime_s_processes_are_invisible() {
     let Some(world) = world_for_one() else {

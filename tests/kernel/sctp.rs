@@ -15,7 +15,7 @@ use common::{World, added, lab, outside_host, podnet, with};
 fn raw(namespace: Namespace) -> UdpSocket {
     let open = || socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP));
     // The standard library's type for sockets that know no connection.
-    let socket = UdpSocket::from(inside(place, open).unwrap());
+    let socket = UdpSocket::from(inside(namespace, open).unwrap());
     socket
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();

@@ -14,7 +14,7 @@ fn checked() -> Value {
 }
 
 /// What a neighbour hears of broadcasts with the right MAC, a forged one, and the right one again.
-/// A broadcast asks nobody for an address first.
+/// A broadcast needs no address resolution first.
 fn heard(from: &Container, neighbour: &Container) -> Vec<Vec<u8>> {
     let receiver = bind(Some(neighbour), "0.0.0.0:7000");
     let sender = bind(Some(from), "0.0.0.0:0");

@@ -29,10 +29,10 @@ fn lenient() -> Value {
 #[track_caller]
 fn unavailable(answer: &PluginOutput, words: &[&str]) {
     let error = answer.err_code(50);
-    let told = format!("{} {}", error["msg"], error["details"]);
+    let message = format!("{} {}", error["msg"], error["details"]);
     assert!(
-        words.iter().all(|word| told.contains(word)),
-        "{words:?} in {told}"
+        words.iter().all(|word| message.contains(word)),
+        "{words:?} in {message}"
     );
 }
 

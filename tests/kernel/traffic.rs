@@ -171,12 +171,12 @@ fn reaches(y: &Container, pod: &Container, addresses: &[&str]) {
 /// reaches at once. `first` is what the first one's config has beside.
 fn pass_on(world: &World, config: &Value, first: Value, addresses: &[&str]) -> Container {
     let y = added(world, config, "y");
-    let wish = with(config.clone(), json!({"runtimeConfig": {"ips": addresses}}));
-    let first = with(wish.clone(), first);
+    let request = with(config.clone(), json!({"runtimeConfig": {"ips": addresses}}));
+    let first = with(request.clone(), first);
     let old = added(world, &first, "old");
     reaches(&y, &old, addresses);
     Call::new("DEL", &first).netns(&old).id("old").run().ok();
-    let new = added(world, &wish, "new");
+    let new = added(world, &request, "new");
     reaches(&y, &new, addresses);
     new
 }
@@ -189,7 +189,7 @@ fn group_of_the_bridge(world: &World) -> u32 {
     world.link("cni0").unwrap().group
 }
 
-/// Neighbours who knew the address's last holder reach the new one without asking: they are told.
+/// Neighbours with an entry for the address's last holder reach the new one: the change is announced.
 #[test]
 fn a_reused_address_is_reachable_from_hosts_with_a_stale_neighbour_entry() {
     let world = World::new();
@@ -197,7 +197,7 @@ fn a_reused_address_is_reachable_from_hosts_with_a_stale_neighbour_entry() {
     assert_eq!(group_of_the_bridge(&world), DEFAULT);
 }
 
-/// They need not be told where an address always comes with the same MAC.
+/// No announcement is needed where an address always has the same MAC.
 #[test]
 fn a_reused_address_keeps_its_mac() {
     let world = World::new();
@@ -207,7 +207,7 @@ fn a_reused_address_keeps_its_mac() {
     assert_eq!(mac.to_string(), "0a:58:0a:01:00:32");
 }
 
-/// Somebody had another MAC, once: a bridge of ours on which one was asked for.
+/// A bridge of ours on which an attachment once requested a MAC.
 #[test]
 fn a_requested_mac_is_announced_to_neighbours() {
     let world = World::new();
@@ -230,8 +230,8 @@ fn addresses_on_a_foreign_bridge_are_announced_to_neighbours() {
     reaches(&y, &foreign, &["10.1.0.50"]);
     ip("link del foreign");
 
-    let wish = with(podnet(), json!({"runtimeConfig": {"ips": ["10.1.0.50"]}}));
-    reaches(&y, &added(&world, &wish, "new"), &["10.1.0.50"]);
+    let request = with(podnet(), json!({"runtimeConfig": {"ips": ["10.1.0.50"]}}));
+    reaches(&y, &added(&world, &request, "new"), &["10.1.0.50"]);
     assert_eq!(group_of_the_bridge(&world), DEFAULT);
 }
 

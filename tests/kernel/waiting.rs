@@ -51,7 +51,7 @@ fn waiting_ends_when_duplicate_address_detection_completes() {
         let address = "fd00::5".parse().unwrap();
         route::wait_local(&mut socket, [address], limit, RouteSocket::open)
     };
-    assert!(wait(HEAD_START).is_err(), "nobody has it");
+    assert!(wait(HEAD_START).is_err(), "no link has it");
 
     let waiter = std::thread::spawn(move || wait(LIMIT));
     std::thread::sleep(HEAD_START);

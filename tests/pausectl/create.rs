@@ -1,4 +1,4 @@
-//! `pod create`: what it makes, what it asks plugins, and whom it refuses.
+//! `pod create`: what it creates, how it calls plugins, and what it refuses.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ fn a_pod_is_a_wired_namespace_with_a_pause_process() {
     assert_eq!(made["result"]["ips"][0]["address"], "10.1.0.2/24");
     let up = host.ok(&["pod", "exec", "web", "--", "ip", "-o", "link", "show", "up"]);
     assert!(up.contains(" lo:") && up.contains(" eth0@"), "{up}");
-    // By this holder a person tells our addresses from a runtime's.
+    // The holder distinguishes our addresses from a runtime's.
     let holder = fs::read_to_string("/var/lib/cni/networks/podnet/10.1.0.2").unwrap();
     assert_eq!(holder, "pausectl-web\r\neth0");
     assert_eq!(host.ok(&["pod", "rm", "web"]), "web: removed\n");

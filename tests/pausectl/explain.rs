@@ -213,8 +213,11 @@ fn an_invalid_target_is_refused_with_the_reason() {
             "{target}: {stderr}"
         );
     }
-    let host = host.ok(&["explain", "/proc/self/ns/net"]);
-    assert!(host.contains("on the host's own network"), "{host}");
+    let explained = host.ok(&["explain", "/proc/self/ns/net"]);
+    assert!(
+        explained.contains("on the host's own network"),
+        "{explained}"
+    );
     let stderr = host.fails(2, &["explain", "x", "--docker", "tcp://10.0.0.1:2375"]);
     assert!(stderr.contains("--docker"), "{stderr}");
 }

@@ -185,7 +185,7 @@ impl PodHost {
     /// The host is as it was before the first pod, but for the bridge.
     #[track_caller]
     pub fn assert_nothing_is_left(&self) {
-        // The kernel takes down a namespace behind the back of who gave it up.
+        // The kernel destroys a namespace asynchronously.
         wait_same("nothing is left", || {
             (HostState::read(&self.world), self.before.clone())
         });

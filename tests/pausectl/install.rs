@@ -103,7 +103,7 @@ fn uninstall_keeps_files_that_replaced_ours() {
     fs::remove_file(&bridge).unwrap();
     fs::write(&bridge, "theirs, newer").unwrap();
     fs::write(folders.net().join("10-podnet.conflist"), "edited").unwrap();
-    // It is not renewed either, unless that is asked for.
+    // It is not renewed either, unless requested.
     assert!(
         !folders
             .actions(&["v2"])
@@ -418,7 +418,7 @@ fn concurrent_installs_wait_for_each_other() {
 fn a_pod_is_wired_by_the_installed_reference_name() {
     let world = World::new();
     let folders = InstallFolders::with_others();
-    // The one beside pausectl, as nobody says --from.
+    // The one beside pausectl, without --from.
     folders.ok(&["--as", "bridge,host-local"]);
     let pod = world.container("pod");
     let config = with(podnet(), json!({"type": "bridge"}));

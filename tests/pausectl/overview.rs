@@ -111,7 +111,7 @@ fn ls_watch_follows_links_and_processes_until_ctrl_c() {
     let made = host.create("web");
     states_until(&["alive"]);
     let member = host.member("web");
-    // No link changes with these two: only a look at the processes tells.
+    // No link changes with these two: only the processes show it.
     kill(made["pause"].as_u64().unwrap() as u32);
     states_until(&["orphaned"]);
     member.kill();

@@ -29,7 +29,7 @@ fn bridge_name() {
     });
 }
 
-/// A bridge that somebody made before, with another MTU and switched off.
+/// A bridge that exists before, with another MTU and switched off.
 #[test]
 fn bridge_that_exists() {
     let config = with(bridge(), json!({"isGateway": true, "mtu": 1300}));

@@ -73,7 +73,7 @@ fn chain_with_firewall() {
     });
 }
 
-/// A plugin behind ours fails: what the runtime then asks for with DEL is gone.
+/// A plugin behind ours fails: what the runtime then removes with DEL is gone.
 #[test]
 fn chain_that_fails() {
     let tuning = json!({

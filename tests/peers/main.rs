@@ -45,7 +45,7 @@ fn peers() -> Option<[Peers; 2]> {
 }
 
 impl Peers {
-    /// A call of the reference's `host-local`, which does not look at the namespace.
+    /// A call of the reference's `host-local`, which ignores the namespace.
     fn host_local(&self, verb: &str, config: &Value) -> Call {
         Call::new(verb, config)
             .program(self.dir.join("host-local"))

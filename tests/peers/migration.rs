@@ -181,21 +181,21 @@ fn assert_goes(node: &Node, pod: Pod, others: &[Pod], remove: impl Fn(&Pod)) {
 
 #[test]
 fn our_pods_are_removed_by_current_plugins_with_nftables() {
-    for way in NFTABLES {
+    for wiring in NFTABLES {
         today().iter().for_each(|peers| change_back(peers, wiring));
     }
 }
 
 #[test]
 fn our_pods_are_removed_by_current_plugins_with_iptables() {
-    for way in IPTABLES {
+    for wiring in IPTABLES {
         today().iter().for_each(|peers| change_back(peers, wiring));
     }
 }
 
 #[test]
 fn our_pods_are_removed_by_bookworm_s_plugins() {
-    for way in IPTABLES {
+    for wiring in IPTABLES {
         bookworm()
             .iter()
             .for_each(|peers| change_back(peers, wiring));

@@ -306,12 +306,12 @@ pub fn unname(pod: &Pod) {
     container.destroy();
 }
 
-/// A listener whose `accept` does not wait: who has connected is there already.
+/// A listener whose `accept` does not wait: connections are queued already.
 fn listen(at: SocketAddr) -> TcpListener {
     let listener = bound(|| TcpListener::bind(at)).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let nobody = listener.accept().unwrap_err();
-    assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+    let error = listener.accept().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
     listener
 }
 

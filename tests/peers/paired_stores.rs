@@ -72,8 +72,8 @@ impl<'a> PairedStores<'a> {
         Some(result)
     }
 
-    /// Every file with its content, and its mode as today's reference has it. The lock is not
-    /// looked at: the reference makes one at a DEL too, with other rights, and it is empty.
+    /// Every file with its content, and its mode as today's reference has it. The lock is
+    /// ignored: the reference makes one at a DEL too, with other rights, and it is empty.
     fn files(&self, whose: &str) -> BTreeMap<PathBuf, (String, u32)> {
         let store = self.store(whose);
         let with_mode = |(path, content): (PathBuf, Vec<u8>)| {
@@ -168,7 +168,7 @@ fn random_calls(peers: &Peers, rounds: u32, prepare: impl Fn(&PairedStores)) {
             _ => String::new(),
         };
         // Not to be matched: a request that no range contains moves the reference's cursor, and
-        // it gives a requested address to who has one already.
+        // it gives a requested address to a container that has one already.
         if !args.is_empty() {
             stores.both(&world, "DEL", &id, "");
         }

@@ -1,4 +1,4 @@
-//! Who reaches whom through networks of ours and of the reference's: by TCP and UDP, in both
+//! Reachability through networks of ours and of the reference's: by TCP and UDP, in both
 //! families, with the address that the other side sees.
 
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ const C1: From = From::Container("c1");
 const C2: From = From::Container("c2");
 const OUTSIDE: From = From::Container("outside");
 
-/// Containers, their gateway, and somebody outside.
+/// Containers, their gateway, and a host outside.
 const EVERYBODY: [&str; 8] = [
     "10.1.0.2:80",
     "10.1.0.3:80",
@@ -38,7 +38,7 @@ const PORTS: [&str; 9] = [
     "[::1]:8080",
 ];
 
-/// Two containers and somebody outside, who knows the way back to them if `routed`.
+/// Two containers and a host outside, which has a route back to them if `routed`.
 fn scene(node: &mut Node, plugins: &[Value], routed: bool) {
     outside(node);
     node.call_chain("ADD", "c1", "eth0", plugins);

@@ -102,7 +102,7 @@ fn del_with_a_config_that_no_add_takes() {
     });
 }
 
-/// The interface was removed by somebody else.
+/// The interface was removed by another process.
 #[test]
 fn del_of_an_interface_that_is_gone() {
     same("del_of_an_interface_that_is_gone", |node| {
@@ -203,7 +203,7 @@ fn check_of_shared_objects() {
     });
 }
 
-/// Each in a container of its own; what a failed ADD leaves is looked at too.
+/// Each in a container of its own; what a failed ADD leaves is compared too.
 #[test]
 fn add_refuses() {
     let bridged = |changes: Value| with(bridge(), changes);

@@ -26,17 +26,17 @@ fn podman_removes_the_network_with_its_owner_as_explain_predicted() {
     podman.start(&["run", "-d", "--name=first", BUSYBOX, "sleep", "600"]);
     let share = ["run", "-d", "--name=second", "--network=container:first"];
     podman.start(&[&share[..], &[BUSYBOX, "sleep", "600"]].concat());
-    let told = explain("second");
+    let explained = explain("second");
     assert_eq!(
-        told["summary"], "second shares the network of first.",
-        "{told:#}"
+        explained["summary"], "second shares the network of first.",
+        "{explained:#}"
     );
-    assert_eq!(told["members"][0]["container"]["engine"], "podman");
-    assert_eq!(told["interfaces"][0]["network"], "podman");
-    let then = |at: usize| told["fates"][at]["then"].as_str().unwrap();
+    assert_eq!(explained["members"][0]["container"]["engine"], "podman");
+    assert_eq!(explained["interfaces"][0]["network"], "podman");
+    let then = |at: usize| explained["fates"][at]["then"].as_str().unwrap();
     assert!(
         then(0).starts_with("podman takes eth0 from all in here"),
-        "{told:#}"
+        "{explained:#}"
     );
     assert_eq!(then(1), "nothing for the others");
 

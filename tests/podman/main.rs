@@ -1,4 +1,4 @@
-//! Podman, a client that nobody here wrote: its own network as Debian ships it, with our binary
+//! Podman, a client of its own: its own network as Debian ships it, with our binary
 //! under the names of the plugins in it. `bridge`, `host-local` and `portmap` are ours, `firewall`
 //! and `tuning` behind them the reference's.
 

@@ -218,7 +218,7 @@ fn only_child(pid: u32) -> String {
 pub fn page(at: &str) -> String {
     let at: SocketAddr = at.parse().unwrap();
     // The port is open before the server in the container is.
-    let mut server = wait_for("somebody answers", || {
+    let mut server = wait_for("the server responds", || {
         TcpStream::connect_timeout(&at, SOON).ok()
     });
     server.set_read_timeout(Some(SOON)).unwrap();

@@ -121,7 +121,7 @@ fn force_address_replaces_a_different_address_on_the_bridge() {
     assert_eq!(
         world.addresses("cni0"),
         ["10.1.0.1/24", "fd99::1/64"],
-        "the IPv6 one is in nobody's way"
+        "the IPv6 address does not conflict"
     );
 }
 

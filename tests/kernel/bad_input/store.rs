@@ -39,13 +39,13 @@ fn an_unavailable_requested_address_is_reported() {
     let world = World::new();
     let x = world.container("x");
     world.put_address("10.1.0.5", "c9\r\neth0");
-    for (wish, code, word) in [
+    for (ip, code, word) in [
         ("10.1.0.5", 11, "10.1.0.5 is taken"),
         ("10.1.0.1", 7, "10.1.0.1 is the gateway"),
         ("10.2.0.5", 7, "10.2.0.5 is in no range set"),
         ("fd00::5", 7, "fd00::5 is in no range set"),
     ] {
-        let call = add(&x, &podnet()).var("CNI_ARGS", format!("IP={wish}"));
+        let call = add(&x, &podnet()).var("CNI_ARGS", format!("IP={ip}"));
         refused(&world, &x, &call, code, &[word]);
     }
 }
@@ -128,7 +128,7 @@ fn a_read_only_run_is_code_5_and_named() {
     assert!(!Path::new(STORES).exists());
 }
 
-/// Files in the store that are not of its form are nobody's, and in nobody's way.
+/// Files in the store that are not address files have no holder and are ignored.
 #[test]
 fn corrupt_files_in_the_store_are_ignored() {
     let world = World::new();

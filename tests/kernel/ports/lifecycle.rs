@@ -108,7 +108,7 @@ fn talk(client: &UdpSocket, to: &str, server: &UdpSocket) -> Vec<u8> {
     said[..length].to_vec()
 }
 
-/// The flows of others are none of ours.
+/// Conntrack entries of other ports are kept.
 #[test]
 fn conntrack_entries_of_other_udp_ports_are_kept() {
     let world = World::new();
@@ -166,9 +166,9 @@ fn a_late_del_keeps_the_ports_of_the_address_s_new_holder() {
         for address in ["10.1.0.2", "fd00::2"] {
             fs::remove_file(Path::new(STORES).join("podnet").join(address)).unwrap();
         }
-        let mut wish = mapped();
-        wish["runtimeConfig"]["ips"] = json!(["10.1.0.2", "fd00::2"]);
-        let (b, _) = added(&world, &wish, "b");
+        let mut request = mapped();
+        request["runtimeConfig"]["ips"] = json!(["10.1.0.2", "fd00::2"]);
+        let (b, _) = added(&world, &request, "b");
         let before = ruleset();
         let prev = if with_result { result } else { json!(null) };
 
@@ -232,7 +232,7 @@ fn mappings_come_back_with_the_next_add_after_a_flushed_ruleset() {
     tcp(&server, HOST, "10.1.0.1:8080");
 }
 
-/// A runtime may have lost what it asked for: whose a port is stands on the port itself.
+/// A runtime may have lost the mappings: the owner of a port is stored in its element.
 #[test]
 fn del_without_port_mappings_still_removes_them() {
     for (keys, prev) in [

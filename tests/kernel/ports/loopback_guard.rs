@@ -1,4 +1,4 @@
-//! 127.0.0.0/8 is open towards containers for mapped ports, and closed to who is behind them.
+//! 127.0.0.0/8 is open towards containers for mapped ports, and closed to the containers behind them.
 
 use serde_json::Value;
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{DoctorHost, added, network};
-use common::beyond;
 use common::nftables::ruleset;
+use common::outside_host;
 use common::run;
 use common::traffic::{listen, tcp, tcp_is_blocked};
 

@@ -1,4 +1,4 @@
-//! What the kernel can do, and who needs it.
+//! Kernel options, and the settings that need them.
 
 use std::fs;
 use std::process::Command;
@@ -56,7 +56,7 @@ fn a_missing_kernel_option_is_named_with_the_setting_that_needs_it() {
         &words,
     );
 
-    // A network that asks for it makes it a problem.
+    // A network that needs it makes it a problem.
     let lab = with(network(), json!({"name": "lab", "vlan": 7}));
     fs::write(doctor.confs().join("lab.json"), lab.to_string()).unwrap();
     let report = doctor.check(&["kernel"]);

@@ -119,7 +119,7 @@ impl DoctorHost {
         assert_eq!(answer["problems"], problems, "{report:#?}");
         assert_eq!(report.status, i32::from(problems > 0), "{report:#?}");
         assert_eq!(stderr.is_empty(), problems == 0, "{stderr}");
-        seen
+        report
     }
 
     /// No findings except missing kernel options, which no test can help.
@@ -215,7 +215,7 @@ pub fn says(found: &Value, words: &[&str]) {
     assert_ne!(found["means"], "", "{found:#}");
 }
 
-/// The network podnet: masquerade, and ports if a runtime asks for some.
+/// The network podnet: masquerade, and ports if a runtime requests some.
 pub fn network() -> Value {
     let capabilities = json!({"portMappings": true, "bandwidth": true});
     with(
@@ -229,7 +229,7 @@ pub fn port(host: u16) -> Value {
     json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp"}])
 }
 
-/// ADD without a runtime: nobody remembers it.
+/// ADD without a runtime: no result cache has it.
 #[track_caller]
 pub fn added(doctor: &DoctorHost, config: &Value, name: &str) -> Container {
     let container = doctor.host.world.container(name);
@@ -331,7 +331,7 @@ fn each_finding_shows_problem_consequence_and_repair() {
     assert_eq!(stderr, "");
 }
 
-/// What is not what it should be is told of, and none of it stops the other checks.
+/// Nonsense is reported, and does not stop the other checks.
 #[test]
 fn nonsense_in_the_inspected_files_does_not_stop_doctor() {
     let doctor = DoctorHost::new();
@@ -391,7 +391,7 @@ fn checks_are_listed_and_selected_by_name() {
     }
 }
 
-/// Whatever it sees half made or half gone is somebody's work.
+/// Everything half made or half removed belongs to a running call.
 #[test]
 fn concurrent_repairs_do_not_harm_adds_and_dels() {
     let doctor = DoctorHost::new();
@@ -417,7 +417,7 @@ fn concurrent_repairs_do_not_harm_adds_and_dels() {
         for _ in 0..8 {
             let report = doctor.fix(&["store", "rules", "links"]);
             assert_eq!(report.status, 0, "{report:#?}");
-            // Between the making of a lock's file and the taking of the lock nobody holds it. Whoever
+            // Between the creation of a lock file and its locking it is not held. Whoever
             // finds it gone then makes another.
             let harms = |repair: &Value| {
                 let subject = repair["subject"].as_str().unwrap();

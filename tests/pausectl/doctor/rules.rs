@@ -29,16 +29,16 @@ fn lines() -> Vec<String> {
 struct Traffic<'a> {
     web: &'a Container,
     outside: &'a Container,
-    beyond: TcpListener,
+    outside_server: TcpListener,
     server: TcpListener,
 }
 
 impl<'a> Traffic<'a> {
-    /// Of a container with this address, and a world beyond the host.
+    /// Of a container with this address, and a host outside.
     fn new(web: &'a Container, address: &str, outside: &'a Container) -> Self {
         let last = address.rsplit('.').next().unwrap();
         Self {
-            beyond: listen(Some(outside), &format!("192.0.2.2:70{last}")),
+            outside_server: listen(Some(outside), &format!("192.0.2.2:70{last}")),
             server: listen(Some(web), &format!("{address}:80")),
             web,
             outside,
@@ -47,12 +47,12 @@ impl<'a> Traffic<'a> {
 
     #[track_caller]
     fn assert_works(&self, port: u16) {
-        let beyond = self.beyond.local_addr().unwrap().to_string();
-        let report = tcp(&self.outside_host, Some(self.web), &beyond);
-        assert_eq!(report.to_string(), "192.0.2.1");
+        let outside_server = self.outside_server.local_addr().unwrap().to_string();
+        let source = tcp(&self.outside_server, Some(self.web), &outside_server);
+        assert_eq!(source.to_string(), "192.0.2.1");
         let host = format!("192.0.2.1:{port}");
-        let report = tcp(&self.server, Some(self.outside), &host);
-        assert_eq!(report.to_string(), "192.0.2.2");
+        let source = tcp(&self.server, Some(self.outside), &host);
+        assert_eq!(source.to_string(), "192.0.2.2");
         tcp(&self.server, HOST, &format!("127.0.0.1:{port}"));
     }
 }
@@ -208,7 +208,7 @@ fn ports_of_a_chained_portmap_are_restored() {
     Traffic::new(&web, "10.1.0.2", &outside).assert_works(8080);
 }
 
-/// The reference's bridge, and our portmap behind it: no host end tells of such a container.
+/// The reference's bridge, and our portmap behind it: no host end identifies such a container.
 #[test]
 fn ports_of_a_container_wired_by_another_plugin_are_restored() {
     let (Some(cnitool), Some(peers)) = (lab::cnitool(), lab::peers_sid()) else {
@@ -271,9 +271,9 @@ fn without_a_result_cache_rules_are_restored_from_the_configuration() {
     says(found.unwrap(), &["masquerade", "no runtime remembers it"]);
     doctor.fix(&["rules"]);
     assert_eq!(lines(), before);
-    let beyond = listen(Some(&outside), "192.0.2.2:7000");
+    let outside_server = listen(Some(&outside), "192.0.2.2:7000");
     assert_eq!(
-        tcp(&outside_host, Some(&web), "192.0.2.2:7000").to_string(),
+        tcp(&outside_server, Some(&web), "192.0.2.2:7000").to_string(),
         "192.0.2.1"
     );
 
@@ -339,7 +339,7 @@ fn a_port_taken_over_by_another_container_stays_with_it() {
     let report = doctor.fix(&["rules"]);
     assert_eq!(report.status, 1, "{report:#?}");
     assert!(report.outcomes().contains(&"failed"), "{report:#?}");
-    let failed = seen
+    let failed = report
         .repairs
         .iter()
         .find(|repair| repair["outcome"] == "failed")

@@ -74,7 +74,7 @@ fn only_stale_addresses_are_freed() {
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.51", "10.1.0.60"]);
 }
 
-/// The first who looks after the start is the doctor here: what comes later is not from before it.
+/// Doctor is the first reader after the boot here: later reservations are not from before it.
 #[test]
 fn reservations_from_before_the_boot_are_distinguished() {
     let doctor = DoctorHost::new();
@@ -229,7 +229,7 @@ fn one_address_on_two_interfaces_is_reported() {
     let _web = added(&doctor, &network(), "web");
     let other = added(&doctor, &network(), "other");
     other.ip("address add 10.1.0.2/24 dev eth0");
-    // One that everybody may have is nobody's.
+    // An address that any interface may have has no owner.
     other.ip("address add 169.254.7.7/16 dev eth0");
     let report = doctor.check(&["store"]);
     let twice = report.of("problem");
@@ -250,7 +250,7 @@ fn a_stale_lock_file_is_removed_and_a_held_one_kept() {
         fs::write(dir.join(left), "").unwrap();
     }
     let report = doctor.check(&["store"]);
-    let subjects: Vec<_> = seen
+    let subjects: Vec<_> = report
         .of("note")
         .iter()
         .map(|found| found["subject"].clone())

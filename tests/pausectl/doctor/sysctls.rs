@@ -28,7 +28,7 @@ fn forwarding_disabled_under_running_pods_is_enabled_again() {
     set_sysctl("ipv6/conf/all/forwarding", "0");
     tcp_is_blocked(Some(&web), servers[0]);
     let report = doctor.check(&["sysctls"]);
-    let subjects: Vec<_> = seen
+    let subjects: Vec<_> = report
         .of("problem")
         .iter()
         .map(|found| found["subject"].clone())

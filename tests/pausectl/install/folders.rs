@@ -1,4 +1,4 @@
-//! Where `install` is played: a folder of plugins, one of networks, and what there is to put there.
+//! Folders for `install`: plugins, networks, and the files to install.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
@@ -63,7 +63,7 @@ impl InstallFolders {
         folders
     }
 
-    /// One with plugins of somebody else's: a program with an unusual mode, and a link.
+    /// Folders with foreign plugins: a program with an unusual mode, and a link.
     pub fn with_others() -> Self {
         let folders = Self::new();
         fs::write(folders.bin().join("bridge"), "theirs").unwrap();

@@ -33,7 +33,7 @@ const ALLOWED: &[Allowed] = &[
         at: "*host / links / <host end of * / group",
         theirs: "default",
         ours: "1885435251",
-        why: "the link group marks what is ours from its birth, so that debris can be told",
+        why: "the link group marks what is ours from its birth, so that debris is recognized",
     },
     Allowed {
         on: "*",
@@ -57,7 +57,7 @@ const ALLOWED: &[Allowed] = &[
         at: "*host / links / cni0 / group|*host / links / br-pods / group",
         theirs: "default",
         ours: "829251939",
-        why: "the link group of a bridge that we have made says that each address has had one MAC only, so that neighbours need not be told of it",
+        why: "the link group of a bridge that we have made says that each address has had one MAC only, so that it need not be announced to neighbours",
     },
     Allowed {
         on: "bridge_name",
@@ -131,7 +131,7 @@ const ALLOWED: &[Allowed] = &[
         at: "*pod / * / sysctls / * / ipv4 / arp_notify",
         theirs: "0",
         ours: "1",
-        why: "a MAC that changes later is told to neighbours in mode ptp too, and on layer 2 with addresses that somebody gives later",
+        why: "a MAC that changes later is announced to neighbours in mode ptp too, and on layer 2 with addresses added later",
     },
     Allowed {
         on: "*",
@@ -156,7 +156,7 @@ const ALLOWED: &[Allowed] = &[
         at: "* / code",
         theirs: "999",
         ours: "2|4|5|6|7|8|11|100|101|102|103",
-        why: "a code that tells what kind of error it is",
+        why: "a code for each kind of error",
     },
     // Single tests.
     Allowed {
@@ -326,7 +326,7 @@ const ALLOWED: &[Allowed] = &[
         at: "* / host / *|* / pod / *",
         theirs: PRESENT,
         ours: ABSENT,
-        why: "DEL of the reference leaves the interface when it is not told the namespace; ours finds it from the host",
+        why: "DEL of the reference leaves the interface when it is not given the namespace; ours finds it from the host",
     },
     Allowed {
         on: "del_bridge_without_a_netns",
@@ -350,7 +350,7 @@ const ALLOWED: &[Allowed] = &[
         at: "* / store*",
         theirs: "*750 \"\"|(absent)",
         ours: "(absent)|{}",
-        why: "DEL of the reference makes a store where there is none",
+        why: "DEL of the reference creates a missing store",
     },
     Allowed {
         on: "add_refuses|portmap_refuses",

@@ -1,5 +1,5 @@
-//! One script played twice: with the reference plugins in one world, and with ours under their
-//! names in another just like it. What the two bring about is written down and compared.
+//! One script run twice: with the reference plugins on one host, and with ours under their names on
+//! an identical one. The effects of both are recorded and compared.
 //!
 //! A script calls a [`Node`] as a runtime calls plugins. Each call, and the state of host and
 //! containers after it, becomes entries of a log; [`state`] reads them, [`names`] replaces what
@@ -33,7 +33,7 @@ pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 /// What was seen, by where it was seen.
 pub type Log = BTreeMap<String, String>;
 
-/// Plays the script on both sides, in all [`VERSIONS`], and compares. `test` is the name of the
+/// Runs the script with both sets of plugins, in all [`VERSIONS`], and compares. `test` is the name of the
 /// calling test, by which the table of allowed differences finds it.
 #[track_caller]
 pub fn same(test: &str, script: impl Fn(&mut Node)) {
@@ -50,7 +50,7 @@ pub fn same_in(test: &str, versions: &[&str], script: impl Fn(&mut Node)) {
     compare(test, versions, &theirs, &ours, script);
 }
 
-/// Plays the script with the plugins of two folders, and compares.
+/// Runs the script with the plugins of two folders, and compares.
 #[track_caller]
 pub fn compare(
     test: &str,
@@ -62,7 +62,7 @@ pub fn compare(
     let [theirs, ours] = [theirs, ours].map(|plugins| {
         let mut log = Log::new();
         for version in versions {
-            // The kernel is not told which version a config is of: one good look is enough.
+            // The kernel's state does not depend on the config's version: one full read is enough.
             let records_state = Some(version) == versions.last();
             let mut node = Node::new(plugins, version, records_state);
             script(&mut node);
@@ -107,7 +107,7 @@ impl Plugins {
         Some(plugins)
     }
 
-    /// Lets plugins find iptables too. False, and the test counted as skipped, where there is none.
+    /// Lets plugins find iptables too. False, and the test counted as skipped, where it is missing.
     pub fn allow_iptables(&self) -> bool {
         for tool in ["iptables", "ip6tables"] {
             let program = Path::new("/usr/sbin").join(tool);
@@ -141,11 +141,11 @@ impl Plugins {
     }
 }
 
-/// One of the two worlds, while a script is played in it.
+/// The host of one of the two runs of a script.
 pub struct Node {
     pub world: World,
     pub version: String,
-    /// Whether the log tells all of the state, or the stores only.
+    /// Whether the log contains the whole state, or the stores only.
     records_state: bool,
     plugins: PathBuf,
     names: names::Names,
@@ -179,7 +179,7 @@ impl Node {
         }
     }
 
-    /// The config in the version that is being played.
+    /// The config in the version of this run.
     pub fn config(&self, config: &Value) -> Value {
         with(config.clone(), json!({"cniVersion": self.version}))
     }
@@ -331,13 +331,13 @@ impl Node {
         }
     }
 
-    /// Writes something down.
+    /// Adds an entry to the log.
     pub fn record(&mut self, what: &str, value: impl Into<String>) {
         let value = self.names.replace(&value.into());
         self.log.insert(format!("{} / {what}", self.version), value);
     }
 
-    /// A call of which only the outcome is written down.
+    /// A call of which only the outcome is recorded.
     pub fn outcome(&mut self, what: &str, call: &Call) -> bool {
         let step = self.next_step(what);
         let answer = call.run();

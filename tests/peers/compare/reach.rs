@@ -1,4 +1,4 @@
-//! Who reaches whom, by real connections and datagrams: what the listener sees as the caller's
+//! Reachability by real connections and datagrams: what the listener sees as the caller's
 //! address is part of the answer, so masquerade shows.
 
 use std::io::{Read, Write};

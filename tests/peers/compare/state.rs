@@ -1,4 +1,4 @@
-//! The state of a world as `ip` and /proc/sys tell it, less what changes by itself.
+//! The state of a world as `ip` and /proc/sys show it, less what changes by itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use common::{Container, store_files};
 /// How long the kernel may take to come to rest: carriers and IPv6 addresses follow a call.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// What a link tells beside its configuration: numbers that are the kernel's to choose, timers,
+/// What `ip` shows of a link beside its configuration: numbers that are the kernel's to choose, timers,
 /// what follows from the MAC, and what follows a carrier up to a second later.
 const PASSING: [&str; 17] = [
     "operstate",
