@@ -91,15 +91,15 @@ fn refused_requests_have_the_right_error_kind() {
     };
     block_on(async {
         let client = Client::connect(&docker.socket()).await?;
-        let nobody = ContainerRef::parse("nobody").unwrap();
-        let failure = client.inspect(&nobody).await.unwrap_err();
+        let missing = ContainerRef::parse("nobody").unwrap();
+        let failure = client.inspect(&missing).await.unwrap_err();
         assert_eq!(failure.kind, ErrorKind::NotFound);
         assert_eq!(
             failure.error.message,
             "inspect container nobody: Docker says: No such container: nobody"
         );
         assert_eq!(
-            client.start(&nobody).await.unwrap_err().kind,
+            client.start(&missing).await.unwrap_err().kind,
             ErrorKind::NotFound
         );
 
