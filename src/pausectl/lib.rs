@@ -1,5 +1,8 @@
 //! The commands of `pausectl`: each reads what a person typed, calls the rooms of the library,
 //! and says what came of it. Help texts stand with the options they are about.
+//!
+//! Anchors in Docker, from the problem to the clean-up: [`with_docker`]. What the commands print:
+//! [`screens`].
 
 pub mod docker;
 pub mod docker_api;
@@ -14,9 +17,13 @@ pub mod pod;
 mod ports;
 pub mod rescue;
 mod sandboxes;
+#[doc = include_str!("../docs/screens.md")]
+pub mod screens {}
 mod shell;
 pub mod table;
 mod wishes;
+#[doc = include_str!("../docs/docker.md")]
+pub mod with_docker {}
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;

@@ -1,13 +1,13 @@
-//! pausenet: a CNI plugin, and all that belongs to a pod's pause container.
+//! pausenet, the CNI plugin: connects containers to networks.
 //!
 //! # Layout
 //!
-//! One ADD walks through these rooms from top to bottom; no arrow runs up.
+//! The rooms, from top to bottom; no import runs up.
 //!
+//! * `run`: stdin and environment in, result or error out.
 //! * [`verbs`]: what the runtime asks for, one file per verb. Each reads like the
 //!   specification's paragraph about it.
-//! * [`apply`]: the thin layer that makes a plan so in the kernel, undoes it, or compares the
-//!   two.
+//! * [`apply`]: makes a plan so in the kernel, undoes it, or compares the two.
 //! * [`plan`]: the pure part: from a request and an allocation to what the kernel should look
 //!   like, and the identity that a link carries.
 //! * [`ipam`]: addresses: ranges, and the store on disk that is shared with the reference's
@@ -15,40 +15,82 @@
 //! * [`kernel`]: netlink, namespaces, sysctls and locks, in the kernel's own words.
 //! * [`cni`]: the protocol: environment, config, results, errors, versions.
 //!
-//! Beside them stand the tools for people, which come in by the same doors:
+//! Beside this crate stand `pausenet-host` (what tools and daemon need of a host), `pausectl`,
+//! `pausenetd` and `pause`: see their own front pages.
 //!
-//! * [`anchor`]: pause processes, the namespaces they hold, and who lives in those.
-//! * [`docker`]: what Docker knows of containers, and what it is asked to do.
-//! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
-//! * [`ctl`]: the commands of `pausectl`.
-//! * `daemon` (with the feature of that name): the node daemon of a Kubernetes cluster.
+//! # One ADD from stdin to stdout
 //!
-//! How the plugins compare with the reference's, option by option, is written in [`parity`].
-//! Anchors in Docker, from the problem to the clean-up, are told in [`with_docker`].
-//! What happens to running pods when a node changes from the Go plugins to pausenet, or back,
-//! stands in [`switching`]. How fast it is, and how that is measured, in [`speed`].
-//! A whole cluster with pausenet as its network is described in [`kubernetes`], one of kind in [`kind`].
+//! 1. `main.rs` calls [`run`](run()) in `run.rs`, which reads stdin and will write the result.
+//! 2. `cni/plugin.rs`: the file's name decides which plugin it is. `cni/env.rs` checks the `CNI_*`
+//!    variables, `cni/config.rs` reads the JSON, `cni/link.rs` its mode, and `cni/request.rs` puts
+//!    them together; with the verb, that is a call (`cni/call.rs`). `cni/result.rs` and
+//!    `cni/error.rs` wait for the way out.
+//! 3. `verbs/mod.rs` finds the verb's function: `verbs/add.rs`. It takes the attachment's lock
+//!    (`apply/host.rs`) and goes through the next four rooms in turn.
+//! 4. `ipam/mod.rs` picks an IPAM; `ipam/host_local.rs` takes an address from its ranges and writes
+//!    it down in `ipam/store/mod.rs`.
+//! 5. `plan/attachment.rs`: what the kernel should look like. Modes are in `plan/bridge.rs` and
+//!    `plan/ptp.rs`, names and aliases in `plan/identity.rs`, elements of nftables in
+//!    `plan/rules/mod.rs`.
+//! 6. `apply/attach.rs` makes it so: `apply/uplink.rs` what the host end is connected to,
+//!    `apply/veth.rs` the pair, `apply/container.rs` addresses and routes, `apply/rules.rs` the
+//!    elements, and the alias last.
+//! 7. `kernel/link.rs`, `kernel/address.rs`, `kernel/route.rs` and `kernel/nft/mod.rs` build the
+//!    messages; `kernel/netlink.rs` sends them.
 //!
-//! The binaries are `pausenet` (the plugin: `main.rs`), `pausectl`, `pausenetd` and `pause`
-//! (the crates beside this one).
+//! # How to add a mode
+//!
+//! 1. Add a variant to [`cni::link::Mode`] and its name to `Mode::ALL`, and one to
+//!    [`cni::link::LinkConf`] with what the config says of it.
+//! 2. Add a variant to [`plan::LinkPlan`] with what the kernel should look like, in a file of its
+//!    own beside `plan/bridge.rs`.
+//! 3. Add a variant to [`apply::Uplink`], and what it does on the host.
+//!
+//! From then on the compiler leads to each place that has to know.
+//!
+//! # Further reading
+//!
+//! The words that code, docs and messages use: [`glossary`].
+//! How the plugins compare with the reference's, option by option: [`parity`]. What happens to
+//! running pods when a node changes from the Go plugins to pausenet, or back: [`switching`]. How
+//! fast it is, and how that is measured: [`speed`].
 
 pub mod apply;
 pub mod cni;
+#[doc = include_str!("../docs/glossary.md")]
+pub mod glossary {}
 pub mod ipam;
 pub mod kernel;
-#[doc = include_str!("../docs/kubernetes.md")]
-pub mod kubernetes {}
-#[doc = include_str!("../docs/kind.md")]
-pub mod kind {}
 #[doc = include_str!("../docs/parity.md")]
 pub mod parity {}
 pub mod plan;
-#[doc = include_str!("../docs/screens.md")]
-pub mod screens {}
+mod run;
 #[doc = include_str!("../docs/speed.md")]
 pub mod speed {}
 #[doc = include_str!("../docs/switching.md")]
 pub mod switching {}
 pub mod verbs;
-#[doc = include_str!("../docs/docker.md")]
-pub mod with_docker {}
+
+pub use run::run;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// The walk through one ADD is true: its files exist, and it goes through each room once.
+    #[test]
+    fn the_walk_through_an_add_names_files_that_exist() {
+        let walk = include_str!("lib.rs");
+        let walk = walk.split("//! # One ADD").nth(1).unwrap_or_default();
+        let walk = walk.split("//! # ").next().unwrap_or_default();
+        let files: Vec<_> = walk
+            .split('`')
+            .filter(|word| word.ends_with(".rs"))
+            .collect();
+        assert!(files.len() > 15, "{files:?}");
+        for file in &files {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            assert!(path.is_file(), "{file} is not there");
+        }
+    }
+}

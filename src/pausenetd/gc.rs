@@ -14,12 +14,11 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
-use pausenet::apply::{host_end, reclaim, remove, rules, try_lock};
-use pausenet::cni::NetworkName;
+use pausenet::apply::{host_end, reclaim, remove, remove_debris, rules, try_lock};
 use pausenet::cni::config;
-use pausenet::cni::env::Environment;
-use pausenet::cni::link::Mode;
+use pausenet::cni::env::Verb;
 use pausenet::cni::request::{Attachment, Network};
+use pausenet::cni::{NetworkName, Plugin};
 use pausenet::ipam::Ipam;
 use pausenet::ipam::range::RangeSet;
 use pausenet::ipam::store::Store;
@@ -27,8 +26,9 @@ use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::{RouteSocket, link};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE};
-use pausenet::plan::{LINK_GROUP, Owner, host_end_name};
-use pausenet::verbs::gc::remove_debris;
+use pausenet::plan::{
+    Mapper, Ownership, attachment_of_host_end, element_owner, host_end_name, is_half_made,
+};
 use pausenet_host::{During, Result};
 
 /// What is in use of a network, and what was reclaimed.
@@ -61,7 +61,7 @@ pub fn collect(
     let network = network(config)?;
     let links = list_links(socket)?;
     let mut report = GcReport::default();
-    for found in links.iter().filter(|found| is_debris(found)) {
+    for found in links.iter().filter(|found| is_half_made(found)) {
         report.reclaimed += usize::from(remove_debris(socket, found)?);
     }
     let live = live(&links, &network.name);
@@ -82,19 +82,13 @@ pub fn collect(
 }
 
 /// The network as the plugin itself parses it.
-#[expect(clippy::expect_used, reason = "the closure sets CNI_COMMAND")]
 fn network(config: &str) -> Result<Network> {
     let list: serde_json::Value = config::parse(config.as_bytes())?;
     let mut plugin = list["plugins"][0].clone();
     plugin["name"] = list["name"].clone();
     plugin["cniVersion"] = "1.1.0".into();
-    let environment = Environment::parse(|name| match name {
-        "CNI_COMMAND" => Some("STATUS".into()),
-        "CNI_PATH" => Some("/".into()),
-        _ => None,
-    })?;
-    let environment = environment.expect("CNI_COMMAND is set");
-    let network = Network::new(&environment, Mode::Configured, plugin.to_string().into())?;
+    let config = plugin.to_string().into();
+    let network = Network::new(Plugin::Pausenet, Verb::Status, &[], config)?;
     Ok(network)
 }
 
@@ -102,23 +96,11 @@ fn list_links(socket: &mut RouteSocket) -> Result<Vec<Link>> {
     link::list(socket).during("list the host's links")
 }
 
-fn is_debris(link: &Link) -> bool {
-    link.group == LINK_GROUP && Owner::of(link.alias.as_deref()) == Owner::Nobody
-}
-
-/// The attachment named by an alias or a comment, if it is one of this network.
-pub(super) fn attachment_of(alias: Option<&str>, network: &NetworkName) -> Option<Attachment> {
-    match Owner::of(alias) {
-        Owner::Attachment(attachment) if attachment.network == *network => Some(attachment),
-        _ => None,
-    }
-}
-
 fn live(links: &[Link], network: &NetworkName) -> HashSet<Attachment> {
     links
         .iter()
-        .filter(|link| link.kind == "veth")
-        .filter_map(|link| attachment_of(link.alias.as_deref(), network))
+        .filter_map(attachment_of_host_end)
+        .filter(|attachment| attachment.network == *network)
         .collect()
 }
 
@@ -128,16 +110,20 @@ fn leftovers(nft: &mut Nft, links: &[Link], network: &NetworkName) -> Result<Has
     let mut found: HashSet<_> = links
         .iter()
         .filter(|link| link.kind == "ifb")
-        .filter_map(|link| attachment_of(link.alias.as_deref(), network))
+        .filter_map(|link| Ownership::of(link).attachment())
+        .filter(|attachment| attachment.network == *network)
         .collect();
     let attempt = "list pods' elements in nftables";
     for table in [TABLE, BRIDGE_TABLE] {
         for set in nft.sets(table).during(attempt)? {
-            let elements = nft.elements(table, &set).during(attempt)?;
-            let owners = elements
-                .into_iter()
-                .filter_map(|element| attachment_of(Some(&element.owner), network));
-            found.extend(owners);
+            for element in nft.elements(table, &set).during(attempt)? {
+                match element_owner(&element.owner) {
+                    Some((Mapper::Own, attachment)) if attachment.network == *network => {
+                        found.insert(attachment);
+                    }
+                    Some((Mapper::Own | Mapper::Chained, _)) | None => {}
+                }
+            }
         }
     }
     Ok(found)

@@ -19,6 +19,9 @@
 //! * [`metrics`], [`http`]: metrics and probes.
 //! * [`run`]: starts and stops all of it; [`uninstall`] removes what it made.
 //!
+//! A whole cluster with pausenet as its network is described in [`kubernetes`], one of kind in
+//! [`kind`].
+//!
 //! Modules are public only where tests of the built daemon (`tests/daemon`, `tests/kubernetes`) use
 //! them.
 
@@ -26,6 +29,10 @@ pub mod conflist;
 pub mod desired;
 pub mod gc;
 mod http;
+#[doc = include_str!("../docs/kind.md")]
+pub mod kind {}
+#[doc = include_str!("../docs/kubernetes.md")]
+pub mod kubernetes {}
 pub mod masquerade;
 pub mod metrics;
 mod monitor;

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use ipnetwork::IpNetwork;
 
 use super::node::subnet;
-use pausenet::cni::NetworkName;
-use pausenet_host::install::Alias;
+use pausenet::cni::{NetworkName, Plugin};
 use pausenet_host::{Error, Result};
 
 const NOTES: &str = "\
@@ -110,11 +110,12 @@ pub struct Options {
         long,
         value_name = "NAMES",
         env = "PAUSENETD_PLUGINS",
-        value_enum,
+        value_parser = PossibleValuesParser::new(Plugin::of_the_reference().map(Plugin::name))
+            .try_map(|name| name.parse::<Plugin>()),
         value_delimiter = ',',
         default_value = "loopback,portmap"
     )]
-    pub(crate) plugins: Vec<Alias>,
+    pub(crate) plugins: Vec<Plugin>,
 
     /// Also replace other plugins that have these names. They are kept, and --uninstall restores them
     #[arg(long, value_name = "BOOL", env = "PAUSENETD_REPLACE_PLUGINS",

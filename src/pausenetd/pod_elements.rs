@@ -9,15 +9,15 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use super::gc::attachment_of;
 use super::options::Options;
-use pausenet::apply::{Present, put_back, rules};
+use pausenet::apply::{ObservedElements, restore_elements, rules};
 use pausenet::cni::NetworkName;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::{RouteSocket, address, link};
-use pausenet::plan::rules::Wish;
+use pausenet::plan::attachment_of_host_end;
+use pausenet::plan::rules::DesiredElement;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::duty::{self, Duty};
 use pausenet_host::{During, Error, Result};
@@ -37,7 +37,7 @@ pub struct PodElements {
 struct ExpectedElements {
     /// The index of its host end. While that link exists, the attachment is the same one.
     host_end: u32,
-    wishes: Vec<Wish>,
+    wishes: Vec<DesiredElement>,
 }
 
 impl PodElements {
@@ -72,21 +72,21 @@ impl PodElements {
         let mut count = 0;
         let mut outcome = Ok(());
         if !wishes.is_empty() {
-            let present = Present::read(nft).during(attempt)?;
+            let present = ObservedElements::read(nft).during(attempt)?;
             // An element has no effect without its chain.
-            let chains_are_missing = !present.incomplete(&wishes).is_empty();
+            let chains_are_missing = !present.incomplete_chains(&wishes).is_empty();
             if chains_are_missing {
                 is_complete = false;
                 rules::restore_shared(&wishes)?;
             }
             for (attachment, expected) in &self.expected {
-                let missing = present.lost(&expected.wishes);
+                let missing = present.missing(&expected.wishes);
                 if missing.is_empty() {
                     count += usize::from(chains_are_missing && !expected.wishes.is_empty());
                     continue;
                 }
                 is_complete = false;
-                match put_back(attachment, expected.host_end, &missing) {
+                match restore_elements(attachment, expected.host_end, &missing) {
                     Ok(is_back) => count += usize::from(is_back),
                     Err(err) => outcome = outcome.and(Err(Error::from(err).context(attachment))),
                 }
@@ -104,8 +104,10 @@ impl PodElements {
         let links = link::list(socket).during("list the host's links")?;
         let mut before = std::mem::take(&mut self.expected);
         let mut all_known = true;
-        for link in links.iter().filter(|link| link.kind == "veth") {
-            let Some(attachment) = attachment_of(link.alias.as_deref(), &self.network) else {
+        for link in &links {
+            let Some(attachment) = attachment_of_host_end(link)
+                .filter(|attachment| attachment.network == self.network)
+            else {
                 continue;
             };
             let known = before.remove(&attachment);

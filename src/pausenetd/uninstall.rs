@@ -5,7 +5,7 @@ use super::options::Options;
 use super::{conflist, http, masquerade, routes};
 use pausenet::apply::{Host, rules};
 use pausenet::kernel::{link, owned_route};
-use pausenet::plan::{LINK_GROUP, Owner};
+use pausenet::plan::{LINK_GROUP, attachment_of_host_end};
 use pausenet_host::install::place::{Place, Take};
 use pausenet_host::{During, Error, Result};
 
@@ -32,10 +32,9 @@ pub(crate) fn uninstall(options: &Options) -> Result<()> {
         tracing::info!("removed the masquerade");
     }
     let links = link::list(&mut socket).during("list the host's links")?;
-    let attached = links.iter().filter(|link| {
-        let owner = Owner::of(link.alias.as_deref());
-        link.kind == "veth" && link.group == LINK_GROUP && matches!(owner, Owner::Attachment(_))
-    });
+    let attached = links
+        .iter()
+        .filter(|link| link.group == LINK_GROUP && attachment_of_host_end(link).is_some());
     match attached.count() {
         0 => remove_plugins(options),
         left => Err(Error::new(format!(

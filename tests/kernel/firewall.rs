@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use pausenet::apply::firewall as forwarding;
 use pausenet::cni::{IfName, NetworkName};
-use pausenet::plan::firewall::{HostLink, Keeper, Obstacle, Passage, Remedy};
+use pausenet::plan::firewall::{AllowedTraffic, FirewallManager, HostLink, Obstacle, Remedy};
 use pausenet::plan::{Families, HOST_END_START};
 use serde_json::{Value, json};
 
@@ -364,25 +364,25 @@ fn the_firewall_key_is_auto_or_off_and_ignored_under_reference_names() {
     }
 }
 
-fn passage(link: HostLink) -> Passage {
-    Passage {
+fn traffic_of(link: HostLink) -> AllowedTraffic {
+    AllowedTraffic {
         network: NetworkName::parse("podnet").unwrap(),
         link,
     }
 }
 
-fn bridge_passage() -> Passage {
+fn bridge_traffic() -> AllowedTraffic {
     let families = Families {
         ipv4: true,
         ipv6: true,
     };
-    passage(HostLink::Bridge(IfName::parse("cni0").unwrap(), families))
+    traffic_of(HostLink::Bridge(IfName::parse("cni0").unwrap(), families))
 }
 
-fn keepers(found: &[Obstacle]) -> Vec<(Keeper, &str)> {
+fn managers(found: &[Obstacle]) -> Vec<(FirewallManager, &str)> {
     found
         .iter()
-        .map(|obstacle| (obstacle.keeper, obstacle.place.as_str()))
+        .map(|obstacle| (obstacle.manager, obstacle.place.as_str()))
         .collect()
 }
 
@@ -391,26 +391,26 @@ fn docker_is_named_as_an_obstacle_until_the_rules_are_added() {
     let Some(_world) = docker_host(&PROGRAMS) else {
         return;
     };
-    let passages = [bridge_passage()];
-    let found = forwarding::obstacles(&passages).unwrap();
+    let traffic = [bridge_traffic()];
+    let found = forwarding::obstacles(&traffic).unwrap();
     assert_eq!(
-        keepers(&found),
+        managers(&found),
         [
-            (Keeper::Docker, "chain FORWARD of table ip filter"),
-            (Keeper::Docker, "chain FORWARD of table ip6 filter")
+            (FirewallManager::Docker, "chain FORWARD of table ip filter"),
+            (FirewallManager::Docker, "chain FORWARD of table ip6 filter")
         ]
     );
     assert!(found.iter().all(|obstacle| obstacle.remedy == Remedy::Ours));
-    forwarding::ensure(&passages).unwrap();
-    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
-    forwarding::verify(&passages).unwrap();
-    assert!(forwarding::forget(&passages[0].network).unwrap());
-    assert_eq!(forwarding::obstacles(&passages).unwrap(), found);
+    forwarding::ensure(&traffic).unwrap();
+    assert_eq!(forwarding::obstacles(&traffic).unwrap(), []);
+    forwarding::verify(&traffic).unwrap();
+    assert!(forwarding::forget(&traffic[0].network).unwrap());
+    assert_eq!(forwarding::obstacles(&traffic).unwrap(), found);
     // A chain that accepts the rest is no obstacle.
     for program in PROGRAMS {
         iptables(program, "-P FORWARD ACCEPT");
     }
-    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
+    assert_eq!(forwarding::obstacles(&traffic).unwrap(), []);
 }
 
 #[test]
@@ -432,14 +432,17 @@ fn the_suggested_commands_unblock_a_dropping_chain() {
         let pods = FirewalledPods::new(&world, &config);
         pods.assert_blocked();
         let link = |subnet: &str| HostLink::HostEnds(subnet.parse().unwrap());
-        let passages = match config["mode"].as_str() {
-            None => vec![bridge_passage()],
-            Some(_) => vec![passage(link("10.1.0.0/24")), passage(link("fd00::/64"))],
+        let traffic = match config["mode"].as_str() {
+            None => vec![bridge_traffic()],
+            Some(_) => vec![
+                traffic_of(link("10.1.0.0/24")),
+                traffic_of(link("fd00::/64")),
+            ],
         };
-        let found = forwarding::obstacles(&passages).unwrap();
+        let found = forwarding::obstacles(&traffic).unwrap();
         assert_eq!(found.len(), 3, "{found:?}");
         for obstacle in &found {
-            assert_eq!(obstacle.keeper, Keeper::Unknown);
+            assert_eq!(obstacle.manager, FirewallManager::Unknown);
             let Remedy::Commands(commands) = &obstacle.remedy else {
                 panic!("{obstacle:?}");
             };
@@ -448,7 +451,7 @@ fn the_suggested_commands_unblock_a_dropping_chain() {
             }
         }
         pods.assert_reachable();
-        assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
+        assert_eq!(forwarding::obstacles(&traffic).unwrap(), []);
     }
 }
 
@@ -475,14 +478,14 @@ fn ufw_firewalld_and_iptables_legacy_are_recognized_by_their_chains() {
     ] {
         run("nft", [command]);
     }
-    let passages = [bridge_passage()];
-    let found = forwarding::obstacles(&passages).unwrap();
+    let traffic = [bridge_traffic()];
+    let found = forwarding::obstacles(&traffic).unwrap();
     assert_eq!(
-        keepers(&found),
+        managers(&found),
         [
-            (Keeper::Ufw, "chain FORWARD of table ip filter"),
+            (FirewallManager::Ufw, "chain FORWARD of table ip filter"),
             (
-                Keeper::Firewalld,
+                FirewallManager::Firewalld,
                 "chain filter_FORWARD of table inet firewalld"
             )
         ]
@@ -491,17 +494,17 @@ fn ufw_firewalld_and_iptables_legacy_are_recognized_by_their_chains() {
     iptables("iptables-nft", "-A ufw-before-forward -i cni0 -j ACCEPT");
     let zone = "add rule inet firewalld filter_FORWARD_ZONES iifname \"cni0\" accept";
     run("nft", [zone]);
-    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
+    assert_eq!(forwarding::obstacles(&traffic).unwrap(), []);
 
     if run_quietly("iptables-legacy -P FORWARD DROP").is_none() {
         return lab::skip_for_the_kernel("iptables-legacy");
     }
-    let found = forwarding::obstacles(&passages).unwrap();
+    let found = forwarding::obstacles(&traffic).unwrap();
     let legacy = "chain FORWARD of iptables-legacy's table filter";
-    assert_eq!(keepers(&found), [(Keeper::Unknown, legacy)]);
+    assert_eq!(managers(&found), [(FirewallManager::Unknown, legacy)]);
     run("iptables-legacy", ["-N", "DOCKER-USER"]);
-    let found = forwarding::obstacles(&passages).unwrap();
-    assert_eq!(keepers(&found), [(Keeper::Docker, legacy)]);
+    let found = forwarding::obstacles(&traffic).unwrap();
+    assert_eq!(managers(&found), [(FirewallManager::Docker, legacy)]);
     run("iptables-legacy", ["-P", "FORWARD", "ACCEPT"]);
-    assert_eq!(forwarding::obstacles(&passages).unwrap(), []);
+    assert_eq!(forwarding::obstacles(&traffic).unwrap(), []);
 }

@@ -5,11 +5,10 @@ use std::collections::{HashMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use crate::{During, Error, Result};
-use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::kernel::{KernelError, RouteSocket, address, link};
-use pausenet::plan::Owner;
+use pausenet::plan::attachment_of_host_end;
 
 /// The host as it was when it was opened: its links, and a way back to it.
 pub struct Host {
@@ -39,7 +38,9 @@ impl Host {
             Ok::<_, KernelError>((socket, links))
         };
         let (socket, links) = list().during("list the host's links")?;
-        let ours = links.iter().filter(|link| attachment_of(link).is_some());
+        let ours = links
+            .iter()
+            .filter(|link| attachment_of_host_end(link).is_some());
         Ok(Self {
             netns: Netns::own()?,
             socket,
@@ -140,14 +141,5 @@ fn is_link_local(net: &IpNetwork) -> bool {
     match net {
         IpNetwork::V6(net) => net.ip().is_unicast_link_local(),
         IpNetwork::V4(_) => false,
-    }
-}
-
-/// The attachment that a host end's alias names.
-pub fn attachment_of(link: &Link) -> Option<Attachment> {
-    match Owner::of(link.alias.as_deref()) {
-        // An attachment's IFB has its alias too.
-        Owner::Attachment(attachment) => (link.kind == "veth").then_some(attachment),
-        Owner::Nobody | Owner::Foreign(_) => None,
     }
 }

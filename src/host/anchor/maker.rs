@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::cgroup::{Engine, is_hex};
 use super::container::Container;
-use super::interior::{Interface, attachment_of};
+use super::interior::Interface;
 use pausenet::cni::{MacAddr, NetworkName};
 use pausenet::kernel::netns::NetnsId;
+use pausenet::plan::attachment_of_host_end;
 
 /// Who made an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Maker {
         containers: impl Iterator<Item = &'a Container> + Clone,
         kept: &[Kept],
     ) -> Self {
-        if let Some(attachment) = interface.host_end.as_ref().and_then(attachment_of) {
+        if let Some(attachment) = interface.host_end.as_ref().and_then(attachment_of_host_end) {
             return Self::Pausenet {
                 network: attachment.network,
             };

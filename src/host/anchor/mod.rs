@@ -37,7 +37,7 @@ use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::lock::Lock;
 use pausenet::kernel::{RouteSocket, link};
-use pausenet::plan::Owner;
+use pausenet::plan::Ownership;
 
 /// Where the locks of pods are.
 pub const LOCKS: &str = "/run/pausenet/lock/pods";
@@ -63,11 +63,9 @@ pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link,
 /// When the kernel refuses.
 pub fn links(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link, Attachment)>> {
     let links = link::list(socket).during("list the host's links")?;
-    let ours = |link: Link| match Owner::of(link.alias.as_deref()) {
-        Owner::Attachment(attachment) if attachment.container == pod.container_id() => {
-            Some((link, attachment))
-        }
-        _ => None,
+    let ours = |link: Link| {
+        let attachment = Ownership::of(&link).attachment()?;
+        (attachment.container == pod.container_id()).then_some((link, attachment))
     };
     Ok(links.into_iter().filter_map(ours).collect())
 }

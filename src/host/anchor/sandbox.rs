@@ -7,12 +7,13 @@ use super::census::Process;
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, Role, short_id};
 use super::holder::{By, Holder};
-use super::interior::{Interface, attachment_of};
+use super::interior::Interface;
 use super::maker::Maker;
 use super::pod_of_ours;
 use super::words::plain;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::netns::NetnsId;
+use pausenet::plan::attachment_of_host_end;
 
 /// A network namespace other than the host's.
 #[derive(Debug, Clone)]
@@ -265,7 +266,7 @@ impl Sandbox {
 
     /// Attachments of ours in it.
     pub fn attachments(&self) -> impl Iterator<Item = (&Wire, Attachment)> {
-        let ours = |wire: &Wire| attachment_of(wire.interface.host_end.as_ref()?);
+        let ours = |wire: &Wire| attachment_of_host_end(wire.interface.host_end.as_ref()?);
         self.interfaces
             .iter()
             .filter_map(move |wire| Some((wire, ours(wire)?)))

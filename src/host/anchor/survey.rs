@@ -8,7 +8,7 @@ use super::census::{self, Process};
 use super::container::{Container, Life, NetworkFrom};
 use super::holder::{Holder, Registered};
 use super::holds;
-use super::interior::{Host, Interface, attachment_of};
+use super::interior::{Host, Interface};
 use super::maker::{Kept, Maker, macs};
 use super::sandbox::{Absent, Elsewhere, Member, Sandbox, Was, Wire, owner};
 use super::supervisor::Supervisor;
@@ -16,6 +16,7 @@ use crate::Result;
 use crate::runtime::cache;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet::plan::attachment_of_host_end;
 
 /// What engines say of their containers.
 #[derive(Debug, Default)]
@@ -313,7 +314,7 @@ fn holders<'a>(
     told: &Told,
     kept: &[Kept],
 ) -> impl Iterator<Item = Holder> {
-    ends.filter_map(attachment_of)
+    ends.filter_map(attachment_of_host_end)
         .map(|own| Holder::of(own.container.as_str(), &told.registered, kept))
 }
 

@@ -12,40 +12,17 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::Error;
-use clap::ValueEnum;
+use pausenet::cni::Plugin;
 use serde_json::Value;
 
 use self::place::Place;
 use crate::block_on;
 
-/// Plugins of the reference that the binary is when it has their name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Alias {
-    Bridge,
-    Ptp,
-    HostLocal,
-    Loopback,
-    Portmap,
-}
-
-impl Alias {
-    /// The name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bridge => "bridge",
-            Self::Ptp => "ptp",
-            Self::HostLocal => "host-local",
-            Self::Loopback => "loopback",
-            Self::Portmap => "portmap",
-        }
-    }
-}
-
 /// The names that the plugin is to have: its own, those that were asked for, and those that an
 /// earlier install has given it and that are still ours. One version under all of them.
-pub fn names(asked: &[Alias], place: &Place) -> Result<Vec<String>, Error> {
-    let asked = asked.iter().map(|alias| alias.as_str().to_owned());
-    let mut names: Vec<_> = std::iter::once("pausenet".to_owned())
+pub fn names(asked: &[Plugin], place: &Place) -> Result<Vec<String>, Error> {
+    let asked = asked.iter().map(|plugin| plugin.name().to_owned());
+    let mut names: Vec<_> = std::iter::once(Plugin::Pausenet.name().to_owned())
         .chain(asked)
         .collect();
     let record = place.record()?;
@@ -93,21 +70,4 @@ pub fn try_out(program: &Path) -> Result<(), Error> {
 fn folder(program: &Path) -> String {
     let dir = program.parent().and_then(Path::parent);
     dir.unwrap_or(program).display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-
-    use super::*;
-    use pausenet::verbs::Plugin;
-
-    #[test]
-    fn each_name_is_one_that_the_binary_knows() {
-        for alias in Alias::value_variants() {
-            let name = alias.to_possible_value().unwrap();
-            assert_eq!(name.get_name(), alias.as_str());
-            assert_ne!(Plugin::called(OsStr::new(alias.as_str())), Plugin::Pausenet);
-        }
-    }
 }

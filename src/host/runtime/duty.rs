@@ -10,13 +10,12 @@ use serde_json::{Map, Value};
 use super::cache::Entry;
 use super::conflist::NetworkList;
 use super::execution_config;
+use pausenet::cni::Plugin;
 use pausenet::cni::args::Args;
-use pausenet::cni::env::{Environment, Verb};
-use pausenet::cni::link::Mode;
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::cni::result::{AddResult, Interface, IpConfig};
-use pausenet::plan::rules::Wish;
-use pausenet::verbs::{self, Plugin};
+use pausenet::plan::rules::DesiredElement;
+use pausenet::verbs;
 
 /// What has to be known of the plugins that a runtime calls.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +36,8 @@ pub struct Duty {
 
 impl Duty {
     /// What nftables should hold for it.
-    pub fn wishes(&self) -> Vec<Wish> {
-        verbs::wishes(self.plugin, &self.request)
+    pub fn wishes(&self) -> Vec<DesiredElement> {
+        verbs::desired_elements(self.plugin, &self.request)
     }
 }
 
@@ -102,33 +101,32 @@ impl Source<'_> {
     fn duty(&self, at: usize, seen: &[IpNetwork]) -> Option<Duty> {
         let plugin = &self.list.plugins[at];
         let called = Plugin::called(OsStr::new(&plugin.r#type));
-        let (plugin_is, mode) = match (at, called) {
+        let is_ours = match called {
             // The first one wires: the host end is ours, so it was ours too, by whatever name.
-            (0, Plugin::Pausenet) => (called, Mode::Configured),
-            (0, Plugin::Bridge) => (called, Mode::Bridge),
-            (0, Plugin::Ptp) => (called, Mode::Ptp),
-            (_, Plugin::Portmap) if self.plugins.portmap_is_ours => (called, Mode::Foreign),
-            _ => return None,
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => at == 0,
+            Plugin::Portmap => self.plugins.portmap_is_ours,
+            Plugin::HostLocal | Plugin::Loopback => false,
         };
+        if !is_ours {
+            return None;
+        }
         let config = execution_config(self.list, plugin, self.capabilities, self.result);
         let Attachment {
             container, ifname, ..
         } = self.attachment.clone();
-        let environment = Environment {
-            verb: Verb::Add,
-            attachment: Some((container, ifname)),
-            netns: None,
-            netns_override: false,
-            args: self.args.clone(),
-            path: self.plugins.path.to_vec(),
-        };
-        let config = config.to_string().into_bytes();
-        let mut request = Request::new(&environment, mode, config).ok()?;
+        let mut request = Request::of_add(
+            called,
+            (container, ifname),
+            &self.args,
+            self.plugins.path,
+            config.to_string().into_bytes(),
+        )
+        .ok()?;
         if request.network.prev_result.is_none() {
             request.network.prev_result = Some(self.as_seen(seen));
         }
         Some(Duty {
-            plugin: plugin_is,
+            plugin: called,
             request,
         })
     }

@@ -13,7 +13,7 @@ use pausenet::apply::{Host, host_end};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::{Link, Which};
 use pausenet::kernel::{address, link};
-use pausenet::plan::Owner;
+use pausenet::plan::attachment_of_host_end;
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::conflist::{self, NetworkList};
 use pausenet_host::runtime::duty::{self, Duty};
@@ -118,7 +118,7 @@ impl Scene {
         };
         let mut attached = Vec::new();
         for host_end in links.iter().flatten() {
-            let Some(attachment) = attachment_of(host_end) else {
+            let Some(attachment) = attachment_of_host_end(host_end) else {
                 continue;
             };
             let addresses = behind.as_ref().ok().and_then(|behind| behind.of(host_end));
@@ -201,15 +201,6 @@ fn read_behind(links: &[Link]) -> Result<Behind> {
         }
     }
     Ok(behind)
-}
-
-/// The attachment that a link is the host end of.
-pub fn attachment_of(link: &Link) -> Option<Attachment> {
-    match Owner::of(link.alias.as_deref()) {
-        // An attachment's IFB has its alias too.
-        Owner::Attachment(attachment) => (link.kind == "veth").then_some(attachment),
-        Owner::Nobody | Owner::Foreign(_) => None,
-    }
 }
 
 /// Whether an attachment is there, now: it may have come or gone since the links were listed.

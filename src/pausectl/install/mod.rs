@@ -8,14 +8,17 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use self::network::Network;
 use self::report::{Line, Report};
 use super::options::own_folder;
 use super::{Output, Result, Stop, print, print_json};
+use pausenet::cni::Plugin;
 use pausenet_host::Error;
 use pausenet_host::install::file::{Digest, refusal};
 use pausenet_host::install::place::{Held, Place, Put, Wanted};
-use pausenet_host::install::{Alias, names, try_out};
+use pausenet_host::install::{names, try_out};
 
 const DIR: &str = "/opt/cni/bin";
 const CONF_DIR: &str = "/etc/cni/net.d";
@@ -50,8 +53,14 @@ pub struct Install {
     dir: PathBuf,
 
     /// Put it in the place of these plugins of the reference too. They are kept
-    #[arg(long = "as", value_name = "NAMES", value_enum, value_delimiter = ',')]
-    names: Vec<Alias>,
+    #[arg(
+        long = "as",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(Plugin::of_the_reference().map(Plugin::name))
+            .try_map(|name| name.parse::<Plugin>())
+    )]
+    names: Vec<Plugin>,
 
     /// A network's configuration to put into --conf-dir, under the file's own name: .conflist
     /// for a list, .conf or .json for a single plugin

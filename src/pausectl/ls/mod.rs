@@ -14,11 +14,12 @@ use crate::{Output, Result, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::address;
 use pausenet::kernel::link::Link;
+use pausenet::plan::attachment_of_host_end;
 use pausenet_host::Error;
 use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::container::short_id;
 use pausenet_host::anchor::holder::ANCHOR_PREFIX;
-use pausenet_host::anchor::interior::{Host, attachment_of};
+use pausenet_host::anchor::interior::Host;
 use pausenet_host::anchor::sandbox::{Absent, Member, Sandbox, Wire};
 use pausenet_host::anchor::words::plain;
 
@@ -108,7 +109,11 @@ fn rows(options: &List) -> Result<Look> {
     let mut seen = HashSet::new();
     for sandbox in &sandboxes {
         for wire in &sandbox.interfaces {
-            let attachment = wire.interface.host_end.as_ref().and_then(attachment_of);
+            let attachment = wire
+                .interface
+                .host_end
+                .as_ref()
+                .and_then(attachment_of_host_end);
             seen.extend(wire.interface.host_end.as_ref().map(|link| link.index));
             if options.all || attachment.is_some() {
                 rows.push(row(sandbox, wire, attachment.as_ref()));
@@ -119,7 +124,7 @@ fn rows(options: &List) -> Result<Look> {
         .links
         .values()
         .filter(|link| !seen.contains(&link.index))
-        .filter_map(|link| Some((link.clone(), attachment_of(link)?)))
+        .filter_map(|link| Some((link.clone(), attachment_of_host_end(link)?)))
         .collect();
     for (link, attachment) in unseen {
         rows.push(unseen_row(&mut host, &link, attachment));

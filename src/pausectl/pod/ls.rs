@@ -11,9 +11,10 @@ use crate::{Output, Result, need_root, print, print_json};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
+use pausenet::plan::attachment_of_host_end;
 use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::census::{self, Residents};
-use pausenet_host::anchor::interior::{self, Host, attachment_of};
+use pausenet_host::anchor::interior::{self, Host};
 use pausenet_host::anchor::pin::{self, Pin};
 use pausenet_host::{During, Error};
 
@@ -97,7 +98,7 @@ pub fn ls(output: Output) -> Result<()> {
 fn look() -> Result<Vec<Pod>, Error> {
     let mut host = Host::open()?;
     let attached = host.links.values().filter_map(|link| {
-        let attachment = attachment_of(link)?;
+        let attachment = attachment_of_host_end(link)?;
         PodName::of_container(&attachment.container)
     });
     let names: BTreeSet<_> = pin::list()?.into_iter().chain(attached).collect();
@@ -144,7 +145,7 @@ fn describe(name: PodName, pin: Pin, residents: Residents, host: &mut Host) -> R
 fn interfaces(netns: &Netns, pod: &PodName, host: &mut Host) -> Result<Vec<Interface>, Error> {
     let found = host.look_into(netns).during_with(|| format!("pod {pod}"))?;
     let ours = |interface: interior::Interface| {
-        let attachment = interface.host_end.as_ref().and_then(attachment_of);
+        let attachment = interface.host_end.as_ref().and_then(attachment_of_host_end);
         Interface {
             attachment: attachment.filter(|found| found.container == pod.container_id()),
             link: Some(interface.link),
@@ -158,7 +159,7 @@ fn interfaces(netns: &Netns, pod: &PodName, host: &mut Host) -> Result<Vec<Inter
 /// The host ends of a pod whose inside cannot be reached by name.
 fn unseen(pod: &PodName, host_links: &HashMap<u32, Link>) -> Vec<Interface> {
     let ours = host_links.values().filter_map(|link| {
-        let attachment = attachment_of(link)?;
+        let attachment = attachment_of_host_end(link)?;
         (attachment.container == pod.container_id()).then(|| Interface {
             link: None,
             addresses: Vec::new(),

@@ -10,10 +10,7 @@ use crate::kernel::{RouteSocket, link, traffic_control};
 use crate::plan::{LINK_GROUP, alias, ifb_name};
 
 /// Sets the limits of a new attachment; gives back the IFB, if one was needed.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn limit(
+pub(super) fn limit(
     socket: &mut RouteSocket,
     attachment: &Attachment,
     bandwidth: &Bandwidth,
@@ -48,7 +45,7 @@ pub fn limit(
 ///
 /// # Errors
 /// Code 102 when one is not; 101 when that cannot be told.
-pub fn verify(
+pub(super) fn verify(
     socket: &mut RouteSocket,
     attachment: &Attachment,
     bandwidth: &Bandwidth,

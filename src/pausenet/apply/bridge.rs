@@ -2,7 +2,9 @@
 
 use ipnetwork::IpNetwork;
 
-use super::{SETTLE_LIMIT, refuse_routes, vlan};
+use super::host::SETTLE_LIMIT;
+use super::settings::refuse_router_advertisements;
+use super::vlan;
 use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::sysctl::Sysctl;
@@ -17,12 +19,12 @@ pub struct Bridge {
     pub gateway: Option<Link>,
 }
 
-/// Sees to it that the bridge exists and is as planned.
+/// Makes the bridge exist as planned.
 ///
 /// # Errors
 /// Code 7 when the name belongs to something else, or another address is in a gateway's way;
 /// 5 and 101 when the kernel refuses something.
-pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
+pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
     let name = &plan.name;
     let present = find(socket, plan)?;
     let made = present.is_none();
@@ -66,7 +68,7 @@ pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
         ensure_gateways(socket, plan, gateway.as_ref().unwrap_or(&bridge))?;
     }
     // Not before it is known to be ours to use.
-    refuse_routes(&bridge, name)?;
+    refuse_router_advertisements(&bridge, name)?;
     Ok(Bridge {
         link: bridge,
         gateway,
@@ -74,15 +76,12 @@ pub fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
 }
 
 /// Whether each address has had one MAC only on the bridge ([`STEADY_GROUP`]).
-pub fn is_steady(bridge: &Link) -> bool {
+pub(super) fn is_steady(bridge: &Link) -> bool {
     bridge.group == STEADY_GROUP
 }
 
 /// Has the bridge be steady no more; for good, and before a container that is not steady is on it.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn unsettle(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
+pub(super) fn clear_steady_group(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
     let request = link::group_request(bridge.index, 0);
     socket
         .one(request)
@@ -157,8 +156,8 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
     });
     route::wait_local(socket, added, SETTLE_LIMIT, RouteSocket::open)
         .during_with(|| format!("wait for the IPv6 addresses of {name}"))?;
-    // A bridge whose MAC nobody has set takes the lowest of its ports', and containers would
-    // lose their gateway whenever that changes. Setting it to what it is makes it stay.
+    // A bridge whose MAC was never set takes the lowest of its ports', and containers would lose
+    // their gateway whenever that changes. Setting it to what it is makes it permanent.
     if let Some(mac) = on.mac.filter(|_| !changes.is_empty()) {
         link::set_mac(socket, on.index, mac).during_with(|| format!("keep the MAC of {name}"))?;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::{Host, SETTLE_LIMIT};
+use super::host::{Host, SETTLE_LIMIT};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, IfName, Result};
 use crate::kernel::netlink::Request;
@@ -22,7 +22,12 @@ const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Codes 5, 8 and 101, naming what was refused.
-pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<RouteSocket> {
+pub(super) fn configure(
+    host: &Host,
+    netns: &Netns,
+    plan: &Plan,
+    index: u32,
+) -> Result<RouteSocket> {
     let mut socket = netns.enter(&host.netns, || {
         settings(plan)?;
         open()
@@ -39,10 +44,7 @@ pub fn configure(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<
 }
 
 /// Waits until the container answers to its IPv6 addresses.
-///
-/// # Errors
-/// Code 101.
-pub fn settle(
+pub(super) fn settle(
     host: &Host,
     netns: &Netns,
     plan: &Plan,
@@ -71,9 +73,9 @@ pub fn settle(
     })
 }
 
-/// Tells the neighbours who has the addresses, now that the port forwards: those who knew the last
-/// holder would go on talking to its MAC for seconds.
-pub fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
+/// Announces the addresses to neighbours, now that the port forwards: those with an entry for the
+/// last holder would go on sending to its MAC for seconds.
+pub(super) fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
     if plan.container.up && !plan.container.addresses.is_empty() {
         // The MAC it has: that makes the kernel speak, and changes nothing. Should it refuse,
         // the neighbours find out by themselves.
@@ -81,7 +83,7 @@ pub fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
     }
 }
 
-/// Waits until the kernel has found that nobody else has the IPv6 addresses.
+/// Waits until the kernel has found the IPv6 addresses to be unique on the link.
 fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
     let attempt = || format!("duplicate address detection in {}", netns.path().display());
     let outcome = netns.enter(&host.netns, || {
@@ -97,14 +99,12 @@ fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
 }
 
 /// Opens a socket in the namespace that the thread is in.
-///
-/// # Errors
-/// Code 101.
 pub fn open() -> Result<RouteSocket> {
     RouteSocket::open().during("open a netlink socket in the container")
 }
 
 /// Settings that have to be there before addresses are added and the link comes up.
+#[expect(clippy::expect_used, reason = "lo is a name")]
 fn settings(plan: &Plan) -> Result<()> {
     let Attachment { ifname, .. } = &plan.attachment;
     if plan.container.has_ipv6() {
@@ -134,7 +134,7 @@ fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
         batch.push(address::add_request(index, given.address, how));
         attempts.push(format!("add address {} to {ifname}", given.address));
     }
-    // When the MAC changes, neighbours are told: by `announce`, or by a plugin behind this one.
+    // When the MAC changes, the kernel announces it: by `announce`, or by a plugin behind this one.
     batch.push(link::notify_request(index, plan.container.up));
     attempts.push(match plan.container.up {
         true => format!("switch on {ifname}"),
@@ -152,7 +152,7 @@ fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
 ///
 /// # Errors
 /// Code 7 when destination and next hop do not fit together.
-pub fn route_request(
+pub(super) fn route_request(
     index: u32,
     link: &IfName,
     planned: &PlannedRoute,

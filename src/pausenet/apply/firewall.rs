@@ -1,13 +1,13 @@
-//! Other firewalls of the host: told what to let through where they have a place for that, and
-//! looked at where they have none.
+//! Other firewalls of the host: rules that let our traffic through where there is a place for them
+//! (DOCKER-USER), and a search for chains that drop it where there is none.
 
 use super::rules::{amend, explain, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
 use crate::kernel::nft::{Change, NewRule, Nft, Table};
 use crate::kernel::{KernelError, iptables_legacy};
 use crate::plan::firewall::{
-    self, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, Passage, TABLES, is_of_network,
-    missing, tables_of,
+    self, AllowedTraffic, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, TABLES,
+    is_of_network, missing, tables_of,
 };
 
 const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
@@ -17,15 +17,15 @@ const ATTEMPT: &str = "have Docker's firewall let the network's traffic through 
 ///
 /// # Errors
 /// Code 101 when the kernel refuses; 11 when others change the ruleset without a break.
-pub fn ensure(passages: &[Passage]) -> Result<Option<Nft>> {
-    let (lacking_rules, nft) = look_for_lacking(passages)?;
+pub fn ensure(traffic: &[AllowedTraffic]) -> Result<Option<Nft>> {
+    let (lacking_rules, nft) = look_for_lacking(traffic)?;
     if lacking_rules.is_empty() {
         return Ok(nft);
     }
     let mut nft = nft.map_or_else(open, Ok)?;
     amend(&mut nft, ATTEMPT, |nft| {
-        let tables = tables(nft, &tables_of(passages))?;
-        let lacking = lacking(nft, &tables, passages)?;
+        let tables = tables(nft, &tables_of(traffic))?;
+        let lacking = lacking(nft, &tables, traffic)?;
         Ok(lacking.into_iter().map(Change::Rule).collect())
     })?;
     Ok(Some(nft))
@@ -35,8 +35,8 @@ pub fn ensure(passages: &[Passage]) -> Result<Option<Nft>> {
 ///
 /// # Errors
 /// Code 102 for the first rule that is missing; 101 when the kernel refuses.
-pub fn verify(passages: &[Passage]) -> Result<()> {
-    let Some(rule) = look_for_lacking(passages)?.0.into_iter().next() else {
+pub fn verify(traffic: &[AllowedTraffic]) -> Result<()> {
+    let Some(rule) = look_for_lacking(traffic)?.0.into_iter().next() else {
         return Ok(());
     };
     let program = if rule.table == TABLES[0] {
@@ -56,9 +56,6 @@ pub fn verify(passages: &[Passage]) -> Result<()> {
 }
 
 /// Removes what DOCKER-USER has of a network. True when there was something.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn forget(network: &NetworkName) -> Result<bool> {
     let (nft, found) = look(&TABLES)?;
     let Some(mut nft) = nft.filter(|_| !found.is_empty()) else {
@@ -81,10 +78,7 @@ pub fn forget(network: &NetworkName) -> Result<bool> {
 
 /// The chains on the host that drop what these networks forward, of nftables and of
 /// iptables-legacy.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn obstacles(passages: &[Passage]) -> Result<Vec<Obstacle>> {
+pub fn obstacles(traffic: &[AllowedTraffic]) -> Result<Vec<Obstacle>> {
     let chains = match forward_chains() {
         Err(refusal) if is_unknown(&refusal) => Vec::new(),
         chains => chains.map_err(|refusal| explain(refusal, "list the chains of nftables"))?,
@@ -96,7 +90,7 @@ pub fn obstacles(passages: &[Passage]) -> Result<Vec<Obstacle>> {
             format!("read the table filter of {program}")
         })?);
     }
-    Ok(firewall::obstacles(&chains, &old, passages))
+    Ok(firewall::obstacles(&chains, &old, traffic))
 }
 
 fn forward_chains() -> Result<Vec<ForwardChain>, KernelError> {
@@ -127,13 +121,13 @@ fn legacy_forward(family: Family) -> Result<LegacyForward, KernelError> {
 
 /// What DOCKER-USER lacks, and the socket that was asked, if any. A host without Docker is asked
 /// one question, and changes nothing.
-fn look_for_lacking(passages: &[Passage]) -> Result<(Vec<NewRule>, Option<Nft>)> {
-    if passages.is_empty() {
+fn look_for_lacking(traffic: &[AllowedTraffic]) -> Result<(Vec<NewRule>, Option<Nft>)> {
+    if traffic.is_empty() {
         return Ok((Vec::new(), None));
     }
-    let (mut nft, tables) = look(&tables_of(passages))?;
+    let (mut nft, tables) = look(&tables_of(traffic))?;
     let lacking = match &mut nft {
-        Some(nft) => lacking(nft, &tables, passages)
+        Some(nft) => lacking(nft, &tables, traffic)
             .map_err(|refusal| explain(refusal, "list the rules in Docker's chain DOCKER-USER"))?,
         None => Vec::new(),
     };
@@ -172,12 +166,12 @@ fn is_unknown(refusal: &KernelError) -> bool {
 fn lacking(
     nft: &mut Nft,
     tables: &[Table],
-    passages: &[Passage],
+    traffic: &[AllowedTraffic],
 ) -> Result<Vec<NewRule>, KernelError> {
     let mut lacking = Vec::new();
     for &table in tables {
         let present = nft.rules(table, Some(DOCKER_USER))?;
-        lacking.extend(missing(passages, table, &present));
+        lacking.extend(missing(traffic, table, &present));
     }
     Ok(lacking)
 }

@@ -1,38 +1,19 @@
-//! Ports of the host that lead to a container, and what they need beside nftables: 127.0.0.1 let
-//! through, and old flows forgotten.
+//! Published ports, and what they need beside nftables: 127.0.0.1 is let through to the container,
+//! and old flows in conntrack are removed.
 
 use ipnetwork::IpNetwork;
 
+use super::host::Host;
+use super::rules;
 use super::veth::is_gone;
-use super::{Host, rules};
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
 use crate::cni::{During, IfName, Result};
 use crate::kernel::link::Which;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{conntrack, link, route};
-use crate::plan::rules::{port_keys, port_wishes};
-use crate::plan::{alias, chained_alias};
-
-/// Who maps the ports of an attachment: it is written on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mapper {
-    /// The plugin that wired it.
-    Own,
-    /// Another, behind that one.
-    Chained,
-}
-
-impl Mapper {
-    /// What its elements carry.
-    pub fn owner(self, attachment: &Attachment) -> String {
-        match self {
-            Self::Own => alias(attachment),
-            // Behind our own plugin, the ports must not be taken for the link's elements.
-            Self::Chained => chained_alias(attachment),
-        }
-    }
-}
+use crate::plan::Mapper;
+use crate::plan::rules::{desired_port_elements, port_keys};
 
 /// Maps ports to a container that is wired already, all or none.
 ///
@@ -48,7 +29,7 @@ pub fn publish(
     let owner = mapper.owner(attachment);
     rules::claim(
         None,
-        &port_wishes(ports, addresses, &owner),
+        &desired_port_elements(ports, addresses, &owner),
         |other| match mapper {
             Mapper::Own => is_gone(&mut host.socket, other),
             // Whether another's container still lives, only the plugin could say that wired it.
@@ -56,7 +37,7 @@ pub fn publish(
         },
     )?;
     let opened = match towards(host, addresses)? {
-        Some(link) => open_ways(ports, addresses, &link),
+        Some(link) => enable_mappings(ports, addresses, &link),
         None => Ok(()),
     };
     opened.inspect_err(|_| {
@@ -67,9 +48,6 @@ pub fn publish(
 
 /// Takes ports away from a container that keeps others. Connections that were made through them
 /// go on.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn unpublish(
     attachment: &Attachment,
     mapper: Mapper,
@@ -99,19 +77,20 @@ fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
     Ok(link.and_then(|link| IfName::parse(&link.name).ok()))
 }
 
-/// Opens the ways that mappings to these addresses need. `towards` is the host's link to the
-/// container.
-///
-/// # Errors
-/// Codes 5 and 101.
-pub fn open_ways(ports: &PortsConf, addresses: &[IpNetwork], towards: &IfName) -> Result<()> {
+/// Makes the host deliver to these addresses what is mapped to them. `towards` is the host's link to
+/// the container.
+pub(super) fn enable_mappings(
+    ports: &PortsConf,
+    addresses: &[IpNetwork],
+    towards: &IfName,
+) -> Result<()> {
     if ports.snat && addresses.iter().any(IpNetwork::is_ipv4) {
         Sysctl::RouteLocalnet(towards).ensure("1")?;
     }
     forget_flows(ports, addresses)
 }
 
-/// A flow of UDP never ends by itself while somebody sends: it would go on by its old way.
+/// A UDP flow in conntrack lives for as long as packets come, and would keep its old destination.
 fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
     for v4 in [true, false] {
         if !addresses.iter().any(|address| address.is_ipv4() == v4) {

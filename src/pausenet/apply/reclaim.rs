@@ -1,19 +1,20 @@
-//! Addresses that nobody can be using any more, found when a range has run out.
+//! Addresses that cannot be in use any more, found when a range has run out.
 //!
 //! An address is in use if some interface has it, and every interface of a network that we
 //! wire is the other end of a link on the host. So the namespaces behind the host's links are
-//! asked for their addresses, without entering them. What none of them has, and nobody is
-//! making an attachment for, was left by a crash, a reboot, or a runtime that forgot its DEL.
+//! asked for their addresses, without entering them. What none of them has, and no ADD is
+//! under way for, was left by a crash, a reboot, or a runtime that forgot its DEL.
 //!
-//! Whoever of us is making one holds its lock. Other plugins share the store and know no locks of
-//! ours, and between their taking an address and an interface's having it nothing in the kernel
-//! tells of it. No ADD takes ten minutes; sooner, several witnesses have to agree: see [`Doubt`].
+//! An ADD of ours that is under way holds its attachment's lock. Other plugins share the store but
+//! not our locks, and from the moment they take an address until an interface has it, nothing in
+//! the kernel shows it. No ADD takes ten minutes; before that, an address is freed only if several
+//! observations agree: see [`ReclaimEvidence`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use super::{Host, is_at_work};
+use super::host::{Host, is_locked};
 use crate::cni::request::Attachment;
 use crate::cni::{During, NetworkName, Result};
 use crate::ipam::Ipam;
@@ -22,59 +23,60 @@ use crate::kernel::boot;
 use crate::kernel::running_plugins::RunningPlugins;
 use crate::kernel::{KernelError, RouteSocket, address, link};
 
-/// What is younger may be an ADD in the making by a plugin that has no lock of ours. No ADD takes
-/// that long.
-pub const YOUNGEST: Duration = Duration::from_secs(600);
+/// An address file that is younger may belong to an ADD, under way, of a plugin that takes no lock
+/// of ours. No ADD takes that long.
+pub const GRACE_PERIOD: Duration = Duration::from_secs(600);
 
-/// What witnesses say of an address that no interface has, whether another's ADD can be about to
-/// use it. None is believed alone: the clock is set by people, /run is emptied by people, and a
-/// plugin may have handed its work to a process that does not name the container.
+/// What is known of an address that no interface has: whether another plugin's ADD can be about to
+/// use it. No observation is trusted alone: people set the clock and empty /run, and a plugin may
+/// have handed its work to a process that does not name the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doubt {
-    /// A plugin is being called for its container. None when that cannot be seen.
-    pub called: Option<bool>,
-    /// How old the file is, as the clock is set now. None: it comes from the future.
+pub struct ReclaimEvidence {
+    /// A plugin is running for its container. None when that cannot be seen.
+    pub plugin_running: Option<bool>,
+    /// The age of the file, by the clock as it is set now. None: it comes from the future.
     pub age: Option<Duration>,
     /// It was there when the store was first used after the host's start: how long ago that was, by
-    /// a clock that nobody sets.
-    pub earlier: Option<Duration>,
-    /// The file was made in this life of the host, as the clock is set now.
-    pub of_this_life: bool,
+    /// the monotonic clock.
+    pub known_for: Option<Duration>,
+    /// The file was made since the host's start, by the clock as it is set now.
+    pub made_since_boot: bool,
 }
 
-impl Doubt {
+impl ReclaimEvidence {
     /// Whether the address can be freed (pure).
-    pub fn is_none(&self) -> bool {
-        let long_ago = |time: Option<Duration>| time.is_some_and(|time| time > YOUNGEST);
-        let waited_for = long_ago(self.age) || long_ago(self.earlier);
-        match self.called {
+    pub fn allows_reclaim(&self) -> bool {
+        let long_ago = |time: Option<Duration>| time.is_some_and(|time| time > GRACE_PERIOD);
+        let waited_for = long_ago(self.age) || long_ago(self.known_for);
+        match self.plugin_running {
             Some(true) => false,
-            Some(false) => waited_for || self.is_of_an_earlier_life(),
+            Some(false) => waited_for || self.predates_boot(),
             None => waited_for,
         }
     }
 
-    /// Whether it was held before the host was started, so that whoever held it is gone.
-    pub fn is_of_an_earlier_life(&self) -> bool {
-        self.earlier.is_some() && !self.of_this_life
+    /// Whether it was held before the host was started, so that its holder is gone.
+    pub fn predates_boot(&self) -> bool {
+        self.known_for.is_some() && !self.made_since_boot
     }
 
-    /// Whether somebody is seen who is at work on it.
-    pub fn is_called(&self) -> bool {
-        self.called == Some(true)
+    /// Whether a plugin is seen running for its container.
+    pub fn plugin_is_running(&self) -> bool {
+        self.plugin_running == Some(true)
     }
 }
 
-/// Those that can say whether another's ADD is about to use an address.
-pub struct Witnesses {
+/// The processes and the host's start, as far as they show whether another plugin's ADD is about to
+/// use an address.
+pub struct ProcessSnapshot {
     callers: Option<RunningPlugins>,
     start: Option<SystemTime>,
     now: SystemTime,
 }
 
-impl Witnesses {
-    /// Looks at the processes of this moment.
-    pub fn call(now: SystemTime) -> Self {
+impl ProcessSnapshot {
+    /// Lists the processes of this moment.
+    pub fn take(now: SystemTime) -> Self {
         Self {
             callers: RunningPlugins::list(),
             start: boot::started_at(now),
@@ -82,25 +84,25 @@ impl Witnesses {
         }
     }
 
-    /// What they say of a container's address.
-    pub fn ask(&self, container: &str, origin: Origin) -> Doubt {
+    /// What is known of a container's address.
+    pub fn evidence(&self, container: &str, origin: Origin) -> ReclaimEvidence {
         let callers = self.callers.as_ref();
         let age = self.now.duration_since(origin.made).ok();
-        // Where the start is not known, everything may be of this life.
+        // Where the start is not known, everything may have been made since.
         let since_start = self.start.is_none_or(|start| start <= origin.made);
-        Doubt {
-            called: callers.map(|callers| callers.serve(container)),
+        ReclaimEvidence {
+            plugin_running: callers.map(|callers| callers.serve(container)),
             age,
-            earlier: origin.earlier,
-            of_this_life: age.is_some() && since_start,
+            known_for: origin.earlier,
+            made_since_boot: age.is_some() && since_start,
         }
     }
 }
 
-/// Frees what can be freed of a network's addresses, and tells how many those were.
+/// Frees what can be freed of a network's addresses, and returns how many that were.
 ///
 /// # Errors
-/// Codes 5 and 101; when in doubt, nothing is freed.
+/// Codes 5 and 101; when in evidence, nothing is freed.
 pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<usize> {
     let Ipam::HostLocal(ipam) = ipam else {
         return Ok(0);
@@ -108,21 +110,22 @@ pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<us
     let mut socket = Host::open_socket()?;
     ipam.reclaim(|held, origins| {
         let mut held = without_interface(&mut socket, held)?;
-        held.retain(|held| nobody_is_at_work(network, held));
+        held.retain(|held| is_unlocked(network, held));
         if held.is_empty() {
             return Ok(held);
         }
-        let witnesses = Witnesses::call(now);
+        let processes = ProcessSnapshot::take(now);
         held.retain(|held| {
             let origin = origins.of(held.ip);
-            origin.is_some_and(|origin| witnesses.ask(&held.container, origin).is_none())
+            origin
+                .is_some_and(|origin| processes.evidence(&held.container, origin).allows_reclaim())
         });
-        // Once more: whoever had ended before we looked has left an interface by then.
+        // Once more: an ADD that ended before the processes were listed has left an interface by then.
         without_interface(&mut socket, held)
     })
 }
 
-/// Those that no interface has. When one of the namespaces cannot be seen, none is.
+/// Those that no interface has; none at all when one of the namespaces cannot be seen.
 fn without_interface(socket: &mut RouteSocket, mut held: Vec<Stale>) -> Result<Vec<Stale>> {
     if held.is_empty() {
         return Ok(held);
@@ -159,9 +162,9 @@ fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, KernelErr
     Ok(Some(in_use))
 }
 
-fn nobody_is_at_work(network: &NetworkName, held: &Stale) -> bool {
+fn is_unlocked(network: &NetworkName, held: &Stale) -> bool {
     Attachment::of_network(network, &held.container, &held.ifname)
-        .is_some_and(|attachment| !is_at_work(&attachment))
+        .is_some_and(|attachment| !is_locked(&attachment))
 }
 
 #[cfg(test)]
@@ -172,92 +175,98 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Of before the host's start, a minute ago, and nobody is at work.
-    const DEAD: Doubt = Doubt {
-        called: Some(false),
+    /// Made before the host's start, a minute ago, and no plugin is running.
+    const DEAD: ReclaimEvidence = ReclaimEvidence {
+        plugin_running: Some(false),
         age: Some(Duration::from_secs(90)),
-        earlier: Some(SECOND),
-        of_this_life: false,
+        known_for: Some(SECOND),
+        made_since_boot: false,
     };
 
     #[test]
     fn what_was_held_before_the_start_is_free_at_once() {
-        assert!(DEAD.is_none());
+        assert!(DEAD.allows_reclaim());
         // The clock was set back.
-        assert!(Doubt { age: None, ..DEAD }.is_none());
+        assert!(ReclaimEvidence { age: None, ..DEAD }.allows_reclaim());
     }
 
     #[test]
-    fn one_witness_against_it_and_it_is_kept_for_ten_minutes() {
-        for (doubt, why) in [
+    fn one_observation_against_it_keeps_an_address_for_ten_minutes() {
+        for (evidence, why) in [
             (
-                Doubt {
-                    earlier: None,
+                ReclaimEvidence {
+                    known_for: None,
                     ..DEAD
                 },
                 "it came later",
             ),
             (
-                Doubt {
-                    of_this_life: true,
+                ReclaimEvidence {
+                    made_since_boot: true,
                     ..DEAD
                 },
-                "it may be of this life",
+                "it may have been made since the start",
             ),
             (
-                Doubt {
-                    called: None,
+                ReclaimEvidence {
+                    plugin_running: None,
                     ..DEAD
                 },
                 "not all processes are seen",
             ),
         ] {
-            assert!(!doubt.is_none(), "{why}");
-            let old = Doubt {
+            assert!(!evidence.allows_reclaim(), "{why}");
+            let old = ReclaimEvidence {
                 age: Some(HOUR),
-                ..doubt
+                ..evidence
             };
-            assert!(old.is_none(), "{why}, an hour ago");
-            let future = Doubt { age: None, ..doubt };
-            let waited = Doubt {
-                earlier: Some(HOUR),
+            assert!(old.allows_reclaim(), "{why}, an hour ago");
+            let future = ReclaimEvidence {
+                age: None,
+                ..evidence
+            };
+            let waited = ReclaimEvidence {
+                known_for: Some(HOUR),
                 ..future
             };
-            assert!(waited.is_none(), "{why}, whatever the clock says");
+            assert!(waited.allows_reclaim(), "{why}, whatever the clock says");
         }
     }
 
     #[test]
-    fn the_start_divides_what_is_of_this_life_from_what_is_not() {
+    fn what_was_made_since_the_start_is_told_by_the_clock() {
         let now = SystemTime::UNIX_EPOCH + 100 * HOUR;
-        let witnesses = |start| Witnesses {
+        let processes = |start| ProcessSnapshot {
             callers: None,
             start,
             now,
         };
-        let of_this_life = |start: Option<SystemTime>, made| {
+        let made_since_boot = |start: Option<SystemTime>, made| {
             let origin = Origin {
                 made,
                 earlier: None,
             };
-            witnesses(start).ask("c", origin).of_this_life
+            processes(start).evidence("c", origin).made_since_boot
         };
         let start = now - HOUR;
-        assert!(of_this_life(Some(start), start));
-        assert!(of_this_life(Some(start), now));
-        assert!(!of_this_life(Some(start), start - SECOND));
-        assert!(!of_this_life(Some(start), now + SECOND), "of no life");
-        assert!(of_this_life(None, now - 50 * HOUR), "nothing is known");
+        assert!(made_since_boot(Some(start), start));
+        assert!(made_since_boot(Some(start), now));
+        assert!(!made_since_boot(Some(start), start - SECOND));
+        assert!(
+            !made_since_boot(Some(start), now + SECOND),
+            "from the future"
+        );
+        assert!(made_since_boot(None, now - 50 * HOUR), "nothing is known");
         assert_eq!(
-            witnesses(None)
-                .ask(
+            processes(None)
+                .evidence(
                     "c",
                     Origin {
                         made: now,
                         earlier: None
                     }
                 )
-                .called,
+                .plugin_running,
             None
         );
     }
@@ -270,36 +279,39 @@ mod tests {
     proptest! {
         /// Whatever else is said.
         #[test]
-        fn nothing_is_freed_that_a_plugin_is_called_for(age in times(), earlier in times(), of_this_life: bool) {
-            let doubt = Doubt { called: Some(true), age, earlier, of_this_life };
-            prop_assert!(!doubt.is_none());
+        fn nothing_is_freed_that_a_plugin_is_running_for(age in times(), known_for in times(), made_since_boot: bool) {
+            let evidence = ReclaimEvidence { plugin_running: Some(true), age, known_for, made_since_boot };
+            prop_assert!(!evidence.allows_reclaim());
         }
 
-        /// What came since the first use, by whoever's hand, has ten minutes by the clock.
+        /// What came since the first use has ten minutes by the clock.
         #[test]
         fn nothing_that_came_later_is_freed_before_its_time(
-            age in times(), of_this_life: bool, called in proptest::option::of(any::<bool>())
+            age in times(), made_since_boot: bool, plugin_running in proptest::option::of(any::<bool>())
         ) {
-            let doubt = Doubt { called, age, earlier: None, of_this_life };
-            prop_assert!(!doubt.is_none() || age.is_some_and(|age| age > YOUNGEST));
+            let evidence = ReclaimEvidence { plugin_running, age, known_for: None, made_since_boot };
+            prop_assert!(!evidence.allows_reclaim() || age.is_some_and(|age| age > GRACE_PERIOD));
         }
 
-        /// More doubt never frees more, and time passes only in one direction.
+        /// More evidence never frees more, and time passes only in one direction.
         #[test]
-        fn a_witness_more_against_it_frees_nothing_and_waiting_keeps_nothing(
-            age in times(), earlier in times(), of_this_life: bool, called in proptest::option::of(any::<bool>())
+        fn more_doubt_frees_nothing_and_waiting_keeps_nothing(
+            age in times(), known_for in times(), made_since_boot: bool, plugin_running in proptest::option::of(any::<bool>())
         ) {
-            let doubt = Doubt { called, age, earlier, of_this_life };
+            let evidence = ReclaimEvidence { plugin_running, age, known_for, made_since_boot };
             for more in [
-                Doubt { of_this_life: true, ..doubt },
-                Doubt { earlier: None, ..doubt },
-                Doubt { called: doubt.called.filter(|called| *called), ..doubt },
+                ReclaimEvidence { made_since_boot: true, ..evidence },
+                ReclaimEvidence { known_for: None, ..evidence },
+                ReclaimEvidence {
+                    plugin_running: evidence.plugin_running.filter(|running| *running),
+                    ..evidence
+                },
             ] {
-                prop_assert!(!more.is_none() || doubt.is_none(), "{doubt:?}: {more:?}");
+                prop_assert!(!more.allows_reclaim() || evidence.allows_reclaim(), "{evidence:?}: {more:?}");
             }
             let later = |time: Option<Duration>| time.map(|time| time.saturating_add(SECOND));
-            let waited = Doubt { age: later(age), earlier: later(earlier), ..doubt };
-            prop_assert!(!doubt.is_none() || waited.is_none(), "{doubt:?}");
+            let waited = ReclaimEvidence { age: later(age), known_for: later(known_for), ..evidence };
+            prop_assert!(!evidence.allows_reclaim() || waited.allows_reclaim(), "{evidence:?}");
         }
     }
 }

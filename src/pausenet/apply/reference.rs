@@ -1,9 +1,10 @@
-//! Pods that the reference's plugins wired before a node changed to ours: found by what
-//! prevResult and the store tell, and taken down with all that belongs to them.
+//! Pods that the reference's plugins attached before the node changed to pausenet: found by
+//! prevResult and the store, and removed with all that belongs to them.
 
 use ipnetwork::IpNetwork;
 
-use super::{Host, container};
+use super::container;
+use super::host::Host;
 use crate::cni::link::LinkConf;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Interface};
@@ -16,18 +17,15 @@ use crate::kernel::nft::{Change, Nft, Rule};
 use crate::kernel::{KernelError, RouteSocket, address, iptables_legacy, link};
 use crate::plan::LINK_GROUP;
 use crate::plan::reference::{
-    Comment, MASQUERADE, PORT_CHAINS, PORTS, Place, is_masquerade_of, link_places,
+    Comment, MASQUERADE, PORT_CHAINS, PORTS, RuleLocation, is_masquerade_of, link_rule_locations,
     masquerade_network, port_chains,
 };
 
 /// The host end that a result names: on the host, and not the network's bridge.
 pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Option<&'a Interface> {
-    let bridge = match &network.link {
-        Some(LinkConf::Bridge(conf)) => Some(&conf.name),
-        _ => None,
-    };
+    let bridge = network.link.as_ref().and_then(LinkConf::bridge);
     promised.interfaces.iter().find(|interface| {
-        let is_bridge = bridge.is_some_and(|bridge| interface.name == bridge.as_str());
+        let is_bridge = bridge.is_some_and(|bridge| interface.name == bridge.name.as_str());
         interface.sandbox.is_empty() && !is_bridge && !interface.mac.is_empty()
     })
 }
@@ -35,9 +33,6 @@ pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Opti
 /// Removes the link of an attachment that is not ours: the host end that prevResult names, if
 /// its MAC is still that one; without prevResult the interface in the namespace, only if it
 /// has an address that the store gives to this container.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn remove_link(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
     match &request.network.prev_result {
         Some(promised) => match promised_host_end(promised, &request.network) {
@@ -79,7 +74,7 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
     let Some(found) = found.filter(|found| found.kind == "veth") else {
         return Ok(());
     };
-    // The path may have come to lead to another pod, whose network has the same addresses.
+    // The path may lead to another pod by now, on a network with the same addresses.
     if is_another_pod_s(host, request, &found).during_with(attempt)? {
         return Ok(());
     }
@@ -105,22 +100,26 @@ fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bo
     if port.group == LINK_GROUP {
         return Ok(true);
     }
-    let Some(LinkConf::Bridge(conf)) = &request.network.link else {
+    let Some(conf) = request.network.link.as_ref().and_then(LinkConf::bridge) else {
         return Ok(false);
     };
     let bridge = link::get(&mut host.socket, Which::Name(&conf.name))?;
-    // Without the bridge, nobody is a port of it.
+    // Without the bridge, the link cannot be a port of it.
     Ok(bridge.is_some_and(|bridge| port.controller != Some(bridge.index)))
 }
 
-/// Names on stderr those chains of these places that stay: nf_tables does not show what
+/// Names on stderr those chains of these locations that stay: nf_tables does not show what
 /// iptables-legacy made.
-pub fn warn_of_old_iptables(places: &[Place]) {
+pub fn warn_of_old_iptables(locations: &[RuleLocation]) {
     for family in Family::ALL {
         let program = iptables_legacy::program(family);
         match iptables_legacy::chains(family, "nat") {
             Ok(mut chains) => {
-                chains.retain(|chain| places.iter().any(|place| place.own_chains.contains(chain)));
+                chains.retain(|chain| {
+                    locations
+                        .iter()
+                        .any(|location| location.own_chains.contains(chain))
+                });
                 if !chains.is_empty() {
                     let chains = chains.join(" and ");
                     eprintln!(
@@ -135,37 +134,31 @@ pub fn warn_of_old_iptables(places: &[Place]) {
     }
 }
 
-/// Removes what rules the reference's plugins made in these places.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn remove_rules(places: &[Place]) -> Result<()> {
+/// Removes what rules the reference's plugins made in these locations.
+pub fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
     remove(|nft| {
         let mut changes = Vec::new();
-        for place in places {
+        for location in locations {
             // Chain by chain: a table of iptables may have thousands of others.
             let mut rules = Vec::new();
-            let own = place.own_chains.iter().map(String::as_str);
-            for chain in place.chains.iter().copied().chain(own) {
-                rules.extend(nft.rules(place.table, Some(chain))?);
+            let own = location.own_chains.iter().map(String::as_str);
+            for chain in location.chains.iter().copied().chain(own) {
+                rules.extend(nft.rules(location.table, Some(chain))?);
             }
-            changes.extend(removals(place, rules));
+            changes.extend(removals(location, rules));
         }
         Ok(changes)
     })
 }
 
-/// Whether a plugin before us has made rules in one of these places.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn has_rules(places: &[Place]) -> Result<bool> {
+/// Whether a plugin before us has made rules in one of these locations.
+pub fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
     let attempt = "look for the rules of a plugin before us";
     let mut nft = Nft::open().during(attempt)?;
-    for place in places {
-        for chain in place.chains {
-            let rules = nft.rules(place.table, Some(chain)).during(attempt)?;
-            if rules.iter().any(|rule| place.has(rule)) {
+    for location in locations {
+        for chain in location.chains {
+            let rules = nft.rules(location.table, Some(chain)).during(attempt)?;
+            if rules.iter().any(|rule| location.has(rule)) {
                 return Ok(true);
             }
         }
@@ -173,28 +166,25 @@ pub fn has_rules(places: &[Place]) -> Result<bool> {
     Ok(false)
 }
 
-fn removals(place: &Place, rules: Vec<Rule>) -> Vec<Change> {
+fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
     // A chain is there if it has a rule, and chains of the reference are never empty.
     let there = |chain: &&String| rules.iter().any(|rule| rule.chain == **chain);
-    let chains: Vec<_> = place.own_chains.iter().filter(there).cloned().collect();
+    let chains: Vec<_> = location.own_chains.iter().filter(there).cloned().collect();
     let mut changes: Vec<_> = rules
         .into_iter()
-        .filter(|rule| place.has(rule))
-        .map(|rule| Change::RemoveRule(place.table, rule))
+        .filter(|rule| location.has(rule))
+        .map(|rule| Change::RemoveRule(location.table, rule))
         .collect();
     changes.extend(
         chains
             .into_iter()
-            .map(|chain| Change::RemoveChain(place.table, chain)),
+            .map(|chain| Change::RemoveChain(location.table, chain)),
     );
     changes
 }
 
 /// Removes the masquerade rules of a network's attachments that are not among `valid`, and all
 /// rules of those `stale` ones whose addresses are still known.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> Result<()> {
     let start = masquerade_network(network.as_str());
     let of_nobody = |rule: &Rule| {
@@ -229,21 +219,21 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
     })?;
     let attachment =
         |stale: &Stale| Attachment::of_network(network, &stale.container, &stale.ifname);
-    // Each place once, for a rule can't be removed twice: an attachment may have two addresses.
-    let mut places: Vec<Place> = Vec::new();
+    // Each location once, for a rule can't be removed twice: an attachment may have two addresses.
+    let mut locations: Vec<RuleLocation> = Vec::new();
     for attachment in stale.iter().filter_map(attachment) {
         // What iptables' chains are named by says no interface.
         let lives = |valid: &Attachment| valid.container == attachment.container;
         let shared = valid.iter().any(lives);
-        let found = link_places(&attachment).into_iter();
-        for place in found.chain(port_chains(&attachment)) {
-            let another_s = shared && place.comment == Comment::ByJump;
-            if !another_s && !places.contains(&place) {
-                places.push(place);
+        let found = link_rule_locations(&attachment).into_iter();
+        for location in found.chain(port_chains(&attachment)) {
+            let another_s = shared && location.comment == Comment::ByJump;
+            if !another_s && !locations.contains(&location) {
+                locations.push(location);
             }
         }
     }
-    remove_rules(&places)
+    remove_rules(&locations)
 }
 
 fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, KernelError>) -> Result<()> {

@@ -1,8 +1,8 @@
 //! An attachment's elements in nftables: claimed at ADD, released at DEL and GC.
 //!
 //! An element's key is what packets carry, an address or a port, and may have had another
-//! owner before. So whoever removes one compares the owner first, and the removal counts only
-//! if the ruleset has not changed in between.
+//! owner before. So a removal compares the owner first, and takes effect only if
+//! the ruleset has not changed in between.
 
 use std::time::{Duration, Instant};
 
@@ -12,34 +12,34 @@ use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
-use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks, keys, port_marks, target};
-use crate::plan::{Owner, alias, element_owner};
+use crate::plan::rules::{BRIDGE_TABLE, DesiredElement, TABLE, blocks, keys, port_marks, target};
+use crate::plan::{Mapper, alias, element_owner};
 
 /// What removals attempt.
 const REMOVAL: &str = "remove the attachment's elements from nftables";
 
-/// How often a change is tried anew because somebody else's came in between. Each failure
-/// means that another one got through, so this many in a row is a storm.
+/// How often a change is tried again because another one came in between. Each failure means that
+/// another change got through, so this many in a row is a storm.
 const TRIES: usize = 64;
 
-/// Sees to it that every wished element is there and the attachment's. A socket that is open
-/// already is taken for it: each that is closed costs a turn at nftables' lock.
+/// Adds the desired elements, all or none. A socket that is open already is used for it: closing one
+/// costs a turn at nftables' lock.
 ///
 /// # Errors
 /// Code 103 when a port of the host is taken; 101 when the kernel refuses.
 pub fn claim(
     nft: Option<Nft>,
-    wishes: &[Wish],
+    desired: &[DesiredElement],
     mut is_gone: impl FnMut(&Attachment) -> bool,
 ) -> Result<()> {
-    if wishes.is_empty() {
+    if desired.is_empty() {
         return Ok(());
     }
     let attempt = || "add the attachment's elements to nftables";
     let mut nft = nft.map_or_else(open, Ok)?;
-    let adds: Vec<_> = wishes
+    let adds: Vec<_> = desired
         .iter()
-        .map(|wish| Change::Add(wish.set.clone(), wish.element.clone()))
+        .map(|wanted| Change::Add(wanted.set.clone(), wanted.element.clone()))
         .collect();
     let mut changes = adds.clone();
     let mut generation = None;
@@ -49,13 +49,13 @@ pub fn claim(
             Err(failed) => failed.error,
         };
         if error.is(rustix::io::Errno::NOENT) {
-            // The first attachment of its kind, or somebody has flushed the ruleset.
-            changes = blocks(wishes);
+            // The first attachment of its kind, or the ruleset was flushed.
+            changes = blocks(desired);
             changes.extend(adds.iter().cloned());
             generation = None;
         } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
             generation = Some(nft.generation().during_with(attempt)?);
-            changes = removals_for(&mut nft, wishes, &mut is_gone)?;
+            changes = removals_for(&mut nft, desired, &mut is_gone)?;
             changes.extend(adds.iter().cloned());
         } else {
             return Err(explain(error, attempt()));
@@ -64,48 +64,49 @@ pub fn claim(
     Err(storm(attempt()))
 }
 
-/// Puts back the objects that these elements need, and gives the chains their rules again:
-/// somebody has flushed them. Elements that are there stay.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn restore_shared(wishes: &[Wish]) -> Result<()> {
+/// Restores the objects that these elements need, and the rules of the chains, after a flush of the
+/// ruleset. Elements that are there stay.
+pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
     let attempt = "put our tables and chains back into nftables";
     open()?
-        .commit(&blocks(wishes), None)
+        .commit(&blocks(desired), None)
         .map_err(|failed| explain(failed.error, attempt))
 }
 
-/// Removals of elements whose owner is dead, or is the attachment itself in an earlier life.
+/// Removals of elements whose owner is dead, or is the attachment itself, of an earlier ADD.
 fn removals_for(
     nft: &mut Nft,
-    wishes: &[Wish],
+    desired: &[DesiredElement],
     is_gone: &mut impl FnMut(&Attachment) -> bool,
 ) -> Result<Vec<Change>> {
-    let found = look_up(nft, wishes)?;
+    let found = look_up(nft, desired)?;
     let mut changes = Vec::new();
-    for (wish, found) in wishes.iter().zip(found) {
+    for (wanted, found) in desired.iter().zip(found) {
         let Some(found) = found else {
             continue;
         };
         let dead = found.expires
-            || wish.own_key
-            || found.owner == wish.element.owner
-            || target(&found) == target(&wish.element)
-            || matches!(Owner::of(Some(&found.owner)), Owner::Attachment(other) if is_gone(&other));
+            || wanted.own_key
+            || found.owner == wanted.element.owner
+            || target(&found) == target(&wanted.element)
+            || match element_owner(&found.owner) {
+                Some((Mapper::Own, other)) => is_gone(&other),
+                // Whether another plugin's container lives is not for us to judge.
+                Some((Mapper::Chained, _)) | None => false,
+            };
         if !dead {
             return Err(port_taken(&found));
         }
-        changes.push(Change::Remove(wish.set.clone(), found.key));
+        changes.push(Change::Remove(wanted.set.clone(), found.key));
     }
     Ok(changes)
 }
 
 fn port_taken(found: &Element) -> Error {
     let holder = match element_owner(&found.owner) {
-        Owner::Attachment(other) => other.to_string(),
-        _ if found.owner.is_empty() => "an element without a comment".to_owned(),
-        _ => found.owner.clone(),
+        Some((_, other)) => other.to_string(),
+        None if found.owner.is_empty() => "an element without a comment".to_owned(),
+        None => found.owner.clone(),
     };
     Error::new(
         Code::PortTaken,
@@ -139,14 +140,14 @@ pub fn port_of(element: &Element) -> String {
 ///
 /// # Errors
 /// Code 102 for the first that is not.
-pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
-    if wishes.is_empty() {
+pub fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
+    if desired.is_empty() {
         return Ok(());
     }
-    let found = look_up(&mut open()?, wishes)?;
-    for (wish, found) in wishes.iter().zip(found) {
-        if !found.is_some_and(|found| wish.is_met_by(&found)) {
-            let set = &wish.set;
+    let found = look_up(&mut open()?, desired)?;
+    for (wanted, found) in desired.iter().zip(found) {
+        if !found.is_some_and(|found| wanted.is_met_by(&found)) {
+            let set = &wanted.set;
             return Err(Error::new(
                 Code::AttachmentDiffers,
                 format!(
@@ -160,20 +161,17 @@ pub fn verify_wishes(wishes: &[Wish]) -> Result<()> {
     Ok(())
 }
 
-/// The element that is there under the key of each wish.
-fn look_up(nft: &mut Nft, wishes: &[Wish]) -> Result<Vec<Option<Element>>> {
-    let wanted: Vec<_> = wishes
+/// The element that is there under the key of each wanted.
+fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Element>>> {
+    let wanted: Vec<_> = desired
         .iter()
-        .map(|wish| (&wish.set, wish.element.key.clone()))
+        .map(|wanted| (&wanted.set, wanted.element.key.clone()))
         .collect();
     nft.look_up(&wanted)
         .map_err(|refusal| explain(refusal, "look up elements in nftables"))
 }
 
 /// Whether nftables can be asked and changed.
-///
-/// # Errors
-/// Code 101.
 pub fn ready() -> Result<()> {
     let attempt = "ask for the generation of nftables";
     open()?
@@ -183,9 +181,6 @@ pub fn ready() -> Result<()> {
 }
 
 /// Removes the elements that an attachment has.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn release(
     nft: &mut Nft,
     request: &Request,
@@ -198,10 +193,7 @@ pub fn release(
     }
 }
 
-/// Removes the port mappings of an attachment whose request does not tell them, if it has any.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
+/// Removes the port mappings that an attachment may have and its request does not mention.
 pub fn release_forgotten(
     nft: &mut Nft,
     attachment: &Attachment,
@@ -223,9 +215,6 @@ pub fn release_forgotten(
 }
 
 /// Removes every element of an attachment, wherever it is. True when there was one.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
     let owner = alias(attachment);
     release_where(nft, |found| found.owner == owner)
@@ -233,9 +222,6 @@ pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
 
 /// Removes elements of `owner` under these keys: lets go of them ([`Change::Expire`]), and waits until
 /// they have ended. True when there was one.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
 pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
     if keys.is_empty() {
         return Ok(false);
@@ -263,8 +249,8 @@ pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Resu
     change(nft, |(set, element)| Change::Remove(set, element.key)).map(|_| true)
 }
 
-/// Waits until elements that were let go of have ended; false when they do not. The kernel tells
-/// nobody when that is, but it is soon.
+/// Waits until elements that were let go of have ended; false when they do not. The kernel
+/// sends no notification of that, but it is soon.
 fn has_ended(
     nft: &mut Nft,
     owned: &impl Fn(&mut Nft) -> Result<Vec<(Set, Element)>, KernelError>,
@@ -284,10 +270,7 @@ fn has_ended(
     }
 }
 
-/// Removes every element of ours, whoever's it is, that `unwanted` says so of.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
+/// Removes every element in our tables for which `unwanted` is true.
 pub fn release_where(nft: &mut Nft, unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
     amend(nft, REMOVAL, |nft| {
         let mut changes = Vec::new();
@@ -343,9 +326,6 @@ pub(super) fn amend(
 ///
 /// Closing it after a removal waits until no packet can be using what was removed, under a lock
 /// that all changes of anybody need. Who has something else to wait for does that first.
-///
-/// # Errors
-/// Code 101.
 pub fn open() -> Result<Nft> {
     Nft::open().during("open a netlink socket for nftables")
 }

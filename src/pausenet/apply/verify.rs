@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{Host, bandwidth, container, host_end};
+use super::host::Host;
+use super::veth::host_end;
+use super::{bandwidth, container};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
@@ -10,9 +12,9 @@ use crate::cni::{Code, During, Error, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
-use crate::plan::{Owner, host_end_name};
+use crate::plan::{Ownership, host_end_name, is_half_made};
 
-/// Compares the kernel with `promised`, the result of the attachment's ADD. Tells whose it is.
+/// Compares the kernel with `promised`, the result of the attachment's ADD. Returns which plugin made it.
 ///
 /// # Errors
 /// Code 102 for the first difference; 8 and 101 when the comparison cannot be made.
@@ -21,7 +23,7 @@ pub fn verify(
     netns: &Netns,
     request: &Request,
     promised: &AddResult,
-) -> Result<Maker> {
+) -> Result<WiredBy> {
     let mut inside = netns.enter(&host.netns, container::open)?;
     let ifname = &request.attachment.ifname;
     let end = find(&mut inside, ifname, "in the container")
@@ -30,11 +32,10 @@ pub fn verify(
     // which is not ours says nothing.
     let (port, maker) = host_end_of(host, request, promised, &end)
         .map_err(|err| perhaps_another_s(host, netns, &request.attachment, &end, err))?;
-    if let Some(LinkConf::Bridge(conf)) = &request.network.link {
-        bridge_side(host, conf, promised, &port)?;
-    }
-    if let Some(LinkConf::Ptp) = &request.network.link {
-        routed_side(host, promised, &port)?;
+    match &request.network.link {
+        Some(LinkConf::Bridge(conf)) => bridge_side(host, conf, promised, &port)?,
+        Some(LinkConf::Ptp) => routed_side(host, promised, &port)?,
+        None => {}
     }
     if let Some(limits) = &request.network.bandwidth {
         bandwidth::verify(&mut host.socket, &request.attachment, limits, &port)?;
@@ -46,8 +47,8 @@ pub fn verify(
     if let Some(at) = promised_end {
         same_mac(&end, &promised.interfaces[at])?;
     }
-    let down = matches!(&request.network.link, Some(LinkConf::Bridge(conf)) if conf.leave_down);
-    if !end.up && !down {
+    let link = request.network.link.as_ref();
+    if !end.up && !link.is_some_and(LinkConf::leaves_down) {
         return Err(differs(format!(
             "{ifname} is switched off in the container"
         )));
@@ -57,12 +58,12 @@ pub fn verify(
     Ok(maker)
 }
 
-/// Who made an attachment.
+/// Which plugin connected the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maker {
-    Us,
+pub enum WiredBy {
+    Pausenet,
     /// A plugin that the node had before; its rules in nftables are not ours to know.
-    Another,
+    OtherPlugin,
 }
 
 /// The host end that belongs to the container's end: ours by its name, or else the one that
@@ -72,16 +73,19 @@ fn host_end_of(
     request: &Request,
     promised: &AddResult,
     end: &Link,
-) -> Result<(Link, Maker)> {
+) -> Result<(Link, WiredBy)> {
     let (port, maker) = match host_end(&mut host.socket, &request.attachment)? {
-        Some(port) if port.alias.is_none() => {
+        Some(port) if is_half_made(&port) => {
             return Err(differs(format!(
                 "the host end {} is only half made",
                 port.name
             )));
         }
-        Some(port) => (port, Maker::Us),
-        None => (another_s_host_end(host, request, promised)?, Maker::Another),
+        Some(port) => (port, WiredBy::Pausenet),
+        None => (
+            another_s_host_end(host, request, promised)?,
+            WiredBy::OtherPlugin,
+        ),
     };
     // The pair has to be one pair: each end names the other. A namespace that has come to lie
     // under this path since then has another interface, whatever its name.
@@ -121,7 +125,7 @@ fn perhaps_elsewhere(host: &mut Host, attachment: &Attachment, err: Error) -> Er
     }
 }
 
-/// The container's end is not of this attachment: the host's end of it may tell whose it is.
+/// The container's end is not this attachment's: its host end may name the one that it belongs to.
 fn perhaps_another_s(
     host: &mut Host,
     netns: &Netns,
@@ -135,14 +139,14 @@ fn perhaps_another_s(
     let Some(Ok(Some(peer))) = peer.filter(|_| err.code == Code::AttachmentDiffers) else {
         return err;
     };
-    match Owner::of(peer.alias.as_deref()) {
-        Owner::Attachment(other) if other != *attachment => differs(format!(
+    match Ownership::of(&peer) {
+        Ownership::Attachment(other) if other != *attachment => differs(format!(
             "{} leads to another namespace than at ADD: {} in it belongs to {other}",
             netns.path().display(),
             end.name
         ))
         .hint(PATH_WAS_REUSED),
-        _ => err,
+        Ownership::Attachment(_) | Ownership::HalfMade | Ownership::Foreign => err,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::plan::host_end_name;
 ///
 /// # Errors
 /// Code 2, naming what is missing.
-pub fn require_filtering(socket: &mut RouteSocket, bridge: &Link, made: bool) -> Result<()> {
+pub(super) fn require_filtering(socket: &mut RouteSocket, bridge: &Link, made: bool) -> Result<()> {
     if bridge.vlan_filtering {
         return Ok(());
     }
@@ -39,7 +39,7 @@ pub fn require_filtering(socket: &mut RouteSocket, bridge: &Link, made: bool) ->
 }
 
 /// The kernel cannot do what `vlan` and `vlanTrunk` ask for.
-pub fn no_filtering() -> Error {
+pub(super) fn no_filtering() -> Error {
     Error::new(
         Code::UnsupportedField,
         "vlan and vlanTrunk: this kernel's bridges cannot filter VLANs",
@@ -48,10 +48,12 @@ pub fn no_filtering() -> Error {
 }
 
 /// Puts a bridge port into its VLANs.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn join(socket: &mut RouteSocket, bridge: &Link, port: &Link, vlans: &VlanConf) -> Result<()> {
+pub(super) fn join(
+    socket: &mut RouteSocket,
+    bridge: &Link,
+    port: &Link,
+    vlans: &VlanConf,
+) -> Result<()> {
     let mut batch = Vec::new();
     if !vlans.keep_default && bridge.default_vlan != 0 {
         batch.push(vlan::leave_request(port.index, bridge.default_vlan));
@@ -79,7 +81,7 @@ pub fn join(socket: &mut RouteSocket, bridge: &Link, port: &Link, vlans: &VlanCo
 ///
 /// # Errors
 /// Code 7 when its name does not fit; 101 when the kernel refuses.
-pub fn gateway_link(
+pub(super) fn gateway_link(
     socket: &mut RouteSocket,
     bridge: &Link,
     vid: u16,
@@ -102,7 +104,7 @@ pub fn gateway_link(
             host_mac: MacAddr::random()?,
             mtu: Some(bridge.mtu),
             controller: Some(bridge.index),
-            // Not an attachment's: nobody's GC may take it for debris.
+            // Not an attachment's: no GC may take it for debris.
             group: 0,
         },
     )

@@ -13,6 +13,32 @@ pub enum LinkConf {
     Ptp,
 }
 
+impl LinkConf {
+    /// The bridge that containers are connected to, if they are.
+    pub fn bridge(&self) -> Option<&BridgeConf> {
+        match self {
+            Self::Bridge(conf) => Some(conf),
+            Self::Ptp => None,
+        }
+    }
+
+    /// Whether frames with a forged source MAC are dropped.
+    pub fn checks_macs(&self) -> bool {
+        match self {
+            Self::Bridge(conf) => conf.mac_spoof_check,
+            Self::Ptp => false,
+        }
+    }
+
+    /// Whether the container's interface stays switched off.
+    pub fn leaves_down(&self) -> bool {
+        match self {
+            Self::Bridge(conf) => conf.leave_down,
+            Self::Ptp => false,
+        }
+    }
+}
+
 /// The link of mode `bridge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeConf {
@@ -104,33 +130,54 @@ pub enum FrameMode {
 /// The kernel's smallest and largest MTU for a veth (ETH_MIN_MTU, ETH_MAX_MTU).
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
 
-/// What the binary is called as decides over `mode`.
+/// How containers are connected to the host: the config's `mode`, or the name of the plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// As `pausenet`: the config says.
-    Configured,
     Bridge,
     Ptp,
-    /// As a plugin that wires no container itself.
-    Foreign,
 }
 
-/// Checks the keys of the link.
+impl Mode {
+    const ALL: [Self; 2] = [Self::Bridge, Self::Ptp];
+
+    /// The mode as a config spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+        }
+    }
+
+    fn parse(text: Option<&str>) -> Result<Self> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            return Ok(Self::Bridge);
+        };
+        let mut modes = Self::ALL.into_iter();
+        modes.find(|mode| mode.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            Error::new(
+                Code::UnsupportedField,
+                format!("mode {text:?} is not supported"),
+            )
+            .hint(format!("known: {known}; the default is bridge"))
+        })
+    }
+}
+
+/// Checks the keys of the link. `fixed` is the mode of a plugin that has one only; without it the
+/// config decides.
 ///
 /// # Errors
 /// Codes 2 and 7, naming the field and its value.
-pub fn link(conf: &LinkKeys, mode: Mode, has_ipam: bool) -> Result<LinkConf> {
+pub fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Result<LinkConf> {
     check_backend("ipMasqBackend", conf.ip_masq_backend.as_deref())?;
-    match (mode, conf.mode.as_deref()) {
-        (Mode::Bridge, _) | (Mode::Configured, None | Some("" | "bridge")) => {
-            bridge(conf, has_ipam).map(LinkConf::Bridge)
-        }
-        (Mode::Ptp, _) | (Mode::Configured, Some("ptp")) => Ok(LinkConf::Ptp),
-        (_, mode) => Err(Error::new(
-            Code::UnsupportedField,
-            format!("mode {:?} is not supported", mode.unwrap_or_default()),
-        )
-        .hint("the mode is \"bridge\", which is also the default, or \"ptp\"")),
+    let mode = match fixed {
+        Some(mode) => mode,
+        None => Mode::parse(conf.mode.as_deref())?,
+    };
+    match mode {
+        Mode::Bridge => bridge(conf, has_ipam).map(LinkConf::Bridge),
+        Mode::Ptp => Ok(LinkConf::Ptp),
     }
 }
 

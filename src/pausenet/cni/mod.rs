@@ -2,12 +2,13 @@
 //!
 //! Nothing here touches the kernel or the disk. The data meets these files in this order:
 //! [`mod@env`] (the `CNI_*` variables), [`config`] (the JSON on stdin, as it was written),
-//! [`request`] (both together, checked), and on the way out [`result`] or [`error`].
+//! [`request`] (both together, checked), [`call`] (with the verb), and on the way out [`result`] or [`error`].
 //!
 //! Source of every rule: the CNI specification, version 1.1.0.
 
 pub mod args;
 pub mod bandwidth;
+pub mod call;
 pub mod config;
 pub mod delegate;
 pub mod env;
@@ -15,6 +16,7 @@ pub mod error;
 pub mod family;
 pub mod link;
 pub mod names;
+pub mod plugin;
 pub mod ports;
 pub mod request;
 pub mod result;
@@ -23,4 +25,5 @@ pub mod version;
 pub use error::{Code, During, Error, OnPath, Result};
 pub use family::Family;
 pub use names::{ContainerId, IfName, MacAddr, NetworkName};
+pub use plugin::Plugin;
 pub use version::SpecVersion;

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::args::RequestedIp;
+use super::args::{Args, RequestedIp};
 use super::bandwidth::Bandwidth;
 use super::config::{self, LinkKeys, NetConf, Range, ValidAttachment};
 use super::env::{Environment, Verb};
 use super::error::invalid;
 use super::link::{Firewall, LinkConf, Mode, link, mtu};
+use super::plugin::Plugin;
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
 use super::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result, SpecVersion};
@@ -138,24 +139,30 @@ impl RequestedIps {
 }
 
 impl Network {
-    /// Checks a config.
+    /// Checks a config as `plugin` reads it for this verb. `path` is `CNI_PATH`.
     ///
     /// # Errors
     /// Codes 1, 2, 6 and 7 of the specification, naming the field and its value.
-    pub fn new(env: &Environment, mode: Mode, raw: Vec<u8>) -> Result<Self> {
-        Self::read(env, mode, &config::parse(&raw)?, raw)
+    pub fn new(plugin: Plugin, verb: Verb, path: &[PathBuf], raw: Vec<u8>) -> Result<Self> {
+        Self::read(plugin, verb, path, &config::parse(&raw)?, raw)
     }
 
-    fn read(env: &Environment, mode: Mode, conf: &NetConf, raw: Vec<u8>) -> Result<Self> {
+    fn read(
+        plugin: Plugin,
+        verb: Verb,
+        path: &[PathBuf],
+        conf: &NetConf,
+        raw: Vec<u8>,
+    ) -> Result<Self> {
         let version = SpecVersion::parse(conf.cni_version.as_deref())?;
         let name = NetworkName::parse(&conf.name)?;
-        let oldest = match env.verb {
+        let oldest = match verb {
             Verb::Check => SpecVersion::V0_4_0,
             Verb::Gc | Verb::Status => SpecVersion::V1_1_0,
             Verb::Add | Verb::Del | Verb::Version => SpecVersion::V0_1_0,
         };
         if version < oldest {
-            let verb = env.verb.as_str();
+            let verb = verb.as_str();
             return Err(Error::new(
                 Code::IncompatibleVersion,
                 format!("cniVersion {version} does not know {verb}"),
@@ -163,10 +170,10 @@ impl Network {
             .hint(format!("{verb} needs a config of {oldest} or newer")));
         }
         let ipam = ipam(conf)?;
-        let wiring = match Wiring::read(mode, conf, &raw, ipam.is_some()) {
+        let wiring = match Wiring::read(plugin, conf, &raw, ipam.is_some()) {
             // No ADD takes it, but the ADD that this DEL undoes was served: by another plugin,
             // or with another config. A pod whose DEL is refused stays for ever.
-            Err(_) if env.verb == Verb::Del => Wiring::default(),
+            Err(_) if verb == Verb::Del => Wiring::default(),
             wiring => wiring?,
         };
         let prev_result = match &conf.prev_result {
@@ -179,12 +186,12 @@ impl Network {
         Ok(Self {
             name,
             version,
-            path: env.path.clone(),
+            path: path.to_vec(),
             mtu: wiring.mtu,
             masquerade: wiring.masquerade,
             firewall: wiring.firewall,
             ports: wiring.ports,
-            maps_ports: matches!(mode, Mode::Configured | Mode::Foreign),
+            maps_ports: maps_ports(plugin),
             raw,
             link: wiring.link,
             bandwidth: wiring.bandwidth,
@@ -216,30 +223,50 @@ struct Wiring {
 }
 
 impl Wiring {
-    fn read(mode: Mode, conf: &NetConf, raw: &[u8], has_ipam: bool) -> Result<Self> {
+    fn read(plugin: Plugin, conf: &NetConf, raw: &[u8], has_ipam: bool) -> Result<Self> {
         let mut wiring = Self::default();
-        if mode != Mode::Foreign {
-            let keys: LinkKeys = config::parse(raw)?;
-            wiring.link = Some(link(&keys, mode, has_ipam)?);
-            wiring.mtu = mtu(&keys)?;
-            wiring.masquerade = keys.ip_masq;
+        match plugin {
+            Plugin::Pausenet => wiring.read_link(raw, None, has_ipam)?,
+            Plugin::Bridge => wiring.read_link(raw, Some(Mode::Bridge), has_ipam)?,
+            Plugin::Ptp => wiring.read_link(raw, Some(Mode::Ptp), has_ipam)?,
+            Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => {}
         }
-        // Named as the reference's plugins, port mappings are portmap's, and a limit is the
-        // plugin bandwidth's.
-        if matches!(mode, Mode::Configured | Mode::Foreign) {
+        if maps_ports(plugin) {
             wiring.ports = PortsConf::new(raw)?;
         }
-        // Chained behind the reference's bridge and ptp, this is the plugin firewall's.
-        if mode == Mode::Configured {
-            wiring.firewall = Firewall::new(raw)?;
-        }
-        let runtime = conf.runtime_config.as_ref();
-        if let Some(keys) = runtime.and_then(|runtime| runtime.bandwidth.as_ref())
-            && mode == Mode::Configured
-        {
-            wiring.bandwidth = Bandwidth::new(keys)?;
+        match plugin {
+            Plugin::Pausenet => {
+                wiring.firewall = Firewall::new(raw)?;
+                let runtime = conf.runtime_config.as_ref();
+                if let Some(keys) = runtime.and_then(|runtime| runtime.bandwidth.as_ref()) {
+                    wiring.bandwidth = Bandwidth::new(keys)?;
+                }
+            }
+            // These are the tasks of the plugins firewall and bandwidth, chained behind.
+            Plugin::Bridge
+            | Plugin::Ptp
+            | Plugin::HostLocal
+            | Plugin::Loopback
+            | Plugin::Portmap => {}
         }
         Ok(wiring)
+    }
+
+    fn read_link(&mut self, raw: &[u8], fixed: Option<Mode>, has_ipam: bool) -> Result<()> {
+        let keys: LinkKeys = config::parse(raw)?;
+        self.link = Some(link(&keys, fixed, has_ipam)?);
+        self.mtu = mtu(&keys)?;
+        self.masquerade = keys.ip_masq;
+        Ok(())
+    }
+}
+
+/// Whether port mappings in a config are for this plugin. Behind bridge and ptp they are for
+/// portmap, as in the reference.
+fn maps_ports(plugin: Plugin) -> bool {
+    match plugin {
+        Plugin::Pausenet | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => true,
+        Plugin::Bridge | Plugin::Ptp => false,
     }
 }
 
@@ -248,12 +275,43 @@ impl Request {
     ///
     /// # Errors
     /// Codes 1, 2, 4, 6 and 7 of the specification, naming the field and its value.
-    pub fn new(env: &Environment, mode: Mode, raw: Vec<u8>) -> Result<Self> {
-        let conf: NetConf = config::parse(&raw)?;
-        let network = Network::read(env, mode, &conf, raw)?;
-        let (container, ifname) = env.attachment.clone().ok_or_else(|| {
+    pub fn new(plugin: Plugin, env: &Environment, raw: Vec<u8>) -> Result<Self> {
+        let names = env.attachment.clone().ok_or_else(|| {
             Error::new(Code::Internal, "a request without container and interface")
         })?;
+        let request = Self::read(plugin, env.verb, names, &env.args, &env.path, raw)?;
+        Ok(Self {
+            netns: env.netns.clone(),
+            netns_override: env.netns_override,
+            ..request
+        })
+    }
+
+    /// The request of an ADD that was made before, or that a runtime would make: what `plugin`
+    /// reads in its config for this container and interface, but for the namespace.
+    ///
+    /// # Errors
+    /// Those of that ADD: codes 1, 2, 6 and 7, naming the field and its value.
+    pub fn of_add(
+        plugin: Plugin,
+        names: (ContainerId, IfName),
+        args: &Args,
+        path: &[PathBuf],
+        raw: Vec<u8>,
+    ) -> Result<Self> {
+        Self::read(plugin, Verb::Add, names, args, path, raw)
+    }
+
+    fn read(
+        plugin: Plugin,
+        verb: Verb,
+        (container, ifname): (ContainerId, IfName),
+        env_args: &Args,
+        path: &[PathBuf],
+        raw: Vec<u8>,
+    ) -> Result<Self> {
+        let conf: NetConf = config::parse(&raw)?;
+        let network = Network::read(plugin, verb, path, &conf, raw)?;
         let runtime = conf.runtime_config.unwrap_or_default();
         let args = conf.args.and_then(|args| args.cni).unwrap_or_default();
         let parse_all = |list: &[String]| {
@@ -262,12 +320,12 @@ impl Request {
                 .map_err(|why| invalid(format!("a requested address: {why}")))
         };
         let requested_ips = RequestedIps {
-            env: env.args.ips.clone(),
-            env_gateways: env.args.gateways.clone(),
+            env: env_args.ips.clone(),
+            env_gateways: env_args.gateways.clone(),
             args: parse_all(&args.ips)?,
             runtime: parse_all(&runtime.ips)?,
         };
-        let mut requested_mac = env.args.mac;
+        let mut requested_mac = env_args.mac;
         for text in [args.mac, runtime.mac]
             .into_iter()
             .flatten()
@@ -276,7 +334,7 @@ impl Request {
             match MacAddr::parse(&text) {
                 Ok(mac) => requested_mac = Some(mac),
                 // A DEL asks for none.
-                Err(_) if env.verb == Verb::Del => {}
+                Err(_) if verb == Verb::Del => {}
                 Err(why) => return Err(invalid(why)),
             }
         }
@@ -287,8 +345,8 @@ impl Request {
                 ifname,
             },
             network,
-            netns: env.netns.clone(),
-            netns_override: env.netns_override,
+            netns: None,
+            netns_override: false,
             requested_ips,
             requested_mac,
         })
@@ -334,7 +392,7 @@ mod tests {
         })
         .unwrap()
         .unwrap();
-        Request::new(&env, Mode::Configured, conf.as_bytes().to_vec())
+        Request::new(Plugin::Pausenet, &env, conf.as_bytes().to_vec())
     }
 
     #[test]

@@ -5,19 +5,42 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::BridgePlan;
-use crate::cni::Result;
 use crate::cni::error::invalid;
-use crate::cni::link::{BridgeConf, FrameMode, GatewayRole};
+use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, VlanConf};
 use crate::cni::result::Route;
+use crate::cni::{IfName, Result};
 use crate::ipam::Allocation;
+
+/// The bridge, shared by all attachments of its networks and never removed with one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgePlan {
+    pub name: IfName,
+    /// For a bridge that has to be made; None leaves it to the kernel.
+    pub mtu: Option<u32>,
+    pub promiscuous: bool,
+    /// Gateway addresses that the bridge is to hold.
+    pub gateways: Vec<IpNetwork>,
+    /// Replace an address that is in a gateway's way.
+    pub force_address: bool,
+    /// The VLANs that the container's port is in. The gateways are in its own.
+    pub vlans: Option<VlanConf>,
+}
+
+/// The host end as a port of the bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortPlan {
+    /// Frames may go back where they came from.
+    pub hairpin: bool,
+    /// No frames to other isolated ports.
+    pub isolated: bool,
+}
 
 /// Plans the bridge, and completes the allocation with the gateways and default routes that
 /// the bridge's role brings.
 ///
 /// # Errors
 /// Code 7 when the bridge is to be a gateway, and an address has no room for one beside it.
-pub fn plan(
+pub(super) fn plan(
     conf: &BridgeConf,
     mtu: Option<u32>,
     allocation: &mut Allocation,
@@ -72,6 +95,7 @@ fn with_prefix_of(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork> {
 /// `isDefaultGateway`: one default route for each family that has an address, unless the
 /// config names one. (One without a next hop goes through the gateway too; the reference adds
 /// a second, which the kernel refuses.)
+#[expect(clippy::expect_used, reason = "0 is a prefix length")]
 fn add_default_routes(allocation: &mut Allocation) {
     for v4 in [true, false] {
         let Some(first) = allocation

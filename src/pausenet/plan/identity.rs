@@ -1,8 +1,8 @@
 //! The identity that a host end carries: a name made by hash, and an alias in plain text; and the
 //! MAC that goes with an address.
 //!
-//! The name is what DEL finds it by, with no netns and no memory; the alias says whose it is,
-//! and its presence that the attachment is whole. All are frozen: a host end made by one
+//! The name is what DEL finds it by, with no netns and no memory; the alias names its attachment,
+//! and its presence means that the attachment is whole. All are frozen: a host end made by one
 //! version is looked for by all later ones, and neighbours remember MACs.
 
 use std::net::IpAddr;
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cni::request::Attachment;
 use crate::cni::{ContainerId, IfName, MacAddr, NetworkName};
+use crate::kernel::link::Link;
 
 /// RFC 4648's base 32 in lower case: no letter that a name could confuse with another's.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -24,11 +25,26 @@ const CHAINED_MARK: &str = "portmap";
 /// What the names of all host ends start with.
 pub const HOST_END_START: &str = "veth";
 
+/// The link group of everything that pausenet makes: "paus" in ASCII. It is set when a link is
+/// created, so that even a half-made one is known to be ours.
+pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
+
+/// The first of the groups that links are put into to be removed together: "gone". They are whole
+/// attachments: one that a killed GC has left there is still known by its alias.
+pub const CONDEMNED_GROUP: u32 = u32::from_be_bytes(*b"gone");
+
+/// The link group of bridges that we have made and where every address has had one MAC only, that of
+/// [`mac_of`]: "1mac". It is set when the bridge is born. The first attachment that is not
+/// [steady](super::ContainerPlan::steady) takes it away, for good.
+pub const STEADY_GROUP: u32 = u32::from_be_bytes(*b"1mac");
+
 /// The host end's name: `veth` and the first 55 bits of SHA-256 over network, container and
 /// interface (each followed by a NUL) in base 32. 15 characters in all.
 ///
 /// Two attachments of one name would need about 2^27 of them on one host for an even chance.
-/// If it happens, the alias decides whose the link is, and the second ADD is refused.
+/// If it happens, the alias decides which attachment the link belongs to, and the second ADD is
+/// refused.
+#[expect(clippy::expect_used, reason = "15 letters and digits are a name")]
 pub fn host_end_name(attachment: &Attachment) -> IfName {
     let mut hash = Sha256::new();
     for part in [
@@ -51,6 +67,7 @@ pub fn host_end_name(attachment: &Attachment) -> IfName {
 
 /// The name of the attachment's IFB, if it has one: `ifb` and the same letters. It carries the
 /// same alias.
+#[expect(clippy::expect_used, reason = "14 letters and digits are a name")]
 pub fn ifb_name(attachment: &Attachment) -> IfName {
     let host_end = host_end_name(attachment);
     IfName::parse(&format!(
@@ -69,8 +86,8 @@ pub fn lock_name(link: &str) -> Option<IfName> {
     IfName::parse(&name).ok()
 }
 
-/// The MAC of the interface whose first address this is: whoever holds the address has this MAC, so
-/// who knew its last holder knows this one. 0a:58 (locally administered, the mark of the reference's
+/// The MAC of the interface whose first address this is: every holder of the address has this MAC, so
+/// a neighbour's entry for the last holder is right for this one. 0a:58 (locally administered, the mark of the reference's
 /// private addresses when it made them so) and the four bytes of IPv4, or 0a and the first 40 bits of
 /// SHA-256 over those of IPv6.
 pub fn mac_of(address: IpAddr) -> MacAddr {
@@ -80,8 +97,8 @@ pub fn mac_of(address: IpAddr) -> MacAddr {
             MacAddr([0x0a, 0x58, a, b, c, d])
         }
         IpAddr::V6(ip) => {
-            let digest = Sha256::digest(ip.octets());
-            let [a, b, c, d, e] = digest[..5].try_into().expect("5 bytes of 32");
+            let digest: [u8; 32] = Sha256::digest(ip.octets()).into();
+            let [a, b, c, d, e, ..] = digest;
             MacAddr([0x0a, a, b, c, d, e])
         }
     }
@@ -93,12 +110,6 @@ pub fn alias(attachment: &Attachment) -> String {
     marked(MARK, attachment)
 }
 
-/// What an element in nftables tells of a container that another plugin wired: `portmap` in
-/// front instead of `pausenet`, so that the two are never taken for each other.
-pub fn chained_alias(attachment: &Attachment) -> String {
-    marked(CHAINED_MARK, attachment)
-}
-
 fn marked(mark: &str, attachment: &Attachment) -> String {
     let Attachment {
         network,
@@ -108,33 +119,83 @@ fn marked(mark: &str, attachment: &Attachment) -> String {
     format!("{mark} {network} {container} {ifname}")
 }
 
-/// Whose an element in nftables is, by either mark.
-pub fn element_owner(comment: &str) -> Owner {
-    match parse(CHAINED_MARK, comment) {
-        Some(attachment) => Owner::Attachment(attachment),
-        None => Owner::of(Some(comment)),
-    }
-}
-
-/// Whose a link is, as far as its alias tells.
+/// What a link on the host is to pausenet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    /// No alias: half made, or not ours.
-    Nobody,
-    /// The whole attachment that the alias names.
+pub enum Ownership {
+    /// A link of this attachment, which is whole.
     Attachment(Attachment),
-    /// An alias of somebody else's.
-    Foreign(String),
+    /// Ours, without its alias yet: an ADD is making it, or it is debris of one that was killed.
+    /// The lock of [`lock_name`] distinguishes the two: see [`crate::apply::remove_debris`].
+    HalfMade,
+    /// Not an attachment's.
+    Foreign,
 }
 
-impl Owner {
-    /// Reads a link's alias.
-    pub fn of(alias: Option<&str>) -> Self {
-        let Some(text) = alias.filter(|alias| !alias.is_empty()) else {
-            return Self::Nobody;
-        };
-        parse(MARK, text).map_or_else(|| Self::Foreign(text.to_owned()), Self::Attachment)
+impl Ownership {
+    /// Reads a link's alias, and without one its group and kind.
+    pub fn of(link: &Link) -> Self {
+        match link.alias.as_deref().filter(|alias| !alias.is_empty()) {
+            Some(alias) => parse(MARK, alias).map_or(Self::Foreign, Self::Attachment),
+            None if link.group == LINK_GROUP && matches!(link.kind.as_str(), "veth" | "ifb") => {
+                Self::HalfMade
+            }
+            None => Self::Foreign,
+        }
     }
+
+    /// The attachment of a whole link.
+    pub fn attachment(self) -> Option<Attachment> {
+        match self {
+            Self::Attachment(attachment) => Some(attachment),
+            Self::HalfMade | Self::Foreign => None,
+        }
+    }
+}
+
+/// Whether a link is ours and has no alias: see [`Ownership::HalfMade`].
+pub fn is_half_made(link: &Link) -> bool {
+    Ownership::of(link) == Ownership::HalfMade
+}
+
+/// The attachment that a link is the host end of. (An attachment's IFB has its alias too.)
+pub fn attachment_of_host_end(link: &Link) -> Option<Attachment> {
+    match link.kind.as_str() {
+        "veth" => Ownership::of(link).attachment(),
+        _ => None,
+    }
+}
+
+/// Which plugin maps the ports of an attachment: it is written on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapper {
+    /// The plugin that wired it.
+    Own,
+    /// `portmap`, behind a plugin that may be another's.
+    Chained,
+}
+
+impl Mapper {
+    const ALL: [Self; 2] = [Self::Own, Self::Chained];
+
+    /// The comment of its elements in nftables. Behind our own plugin, the ports of `portmap` must
+    /// not be taken for the link's elements, so the two differ.
+    pub fn owner(self, attachment: &Attachment) -> String {
+        marked(self.mark(), attachment)
+    }
+
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Own => MARK,
+            Self::Chained => CHAINED_MARK,
+        }
+    }
+}
+
+/// Whose an element in nftables is, by its comment; None for a comment that is not ours.
+pub fn element_owner(comment: &str) -> Option<(Mapper, Attachment)> {
+    Mapper::ALL
+        .into_iter()
+        .find_map(|mapper| Some((mapper, parse(mapper.mark(), comment)?)))
 }
 
 fn parse(mark: &str, alias: &str) -> Option<Attachment> {
@@ -206,6 +267,15 @@ mod tests {
         );
     }
 
+    fn link(kind: &str, group: u32, alias: Option<&str>) -> Link {
+        Link {
+            kind: kind.to_owned(),
+            group,
+            alias: alias.map(str::to_owned),
+            ..Link::default()
+        }
+    }
+
     #[test]
     fn foreign_aliases_are_not_ours() {
         for foreign in [
@@ -214,11 +284,21 @@ mod tests {
             "pausenet a b",
             "pausenet a b c d",
             "pausenet a b ../c",
+            "portmap a b c",
         ] {
-            assert_eq!(Owner::of(Some(foreign)), Owner::Foreign(foreign.to_owned()));
+            let link = link("veth", LINK_GROUP, Some(foreign));
+            assert_eq!(Ownership::of(&link), Ownership::Foreign, "{foreign}");
         }
-        assert_eq!(Owner::of(None), Owner::Nobody);
-        assert_eq!(Owner::of(Some("")), Owner::Nobody);
+    }
+
+    #[test]
+    fn only_a_link_of_our_group_and_kind_without_an_alias_is_half_made() {
+        for alias in [None, Some("")] {
+            assert!(is_half_made(&link("veth", LINK_GROUP, alias)));
+            assert!(is_half_made(&link("ifb", LINK_GROUP, alias)));
+            assert!(!is_half_made(&link("dummy", LINK_GROUP, alias)));
+            assert!(!is_half_made(&link("veth", 0, alias)));
+        }
     }
 
     proptest! {
@@ -229,7 +309,12 @@ mod tests {
             ifname in "[a-z][a-z0-9.]{0,14}",
         ) {
             let attachment = attachment(&network, &container, &ifname);
-            prop_assert_eq!(Owner::of(Some(&alias(&attachment))), Owner::Attachment(attachment.clone()));
+            let link = link("veth", 0, Some(&alias(&attachment)));
+            prop_assert_eq!(Ownership::of(&link), Ownership::Attachment(attachment.clone()));
+            for mapper in Mapper::ALL {
+                let owner = element_owner(&mapper.owner(&attachment));
+                prop_assert_eq!(owner, Some((mapper, attachment.clone())));
+            }
             prop_assert_eq!(host_end_name(&attachment).as_str().len(), 15);
         }
     }

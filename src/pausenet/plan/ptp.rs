@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::PlannedRoute;
+use super::container::PlannedRoute;
+use super::families::subnet_of;
 use crate::cni::Result;
 use crate::cni::error::invalid;
 use crate::cni::result::Route;
@@ -18,16 +19,39 @@ use crate::ipam::Allocated;
 const LINK: u8 = 253;
 const HOST: u8 = 254;
 
+/// The host end as a link of its own: what the host holds and routes on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PtpPlan {
+    /// The gateways' addresses, as single hosts.
+    pub addresses: Vec<IpNetwork>,
+    /// A route to each of the container's addresses.
+    pub routes: Vec<PlannedRoute>,
+}
+
+/// Plans the host end.
+///
+/// # Errors
+/// Code 7 without an address, or when one has no gateway: mode ptp has nowhere else to send a
+/// packet.
+pub(super) fn plan(addresses: &[Allocated]) -> Result<PtpPlan> {
+    if addresses.is_empty() {
+        return Err(invalid(
+            "mode ptp routes to addresses, and the config has no ipam",
+        ));
+    }
+    Ok(PtpPlan {
+        addresses: host_addresses(addresses)?,
+        routes: host_routes(addresses),
+    })
+}
+
 /// An address as a network of one.
 fn single(ip: IpAddr) -> IpNetwork {
     IpNetwork::from(ip)
 }
 
 /// The gateways, as the host end is to hold them, each once.
-///
-/// # Errors
-/// Code 7 when an address has no gateway: mode ptp has nowhere else to send a packet.
-pub fn host_addresses(addresses: &[Allocated]) -> Result<Vec<IpNetwork>> {
+fn host_addresses(addresses: &[Allocated]) -> Result<Vec<IpNetwork>> {
     let mut gateways: Vec<IpNetwork> = Vec::new();
     for given in addresses {
         let gateway = given.gateway.ok_or_else(|| {
@@ -44,7 +68,7 @@ pub fn host_addresses(addresses: &[Allocated]) -> Result<Vec<IpNetwork>> {
 }
 
 /// The host's routes to the pod.
-pub fn host_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
+fn host_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
     let route = |given: &Allocated| PlannedRoute {
         route: Route {
             scope: Some(HOST),
@@ -58,15 +82,14 @@ pub fn host_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
 
 /// The pod's routes for each address: to the gateway on the link, and to the rest of the
 /// subnet through it.
-pub fn container_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
+pub(super) fn container_routes(addresses: &[Allocated]) -> Vec<PlannedRoute> {
     let mut routes = Vec::with_capacity(2 * addresses.len());
     for given in addresses {
         let Some(gateway) = given.gateway else {
             continue;
         };
         let source = Some(given.address.ip());
-        let subnet = IpNetwork::new(given.address.network(), given.address.prefix())
-            .expect("the address's own prefix length");
+        let subnet = subnet_of(given.address);
         routes.push(PlannedRoute {
             route: Route {
                 scope: Some(LINK),

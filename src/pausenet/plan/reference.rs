@@ -1,8 +1,8 @@
-//! Where the reference's plugins keep what they made for an attachment, so that pods which they
-//! wired can be taken down by ours (pure: names and comments only).
+//! Where the reference's plugins keep what they made for an attachment, so that pausenet can remove
+//! pods that they attached (pure: names and comments only).
 //!
-//! Their nftables backends make a rule for each attachment, with a comment that says whose it
-//! is; their iptables backends a chain, whose name says it. Hashes are SHA-512 in hexadecimal.
+//! Their nftables backends make a rule for each attachment, which its comment names;
+//! their iptables backends make a chain, which carries it in its name. Hashes are SHA-512 in hexadecimal.
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
@@ -13,7 +13,7 @@ use crate::kernel::nft::{Rule, Table, TableFamily};
 
 /// Rules of the reference that have a comment: the table, its chains, and the comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RuleLocation {
     pub table: Table,
     pub chains: &'static [&'static str],
     pub comment: Comment,
@@ -21,19 +21,19 @@ pub struct Place {
     pub own_chains: Vec<String>,
 }
 
-/// How a comment tells its owner.
+/// How a comment names its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Comment {
     Is(String),
     StartsWith(String),
     /// The container, which may have rules of another network: one of these addresses in the
-    /// rule tells them apart. Without any, the container has to do.
+    /// rule distinguishes them. Without addresses, the container alone decides.
     IsAndNames(String, Vec<Vec<u8>>),
-    /// None: the rule's jump to one of the own chains tells.
+    /// No comment: the rule jumps to one of the own chains.
     ByJump,
 }
 
-impl Place {
+impl RuleLocation {
     /// True for a rule of the attachment's.
     pub fn has(&self, rule: &Rule) -> bool {
         let chain = self.chains.contains(&rule.chain.as_str());
@@ -81,22 +81,22 @@ pub const PORTS: [Table; 2] = [
 /// The chains in [`PORTS`] that have rules for each attachment.
 pub const PORT_CHAINS: &[&str] = &["hostports", "hostip_hostports", "masquerading"];
 
-/// Every place where rules of the link may be: masquerade and the guard against forged MACs.
-pub fn link_places(attachment: &Attachment) -> Vec<Place> {
+/// Every location where rules of the link may be: masquerade and the guard against forged MACs.
+pub fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> {
     let Attachment {
         network,
         container,
         ifname,
     } = attachment;
     let id = format!("{container}-{ifname}");
-    let mut places = vec![
-        Place {
+    let mut locations = vec![
+        RuleLocation {
             table: MASQUERADE.0,
             chains: &[MASQUERADE.1],
             comment: Comment::StartsWith(masquerade_comment(attachment)),
             own_chains: Vec::new(),
         },
-        Place {
+        RuleLocation {
             table: table(TableFamily::Bridge, "nat"),
             chains: &["PREROUTING"],
             comment: Comment::Is(format!("macspoofchk-{id}")),
@@ -107,42 +107,42 @@ pub fn link_places(attachment: &Attachment) -> Vec<Place> {
             ],
         },
     ];
-    places.extend(iptables(
+    locations.extend(iptables(
         &["POSTROUTING"],
         &[chain_name("", network.as_str(), container.as_str())],
     ));
-    places
+    locations
 }
 
-/// Every place where rules of port mappings may be.
-pub fn port_places(attachment: &Attachment, addresses: &[IpNetwork]) -> Vec<Place> {
+/// Every location where rules of port mappings may be.
+pub fn port_rule_locations(attachment: &Attachment, addresses: &[IpNetwork]) -> Vec<RuleLocation> {
     let addresses: Vec<_> = addresses
         .iter()
         .map(|net| address_bytes(net.ip()))
         .collect();
     let container = attachment.container.as_str();
-    let mut places: Vec<_> = PORTS
+    let mut locations: Vec<_> = PORTS
         .into_iter()
-        .map(|table| Place {
+        .map(|table| RuleLocation {
             table,
             chains: PORT_CHAINS,
             comment: Comment::IsAndNames(container.to_owned(), addresses.clone()),
             own_chains: Vec::new(),
         })
         .collect();
-    places.extend(port_chains(attachment));
-    places
+    locations.extend(port_chains(attachment));
+    locations
 }
 
 /// Those of them that are chains, and so tell the network too.
-pub fn port_chains(attachment: &Attachment) -> [Place; 2] {
+pub fn port_chains(attachment: &Attachment) -> [RuleLocation; 2] {
     let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
     let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
     iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains)
 }
 
-fn iptables(chains: &'static [&'static str], own: &[String]) -> [Place; 2] {
-    [TableFamily::Ipv4, TableFamily::Ipv6].map(|family| Place {
+fn iptables(chains: &'static [&'static str], own: &[String]) -> [RuleLocation; 2] {
+    [TableFamily::Ipv4, TableFamily::Ipv6].map(|family| RuleLocation {
         table: table(family, "nat"),
         chains,
         comment: Comment::ByJump,
@@ -241,9 +241,9 @@ mod tests {
             values: vec![address_bytes(to.ip())],
             ..Rule::default()
         };
-        let place = &port_places(&attachment(), &[here])[0];
-        assert!(place.has(&rule(here)) && !place.has(&rule(there)));
-        let forgotten = &port_places(&attachment(), &[])[0];
+        let location = &port_rule_locations(&attachment(), &[here])[0];
+        assert!(location.has(&rule(here)) && !location.has(&rule(there)));
+        let forgotten = &port_rule_locations(&attachment(), &[])[0];
         assert!(forgotten.has(&rule(here)) && forgotten.has(&rule(there)));
     }
 
@@ -259,12 +259,12 @@ mod tests {
             comment: format!("{} net: r, if: eth0, id: ref0", masquerade_comment(&mine)),
             ..Rule::default()
         };
-        assert!(link_places(&mine)[0].has(&rule));
-        assert!(!link_places(&other)[0].has(&rule));
+        assert!(link_rule_locations(&mine)[0].has(&rule));
+        assert!(!link_rule_locations(&other)[0].has(&rule));
         let elsewhere = Rule {
             chain: "postrouting".into(),
             ..rule
         };
-        assert!(!link_places(&mine)[0].has(&elsewhere));
+        assert!(!link_rule_locations(&mine)[0].has(&elsewhere));
     }
 }

@@ -1,6 +1,13 @@
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
 use super::*;
 use crate::cni::env::Environment;
-use crate::cni::link::Mode;
+use crate::cni::request::Request;
+use crate::cni::result::Route;
+use crate::cni::{MacAddr, Plugin};
+use crate::ipam::{Allocated, Allocation};
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -19,7 +26,7 @@ fn plan_of(conf: &str, addresses: &[(&str, Option<&str>)], routes: &[&str]) -> P
         Some(value.into())
     });
     let conf = conf.as_bytes().to_vec();
-    let request = Request::new(&env.unwrap().unwrap(), Mode::Configured, conf).unwrap();
+    let request = Request::new(Plugin::Pausenet, &env.unwrap().unwrap(), conf).unwrap();
     let allocation = Allocation {
         addresses: addresses
             .iter()
@@ -37,6 +44,20 @@ fn plan_of(conf: &str, addresses: &[(&str, Option<&str>)], routes: &[&str]) -> P
     plan(&request, Some(allocation), MacAddr([2; 6])).unwrap()
 }
 
+fn bridge_of(plan: Plan) -> BridgePlan {
+    match plan.link {
+        LinkPlan::Bridge { bridge, .. } => bridge,
+        LinkPlan::Ptp(_) => panic!("not a bridge"),
+    }
+}
+
+fn ptp_of(plan: &Plan) -> &PtpPlan {
+    match &plan.link {
+        LinkPlan::Ptp(ptp) => ptp,
+        LinkPlan::Bridge { .. } => panic!("not a link of its own"),
+    }
+}
+
 #[test]
 fn a_plain_switch_holds_no_address() {
     let plan = plan_of(
@@ -44,8 +65,8 @@ fn a_plain_switch_holds_no_address() {
         &[("10.1.0.5/16", Some("10.1.0.1"))],
         &[],
     );
-    assert!(plan.bridge.unwrap().gateways.is_empty());
     assert!(plan.container.routes.is_empty());
+    assert!(bridge_of(plan).gateways.is_empty());
 }
 
 #[test]
@@ -56,7 +77,7 @@ fn a_gateway_holds_the_gateway_s_address_of_each_family() {
         &[],
     );
     assert_eq!(
-        plan.bridge.unwrap().gateways,
+        bridge_of(plan).gateways,
         [net("10.1.0.1/16"), net("fd00::ff/64")]
     );
 }
@@ -117,7 +138,7 @@ fn ptp_routes_everything_through_the_gateway() {
         ],
         &["0.0.0.0/0"],
     );
-    assert!(plan.bridge.is_none());
+    let host_end = ptp_of(&plan);
     assert!(!plan.container.prefix_routes);
     assert_eq!(
         plan.forward,
@@ -126,11 +147,8 @@ fn ptp_routes_everything_through_the_gateway() {
             ipv6: true
         }
     );
-    assert_eq!(
-        plan.host.addresses,
-        [net("10.1.0.1/32"), net("fd00::1/128")]
-    );
-    let to_pod: Vec<_> = plan.host.routes.iter().map(|r| r.route.dst).collect();
+    assert_eq!(host_end.addresses, [net("10.1.0.1/32"), net("fd00::1/128")]);
+    let to_pod: Vec<_> = host_end.routes.iter().map(|r| r.route.dst).collect();
     assert_eq!(to_pod, [net("10.1.0.5/32"), net("fd00::5/128")]);
     let inside: Vec<_> = plan
         .container

@@ -1,8 +1,8 @@
-//! ADD: connects a container to a network and says how.
+//! ADD: connects a container to a network, and returns how as its result.
 
 use std::time::SystemTime;
 
-use crate::apply::{Attached, Host, attach, clear_debris, ensure_name_is_free, reclaim};
+use crate::apply::{Attached, Host, Uplink, attach, clear_debris, ensure_name_is_free, reclaim};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
@@ -14,7 +14,7 @@ use crate::plan::{Plan, host_end_name, plan};
 ///
 /// # Errors
 /// Whatever stood in the way; kernel and store are then as before, but for the shared bridge.
-pub fn run(request: &Request) -> Result<String> {
+pub(super) fn run(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
@@ -24,13 +24,12 @@ pub fn run(request: &Request) -> Result<String> {
         Some(ipam) => Some(allocate(&mut host, &netns, ipam, request)?),
         None => None,
     };
-    let outcome = plan(request, allocation, mac)
-        .and_then(|plan| attach(&mut host, &netns, &plan).map(|attached| (plan, attached)));
+    let outcome = plan(request, allocation, mac).and_then(|plan| {
+        let attached = attach(&mut host, &netns, &plan)?;
+        Ok(result(&plan, attached, &netns))
+    });
     match outcome {
-        Ok((plan, attached)) => {
-            let result = result(&plan, attached, &netns);
-            Ok(result.to_json(request.network.version))
-        }
+        Ok(result) => Ok(result.to_json(request.network.version)),
         Err(err) => match ipam.map(|ipam| ipam.release(&request.attachment)) {
             Some(Err(second)) => {
                 Err(err.hint(format!("and its address could not be freed: {second}")))
@@ -70,7 +69,7 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
-    // When it cannot be told what is dead, the exhaustion is the error to report.
+    // If the search for dead addresses fails, the exhaustion is the error to report.
     if exhausted
         && reclaim(&request.network.name, ipam, SystemTime::now()).is_ok_and(|freed| freed > 0)
     {
@@ -89,12 +88,12 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
         Outcome::Allocated(allocation) => Ok(allocation),
         Outcome::AlreadyHeld(_) => Err(Error::new(
             Code::TryAgainLater,
-            format!("{held:?} were given to this attachment by somebody else just now"),
+            format!("{held:?} were given to this attachment by another plugin just now"),
         )),
     }
 }
 
-fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
+fn result(plan: &Plan, attached: Attached<'_>, netns: &Netns) -> AddResult {
     let on_host = |link: crate::kernel::link::Link| Interface {
         name: link.name,
         mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
@@ -108,9 +107,9 @@ fn result(plan: &Plan, attached: Attached, netns: &Netns) -> AddResult {
         sandbox: netns.path().display().to_string(),
         ..Interface::default()
     };
-    let (bridge, gateway) = match attached.bridge {
-        Some(bridge) => (Some(bridge.link), bridge.gateway),
-        None => (None, None),
+    let (bridge, gateway) = match attached.uplink {
+        Uplink::Bridge { bridge, .. } => (Some(bridge.link), bridge.gateway),
+        Uplink::Ptp(_) => (None, None),
     };
     let mut interfaces: Vec<_> = bridge.into_iter().map(on_host).collect();
     interfaces.extend([on_host(attached.host_end), inside]);

@@ -1,30 +1,30 @@
 //! CHECK: whether an attachment still is what its ADD said.
 
 use super::add::{open_netns, refuse_own_netns};
-use crate::apply::{Host, Maker, firewall, rules, verify};
+use crate::apply::{Host, WiredBy, firewall, rules, verify};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::netns::Netns;
-use crate::plan::firewall::passages;
+use crate::plan::firewall::allowed_traffic;
 use crate::plan::host_end_name;
-use crate::plan::rules::{Wish, wishes};
+use crate::plan::rules::{self as planned_rules, DesiredElement};
 
 /// Serves CHECK.
 ///
 /// # Errors
 /// Code 102 for the first difference, 7 without prevResult, or what made CHECK impossible.
-pub fn run(request: &Request) -> Result<()> {
+pub(super) fn run(request: &Request) -> Result<()> {
     let netns = open_netns(request)?;
     let promised = promised(request)?;
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
     refuse_own_netns(request, &netns, &host.netns).map_err(|err| not_attached(&netns, err))?;
-    if verify(&mut host, &netns, request, promised)? == Maker::Us {
-        rules::verify_wishes(&wishes_of(request, promised))?;
+    if verify(&mut host, &netns, request, promised)? == WiredBy::Pausenet {
+        rules::verify_elements(&desired_elements(request, promised))?;
         let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
-        firewall::verify(&passages(&request.network, &addresses))?;
+        firewall::verify(&allowed_traffic(&request.network, &addresses))?;
     }
     match ipam {
         Some(ipam) => ipam.check(&request.attachment, promised),
@@ -33,10 +33,10 @@ pub fn run(request: &Request) -> Result<()> {
 }
 
 /// What nftables should hold for an attachment with this result.
-pub(super) fn wishes_of(request: &Request, promised: &AddResult) -> Vec<Wish> {
+pub(super) fn desired_elements(request: &Request, promised: &AddResult) -> Vec<DesiredElement> {
     let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
     let mac = promised.mac_of(&request.attachment.ifname);
-    wishes(request, &addresses, mac)
+    planned_rules::desired_elements(request, &addresses, mac)
 }
 
 /// No ADD has attached the host's own namespace: the path has come to lead there since.

@@ -17,7 +17,7 @@ use crate::plan;
 ///
 /// # Errors
 /// Codes 5 and 101, when something is left that could not be removed.
-pub fn run(request: &Request) -> Result<()> {
+pub(super) fn run(request: &Request) -> Result<()> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
     undo(&mut host, ipam.as_ref(), request)
@@ -63,7 +63,7 @@ fn remove_links_and_rules(
     links.and(rules)
 }
 
-/// Runs `there` on a second thread, or after `here` if there is none to be had.
+/// Runs `there` on a second thread, or after `here` if no thread can be started.
 fn side_by_side<A, B: Send>(here: impl FnOnce() -> A, there: impl Fn() -> B + Sync) -> (A, B) {
     std::thread::scope(
         |scope| match std::thread::Builder::new().spawn_scoped(scope, &there) {
@@ -94,7 +94,7 @@ fn remove_links(
     }
 }
 
-/// The elements of the attachment, those too that the request does not tell of.
+/// The elements of the attachment, those too that the request does not mention.
 fn release_rules(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
     let mut nft = rules::open()?;
     if plan::rules::are_used(&request.network) {
@@ -118,14 +118,14 @@ fn remove_another_s(
 ) -> Result<()> {
     reference::remove_link(host, request, addresses)?;
     if has_rules {
-        let places = plan::reference::link_places(&request.attachment);
-        reference::remove_rules(&places)?;
-        reference::warn_of_old_iptables(&places);
+        let locations = plan::reference::link_rule_locations(&request.attachment);
+        reference::remove_rules(&locations)?;
+        reference::warn_of_old_iptables(&locations);
     }
     Ok(())
 }
 
-/// The attachment's addresses: as its result tells them, or else as the IPAM knows them.
+/// The attachment's addresses: from its result, or else from the IPAM.
 fn addresses(request: &Request, ipam: Option<&Ipam>) -> Result<Vec<IpNetwork>> {
     match (&request.network.prev_result, ipam) {
         (Some(promised), _) if !promised.ips.is_empty() => {

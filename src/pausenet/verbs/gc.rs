@@ -3,22 +3,22 @@
 
 use std::collections::HashSet;
 
-use crate::apply::{Host, is_at_work, reference, rules, try_lock};
+use crate::apply::{Host, is_locked, reference, remove_debris, rules};
 use crate::cni::request::{Attachment, Network};
 use crate::cni::{Code, During, Error, Result};
 use crate::ipam::Ipam;
-use crate::kernel::link::{Link, Which};
+use crate::kernel::link::Link;
 use crate::kernel::nft::Element;
 use crate::kernel::{RouteSocket, link};
-use crate::plan::{self, CONDEMNED_GROUP, LINK_GROUP, Owner};
+use crate::plan::{CONDEMNED_GROUP, Mapper, Ownership, element_owner};
 
-/// What is valid: the runtime's list, and whatever somebody holds the lock of.
-struct Valid<'a> {
+/// The attachments that are not stale: those on the runtime's list, and those with a held lock.
+struct ValidAttachments<'a> {
     network: &'a Network,
     listed: HashSet<(&'a str, &'a str)>,
 }
 
-impl<'a> Valid<'a> {
+impl<'a> ValidAttachments<'a> {
     /// # Errors
     /// Code 7 when the runtime gave no list: that is not an empty one.
     fn new(network: &'a Network) -> Result<Self> {
@@ -36,7 +36,7 @@ impl<'a> Valid<'a> {
         Ok(Self { network, listed })
     }
 
-    fn keeps(&self, container: &str, ifname: &str) -> bool {
+    fn contains(&self, container: &str, ifname: &str) -> bool {
         if self.listed.contains(&(container, ifname)) {
             return true;
         }
@@ -45,7 +45,7 @@ impl<'a> Valid<'a> {
             return self.listed.iter().any(|(listed, _)| *listed == container);
         }
         Attachment::of_network(&self.network.name, container, ifname)
-            .is_some_and(|attachment| is_at_work(&attachment))
+            .is_some_and(|attachment| is_locked(&attachment))
     }
 
     fn attachments(&self) -> Vec<Attachment> {
@@ -55,14 +55,10 @@ impl<'a> Valid<'a> {
         self.listed.iter().filter_map(parse).collect()
     }
 
-    fn wants_gone(&self, owner: &Owner) -> bool {
-        match owner {
-            Owner::Attachment(attachment) => {
-                attachment.network == self.network.name
-                    && !self.keeps(attachment.container.as_str(), attachment.ifname.as_str())
-            }
-            Owner::Nobody | Owner::Foreign(_) => false,
-        }
+    /// Whether an attachment is this network's and its owner is gone.
+    fn is_stale(&self, attachment: &Attachment) -> bool {
+        attachment.network == self.network.name
+            && !self.contains(attachment.container.as_str(), attachment.ifname.as_str())
     }
 }
 
@@ -71,10 +67,10 @@ impl<'a> Valid<'a> {
 ///
 /// # Errors
 /// All that went wrong, together, after everything that could be removed was.
-pub fn run(network: &Network) -> Result<()> {
-    let valid = Valid::new(network)?;
+pub(super) fn run(network: &Network) -> Result<()> {
+    let valid = ValidAttachments::new(network)?;
     let ipam = Ipam::new(network);
-    let keep = |container: &str, ifname: &str| valid.keeps(container, ifname);
+    let keep = |container: &str, ifname: &str| valid.contains(container, ifname);
     let stale = match &ipam {
         Ok(Some(ipam)) => ipam.stale(keep),
         _ => Ok(Vec::new()),
@@ -95,48 +91,50 @@ pub fn run(network: &Network) -> Result<()> {
 ///
 /// # Errors
 /// Code 5 after having freed what could be.
-pub fn addresses(network: &Network) -> Result<()> {
-    let valid = Valid::new(network)?;
+pub(super) fn addresses(network: &Network) -> Result<()> {
+    let valid = ValidAttachments::new(network)?;
     match Ipam::new(network)? {
-        Some(ipam) => ipam.collect(|container, ifname| valid.keeps(container, ifname)),
+        Some(ipam) => ipam.collect(|container, ifname| valid.contains(container, ifname)),
         None => Ok(()),
     }
 }
 
 /// Serves GC for `portmap`.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn ports(network: &Network) -> Result<()> {
-    elements(&Valid::new(network)?)
+pub(super) fn ports(network: &Network) -> Result<()> {
+    elements(&ValidAttachments::new(network)?)
 }
 
-fn links(valid: &Valid) -> Result<()> {
+fn links(valid: &ValidAttachments<'_>) -> Result<()> {
     let mut socket = Host::open_socket()?;
     let links = link::list(&mut socket).during("list the host's links")?;
-    let (unwanted, kept): (Vec<_>, Vec<_>) = links
-        .into_iter()
-        .partition(|found| valid.wants_gone(&Owner::of(found.alias.as_deref())));
-    let mut outcome = Ok(());
-    for found in kept.iter().filter(|found| found.group == LINK_GROUP) {
-        if Owner::of(found.alias.as_deref()) == Owner::Nobody {
-            outcome = outcome.and(remove_debris(&mut socket, found).map(drop));
+    let (mut stale, mut debris, mut groups) = (Vec::new(), Vec::new(), HashSet::new());
+    for found in links {
+        match Ownership::of(&found) {
+            Ownership::Attachment(attachment) if valid.is_stale(&attachment) => stale.push(found),
+            Ownership::HalfMade => debris.push(found),
+            Ownership::Attachment(_) | Ownership::Foreign => {
+                groups.insert(found.group);
+            }
         }
     }
-    let is_free = |group: &u32| kept.iter().all(|found| found.group != *group);
-    let Some(group) = (CONDEMNED_GROUP..).find(is_free) else {
+    let mut outcome = Ok(());
+    for found in &debris {
+        // Unless an ADD is at work on it.
+        outcome = outcome.and(remove_debris(&mut socket, found).map(drop));
+    }
+    let Some(group) = (CONDEMNED_GROUP..).find(|group| !groups.contains(group)) else {
         return outcome; // more groups than there can be links
     };
-    for some in unwanted.chunks(TOGETHER) {
+    for some in stale.chunks(TOGETHER) {
         outcome = outcome.and(remove_together(&mut socket, some, group));
     }
     outcome
 }
 
-/// How many links are removed at once. The kernel lets nobody else change links meanwhile.
+/// How many links are removed at once. The kernel lets no other process change links meanwhile.
 const TOGETHER: usize = 64;
 
-/// Removes links by a group that nobody else is in, but for those that another GC condemns. For
+/// Removes links by a group that no other link is in, but for those of another GC. For
 /// each removal the kernel waits until no packet can be using what it removes, and it does so
 /// once for all of a group.
 fn remove_together(socket: &mut RouteSocket, links: &[Link], group: u32) -> Result<()> {
@@ -166,52 +164,28 @@ fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
     link::delete(socket, found.index).during_with(|| format!("remove the host end {}", found.name))
 }
 
-/// Removes a half-made link. It is debris, whosever it was, unless its maker is still at work.
-/// Only its lock tells: so it is taken first, and the link looked at once more. True when it was
-/// debris.
-///
-/// # Errors
-/// Codes 5 and 101.
-pub fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<bool> {
-    let Some(_lock) = plan::lock_name(&found.name)
-        .map(|name| try_lock(&name))
-        .transpose()?
-        .flatten()
-    else {
-        return Ok(false);
+fn elements(valid: &ValidAttachments<'_>) -> Result<()> {
+    let is_stale = |found: &Element| match element_owner(&found.owner) {
+        Some((Mapper::Own | Mapper::Chained, attachment)) => valid.is_stale(&attachment),
+        None => false,
     };
-    let now = link::get(socket, Which::Index(found.index))
-        .during_with(|| format!("look up {}", found.name))?;
-    let is_debris = now.is_some_and(|now| now.alias.is_none() && now.group == LINK_GROUP);
-    if is_debris {
-        remove(socket, found)?;
-    }
-    Ok(is_debris)
+    rules::release_where(&mut rules::open()?, is_stale).map(drop)
 }
 
-fn elements(valid: &Valid) -> Result<()> {
-    let unwanted = |found: &Element| valid.wants_gone(&plan::element_owner(&found.owner));
-    rules::release_where(&mut rules::open()?, unwanted).map(drop)
-}
-
-/// What other firewalls were told of the network goes when it has no attachment any more. The
+/// Rules in other firewalls go when the network has no attachment any more. The
 /// bridge stays, but a hole in another's firewall is not to outlive its use.
-fn firewall(valid: &Valid) -> Result<()> {
+fn firewall(valid: &ValidAttachments<'_>) -> Result<()> {
     if !valid.listed.is_empty() {
         return Ok(());
     }
     let mut socket = Host::open_socket()?;
     let links = link::list(&mut socket).during("list the host's links")?;
-    let in_use =
-        links
-            .iter()
-            .filter(|found| found.group == LINK_GROUP)
-            .any(|found| match Owner::of(found.alias.as_deref()) {
-                Owner::Attachment(attachment) => attachment.network == valid.network.name,
-                // Of an ADD at work, and perhaps on this network.
-                Owner::Nobody => true,
-                Owner::Foreign(_) => false,
-            });
+    let in_use = links.iter().any(|found| match Ownership::of(found) {
+        Ownership::Attachment(attachment) => attachment.network == valid.network.name,
+        // Of an ADD at work, and perhaps on this network.
+        Ownership::HalfMade => true,
+        Ownership::Foreign => false,
+    });
     if in_use {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use crate::ipam::{HostLocal, Outcome};
 ///
 /// # Errors
 /// Code 100 when the container has an address for the interface already; the IPAM's own.
-pub fn add(request: &Request) -> Result<String> {
+pub(super) fn add(request: &Request) -> Result<String> {
     let ipam = ipam(request)?;
     let requested: Vec<_> = request.requested_ips.all().collect();
     let allocation = match ipam.allocate(&request.attachment, &requested)? {
@@ -44,7 +44,7 @@ pub fn add(request: &Request) -> Result<String> {
 ///
 /// # Errors
 /// Code 5 when the store cannot be used.
-pub fn del(request: &Request) -> Result<()> {
+pub(super) fn del(request: &Request) -> Result<()> {
     ipam(request)?.release(&request.attachment)
 }
 
@@ -53,7 +53,7 @@ pub fn del(request: &Request) -> Result<()> {
 ///
 /// # Errors
 /// Code 102 when it has none.
-pub fn check(request: &Request) -> Result<()> {
+pub(super) fn check(request: &Request) -> Result<()> {
     if ipam(request)?.held(&request.attachment)?.is_empty() {
         return Err(Error::new(
             Code::AttachmentDiffers,

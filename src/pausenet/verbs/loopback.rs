@@ -1,7 +1,7 @@
 //! The plugin `loopback`: switches a container's lo on.
 
 use super::add::open_netns;
-use crate::apply::open_inside;
+use crate::apply::open_in_container;
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, During, Error, IfName, Result};
@@ -11,10 +11,7 @@ use crate::kernel::{RouteSocket, address, link};
 
 /// Serves ADD. CNI_IFNAME is not looked at: there is one loopback. A result that came in is
 /// passed on.
-///
-/// # Errors
-/// Codes 8 and 101.
-pub fn add(request: &Request) -> Result<String> {
+pub(super) fn add(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
     let mut inside = enter(&netns)?;
     let lo = find(&mut inside)?;
@@ -28,14 +25,11 @@ pub fn add(request: &Request) -> Result<String> {
 }
 
 /// Serves DEL: switches lo off. A namespace that is gone has none.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn del(request: &Request) -> Result<()> {
+pub(super) fn del(request: &Request) -> Result<()> {
     let Some(Ok(netns)) = request.netns.as_deref().map(Netns::open) else {
         return Ok(());
     };
-    // A dead pod's path may have come to mean the host: its lo is none of ours.
+    // A dead pod's path may lead to the host by now, whose lo must stay on.
     if netns.is_same(&Netns::own()?).unwrap_or(true) && !request.netns_override {
         return Ok(());
     }
@@ -49,7 +43,7 @@ pub fn del(request: &Request) -> Result<()> {
 ///
 /// # Errors
 /// Code 102 when lo is off.
-pub fn check(request: &Request) -> Result<()> {
+pub(super) fn check(request: &Request) -> Result<()> {
     let netns = open_netns(request)?;
     let lo = find(&mut enter(&netns)?)?;
     if !lo.up {
@@ -62,9 +56,10 @@ pub fn check(request: &Request) -> Result<()> {
 }
 
 fn enter(netns: &Netns) -> Result<RouteSocket> {
-    netns.enter(&Netns::own()?, open_inside)
+    netns.enter(&Netns::own()?, open_in_container)
 }
 
+#[expect(clippy::expect_used, reason = "lo is a name")]
 fn find(inside: &mut RouteSocket) -> Result<Link> {
     let name = IfName::parse("lo").expect("a fine name");
     link::get(inside, Which::Name(&name))

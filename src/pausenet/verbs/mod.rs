@@ -1,267 +1,76 @@
-//! What a runtime asks for, and the way in and out that all plugins share.
-//!
-//! The binary is several plugins: what it is called as (the last part of `argv[0]`) decides
-//! which, as [`Plugin`] tells. One file here for each verb of the plugins that wire containers
-//! ([`add`], [`del`], [`check`], [`gc`], [`status`]), and one for each of the others.
+//! What a runtime asks for: one file for each verb of the plugins that wire containers ([`add`],
+//! [`del`], [`check`], [`gc`], [`status`]), and one for each of the other plugins. [`serve`] is the
+//! table of both.
 
 mod add;
 mod check;
 mod del;
-pub mod gc;
+mod gc;
 mod host_local;
 mod loopback;
 mod portmap;
 mod status;
 mod version;
 
-use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
-use std::path::Path;
-use std::process::ExitCode;
+use crate::cni::call::Call;
+use crate::cni::request::Request;
+use crate::cni::{Plugin, Result};
+use crate::plan::rules::DesiredElement;
 
-use crate::cni::env::{Environment, Verb};
-use crate::cni::link::Mode;
-use crate::cni::request::{Network, Request};
-use crate::cni::{Code, Error, Result, SpecVersion};
-use crate::plan::rules::Wish;
+/// Serves a call. Gives back what goes to stdout: nothing for most verbs.
+///
+/// # Errors
+/// The verb's own, as the runtime is to see it.
+pub(crate) fn serve(plugin: Plugin, call: &Call) -> Result<String> {
+    match call {
+        Call::Add(request) => match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => add::run(request),
+            Plugin::HostLocal => host_local::add(request),
+            Plugin::Loopback => loopback::add(request),
+            Plugin::Portmap => portmap::add(request),
+        },
+        Call::Del(request) => silent(match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => del::run(request),
+            Plugin::HostLocal => host_local::del(request),
+            Plugin::Loopback => loopback::del(request),
+            Plugin::Portmap => portmap::del(request),
+        }),
+        Call::Check(request) => silent(match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => check::run(request),
+            Plugin::HostLocal => host_local::check(request),
+            Plugin::Loopback => loopback::check(request),
+            Plugin::Portmap => portmap::check(request),
+        }),
+        Call::Gc(network) => silent(match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => gc::run(network),
+            Plugin::HostLocal => gc::addresses(network),
+            Plugin::Loopback => Ok(()),
+            Plugin::Portmap => gc::ports(network),
+        }),
+        Call::Status(network) => silent(match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => status::run(network),
+            Plugin::HostLocal => status::addresses(network),
+            Plugin::Loopback => Ok(()),
+            Plugin::Portmap => status::kernel(),
+        }),
+        Call::Version => Ok(version::run()),
+    }
+}
+
+fn silent(outcome: Result<()>) -> Result<String> {
+    outcome.map(|()| String::new())
+}
 
 /// What nftables should hold for an attachment, by the result of its ADD in prevResult.
-pub fn wishes(plugin: Plugin, request: &Request) -> Vec<Wish> {
+pub fn desired_elements(plugin: Plugin, request: &Request) -> Vec<DesiredElement> {
     let Some(promised) = &request.network.prev_result else {
         return Vec::new();
     };
     match plugin {
-        Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => check::wishes_of(request, promised),
-        Plugin::Portmap => portmap::wishes(request, promised),
+        Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => {
+            check::desired_elements(request, promised)
+        }
+        Plugin::Portmap => portmap::desired_elements(request, promised),
         Plugin::HostLocal | Plugin::Loopback => Vec::new(),
-    }
-}
-
-/// More than any config: what is longer is a mistake, not a network.
-const MAX_CONFIG: u64 = 16 * 1024 * 1024;
-
-const HELP: &str = concat!(
-    "pausenet ",
-    env!("CARGO_PKG_VERSION"),
-    ", a CNI plugin (specification 0.1.0 to 1.1.0)
-
-Container runtimes call it, with CNI_* variables and a network config on stdin:
-
-  CNI_COMMAND=ADD CNI_CONTAINERID=web CNI_NETNS=/run/netns/web CNI_IFNAME=eth0 \\
-  CNI_PATH=/opt/cni/bin pausenet < podnet.conf
-
-Verbs: ADD, DEL, CHECK, GC, STATUS, VERSION. The result, or an error with its
-code, is JSON on stdout; the exit status is 0 or 1. Linked or copied as bridge,
-ptp, host-local, loopback or portmap, it is that plugin. People use pausectl."
-);
-
-/// Which plugin the binary is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plugin {
-    /// Link, addresses, masquerade and ports from one config.
-    Pausenet,
-    /// The reference's, by name.
-    Bridge,
-    Ptp,
-    HostLocal,
-    Loopback,
-    Portmap,
-}
-
-impl Plugin {
-    /// The plugin that a file name means; any name that is none of the reference's is ours.
-    pub fn called(program: &OsStr) -> Self {
-        match Path::new(program).file_name().and_then(OsStr::to_str) {
-            Some("bridge") => Self::Bridge,
-            Some("ptp") => Self::Ptp,
-            Some("host-local") => Self::HostLocal,
-            Some("loopback") => Self::Loopback,
-            Some("portmap") => Self::Portmap,
-            _ => Self::Pausenet,
-        }
-    }
-
-    fn mode(self) -> Mode {
-        match self {
-            Self::Pausenet => Mode::Configured,
-            Self::Bridge => Mode::Bridge,
-            Self::Ptp => Mode::Ptp,
-            Self::HostLocal | Self::Loopback | Self::Portmap => Mode::Foreign,
-        }
-    }
-}
-
-/// The whole plugin: reads the request, serves it, writes the answer.
-///
-/// Nothing but the answer goes to stdout. The exit status is 1 with an error object.
-pub fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(report_panic));
-    let plugin = Plugin::called(&std::env::args_os().next().unwrap_or_default());
-    let lookup = |name: &str| std::env::var_os(name);
-    let mut stdin = Vec::new();
-    let outcome = serve(plugin, &lookup, std::io::stdin(), &mut stdin);
-    let (added, text, status) = match outcome {
-        Ok(answer) => (is_add(&lookup), answer, ExitCode::SUCCESS),
-        Err(err) => (false, describe(err, &lookup, &stdin), ExitCode::FAILURE),
-    };
-    let line = if text.is_empty() { text } else { text + "\n" };
-    let Err(err) = std::io::stdout().write_all(line.as_bytes()) else {
-        return status;
-    };
-    let mut lost = Error::new(Code::Io, format!("cannot write the answer: {err}"));
-    if added {
-        lost = lost.hint(undo_add(plugin, &lookup, &stdin));
-    }
-    eprintln!("pausenet: {lost}");
-    let _ = writeln!(std::io::stdout(), "{}", describe(lost, &lookup, &stdin));
-    ExitCode::FAILURE
-}
-
-fn is_add(lookup: &impl Fn(&str) -> Option<OsString>) -> bool {
-    lookup("CNI_COMMAND").is_some_and(|verb| verb == Verb::Add.as_str())
-}
-
-/// An ADD whose result did not reach the runtime has failed as far as that knows. Tells what
-/// became of the attachment.
-fn undo_add(plugin: Plugin, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &[u8]) -> String {
-    let as_del = |name: &str| match name {
-        "CNI_COMMAND" => Some(Verb::Del.as_str().into()),
-        other => lookup(other),
-    };
-    match serve(plugin, &as_del, stdin, &mut Vec::new()) {
-        Ok(_) => "the attachment was removed again".to_owned(),
-        Err(err) => format!("and the attachment could not be removed again: {err}"),
-    }
-}
-
-/// Serves one request; what was read from `input` stays in `stdin`, for the error to name.
-fn serve(
-    plugin: Plugin,
-    lookup: &impl Fn(&str) -> Option<OsString>,
-    input: impl Read,
-    stdin: &mut Vec<u8>,
-) -> Result<String> {
-    // What the reference's plugin does not read cannot be wrong.
-    let lookup = |name: &str| match name {
-        "CNI_ARGS" if matches!(plugin, Plugin::Loopback | Plugin::Portmap) => None,
-        _ => lookup(name),
-    };
-    let environment = Environment::parse(lookup);
-    if let Ok(None) = environment {
-        return Ok(HELP.to_owned());
-    }
-    // VERSION says nothing about a network; a runtime may leave stdin open.
-    if !matches!(&environment, Ok(Some(env)) if env.verb == Verb::Version) {
-        input
-            .take(MAX_CONFIG)
-            .read_to_end(stdin)
-            .map_err(|err| Error::new(Code::Io, format!("cannot read stdin: {err}")))?;
-    }
-    let Some(env) = environment? else {
-        return Ok(HELP.to_owned());
-    };
-    dispatch(plugin, &env, stdin.clone())
-}
-
-fn dispatch(plugin: Plugin, env: &Environment, config: Vec<u8>) -> Result<String> {
-    let mode = plugin.mode();
-    let silent = |()| String::new();
-    match env.verb {
-        Verb::Version => Ok(version::run()),
-        Verb::Add | Verb::Del | Verb::Check => {
-            let request = Request::new(env, mode, config)?;
-            match (plugin, env.verb) {
-                (Plugin::HostLocal, Verb::Add) => host_local::add(&request),
-                (Plugin::HostLocal, Verb::Del) => host_local::del(&request).map(silent),
-                (Plugin::HostLocal, _) => host_local::check(&request).map(silent),
-                (Plugin::Loopback, Verb::Add) => loopback::add(&request),
-                (Plugin::Loopback, Verb::Del) => loopback::del(&request).map(silent),
-                (Plugin::Loopback, _) => loopback::check(&request).map(silent),
-                (Plugin::Portmap, Verb::Add) => portmap::add(&request),
-                (Plugin::Portmap, Verb::Del) => portmap::del(&request).map(silent),
-                (Plugin::Portmap, _) => portmap::check(&request).map(silent),
-                (_, Verb::Add) => add::run(&request),
-                (_, Verb::Del) => del::run(&request).map(silent),
-                (_, _) => check::run(&request).map(silent),
-            }
-        }
-        Verb::Gc => {
-            let network = Network::new(env, mode, config)?;
-            match plugin {
-                Plugin::Loopback => Ok(()),
-                Plugin::HostLocal => gc::addresses(&network),
-                Plugin::Portmap => gc::ports(&network),
-                Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => gc::run(&network),
-            }
-            .map(silent)
-        }
-        Verb::Status => {
-            let network = Network::new(env, mode, config)?;
-            match plugin {
-                Plugin::Loopback => Ok(()),
-                Plugin::HostLocal => status::addresses(&network),
-                Plugin::Portmap => status::kernel(),
-                Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => status::run(&network),
-            }
-            .map(silent)
-        }
-    }
-}
-
-/// The error object, with what it is about in front: verb, network, container, interface, as
-/// far as they are known. Some of them may be the very thing that is wrong.
-fn describe(err: Error, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Known {
-        name: Option<String>,
-        #[serde(rename = "cniVersion")]
-        version: Option<String>,
-    }
-    let known: Option<Known> = serde_json::from_slice(stdin).ok();
-    let (name, version) = known.map_or((None, None), |known| (known.name, known.version));
-    let version = SpecVersion::parse(version.as_deref()).unwrap_or(SpecVersion::NEWEST);
-    let variable = |key| lookup(key).map(|value| value.to_string_lossy().into_owned());
-    let shown = |value: Option<String>| match value.filter(|value| !value.is_empty()) {
-        None => "unknown".to_owned(),
-        Some(value) => value
-            .chars()
-            .take(64)
-            .flat_map(char::escape_debug)
-            .collect(),
-    };
-    let err = err.context(format!(
-        "{} (network {}, container {}, interface {})",
-        shown(variable("CNI_COMMAND")),
-        shown(name),
-        shown(variable("CNI_CONTAINERID")),
-        shown(variable("CNI_IFNAME")),
-    ));
-    err.to_json(version.as_str())
-}
-
-/// A bug must look like any other error to the runtime. Whatever was half done has no alias,
-/// so the next ADD or DEL clears it.
-fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
-    let err = Error::new(Code::Internal, format!("pausenet has a bug: {panic}"));
-    let _ = std::io::stdout().write_all(err.to_json(SpecVersion::NEWEST.as_str()).as_bytes());
-    eprintln!("{err}");
-    std::process::exit(1);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_it_is_called_by_decides() {
-        for (name, plugin) in [
-            ("/opt/cni/bin/bridge", Plugin::Bridge),
-            ("host-local", Plugin::HostLocal),
-            ("/x/pausenet", Plugin::Pausenet),
-            ("/x/bridge2", Plugin::Pausenet),
-            ("", Plugin::Pausenet),
-        ] {
-            assert_eq!(Plugin::called(OsStr::new(name)), plugin, "{name}");
-        }
     }
 }

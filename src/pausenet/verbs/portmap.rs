@@ -1,18 +1,18 @@
-//! The plugin `portmap`: leads ports of the host to a container that a plugin before it wired.
+//! The plugin `portmap`: publishes ports of a container that the plugin before it attached.
 
 use super::check::promised;
-use crate::apply::{Host, Mapper, publish, reference, rules};
+use crate::apply::{Host, publish, reference, rules};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
-use crate::plan::rules::{Wish, port_keys, port_wishes};
-use crate::plan::{self, host_end_name};
+use crate::plan::rules::{DesiredElement, desired_port_elements, port_keys};
+use crate::plan::{self, Mapper, host_end_name};
 
 /// Serves ADD: passes on the result that came in.
 ///
 /// # Errors
 /// Code 7 when it is not chained; 103 when a port is taken; 101 when the kernel refuses.
-pub fn add(request: &Request) -> Result<String> {
+pub(super) fn add(request: &Request) -> Result<String> {
     let before = request.network.prev_result.as_ref().ok_or_else(|| {
         Error::new(Code::InvalidConfig, "portmap without prevResult")
             .hint("portmap goes into a conflist behind the plugin that wires the container")
@@ -31,12 +31,9 @@ pub fn add(request: &Request) -> Result<String> {
     Ok(before.to_json(request.network.version))
 }
 
-/// Serves DEL. Which ports there were, the runtime may have forgotten; whose they were is
-/// written on them.
-///
-/// # Errors
-/// Code 101 when the kernel refuses.
-pub fn del(request: &Request) -> Result<()> {
+/// Serves DEL. The runtime may have forgotten which ports were mapped; their elements carry their
+/// owner.
+pub(super) fn del(request: &Request) -> Result<()> {
     let owner = owner(request);
     let _host = Host::open(&host_end_name(&request.attachment))?;
     let was_ours = match (&request.network.ports, &request.network.prev_result) {
@@ -51,10 +48,12 @@ pub fn del(request: &Request) -> Result<()> {
         // On a node that has changed to ours, what a plugin before us mapped is ours to remove.
         let before = request.network.prev_result.as_ref();
         let addresses = before.map(|before| before.addresses_of(&request.attachment.ifname));
-        let places =
-            plan::reference::port_places(&request.attachment, &addresses.unwrap_or_default());
-        reference::remove_rules(&places)?;
-        reference::warn_of_old_iptables(&places);
+        let locations = plan::reference::port_rule_locations(
+            &request.attachment,
+            &addresses.unwrap_or_default(),
+        );
+        reference::remove_rules(&locations)?;
+        reference::warn_of_old_iptables(&locations);
     }
     Ok(())
 }
@@ -63,15 +62,16 @@ pub fn del(request: &Request) -> Result<()> {
 ///
 /// # Errors
 /// Code 102 for the first mapping that is not there.
-pub fn check(request: &Request) -> Result<()> {
+pub(super) fn check(request: &Request) -> Result<()> {
     let before = promised(request)?;
     match &request.network.ports {
         Some(_) => {
             let addresses = before.addresses_of(&request.attachment.ifname);
-            rules::verify_wishes(&wishes(request, before)).or_else(|err| {
-                let places = plan::reference::port_places(&request.attachment, &addresses);
+            rules::verify_elements(&desired_elements(request, before)).or_else(|err| {
+                let locations =
+                    plan::reference::port_rule_locations(&request.attachment, &addresses);
                 // Mapped by a plugin before us: its rules count as well.
-                if reference::has_rules(&places)? {
+                if reference::has_rules(&locations)? {
                     Ok(())
                 } else {
                     Err(err)
@@ -83,10 +83,10 @@ pub fn check(request: &Request) -> Result<()> {
 }
 
 /// What nftables should hold for a container with this result.
-pub(super) fn wishes(request: &Request, result: &AddResult) -> Vec<Wish> {
+pub(super) fn desired_elements(request: &Request, result: &AddResult) -> Vec<DesiredElement> {
     let addresses = result.addresses_of(&request.attachment.ifname);
     match &request.network.ports {
-        Some(ports) => port_wishes(ports, &addresses, &owner(request)),
+        Some(ports) => desired_port_elements(ports, &addresses, &owner(request)),
         None => Vec::new(),
     }
 }

@@ -13,13 +13,13 @@ use crate::plan;
 ///
 /// # Errors
 /// Code 50 with the reason.
-pub fn run(network: &Network) -> Result<()> {
+pub(super) fn run(network: &Network) -> Result<()> {
     kernel()?;
     if plan::rules::are_used(network) {
         crate::apply::rules::ready().map_err(unavailable)?;
     }
     // A place for the locks of ADDs; the name is that of no link.
-    let probe = IfName::parse("status").expect("a fine name");
+    let probe = IfName::parse("status").map_err(|why| Error::new(Code::Internal, why))?;
     try_lock(&probe).map_err(unavailable)?;
     addresses(network)
 }
@@ -27,13 +27,13 @@ pub fn run(network: &Network) -> Result<()> {
 /// Serves STATUS for `host-local`.
 ///
 /// # Errors
-/// Code 50 with the reason; exhaustion is none where the config says so.
-pub fn addresses(network: &Network) -> Result<()> {
+/// Code 50 with the reason. Exhaustion is no reason if the config says so.
+pub(super) fn addresses(network: &Network) -> Result<()> {
     let Some(ipam) = Ipam::new(network).map_err(unavailable)? else {
         return Ok(());
     };
     let mut outcome = ipam.ready();
-    // Only of networks that we wire can it be told which addresses are dead.
+    // Which addresses are dead can be found only on networks that this plugin attaches pods to.
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
@@ -51,10 +51,7 @@ pub fn addresses(network: &Network) -> Result<()> {
 
 /// Whether links and namespaces may be changed: the kernel is asked to remove a link that
 /// cannot exist, which it answers differently to whom it would not let remove one.
-///
-/// # Errors
-/// Code 50.
-pub fn kernel() -> Result<()> {
+pub(super) fn kernel() -> Result<()> {
     const NO_LINK: u32 = i32::MAX as u32;
     let mut socket = Host::open_socket().map_err(unavailable)?;
     link::delete(&mut socket, NO_LINK)

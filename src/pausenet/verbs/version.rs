@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cni::SpecVersion;
 
 /// The answer to VERSION (specification, section 5, "VERSION Success").
-pub fn run() -> String {
+pub(super) fn run() -> String {
     json!({
         "cniVersion": SpecVersion::NEWEST.as_str(),
         "supportedVersions": SpecVersion::ALL.map(SpecVersion::as_str),

@@ -10,12 +10,14 @@ use crate::doctor::repair;
 use crate::doctor::snapshot::Scene;
 use pausenet::apply::firewall::{ensure, obstacles};
 use pausenet::cni::NetworkName;
-use pausenet::plan::firewall::{Keeper, Obstacle, Passage, Remedy, passages};
+use pausenet::plan::firewall::{
+    AllowedTraffic, FirewallManager, Obstacle, Remedy, allowed_traffic,
+};
 use pausenet_host::Result;
 
 /// Tell Docker's firewall what to let through, as every ADD does.
 #[derive(Debug, Clone)]
-pub struct Repair(Vec<Passage>);
+pub struct Repair(Vec<AllowedTraffic>);
 
 impl Repair {
     pub fn done(&self) -> String {
@@ -32,11 +34,11 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
     let running = running(scene);
     let configured = configured(scene, &running);
     let mut findings = Vec::new();
-    for (passages, severity) in [(running, Severity::Problem), (configured, Severity::Note)] {
-        match obstacles(&passages) {
+    for (traffic, severity) in [(running, Severity::Problem), (configured, Severity::Note)] {
+        match obstacles(&traffic) {
             Ok(found) => {
                 let found = found.into_iter();
-                findings.extend(found.filter_map(|found| judge(found, &passages, severity)));
+                findings.extend(found.filter_map(|found| judge(found, &traffic, severity)));
             }
             Err(err) => {
                 findings.push(Finding::unseen(Check::Firewall, "other firewalls", err));
@@ -48,13 +50,13 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
 }
 
 /// What attachments that are there now need.
-fn running(scene: &Scene) -> Vec<Passage> {
-    let mut found: Vec<Passage> = Vec::new();
+fn running(scene: &Scene) -> Vec<AllowedTraffic> {
+    let mut found: Vec<AllowedTraffic> = Vec::new();
     for attached in &scene.attached {
         let addresses = attached.addresses.as_deref().unwrap_or_default();
         for duty in &attached.duties {
-            let wanted = passages(&duty.request.network, addresses).into_iter();
-            let new: Vec<_> = wanted.filter(|passage| !found.contains(passage)).collect();
+            let wanted = allowed_traffic(&duty.request.network, addresses).into_iter();
+            let new: Vec<_> = wanted.filter(|allowed| !found.contains(allowed)).collect();
             found.extend(new);
         }
     }
@@ -62,7 +64,7 @@ fn running(scene: &Scene) -> Vec<Passage> {
 }
 
 /// What networks would need that have no attachment yet.
-fn configured(scene: &Scene, running: &[Passage]) -> Vec<Passage> {
+fn configured(scene: &Scene, running: &[AllowedTraffic]) -> Vec<AllowedTraffic> {
     let busy = networks(running);
     let mut networks: Vec<_> = wired_by_us(scene).into_values().collect();
     networks.retain(|network| !busy.contains(&network.name));
@@ -73,15 +75,15 @@ fn configured(scene: &Scene, running: &[Passage]) -> Vec<Passage> {
             .flat_map(|ipam| ipam.ranges())
             .map(|range| range.subnet)
             .collect();
-        passages(network, &subnets)
+        allowed_traffic(network, &subnets)
     });
     wanted.collect()
 }
 
-fn networks(passages: &[Passage]) -> BTreeSet<NetworkName> {
-    passages
+fn networks(traffic: &[AllowedTraffic]) -> BTreeSet<NetworkName> {
+    traffic
         .iter()
-        .map(|passage| passage.network.clone())
+        .map(|allowed| allowed.network.clone())
         .collect()
 }
 
@@ -90,12 +92,12 @@ fn names<'a>(networks: impl IntoIterator<Item = &'a NetworkName>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-fn judge(found: Obstacle, passages: &[Passage], severity: Severity) -> Option<Finding> {
-    let whose = match found.keeper {
-        Keeper::Docker => "Docker's firewall",
-        Keeper::Firewalld => "firewalld",
-        Keeper::Ufw => "ufw",
-        Keeper::Unknown => "a firewall on this host",
+fn judge(found: Obstacle, traffic: &[AllowedTraffic], severity: Severity) -> Option<Finding> {
+    let whose = match found.manager {
+        FirewallManager::Docker => "Docker's firewall",
+        FirewallManager::Firewalld => "firewalld",
+        FirewallManager::Ufw => "ufw",
+        FirewallManager::Unknown => "a firewall on this host",
     };
     let shut_out = names(&found.networks);
     let finding = Finding::new(
@@ -109,9 +111,9 @@ fn judge(found: Obstacle, passages: &[Passage], severity: Severity) -> Option<Fi
         // The next ADD sees to it before anybody could notice.
         Remedy::Ours if severity < Severity::Problem => None,
         Remedy::Ours => {
-            let of_these = |passage: &&Passage| found.networks.contains(&passage.network);
-            let passages = passages.iter().filter(of_these).cloned().collect();
-            Some(finding.repair(repair::Repair::Firewall(Repair(passages))))
+            let of_these = |allowed: &&AllowedTraffic| found.networks.contains(&allowed.network);
+            let traffic = traffic.iter().filter(of_these).cloned().collect();
+            Some(finding.repair(repair::Repair::Firewall(Repair(traffic))))
         }
         Remedy::Commands(commands) => Some(finding.how(commands.join("; "))),
     }

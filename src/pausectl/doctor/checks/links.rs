@@ -8,15 +8,13 @@ use std::path::{Path, PathBuf};
 use crate::doctor::finding::{Check, Finding, OUTSIDE};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Attached, Scene, is_link_there};
-use pausenet::apply::{self, Host, host_end, is_at_work, try_lock};
+use pausenet::apply::{self, Host, host_end, is_locked, try_lock};
 use pausenet::cni::IfName;
-use pausenet::cni::link::LinkConf;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet::plan::{LINK_GROUP, Owner, host_end_name, lock_name};
-use pausenet::verbs::gc::remove_debris;
+use pausenet::plan::{Ownership, host_end_name, is_half_made};
 use pausenet_host::{During, Error, Result};
 
 /// A repair of links.
@@ -43,7 +41,7 @@ impl Repair {
                 let found = link::get(&mut socket, Which::Name(name))
                     .during_with(|| format!("look up {name}"))?;
                 match found.filter(is_half_made) {
-                    Some(found) => Ok(remove_debris(&mut socket, &found)?),
+                    Some(found) => Ok(apply::remove_debris(&mut socket, &found)?),
                     None => Ok(false),
                 }
             }
@@ -59,10 +57,6 @@ impl Repair {
             }
         }
     }
-}
-
-fn is_half_made(link: &Link) -> bool {
-    link.group == LINK_GROUP && link.alias.is_none() && matches!(link.kind.as_str(), "veth" | "ifb")
 }
 
 pub fn check(scene: &Scene) -> Vec<Finding> {
@@ -95,30 +89,24 @@ fn half_made(link: &Link) -> Option<Finding> {
     if !is_half_made(link) {
         return None;
     }
-    let name = lock_name(&link.name)?;
-    // Whoever holds the lock is making it, or has finished it by now.
-    let free = matches!(try_lock(&name), Ok(Some(_)));
-    let now = IfName::parse(&link.name).ok().filter(|_| free)?;
-    let is_still = Host::open_socket()
-        .ok()
-        .and_then(|mut socket| link::get(&mut socket, Which::Name(&now)).ok()?)
-        .is_some_and(|link| is_half_made(&link));
-    is_still.then(|| {
+    let name = IfName::parse(&link.name).ok()?;
+    let is_debris = Host::open_socket()
+        .and_then(|mut socket| apply::is_debris(&mut socket, link))
+        .unwrap_or(false);
+    is_debris.then(|| {
         Finding::problem(Check::Links, &link.name, "its ADD was killed half way")
             .means("it belongs to nobody; its name is free for the next ADD of the same attachment only")
             .how(format!("ip link delete {}", link.name))
-            .repair(repair::Repair::Links(Repair::Debris(now)))
+            .repair(repair::Repair::Links(Repair::Debris(name)))
     })
 }
 
 /// An IFB does not go with its container's namespace.
 fn widowed(link: &Link, links: &[Link]) -> Option<Finding> {
-    let Owner::Attachment(attachment) = Owner::of(link.alias.as_deref()) else {
-        return None;
-    };
+    let attachment = Ownership::of(link).attachment()?;
     let host_end = host_end_name(&attachment);
     let is_there = links.iter().any(|link| link.name == host_end.as_str());
-    if link.kind != "ifb" || is_there || is_at_work(&attachment) {
+    if link.kind != "ifb" || is_there || is_locked(&attachment) {
         return None;
     }
     Some(
@@ -137,7 +125,7 @@ fn widowed(link: &Link, links: &[Link]) -> Option<Finding> {
 fn bridge(attached: &Attached, links: &[Link]) -> Option<Finding> {
     let end = &attached.host_end;
     let subject = format!("{} ({})", end.name, attached.attachment);
-    if is_at_work(&attached.attachment) {
+    if is_locked(&attached.attachment) {
         return None;
     }
     let problem =
@@ -151,10 +139,7 @@ fn bridge(attached: &Attached, links: &[Link]) -> Option<Finding> {
     let conf = attached
         .duties
         .iter()
-        .find_map(|duty| match &duty.request.network.link {
-            Some(LinkConf::Bridge(conf)) => Some(conf),
-            _ => None,
-        })?;
+        .find_map(|duty| duty.request.network.link.as_ref()?.bridge())?;
     let bridge = links.iter().find(|link| link.name == conf.name.as_str());
     match bridge {
         None => Some(
@@ -190,7 +175,7 @@ fn deserted(attached: &[Attached]) -> Vec<Finding> {
     for attached in attached {
         let id = attached.host_end.peer_netns;
         let is_open = id.is_some_and(|id| open.contains(&id));
-        if !is_open || is_at_work(&attached.attachment) || !is_link_there(attached.host_end.index) {
+        if !is_open || is_locked(&attached.attachment) || !is_link_there(attached.host_end.index) {
             continue;
         }
         let subject = format!("{} ({})", attached.host_end.name, attached.attachment);

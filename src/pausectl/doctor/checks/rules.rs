@@ -8,14 +8,16 @@ use std::collections::{HashMap, HashSet};
 use crate::doctor::finding::{Check, Finding};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Behind, Scene, is_link_there, is_there};
-use pausenet::apply::{Host, Place, Present, host_end, is_at_work, put_back, rules, try_lock};
+use pausenet::apply::{
+    ElementKey, Host, ObservedElements, host_end, is_locked, restore_elements, rules, try_lock,
+};
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::{AddResult, Interface};
 use pausenet::kernel::KernelError;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::{Element, Nft, Set};
-use pausenet::plan::rules::{Wish, target};
-use pausenet::plan::{Owner, element_owner, host_end_name};
+use pausenet::plan::rules::{DesiredElement, target};
+use pausenet::plan::{Mapper, element_owner, host_end_name};
 use pausenet_host::Result;
 use pausenet_host::runtime::duty;
 
@@ -27,10 +29,10 @@ pub enum Repair {
         attachment: Attachment,
         /// The index of its host end: while that is there, it is the same attachment.
         host_end: u32,
-        wishes: Vec<Wish>,
+        wishes: Vec<DesiredElement>,
     },
     /// Put back tables, sets, chains and rules that attachments share.
-    Shared(Vec<Wish>),
+    Shared(Vec<DesiredElement>),
     /// Remove elements whose attachment is gone.
     Drop {
         attachment: Attachment,
@@ -54,7 +56,7 @@ impl Repair {
                 attachment,
                 host_end: index,
                 wishes,
-            } => Ok(put_back(attachment, *index, wishes)?),
+            } => Ok(restore_elements(attachment, *index, wishes)?),
             Self::Shared(wishes) => {
                 rules::restore_shared(wishes)?;
                 Ok(true)
@@ -81,7 +83,7 @@ struct Due {
     attachment: Attachment,
     host_end: u32,
     is_remembered: bool,
-    wishes: Vec<Wish>,
+    wishes: Vec<DesiredElement>,
 }
 
 pub fn check(scene: &Scene) -> Vec<Finding> {
@@ -107,8 +109,8 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
     findings
 }
 
-fn read() -> Result<Present, KernelError> {
-    Present::read(&mut Nft::open()?)
+fn read() -> Result<ObservedElements, KernelError> {
+    ObservedElements::read(&mut Nft::open()?)
 }
 
 /// Attachments of which nobody can say any more what they were asked for.
@@ -193,11 +195,11 @@ fn host_end_of<'a>(promised: &AddResult, links: &'a [Link]) -> Option<&'a Link> 
         })
 }
 
-fn lost(present: &Present, due: &[Due]) -> Vec<Finding> {
+fn lost(present: &ObservedElements, due: &[Due]) -> Vec<Finding> {
     let mut findings = Vec::new();
     // Without the shared objects no element can be; they come back with the first.
     let all: Vec<_> = due.iter().flat_map(|due| due.wishes.clone()).collect();
-    let chains = present.incomplete(&all);
+    let chains = present.incomplete_chains(&all);
     if !chains.is_empty() {
         findings.push(
             Finding::problem(
@@ -211,9 +213,9 @@ fn lost(present: &Present, due: &[Due]) -> Vec<Finding> {
         );
     }
     for due in due {
-        let gone = present.lost(&due.wishes);
+        let gone = present.missing(&due.wishes);
         // An ADD or DEL that is at work has its own mind about it.
-        if gone.is_empty() || is_at_work(&due.attachment) || !is_link_there(due.host_end) {
+        if gone.is_empty() || is_locked(&due.attachment) || !is_link_there(due.host_end) {
             continue;
         }
         let what = format!("gone from nftables: {}", shown(&gone));
@@ -237,7 +239,7 @@ fn lost(present: &Present, due: &[Due]) -> Vec<Finding> {
 }
 
 /// Wishes in the words of people.
-fn shown(wishes: &[Wish]) -> String {
+fn shown(wishes: &[DesiredElement]) -> String {
     let mut words: Vec<String> = Vec::new();
     for wish in wishes {
         let set = wish.set.name.as_str();
@@ -272,8 +274,8 @@ fn elements(count: usize) -> String {
 }
 
 /// Elements of attachments that are no more.
-fn leftovers(present: &Present, scene: &Scene) -> Vec<Finding> {
-    let mut owners: HashMap<&str, Vec<(&Place, &Element)>> = HashMap::new();
+fn leftovers(present: &ObservedElements, scene: &Scene) -> Vec<Finding> {
+    let mut owners: HashMap<&str, Vec<(&ElementKey, &Element)>> = HashMap::new();
     for (place, element) in &present.elements {
         owners
             .entry(element.owner.as_str())
@@ -292,7 +294,7 @@ fn leftovers(present: &Present, scene: &Scene) -> Vec<Finding> {
     let mut owners: Vec<_> = owners.into_iter().collect();
     owners.sort_by_key(|(owner, _)| *owner);
     for (owner, found) in owners {
-        let Owner::Attachment(attachment) = element_owner(owner) else {
+        let Some((mapper, attachment)) = element_owner(owner) else {
             findings.push(
                 Finding::note(
                     Check::Rules,
@@ -307,17 +309,16 @@ fn leftovers(present: &Present, scene: &Scene) -> Vec<Finding> {
             );
             continue;
         };
-        if live.contains(&attachment) || is_at_work(&attachment) {
+        if live.contains(&attachment) || is_locked(&attachment) {
             continue;
         }
-        let wired_by_us = matches!(Owner::of(Some(owner)), Owner::Attachment(_));
         let keys: Vec<_> = found.iter().map(|(place, _)| key(place)).collect();
         let what = format!(
             "{} in nftables, and the attachment is gone",
             elements(found.len())
         );
         let means = "whoever has the address next gets what was meant for it: ports of the host, masquerade";
-        if wired_by_us {
+        if mapper == Mapper::Own {
             // Its DEL may have come to an end since they were listed.
             if is_there(&attachment) || !are_there(owner, &keys) {
                 continue;
@@ -346,7 +347,7 @@ fn leftovers(present: &Present, scene: &Scene) -> Vec<Finding> {
     findings
 }
 
-fn key((table, set, key): &Place) -> (Set, Vec<u8>) {
+fn key((table, set, key): &ElementKey) -> (Set, Vec<u8>) {
     let set = Set {
         table: *table,
         name: set.clone(),
@@ -364,7 +365,7 @@ fn are_there(owner: &str, keys: &[(Set, Vec<u8>)]) -> bool {
     found.any(|element| element.owner == owner)
 }
 
-fn leads_somewhere(found: &[(&Place, &Element)], behind: &Behind) -> bool {
+fn leads_somewhere(found: &[(&ElementKey, &Element)], behind: &Behind) -> bool {
     let holders = behind.holders();
     let mut targets = found.iter().filter_map(|(_, element)| target(element));
     !behind.unseen.is_empty() || targets.any(|ip| holders.contains_key(&ip))

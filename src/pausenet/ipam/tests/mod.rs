@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::store::Store;
 use super::*;
+use crate::cni::Plugin;
 use crate::cni::env::Environment;
-use crate::cni::link::Mode;
 
 /// A folder for stores, and configs that use it.
 struct Stores(tempfile::TempDir);
@@ -51,7 +51,7 @@ impl Stores {
             Some(OsString::from(value))
         });
         let conf = conf.to_string().into_bytes();
-        let request = Request::new(&environment?.unwrap(), Mode::Foreign, conf)?;
+        let request = Request::new(Plugin::HostLocal, &environment?.unwrap(), conf)?;
         match Ipam::new(&request.network)? {
             Some(Ipam::HostLocal(ipam)) => Ok(Bound {
                 ipam: ipam.with_indexes(self.0.path().join("index")),

@@ -1,7 +1,7 @@
-//! Who on the host drops packets that pods forward, and what a person can do about it: read off
-//! the chains that are asked about forwarded packets. Nothing is asked or changed here.
+//! Chains of other firewalls that drop what pods forward, and what an administrator can do about
+//! them (pure: computed from the rules of all chains at the forward hook).
 
-use super::{DOCKER_USER, HostLink, Passage, Way};
+use super::forwarding::{AllowedTraffic, DOCKER_USER, HostLink, RuleKind};
 use crate::cni::Family;
 use crate::cni::NetworkName;
 use crate::kernel::iptables_legacy;
@@ -18,36 +18,36 @@ pub struct ForwardChain {
     pub rules: Vec<Rule>,
 }
 
-/// The chain FORWARD of iptables-iptables_legacy, where its table is in use.
+/// The chain FORWARD of iptables-legacy, where its table is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyForward {
     pub family: Family,
     /// Whether its policy is DROP.
     pub drops: bool,
-    /// The chains in its table that somebody made.
+    /// The user-defined chains in its table.
     pub chains: Vec<String>,
 }
 
 /// A chain that drops what networks forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
-    pub keeper: Keeper,
+    pub manager: FirewallManager,
     /// Such as `chain FORWARD of table ip filter`.
     pub place: String,
     /// Such as `its policy is drop`.
     pub why: String,
-    /// Whose packets are not let through.
+    /// The networks that it drops packets of.
     pub networks: Vec<NetworkName>,
     pub remedy: Remedy,
 }
 
-/// Whose a chain is.
+/// The program that a chain belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeper {
+pub enum FirewallManager {
     Docker,
     Firewalld,
     Ufw,
-    /// Somebody's.
+    /// None that is known here.
     Unknown,
 }
 
@@ -57,49 +57,49 @@ pub enum Remedy {
     /// Our own rules do, which the next ADD of the network makes, or
     /// [`ensure`](crate::apply::firewall::ensure) right away.
     Ours,
-    /// Commands for a person, in their order.
+    /// Commands for the administrator, in their order.
     Commands(Vec<String>),
 }
 
 /// The chains that drop packets of these networks.
 ///
-/// A firewall counts as told if one of its rules names the network's bridge or subnet: what
-/// the rule says beyond that is its maker's will.
+/// A firewall is taken to let a network through if one of its rules names the network's bridge or
+/// subnet: what the rule says beyond that is the administrator's decision.
 pub fn obstacles(
     chains: &[ForwardChain],
     legacy: &[LegacyForward],
-    passages: &[Passage],
+    traffic: &[AllowedTraffic],
 ) -> Vec<Obstacle> {
     let mut found: Vec<_> = chains
         .iter()
-        .filter_map(|chain| chain.obstacle(passages))
+        .filter_map(|chain| chain.obstacle(traffic))
         .collect();
-    found.extend(legacy.iter().filter_map(|chain| chain.obstacle(passages)));
+    found.extend(legacy.iter().filter_map(|chain| chain.obstacle(traffic)));
     found
 }
 
 impl ForwardChain {
-    fn obstacle(&self, passages: &[Passage]) -> Option<Obstacle> {
+    fn obstacle(&self, traffic: &[AllowedTraffic]) -> Option<Obstacle> {
         let why = self.why()?;
-        let shut_out: Vec<_> = passages
+        let shut_out: Vec<_> = traffic
             .iter()
-            .filter(|passage| passage.is_of(self.family) && !self.lets_through(passage))
+            .filter(|allowed| allowed.is_of(self.family) && !self.lets_through(allowed))
             .collect();
-        let keeper = self.keeper();
+        let manager = self.manager();
         let family = match self.family {
             TableFamily::Inet => "inet",
             TableFamily::Ipv4 => "ip",
             TableFamily::Ipv6 => "ip6",
             TableFamily::Bridge => "bridge",
         };
-        let remedy = match keeper {
-            Keeper::Docker => Remedy::Ours,
-            Keeper::Firewalld => firewalld(&shut_out),
-            Keeper::Ufw => ufw(&shut_out),
-            Keeper::Unknown => nft(&shut_out, family, self),
+        let remedy = match manager {
+            FirewallManager::Docker => Remedy::Ours,
+            FirewallManager::Firewalld => firewalld(&shut_out),
+            FirewallManager::Ufw => ufw(&shut_out),
+            FirewallManager::Unknown => nft(&shut_out, family, self),
         };
         Some(Obstacle {
-            keeper,
+            manager,
             place: format!("chain {} of table {family} {}", self.name, self.table),
             why: why.to_owned(),
             networks: networks(&shut_out)?,
@@ -116,29 +116,29 @@ impl ForwardChain {
         (self.policy == Policy::Drop).then_some("its policy is drop")
     }
 
-    fn keeper(&self) -> Keeper {
+    fn manager(&self) -> FirewallManager {
         let jumps = |to: &dyn Fn(&String) -> bool| {
             let mut own = self.rules.iter().filter(|rule| rule.chain == self.name);
             own.any(|rule| rule.jumps.iter().any(to))
         };
         if self.table == "firewalld" {
-            Keeper::Firewalld
+            FirewallManager::Firewalld
         } else if self.table == "filter" && jumps(&|to| to == DOCKER_USER) {
-            // Asked before all others, whoever they are.
-            Keeper::Docker
+            // It is evaluated before all others.
+            FirewallManager::Docker
         } else if jumps(&|to| to.starts_with("ufw")) {
-            Keeper::Ufw
+            FirewallManager::Ufw
         } else {
-            Keeper::Unknown
+            FirewallManager::Unknown
         }
     }
 
-    fn lets_through(&self, passage: &Passage) -> bool {
-        if self.keeper() == Keeper::Docker {
-            let mut ways = Way::ALL.into_iter();
-            return ways.all(|way| self.has(DOCKER_USER, &passage.comment(way)));
+    fn lets_through(&self, allowed: &AllowedTraffic) -> bool {
+        if self.manager() == FirewallManager::Docker {
+            let mut kinds = RuleKind::ALL.into_iter();
+            return kinds.all(|kind| self.has(DOCKER_USER, &allowed.comment(kind)));
         }
-        self.rules.iter().any(|rule| names(rule, &passage.link))
+        self.rules.iter().any(|rule| names(rule, &allowed.link))
     }
 
     fn has(&self, chain: &str, comment: &str) -> bool {
@@ -165,29 +165,29 @@ fn names(rule: &Rule, link: &HostLink) -> bool {
 }
 
 impl LegacyForward {
-    fn obstacle(&self, passages: &[Passage]) -> Option<Obstacle> {
+    fn obstacle(&self, traffic: &[AllowedTraffic]) -> Option<Obstacle> {
         let v4 = self.family == Family::Ipv4;
-        let shut_out: Vec<_> = passages
+        let shut_out: Vec<_> = traffic
             .iter()
-            .filter(|passage| match v4 {
-                true => passage.families().ipv4,
-                false => passage.families().ipv6,
+            .filter(|allowed| match v4 {
+                true => allowed.families().ipv4,
+                false => allowed.families().ipv6,
             })
             .collect();
         let networks = networks(&shut_out).filter(|_| self.drops)?;
         let has = |start: &str| self.chains.iter().any(|chain| chain.starts_with(start));
         let program = iptables_legacy::program(self.family);
-        let (keeper, remedy) = if has(DOCKER_USER) {
+        let (manager, remedy) = if has(DOCKER_USER) {
             let commands = iptables(&shut_out, program, DOCKER_USER);
-            (Keeper::Docker, commands)
+            (FirewallManager::Docker, commands)
         } else if has("ufw") {
-            (Keeper::Ufw, ufw(&shut_out))
+            (FirewallManager::Ufw, ufw(&shut_out))
         } else {
             let commands = iptables(&shut_out, program, "FORWARD");
-            (Keeper::Unknown, commands)
+            (FirewallManager::Unknown, commands)
         };
         Some(Obstacle {
-            keeper,
+            manager,
             place: format!("chain FORWARD of {program}'s table filter"),
             why: "its policy is drop, and whether a rule of it accepts the network cannot be seen"
                 .to_owned(),
@@ -198,18 +198,18 @@ impl LegacyForward {
 }
 
 /// Each network once; None if there is none.
-fn networks(passages: &[&Passage]) -> Option<Vec<NetworkName>> {
-    let mut networks: Vec<_> = passages
+fn networks(traffic: &[&AllowedTraffic]) -> Option<Vec<NetworkName>> {
+    let mut networks: Vec<_> = traffic
         .iter()
-        .map(|passage| passage.network.clone())
+        .map(|allowed| allowed.network.clone())
         .collect();
     networks.dedup();
     (!networks.is_empty()).then_some(networks)
 }
 
-fn commands(passages: &[&Passage], of: impl Fn(&HostLink) -> Vec<String>) -> Remedy {
+fn commands(traffic: &[&AllowedTraffic], of: impl Fn(&HostLink) -> Vec<String>) -> Remedy {
     let mut commands: Vec<String> = Vec::new();
-    for command in passages.iter().flat_map(|passage| of(&passage.link)) {
+    for command in traffic.iter().flat_map(|allowed| of(&allowed.link)) {
         if !commands.contains(&command) {
             commands.push(command);
         }
@@ -217,8 +217,8 @@ fn commands(passages: &[&Passage], of: impl Fn(&HostLink) -> Vec<String>) -> Rem
     Remedy::Commands(commands)
 }
 
-fn firewalld(passages: &[&Passage]) -> Remedy {
-    let Remedy::Commands(mut all) = commands(passages, |link| {
+fn firewalld(traffic: &[&AllowedTraffic]) -> Remedy {
+    let Remedy::Commands(mut all) = commands(traffic, |link| {
         let what = match link {
             HostLink::Bridge(name, _) => format!("--add-interface={name}"),
             HostLink::HostEnds(subnet) => format!("--add-source={subnet}"),
@@ -232,15 +232,15 @@ fn firewalld(passages: &[&Passage]) -> Remedy {
 }
 
 /// It accepts answers by itself. What comes by mapped ports has to be allowed by its user.
-fn ufw(passages: &[&Passage]) -> Remedy {
-    commands(passages, |link| match link {
+fn ufw(traffic: &[&AllowedTraffic]) -> Remedy {
+    commands(traffic, |link| match link {
         HostLink::Bridge(name, _) => vec![format!("ufw route allow in on {name}")],
         HostLink::HostEnds(subnet) => vec![format!("ufw route allow from {subnet}")],
     })
 }
 
-fn iptables(passages: &[&Passage], program: &str, chain: &str) -> Remedy {
-    commands(passages, |link| {
+fn iptables(traffic: &[&AllowedTraffic], program: &str, chain: &str) -> Remedy {
+    commands(traffic, |link| {
         let (from, to) = match link {
             HostLink::Bridge(name, _) => (format!("-i {name}"), format!("-o {name}")),
             HostLink::HostEnds(subnet) => (format!("-s {subnet}"), format!("-d {subnet}")),
@@ -254,9 +254,9 @@ fn iptables(passages: &[&Passage], program: &str, chain: &str) -> Remedy {
     })
 }
 
-fn nft(passages: &[&Passage], family: &str, chain: &ForwardChain) -> Remedy {
+fn nft(traffic: &[&AllowedTraffic], family: &str, chain: &ForwardChain) -> Remedy {
     let insert = format!("nft insert rule {family} {} {}", chain.table, chain.name);
-    commands(passages, |link| {
+    commands(traffic, |link| {
         let (from, to) = match link {
             HostLink::Bridge(name, _) => (format!("iifname {name}"), format!("oifname {name}")),
             HostLink::HostEnds(subnet) => {

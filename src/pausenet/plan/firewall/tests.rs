@@ -1,25 +1,27 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernel::nft::Policy;
+use crate::cni::{IfName, NetworkName};
+use crate::kernel::nft::{NewRule, Policy, Rule, TableFamily, TerminalVerdict};
+use crate::plan::Families;
 
 fn network() -> NetworkName {
     NetworkName::parse("podnet").unwrap()
 }
 
-fn bridge() -> Passage {
+fn bridge() -> AllowedTraffic {
     let both = Families {
         ipv4: true,
         ipv6: true,
     };
-    Passage {
+    AllowedTraffic {
         network: network(),
         link: HostLink::Bridge(IfName::parse("cni0").unwrap(), both),
     }
 }
 
-fn host_ends(subnet: &str) -> Passage {
-    Passage {
+fn host_ends(subnet: &str) -> AllowedTraffic {
+    AllowedTraffic {
         network: network(),
         link: HostLink::HostEnds(subnet.parse().unwrap()),
     }
@@ -67,9 +69,9 @@ fn rules_go_before_the_last_return_or_to_the_end() {
 
 #[test]
 fn a_table_is_told_of_its_own_family_only() {
-    let passages = [host_ends("10.1.0.0/24"), host_ends("fd00::/64")];
+    let traffic = [host_ends("10.1.0.0/24"), host_ends("fd00::/64")];
     for (table, subnet) in TABLES.into_iter().zip(["10.1.0.0/24", "fd00::/64"]) {
-        let new = missing(&passages, table, &[]);
+        let new = missing(&traffic, table, &[]);
         assert_eq!(new.len(), 3);
         assert!(new.iter().all(|rule| rule.comment.ends_with(subnet)));
     }
@@ -151,10 +153,10 @@ fn rejects() -> Rule {
     }
 }
 
-fn found(chains: &[ForwardChain], passages: &[Passage]) -> Vec<(Keeper, Remedy)> {
-    obstacles(chains, &[], passages)
+fn found(chains: &[ForwardChain], traffic: &[AllowedTraffic]) -> Vec<(FirewallManager, Remedy)> {
+    obstacles(chains, &[], traffic)
         .into_iter()
-        .map(|obstacle| (obstacle.keeper, obstacle.remedy))
+        .map(|obstacle| (obstacle.manager, obstacle.remedy))
         .collect()
 }
 
@@ -165,7 +167,7 @@ fn docker_is_an_obstacle_until_its_chain_for_others_has_all_of_ours() {
         let chain = forward("filter", Policy::Drop, rules.clone());
         assert_eq!(
             found(&[chain], &[bridge()]),
-            [(Keeper::Docker, Remedy::Ours)]
+            [(FirewallManager::Docker, Remedy::Ours)]
         );
         rules.push(placed(&new));
     }
@@ -174,11 +176,11 @@ fn docker_is_an_obstacle_until_its_chain_for_others_has_all_of_ours() {
     // Nobody is sent there any more.
     rules.remove(0);
     let chain = forward("filter", Policy::Drop, rules);
-    assert_eq!(found(&[chain], &[bridge()])[0].0, Keeper::Unknown);
+    assert_eq!(found(&[chain], &[bridge()])[0].0, FirewallManager::Unknown);
 }
 
 #[test]
-fn who_accepts_the_rest_or_has_been_told_is_no_obstacle() {
+fn a_chain_that_accepts_the_rest_or_has_our_rules_is_no_obstacle() {
     let names_it = Rule {
         chain: "elsewhere".into(),
         values: vec![b"cni0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()],
@@ -208,14 +210,14 @@ fn who_accepts_the_rest_or_has_been_told_is_no_obstacle() {
 
 #[test]
 fn each_keeper_has_commands_of_its_own() {
-    let passages = [bridge(), host_ends("10.2.0.0/24")];
-    let commands = |chain: ForwardChain| match found(&[chain], &passages).remove(0) {
-        (keeper, Remedy::Commands(commands)) => (keeper, commands),
+    let traffic = [bridge(), host_ends("10.2.0.0/24")];
+    let commands = |chain: ForwardChain| match found(&[chain], &traffic).remove(0) {
+        (manager, Remedy::Commands(commands)) => (manager, commands),
         other => panic!("{other:?}"),
     };
     let ufw = forward("filter", Policy::Drop, vec![jump("ufw-before-forward")]);
-    let (keeper, all) = commands(ufw);
-    assert_eq!(keeper, Keeper::Ufw);
+    let (manager, all) = commands(ufw);
+    assert_eq!(manager, FirewallManager::Ufw);
     assert_eq!(
         all,
         [
@@ -223,8 +225,8 @@ fn each_keeper_has_commands_of_its_own() {
             "ufw route allow from 10.2.0.0/24"
         ]
     );
-    let (keeper, all) = commands(forward("firewalld", Policy::Accept, vec![rejects()]));
-    assert_eq!(keeper, Keeper::Firewalld);
+    let (manager, all) = commands(forward("firewalld", Policy::Accept, vec![rejects()]));
+    assert_eq!(manager, FirewallManager::Firewalld);
     assert_eq!(
         all,
         [
@@ -233,8 +235,8 @@ fn each_keeper_has_commands_of_its_own() {
             "firewall-cmd --reload"
         ]
     );
-    let (keeper, all) = commands(forward("mine", Policy::Drop, vec![]));
-    assert_eq!(keeper, Keeper::Unknown);
+    let (manager, all) = commands(forward("mine", Policy::Drop, vec![]));
+    assert_eq!(manager, FirewallManager::Unknown);
     assert_eq!(all.len(), 6);
     assert_eq!(
         all[0],
@@ -243,7 +245,7 @@ fn each_keeper_has_commands_of_its_own() {
 }
 
 #[test]
-fn what_iptables_legacy_drops_is_for_a_person_to_allow() {
+fn what_iptables_legacy_drops_is_for_the_administrator_to_allow() {
     let chains = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let old = |drops, names: &[&str]| LegacyForward {
         family: crate::cni::Family::Ipv4,
@@ -255,7 +257,7 @@ fn what_iptables_legacy_drops_is_for_a_person_to_allow() {
         []
     );
     let of_docker = obstacles(&[], &[old(true, &["DOCKER", DOCKER_USER])], &[bridge()]);
-    assert_eq!(of_docker[0].keeper, Keeper::Docker);
+    assert_eq!(of_docker[0].manager, FirewallManager::Docker);
     let Remedy::Commands(commands) = &of_docker[0].remedy else {
         panic!("{of_docker:?}");
     };
@@ -264,7 +266,7 @@ fn what_iptables_legacy_drops_is_for_a_person_to_allow() {
         "iptables-legacy -I DOCKER-USER -i cni0 -j ACCEPT"
     );
     let nobody_s = obstacles(&[], &[old(true, &[])], &[bridge()]);
-    assert_eq!(nobody_s[0].keeper, Keeper::Unknown);
+    assert_eq!(nobody_s[0].manager, FirewallManager::Unknown);
     // Of the other family only.
     assert_eq!(
         obstacles(&[], &[old(true, &[])], &[host_ends("fd00::/64")]),

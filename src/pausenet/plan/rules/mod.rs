@@ -2,8 +2,8 @@
 //!
 //! State is shared and flat. An attachment is elements of sets and maps, never rules of its
 //! own, so neither a packet nor an ADD gets slower with the number of pods. Rules exist once
-//! for a subnet or once for the host. Elements are keyed by what packets carry, so each tells
-//! in its comment whose it is ([`super::alias`]).
+//! for a subnet or once for the host. Elements are keyed by what packets carry, so each
+//! carries its owner in its comment ([`super::alias`]).
 //!
 //! ```text
 //! table inet pausenet
@@ -32,7 +32,7 @@ use objects::{
     ports_map,
 };
 
-use super::{alias, host_end_name};
+use super::identity::{alias, host_end_name};
 use crate::cni::link::LinkConf;
 use crate::cni::ports::{PortMapping, PortsConf};
 use crate::cni::request::{Network, Request};
@@ -42,49 +42,53 @@ use crate::kernel::nft::{Change, Element, Set};
 
 /// An element that should be there, and the objects that it needs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Wish {
+pub struct DesiredElement {
     pub set: Set,
     pub element: Element,
-    /// Whether the key is the attachment's own (its address, its link): whoever else holds it
-    /// is dead. A host port is not.
+    /// Whether the key is the attachment's own (its address, its link): any other holder is
+    /// dead. A host port is not.
     pub own_key: bool,
     block: Block,
 }
 
-impl Wish {
-    /// Whether this element, found under the wish's key, is the wished one, to stay.
+impl DesiredElement {
+    /// Whether this element, found under this one's key, is the desired one, and is there to stay.
     pub fn is_met_by(&self, found: &Element) -> bool {
         !found.expires && found.owner == self.element.owner && found.data == self.element.data
     }
 }
 
 /// Everything that nftables should hold for an attachment with these addresses and this MAC.
-pub fn wishes(request: &Request, addresses: &[IpNetwork], mac: Option<MacAddr>) -> Vec<Wish> {
+pub fn desired_elements(
+    request: &Request,
+    addresses: &[IpNetwork],
+    mac: Option<MacAddr>,
+) -> Vec<DesiredElement> {
     let owner = alias(&request.attachment);
-    let mut wishes = Vec::new();
+    let mut desired = Vec::new();
     if request.network.masquerade {
-        wishes.extend(addresses.iter().map(|address| masquerade(*address, &owner)));
+        desired.extend(addresses.iter().map(|address| masquerade(*address, &owner)));
     }
     if let Some(ports) = &request.network.ports {
-        wishes.extend(port_wishes(ports, addresses, &owner));
+        desired.extend(desired_port_elements(ports, addresses, &owner));
     }
     if let Some(mac) = mac.filter(|_| checks_macs(&request.network)) {
-        wishes.extend(spoof(&host_end_name(&request.attachment), mac, &owner));
+        desired.extend(spoof(&host_end_name(&request.attachment), mac, &owner));
     }
-    wishes
+    desired
 }
 
 fn checks_macs(network: &Network) -> bool {
-    matches!(&network.link, Some(LinkConf::Bridge(conf)) if conf.mac_spoof_check)
+    network.link.as_ref().is_some_and(LinkConf::checks_macs)
 }
 
-/// Whether attachments of a network may have elements. One of which the config does not tell
-/// the link may.
+/// Whether attachments of a network may have elements. A network whose config does not
+/// say its link may.
 pub fn are_used(network: &Network) -> bool {
     network.masquerade || network.ports.is_some() || checks_macs(network) || network.link.is_none()
 }
 
-/// Whether one may have some that the request does not tell of any more: mapped ports.
+/// Whether an attachment may have elements that the request does not mention any more: mapped ports.
 pub fn may_be_forgotten(network: &Network) -> bool {
     network.maps_ports && network.ports.is_none()
 }
@@ -101,33 +105,37 @@ pub fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
     addresses.iter().map(mark).collect()
 }
 
-/// The mappings of a container that somebody else may have wired: its first address of each
+/// Mapped ports of a container that another plugin may have attached: its first address of each
 /// family gets them.
-pub fn port_wishes(ports: &PortsConf, addresses: &[IpNetwork], owner: &str) -> Vec<Wish> {
-    let mut wishes = Vec::new();
+pub fn desired_port_elements(
+    ports: &PortsConf,
+    addresses: &[IpNetwork],
+    owner: &str,
+) -> Vec<DesiredElement> {
+    let mut desired = Vec::new();
     for v4 in [true, false] {
         let Some(address) = addresses.iter().find(|address| address.is_ipv4() == v4) else {
             continue;
         };
-        let before = wishes.len();
-        wishes.extend(
+        let before = desired.len();
+        desired.extend(
             ports
                 .mappings
                 .iter()
                 .filter(|mapping| mapping.is_for(v4))
                 .map(|mapping| port(mapping, address.ip(), owner)),
         );
-        if wishes.len() == before {
+        if desired.len() == before {
             continue;
         }
         let key = address_bytes(address.ip());
-        wishes.push(own(Block::Ports, mapped_set(v4), key, owner));
+        desired.push(own(Block::Ports, mapped_set(v4), key, owner));
         if ports.masquerade_all {
             let set = masquerade_all_set(v4);
-            wishes.push(own(Block::Ports, set, address_bytes(address.ip()), owner));
+            desired.push(own(Block::Ports, set, address_bytes(address.ip()), owner));
         } else if ports.snat {
             let set = hairpin_set(*address);
-            wishes.push(own(
+            desired.push(own(
                 Block::Subnet(*address),
                 set,
                 address_bytes(address.ip()),
@@ -135,17 +143,17 @@ pub fn port_wishes(ports: &PortsConf, addresses: &[IpNetwork], owner: &str) -> V
             ));
         }
     }
-    wishes
+    desired
 }
 
-fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> Wish {
+fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> DesiredElement {
     let element = Element {
         key,
         data: Vec::new(),
         owner: owner.to_owned(),
         expires: false,
     };
-    Wish {
+    DesiredElement {
         set,
         element,
         own_key: true,
@@ -153,12 +161,12 @@ fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> Wish {
     }
 }
 
-fn masquerade(address: IpNetwork, owner: &str) -> Wish {
+fn masquerade(address: IpNetwork, owner: &str) -> DesiredElement {
     let key = address_bytes(address.ip());
     own(Block::Subnet(address), masquerade_set(address), key, owner)
 }
 
-fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Wish {
+fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> DesiredElement {
     let v4 = pod.is_ipv4();
     let mut key = Vec::new();
     if let Some(host_ip) = mapping.host_ip {
@@ -168,7 +176,7 @@ fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Wish {
     key.extend(padded_port(mapping.host_port));
     let mut data = address_bytes(pod);
     data.extend(padded_port(mapping.container_port));
-    Wish {
+    DesiredElement {
         set: ports_map(v4, mapping.host_ip.is_some()),
         element: Element {
             key,
@@ -181,7 +189,7 @@ fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Wish {
     }
 }
 
-fn spoof(host_end: &IfName, mac: MacAddr, owner: &str) -> [Wish; 2] {
+fn spoof(host_end: &IfName, mac: MacAddr, owner: &str) -> [DesiredElement; 2] {
     let name = padded_name(host_end);
     let mut pair = name.clone();
     pair.extend(mac.0);
@@ -198,8 +206,8 @@ fn padded_name(link: &IfName) -> Vec<u8> {
     name
 }
 
-/// Under which keys an attachment's elements are. None when only a look at all of them can
-/// tell: its addresses, its MAC, or what the config had asked for are not known any more.
+/// The keys of an attachment's elements. None when only a search through all elements can find
+/// them: its addresses, its MAC, or what the config had asked for are not known any more.
 pub fn keys(
     request: &Request,
     addresses: &[IpNetwork],
@@ -212,20 +220,20 @@ pub fn keys(
     {
         return None;
     }
-    Some(keys_of(&wishes(request, addresses, mac)))
+    Some(keys_of(&desired_elements(request, addresses, mac)))
 }
 
-/// Under which keys the elements of these wishes are.
-pub fn keys_of(wishes: &[Wish]) -> Vec<(Set, Vec<u8>)> {
-    wishes
+/// The keys of desired elements.
+pub fn keys_of(desired: &[DesiredElement]) -> Vec<(Set, Vec<u8>)> {
+    desired
         .iter()
-        .map(|wish| (wish.set.clone(), wish.element.key.clone()))
+        .map(|wanted| (wanted.set.clone(), wanted.element.key.clone()))
         .collect()
 }
 
 /// The same of port mappings alone.
 pub fn port_keys(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
-    keys_of(&port_wishes(ports, addresses, ""))
+    keys_of(&desired_port_elements(ports, addresses, ""))
 }
 
 /// The pod's address that a port map's element leads to.
@@ -241,14 +249,14 @@ pub fn target(element: &Element) -> Option<IpAddr> {
     }
 }
 
-/// Everything that the wishes need, each block once.
-pub fn blocks(wishes: &[Wish]) -> Vec<Change> {
+/// The objects that desired elements need, each block once.
+pub fn blocks(desired: &[DesiredElement]) -> Vec<Change> {
     let mut done: Vec<&Block> = Vec::new();
     let mut changes = Vec::new();
-    for wish in wishes {
-        if !done.contains(&&wish.block) {
-            changes.extend(wish.block.objects());
-            done.push(&wish.block);
+    for wanted in desired {
+        if !done.contains(&&wanted.block) {
+            changes.extend(wanted.block.objects());
+            done.push(&wanted.block);
         }
     }
     changes
@@ -268,9 +276,9 @@ mod tests {
         let conf = PortsConf::for_test(r#"[{"hostPort": 8080, "containerPort": 80}]"#);
         for pod in ["10.1.0.5/24", "fd00::5/64"] {
             let pod: IpNetwork = pod.parse().unwrap();
-            let wishes = port_wishes(&conf, &[pod], "x");
-            assert_eq!(target(&wishes[0].element), Some(pod.ip()));
-            assert!(!wishes[0].own_key && wishes[1].own_key);
+            let desired = desired_port_elements(&conf, &[pod], "x");
+            assert_eq!(target(&desired[0].element), Some(pod.ip()));
+            assert!(!desired[0].own_key && desired[1].own_key);
         }
     }
 
@@ -281,9 +289,9 @@ mod tests {
         let pods: Vec<IpNetwork> = ["10.1.0.5/24", "fd00::5/64"]
             .map(|ip| ip.parse().unwrap())
             .into();
-        let names: Vec<_> = port_wishes(&conf, &pods, "x")
+        let names: Vec<_> = desired_port_elements(&conf, &pods, "x")
             .into_iter()
-            .map(|wish| wish.set.name)
+            .map(|wanted| wanted.set.name)
             .collect();
         assert_eq!(names, ["ports4_at", "mapped4", "hairpin_10.1.0.0/24"]);
     }
@@ -293,8 +301,8 @@ mod tests {
         let conf = PortsConf::for_test(
             r#"[{"hostPort": 1, "containerPort": 2}, {"hostPort": 3, "containerPort": 4}]"#,
         );
-        let wishes = port_wishes(&conf, &["10.1.0.5/24".parse().unwrap()], "x");
-        let tables = blocks(&wishes)
+        let desired = desired_port_elements(&conf, &["10.1.0.5/24".parse().unwrap()], "x");
+        let tables = blocks(&desired)
             .into_iter()
             .filter(|change| matches!(change, Change::Table(_)));
         assert_eq!(tables.count(), 2, "one for the ports, one for the subnet");

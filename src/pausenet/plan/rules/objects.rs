@@ -159,6 +159,7 @@ fn mapped() -> [Expression; 3] {
     ]
 }
 
+#[expect(clippy::expect_used, reason = "both texts are subnets")]
 fn subnet_block(address: IpNetwork) -> Vec<Change> {
     let v4 = address.is_ipv4();
     let (from, to) = (Field::source(v4), Field::destination(v4));
@@ -209,6 +210,7 @@ fn subnet_block(address: IpNetwork) -> Vec<Change> {
     ]
 }
 
+#[expect(clippy::expect_used, reason = "8 is a prefix length")]
 fn loopback() -> IpNetwork {
     IpNetwork::new(Ipv4Addr::LOCALHOST.into(), 8).expect("8 is a prefix length")
 }

@@ -17,7 +17,7 @@ use pausenet::kernel::nft::expr::{self, Expression, R0};
 use pausenet::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
 use pausenet::kernel::syscalls::enter_new_network_namespace;
 use pausenet::kernel::{KernelError, RouteSocket, conntrack, link, traffic_control};
-use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, port_wishes};
+use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, desired_port_elements};
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::{During, Error, OnPath, Result};
 
@@ -398,7 +398,7 @@ fn all_of_ours() -> Vec<Change> {
         return Vec::new();
     };
     let pods = ["10.0.0.2/24", "fd00::2/64"].map(|pod| pod.parse().expect("an address"));
-    blocks(&port_wishes(&ports, &pods, ""))
+    blocks(&desired_port_elements(&ports, &pods, ""))
 }
 
 /// Why a trial did not succeed.

@@ -12,12 +12,10 @@ use serde_json::Map;
 use crate::doctor::finding::{Check, Finding};
 use crate::doctor::programs::Programs;
 use crate::doctor::snapshot::{Conf, Scene, shown};
-use pausenet::cni::env::{Environment, Verb};
-use pausenet::cni::link::{LinkConf, Mode};
+use pausenet::cni::args::Args;
 use pausenet::cni::request::{Network, Request};
-use pausenet::cni::{ContainerId, IfName};
+use pausenet::cni::{ContainerId, IfName, Plugin};
 use pausenet::ipam::Ipam;
-use pausenet::verbs::Plugin;
 use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{execution_config, find_plugin};
@@ -145,33 +143,42 @@ fn missing(file: &Path, list: &NetworkList, programs: &Programs) -> Option<Findi
 /// What one of ours says to its config at ADD.
 fn would_take(list: &NetworkList, at: usize, programs: &Programs) -> Result<()> {
     let name = list.plugins[at].r#type.as_str();
-    let mode = match Plugin::called(OsStr::new(name)) {
-        Plugin::Pausenet if name == "pausenet" => Mode::Configured,
-        Plugin::Bridge if programs.is_ours(name) => Mode::Bridge,
-        Plugin::Ptp if programs.is_ours(name) => Mode::Ptp,
-        Plugin::Portmap if programs.is_ours(name) => Mode::Foreign,
-        _ => return Ok(()),
+    let Some(plugin) = Plugin::named(name).filter(|plugin| is_ours(*plugin, programs)) else {
+        return Ok(());
     };
-    let request = request(list, at, mode, programs)?;
+    match plugin {
+        Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp | Plugin::Portmap => {}
+        // One that is delegated to, and one that reads nothing of its config.
+        Plugin::HostLocal | Plugin::Loopback => return Ok(()),
+    }
+    let request = request(list, at, plugin, programs)?;
     Ipam::new(&request.network)?;
     Ok(())
 }
 
+/// Whether a plugin of this name is ours: `pausenet` has no other maker.
+fn is_ours(plugin: Plugin, programs: &Programs) -> bool {
+    plugin == Plugin::Pausenet || programs.is_ours(plugin.name())
+}
+
 /// The request that an ADD without capabilities would be.
-pub fn request(list: &NetworkList, at: usize, mode: Mode, programs: &Programs) -> Result<Request> {
+pub fn request(
+    list: &NetworkList,
+    at: usize,
+    plugin: Plugin,
+    programs: &Programs,
+) -> Result<Request> {
     let config = execution_config(list, &list.plugins[at], &Map::new(), None);
-    let environment = Environment {
-        verb: Verb::Add,
-        attachment: Some((
+    let request = Request::of_add(
+        plugin,
+        (
             ContainerId::parse("doctor")?,
-            IfName::parse("eth0").expect("a fine name"),
-        )),
-        netns: None,
-        netns_override: false,
-        args: Default::default(),
-        path: programs.path().to_vec(),
-    };
-    let request = Request::new(&environment, mode, config.to_string().into_bytes())?;
+            IfName::parse("eth0").expect("a valid name"),
+        ),
+        &Args::default(),
+        programs.path(),
+        config.to_string().into_bytes(),
+    )?;
     Ok(request)
 }
 
@@ -180,13 +187,15 @@ pub fn wired_by_us(scene: &Scene) -> HashMap<String, Network> {
     let mut networks = HashMap::new();
     for list in scene.lists() {
         let name = list.plugins[0].r#type.as_str();
-        let mode = match Plugin::called(OsStr::new(name)) {
-            Plugin::Pausenet if name == "pausenet" => Mode::Configured,
-            Plugin::Bridge if scene.programs.is_ours(name) => Mode::Bridge,
-            Plugin::Ptp if scene.programs.is_ours(name) => Mode::Ptp,
-            _ => continue,
+        let Some(plugin) = Plugin::named(name).filter(|plugin| is_ours(*plugin, &scene.programs))
+        else {
+            continue;
         };
-        if let Ok(request) = request(list, 0, mode, &scene.programs) {
+        match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => {}
+            Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => continue,
+        }
+        if let Ok(request) = request(list, 0, plugin, &scene.programs) {
             networks.insert(list.name.to_string(), request.network);
         }
     }
@@ -275,15 +284,13 @@ fn bridges(scene: &Scene) -> Vec<Finding> {
 
 /// The bridge that a network's first plugin connects pods to.
 pub fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
-    let mode = match list.plugins.first()?.r#type.as_str() {
-        "pausenet" => Mode::Configured,
-        "bridge" => Mode::Bridge,
-        _ => return None,
-    };
-    match request(list, 0, mode, programs).ok()?.network.link? {
-        LinkConf::Bridge(conf) => Some(conf.name),
-        LinkConf::Ptp => None,
+    let plugin = Plugin::named(&list.plugins.first()?.r#type)?;
+    match plugin {
+        Plugin::Pausenet | Plugin::Bridge => {}
+        Plugin::Ptp | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => return None,
     }
+    let link = request(list, 0, plugin, programs).ok()?.network.link?;
+    link.bridge().map(|bridge| bridge.name.clone())
 }
 
 /// docker0, and br- with the first twelve letters of a network's ID.

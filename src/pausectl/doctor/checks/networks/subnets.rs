@@ -10,8 +10,7 @@ use crate::doctor::checks::networks::{bridge_of, request};
 use crate::doctor::finding::{Check, Finding};
 use crate::doctor::programs::Programs;
 use crate::doctor::snapshot::{Scene, is_link_local, shown};
-use pausenet::cni::link::Mode;
-use pausenet::cni::{IfName, NetworkName, config};
+use pausenet::cni::{IfName, NetworkName, Plugin, config};
 use pausenet::ipam::HostLocal;
 use pausenet::ipam::range::Range;
 use pausenet::kernel::link::Link;
@@ -54,7 +53,7 @@ pub fn claims(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Claim
 
 fn ranges(list: &NetworkList, at: usize, programs: &Programs) -> Option<Vec<Range>> {
     // Whoever's plugin it is: only its ipam is read.
-    let network = request(list, at, Mode::Foreign, programs).ok()?.network;
+    let network = request(list, at, Plugin::HostLocal, programs).ok()?.network;
     let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;
     let ipam = config::parse_part("ipam", &ipam.object).ok()?;
     Some(

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::doctor::checks::store::{File, Repair, Shelf, host_local};
 use crate::doctor::finding::{Check, Finding};
 use crate::doctor::repair;
-use crate::doctor::snapshot::{Attached, Scene, attachment_of, shown};
+use crate::doctor::snapshot::{Attached, Scene, shown};
 use pausenet::apply::{self, try_lock};
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::kernel::address;
 use pausenet::kernel::link::{self, Which};
-use pausenet::plan::host_end_name;
+use pausenet::plan::{attachment_of_host_end, host_end_name};
 use pausenet_host::{During, Result};
 
 /// Writes down that an attachment has an address. False when it has not any more.
@@ -33,7 +33,7 @@ fn has(attachment: &Attachment, ip: IpAddr) -> Result<bool> {
     let name = host_end_name(attachment);
     let host_end = link::get(&mut socket, Which::Name(&name))
         .during_with(|| format!("look up {name}"))?
-        .filter(|link| attachment_of(link).as_ref() == Some(attachment));
+        .filter(|link| attachment_of_host_end(link).as_ref() == Some(attachment));
     let Some((Some(namespace), peer)) = host_end.map(|link| (link.peer_netns, link.peer)) else {
         return Ok(false);
     };
@@ -70,7 +70,7 @@ pub fn missing(attached: &[Attached], shelves: &BTreeMap<PathBuf, Shelf>) -> Vec
                 continue;
             }
             // It may have been detached since it was listed.
-            if apply::is_at_work(&attached.attachment)
+            if apply::is_locked(&attached.attachment)
                 || !has(&attached.attachment, ip).unwrap_or(false)
             {
                 continue;

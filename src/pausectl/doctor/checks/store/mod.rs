@@ -17,7 +17,7 @@ use crate::doctor::checks::networks::wired_by_us;
 use crate::doctor::finding::{Check, Finding, OUTSIDE};
 use crate::doctor::repair;
 use crate::doctor::snapshot::{Scene, is_there, shown};
-use pausenet::apply::{self, Doubt, Witnesses, YOUNGEST, reclaim};
+use pausenet::apply::{self, GRACE_PERIOD, ProcessSnapshot, ReclaimEvidence, reclaim};
 use pausenet::cni::request::{Attachment, Network, Request};
 use pausenet::cni::{NetworkName, config};
 use pausenet::ipam::host_local::INDEXES;
@@ -77,7 +77,7 @@ pub struct File {
     /// Container and interface. None: the file tells nobody.
     pub holder: Option<(String, String)>,
     /// Whether somebody who cannot be seen may be making an interface for it.
-    doubt: Doubt,
+    evidence: ReclaimEvidence,
 }
 
 /// The store of one network.
@@ -89,7 +89,7 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    fn read(dir: PathBuf, witnesses: &Witnesses) -> Result<Option<Self>> {
+    fn read(dir: PathBuf, processes: &ProcessSnapshot) -> Result<Option<Self>> {
         let Some(store) = Store::open_existing(&dir)? else {
             return Ok(None);
         };
@@ -107,7 +107,7 @@ impl Shelf {
             let container = holder.as_ref().map_or("", |(container, _)| container);
             Some(File {
                 ip,
-                doubt: witnesses.ask(container, origin),
+                evidence: processes.evidence(container, origin),
                 holder,
             })
         };
@@ -136,9 +136,9 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
             )];
         }
     };
-    let witnesses = Witnesses::call(scene.now);
+    let processes = ProcessSnapshot::take(scene.now);
     for dir in dirs {
-        match Shelf::read(dir.clone(), &witnesses) {
+        match Shelf::read(dir.clone(), &processes) {
             Ok(shelf) => shelves.extend(shelf.map(|shelf| (dir, shelf))),
             Err(err) => findings.push(Finding::unseen(Check::Store, shown(&dir), err)),
         }
@@ -211,14 +211,14 @@ fn judge(shelf: &Shelf, network: Option<&Network>, in_use: &HashSet<IpAddr>) -> 
         match attachment(name, container, ifname) {
             None => old_form.push(format!("{ip} ({container})")),
             // An ADD or DEL is at work.
-            Some(attachment) if apply::is_at_work(&attachment) => {}
-            Some(_) if file.doubt.is_none() => {
-                before_boot += usize::from(file.doubt.is_of_an_earlier_life());
+            Some(attachment) if apply::is_locked(&attachment) => {}
+            Some(_) if file.evidence.allows_reclaim() => {
+                before_boot += usize::from(file.evidence.predates_boot());
                 lost.push(format!("{ip} ({container} {ifname})"));
             }
             // Made since the links were listed.
             Some(attachment) if is_there(&attachment) => {}
-            Some(_) if file.doubt.is_called() => {
+            Some(_) if file.evidence.plugin_is_running() => {
                 called.push(format!("{ip} ({container} {ifname})"));
             }
             Some(_) => young.push(format!("{ip} ({container} {ifname})")),
@@ -276,7 +276,7 @@ fn judge(shelf: &Shelf, network: Option<&Network>, in_use: &HashSet<IpAddr>) -> 
         );
     }
     if !young.is_empty() && network.is_some() {
-        let minutes = YOUNGEST.as_secs() / 60;
+        let minutes = GRACE_PERIOD.as_secs() / 60;
         findings.push(
             Finding::note(Check::Store, &subject, format!("no interface has {}", some(&young)))
                 .means(format!("taken within the last {minutes} minutes, as far as can be told: by an ADD that is at work, or that was killed"))
@@ -341,11 +341,11 @@ mod tests {
             ip: ip.parse().unwrap(),
             // A name that can be nobody's, so that no lock is asked for.
             holder: holder.map(|name| (name.to_owned(), String::new())),
-            doubt: Doubt {
-                called: Some(false),
+            evidence: ReclaimEvidence {
+                plugin_running: Some(false),
                 age: Some(Duration::from_secs(age)),
-                earlier: None,
-                of_this_life: true,
+                known_for: None,
+                made_since_boot: true,
             },
         }
     }

@@ -1,10 +1,11 @@
-//! What is in our tables of nftables, against what should be there: somebody's
-//! `nft flush ruleset` takes ours with it, and what it took can be put back.
+//! What is in our tables of nftables, compared with what should be there: an `nft flush ruleset`
+//! removes ours too, and what it removed can be restored.
 
 use std::collections::HashMap;
 
+use super::host::{Host, try_lock};
+use super::rules;
 use super::veth::is_gone;
-use super::{Host, rules, try_lock};
 use crate::cni::During;
 use crate::cni::Result;
 use crate::cni::request::Attachment;
@@ -12,24 +13,21 @@ use crate::kernel::KernelError;
 use crate::kernel::link::{self, Which};
 use crate::kernel::nft::{Change, Element, Nft, Table};
 use crate::plan::host_end_name;
-use crate::plan::rules::{BRIDGE_TABLE, TABLE, Wish, blocks};
+use crate::plan::rules::{BRIDGE_TABLE, DesiredElement, TABLE, blocks};
 
 /// Where an element is: table, set and key.
-pub type Place = (Table, String, Vec<u8>);
+pub type ElementKey = (Table, String, Vec<u8>);
 
 /// What is in our tables at one moment.
 #[derive(Debug, Default)]
-pub struct Present {
-    pub elements: HashMap<Place, Element>,
+pub struct ObservedElements {
+    pub elements: HashMap<ElementKey, Element>,
     /// How many rules each chain has.
     rules: HashMap<(Table, String), usize>,
 }
 
-impl Present {
+impl ObservedElements {
     /// Reads all of it.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
     pub fn read(nft: &mut Nft) -> Result<Self, KernelError> {
         let mut present = Self::default();
         for table in [TABLE, BRIDGE_TABLE] {
@@ -46,22 +44,22 @@ impl Present {
         Ok(present)
     }
 
-    /// Those of the wishes whose element is not there, or is another's.
-    pub fn lost(&self, wishes: &[Wish]) -> Vec<Wish> {
-        let lost = wishes.iter().filter(|wish| !self.has(wish));
-        lost.cloned().collect()
+    /// Those of the desired elements that are not there, or are another's.
+    pub fn missing(&self, desired: &[DesiredElement]) -> Vec<DesiredElement> {
+        let missing = desired.iter().filter(|wanted| !self.has(wanted));
+        missing.cloned().collect()
     }
 
-    fn has(&self, wish: &Wish) -> bool {
-        let Wish { set, element, .. } = wish;
+    fn has(&self, wanted: &DesiredElement) -> bool {
+        let DesiredElement { set, element, .. } = wanted;
         let place = (set.table, set.name.clone(), element.key.clone());
         let found = self.elements.get(&place);
-        found.is_some_and(|found| wish.is_met_by(found))
+        found.is_some_and(|found| wanted.is_met_by(found))
     }
 
-    /// The shared chains of these wishes that have lost rules.
-    pub fn incomplete(&self, wishes: &[Wish]) -> Vec<String> {
-        let chains = blocks(wishes)
+    /// The shared chains of the desired elements that have lost rules.
+    pub fn incomplete_chains(&self, desired: &[DesiredElement]) -> Vec<String> {
+        let chains = blocks(desired)
             .into_iter()
             .filter_map(|change| match change {
                 Change::Chain(chain) => Some(chain),
@@ -75,13 +73,17 @@ impl Present {
     }
 }
 
-/// Puts back elements of an attachment that lives: while its host end has this index, it is the
-/// same attachment. False when it is gone, or an ADD or DEL is at work, which has its own mind
-/// about it.
+/// Restores elements of an attachment that lives: while its host end has this index, it is the
+/// same attachment. False when it is gone, or when an ADD or DEL is at work, which sees to its
+/// elements itself.
 ///
 /// # Errors
-/// Code 103 when somebody else has taken a port of the host meanwhile; 101 when the kernel refuses.
-pub fn put_back(attachment: &Attachment, index: u32, wishes: &[Wish]) -> Result<bool> {
+/// Code 103 when a port of the host has been taken meanwhile; 101 when the kernel refuses.
+pub fn restore_elements(
+    attachment: &Attachment,
+    index: u32,
+    desired: &[DesiredElement],
+) -> Result<bool> {
     let Some(_lock) = try_lock(&host_end_name(attachment))? else {
         return Ok(false);
     };
@@ -90,5 +92,5 @@ pub fn put_back(attachment: &Attachment, index: u32, wishes: &[Wish]) -> Result<
     if found.is_none() {
         return Ok(false);
     }
-    rules::claim(None, wishes, |other| is_gone(&mut socket, other)).map(|()| true)
+    rules::claim(None, desired, |other| is_gone(&mut socket, other)).map(|()| true)
 }

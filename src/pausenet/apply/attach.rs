@@ -1,0 +1,113 @@
+//! ADD's changes to the kernel, in their order: what is shared first, then the pair, and the
+//! alias last, which makes the attachment whole.
+
+use super::host::Host;
+use super::settings::{forward, refuse_router_advertisements};
+use super::uplink::Uplink;
+use super::{bandwidth, container, firewall, ports, rules, veth};
+use crate::cni::{Code, Error, Result};
+use crate::kernel::link::Link;
+use crate::kernel::netns::Netns;
+use crate::kernel::nft::Nft;
+use crate::plan::Plan;
+use crate::plan::rules::keys_of;
+
+/// What an attachment came to look like, for the result.
+#[derive(Debug)]
+pub struct Attached<'plan> {
+    pub uplink: Uplink<'plan>,
+    pub host_end: Link,
+    /// The detour of what the container sends, if that is limited.
+    pub ifb: Option<Link>,
+}
+
+/// Makes the plan so. On failure everything that belongs to this attachment is undone.
+///
+/// # Errors
+/// Code 100 when the interface or the attachment exists; 103 when a host port is taken; 7 when
+/// the bridge's name is another link's, or it has another address; 5 and 101 when the kernel refuses something.
+pub fn attach<'plan>(host: &mut Host, netns: &Netns, plan: &'plan Plan) -> Result<Attached<'plan>> {
+    let uplink = Uplink::prepare(&mut host.socket, plan)?;
+    forward(&mut host.socket, plan.forward)?;
+    let nft = firewall::ensure(&plan.allowed_traffic)?;
+    let host_end = veth::create(host, netns, plan, uplink.controller())?;
+    let pair = NewPair {
+        netns,
+        plan,
+        uplink,
+        host_end,
+    };
+    pair.complete(host, nft).inspect_err(|_| {
+        // A failure here adds nothing that the reader could use: what is left has no alias, so
+        // the next ADD or DEL takes it for the debris that it is.
+        let _ = veth::remove(&mut host.socket, &plan.attachment);
+    })
+}
+
+/// A pair that has no alias yet: until [`complete`](Self::complete) it is half made.
+struct NewPair<'a, 'plan> {
+    netns: &'a Netns,
+    plan: &'plan Plan,
+    uplink: Uplink<'plan>,
+    host_end: Link,
+}
+
+impl<'plan> NewPair<'_, 'plan> {
+    /// Configures both ends. The last change is the alias.
+    fn complete(self, host: &mut Host, nft: Option<Nft>) -> Result<Attached<'plan>> {
+        let Self {
+            netns,
+            plan,
+            uplink,
+            host_end,
+        } = self;
+        let container_index = host_end.peer.ok_or_else(|| {
+            Error::new(
+                Code::Internal,
+                format!("the kernel gave {} no peer", host_end.name),
+            )
+        })?;
+        refuse_router_advertisements(&host_end, &plan.host_end.name)?;
+        uplink.set_up(plan, &host_end)?;
+        let mut inside = container::configure(host, netns, plan, container_index)?;
+        uplink.connect(&mut host.socket, plan, &host_end)?;
+        let ifb = match &plan.bandwidth {
+            Some(limits) => {
+                bandwidth::limit(&mut host.socket, &plan.attachment, limits, &host_end)?
+            }
+            None => None,
+        };
+        let finished = claim(host, plan, &uplink, nft)
+            .and_then(|()| container::settle(host, netns, plan, container_index, &mut inside))
+            .and_then(|()| veth::finish(&mut host.socket, plan, &uplink, &host_end))
+            .inspect_err(|_| {
+                let owner = crate::plan::alias(&plan.attachment);
+                let keys = keys_of(&plan.rules);
+                let _ =
+                    rules::open().and_then(|mut nft| rules::release_keys(&mut nft, &owner, &keys));
+            })?;
+        if uplink.announces() {
+            container::announce(&mut inside, plan, container_index);
+        }
+        Ok(Attached {
+            uplink,
+            host_end: finished,
+            ifb,
+        })
+    }
+}
+
+/// Elements of nftables, and what mapped ports need beside them.
+fn claim(host: &mut Host, plan: &Plan, uplink: &Uplink<'_>, nft: Option<Nft>) -> Result<()> {
+    rules::claim(nft, &plan.rules, |other| {
+        veth::is_gone(&mut host.socket, other)
+    })?;
+    match &plan.ports {
+        Some(ports) => ports::enable_mappings(
+            ports,
+            &plan.container.networks(),
+            uplink.towards_container(plan),
+        ),
+        None => Ok(()),
+    }
+}

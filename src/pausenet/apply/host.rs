@@ -1,0 +1,58 @@
+//! The host as one request sees it: its namespace, a socket, and the attachment's lock.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cni::request::Attachment;
+use crate::cni::{During, IfName, Result};
+use crate::kernel::RouteSocket;
+use crate::kernel::lock::Lock;
+use crate::kernel::netns::Netns;
+use crate::plan::host_end_name;
+
+/// Where the locks of attachments are.
+pub const LOCKS: &str = "/run/pausenet/lock";
+
+/// How long the kernel may take for what it does by itself: a host end that comes up once both
+/// ends are switched on, an IPv6 address that is taken into use. It does either in well under a
+/// millisecond; the limit is there to end in an error and not in a time-out of the runtime.
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The lock of an attachment, if it is free.
+///
+/// # Errors
+/// Code 5, naming the path.
+pub fn try_lock(host_end: &IfName) -> Result<Option<Lock>> {
+    Lock::try_take(Path::new(LOCKS), host_end)
+}
+
+/// Whether an attachment's lock is held, by an ADD or DEL under way; when in doubt, yes.
+pub fn is_locked(attachment: &Attachment) -> bool {
+    !matches!(try_lock(&host_end_name(attachment)), Ok(Some(_)))
+}
+
+/// The kernel as one request sees it: the host's side, opened once, and the attachment's lock.
+pub struct Host {
+    pub netns: Netns,
+    pub socket: RouteSocket,
+    _lock: Lock,
+}
+
+impl Host {
+    /// Opens the host's side and waits for the lock of the attachment with this host end.
+    pub fn open(host_end: &IfName) -> Result<Self> {
+        let lock = Lock::take(Path::new(LOCKS), host_end)?;
+        let socket = Self::open_socket()?;
+        let netns = Netns::own_by(&socket)?;
+        Ok(Self {
+            netns,
+            socket,
+            _lock: lock,
+        })
+    }
+
+    /// Opens the host's side for work on the whole network: no attachment's lock is held.
+    pub fn open_socket() -> Result<RouteSocket> {
+        RouteSocket::open().during("open a netlink socket on the host")
+    }
+}

@@ -1,0 +1,134 @@
+//! What a host end is connected to: one variant for each mode, and here what the modes do
+//! differently on the host.
+
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::bridge::{self, Bridge};
+use super::{ptp, vlan};
+use crate::cni::{IfName, Result};
+use crate::kernel::link::{self, Link, Which};
+use crate::kernel::netlink::Request;
+use crate::kernel::{RouteSocket, sysctl::Sysctl};
+use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
+
+/// The plan's link, ready for the host end of one attachment.
+#[derive(Debug)]
+pub enum Uplink<'plan> {
+    Bridge {
+        plan: &'plan BridgePlan,
+        port: &'plan PortPlan,
+        bridge: Bridge,
+        /// Neighbours may know an address of the container by the MAC of its last holder.
+        announce: bool,
+    },
+    Ptp(&'plan PtpPlan),
+}
+
+impl<'plan> Uplink<'plan> {
+    /// Makes what attachments share, where it is missing.
+    ///
+    /// # Errors
+    /// Code 7 when the bridge's name belongs to something else, or another address is in a
+    /// gateway's way; 5 and 101 when the kernel refuses something.
+    pub(super) fn prepare(socket: &mut RouteSocket, plan: &'plan Plan) -> Result<Self> {
+        match &plan.link {
+            LinkPlan::Bridge { bridge, port } => {
+                let (plan, steady) = (bridge, plan.container.steady);
+                let bridge = bridge::ensure(socket, plan)?;
+                let was_steady = bridge::is_steady(&bridge.link);
+                if was_steady && !steady {
+                    bridge::clear_steady_group(socket, &bridge.link)?;
+                }
+                Ok(Self::Bridge {
+                    plan,
+                    port,
+                    bridge,
+                    announce: !was_steady || !steady,
+                })
+            }
+            LinkPlan::Ptp(ptp) => Ok(Self::Ptp(ptp)),
+        }
+    }
+
+    /// The link that the host end is born as a port of.
+    pub(super) fn controller(&self) -> Option<&Link> {
+        match self {
+            Self::Bridge { bridge, .. } => Some(&bridge.link),
+            Self::Ptp(_) => None,
+        }
+    }
+
+    /// The host's link that packets to the container leave by.
+    pub(super) fn towards_container<'a>(&'a self, plan: &'a Plan) -> &'a IfName {
+        match self {
+            Self::Bridge { plan, .. } => &plan.name,
+            Self::Ptp(_) => &plan.host_end.name,
+        }
+    }
+
+    /// What a new host end needs before the container has addresses.
+    pub(super) fn set_up(&self, plan: &Plan, host_end: &Link) -> Result<()> {
+        match self {
+            Self::Bridge { .. } => Ok(()),
+            Self::Ptp(_) => {
+                let probed = host_end
+                    .ipv6
+                    .is_none_or(|settings| settings.accept_dad != 0);
+                if plan.container.has_ipv6() && probed {
+                    // While its link-local address is being probed, the host could not ask for
+                    // the container's MAC, and nothing routed would reach it by IPv6.
+                    Sysctl::AcceptDad(&plan.host_end.name).set_if_there("0")?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Connects the host end: VLANs of a port, or addresses and routes.
+    pub(super) fn connect(
+        &self,
+        socket: &mut RouteSocket,
+        plan: &Plan,
+        host_end: &Link,
+    ) -> Result<()> {
+        match self {
+            Self::Bridge { plan, bridge, .. } => match &plan.vlans {
+                Some(vlans) => vlan::join(socket, &bridge.link, host_end, vlans),
+                None => Ok(()),
+            },
+            Self::Ptp(ptp) => ptp::route(socket, ptp, &plan.host_end.name, host_end),
+        }
+    }
+
+    /// Flags that the kernel takes for a link only once it is a port.
+    pub(super) fn port_flags(&self, host_end: &Link) -> Option<Request<RouteNetlinkMessage>> {
+        match self {
+            Self::Bridge { port, .. } if port.hairpin || port.isolated => Some(link::port_request(
+                host_end.index,
+                port.hairpin,
+                port.isolated,
+            )),
+            Self::Bridge { .. } | Self::Ptp(_) => None,
+        }
+    }
+
+    /// Has the kernel settle the carrier of a bridge whose first port this is: until then, the
+    /// bridge drops what the host sends.
+    pub(super) fn settle_carrier(&self) -> Option<Request<RouteNetlinkMessage>> {
+        match self {
+            Self::Bridge { bridge, .. } if !bridge.link.running => {
+                Some(link::get_request(Which::Index(bridge.link.index)))
+            }
+            Self::Bridge { .. } | Self::Ptp(_) => None,
+        }
+    }
+
+    /// Whether the container announces its addresses once it can be reached.
+    pub(super) fn announces(&self) -> bool {
+        match self {
+            Self::Bridge { announce, .. } => *announce,
+            // The host is the one neighbour, and what it knows of a link goes with it.
+            Self::Ptp(_) => false,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! One call of the plugin: the verb, and what it is about.
+
+use super::Result;
+use super::env::{Environment, Verb};
+use super::plugin::Plugin;
+use super::request::{Network, Request};
+
+/// A verb with its request, checked.
+#[derive(Debug)]
+pub enum Call {
+    Add(Request),
+    Del(Request),
+    Check(Request),
+    Gc(Network),
+    Status(Network),
+    Version,
+}
+
+impl Call {
+    /// Checks a config together with the environment, as `plugin` reads them.
+    ///
+    /// # Errors
+    /// Codes 1, 2, 4, 6 and 7 of the specification, naming the field and its value.
+    pub fn new(plugin: Plugin, env: &Environment, raw: Vec<u8>) -> Result<Self> {
+        let network = |raw| Network::new(plugin, env.verb, &env.path, raw);
+        match env.verb {
+            Verb::Add => Request::new(plugin, env, raw).map(Self::Add),
+            Verb::Del => Request::new(plugin, env, raw).map(Self::Del),
+            Verb::Check => Request::new(plugin, env, raw).map(Self::Check),
+            Verb::Gc => network(raw).map(Self::Gc),
+            Verb::Status => network(raw).map(Self::Status),
+            Verb::Version => Ok(Self::Version),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! From a request and an allocation to the plan of an attachment.
+
+use ipnetwork::IpNetwork;
+
+use super::bridge::{self, BridgePlan, PortPlan};
+use super::container::{ContainerPlan, PlannedRoute};
+use super::families::Families;
+use super::identity::{host_end_name, mac_of};
+use super::ptp::{self, PtpPlan};
+use super::{firewall, rules};
+use crate::cni::bandwidth::Bandwidth;
+use crate::cni::error::invalid;
+use crate::cni::link::{LinkConf, PortIsolation};
+use crate::cni::ports::PortsConf;
+use crate::cni::request::{Attachment, IpamConf, Request};
+use crate::cni::result::{Dns, Route};
+use crate::cni::{IfName, MacAddr, Result};
+use crate::ipam::Allocation;
+
+/// An attachment as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub attachment: Attachment,
+    pub host_end: HostEndPlan,
+    /// How the host end is connected.
+    pub link: LinkPlan,
+    /// The host forwards for these families.
+    pub forward: Families,
+    pub container: ContainerPlan,
+    /// What nftables should hold for the attachment.
+    pub rules: Vec<rules::DesiredElement>,
+    /// What others' firewalls should let through.
+    pub allowed_traffic: Vec<firewall::AllowedTraffic>,
+    /// Ports of the host that lead to the container.
+    pub ports: Option<PortsConf>,
+    /// How much traffic the container may have.
+    pub bandwidth: Option<Bandwidth>,
+    /// As they were configured, for the result; the container's own list has them filled in.
+    pub routes: Vec<Route>,
+    pub dns: Dns,
+}
+
+/// The host's end of the pair, whatever it is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEndPlan {
+    /// Made from the attachment by [`host_end_name`].
+    pub name: IfName,
+    /// Of both ends; None leaves it to the kernel.
+    pub mtu: Option<u32>,
+}
+
+/// How the host end is connected to the rest of the host: one variant for each mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkPlan {
+    /// As a port of a bridge.
+    Bridge { bridge: BridgePlan, port: PortPlan },
+    /// By addresses and routes of its own.
+    Ptp(PtpPlan),
+}
+
+/// What a mode decides about an attachment beyond the host end.
+struct ModePlan {
+    link: LinkPlan,
+    forward: Families,
+    up: bool,
+    prefix_routes: bool,
+    detect_duplicates: bool,
+    /// Routes of the container that go before the configured ones.
+    routes: Vec<PlannedRoute>,
+}
+
+/// Plans an attachment. `allocation` is None when the config has no IPAM: then the container
+/// is on layer 2 only. `mac` is for an interface that has no address to make it from
+/// ([`mac_of`]), and for which none is asked for.
+///
+/// # Errors
+/// Code 7 when gateways and addresses do not fit together.
+pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> Result<Plan> {
+    let network = &request.network;
+    let mut allocation = allocation.unwrap_or_default();
+    let mode = match &network.link {
+        Some(LinkConf::Bridge(conf)) => {
+            let bridge = bridge::plan(conf, network.mtu, &mut allocation)?;
+            ModePlan {
+                forward: Families::of(bridge.gateways.iter().copied()),
+                up: !conf.leave_down,
+                prefix_routes: true,
+                detect_duplicates: conf.detect_duplicates,
+                routes: Vec::new(),
+                link: LinkPlan::Bridge {
+                    bridge,
+                    port: PortPlan {
+                        hairpin: conf.hairpin(),
+                        isolated: conf.isolation == PortIsolation::Isolated,
+                    },
+                },
+            }
+        }
+        Some(LinkConf::Ptp) => ModePlan {
+            link: LinkPlan::Ptp(ptp::plan(&allocation.addresses)?),
+            forward: Families::of(networks(&allocation)),
+            up: true,
+            prefix_routes: false,
+            detect_duplicates: false,
+            routes: ptp::container_routes(&allocation.addresses),
+        },
+        None => {
+            return Err(invalid(
+                "no link to plan: another plugin wires the container",
+            ));
+        }
+    };
+    let gateway_of = |v4: bool| {
+        let gateways = allocation
+            .addresses
+            .iter()
+            .filter_map(|given| given.gateway);
+        gateways.into_iter().find(|gateway| gateway.is_ipv4() == v4)
+    };
+    let mut routes = mode.routes;
+    routes.extend(allocation.routes.iter().map(|route| PlannedRoute {
+        via: route.gw.or_else(|| gateway_of(route.dst.is_ipv4())),
+        source: None,
+        route: route.clone(),
+    }));
+    let own_mac = allocation
+        .addresses
+        .first()
+        .map(|given| mac_of(given.address.ip()));
+    let mac = request.requested_mac.or(own_mac).unwrap_or(mac);
+    let from_store = network.ipam.as_ref().is_some_and(IpamConf::is_host_local);
+    let container = ContainerPlan {
+        up: mode.up,
+        mac,
+        steady: from_store && allocation.addresses.len() == 1 && own_mac == Some(mac),
+        prefix_routes: mode.prefix_routes,
+        detect_duplicates: mode.detect_duplicates,
+        routes,
+        addresses: allocation.addresses,
+    };
+    let rules = rules::desired_elements(request, &container.networks(), Some(container.mac));
+    let allowed_traffic = firewall::allowed_traffic(network, &container.networks());
+    let dns = if network.dns.is_empty() {
+        allocation.dns
+    } else {
+        network.dns.clone()
+    };
+    Ok(Plan {
+        attachment: request.attachment.clone(),
+        host_end: HostEndPlan {
+            name: host_end_name(&request.attachment),
+            mtu: network.mtu,
+        },
+        link: mode.link,
+        forward: mode.forward,
+        container,
+        rules,
+        allowed_traffic,
+        ports: network.ports.clone(),
+        bandwidth: network.bandwidth,
+        routes: allocation.routes,
+        dns,
+    })
+}
+
+fn networks(allocation: &Allocation) -> impl Iterator<Item = IpNetwork> {
+    allocation.addresses.iter().map(|given| given.address)
+}

@@ -1,0 +1,217 @@
+//! The rules of DOCKER-USER that let a network's traffic through, and which of them are missing.
+
+use ipnetwork::IpNetwork;
+
+use crate::cni::link::{Firewall, LinkConf};
+use crate::cni::request::Network;
+use crate::cni::{IfName, NetworkName};
+use crate::kernel::nft::expr::{self, Expression, Field, Meta, Op, R0, Verdict};
+use crate::kernel::nft::{NewRule, Rule, Table, TableFamily, TerminalVerdict};
+use crate::plan::families::{Families, subnet_of};
+use crate::plan::identity::HOST_END_START;
+
+/// The chain that Docker leaves to others.
+pub const DOCKER_USER: &str = "DOCKER-USER";
+
+/// The tables, as iptables names them, that may have it.
+pub const TABLES: [Table; 2] = [
+    Table {
+        family: TableFamily::Ipv4,
+        name: "filter",
+    },
+    Table {
+        family: TableFamily::Ipv6,
+        name: "filter",
+    },
+];
+
+/// Traffic of a network that is to be let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedTraffic {
+    pub network: NetworkName,
+    pub link: HostLink,
+}
+
+/// What a network's forwarded packets come in from and go out to, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostLink {
+    /// Of pods with addresses of these families.
+    Bridge(IfName, Families),
+    /// Mode ptp: the host's ends of pairs, with this subnet behind them.
+    HostEnds(IpNetwork),
+}
+
+/// The traffic of a network that has these addresses, of pods or subnets; none where the
+/// network's `firewall` is off.
+pub fn allowed_traffic(network: &Network, addresses: &[IpNetwork]) -> Vec<AllowedTraffic> {
+    if network.firewall == Firewall::Off {
+        return Vec::new();
+    }
+    let allowed = |link| AllowedTraffic {
+        network: network.name.clone(),
+        link,
+    };
+    match &network.link {
+        Some(LinkConf::Bridge(conf)) => {
+            let mut families = Families::of(addresses.iter().copied());
+            if addresses.is_empty() {
+                // A switch only: its pods choose. Frames between its ports may be asked about
+                // like forwarded packets (br_netfilter).
+                (families.ipv4, families.ipv6) = (true, true);
+            }
+            vec![allowed(HostLink::Bridge(conf.name.clone(), families))]
+        }
+        Some(LinkConf::Ptp) => {
+            let mut traffic: Vec<AllowedTraffic> = Vec::new();
+            for address in addresses {
+                let found = allowed(HostLink::HostEnds(subnet_of(*address)));
+                if !traffic.contains(&found) {
+                    traffic.push(found);
+                }
+            }
+            traffic
+        }
+        None => Vec::new(),
+    }
+}
+
+/// The rules for DOCKER-USER in a table that are not among those it has, to be put where they
+/// belong.
+pub fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]) -> Vec<NewRule> {
+    let last = present.last();
+    let before = last
+        .filter(|rule| rule.unconditional == Some(TerminalVerdict::Return))
+        .map(|rule| rule.handle);
+    let wanted = traffic.iter().filter(|allowed| allowed.is_of(table.family));
+    wanted
+        .flat_map(|allowed| allowed.rules(table, before))
+        .filter(|wanted| !present.iter().any(|rule| rule.comment == wanted.comment))
+        .collect()
+}
+
+/// The tables that packets of these traffic are asked about in.
+pub fn tables_of(traffic: &[AllowedTraffic]) -> Vec<Table> {
+    let concerns = |table: &Table| traffic.iter().any(|allowed| allowed.is_of(table.family));
+    TABLES.into_iter().filter(concerns).collect()
+}
+
+/// Whether a rule with this comment was made for a network.
+pub fn is_of_network(comment: &str, network: &NetworkName) -> bool {
+    comment.starts_with(&comment_start(network))
+}
+
+fn comment_start(network: &NetworkName) -> String {
+    format!("pausenet {network}: ")
+}
+
+/// Which packets a rule accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RuleKind {
+    FromPods,
+    Replies,
+    /// What comes by a mapped port, ours or another's.
+    Mapped,
+}
+
+impl RuleKind {
+    pub(super) const ALL: [Self; 3] = [Self::FromPods, Self::Replies, Self::Mapped];
+}
+
+impl AllowedTraffic {
+    /// Whether there are packets of it in a table's family.
+    pub(super) fn is_of(&self, family: TableFamily) -> bool {
+        let families = self.families();
+        match family {
+            TableFamily::Ipv4 => families.ipv4,
+            TableFamily::Ipv6 => families.ipv6,
+            TableFamily::Inet => true,
+            TableFamily::Bridge => false,
+        }
+    }
+
+    pub(super) fn families(&self) -> Families {
+        match self.link {
+            HostLink::Bridge(_, families) => families,
+            HostLink::HostEnds(subnet) => Families::of([subnet]),
+        }
+    }
+
+    pub(super) fn comment(&self, kind: RuleKind) -> String {
+        let kind = match kind {
+            RuleKind::FromPods => "from",
+            RuleKind::Replies => "answers to",
+            RuleKind::Mapped => "mapped to",
+        };
+        format!("{}{kind} {}", comment_start(&self.network), self.link)
+    }
+
+    fn rules(&self, table: Table, before: Option<u64>) -> [NewRule; 3] {
+        RuleKind::ALL.map(|kind| NewRule {
+            table,
+            chain: DOCKER_USER.to_owned(),
+            before,
+            comment: self.comment(kind),
+            expressions: self.expressions(kind),
+        })
+    }
+
+    fn expressions(&self, kind: RuleKind) -> Vec<Expression> {
+        let name = match kind {
+            RuleKind::FromPods => Meta::IifName,
+            RuleKind::Replies | RuleKind::Mapped => Meta::OifName,
+        };
+        let mut rule = vec![expr::meta(name, R0)];
+        match &self.link {
+            HostLink::Bridge(bridge, _) => {
+                // All of the name: with the zero that ends it.
+                let mut bytes = bridge.as_str().as_bytes().to_vec();
+                bytes.push(0);
+                rule.push(expr::cmp(R0, Op::Eq, &bytes));
+            }
+            HostLink::HostEnds(subnet) => {
+                rule.push(expr::cmp(R0, Op::Eq, HOST_END_START.as_bytes()));
+                let v4 = subnet.is_ipv4();
+                let field = match kind {
+                    RuleKind::FromPods => Field::source(v4),
+                    RuleKind::Replies | RuleKind::Mapped => Field::destination(v4),
+                };
+                rule.push(expr::payload(field, R0));
+                rule.extend(expr::subnet(R0, Op::Eq, *subnet));
+            }
+        }
+        match kind {
+            RuleKind::FromPods => {}
+            RuleKind::Replies => rule.push(connections(ESTABLISHED | RELATED)),
+            RuleKind::Mapped => rule.push(connections(DNAT)),
+        }
+        rule.extend([expr::counter(), expr::verdict(Verdict::Accept)]);
+        rule
+    }
+}
+
+impl std::fmt::Display for HostLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bridge(name, _) => name.fmt(f),
+            Self::HostEnds(subnet) => subnet.fmt(f),
+        }
+    }
+}
+
+/// States of a connection, as iptables numbers them (linux/netfilter/xt_conntrack.h).
+const ESTABLISHED: u16 = 1 << 1;
+const RELATED: u16 = 1 << 2;
+const DNAT: u16 = 1 << 7;
+
+/// `--ctstate`, as struct xt_conntrack_mtinfo3: iptables cannot read nftables' own `ct state`.
+fn connections(states: u16) -> Expression {
+    const LENGTH: usize = 168; // with padding
+    const MATCH_FLAGS_AT: usize = 146;
+    const STATE_MASK_AT: usize = 150;
+    const STATE: u16 = 1;
+    let mut info = vec![0; LENGTH];
+    for (at, flags) in [(MATCH_FLAGS_AT, STATE), (STATE_MASK_AT, states)] {
+        info[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
+    }
+    expr::xt_match("conntrack", 3, info)
+}

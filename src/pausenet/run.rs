@@ -1,0 +1,142 @@
+//! One request, from stdin and the environment to stdout: the way in and out that all plugins and
+//! verbs share.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use crate::cni::call::Call;
+use crate::cni::env::{Environment, Verb};
+use crate::cni::{Code, Error, Plugin, Result, SpecVersion};
+use crate::verbs;
+
+/// More than any config: what is longer is a mistake, not a network.
+const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+
+const HELP: &str = concat!(
+    "pausenet ",
+    env!("CARGO_PKG_VERSION"),
+    ", a CNI plugin (specification 0.1.0 to 1.1.0)
+
+Container runtimes call it, with CNI_* variables and a network config on stdin:
+
+  CNI_COMMAND=ADD CNI_CONTAINERID=web CNI_NETNS=/run/netns/web CNI_IFNAME=eth0 \\
+  CNI_PATH=/opt/cni/bin pausenet < podnet.conf
+
+Verbs: ADD, DEL, CHECK, GC, STATUS, VERSION. The result, or an error with its
+code, is JSON on stdout; the exit status is 0 or 1. Linked or copied as bridge,
+ptp, host-local, loopback or portmap, it is that plugin. People use pausectl."
+);
+
+/// The whole plugin: reads the request, serves it, writes the answer.
+///
+/// Nothing but the answer goes to stdout. The exit status is 1 with an error object.
+pub fn run() -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
+    let plugin = Plugin::called(&std::env::args_os().next().unwrap_or_default());
+    let lookup = |name: &str| std::env::var_os(name);
+    let mut stdin = Vec::new();
+    let outcome = serve(plugin, &lookup, std::io::stdin(), &mut stdin);
+    let (added, text, status) = match outcome {
+        Ok(answer) => (is_add(&lookup), answer, ExitCode::SUCCESS),
+        Err(err) => (false, describe(err, &lookup, &stdin), ExitCode::FAILURE),
+    };
+    let line = if text.is_empty() { text } else { text + "\n" };
+    let Err(err) = std::io::stdout().write_all(line.as_bytes()) else {
+        return status;
+    };
+    let mut lost = Error::new(Code::Io, format!("cannot write the answer: {err}"));
+    if added {
+        lost = lost.hint(undo_add(plugin, &lookup, &stdin));
+    }
+    eprintln!("pausenet: {lost}");
+    let _ = writeln!(std::io::stdout(), "{}", describe(lost, &lookup, &stdin));
+    ExitCode::FAILURE
+}
+
+fn is_add(lookup: &impl Fn(&str) -> Option<OsString>) -> bool {
+    lookup("CNI_COMMAND").is_some_and(|verb| verb == Verb::Add.as_str())
+}
+
+/// An ADD whose result did not reach the runtime has failed, as far as the runtime knows. Returns
+/// what happened to the attachment, for the error's hint.
+fn undo_add(plugin: Plugin, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &[u8]) -> String {
+    let as_del = |name: &str| match name {
+        "CNI_COMMAND" => Some(Verb::Del.as_str().into()),
+        other => lookup(other),
+    };
+    match serve(plugin, &as_del, stdin, &mut Vec::new()) {
+        Ok(_) => "the attachment was removed again".to_owned(),
+        Err(err) => format!("and the attachment could not be removed again: {err}"),
+    }
+}
+
+/// Serves one request; what was read from `input` stays in `stdin`, for the error to name.
+fn serve(
+    plugin: Plugin,
+    lookup: &impl Fn(&str) -> Option<OsString>,
+    input: impl Read,
+    stdin: &mut Vec<u8>,
+) -> Result<String> {
+    // What the reference's plugin does not read cannot be wrong.
+    let lookup = |name: &str| match name {
+        "CNI_ARGS" if matches!(plugin, Plugin::Loopback | Plugin::Portmap) => None,
+        _ => lookup(name),
+    };
+    let environment = Environment::parse(lookup);
+    if let Ok(None) = environment {
+        return Ok(HELP.to_owned());
+    }
+    // VERSION says nothing about a network; a runtime may leave stdin open.
+    if !matches!(&environment, Ok(Some(env)) if env.verb == Verb::Version) {
+        input
+            .take(MAX_CONFIG)
+            .read_to_end(stdin)
+            .map_err(|err| Error::new(Code::Io, format!("cannot read stdin: {err}")))?;
+    }
+    let Some(env) = environment? else {
+        return Ok(HELP.to_owned());
+    };
+    let call = Call::new(plugin, &env, stdin.clone())?;
+    verbs::serve(plugin, &call)
+}
+
+/// The error object, with what it is about in front: verb, network, container, interface, as
+/// far as they are known. Some of them may be the very thing that is wrong.
+fn describe(err: Error, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Known {
+        name: Option<String>,
+        #[serde(rename = "cniVersion")]
+        version: Option<String>,
+    }
+    let known: Option<Known> = serde_json::from_slice(stdin).ok();
+    let (name, version) = known.map_or((None, None), |known| (known.name, known.version));
+    let version = SpecVersion::parse(version.as_deref()).unwrap_or(SpecVersion::NEWEST);
+    let variable = |key| lookup(key).map(|value| value.to_string_lossy().into_owned());
+    let shown = |value: Option<String>| match value.filter(|value| !value.is_empty()) {
+        None => "unknown".to_owned(),
+        Some(value) => value
+            .chars()
+            .take(64)
+            .flat_map(char::escape_debug)
+            .collect(),
+    };
+    let err = err.context(format!(
+        "{} (network {}, container {}, interface {})",
+        shown(variable("CNI_COMMAND")),
+        shown(name),
+        shown(variable("CNI_CONTAINERID")),
+        shown(variable("CNI_IFNAME")),
+    ));
+    err.to_json(version.as_str())
+}
+
+/// A bug must look like any other error to the runtime. Whatever was half done has no alias,
+/// so the next ADD or DEL clears it.
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let err = Error::new(Code::Internal, format!("pausenet has a bug: {panic}"));
+    let _ = std::io::stdout().write_all(err.to_json(SpecVersion::NEWEST.as_str()).as_bytes());
+    eprintln!("{err}");
+    std::process::exit(1);
+}
