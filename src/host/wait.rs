@@ -1,4 +1,6 @@
-use crate::Error;
+//! The asynchronous part of a command.
+
+use crate::error::Error;
 
 /// Runs the asynchronous part of a command. One thread is enough: it waits for one program.
 ///

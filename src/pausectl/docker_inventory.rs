@@ -13,8 +13,8 @@ use pausenet::cni::MacAddr;
 use pausenet_host::Error;
 use pausenet_host::anchor::cgroup::Engine;
 use pausenet_host::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
-use pausenet_host::anchor::holder::Registered;
-use pausenet_host::anchor::survey::{Removed, Told};
+use pausenet_host::anchor::registration::Registered;
+use pausenet_host::anchor::scan::{EngineFacts, Removed};
 use pausenet_host::block_on;
 
 /// How long the daemon may take: without its names the answer is still worth having.
@@ -34,7 +34,7 @@ pub enum Depth {
 ///
 /// # Errors
 /// Wrong usage, when the socket is none.
-pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>)> {
+pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(EngineFacts, Option<Error>)> {
     let socket = options.socket()?;
     let asked = block_on(async {
         let asking = async {
@@ -53,11 +53,11 @@ pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(Told, Option<Error>
             Some(Error::new(what))
         }
     };
-    Ok((with_records(Told::default()), problem))
+    Ok((with_records(EngineFacts::default()), problem))
 }
 
-fn with_records(told: Told) -> Told {
-    Told {
+fn with_records(told: EngineFacts) -> EngineFacts {
+    EngineFacts {
         registered: record::all().into_iter().map(registered).collect(),
         ..told
     }
@@ -72,10 +72,10 @@ fn registered(record: Record) -> Registered {
     }
 }
 
-async fn questions(docker: &Docker, depth: Depth) -> Result<Told, ApiError> {
-    let mut told = Told {
+async fn questions(docker: &Docker, depth: Depth) -> Result<EngineFacts, ApiError> {
+    let mut told = EngineFacts {
         docker_answered: true,
-        ..Told::default()
+        ..EngineFacts::default()
     };
     for overview in docker.summaries().await? {
         let runs = overview.is_running;

@@ -4,9 +4,11 @@ use serde_json::{Value, json};
 
 use pausenet::kernel::netns::Netns;
 use pausenet_host::anchor::container::Container;
-use pausenet_host::anchor::interior::{self, Host};
-use pausenet_host::anchor::sandbox::{Absent, Member, Owner, Reason, Sandbox, Was, Wire};
-use pausenet_host::anchor::survey::{Population, Told};
+use pausenet_host::anchor::interfaces::{self, Host};
+use pausenet_host::anchor::sandbox::{
+    LastKnownState, Member, MissingContainer, Owner, OwnerReason, Sandbox, SandboxInterface,
+};
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan};
 use pausenet_host::{Error, Result};
 
 /// The kernel's second process, and with the first one the oldest there is.
@@ -34,13 +36,13 @@ impl Sight {
     ///
     /// # Errors
     /// When the host itself cannot be looked at.
-    pub fn take(scope: Scope, told: &Told) -> Result<Self> {
-        interior::apart(|| {
+    pub fn take(scope: Scope, told: &EngineFacts) -> Result<Self> {
+        interfaces::apart(|| {
             let mut host = Host::open()?;
-            let population = Population::take(host.id()?, told)?;
+            let scan = NamespaceScan::take(host.id()?, told)?;
             // Run in a namespace of its own, pausectl sees that of the machine as one of many.
             let is_the_machine_s = |netns| {
-                let members = population.members(netns).iter();
+                let members = scan.members(netns).iter();
                 let mut processes = members.flat_map(|member| &member.processes);
                 processes.any(|process| process.pid <= KTHREADD)
             };
@@ -53,7 +55,7 @@ impl Sight {
             };
             let mut sandboxes = Vec::new();
             let mut problems = Vec::new();
-            for story in population.describe(&mut host, told, wanted) {
+            for story in scan.describe(&mut host, told, wanted) {
                 match story {
                     Ok(sandbox) => sandboxes.push(sandbox),
                     Err(err) => problems.push(err),
@@ -86,17 +88,17 @@ pub fn sandbox(sandbox: &Sandbox) -> Value {
 fn owner(sandbox: &Sandbox) -> Value {
     match &sandbox.owner {
         Owner::Member(at, reason) => json!({"member": at, "because": because(*reason)}),
-        Owner::Absent(Absent {
+        Owner::Missing(MissingContainer {
             id,
             name,
             was,
             networks,
         }) => {
             let (was, at) = match was {
-                Was::Removed { at } => ("removed", at.as_deref()),
-                Was::Stopped { at } => ("stopped", at.as_deref()),
-                Was::Restarted(_) => ("restarted", None),
-                Was::Unknown => ("unknown", None),
+                LastKnownState::Removed { at } => ("removed", at.as_deref()),
+                LastKnownState::Stopped { at } => ("stopped", at.as_deref()),
+                LastKnownState::Restarted(_) => ("restarted", None),
+                LastKnownState::Unknown => ("unknown", None),
             };
             json!({"gone": {"id": id, "name": name, "was": was, "at": at, "networks": networks}})
         }
@@ -105,16 +107,16 @@ fn owner(sandbox: &Sandbox) -> Value {
     }
 }
 
-fn because(reason: Reason) -> &'static str {
+fn because(reason: OwnerReason) -> &'static str {
     match reason {
-        Reason::Sandbox => "sandbox",
-        Reason::PodOfOurs => "pod",
-        Reason::Joined => "joined",
-        Reason::MadeFor => "madeFor",
-        Reason::Pause => "pause",
-        Reason::Oldest => "oldest",
-        Reason::Rescued => "rescued",
-        Reason::Registered => "registered",
+        OwnerReason::Sandbox => "sandbox",
+        OwnerReason::PodOfOurs => "pod",
+        OwnerReason::Joined => "joined",
+        OwnerReason::MadeFor => "madeFor",
+        OwnerReason::Pause => "pause",
+        OwnerReason::Oldest => "oldest",
+        OwnerReason::Rescued => "rescued",
+        OwnerReason::Registered => "registered",
     }
 }
 
@@ -144,7 +146,7 @@ pub fn container(container: &Container) -> Value {
 }
 
 /// An interface.
-pub fn wire(wire: &Wire) -> Value {
+pub fn wire(wire: &SandboxInterface) -> Value {
     let link = &wire.interface.link;
     let addresses = wire.interface.addresses.iter().map(ToString::to_string);
     json!({
@@ -154,8 +156,8 @@ pub fn wire(wire: &Wire) -> Value {
         "mtu": link.mtu,
         "up": link.up,
         "addresses": addresses.collect::<Vec<_>>(),
-        "madeBy": wire.maker.as_str(),
-        "network": wire.maker.network(),
+        "madeBy": wire.origin.as_str(),
+        "network": wire.origin.network(),
         "hostEnd": wire.interface.host_end.as_ref().map(|link| &link.name),
         "bridge": wire.bridge,
     })

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::Options;
 use pausenet_host::install::file::{Digest, refusal};
-use pausenet_host::install::place::{Place, Put, Record, Wanted};
+use pausenet_host::install::managed_folder::{ManagedFolder, NewFile, PutAction, Record};
 use pausenet_host::install::{names, try_out};
 use pausenet_host::{Error, Result};
 
@@ -18,16 +18,16 @@ const OWN_NAME: &str = "pausenet";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Installed {
     pub(crate) file: PathBuf,
-    pub(crate) put: Put,
+    pub(crate) put: PutAction,
 }
 
 /// Whether to install under this name (pure): a foreign plugin stays, unless it has our own name or
 /// the user asks for its replacement.
-fn should_install(name: &str, put: Put, replace: bool) -> bool {
+fn should_install(name: &str, put: PutAction, replace: bool) -> bool {
     match put {
-        Put::Nothing { .. } => false,
-        Put::New | Put::Renew => true,
-        Put::Replace => replace || name == OWN_NAME,
+        PutAction::Nothing { .. } => false,
+        PutAction::New | PutAction::Renew => true,
+        PutAction::Replace => replace || name == OWN_NAME,
     }
 }
 
@@ -57,7 +57,7 @@ impl Fingerprint {
 /// stays then.
 pub(crate) fn ensure(options: &Options, last_seen: &mut Fingerprint) -> Result<Vec<Installed>> {
     let source = source(options)?;
-    let place = Place::new(options.bin_dir.clone());
+    let place = ManagedFolder::new(options.bin_dir.clone());
     let names = names(&options.plugins, &place)?;
     let targets = names.iter().map(|name| place.path(name));
     let files: Vec<_> = std::iter::once(source.clone()).chain(targets).collect();
@@ -72,7 +72,7 @@ pub(crate) fn ensure(options: &Options, last_seen: &mut Fingerprint) -> Result<V
 fn install(
     options: &Options,
     source: &Path,
-    place: &Place,
+    place: &ManagedFolder,
     names: Vec<String>,
 ) -> Result<Vec<Installed>> {
     let content = std::fs::read(source).map_err(|err| {
@@ -82,14 +82,14 @@ fn install(
     let digest = Digest::of(&content);
     let wanted: Vec<_> = names
         .into_iter()
-        .map(|name| Wanted {
+        .map(|name| NewFile {
             name,
             content: &content,
             digest: digest.clone(),
             mode: 0o755,
         })
         .collect();
-    let open = |record: &Record| -> Result<Vec<&Wanted>> {
+    let open = |record: &Record| -> Result<Vec<&NewFile>> {
         let mut open = Vec::new();
         for one in &wanted {
             if should_install(&one.name, place.plan(one, record)?, options.replace_plugins) {
@@ -140,19 +140,19 @@ mod tests {
 
     #[test]
     fn a_foreign_plugin_stays_unless_the_user_says_otherwise() {
-        assert!(!should_install("loopback", Put::Replace, false));
-        assert!(should_install("loopback", Put::Replace, true));
-        assert!(should_install("loopback", Put::New, false));
-        assert!(should_install("loopback", Put::Renew, false));
+        assert!(!should_install("loopback", PutAction::Replace, false));
+        assert!(should_install("loopback", PutAction::Replace, true));
+        assert!(should_install("loopback", PutAction::New, false));
+        assert!(should_install("loopback", PutAction::Renew, false));
         assert!(!should_install(
             "loopback",
-            Put::Nothing { ours: true },
+            PutAction::Nothing { ours: true },
             true
         ));
     }
 
     #[test]
     fn a_file_under_our_own_name_is_always_replaced() {
-        assert!(should_install(OWN_NAME, Put::Replace, false));
+        assert!(should_install(OWN_NAME, PutAction::Replace, false));
     }
 }

@@ -18,8 +18,8 @@ use pausenet::kernel::nft::Nft;
 use pausenet::kernel::{RouteSocket, address, link};
 use pausenet::plan::attachment_of_host_end;
 use pausenet::plan::rules::DesiredElement;
+use pausenet_host::runtime::add_calls::{self, AddCall};
 use pausenet_host::runtime::cache;
-use pausenet_host::runtime::duty::{self, Duty};
 use pausenet_host::{During, Error, Result};
 
 /// The expected elements of this node's pods.
@@ -130,17 +130,17 @@ impl PodElements {
     ) -> Option<ExpectedElements> {
         let entry = cache::of(attachment).filter(|entry| entry.result.is_some())?;
         // Our conflist has one plugin only.
-        let plugins = duty::Plugins {
+        let plugins = add_calls::Plugins {
             path: &self.path,
             portmap_is_ours: false,
         };
-        let duties = duty::remembered(&entry, &[], plugins);
-        let wishes: Vec<_> = duties.iter().flat_map(Duty::wishes).collect();
-        let belongs_to_this_attachment = !duties.is_empty()
+        let add_calls = add_calls::remembered(&entry, &[], plugins);
+        let wishes: Vec<_> = add_calls.iter().flat_map(AddCall::wishes).collect();
+        let belongs_to_this_attachment = !add_calls.is_empty()
             && (wishes.is_empty()
-                || duties
+                || add_calls
                     .iter()
-                    .all(|duty| has_remembered_addresses(socket, host_end, duty)));
+                    .all(|add_call| has_remembered_addresses(socket, host_end, add_call)));
         belongs_to_this_attachment.then_some(ExpectedElements {
             host_end: host_end.index,
             wishes,
@@ -150,9 +150,9 @@ impl PodElements {
 
 /// Whether the interface has the addresses in the result cache. Otherwise the entry belongs to an
 /// earlier attachment of the same name, whose runtime was killed during its DEL.
-fn has_remembered_addresses(socket: &mut RouteSocket, host_end: &Link, duty: &Duty) -> bool {
+fn has_remembered_addresses(socket: &mut RouteSocket, host_end: &Link, add_call: &AddCall) -> bool {
     let (Some(remembered), Some(namespace), Some(peer)) = (
-        &duty.request.network.prev_result,
+        &add_call.request.network.prev_result,
         host_end.peer_netns.filter(|id| *id >= 0),
         host_end.peer,
     ) else {

@@ -23,7 +23,7 @@ use pausenet::kernel::link::Which;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
 use pausenet::kernel::{RouteSocket, address, link};
-use pausenet_host::install::place::Put;
+use pausenet_host::install::managed_folder::PutAction;
 use pausenet_host::{During, Error, Result};
 
 /// Applies the desired state to this node, pass by pass.
@@ -210,7 +210,7 @@ impl Reconciler {
         self.metrics.part_changed("plugins", installed.len());
         for one in installed {
             let kept = match one.put {
-                Put::Replace => "; the file from before is kept",
+                PutAction::Replace => "; the file from before is kept",
                 _ => "",
             };
             tracing::info!("installed {}{kept}", one.file.display());

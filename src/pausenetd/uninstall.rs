@@ -6,7 +6,7 @@ use super::{conflist, http, masquerade, routes};
 use pausenet::apply::{Host, rules};
 use pausenet::kernel::{link, owned_route};
 use pausenet::plan::{LINK_GROUP, attachment_of_host_end};
-use pausenet_host::install::place::{Place, Take};
+use pausenet_host::install::managed_folder::{ManagedFolder, RemoveAction};
 use pausenet_host::{During, Error, Result};
 
 /// Removes conflist, routes and masquerade, and the plugins last.
@@ -47,7 +47,7 @@ pub(crate) fn uninstall(options: &Options) -> Result<()> {
 }
 
 fn remove_plugins(options: &Options) -> Result<()> {
-    let place = Place::new(options.bin_dir.clone());
+    let place = ManagedFolder::new(options.bin_dir.clone());
     let Some(held) = place.hold_existing()? else {
         return Ok(());
     };
@@ -59,12 +59,12 @@ fn remove_plugins(options: &Options) -> Result<()> {
     place.forget(held)
 }
 
-fn describe(take: &Take) -> &'static str {
+fn describe(take: &RemoveAction) -> &'static str {
     match take {
-        Take::Restore => "restored the file from before",
-        Take::Remove => "removed",
-        Take::Nothing => "already gone",
-        Take::Untouched => "not replaced, so unchanged",
-        Take::Leave { .. } => "left in place: it is not the file that pausenetd installed",
+        RemoveAction::Restore => "restored the file from before",
+        RemoveAction::Remove => "removed",
+        RemoveAction::Nothing => "already gone",
+        RemoveAction::Untouched => "not replaced, so unchanged",
+        RemoveAction::Leave { .. } => "left in place: it is not the file that pausenetd installed",
     }
 }

@@ -2,10 +2,12 @@
 
 use super::cgroup::Engine;
 use super::container::short_id;
-use super::fate::{lost, names};
-use super::holder::By;
-use super::sandbox::{Absent, Elsewhere, Member, Owner, Reason, Sandbox, Was};
-use super::words::{list, plain};
+use super::death::{lost, names};
+use super::registration::RegisteredBy;
+use super::sandbox::{
+    LastKnownState, Member, MissingContainer, OtherNamespace, Owner, OwnerReason, Sandbox,
+};
+use super::text::{list, plain};
 
 /// Something to do, and the commands that do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,17 +36,17 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
         .as_ref()
         .is_some_and(|found| found.engine == Some(Engine::Docker) || found.joined().is_some());
     let mut advice = match &sandbox.owner {
-        Owner::Absent(_) if sandbox.interfaces.is_empty() => vec![rescue(member, is_docker)],
-        Owner::Absent(absent) if is_docker => with_a_network(sandbox, absent, member),
+        Owner::Missing(_) if sandbox.interfaces.is_empty() => vec![rescue(member, is_docker)],
+        Owner::Missing(absent) if is_docker => with_a_network(sandbox, absent, member),
         _ => Vec::new(),
     };
     if !is_docker {
         return advice;
     }
     match &sandbox.owner {
-        Owner::Absent(absent) if sandbox.interfaces.is_empty() => {
+        Owner::Missing(absent) if sandbox.interfaces.is_empty() => {
             advice.push(anew("or start", member));
-            if matches!(absent.was, Was::Restarted(_)) {
+            if matches!(absent.was, LastKnownState::Restarted(_)) {
                 advice.push(Advice::new(
                     format!(
                         "let {} follow its owner: it starts anew, in the new namespace",
@@ -54,8 +56,8 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
                 ));
             }
         }
-        Owner::Absent(_) => {}
-        Owner::Member(_, Reason::Rescued | Reason::Registered)
+        Owner::Missing(_) => {}
+        Owner::Member(_, OwnerReason::Rescued | OwnerReason::Registered)
             if lost(sandbox, member).is_some() =>
         {
             advice.push(anew("when it suits you, start", member));
@@ -120,24 +122,26 @@ fn anew(when: &str, member: &Member) -> Advice {
 }
 
 /// For an orphaned namespace that still has its network: it needs an owner again.
-fn with_a_network(sandbox: &Sandbox, absent: &Absent, member: &Member) -> Vec<Advice> {
+fn with_a_network(sandbox: &Sandbox, absent: &MissingContainer, member: &Member) -> Vec<Advice> {
     let mut advice = Vec::new();
     let elsewhere = match &absent.was {
-        Was::Restarted(elsewhere) => Some(elsewhere),
+        LastKnownState::Restarted(elsewhere) => Some(elsewhere),
         _ => None,
     };
     let holder = sandbox.holder.as_ref();
-    if holder.is_some_and(|holder| holder.by == By::Anchoring) {
+    if holder.is_some_and(|holder| holder.by == RegisteredBy::Anchoring) {
         // Where it is still there, it may have another name by now.
         let name = match (holder, &absent.was) {
-            (Some(holder), Was::Removed { .. } | Was::Unknown) => plain(holder.title()),
+            (Some(holder), LastKnownState::Removed { .. } | LastKnownState::Unknown) => {
+                plain(holder.title())
+            }
             _ => absent.title(),
         };
         reanchor(&name, elsewhere, &mut advice);
     }
     if advice.is_empty() {
         let name = match (&absent.was, &absent.name) {
-            (Was::Removed { .. }, Some(name)) => plain(name),
+            (LastKnownState::Removed { .. }, Some(name)) => plain(name),
             _ => "ANCHOR".to_owned(),
         };
         advice.push(Advice::new(
@@ -163,7 +167,7 @@ fn with_a_network(sandbox: &Sandbox, absent: &Absent, member: &Member) -> Vec<Ad
 }
 
 /// By a command that knows the network.
-fn reanchor(name: &str, elsewhere: Option<&Elsewhere>, advice: &mut Vec<Advice>) {
+fn reanchor(name: &str, elsewhere: Option<&OtherNamespace>, advice: &mut Vec<Advice>) {
     let command = format!("pausectl docker reanchor {name}");
     match elsewhere {
         None => advice.push(Advice::new(
@@ -171,7 +175,7 @@ fn reanchor(name: &str, elsewhere: Option<&Elsewhere>, advice: &mut Vec<Advice>)
             std::slice::from_ref(&command),
         )),
         // Its new namespace goes with it, so nobody may live there.
-        Some(Elsewhere { with, .. }) if with.is_empty() => advice.push(Advice::new(
+        Some(OtherNamespace { with, .. }) if with.is_empty() => advice.push(Advice::new(
             format!("put a new {name} into this namespace in place of the restarted one, without a restart"),
             std::slice::from_ref(&command),
         )),
@@ -198,7 +202,7 @@ fn for_docker(member: &Member) -> String {
 }
 
 /// True when Docker starts the member onto that container.
-fn joins(member: &Member, absent: &Absent) -> bool {
+fn joins(member: &Member, absent: &MissingContainer) -> bool {
     let joined = member.joined();
     joined.is_some() && joined == absent.id.as_deref()
 }

@@ -2,27 +2,27 @@
 //!
 //! A pod here is a network namespace with a name: [`pin`] binds it to a file under
 //! /run/pausenet/netns, so that it can be found, and outlives everybody in it. [`pause`] is the
-//! process that stands for it, and [`census`] tells who else is inside. What these tell is read
+//! process that stands for it, and [`processes`] tells who else is inside. What these tell is read
 //! from the kernel each time; nothing is written down that could become untrue.
 //!
 //! CNI is not spoken here: [`crate::runtime`] does.
 
 pub mod advice;
-pub mod census;
 pub mod cgroup;
 pub mod container;
-pub mod fate;
-pub mod holder;
-pub mod holds;
-pub mod interior;
-pub mod maker;
+pub mod death;
+pub mod interfaces;
 mod name;
+pub mod netns_mounts;
+pub mod origin;
 pub mod pause;
 pub mod pin;
+pub mod processes;
+pub mod registration;
 pub mod sandbox;
+pub mod scan;
 pub mod supervisor;
-pub mod survey;
-pub mod words;
+pub mod text;
 
 #[cfg(test)]
 mod tests;

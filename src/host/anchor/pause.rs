@@ -1,6 +1,5 @@
 //! The pause process of a pod: started, told from the other processes, and ended.
 
-use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,14 +9,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::PodName;
-use super::census::Process;
+use super::name::PodName;
+pub use super::processes::PROGRAM;
+use super::processes::Process;
 use crate::{Error, Result};
 use pausenet::kernel::netns::NetnsId;
 use pausenet::kernel::syscalls::spawn_in_own_session;
-
-/// The file name of the program, by which it is known in /proc.
-pub const PROGRAM: &str = "pause";
 
 /// How long a process may take to leave after SIGTERM. (Ours does so at once.)
 const GRACE: Duration = Duration::from_secs(5);
@@ -42,15 +39,6 @@ pub fn start(program: &Path, pod: &PodName) -> Result<Child> {
             program.display()
         ))
         .hint("--pause names the program; it usually lies beside pausectl")
-    })
-}
-
-/// True when the process runs a program called pause, even one whose file is gone by now.
-pub fn is_pause(pid: u32) -> bool {
-    let exe = fs::read_link(format!("/proc/{pid}/exe"));
-    exe.is_ok_and(|exe| {
-        let name = exe.file_name().unwrap_or_default().to_string_lossy();
-        name.strip_suffix(" (deleted)").unwrap_or(&name) == PROGRAM
     })
 }
 

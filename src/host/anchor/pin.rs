@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
-use super::PodName;
+use super::name::PodName;
 use crate::{Error, OnPath, Result};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::syscalls::enter_new_network_namespace;

@@ -1,16 +1,16 @@
-//! The story of one network namespace: who owns it, who shares it, which network it has, and
-//! who made that. Pure: [`super::survey`] gathers what it is told from.
+//! What is known of one network namespace: who owns it, who shares it, which network it has, and
+//! who made that. Pure: [`super::scan`] gathers the facts.
 
 use std::path::PathBuf;
 
-use super::census::Process;
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, Role, short_id};
-use super::holder::{By, Holder};
-use super::interior::Interface;
-use super::maker::Maker;
-use super::pod_of_ours;
-use super::words::plain;
+use super::interfaces::Interface;
+use super::origin::Origin;
+use super::pin::pod_of_ours;
+use super::processes::Process;
+use super::registration::{RegisteredBy, Registration};
+use super::text::plain;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::netns::NetnsId;
 use pausenet::plan::attachment_of_host_end;
@@ -23,14 +23,14 @@ pub struct Sandbox {
     pub members: Vec<Member>,
     /// Files that hold it.
     pub held_by: Vec<PathBuf>,
-    pub interfaces: Vec<Wire>,
+    pub interfaces: Vec<SandboxInterface>,
     pub owner: Owner,
     /// Containers that members were started onto, and that are not with them.
-    pub missing: Vec<Absent>,
+    pub missing: Vec<MissingContainer>,
     /// Who was started onto a member and lives in another namespace: that of before a restart.
     pub left_behind: Vec<String>,
     /// In whose name its network is, if that is one of ours.
-    pub holder: Option<Holder>,
+    pub holder: Option<Registration>,
 }
 
 /// A container, or a process that is in none.
@@ -43,20 +43,20 @@ pub struct Member {
 
 /// An interface and where it comes from.
 #[derive(Debug, Clone)]
-pub struct Wire {
+pub struct SandboxInterface {
     pub interface: Interface,
     /// The bridge that its host end is a port of.
     pub bridge: Option<String>,
-    pub maker: Maker,
+    pub origin: Origin,
 }
 
 /// Who stands for the namespace, and why we say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     /// One of the members, by its place.
-    Member(usize, Reason),
+    Member(usize, OwnerReason),
     /// It was started for a container that is not in it any more.
-    Absent(Absent),
+    Missing(MissingContainer),
     /// A file; nobody else is known.
     File(PathBuf),
     /// Nobody that can be seen from here.
@@ -65,7 +65,7 @@ pub enum Owner {
 
 /// What makes a member the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum OwnerReason {
     /// It is the sandbox of a pod of Kubernetes.
     Sandbox,
     /// It is the pause of a pod of ours.
@@ -86,18 +86,18 @@ pub enum Reason {
 
 /// A container that others were started onto, and that is not with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absent {
+pub struct MissingContainer {
     /// None when only its process is known to be gone.
     pub id: Option<String>,
     pub name: Option<String>,
-    pub was: Was,
+    pub was: LastKnownState,
     /// Docker's networks that it had, and took along.
     pub networks: Vec<String>,
 }
 
 /// What became of it. Times are in RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Was {
+pub enum LastKnownState {
     Removed {
         at: Option<String>,
     },
@@ -105,13 +105,13 @@ pub enum Was {
         at: Option<String>,
     },
     /// It runs, in another namespace: it was restarted.
-    Restarted(Elsewhere),
+    Restarted(OtherNamespace),
     Unknown,
 }
 
 /// The namespace of a container that was restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct OtherNamespace {
     /// Its engine makes it anew at each start. False: it was that of another container.
     pub is_its_own: bool,
     /// Who else lives there.
@@ -140,7 +140,7 @@ impl State {
     }
 }
 
-impl Absent {
+impl MissingContainer {
     /// What a person calls it.
     pub fn title(&self) -> String {
         let id = self.id.as_deref().map(short_id);
@@ -213,7 +213,7 @@ impl Sandbox {
     pub fn state(&self) -> State {
         match (&self.owner, self.members.as_slice()) {
             (_, []) => State::Empty,
-            (Owner::Absent(_), _) => State::Orphaned,
+            (Owner::Missing(_), _) => State::Orphaned,
             // A pod of ours without its pause: its name holds it, and nobody stands for it.
             (Owner::File(_), _) if self.pod().is_some() => State::Orphaned,
             _ => State::Alive,
@@ -241,7 +241,7 @@ impl Sandbox {
     }
 
     /// The pod of ours that it is, by the file that holds it.
-    pub fn pod(&self) -> Option<super::PodName> {
+    pub fn pod(&self) -> Option<super::name::PodName> {
         self.held_by.iter().find_map(|path| pod_of_ours(path))
     }
 
@@ -258,15 +258,16 @@ impl Sandbox {
         }
         match (&self.owner, self.anchor()) {
             (_, Some(anchor)) => anchor.title(),
-            (Owner::Absent(absent), _) => absent.title(),
+            (Owner::Missing(absent), _) => absent.title(),
             (Owner::File(path), _) => plain(&path.to_string_lossy()),
             _ => format!("net:[{}]", self.netns.number()),
         }
     }
 
     /// Attachments of ours in it.
-    pub fn attachments(&self) -> impl Iterator<Item = (&Wire, Attachment)> {
-        let ours = |wire: &Wire| attachment_of_host_end(wire.interface.host_end.as_ref()?);
+    pub fn attachments(&self) -> impl Iterator<Item = (&SandboxInterface, Attachment)> {
+        let ours =
+            |wire: &SandboxInterface| attachment_of_host_end(wire.interface.host_end.as_ref()?);
         self.interfaces
             .iter()
             .filter_map(move |wire| Some((wire, ours(wire)?)))
@@ -274,16 +275,20 @@ impl Sandbox {
 }
 
 /// Decides who owns a namespace. `absent` tells what became of a container that is not in it.
-pub fn owner(members: &[Member], held_by: &[PathBuf], absent: impl Fn(&str) -> Absent) -> Owner {
+pub fn owner(
+    members: &[Member],
+    held_by: &[PathBuf],
+    absent: impl Fn(&str) -> MissingContainer,
+) -> Owner {
     let at = |found: &dyn Fn(&Member) -> bool| members.iter().position(found);
     let is_pod = held_by.iter().any(|path| pod_of_ours(path).is_some());
     let pause = at(&Member::is_pause);
     if let Some(at) = at(&|member| member.role() == Role::Sandbox) {
-        return Owner::Member(at, Reason::Sandbox);
+        return Owner::Member(at, OwnerReason::Sandbox);
     }
     if is_pod {
         return match pause {
-            Some(at) => Owner::Member(at, Reason::PodOfOurs),
+            Some(at) => Owner::Member(at, OwnerReason::PodOfOurs),
             None => held_by
                 .first()
                 .map_or(Owner::Nobody, |path| Owner::File(path.clone())),
@@ -305,15 +310,15 @@ pub fn owner(members: &[Member], held_by: &[PathBuf], absent: impl Fn(&str) -> A
         (None, None, None) => return unled(members, held_by, pause),
     };
     match (root, pause, told) {
-        (Some(at), ..) if members.len() == 1 => Owner::Member(at, Reason::MadeFor),
-        (Some(at), ..) => Owner::Member(at, Reason::Joined),
+        (Some(at), ..) if members.len() == 1 => Owner::Member(at, OwnerReason::MadeFor),
+        (Some(at), ..) => Owner::Member(at, OwnerReason::Joined),
         // Somebody has put a pause in the place of the old owner.
-        (None, Some(at), _) => Owner::Member(at, Reason::Pause),
-        (None, None, Some(id)) => Owner::Absent(absent(&id)),
-        (None, None, None) => Owner::Absent(Absent {
+        (None, Some(at), _) => Owner::Member(at, OwnerReason::Pause),
+        (None, None, Some(id)) => Owner::Missing(absent(&id)),
+        (None, None, None) => Owner::Missing(MissingContainer {
             id: None,
             name: None,
-            was: Was::Unknown,
+            was: LastKnownState::Unknown,
             networks: Vec::new(),
         }),
     }
@@ -322,19 +327,19 @@ pub fn owner(members: &[Member], held_by: &[PathBuf], absent: impl Fn(&str) -> A
 impl Owner {
     /// Corrects what members' own stories say by whose network is here now: that of a member,
     /// which has outlived another's; or of one that only we remember the name of.
-    pub fn corrected(self, members: &[Member], holder: Option<&Holder>) -> Self {
-        let (Self::Absent(absent), Some(holder)) = (&self, holder) else {
+    pub fn corrected(self, members: &[Member], holder: Option<&Registration>) -> Self {
+        let (Self::Missing(absent), Some(holder)) = (&self, holder) else {
             return self;
         };
         let own = members
             .iter()
             .position(|member| member.has_identity(&holder.id));
         match (own, holder.by) {
-            (Some(at), By::Rescue) => Self::Member(at, Reason::Rescued),
-            (Some(at), _) => Self::Member(at, Reason::Registered),
+            (Some(at), RegisteredBy::Rescue) => Self::Member(at, OwnerReason::Rescued),
+            (Some(at), _) => Self::Member(at, OwnerReason::Registered),
             // A process or a path: not the one that its container was started onto.
-            (None, By::Rescue) => self,
-            (None, _) => Self::Absent(Absent {
+            (None, RegisteredBy::Rescue) => self,
+            (None, _) => Self::Missing(MissingContainer {
                 name: absent.name.clone().or_else(|| holder.name.clone()),
                 ..absent.clone()
             }),
@@ -345,9 +350,9 @@ impl Owner {
 /// Of members that nobody says anything of.
 fn unled(members: &[Member], held_by: &[PathBuf], pause: Option<usize>) -> Owner {
     match (pause, members.is_empty(), held_by.first()) {
-        (Some(at), ..) => Owner::Member(at, Reason::Pause),
+        (Some(at), ..) => Owner::Member(at, OwnerReason::Pause),
         (None, _, Some(path)) => Owner::File(path.clone()),
-        (None, false, None) => Owner::Member(0, Reason::Oldest),
+        (None, false, None) => Owner::Member(0, OwnerReason::Oldest),
         (None, true, None) => Owner::Nobody,
     }
 }

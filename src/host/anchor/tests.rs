@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::advice::advice;
-use super::census::Process;
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, Role};
-use super::fate::{fates, summary};
-use super::holder::{By, Holder};
-use super::interior::Interface;
-use super::maker::Maker;
-use super::sandbox::{Absent, Elsewhere, Member, Owner, Reason, Sandbox, State, Was, Wire, owner};
+use super::death::{death_effects, summary};
+use super::interfaces::Interface;
+use super::origin::Origin;
+use super::processes::Process;
+use super::registration::{RegisteredBy, Registration};
+use super::sandbox::{
+    LastKnownState, Member, MissingContainer, OtherNamespace, Owner, OwnerReason, Sandbox,
+    SandboxInterface, State, owner,
+};
 use pausenet::cni::NetworkName;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::NetnsId;
@@ -42,8 +45,8 @@ fn member(process: &str, container: Option<Container>) -> Member {
     }
 }
 
-fn wire(name: &str, maker: Maker) -> Wire {
-    Wire {
+fn wire(name: &str, origin: Origin) -> SandboxInterface {
+    SandboxInterface {
         interface: Interface {
             link: Link {
                 name: name.to_owned(),
@@ -53,22 +56,22 @@ fn wire(name: &str, maker: Maker) -> Wire {
             host_end: None,
         },
         bridge: None,
-        maker,
+        origin,
     }
 }
 
-fn by_docker() -> Wire {
+fn by_docker() -> SandboxInterface {
     let network = Some("bridge".to_owned());
-    wire("eth0", Maker::Docker { network })
+    wire("eth0", Origin::Docker { network })
 }
 
-fn by_us() -> Wire {
+fn by_us() -> SandboxInterface {
     let network = NetworkName::parse("podnet").unwrap();
-    wire("eth0", Maker::Pausenet { network })
+    wire("eth0", Origin::Pausenet { network })
 }
 
-fn holder(id: &str, name: Option<&str>, by: By) -> Holder {
-    Holder {
+fn holder(id: &str, name: Option<&str>, by: RegisteredBy) -> Registration {
+    Registration {
         id: id.to_owned(),
         name: name.map(str::to_owned),
         container: None,
@@ -83,22 +86,22 @@ fn commands(sandbox: &Sandbox) -> Vec<String> {
 }
 
 /// Docker has removed whoever is asked for.
-fn removed(id: &str) -> Absent {
-    Absent {
+fn removed(id: &str) -> MissingContainer {
+    MissingContainer {
         id: Some(id.to_owned()),
         name: id.strip_prefix("id-of-").map(str::to_owned),
-        was: Was::Removed {
+        was: LastKnownState::Removed {
             at: Some("2026-11-24T11:20:03Z".to_owned()),
         },
         networks: vec!["bridge".to_owned()],
     }
 }
 
-fn sandbox(members: Vec<Member>, interfaces: Vec<Wire>, held_by: &[&str]) -> Sandbox {
+fn sandbox(members: Vec<Member>, interfaces: Vec<SandboxInterface>, held_by: &[&str]) -> Sandbox {
     let held_by: Vec<_> = held_by.iter().map(PathBuf::from).collect();
     let owner = owner(&members, &held_by, removed);
     let missing = match &owner {
-        Owner::Absent(absent) => vec![absent.clone()],
+        Owner::Missing(absent) => vec![absent.clone()],
         _ => Vec::new(),
     };
     Sandbox {
@@ -114,15 +117,18 @@ fn sandbox(members: Vec<Member>, interfaces: Vec<Wire>, held_by: &[&str]) -> San
 }
 
 fn then(sandbox: &Sandbox, who: &str) -> String {
-    let fates = fates(sandbox);
-    let fate = fates.iter().find(|fate| fate.who == who);
-    fate.unwrap_or_else(|| panic!("{fates:?}")).then.clone()
+    let death_effects = death_effects(sandbox);
+    let effect = death_effects.iter().find(|effect| effect.member == who);
+    effect
+        .unwrap_or_else(|| panic!("{death_effects:?}"))
+        .effect
+        .clone()
 }
 
 #[test]
 fn the_owner_is_whom_the_others_were_started_onto() {
     let scene = sandbox(vec![own("a"), joined("b", "a")], vec![by_docker()], &[]);
-    assert_eq!(scene.owner, Owner::Member(0, Reason::Joined));
+    assert_eq!(scene.owner, Owner::Member(0, OwnerReason::Joined));
     assert_eq!(scene.state(), State::Alive);
     assert_eq!(summary(&scene, Some(1)), "b shares the network of a.");
     assert_eq!(summary(&scene, Some(0)), "a owns its network; b shares it.");
@@ -132,13 +138,13 @@ fn the_owner_is_whom_the_others_were_started_onto() {
         Vec::new(),
         &[],
     );
-    assert_eq!(scene.owner, Owner::Member(2, Reason::Joined));
+    assert_eq!(scene.owner, Owner::Member(2, OwnerReason::Joined));
 }
 
 #[test]
 fn who_was_started_onto_a_removed_container_is_orphaned() {
     let scene = sandbox(vec![joined("b", "a")], Vec::new(), &[]);
-    assert_eq!(scene.owner, Owner::Absent(removed("id-of-a")));
+    assert_eq!(scene.owner, Owner::Missing(removed("id-of-a")));
     assert_eq!(scene.state(), State::Orphaned);
     assert_eq!(
         summary(&scene, Some(0)),
@@ -160,7 +166,7 @@ fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
     let by_hand = ["docker run -d --name a --net=container:b pausenet/pause"];
     assert_eq!(commands(&scene), by_hand);
     let known = Sandbox {
-        holder: Some(holder("docker-a", Some("a"), By::Anchoring)),
+        holder: Some(holder("docker-a", Some("a"), RegisteredBy::Anchoring)),
         ..scene.clone()
     };
     assert_eq!(commands(&known), ["pausectl docker reanchor a"]);
@@ -175,14 +181,14 @@ fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
 
 #[test]
 fn a_name_that_docker_has_forgotten_is_the_holder_s() {
-    let nameless = |id: &str| Absent {
+    let nameless = |id: &str| MissingContainer {
         name: None,
-        was: Was::Removed { at: None },
+        was: LastKnownState::Removed { at: None },
         ..removed(id)
     };
     let members = [joined("b", "a")];
     let owner = owner(&members, &[], nameless);
-    let holder = holder("docker-web", Some("web"), By::Anchoring);
+    let holder = holder("docker-web", Some("web"), RegisteredBy::Anchoring);
     let scene = Sandbox {
         owner: owner.corrected(&members, Some(&holder)),
         holder: Some(holder),
@@ -196,7 +202,7 @@ fn a_name_that_docker_has_forgotten_is_the_holder_s() {
 fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
     let members = [joined("b", "a"), joined("c", "b")];
     let with = |id: &str| {
-        let holder = holder(id, Some("b"), By::Rescue);
+        let holder = holder(id, Some("b"), RegisteredBy::Rescue);
         let owner = owner(&members, &[], removed).corrected(&members, Some(&holder));
         Sandbox {
             owner,
@@ -206,7 +212,7 @@ fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
         }
     };
     let scene = with("id-of-b");
-    assert_eq!(scene.owner, Owner::Member(0, Reason::Rescued));
+    assert_eq!(scene.owner, Owner::Member(0, OwnerReason::Rescued));
     assert_eq!(
         summary(&scene, Some(0)),
         "b was rescued: it shared the network of a, which was removed at 2026-11-24T11:20:03Z, \
@@ -232,19 +238,19 @@ fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
 #[test]
 fn who_is_left_behind_by_an_anchor_of_ours_is_not_sent_after_it() {
     let scene = |is_its_own, with: &[&str]| {
-        let elsewhere = Elsewhere {
+        let elsewhere = OtherNamespace {
             is_its_own,
             with: with.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let restarted = |id: &str| Absent {
-            was: Was::Restarted(elsewhere.clone()),
+        let restarted = |id: &str| MissingContainer {
+            was: LastKnownState::Restarted(elsewhere.clone()),
             networks: Vec::new(),
             ..removed(id)
         };
         let members = vec![joined("b", "a")];
         Sandbox {
             owner: owner(&members, &[], restarted),
-            holder: Some(holder("docker-a", Some("a"), By::Anchoring)),
+            holder: Some(holder("docker-a", Some("a"), RegisteredBy::Anchoring)),
             ..sandbox(members, vec![by_us()], &[])
         }
     };
@@ -266,7 +272,7 @@ fn a_new_pause_takes_the_place_of_an_owner_that_is_gone() {
     let mut pause = joined("anchor2", "b");
     pause.processes[0].is_pause = true;
     let scene = sandbox(vec![joined("b", "a"), pause], vec![by_us()], &[]);
-    assert_eq!(scene.owner, Owner::Member(1, Reason::Pause));
+    assert_eq!(scene.owner, Owner::Member(1, OwnerReason::Pause));
     assert_eq!(scene.state(), State::Alive);
     let said = then(&scene, "anchor2");
     assert!(said.contains("it comes back to them"), "{said}");
@@ -328,7 +334,7 @@ fn a_sandbox_of_kubernetes_owns_its_pod() {
         in_pod("POD", Role::Sandbox),
     ];
     let scene = sandbox(members, vec![by_us()], &["/run/netns/cni-1"]);
-    assert_eq!(scene.owner, Owner::Member(1, Reason::Sandbox));
+    assert_eq!(scene.owner, Owner::Member(1, OwnerReason::Sandbox));
     assert!(then(&scene, "POD").starts_with("Kubernetes makes the pod anew"));
     assert!(then(&scene, "client").contains("in the same network"));
 }
@@ -339,7 +345,7 @@ fn a_pod_of_ours_belongs_to_its_pause_or_its_name() {
     pause.processes[0].is_pause = true;
     let file = "/run/pausenet/netns/web";
     let scene = sandbox(vec![member("sleep", None), pause], vec![by_us()], &[file]);
-    assert_eq!(scene.owner, Owner::Member(1, Reason::PodOfOurs));
+    assert_eq!(scene.owner, Owner::Member(1, OwnerReason::PodOfOurs));
     assert_eq!(scene.title(), "web");
     let scene = sandbox(vec![member("sleep", None)], vec![by_us()], &[file]);
     assert_eq!(scene.state(), State::Orphaned);
@@ -351,7 +357,7 @@ fn a_pod_of_ours_belongs_to_its_pause_or_its_name() {
 #[test]
 fn without_a_word_from_anybody_the_oldest_process_owns_it() {
     let scene = sandbox(vec![member("x", None), member("y", None)], Vec::new(), &[]);
-    assert_eq!(scene.owner, Owner::Member(0, Reason::Oldest));
+    assert_eq!(scene.owner, Owner::Member(0, OwnerReason::Oldest));
     let scene = sandbox(Vec::new(), Vec::new(), &[]);
     assert_eq!(scene.owner, Owner::Nobody);
 }
@@ -372,9 +378,9 @@ proptest! {
         });
         let wire = if ours { by_us() } else { by_docker() };
         let scene = sandbox(members.collect(), vec![wire], &[]);
-        let fates = fates(&scene);
-        prop_assert_eq!(fates.len(), joins.len());
-        let mut said: Vec<_> = fates.into_iter().flat_map(|fate| [fate.who, fate.then]).collect();
+        let death_effects = death_effects(&scene);
+        prop_assert_eq!(death_effects.len(), joins.len());
+        let mut said: Vec<_> = death_effects.into_iter().flat_map(|effect| [effect.member, effect.effect]).collect();
         said.push(scene.title());
         for about in (0..joins.len()).map(Some).chain([None]) {
             said.push(summary(&scene, about));

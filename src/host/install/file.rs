@@ -1,6 +1,6 @@
 //! Single files: what stands under a name, and the few ways of changing that, each of which
 //! happens at once or not at all. What is whose is not for this file to know: see
-//! [`super::place`].
+//! [`super::managed_folder`].
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -1,10 +1,10 @@
 //! The plugin and its networks in the folders where runtimes look for them, and what was there
 //! before.
 //!
-//! How files change places without a moment in between is in [`place`].
+//! How files change places without a moment in between is in [`managed_folder`].
 
 pub mod file;
-pub mod place;
+pub mod managed_folder;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,12 +15,12 @@ use crate::Error;
 use pausenet::cni::Plugin;
 use serde_json::Value;
 
-use self::place::Place;
+use self::managed_folder::ManagedFolder;
 use crate::block_on;
 
 /// The names that the plugin is to have: its own, those that were asked for, and those that an
 /// earlier install has given it and that are still ours. One version under all of them.
-pub fn names(asked: &[Plugin], place: &Place) -> Result<Vec<String>, Error> {
+pub fn names(asked: &[Plugin], place: &ManagedFolder) -> Result<Vec<String>, Error> {
     let asked = asked.iter().map(|plugin| plugin.name().to_owned());
     let mut names: Vec<_> = std::iter::once(Plugin::Pausenet.name().to_owned())
         .chain(asked)

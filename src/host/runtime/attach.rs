@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::cache::{self, Entry};
-use super::{Interrupt, Progress, Runtime, Stop};
+use super::interrupt::Interrupt;
+use super::parameters::Stop;
+use super::run::{Progress, Runtime};
 use crate::Result;
 use pausenet::cni::ContainerId;
 

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Parameters;
 use super::conflist::NetworkList;
+use super::parameters::Parameters;
 use crate::{Error, OnPath, Result};
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName, NetworkName};
@@ -41,10 +41,10 @@ pub struct Entry {
 /// libcni's form of it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Wire {
+struct CacheFile {
     kind: String,
     container_id: String,
-    #[serde(with = "base64")]
+    #[serde(with = "base64_bytes")]
     config: Vec<u8>,
     if_name: String,
     network_name: String,
@@ -74,7 +74,7 @@ impl Entry {
     /// # Errors
     /// An error that names the file.
     pub fn write(&self) -> Result<()> {
-        let wire = Wire {
+        let form = CacheFile {
             kind: KIND.into(),
             container_id: self.parameters.attachment.container.to_string(),
             config: self.list.text.clone(),
@@ -85,7 +85,7 @@ impl Entry {
             capability_args: self.parameters.capabilities.clone(),
             result: self.result.clone(),
         };
-        let text = serde_json::to_vec(&wire)
+        let text = serde_json::to_vec(&form)
             .map_err(|err| Error::new(format!("a cache entry is no JSON: {err}")))?;
         replace(&self.file, &text).on_path("cannot write", &self.file)
     }
@@ -104,21 +104,21 @@ impl Entry {
     }
 
     fn read(file: PathBuf) -> Option<Self> {
-        let wire: Wire = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+        let form: CacheFile = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
         let attachment = Attachment {
-            network: NetworkName::parse(&wire.network_name).ok()?,
-            container: ContainerId::parse(&wire.container_id).ok()?,
-            ifname: IfName::parse(&wire.if_name).ok()?,
+            network: NetworkName::parse(&form.network_name).ok()?,
+            container: ContainerId::parse(&form.container_id).ok()?,
+            ifname: IfName::parse(&form.if_name).ok()?,
         };
         Some(Self {
-            list: NetworkList::parse(&wire.config).ok()?,
+            list: NetworkList::parse(&form.config).ok()?,
             parameters: Parameters {
                 attachment,
-                netns: wire.netns,
-                args: wire.cni_args,
-                capabilities: wire.capability_args,
+                netns: form.netns,
+                args: form.cni_args,
+                capabilities: form.capability_args,
             },
-            result: wire.result,
+            result: form.result,
             file,
         })
     }
@@ -205,90 +205,18 @@ pub fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 /// Bytes as Go's encoding/json writes them: RFC 4648's base 64, padded.
-mod base64 {
+mod base64_bytes {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use serde::de::{Deserialize, Deserializer, Error};
     use serde::ser::Serializer;
 
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&encode(bytes))
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(from)?;
-        decode(&text).ok_or_else(|| D::Error::custom("not base 64"))
-    }
-
-    pub fn encode(bytes: &[u8]) -> String {
-        let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-        for chunk in bytes.chunks(3) {
-            let bits = (0..3).fold(0, |bits, at| {
-                bits << 8 | u32::from(chunk.get(at).copied().unwrap_or(0))
-            });
-            for at in 0..4 {
-                let digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
-                text.push(if at <= chunk.len() {
-                    digit as char
-                } else {
-                    '='
-                });
-            }
-        }
-        text
-    }
-
-    pub fn decode(text: &str) -> Option<Vec<u8>> {
-        let digits = text.trim_end_matches('=').as_bytes();
-        if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
-            return None;
-        }
-        let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-        for chunk in digits.chunks(4) {
-            let mut bits = 0;
-            for at in 0..4 {
-                let value = match chunk.get(at) {
-                    Some(digit) => DIGITS.iter().position(|known| known == digit)?,
-                    None => 0,
-                };
-                bits = bits << 6 | value as u32;
-            }
-            bytes.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
-        }
-        Some(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn base_64_is_that_of_the_rfc() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64::encode(bytes.as_bytes()), text);
-        }
-        for bad in ["Zg=", "Z===", "Zm9v=", "Z!==", "===="] {
-            assert_eq!(base64::decode(bad), None, "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn base_64_reads_back(bytes: Vec<u8>) {
-            prop_assert_eq!(base64::decode(&base64::encode(&bytes)), Some(bytes));
-        }
-
-        #[test]
-        fn any_text_is_decoded_or_refused(text in "[A-Za-z0-9+/=!]{0,12}") {
-            let _ = base64::decode(&text);
-        }
+        STANDARD.decode(text).map_err(D::Error::custom)
     }
 }

@@ -11,7 +11,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
-use super::{Interrupt, Parameters, Stop};
+use super::interrupt::Interrupt;
+use super::parameters::{Parameters, Stop};
 use crate::{Error, Result};
 use pausenet::cni::{self, env::Verb};
 

@@ -16,7 +16,7 @@ use crate::wishes::Wishes;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName};
 use pausenet::kernel::lock::Lock;
-use pausenet_host::anchor::holder::ANCHOR_PREFIX;
+use pausenet_host::anchor::registration::ANCHOR_PREFIX;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::{Error, OnPath};

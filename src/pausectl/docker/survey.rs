@@ -12,8 +12,8 @@ use pausenet::cni::result::AddResult;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet_host::anchor::census::{self, Process};
-use pausenet_host::anchor::interior;
+use pausenet_host::anchor::interfaces;
+use pausenet_host::anchor::processes::{self, Process};
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::{During, Error};
 
@@ -34,7 +34,7 @@ pub struct Namespaces(HashMap<NetnsId, Vec<Process>>);
 impl Namespaces {
     /// Walks /proc.
     pub fn read() -> Result<Self, Error> {
-        Ok(Self(census::take_where(|_| true)?))
+        Ok(Self(processes::by_namespace(|_| true)?))
     }
 
     /// Finds an attachment. `remembered` helps where another plugin than ours has wired it.
@@ -103,7 +103,7 @@ pub fn netns_path(pid: u32) -> PathBuf {
 
 /// True when there is an interface of this name inside.
 pub fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
-    let inside = interior::apart(|| interior::Host::open()?.look_into(netns))?;
+    let inside = interfaces::apart(|| interfaces::Host::open()?.look_into(netns))?;
     let mut inside = inside.iter();
     Ok(inside.any(|interface| interface.link.name == name.as_str()))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pausenet_host::Error;
 use pausenet_host::block_on;
-use pausenet_host::runtime::duty;
+use pausenet_host::runtime::add_calls;
 use pausenet_host::runtime::find_plugin;
 
 /// The names that the binary goes by.
@@ -69,8 +69,8 @@ impl Programs {
     }
 
     /// As far as it matters for what they were asked for.
-    pub fn known(&self) -> duty::Plugins<'_> {
-        duty::Plugins {
+    pub fn known(&self) -> add_calls::Plugins<'_> {
+        add_calls::Plugins {
             path: &self.path,
             portmap_is_ours: self.is_ours("portmap"),
         }

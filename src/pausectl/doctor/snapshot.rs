@@ -14,9 +14,9 @@ use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::{Link, Which};
 use pausenet::kernel::{address, link};
 use pausenet::plan::attachment_of_host_end;
+use pausenet_host::runtime::add_calls::{self, AddCall};
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::conflist::{self, NetworkList};
-use pausenet_host::runtime::duty::{self, Duty};
 use pausenet_host::{During, Error, Result};
 
 /// Where to look.
@@ -83,7 +83,7 @@ pub struct Attached {
     /// What its interface has; link-local addresses are left out. None: it cannot be seen.
     pub addresses: Option<Vec<IpNetwork>>,
     /// What each plugin of ours was asked for, as far as anybody remembers it.
-    pub duties: Vec<Duty>,
+    pub add_calls: Vec<AddCall>,
     /// The runtime's memory of it is there: mapped ports are known.
     pub is_remembered: bool,
 }
@@ -128,12 +128,12 @@ impl Scene {
             });
             let entry = known(&attachment);
             let seen = addresses.as_deref().unwrap_or_default();
-            let duties = match entry {
-                Some(entry) => duty::remembered(entry, seen, programs.known()),
+            let add_calls = match entry {
+                Some(entry) => add_calls::remembered(entry, seen, programs.known()),
                 None => {
                     let list = lists(&confs).find(|list| list.name == attachment.network);
                     list.map_or_else(Vec::new, |list| {
-                        duty::configured(list, &attachment, seen, programs.known())
+                        add_calls::configured(list, &attachment, seen, programs.known())
                     })
                 }
             };
@@ -142,7 +142,7 @@ impl Scene {
                 host_end: host_end.clone(),
                 attachment,
                 addresses,
-                duties,
+                add_calls,
             });
         }
         Self {

@@ -4,16 +4,16 @@
 use super::target::{Candidate, Found, is_beginning};
 use pausenet_host::Result;
 use pausenet_host::anchor::container::short_id;
-use pausenet_host::anchor::interior::Host;
-use pausenet_host::anchor::survey::{Population, Removed, Told};
-use pausenet_host::anchor::words::plain;
+use pausenet_host::anchor::interfaces::Host;
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
+use pausenet_host::anchor::text::plain;
 
 /// Where such a name or ID leads: to each namespace that lives on, or else to the last container
 /// of that name that was removed.
 pub fn candidates(
     text: &str,
-    population: &Population,
-    told: &Told,
+    scan: &NamespaceScan,
+    told: &EngineFacts,
     host: &mut Host,
 ) -> Result<Vec<Candidate>> {
     let is_meant = |removed: &&Removed| {
@@ -28,15 +28,15 @@ pub fn candidates(
         found,
     };
     let mut found = Vec::new();
-    for netns in population.namespaces() {
-        let mut left = population.left(netns);
+    for netns in scan.namespaces() {
+        let mut left = scan.left(netns);
         let is_left =
             |id: &&str| is_beginning(text, id) || removed.iter().any(|removed| removed.id == **id);
         if let Some(id) = left.find(is_left) {
             found.push(candidate(id, Found::Namespace(netns, None)));
         }
     }
-    for (netns, holder) in population.held(host, told)? {
+    for (netns, holder) in scan.held(host, told)? {
         if holder.is_called(text, |id| id == text || is_beginning(text, id)) {
             let id = holder.container.as_deref().unwrap_or(&holder.id);
             found.push(candidate(id, Found::Namespace(netns, None)));

@@ -12,10 +12,10 @@ use crate::{Output, Result, Stop, need_root, print, print_json, sandboxes, warn}
 use pausenet_host::Error;
 use pausenet_host::anchor::advice::advice;
 use pausenet_host::anchor::container::Container;
-use pausenet_host::anchor::fate::{fates, summary};
-use pausenet_host::anchor::interior::{self, Host};
+use pausenet_host::anchor::death::{death_effects, summary};
+use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::sandbox::Sandbox;
-use pausenet_host::anchor::survey::{Population, Removed, Told};
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
 use target::Found;
 pub(super) use target::Target;
 
@@ -62,7 +62,7 @@ pub fn explain(options: &Explain, output: Output) -> Result<()> {
     need_root()?;
     let (told, problem) = docker_inventory::ask(&options.docker, Depth::History)?;
     problem.iter().for_each(warn);
-    let story = interior::apart(|| look(&target, &told))?;
+    let story = interfaces::apart(|| look(&target, &told))?;
     match (output, &story) {
         (Output::Json, _) => print_json(&as_json(&story)),
         (Output::Text, Story::Sandbox(sandbox, about)) => print(&text::story(sandbox, *about)),
@@ -74,19 +74,19 @@ pub fn explain(options: &Explain, output: Output) -> Result<()> {
     }
 }
 
-fn look(target: &Target, told: &Told) -> Result<Story, Error> {
+fn look(target: &Target, told: &EngineFacts) -> Result<Story, Error> {
     let mut host = Host::open()?;
-    let mut population = Population::take(host.id()?, told)?;
-    let (netns, about) = match target.find(&mut population, told, &mut host)? {
+    let mut scan = NamespaceScan::take(host.id()?, told)?;
+    let (netns, about) = match target.find(&mut scan, told, &mut host)? {
         Found::Namespace(netns, about) => (netns, about),
         Found::Host(who) => return Ok(Story::Host(who)),
         Found::Stopped(container) => {
-            let survivors = population.survivors(&container.id);
+            let survivors = scan.survivors(&container.id);
             return Ok(Story::Stopped(Box::new(container), survivors));
         }
         Found::Removed(removed) => return Ok(Story::Removed(removed)),
     };
-    let mut found = population.describe(&mut host, told, |_, _, other| other == netns);
+    let mut found = scan.describe(&mut host, told, |_, _, other| other == netns);
     match found.pop() {
         Some(sandbox) => Ok(Story::Sandbox(Box::new(sandbox?), about)),
         None => Err(Error::new(
@@ -98,9 +98,9 @@ fn look(target: &Target, told: &Told) -> Result<Story, Error> {
 fn as_json(story: &Story) -> Value {
     match story {
         Story::Sandbox(sandbox, about) => {
-            let fates: Vec<_> = fates(sandbox)
+            let death_effects: Vec<_> = death_effects(sandbox)
                 .into_iter()
-                .map(|fate| json!({"who": fate.who, "then": fate.then}))
+                .map(|effect| json!({"who": effect.member, "then": effect.effect}))
                 .collect();
             let advice: Vec<_> = advice(sandbox, *about)
                 .into_iter()
@@ -109,7 +109,7 @@ fn as_json(story: &Story) -> Value {
             let mut json = sandboxes::sandbox(sandbox);
             json["about"] = json!(about);
             json["summary"] = json!(summary(sandbox, *about));
-            json["fates"] = json!(fates);
+            json["fates"] = json!(death_effects);
             json["advice"] = json!(advice);
             json
         }

@@ -6,11 +6,11 @@ use super::gone;
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet_host::anchor::cgroup::is_hex;
 use pausenet_host::anchor::container::{Container, Life, NetworkFrom};
-use pausenet_host::anchor::interior::Host;
+use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::pod_of_ours;
 use pausenet_host::anchor::sandbox::Member;
-use pausenet_host::anchor::survey::{Population, Removed, Told};
-use pausenet_host::anchor::words::plain;
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
+use pausenet_host::anchor::text::plain;
 use pausenet_host::{Error, Result};
 
 /// How few digits of an ID are enough. With fewer, each small number would mean a container too.
@@ -68,27 +68,32 @@ impl Target {
         })
     }
 
-    /// Looks for it. A file that leads to a namespace makes that one known to `population`.
+    /// Looks for it. A file that leads to a namespace makes that one known to `scan`.
     ///
     /// # Errors
     /// For a file that is none; 7 when nothing or several things are meant; 101 when the
     /// kernel refuses.
-    pub fn find(&self, population: &mut Population, told: &Told, host: &mut Host) -> Result<Found> {
+    pub fn find(
+        &self,
+        scan: &mut NamespaceScan,
+        told: &EngineFacts,
+        host: &mut Host,
+    ) -> Result<Found> {
         let (text, mut candidates) = match self {
-            Self::File(path) => return file(path, population),
+            Self::File(path) => return file(path, scan),
             Self::Process(pid) => {
-                return process(*pid, population).ok_or_else(|| no_process(*pid));
+                return process(*pid, scan).ok_or_else(|| no_process(*pid));
             }
-            Self::Pod(name) => (name, pods(name, population)),
-            Self::Container(name) => (name, containers(name, population, told)),
+            Self::Pod(name) => (name, pods(name, scan)),
+            Self::Container(name) => (name, containers(name, scan, told)),
             Self::Name(name) => {
-                let mut all = pods(name, population);
-                all.extend(containers(name, population, told));
+                let mut all = pods(name, scan);
+                all.extend(containers(name, scan, told));
                 all.extend(parse_pid(name).and_then(|pid| {
                     Some(Candidate {
                         call: format!("pid:{pid}"),
                         what: "a process".to_owned(),
-                        found: process(pid, population)?,
+                        found: process(pid, scan)?,
                     })
                 }));
                 (name, all)
@@ -96,7 +101,7 @@ impl Target {
         };
         let is_pod = matches!(self, Self::Pod(_));
         if candidates.is_empty() && !is_pod {
-            candidates = gone::candidates(text, population, told, host)?;
+            candidates = gone::candidates(text, scan, told, host)?;
         }
         match (self, candidates.is_empty(), parse_pid(text)) {
             (Self::Name(_), true, Some(pid)) => Err(no_process(pid)),
@@ -110,7 +115,7 @@ fn parse_pid(text: &str) -> Option<u32> {
     text.parse().ok().filter(|pid| plain && *pid != 0)
 }
 
-fn file(path: &Path, population: &mut Population) -> Result<Found> {
+fn file(path: &Path, scan: &mut NamespaceScan) -> Result<Found> {
     let netns = Netns::open(path).map_err(|err| {
         Error::new(err.msg).hint(
             "a target that begins with / or . is the path of a network namespace, such as \
@@ -121,24 +126,24 @@ fn file(path: &Path, population: &mut Population) -> Result<Found> {
     let id = netns
         .id()
         .map_err(|err| Error::new(format!("{}: {err}", path.display())))?;
-    if id == population.host() {
+    if id == scan.host() {
         return Ok(Found::Host(path.display().to_string()));
     }
-    population.add(id, path);
+    scan.add(id, path);
     let pid = path.to_str().and_then(|path| {
         let rest = path.strip_prefix("/proc/")?;
         parse_pid(rest.strip_suffix("/ns/net")?)
     });
-    let member = pid.and_then(|pid| member_with(pid, population.members(id)));
+    let member = pid.and_then(|pid| member_with(pid, scan.members(id)));
     Ok(Found::Namespace(id, member))
 }
 
-fn process(pid: u32, population: &Population) -> Option<Found> {
+fn process(pid: u32, scan: &NamespaceScan) -> Option<Found> {
     let netns = NetnsId::of_process(pid)?;
-    if netns == population.host() {
+    if netns == scan.host() {
         return Some(Found::Host(format!("process {pid}")));
     }
-    let member = member_with(pid, population.members(netns));
+    let member = member_with(pid, scan.members(netns));
     Some(Found::Namespace(netns, member))
 }
 
@@ -160,10 +165,10 @@ fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
 }
 
 /// Pods of ours, and of Kubernetes.
-fn pods(name: &str, population: &Population) -> Vec<Candidate> {
+fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
     let (mut found, mut kube) = (Vec::new(), Vec::new());
-    for netns in population.namespaces() {
-        let mut files = population.held_by(netns).iter();
+    for netns in scan.namespaces() {
+        let mut files = scan.held_by(netns).iter();
         if files.any(|file| pod_of_ours(file).is_some_and(|pod| pod.as_str() == name)) {
             found.push(Candidate {
                 call: format!("pod:{name}"),
@@ -171,7 +176,7 @@ fn pods(name: &str, population: &Population) -> Vec<Candidate> {
                 found: Found::Namespace(netns, None),
             });
         }
-        let mut members = population.members(netns).iter();
+        let mut members = scan.members(netns).iter();
         kube.extend(members.find_map(|member| {
             let pod = member.container.as_ref()?.pod.as_ref()?;
             let whole = format!("{}/{}", pod.namespace, pod.name);
@@ -210,8 +215,8 @@ fn calls(pods: &[(&str, u32)]) -> Vec<String> {
 }
 
 /// Containers by name or ID, or else by the beginning of an ID.
-fn containers(name: &str, population: &Population, told: &Told) -> Vec<Candidate> {
-    let all = all_containers(population, told);
+fn containers(name: &str, scan: &NamespaceScan, told: &EngineFacts) -> Vec<Candidate> {
+    let all = all_containers(scan, told);
     let of = |wanted: &dyn Fn(&Container) -> bool| -> Vec<Candidate> {
         let wanted = all.iter().filter(|(container, _)| wanted(container));
         wanted
@@ -242,10 +247,13 @@ fn candidate(container: &Container, found: &Found) -> Candidate {
 }
 
 /// Those that live in a namespace, and those that an engine knows besides.
-fn all_containers<'a>(population: &'a Population, told: &'a Told) -> Vec<(&'a Container, Found)> {
+fn all_containers<'a>(
+    scan: &'a NamespaceScan,
+    told: &'a EngineFacts,
+) -> Vec<(&'a Container, Found)> {
     let mut all = Vec::new();
-    for netns in population.namespaces() {
-        for (at, member) in population.members(netns).iter().enumerate() {
+    for netns in scan.namespaces() {
+        for (at, member) in scan.members(netns).iter().enumerate() {
             if let Some(container) = &member.container {
                 all.push((container, Found::Namespace(netns, Some(at))));
             }
@@ -270,7 +278,7 @@ fn all_containers<'a>(population: &'a Population, told: &'a Told) -> Vec<(&'a Co
 }
 
 /// The one that is meant. Several that lead to the same place are one.
-fn only(text: &str, candidates: Vec<Candidate>, told: &Told) -> Result<Found> {
+fn only(text: &str, candidates: Vec<Candidate>, told: &EngineFacts) -> Result<Found> {
     let same = |one: &Found, other: &Found| match (one, other) {
         (Found::Namespace(one, _), Found::Namespace(other, _)) => one == other,
         (one, other) => one == other,
@@ -293,7 +301,7 @@ fn only(text: &str, candidates: Vec<Candidate>, told: &Told) -> Result<Found> {
     Err(Error::new(msg).hint(format!("say which: {}", all.join(", "))))
 }
 
-fn unknown(text: &str, told: &Told) -> Error {
+fn unknown(text: &str, told: &EngineFacts) -> Error {
     let hint = match told.docker_answered {
         true => {
             "a target is a container's name or ID, a process ID, the path of a network namespace, \
@@ -355,7 +363,7 @@ mod tests {
         let here = NetnsId::of_process(std::process::id()).unwrap();
         let pod = || candidate("pod:web", Found::Namespace(here, None));
         let member = candidate("container:web", Found::Namespace(here, Some(1)));
-        let told = Told::default();
+        let told = EngineFacts::default();
         let found = only("web", vec![pod(), member], &told).unwrap();
         assert_eq!(found, Found::Namespace(here, None));
         let stopped = candidate("container:0a", Found::Stopped(Container::new("0a")));

@@ -2,11 +2,11 @@
 
 use pausenet_host::anchor::advice::advice;
 use pausenet_host::anchor::container::{Container, Life, short_id};
-use pausenet_host::anchor::fate::{Fate, fates, gone, summary};
-use pausenet_host::anchor::maker::Maker;
-use pausenet_host::anchor::sandbox::{Member, Owner, Reason, Sandbox, Wire};
-use pausenet_host::anchor::survey::{Removed, Told};
-use pausenet_host::anchor::words::{list, plain};
+use pausenet_host::anchor::death::{DeathEffect, death_effects, gone, summary};
+use pausenet_host::anchor::origin::Origin;
+use pausenet_host::anchor::sandbox::{Member, Owner, OwnerReason, Sandbox, SandboxInterface};
+use pausenet_host::anchor::scan::{EngineFacts, Removed};
+use pausenet_host::anchor::text::{list, plain};
 
 /// How wide a page is.
 const WIDTH: usize = 100;
@@ -45,10 +45,10 @@ pub fn story(sandbox: &Sandbox, about: Option<usize>) -> String {
     for wire in &sandbox.interfaces {
         page.rows(&interface(wire));
     }
-    let fates = fates(sandbox);
-    if !fates.is_empty() {
+    let death_effects = death_effects(sandbox);
+    if !death_effects.is_empty() {
         page.head("What happens when one of them ends");
-        page.rows(&together(fates));
+        page.rows(&together(death_effects));
     }
     let advice = advice(sandbox, about);
     if !advice.is_empty() {
@@ -76,7 +76,7 @@ pub fn host(who: &str) -> String {
 }
 
 /// A container that does not run.
-pub fn stopped(container: &Container, survivors: &[String], told: &Told) -> String {
+pub fn stopped(container: &Container, survivors: &[String], told: &EngineFacts) -> String {
     let title = plain(container.title());
     let since = match &container.life {
         Life::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
@@ -132,7 +132,7 @@ fn owner(page: &mut Page, sandbox: &Sandbox) {
             ]);
             return;
         }
-        Owner::Absent(absent) => {
+        Owner::Missing(absent) => {
             let id = absent.id.as_deref().filter(|_| absent.name.is_some());
             let id = id.map_or_else(String::new, |id| {
                 format!("container {}, ", plain(short_id(id)))
@@ -151,16 +151,16 @@ fn owner(page: &mut Page, sandbox: &Sandbox) {
     page.rows(&[row]);
 }
 
-fn why(reason: Reason) -> &'static str {
+fn why(reason: OwnerReason) -> &'static str {
     match reason {
-        Reason::Sandbox => "it is the pod's sandbox",
-        Reason::PodOfOurs => "it stands for the pod",
-        Reason::Joined => "the others were started onto its network",
-        Reason::MadeFor => "the namespace was made for it",
-        Reason::Pause => "it runs a pause",
-        Reason::Oldest => "it is the oldest here",
-        Reason::Rescued => "pausectl rescue gave it a network, in its own name",
-        Reason::Registered => "the network is in its name",
+        OwnerReason::Sandbox => "it is the pod's sandbox",
+        OwnerReason::PodOfOurs => "it stands for the pod",
+        OwnerReason::Joined => "the others were started onto its network",
+        OwnerReason::MadeFor => "the namespace was made for it",
+        OwnerReason::Pause => "it runs a pause",
+        OwnerReason::Oldest => "it is the oldest here",
+        OwnerReason::Rescued => "pausectl rescue gave it a network, in its own name",
+        OwnerReason::Registered => "the network is in its name",
     }
 }
 
@@ -199,7 +199,7 @@ fn member_line(member: &Member) -> String {
     )
 }
 
-fn interface(wire: &Wire) -> Vec<[String; 2]> {
+fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
     let link = &wire.interface.link;
     let mut addresses: Vec<_> = wire
         .interface
@@ -214,9 +214,9 @@ fn interface(wire: &Wire) -> Vec<[String; 2]> {
     if !link.up {
         addresses.push("switched off".to_owned());
     }
-    let made = match &wire.maker {
-        Maker::Pausenet { network } => format!("network {network}, made by pausenet"),
-        Maker::Cni { network, plugins } => {
+    let made = match &wire.origin {
+        Origin::Pausenet { network } => format!("network {network}, made by pausenet"),
+        Origin::Cni { network, plugins } => {
             let plugins: Vec<_> = plugins.iter().map(|name| plain(name)).collect();
             format!(
                 "network {}, made by CNI's {}",
@@ -224,13 +224,13 @@ fn interface(wire: &Wire) -> Vec<[String; 2]> {
                 list(&plugins, "and")
             )
         }
-        Maker::Docker {
+        Origin::Docker {
             network: Some(network),
         } => {
             format!("network {}, made by Docker", plain(network))
         }
-        Maker::Docker { network: None } => "made by Docker, it seems".to_owned(),
-        Maker::Unknown => "made by hand, or by somebody unknown".to_owned(),
+        Origin::Docker { network: None } => "made by Docker, it seems".to_owned(),
+        Origin::Unknown => "made by hand, or by somebody unknown".to_owned(),
     };
     let way = match (&wire.interface.host_end, &wire.bridge) {
         (Some(host_end), Some(bridge)) => {
@@ -252,9 +252,13 @@ fn interface(wire: &Wire) -> Vec<[String; 2]> {
 }
 
 /// Members with the same fate in one row.
-fn together(fates: Vec<Fate>) -> Vec<[String; 2]> {
+fn together(death_effects: Vec<DeathEffect>) -> Vec<[String; 2]> {
     let mut rows: Vec<(Vec<String>, String)> = Vec::new();
-    for Fate { who, then } in fates {
+    for DeathEffect {
+        member: who,
+        effect: then,
+    } in death_effects
+    {
         match rows.iter_mut().find(|(_, other)| *other == then) {
             Some((all, _)) => all.push(who),
             None => rows.push((vec![who], then)),

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use ipnetwork::IpNetwork;
 
 use pausenet::kernel::link::Link;
-use pausenet_host::anchor::maker::Maker;
-use pausenet_host::anchor::sandbox::{Sandbox, State, Wire};
-use pausenet_host::anchor::words::plain;
+use pausenet_host::anchor::origin::Origin;
+use pausenet_host::anchor::sandbox::{Sandbox, SandboxInterface, State};
+use pausenet_host::anchor::text::plain;
 
 /// A picture.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -141,12 +141,12 @@ fn cables(sandboxes: &[Sandbox], bridge: Option<&str>) -> Vec<Cable> {
     cables
 }
 
-fn interface(wire: &Wire) -> String {
+fn interface(wire: &SandboxInterface) -> String {
     let mut words = vec![plain(&wire.interface.link.name)];
     words.extend(wire.interface.addresses.iter().map(ToString::to_string));
-    let network = wire.maker.network().map(plain);
-    words.extend(match (&wire.maker, network) {
-        (Maker::Docker { .. }, Some(network)) => Some(format!("(Docker's {network})")),
+    let network = wire.origin.network().map(plain);
+    words.extend(match (&wire.origin, network) {
+        (Origin::Docker { .. }, Some(network)) => Some(format!("(Docker's {network})")),
         (_, network) => network.map(|network| format!("({network})")),
     });
     words.join(" ")

@@ -14,7 +14,7 @@ use crate::sandboxes::{self, Scope, Sight};
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use diagram::Picture;
 use pausenet::kernel::address;
-use pausenet_host::anchor::interior;
+use pausenet_host::anchor::interfaces;
 use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
@@ -79,7 +79,7 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
 }
 
 fn as_json(
-    host: &interior::Host,
+    host: &interfaces::Host,
     addresses: &[(u32, ipnetwork::IpNetwork)],
     sandboxes: &[pausenet_host::anchor::sandbox::Sandbox],
 ) -> Value {

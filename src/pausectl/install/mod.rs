@@ -1,7 +1,7 @@
 //! `pausectl install`: the plugin into the folder where a runtime looks for it, under names of
 //! the reference's plugins if wanted, and a network beside it; and all of it back.
 //!
-//! How files change places without a moment in between is in [`place`].
+//! How files change places without a moment in between is in [`managed_folder`].
 
 mod network;
 mod report;
@@ -17,7 +17,7 @@ use super::{Output, Result, Stop, print, print_json};
 use pausenet::cni::Plugin;
 use pausenet_host::Error;
 use pausenet_host::install::file::{Digest, refusal};
-use pausenet_host::install::place::{Held, Place, Put, Wanted};
+use pausenet_host::install::managed_folder::{FolderLock, ManagedFolder, NewFile, PutAction};
 use pausenet_host::install::{names, try_out};
 
 const DIR: &str = "/opt/cni/bin";
@@ -95,7 +95,7 @@ pub fn install(options: &Install, output: Output) -> Result<()> {
         lines: Vec::new(),
         older: Vec::new(),
     };
-    let place = Place::new(absolute(&options.dir)?);
+    let place = ManagedFolder::new(absolute(&options.dir)?);
     if is_same_folder(
         &options.dir,
         options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR)),
@@ -117,7 +117,7 @@ pub fn install(options: &Install, output: Output) -> Result<()> {
     outcome
 }
 
-fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()> {
+fn put_there(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
     let source = match &options.from {
         Some(file) => file.clone(),
         None => own_folder().unwrap_or_default().join("pausenet"),
@@ -131,7 +131,7 @@ fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()
     // Until the end: who uninstalls meanwhile must not miss the network that comes last.
     holding(place, report.dry_run, |held| {
         let names = names(&options.names, place)?;
-        let wanted = names.iter().map(|name| Wanted {
+        let wanted = names.iter().map(|name| NewFile {
             name: name.clone(),
             content: &plugin,
             digest: digest.clone(),
@@ -153,7 +153,7 @@ fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()
                 place.save(&record, held)?;
             }
         }
-        let conf_place = Place::new(conf_dir.clone());
+        let conf_place = ManagedFolder::new(conf_dir.clone());
         holding(&conf_place, report.dry_run, |held| {
             put_all(&conf_place, &[network.wanted()], held, report)
         })
@@ -162,9 +162,9 @@ fn put_there(options: &Install, place: &Place, report: &mut Report) -> Result<()
 
 /// Does `work` while nobody else changes the place. A dry run waits for nobody and holds nothing.
 fn holding(
-    place: &Place,
+    place: &ManagedFolder,
     dry_run: bool,
-    work: impl FnOnce(Option<&Held>) -> Result<()>,
+    work: impl FnOnce(Option<&FolderLock>) -> Result<()>,
 ) -> Result<()> {
     if dry_run {
         return work(None);
@@ -176,9 +176,9 @@ fn holding(
 
 /// Has all files there, in their order. Without a hold on the place it is only said.
 fn put_all(
-    place: &Place,
-    files: &[Wanted],
-    held: Option<&Held>,
+    place: &ManagedFolder,
+    files: &[NewFile],
+    held: Option<&FolderLock>,
     report: &mut Report,
 ) -> Result<()> {
     let mut record = place.record()?;
@@ -194,7 +194,7 @@ fn put_all(
             Some(held) => place.put(wanted, like.as_deref(), &mut record, held, examine)?,
             None => place.plan(wanted, &record)?,
         };
-        if put != (Put::Nothing { ours: false }) {
+        if put != (PutAction::Nothing { ours: false }) {
             like = Some(place.path(&wanted.name));
         }
         report.lines.push(Line::put(place, &wanted.name, put));
@@ -202,7 +202,7 @@ fn put_all(
     Ok(())
 }
 
-fn take_away(options: &Install, place: &Place, report: &mut Report) -> Result<()> {
+fn take_away(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
     let held = match report.dry_run {
         true => None,
         false => place.hold_existing()?,
@@ -213,7 +213,7 @@ fn take_away(options: &Install, place: &Place, report: &mut Report) -> Result<()
     }
     // In the other order: no runtime is to be told of a plugin that is gone.
     for dir in conf_dirs {
-        let conf_place = Place::new(dir);
+        let conf_place = ManagedFolder::new(dir);
         let conf_held = match report.dry_run {
             true => None,
             false => conf_place.hold_existing()?,
@@ -224,7 +224,7 @@ fn take_away(options: &Install, place: &Place, report: &mut Report) -> Result<()
 }
 
 /// Takes all files of ours away. In a dry run it is only said.
-fn take_all(place: &Place, held: Option<Held>, report: &mut Report) -> Result<()> {
+fn take_all(place: &ManagedFolder, held: Option<FolderLock>, report: &mut Report) -> Result<()> {
     if held.is_none() && !report.dry_run {
         // Nothing has been put there.
         return Ok(());

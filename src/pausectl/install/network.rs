@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::{Result, Stop, warn};
 use pausenet_host::Error;
 use pausenet_host::install::file::Digest;
-use pausenet_host::install::place::Wanted;
+use pausenet_host::install::managed_folder::NewFile;
 use pausenet_host::runtime::conflist::{self, NetworkList};
 
 /// A network's configuration that is to be installed.
@@ -54,8 +54,8 @@ impl Network {
         })
     }
 
-    pub fn wanted(&self) -> Wanted<'_> {
-        Wanted {
+    pub fn wanted(&self) -> NewFile<'_> {
+        NewFile {
             name: self.name.clone(),
             content: &self.list.text,
             digest: self.digest.clone(),

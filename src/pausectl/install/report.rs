@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::options::shown;
-use pausenet_host::install::place::{Place, Put, Take};
+use pausenet_host::install::managed_folder::{ManagedFolder, PutAction, RemoveAction};
 
 /// What was done, or would be.
 pub struct Report {
@@ -34,13 +34,13 @@ enum Action {
 }
 
 impl Line {
-    pub fn put(place: &Place, name: &str, put: Put) -> Self {
+    pub fn put(place: &ManagedFolder, name: &str, put: PutAction) -> Self {
         let (action, note) = match put {
-            Put::New => (Action::Install, ""),
-            Put::Renew => (Action::Renew, ""),
-            Put::Replace => (Action::Replace, "what was there is kept"),
-            Put::Nothing { ours: true } => (Action::Leave, "it is as it should be"),
-            Put::Nothing { ours: false } => (
+            PutAction::New => (Action::Install, ""),
+            PutAction::Renew => (Action::Renew, ""),
+            PutAction::Replace => (Action::Replace, "what was there is kept"),
+            PutAction::Nothing { ours: true } => (Action::Leave, "it is as it should be"),
+            PutAction::Nothing { ours: false } => (
                 Action::Leave,
                 "the same was there before pausectl came, and stays with --uninstall",
             ),
@@ -48,21 +48,21 @@ impl Line {
         Self {
             file: place.path(name),
             action,
-            kept: (put == Put::Replace).then(|| place.kept(name)),
+            kept: (put == PutAction::Replace).then(|| place.kept(name)),
             note,
         }
     }
 
-    pub fn take(place: &Place, name: &str, take: Take) -> Option<Self> {
+    pub fn take(place: &ManagedFolder, name: &str, take: RemoveAction) -> Option<Self> {
         let (action, note, kept) = match take {
-            Take::Restore => (Action::Restore, "", None),
-            Take::Remove => (Action::Remove, "", None),
-            Take::Nothing => return None,
-            Take::Untouched => (Action::Leave, "it had not been replaced yet", None),
-            Take::Leave { keeps: None } => {
+            RemoveAction::Restore => (Action::Restore, "", None),
+            RemoveAction::Remove => (Action::Remove, "", None),
+            RemoveAction::Nothing => return None,
+            RemoveAction::Untouched => (Action::Leave, "it had not been replaced yet", None),
+            RemoveAction::Leave { keeps: None } => {
                 (Action::Leave, "it is not what pausectl put there", None)
             }
-            Take::Leave { keeps } => (
+            RemoveAction::Leave { keeps } => (
                 Action::Leave,
                 "it is not what pausectl put there; the one from before is kept",
                 keeps,

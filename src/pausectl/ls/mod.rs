@@ -18,10 +18,10 @@ use pausenet::plan::attachment_of_host_end;
 use pausenet_host::Error;
 use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::container::short_id;
-use pausenet_host::anchor::holder::ANCHOR_PREFIX;
-use pausenet_host::anchor::interior::Host;
-use pausenet_host::anchor::sandbox::{Absent, Member, Sandbox, Wire};
-use pausenet_host::anchor::words::plain;
+use pausenet_host::anchor::interfaces::Host;
+use pausenet_host::anchor::registration::ANCHOR_PREFIX;
+use pausenet_host::anchor::sandbox::{Member, MissingContainer, Sandbox, SandboxInterface};
+use pausenet_host::anchor::text::plain;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -142,7 +142,7 @@ fn rows(options: &List) -> Result<Look> {
     Ok((rows, problems))
 }
 
-fn row(sandbox: &Sandbox, wire: &Wire, attachment: Option<&Attachment>) -> Row {
+fn row(sandbox: &Sandbox, wire: &SandboxInterface, attachment: Option<&Attachment>) -> Row {
     let id = attachment.map(|attachment| attachment.container.as_str());
     let container = match attachment {
         Some(attachment) => named(sandbox, attachment),
@@ -150,7 +150,7 @@ fn row(sandbox: &Sandbox, wire: &Wire, attachment: Option<&Attachment>) -> Row {
     };
     let addresses = wire.interface.addresses.iter().map(ToString::to_string);
     Row {
-        network: wire.maker.network().map(str::to_owned),
+        network: wire.origin.network().map(str::to_owned),
         container,
         container_id: id.map(str::to_owned),
         interface: wire.interface.link.name.clone(),
@@ -183,7 +183,7 @@ fn named(sandbox: &Sandbox, attachment: &Attachment) -> String {
         None => {
             let mut missing = sandbox.missing.iter();
             let gone = missing.find(|missing| missing.id.as_deref() == Some(id));
-            gone.map_or_else(|| called(attachment), Absent::title)
+            gone.map_or_else(|| called(attachment), MissingContainer::title)
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{Look, as_json, as_text};
 use crate::{Output, Result, Stop, warn};
 use pausenet::kernel::netlink::Group;
 use pausenet::kernel::{KernelError, RouteSocket};
-use pausenet_host::anchor::interior;
+use pausenet_host::anchor::interfaces;
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
 use pausenet_host::{During, Error};
@@ -38,7 +38,7 @@ pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<(
         let mut shown = String::new();
         loop {
             // On a thread of its own, for it waits for Docker with a loop like this one.
-            let (rows, problems) = interior::apart(&look)?;
+            let (rows, problems) = interfaces::apart(&look)?;
             if shown.is_empty() {
                 problems.iter().for_each(warn);
             }

@@ -13,9 +13,9 @@ use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::plan::attachment_of_host_end;
 use pausenet_host::anchor::PodName;
-use pausenet_host::anchor::census::{self, Residents};
-use pausenet_host::anchor::interior::{self, Host};
+use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::pin::{self, Pin};
+use pausenet_host::anchor::processes::{self, Residents};
 use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
@@ -88,7 +88,7 @@ struct Interface {
 /// When the kernel does not answer.
 pub fn ls(output: Output) -> Result<()> {
     need_root()?;
-    let pods = interior::apart(look)?;
+    let pods = interfaces::apart(look)?;
     match output {
         Output::Json => print_json(&json!({"pods": pods.iter().map(json).collect::<Vec<_>>()})),
         Output::Text => print(&text(&pods)),
@@ -112,7 +112,7 @@ fn look() -> Result<Vec<Pod>, Error> {
         Pin::Absent | Pin::Empty => None,
     };
     let ids: Vec<NetnsId> = pinned.iter().filter_map(|(_, pin)| id(pin)).collect();
-    let mut residents = census::take(&ids)?;
+    let mut residents = processes::residents_of(&ids)?;
     pinned
         .into_iter()
         .map(|(name, pin)| {
@@ -144,7 +144,7 @@ fn describe(name: PodName, pin: Pin, residents: Residents, host: &mut Host) -> R
 
 fn interfaces(netns: &Netns, pod: &PodName, host: &mut Host) -> Result<Vec<Interface>, Error> {
     let found = host.look_into(netns).during_with(|| format!("pod {pod}"))?;
-    let ours = |interface: interior::Interface| {
+    let ours = |interface: interfaces::Interface| {
         let attachment = interface.host_end.as_ref().and_then(attachment_of_host_end);
         Interface {
             attachment: attachment.filter(|found| found.container == pod.container_id()),

@@ -9,8 +9,8 @@ use pausenet::cni::request::Attachment;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link};
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet_host::anchor::census::{self, Residents};
 use pausenet_host::anchor::pin::{self, Pin};
+use pausenet_host::anchor::processes::{self, Residents};
 use pausenet_host::anchor::{self, PodName, pause};
 use pausenet_host::block_on;
 use pausenet_host::runtime::Parameters;
@@ -134,7 +134,9 @@ impl Remains {
             Pin::Absent | Pin::Empty => None,
         };
         let residents = match netns.as_ref().and_then(|netns| netns.id().ok()) {
-            Some(id) => census::take(&[id])?.remove(&id).unwrap_or_default(),
+            Some(id) => processes::residents_of(&[id])?
+                .remove(&id)
+                .unwrap_or_default(),
             None => Residents::default(),
         };
         let remains = Self {
@@ -237,7 +239,9 @@ fn end_processes(netns: NetnsId, first: Residents, force: bool) -> Result<(), Er
         for process in all {
             pause::end(process, netns)?;
         }
-        residents = census::take(&[netns])?.remove(&netns).unwrap_or_default();
+        residents = processes::residents_of(&[netns])?
+            .remove(&netns)
+            .unwrap_or_default();
     }
     Err(Error::new(
         "processes in the pod are started faster than they can be ended",

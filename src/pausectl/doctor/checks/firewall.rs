@@ -54,8 +54,8 @@ fn running(scene: &Scene) -> Vec<AllowedTraffic> {
     let mut found: Vec<AllowedTraffic> = Vec::new();
     for attached in &scene.attached {
         let addresses = attached.addresses.as_deref().unwrap_or_default();
-        for duty in &attached.duties {
-            let wanted = allowed_traffic(&duty.request.network, addresses).into_iter();
+        for add_call in &attached.add_calls {
+            let wanted = allowed_traffic(&add_call.request.network, addresses).into_iter();
             let new: Vec<_> = wanted.filter(|allowed| !found.contains(allowed)).collect();
             found.extend(new);
         }

@@ -137,9 +137,9 @@ fn bridge(attached: &Attached, links: &[Link]) -> Option<Finding> {
         );
     }
     let conf = attached
-        .duties
+        .add_calls
         .iter()
-        .find_map(|duty| duty.request.network.link.as_ref()?.bridge())?;
+        .find_map(|add_call| add_call.request.network.link.as_ref()?.bridge())?;
     let bridge = links.iter().find(|link| link.name == conf.name.as_str());
     match bridge {
         None => Some(

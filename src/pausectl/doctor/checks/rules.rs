@@ -1,7 +1,7 @@
 //! nftables against attachments: elements that a foreign flush took, and elements of the dead.
 //!
 //! What should be there is computed as ADD computes it, from what the runtime remembers of the
-//! attachment and from the interface itself; see [`duty`].
+//! attachment and from the interface itself; see [`add_calls`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ use pausenet::kernel::nft::{Element, Nft, Set};
 use pausenet::plan::rules::{DesiredElement, target};
 use pausenet::plan::{Mapper, element_owner, host_end_name};
 use pausenet_host::Result;
-use pausenet_host::runtime::duty;
+use pausenet_host::runtime::add_calls;
 
 /// A repair of nftables.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ fn unknown(scene: &Scene) -> Option<Finding> {
     let unknown = scene
         .attached
         .iter()
-        .filter(|attached| attached.duties.is_empty());
+        .filter(|attached| attached.add_calls.is_empty());
     let names: Vec<_> = unknown
         .map(|attached| attached.attachment.to_string())
         .collect();
@@ -145,9 +145,9 @@ fn due(scene: &Scene) -> Vec<Due> {
         host_end: attached.host_end.index,
         is_remembered: attached.is_remembered,
         wishes: attached
-            .duties
+            .add_calls
             .iter()
-            .flat_map(duty::Duty::wishes)
+            .flat_map(add_calls::AddCall::wishes)
             .collect(),
     });
     let mut due: Vec<_> = ours.collect();
@@ -163,14 +163,14 @@ fn due(scene: &Scene) -> Vec<Due> {
         {
             continue;
         }
-        for duty in duty::chained(entry, scene.programs.known()) {
-            let promised = duty.request.network.prev_result.as_ref();
+        for add_call in add_calls::chained(entry, scene.programs.known()) {
+            let promised = add_call.request.network.prev_result.as_ref();
             if let Some(host_end) = promised.and_then(|promised| host_end_of(promised, links)) {
                 due.push(Due {
                     attachment: attachment.clone(),
                     host_end: host_end.index,
                     is_remembered: true,
-                    wishes: duty.wishes(),
+                    wishes: add_call.wishes(),
                 });
             }
         }

@@ -70,8 +70,8 @@ impl Needs {
         let mut needs = Self::default();
         for attached in attached {
             let mut towards = None;
-            for duty in &attached.duties {
-                let network = &duty.request.network;
+            for add_call in &attached.add_calls {
+                let network = &add_call.request.network;
                 let is_routed = match &network.link {
                     Some(LinkConf::Bridge(conf)) => {
                         towards = Some(conf.name.clone());

@@ -48,10 +48,10 @@ pub fn missing(attached: &[Attached], shelves: &BTreeMap<PathBuf, Shelf>) -> Vec
     let mut findings = Vec::new();
     for attached in attached {
         let network = attached
-            .duties
+            .add_calls
             .iter()
-            .find(|duty| duty.request.network.link.is_some());
-        let Some(request) = network.map(|duty| &duty.request) else {
+            .find(|add_call| add_call.request.network.link.is_some());
+        let Some(request) = network.map(|add_call| &add_call.request) else {
             continue;
         };
         let Some(ipam) = host_local(&request.network) else {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::cache::Entry;
 use super::conflist::NetworkList;
-use super::execution_config;
+use super::run::execution_config;
 use pausenet::cni::Plugin;
 use pausenet::cni::args::Args;
 use pausenet::cni::request::{Attachment, Request};
@@ -28,22 +28,22 @@ pub struct Plugins<'a> {
 
 /// One plugin's part of an attachment.
 #[derive(Debug)]
-pub struct Duty {
+pub struct AddCall {
     pub plugin: Plugin,
     /// With the attachment's addresses in its prevResult.
     pub request: Request,
 }
 
-impl Duty {
+impl AddCall {
     /// What nftables should hold for it.
     pub fn wishes(&self) -> Vec<DesiredElement> {
         verbs::desired_elements(self.plugin, &self.request)
     }
 }
 
-/// The duties of an attachment that we wired, as its runtime remembers it. `seen` are the
+/// The ADD calls of an attachment that we wired, as its runtime remembers it. `seen` are the
 /// addresses that the interface has, for an ADD whose result nobody wrote down.
-pub fn remembered(entry: &Entry, seen: &[IpNetwork], plugins: Plugins) -> Vec<Duty> {
+pub fn remembered(entry: &Entry, seen: &[IpNetwork], plugins: Plugins) -> Vec<AddCall> {
     let pairs = entry.parameters.args.iter();
     let args: Vec<_> = pairs.map(|[key, value]| format!("{key}={value}")).collect();
     let source = Source {
@@ -54,17 +54,17 @@ pub fn remembered(entry: &Entry, seen: &[IpNetwork], plugins: Plugins) -> Vec<Du
         args: Args::parse(&args.join(";")).unwrap_or_default(),
         plugins,
     };
-    source.duties(seen)
+    source.add_calls(seen)
 }
 
-/// The duties of an attachment that nobody remembers: what the network is now is all that is
+/// The ADD calls of an attachment that nobody remembers: what the network is now is all that is
 /// known. It may be another one than at ADD, and mapped ports are not in it.
 pub fn configured(
     list: &NetworkList,
     attachment: &Attachment,
     seen: &[IpNetwork],
     plugins: Plugins,
-) -> Vec<Duty> {
+) -> Vec<AddCall> {
     let source = Source {
         list,
         attachment,
@@ -73,14 +73,14 @@ pub fn configured(
         args: Args::default(),
         plugins,
     };
-    source.duties(seen)
+    source.add_calls(seen)
 }
 
 /// The ports that our `portmap` mapped to a container which another's plugin wired.
-pub fn chained(entry: &Entry, plugins: Plugins) -> Vec<Duty> {
-    let mut duties = remembered(entry, &[], plugins);
-    duties.retain(|duty| duty.plugin == Plugin::Portmap);
-    duties
+pub fn chained(entry: &Entry, plugins: Plugins) -> Vec<AddCall> {
+    let mut add_calls = remembered(entry, &[], plugins);
+    add_calls.retain(|add_call| add_call.plugin == Plugin::Portmap);
+    add_calls
 }
 
 struct Source<'a> {
@@ -93,12 +93,12 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn duties(&self, seen: &[IpNetwork]) -> Vec<Duty> {
+    fn add_calls(&self, seen: &[IpNetwork]) -> Vec<AddCall> {
         let plugins = 0..self.list.plugins.len();
-        plugins.filter_map(|at| self.duty(at, seen)).collect()
+        plugins.filter_map(|at| self.add_call(at, seen)).collect()
     }
 
-    fn duty(&self, at: usize, seen: &[IpNetwork]) -> Option<Duty> {
+    fn add_call(&self, at: usize, seen: &[IpNetwork]) -> Option<AddCall> {
         let plugin = &self.list.plugins[at];
         let called = Plugin::called(OsStr::new(&plugin.r#type));
         let is_ours = match called {
@@ -125,7 +125,7 @@ impl Source<'_> {
         if request.network.prev_result.is_none() {
             request.network.prev_result = Some(self.as_seen(seen));
         }
-        Some(Duty {
+        Some(AddCall {
             plugin: called,
             request,
         })

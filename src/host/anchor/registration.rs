@@ -3,7 +3,7 @@
 //! the engine has long forgotten the container.
 
 use super::container::short_id;
-use super::maker::Kept;
+use super::origin::CachedAttachment;
 
 /// What the IDs of anchors begin with; their names follow.
 pub const ANCHOR_PREFIX: &str = "docker-";
@@ -22,18 +22,18 @@ pub struct Registered {
 
 /// In whose name a network is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct Registration {
     pub id: String,
     /// None when nobody has told.
     pub name: Option<String>,
     /// The engine's ID of its container, where that is another and known.
     pub container: Option<String>,
-    pub by: By,
+    pub by: RegisteredBy,
 }
 
 /// Who has put it in that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum By {
+pub enum RegisteredBy {
     /// `pausectl docker`, which can anchor it again.
     Anchoring,
     /// `pausectl rescue`.
@@ -42,23 +42,23 @@ pub enum By {
     Others,
 }
 
-impl Holder {
+impl Registration {
     /// Whose a network is that is registered under this ID.
-    pub fn of(id: &str, registered: &[Registered], kept: &[Kept]) -> Self {
+    pub fn of(id: &str, registered: &[Registered], cached: &[CachedAttachment]) -> Self {
         if let Some(found) = registered.iter().find(|found| found.id == id) {
             return Self::from(found);
         }
         // The record is lost: the ID is the name, and the cache of results knows the network.
         let name = id.strip_prefix(ANCHOR_PREFIX);
-        let is_kept = kept.iter().any(|kept| kept.container == id);
+        let is_cached = cached.iter().any(|cached| cached.container == id);
         Self {
             id: id.to_owned(),
             name: name.map(str::to_owned),
             container: None,
-            by: if name.is_some() && is_kept {
-                By::Anchoring
+            by: if name.is_some() && is_cached {
+                RegisteredBy::Anchoring
             } else {
-                By::Others
+                RegisteredBy::Others
             },
         }
     }
@@ -75,16 +75,16 @@ impl Holder {
     }
 }
 
-impl From<&Registered> for Holder {
+impl From<&Registered> for Registration {
     fn from(found: &Registered) -> Self {
         Self {
             id: found.id.clone(),
             name: Some(found.name.clone()),
             container: found.container.clone(),
             by: if found.rescued {
-                By::Rescue
+                RegisteredBy::Rescue
             } else {
-                By::Anchoring
+                RegisteredBy::Anchoring
             },
         }
     }
@@ -102,7 +102,7 @@ mod tests {
             container: None,
             rescued,
         };
-        let kept = Kept {
+        let cached = CachedAttachment {
             network: "podnet".into(),
             plugins: Vec::new(),
             container: "docker-web".into(),
@@ -110,32 +110,44 @@ mod tests {
             netns: None,
             macs: Vec::new(),
         };
-        for (id, registered, kept, name, by) in [
+        for (id, registered, cached, name, by) in [
             (
                 "0a",
                 vec![registered("0a", true)],
                 vec![],
                 Some("web"),
-                By::Rescue,
+                RegisteredBy::Rescue,
             ),
             (
                 "0a",
                 vec![registered("0a", false)],
                 vec![],
                 Some("web"),
-                By::Anchoring,
+                RegisteredBy::Anchoring,
             ),
             (
                 "0a",
                 vec![registered("0b", false)],
                 vec![],
                 None,
-                By::Others,
+                RegisteredBy::Others,
             ),
-            ("docker-web", vec![], vec![kept], Some("web"), By::Anchoring),
-            ("docker-web", vec![], vec![], Some("web"), By::Others),
+            (
+                "docker-web",
+                vec![],
+                vec![cached],
+                Some("web"),
+                RegisteredBy::Anchoring,
+            ),
+            (
+                "docker-web",
+                vec![],
+                vec![],
+                Some("web"),
+                RegisteredBy::Others,
+            ),
         ] {
-            let holder = Holder::of(id, &registered, &kept);
+            let holder = Registration::of(id, &registered, &cached);
             assert_eq!((holder.name.as_deref(), holder.by), (name, by), "{id}");
         }
     }

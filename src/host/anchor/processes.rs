@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use super::cgroup::{self, Named};
-use super::pause;
 use crate::{OnPath, Result};
 use pausenet::kernel::netns::NetnsId;
 
@@ -58,8 +57,8 @@ pub struct Residents {
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
-    let found = take_where(|netns| namespaces.contains(&netns))?;
+pub fn residents_of(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
+    let found = by_namespace(|netns| namespaces.contains(&netns))?;
     Ok(found
         .into_iter()
         .map(|(netns, processes)| (netns, Residents::of(processes)))
@@ -70,7 +69,7 @@ pub fn take(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn take_where(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId, Vec<Process>>> {
+pub fn by_namespace(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId, Vec<Process>>> {
     let mut found: HashMap<NetnsId, Vec<Process>> = HashMap::new();
     let proc = Path::new("/proc");
     for entry in fs::read_dir(proc).on_path("cannot list", proc)? {
@@ -102,6 +101,18 @@ impl Residents {
     }
 }
 
+/// The file name of the pause program, by which it is known in /proc.
+pub const PROGRAM: &str = "pause";
+
+/// True when the process runs a program called pause, even one whose file is gone by now.
+fn is_pause(pid: u32) -> bool {
+    let exe = fs::read_link(format!("/proc/{pid}/exe"));
+    exe.is_ok_and(|exe| {
+        let name = exe.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_suffix(" (deleted)").unwrap_or(&name) == PROGRAM
+    })
+}
+
 /// None when the process is gone.
 fn read(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -110,7 +121,7 @@ fn read(pid: u32) -> Option<Process> {
     Some(Process {
         pid,
         name: name.to_owned(),
-        is_pause: pause::is_pause(pid),
+        is_pause: is_pause(pid),
         parent,
         container: cgroup::container(&groups),
         started,
@@ -160,7 +171,7 @@ mod tests {
     #[test]
     fn this_process_lives_in_its_own_namespace() {
         let own = NetnsId::of_process(std::process::id()).unwrap();
-        let residents = take(&[own]).unwrap().remove(&own).unwrap();
+        let residents = residents_of(&[own]).unwrap().remove(&own).unwrap();
         let me = |process: &Process| process.pid == std::process::id();
         assert!(residents.members.iter().any(me));
     }

@@ -40,7 +40,7 @@ const KEPT: &str = ".pausenet-replaced";
 
 /// The folder.
 #[derive(Debug)]
-pub struct Place {
+pub struct ManagedFolder {
     dir: PathBuf,
 }
 
@@ -56,7 +56,7 @@ pub struct Record {
 
 /// A file that is to be there.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct NewFile<'a> {
     pub name: String,
     pub content: &'a [u8],
     pub digest: Digest,
@@ -65,7 +65,7 @@ pub struct Wanted<'a> {
 
 /// What it takes to have it there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Put {
+pub enum PutAction {
     /// Nothing: it is there. If it is not ours, it stays when ours go.
     Nothing { ours: bool },
     /// Nothing is in its place.
@@ -78,7 +78,7 @@ pub enum Put {
 
 /// What it takes to have ours gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Take {
+pub enum RemoveAction {
     /// The one that stood there before comes back.
     Restore,
     /// There was none before.
@@ -93,11 +93,11 @@ pub enum Take {
 
 /// Held while a place is being changed; ends with the process, however that ends.
 #[derive(Debug)]
-pub struct Held {
+pub struct FolderLock {
     _folder: File,
 }
 
-impl Place {
+impl ManagedFolder {
     pub fn new(dir: PathBuf) -> Self {
         Self { dir }
     }
@@ -112,7 +112,7 @@ impl Place {
     }
 
     /// Waits until nobody else is changing it. The folder is made if it is not there.
-    pub fn hold(&self) -> Result<Held> {
+    pub fn hold(&self) -> Result<FolderLock> {
         make_folder(&self.dir)?;
         loop {
             make_folder(&self.dir.join(KEPT))?;
@@ -123,7 +123,7 @@ impl Place {
     }
 
     /// The same, but None when nothing has been put there.
-    pub fn hold_existing(&self) -> Result<Option<Held>> {
+    pub fn hold_existing(&self) -> Result<Option<FolderLock>> {
         let path = self.dir.join(KEPT);
         let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
         loop {
@@ -137,7 +137,7 @@ impl Place {
             let held = folder.metadata().map(id);
             // The one we waited for may have removed it: what we hold is then nobody's.
             if held.is_ok_and(|held| fs::metadata(&path).is_ok_and(|named| id(named) == held)) {
-                return Ok(Some(Held { _folder: folder }));
+                return Ok(Some(FolderLock { _folder: folder }));
             }
         }
     }
@@ -164,7 +164,7 @@ impl Place {
     ///
     /// # Errors
     /// The kernel's; the old one is then still there.
-    pub fn save(&self, record: &Record, _held: &Held) -> Result<()> {
+    pub fn save(&self, record: &Record, _held: &FolderLock) -> Result<()> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|err| Error::new(format!("the record is no JSON: {err}")))?;
         let draft = self.kept(".record.new");
@@ -172,19 +172,19 @@ impl Place {
         file::rename(&draft, &self.kept(".record"))
     }
 
-    /// What [`Place::put`] would do.
-    pub fn plan(&self, wanted: &Wanted, record: &Record) -> Result<Put> {
+    /// What [`ManagedFolder::put`] would do.
+    pub fn plan(&self, wanted: &NewFile, record: &Record) -> Result<PutAction> {
         let now = Found::at(&self.path(&wanted.name))?;
         let ours = record.has(&wanted.name, &now);
         Ok(match &now {
-            Found::Nothing => Put::New,
+            Found::Nothing => PutAction::New,
             Found::File { digest, mode, .. }
                 if *digest == wanted.digest && *mode == wanted.mode =>
             {
-                Put::Nothing { ours }
+                PutAction::Nothing { ours }
             }
-            _ if ours => Put::Renew,
-            _ => Put::Replace,
+            _ if ours => PutAction::Renew,
+            _ => PutAction::Replace,
         })
     }
 
@@ -195,14 +195,14 @@ impl Place {
     /// The kernel's, and those of `examine`; what stood there then still does.
     pub fn put(
         &self,
-        wanted: &Wanted,
+        wanted: &NewFile,
         like: Option<&Path>,
         record: &mut Record,
-        held: &Held,
+        held: &FolderLock,
         examine: impl Fn(&Path) -> Result<()>,
-    ) -> Result<Put> {
+    ) -> Result<PutAction> {
         let put = self.plan(wanted, record)?;
-        if let Put::Nothing { .. } = put {
+        if let PutAction::Nothing { .. } = put {
             return Ok(put);
         }
         let new = self.kept(".new");
@@ -216,7 +216,7 @@ impl Place {
         }
         let mut put_in_place = || {
             examine(&new)?;
-            if put == Put::Replace {
+            if put == PutAction::Replace {
                 self.keep(&wanted.name)?;
             }
             record.add(&wanted.name, &wanted.digest, &Found::at(&target)?);
@@ -258,7 +258,7 @@ impl Place {
         file::rename(&self.kept(name), &free)
     }
 
-    /// The names that [`Place::take`] is for.
+    /// The names that [`ManagedFolder::take`] is for.
     pub fn names(&self, record: &Record) -> Result<BTreeSet<String>> {
         let path = self.dir.join(KEPT);
         let cannot = |err: std::io::Error| refusal("cannot list", &path, &err);
@@ -276,24 +276,24 @@ impl Place {
         Ok(names)
     }
 
-    /// What [`Place::take`] would do.
-    pub fn plan_take(&self, name: &str, record: &Record) -> Result<Take> {
+    /// What [`ManagedFolder::take`] would do.
+    pub fn plan_take(&self, name: &str, record: &Record) -> Result<RemoveAction> {
         let now = Found::at(&self.path(name))?;
         let kept = Found::at(&self.kept(name))?;
         let has_kept = kept.is_there();
-        let leave = || Take::Leave {
+        let leave = || RemoveAction::Leave {
             keeps: has_kept.then(|| self.kept(name)),
         };
         // A link count of two: killed before ours came.
         if has_kept && kept.inode() == now.inode() {
-            return Ok(Take::Untouched);
+            return Ok(RemoveAction::Untouched);
         }
         Ok(match (&now, record.files.contains_key(name)) {
-            (Found::Nothing, true) if has_kept => Take::Restore,
-            (Found::Nothing, true) => Take::Nothing,
-            _ if record.has(name, &now) && has_kept => Take::Restore,
-            _ if record.has(name, &now) => Take::Remove,
-            _ if has_kept && kept.is_same_as(&now) => Take::Untouched,
+            (Found::Nothing, true) if has_kept => RemoveAction::Restore,
+            (Found::Nothing, true) => RemoveAction::Nothing,
+            _ if record.has(name, &now) && has_kept => RemoveAction::Restore,
+            _ if record.has(name, &now) => RemoveAction::Remove,
+            _ if has_kept && kept.is_same_as(&now) => RemoveAction::Untouched,
             _ => leave(),
         })
     }
@@ -302,22 +302,22 @@ impl Place {
     ///
     /// # Errors
     /// The kernel's; what stood there then still does.
-    pub fn take(&self, name: &str, record: &Record, _held: &Held) -> Result<Take> {
+    pub fn take(&self, name: &str, record: &Record, _held: &FolderLock) -> Result<RemoveAction> {
         let take = self.plan_take(name, record)?;
         match take {
-            Take::Restore => file::rename(&self.kept(name), &self.path(name))?,
-            Take::Remove => {
+            RemoveAction::Restore => file::rename(&self.kept(name), &self.path(name))?,
+            RemoveAction::Remove => {
                 file::remove(&self.path(name))?;
                 file::sync_folder_of(&self.path(name))?;
             }
-            Take::Untouched => file::remove(&self.kept(name))?,
-            Take::Nothing | Take::Leave { .. } => {}
+            RemoveAction::Untouched => file::remove(&self.kept(name))?,
+            RemoveAction::Nothing | RemoveAction::Leave { .. } => {}
         }
         Ok(take)
     }
 
     /// Lets go of a place to which nothing was done.
-    pub fn leave(&self, held: Held) -> Result<()> {
+    pub fn leave(&self, held: FolderLock) -> Result<()> {
         if self.record()? == Record::default() && self.names(&Record::default())?.is_empty() {
             self.forget(held)?;
         }
@@ -325,7 +325,7 @@ impl Place {
     }
 
     /// Nothing here is ours any more: removes the record, and the folder if nothing is kept.
-    pub fn forget(&self, _held: Held) -> Result<()> {
+    pub fn forget(&self, _held: FolderLock) -> Result<()> {
         for own in [".new", ".draft", ".record.new", ".record"] {
             file::remove(&self.kept(own))?;
         }

@@ -1,16 +1,18 @@
-//! Gathers what the stories of [`super::sandbox`] are told from: /proc, walked once; the mounts;
+//! Gathers the facts that [`super::sandbox`] is made of: /proc, walked once; the mounts;
 //! the processes behind containers; the links inside of each namespace, entered once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::census::{self, Process};
 use super::container::{Container, Life, NetworkFrom};
-use super::holder::{Holder, Registered};
-use super::holds;
-use super::interior::{Host, Interface};
-use super::maker::{Kept, Maker, macs};
-use super::sandbox::{Absent, Elsewhere, Member, Sandbox, Was, Wire, owner};
+use super::interfaces::{Host, Interface};
+use super::netns_mounts;
+use super::origin::{CachedAttachment, Origin, macs};
+use super::processes::{self, Process};
+use super::registration::{Registered, Registration};
+use super::sandbox::{
+    LastKnownState, Member, MissingContainer, OtherNamespace, Sandbox, SandboxInterface, owner,
+};
 use super::supervisor::Supervisor;
 use crate::Result;
 use crate::runtime::cache;
@@ -20,7 +22,7 @@ use pausenet::plan::attachment_of_host_end;
 
 /// What engines say of their containers.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct EngineFacts {
     /// Those that exist, running or not.
     pub containers: Vec<Container>,
     /// Those that an engine remembers to have removed.
@@ -43,33 +45,33 @@ pub struct Removed {
 }
 
 /// Who lives in which namespace, the host's left out.
-pub struct Population {
+pub struct NamespaceScan {
     host: NetnsId,
-    homes: BTreeMap<NetnsId, Home>,
+    homes: BTreeMap<NetnsId, Occupants>,
 }
 
 #[derive(Default)]
-struct Home {
+struct Occupants {
     members: Vec<Member>,
     held_by: Vec<PathBuf>,
     /// A file that leads there, and need not hold it.
     way: Option<PathBuf>,
 }
 
-impl Population {
+impl NamespaceScan {
     /// Walks /proc, and asks who is behind the containers.
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn take(host: NetnsId, told: &Told) -> Result<Self> {
-        let mut homes: BTreeMap<NetnsId, Home> = BTreeMap::new();
-        let known: HashMap<_, _> = told
+    pub fn take(host: NetnsId, facts: &EngineFacts) -> Result<Self> {
+        let mut homes: BTreeMap<NetnsId, Occupants> = BTreeMap::new();
+        let known: HashMap<_, _> = facts
             .containers
             .iter()
             .map(|container| (container.id.as_str(), container))
             .collect();
         let mut supervisors = HashMap::new();
-        for (netns, processes) in census::take_where(|netns| netns != host)? {
+        for (netns, processes) in processes::by_namespace(|netns| netns != host)? {
             let members = group(processes, &mut supervisors);
             let home = homes.entry(netns).or_default();
             home.members = members;
@@ -78,12 +80,12 @@ impl Population {
                 .iter_mut()
                 .filter_map(|member| member.container.as_mut())
             {
-                if let Some(told) = known.get(container.id.as_str()) {
-                    container.learn(told);
+                if let Some(facts) = known.get(container.id.as_str()) {
+                    container.learn(facts);
                 }
             }
         }
-        for (netns, files) in holds::list()? {
+        for (netns, files) in netns_mounts::list()? {
             if netns != host {
                 homes.entry(netns).or_default().held_by = files;
             }
@@ -112,40 +114,41 @@ impl Population {
         self.homes.get(&netns).map_or(&[], |home| &home.held_by)
     }
 
-    /// Tells the story of the namespaces that are wanted. One that ends meanwhile, or changes
-    /// all the time, does not keep the others: it is an error among their stories. The calling
-    /// thread enters each; see [`super::interior::apart`].
+    /// Describes the namespaces that are wanted. One that ends meanwhile, or changes
+    /// all the time, does not keep the others: it is an error among them. The calling
+    /// thread enters each; see [`super::interfaces::apart`].
     pub fn describe(
         &self,
         host: &mut Host,
-        told: &Told,
+        facts: &EngineFacts,
         wanted: impl Fn(&mut Host, &Netns, NetnsId) -> bool,
     ) -> Vec<Result<Sandbox>> {
-        let kept = kept();
-        let mut stories = Vec::new();
+        let cached = cached();
+        let mut sandboxes = Vec::new();
         for (&netns, home) in &self.homes {
             let Some(open) = self.open(netns) else {
                 continue;
             };
             if wanted(host, &open, netns) {
                 let interfaces = host.look_into(&open);
-                stories.push(
-                    interfaces
-                        .map(|interfaces| self.story(netns, home, interfaces, host, told, &kept)),
+                sandboxes.push(
+                    interfaces.map(|interfaces| {
+                        self.sandbox(netns, home, interfaces, host, facts, &cached)
+                    }),
                 );
             }
         }
-        stories
+        sandboxes
     }
 
-    fn story(
+    fn sandbox(
         &self,
         netns: NetnsId,
-        home: &Home,
+        home: &Occupants,
         interfaces: Vec<Interface>,
         host: &Host,
-        told: &Told,
-        kept: &[Kept],
+        facts: &EngineFacts,
+        cached: &[CachedAttachment],
     ) -> Sandbox {
         let containers = home
             .members
@@ -155,25 +158,25 @@ impl Population {
             let controller = interface.host_end.as_ref().and_then(|link| link.controller);
             let bridge = controller.and_then(|index| host.links.get(&index));
             let bridge = bridge.map(|link| link.name.clone());
-            Wire {
-                maker: Maker::of(
+            SandboxInterface {
+                origin: Origin::of(
                     &interface,
                     bridge.as_deref(),
                     netns,
                     containers.clone(),
-                    kept,
+                    cached,
                 ),
                 bridge,
                 interface,
             }
         };
         let interfaces: Vec<_> = interfaces.into_iter().map(wire).collect();
-        let holder = holder(&home.members, &interfaces, told, kept);
-        let owner = owner(&home.members, &home.held_by, |id| self.absent(id, told));
+        let holder = holder(&home.members, &interfaces, facts, cached);
+        let owner = owner(&home.members, &home.held_by, |id| self.absent(id, facts));
         let missing = joined_elsewhere(&home.members);
         Sandbox {
             netns,
-            missing: missing.map(|id| self.absent(id, told)).collect(),
+            missing: missing.map(|id| self.absent(id, facts)).collect(),
             left_behind: self.left_behind(netns, &home.members),
             owner: owner.corrected(&home.members, holder.as_ref()),
             holder,
@@ -187,8 +190,12 @@ impl Population {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn held(&self, host: &mut Host, told: &Told) -> Result<Vec<(NetnsId, Holder)>> {
-        let kept = kept();
+    pub fn held(
+        &self,
+        host: &mut Host,
+        facts: &EngineFacts,
+    ) -> Result<Vec<(NetnsId, Registration)>> {
+        let cached = cached();
         let mut held = Vec::new();
         for &netns in self.homes.keys() {
             let Some(open) = self.open(netns) else {
@@ -201,7 +208,7 @@ impl Population {
                 .links
                 .values()
                 .filter(|link| link.peer_netns == Some(number));
-            held.extend(holders(ends, told, &kept).map(|holder| (netns, holder)));
+            held.extend(holders(ends, facts, &cached).map(|holder| (netns, holder)));
         }
         Ok(held)
     }
@@ -233,29 +240,29 @@ impl Population {
     }
 
     /// What became of a container that is not where those are who joined it.
-    fn absent(&self, id: &str, told: &Told) -> Absent {
-        let known = told.containers.iter().find(|container| container.id == id);
-        let removed = told.removed.iter().find(|removed| removed.id == id);
+    fn absent(&self, id: &str, facts: &EngineFacts) -> MissingContainer {
+        let known = facts.containers.iter().find(|container| container.id == id);
+        let removed = facts.removed.iter().find(|removed| removed.id == id);
         let was = match (self.elsewhere(id), known, removed) {
-            (Some(elsewhere), ..) => Was::Restarted(elsewhere),
-            (None, Some(known), _) => Was::Stopped {
+            (Some(elsewhere), ..) => LastKnownState::Restarted(elsewhere),
+            (None, Some(known), _) => LastKnownState::Stopped {
                 at: match &known.life {
                     Life::Stopped { at } => at.clone(),
                     Life::Running => None,
                 },
             },
-            (None, None, Some(removed)) => Was::Removed {
+            (None, None, Some(removed)) => LastKnownState::Removed {
                 at: removed.at.clone(),
             },
-            (None, None, None) if told.docker_answered => Was::Removed { at: None },
-            (None, None, None) => Was::Unknown,
+            (None, None, None) if facts.docker_answered => LastKnownState::Removed { at: None },
+            (None, None, None) => LastKnownState::Unknown,
         };
         let endpoints = known.into_iter().flat_map(|known| &known.endpoints);
         let endpoints = endpoints.map(|endpoint| endpoint.network.clone());
         let past = removed
             .into_iter()
             .flat_map(|removed| removed.networks.clone());
-        Absent {
+        MissingContainer {
             id: Some(id.to_owned()),
             name: match (known, removed) {
                 (Some(known), _) => known.name.clone(),
@@ -284,14 +291,14 @@ impl Population {
     }
 
     /// Where a container lives, and who with it.
-    fn elsewhere(&self, id: &str) -> Option<Elsewhere> {
+    fn elsewhere(&self, id: &str) -> Option<OtherNamespace> {
         let is_it = |member: &&Member| member.has_id(id);
         self.homes.values().find_map(|home| {
             let own = home.members.iter().find(is_it)?;
             let container = own.container.as_ref();
             let network = container.map(|found| &found.network);
             let others = home.members.iter().filter(|member| !is_it(member));
-            Some(Elsewhere {
+            Some(OtherNamespace {
                 is_its_own: network == Some(&NetworkFrom::Itself),
                 with: others.map(Member::title).collect(),
             })
@@ -311,20 +318,25 @@ fn joins_one_of(member: &Member, ids: &HashSet<&str>) -> bool {
 /// In whose names the attachments with these host ends are.
 fn holders<'a>(
     ends: impl Iterator<Item = &'a Link>,
-    told: &Told,
-    kept: &[Kept],
-) -> impl Iterator<Item = Holder> {
+    facts: &EngineFacts,
+    cached: &[CachedAttachment],
+) -> impl Iterator<Item = Registration> {
     ends.filter_map(attachment_of_host_end)
-        .map(|own| Holder::of(own.container.as_str(), &told.registered, kept))
+        .map(|own| Registration::of(own.container.as_str(), &facts.registered, cached))
 }
 
 /// In whose name a network here is: as its host end says, or else what is remembered of the
 /// container that all were started onto.
-fn holder(members: &[Member], interfaces: &[Wire], told: &Told, kept: &[Kept]) -> Option<Holder> {
+fn holder(
+    members: &[Member],
+    interfaces: &[SandboxInterface],
+    facts: &EngineFacts,
+    cached: &[CachedAttachment],
+) -> Option<Registration> {
     let ends = interfaces
         .iter()
         .filter_map(|wire| wire.interface.host_end.as_ref());
-    let mut held: Vec<_> = holders(ends, told, kept).collect();
+    let mut held: Vec<_> = holders(ends, facts, cached).collect();
     // The one that tells most.
     held.sort_by_key(|holder| holder.by);
     let by_end = held.into_iter().next();
@@ -334,7 +346,11 @@ fn holder(members: &[Member], interfaces: &[Wire], told: &Told, kept: &[Kept]) -
             let container = found.container.as_deref();
             !interfaces.is_empty() && container.is_some_and(|id| joined.contains(&id))
         };
-        told.registered.iter().find(is_joined).map(Holder::from)
+        facts
+            .registered
+            .iter()
+            .find(is_joined)
+            .map(Registration::from)
     })
 }
 
@@ -411,12 +427,12 @@ fn container_of(
 }
 
 /// What runtimes remember of attachments.
-fn kept() -> Vec<Kept> {
+fn cached() -> Vec<CachedAttachment> {
     let read = |entry: cache::Entry| {
         let attachment = entry.parameters.attachment;
         let netns = entry.parameters.netns.as_deref();
         let plugins = entry.list.plugins.into_iter().map(|plugin| plugin.r#type);
-        Kept {
+        CachedAttachment {
             network: attachment.network.to_string(),
             plugins: plugins.collect(),
             container: attachment.container.to_string(),

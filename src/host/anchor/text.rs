@@ -1,4 +1,4 @@
-//! Words for people, made of names that strangers chose.
+//! Text for terminals, made of names that may be anything.
 
 /// A name as it may stand on a terminal: what could move the cursor, hide or reorder text is
 /// written as an escape. (A process, an interface or a container may be called anything.)

@@ -1,29 +1,32 @@
-//! What happens to a network when somebody in it dies: sentences, from the facts.
+//! What happens to a network when a member dies, and a summary of who shares it: sentences, made of
+//! the facts.
 
 use super::cgroup::Engine;
 use super::container::{Role, short_id};
-use super::holder::By;
-use super::maker::Maker;
-use super::sandbox::{Absent, Member, Owner, Reason, Sandbox, State, Was};
-use super::words::{list, plain};
+use super::origin::Origin;
+use super::registration::RegisteredBy;
+use super::sandbox::{
+    LastKnownState, Member, MissingContainer, Owner, OwnerReason, Sandbox, State,
+};
+use super::text::{list, plain};
 
 /// What happens when one of the members dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fate {
-    pub who: String,
-    pub then: String,
+pub struct DeathEffect {
+    pub member: String,
+    pub effect: String,
 }
 
 /// One for each member, the owner first.
-pub fn fates(sandbox: &Sandbox) -> Vec<Fate> {
+pub fn death_effects(sandbox: &Sandbox) -> Vec<DeathEffect> {
     let others: Vec<_> = sandbox.sharers().map(Member::title).collect();
-    let owner = sandbox.anchor().map(|anchor| Fate {
-        who: anchor.title(),
-        then: of_the_owner(sandbox, anchor, &others),
+    let owner = sandbox.anchor().map(|anchor| DeathEffect {
+        member: anchor.title(),
+        effect: of_the_owner(sandbox, anchor, &others),
     });
-    let of_a_sharer = |member: &Member| Fate {
-        who: member.title(),
-        then: of_a_sharer(sandbox, member),
+    let of_a_sharer = |member: &Member| DeathEffect {
+        member: member.title(),
+        effect: of_a_sharer(sandbox, member),
     };
     owner
         .into_iter()
@@ -47,10 +50,10 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
             .to_owned();
     }
     let taken = match engine {
-        Some(Engine::Podman) => names(sandbox, |maker| {
-            matches!(maker, Maker::Cni { .. } | Maker::Pausenet { .. })
+        Some(Engine::Podman) => names(sandbox, |origin| {
+            matches!(origin, Origin::Cni { .. } | Origin::Pausenet { .. })
         }),
-        _ => names(sandbox, |maker| matches!(maker, Maker::Docker { .. })),
+        _ => names(sandbox, |origin| matches!(origin, Origin::Docker { .. })),
     };
     let taker = match engine {
         Some(Engine::Podman) => "podman",
@@ -162,7 +165,8 @@ fn is_missing(sandbox: &Sandbox, id: &str) -> bool {
 pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str> {
     let joined = member.joined()?;
     let removed = sandbox.missing.iter().find(|missing| {
-        missing.id.as_deref() == Some(joined) && matches!(missing.was, Was::Removed { .. })
+        missing.id.as_deref() == Some(joined)
+            && matches!(missing.was, LastKnownState::Removed { .. })
     });
     removed?.id.as_deref()
 }
@@ -176,8 +180,8 @@ fn alone(sandbox: &Sandbox) -> String {
         );
     }
     let all = names(sandbox, |_| true);
-    let by_cni = names(sandbox, |maker| {
-        matches!(maker, Maker::Cni { .. } | Maker::Pausenet { .. })
+    let by_cni = names(sandbox, |origin| {
+        matches!(origin, Origin::Cni { .. } | Origin::Pausenet { .. })
     });
     let end = match all.as_slice() {
         [] => "the namespace ends".to_owned(),
@@ -190,8 +194,11 @@ fn alone(sandbox: &Sandbox) -> String {
 }
 
 /// The names of interfaces by who made them.
-pub(super) fn names(sandbox: &Sandbox, wanted: impl Fn(&Maker) -> bool) -> Vec<String> {
-    let wires = sandbox.interfaces.iter().filter(|wire| wanted(&wire.maker));
+pub(super) fn names(sandbox: &Sandbox, wanted: impl Fn(&Origin) -> bool) -> Vec<String> {
+    let wires = sandbox
+        .interfaces
+        .iter()
+        .filter(|wire| wanted(&wire.origin));
     wires.map(|wire| plain(&wire.interface.link.name)).collect()
 }
 
@@ -202,7 +209,7 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
         .and_then(|at| sandbox.members.get(at))
         .map(Member::title);
     match (&sandbox.owner, sandbox.state()) {
-        (Owner::Absent(absent), State::Orphaned) => {
+        (Owner::Missing(absent), State::Orphaned) => {
             let who = subject.map_or(sharers, |subject| vec![subject]);
             orphaned(sandbox, absent, &who)
         }
@@ -211,15 +218,17 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
             subject.unwrap_or_default(),
             sandbox.members[*at].title(),
         ),
-        (Owner::Member(at, Reason::Rescued | Reason::Registered), _)
+        (Owner::Member(at, OwnerReason::Rescued | OwnerReason::Registered), _)
             if !sandbox.missing.is_empty() =>
         {
             outlived(sandbox, &sandbox.members[*at], &sharers)
         }
-        (Owner::Member(at, reason @ (Reason::PodOfOurs | Reason::Sandbox)), _) => {
+        (Owner::Member(at, reason @ (OwnerReason::PodOfOurs | OwnerReason::Sandbox)), _) => {
             let owner = sandbox.members[*at].title();
             let stands = match reason {
-                Reason::Sandbox => format!("{owner} is the sandbox of pod {}", sandbox.title()),
+                OwnerReason::Sandbox => {
+                    format!("{owner} is the sandbox of pod {}", sandbox.title())
+                }
                 _ => format!("{owner} stands for pod {}", sandbox.title()),
             };
             match sharers.as_slice() {
@@ -260,13 +269,17 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
 
 /// The story of a member with a network of its own where another's was.
 fn outlived(sandbox: &Sandbox, owner: &Member, sharers: &[String]) -> String {
-    let lost: Vec<_> = sandbox.missing.iter().map(Absent::title).collect();
+    let lost: Vec<_> = sandbox
+        .missing
+        .iter()
+        .map(MissingContainer::title)
+        .collect();
     let gone = match sandbox.missing.as_slice() {
         [one] => format!(", {}", gone(one)),
         _ => String::new(),
     };
     let rescued = match sandbox.owner {
-        Owner::Member(_, Reason::Rescued) => " was rescued: it",
+        Owner::Member(_, OwnerReason::Rescued) => " was rescued: it",
         _ => "",
     };
     let with = match sharers {
@@ -283,7 +296,7 @@ fn outlived(sandbox: &Sandbox, owner: &Member, sharers: &[String]) -> String {
 }
 
 /// What holds of one or of several.
-struct Words {
+struct Grammar {
     was: &'static str,
     its: &'static str,
     has: &'static str,
@@ -291,7 +304,7 @@ struct Words {
     lives: &'static str,
 }
 
-const ONE: Words = Words {
+const ONE: Grammar = Grammar {
     was: "was",
     its: "its",
     has: "has",
@@ -299,7 +312,7 @@ const ONE: Words = Words {
     lives: "lives",
 };
 
-const MANY: Words = Words {
+const MANY: Grammar = Grammar {
     was: "were",
     its: "their",
     has: "have",
@@ -307,9 +320,9 @@ const MANY: Words = Words {
     lives: "live",
 };
 
-fn orphaned(sandbox: &Sandbox, absent: &Absent, about: &[String]) -> String {
+fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> String {
     let who = list(about, "and");
-    let Words {
+    let Grammar {
         was,
         its,
         has,
@@ -322,18 +335,18 @@ fn orphaned(sandbox: &Sandbox, absent: &Absent, about: &[String]) -> String {
     let rescued = sandbox
         .holder
         .as_ref()
-        .is_some_and(|holder| holder.by == By::Rescue);
+        .is_some_and(|holder| holder.by == RegisteredBy::Rescue);
     match (&absent.was, left.as_slice()) {
         (_, left) if rescued => format!(
             "{who} {was} rescued: {it} shared the network of {owner}, {gone}; {} was put into \
              {its} namespace instead, and stays as long as anybody lives in it.",
             list(left, "and"),
         ),
-        (Was::Restarted(_), []) => format!(
+        (LastKnownState::Restarted(_), []) => format!(
             "{who} {was} left behind: {its} owner {owner} was restarted and has a network in \
              another namespace; here, only lo is left."
         ),
-        (Was::Restarted(_), left) => format!(
+        (LastKnownState::Restarted(_), left) => format!(
             "{who} {was} left behind: {its} owner {owner} was restarted and has another \
              namespace; {} stayed here.",
             list(left, "and"),
@@ -361,15 +374,17 @@ fn orphaned(sandbox: &Sandbox, absent: &Absent, about: &[String]) -> String {
 }
 
 /// What became of the owner, as the rest of a sentence.
-pub fn gone(absent: &Absent) -> String {
+pub fn gone(absent: &MissingContainer) -> String {
     let moment = |what: &str, at: &Option<String>| match at {
         Some(at) => format!("which {what} at {}", plain(at)),
         None => format!("which {what}"),
     };
     match &absent.was {
-        Was::Removed { at } => moment("was removed", at),
-        Was::Stopped { at } => moment("stopped", at),
-        Was::Restarted(_) => "which was restarted and is in another namespace".to_owned(),
-        Was::Unknown => "which is gone".to_owned(),
+        LastKnownState::Removed { at } => moment("was removed", at),
+        LastKnownState::Stopped { at } => moment("stopped", at),
+        LastKnownState::Restarted(_) => {
+            "which was restarted and is in another namespace".to_owned()
+        }
+        LastKnownState::Unknown => "which is gone".to_owned(),
     }
 }

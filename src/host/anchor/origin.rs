@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use super::cgroup::{Engine, is_hex};
 use super::container::Container;
-use super::interior::Interface;
+use super::interfaces::Interface;
 use pausenet::cni::{MacAddr, NetworkName};
 use pausenet::kernel::netns::NetnsId;
 use pausenet::plan::attachment_of_host_end;
 
 /// Who made an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Maker {
+pub enum Origin {
     /// Our plugin: the host end's alias says so.
     Pausenet {
         network: NetworkName,
@@ -29,9 +29,9 @@ pub enum Maker {
     Unknown,
 }
 
-/// What a runtime has kept of an attachment that CNI's plugins made.
+/// What a runtime has cached of an attachment that CNI's plugins made.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct CachedAttachment {
     pub network: String,
     pub plugins: Vec<String>,
     pub container: String,
@@ -41,14 +41,14 @@ pub struct Kept {
     pub macs: Vec<MacAddr>,
 }
 
-impl Maker {
+impl Origin {
     /// Decides who made an interface in a namespace with these containers.
     pub fn of<'a>(
         interface: &Interface,
         bridge: Option<&str>,
         netns: NetnsId,
         containers: impl Iterator<Item = &'a Container> + Clone,
-        kept: &[Kept],
+        cached: &[CachedAttachment],
     ) -> Self {
         if let Some(attachment) = interface.host_end.as_ref().and_then(attachment_of_host_end) {
             return Self::Pausenet {
@@ -64,18 +64,18 @@ impl Maker {
                 network: Some(endpoint.network.clone()),
             };
         }
-        let is_kept = |kept: &&Kept| {
-            let here = kept.netns == Some(netns)
+        let is_cached = |cached: &&CachedAttachment| {
+            let here = cached.netns == Some(netns)
                 || containers
                     .clone()
-                    .any(|container| container.id == kept.container);
-            let same_mac = mac.is_some_and(|mac| kept.macs.contains(&mac));
-            here && kept.ifname == interface.link.name && (kept.macs.is_empty() || same_mac)
+                    .any(|container| container.id == cached.container);
+            let same_mac = mac.is_some_and(|mac| cached.macs.contains(&mac));
+            here && cached.ifname == interface.link.name && (cached.macs.is_empty() || same_mac)
         };
-        if let Some(kept) = kept.iter().find(is_kept) {
+        if let Some(cached) = cached.iter().find(is_cached) {
             return Self::Cni {
-                network: kept.network.clone(),
-                plugins: kept.plugins.clone(),
+                network: cached.network.clone(),
+                plugins: cached.plugins.clone(),
             };
         }
         let is_docker_s = containers

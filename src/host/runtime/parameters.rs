@@ -1,0 +1,34 @@
+//! What an attachment is made with, and why making it may stop.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::Error;
+use pausenet::cni::request::Attachment;
+
+/// Why an operation stopped.
+#[derive(Debug)]
+pub enum Stop {
+    Failed(Error),
+    /// By this signal, on a person's or the system's wish.
+    Interrupted(i32),
+}
+
+impl From<Error> for Stop {
+    fn from(err: Error) -> Self {
+        Self::Failed(err)
+    }
+}
+
+/// The parameters of an attachment (specification, section 3, "Attachment Parameters").
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    pub attachment: Attachment,
+    /// None only for DEL: the namespace is gone.
+    pub netns: Option<PathBuf>,
+    /// `CNI_ARGS`.
+    pub args: Vec<[String; 2]>,
+    /// Each plugin gets those that it declares.
+    pub capabilities: Map<String, Value>,
+}
