@@ -18,15 +18,15 @@ const ATTEMPT: &str = "have Docker's firewall let the network's traffic through 
 /// # Errors
 /// Code 101 when the kernel refuses; 11 when others change the ruleset without a break.
 pub fn ensure(traffic: &[AllowedTraffic]) -> Result<Option<Nft>> {
-    let (lacking_rules, nft) = look_for_lacking(traffic)?;
-    if lacking_rules.is_empty() {
+    let (missing_rules, nft) = find_missing_rules(traffic)?;
+    if missing_rules.is_empty() {
         return Ok(nft);
     }
     let mut nft = nft.map_or_else(open, Ok)?;
     amend(&mut nft, ATTEMPT, |nft| {
         let tables = tables(nft, &tables_of(traffic))?;
-        let lacking = lacking(nft, &tables, traffic)?;
-        Ok(lacking.into_iter().map(Change::Rule).collect())
+        let missing_rules = rules_to_add(nft, &tables, traffic)?;
+        Ok(missing_rules.into_iter().map(Change::Rule).collect())
     })?;
     Ok(Some(nft))
 }
@@ -36,7 +36,7 @@ pub fn ensure(traffic: &[AllowedTraffic]) -> Result<Option<Nft>> {
 /// # Errors
 /// Code 102 for the first rule that is missing; 101 when the kernel refuses.
 pub fn verify(traffic: &[AllowedTraffic]) -> Result<()> {
-    let Some(rule) = look_for_lacking(traffic)?.0.into_iter().next() else {
+    let Some(rule) = find_missing_rules(traffic)?.0.into_iter().next() else {
         return Ok(());
     };
     let program = if rule.table == TABLES[0] {
@@ -57,7 +57,7 @@ pub fn verify(traffic: &[AllowedTraffic]) -> Result<()> {
 
 /// Removes what DOCKER-USER has of a network. True when there was something.
 pub fn forget(network: &NetworkName) -> Result<bool> {
-    let (nft, found) = look(&TABLES)?;
+    let (nft, found) = docker_user_tables(&TABLES)?;
     let Some(mut nft) = nft.filter(|_| !found.is_empty()) else {
         return Ok(false);
     };
@@ -121,22 +121,22 @@ fn legacy_forward(family: Family) -> Result<LegacyForward, KernelError> {
 
 /// What DOCKER-USER lacks, and the socket that was asked, if any. A host without Docker is asked
 /// one question, and changes nothing.
-fn look_for_lacking(traffic: &[AllowedTraffic]) -> Result<(Vec<NewRule>, Option<Nft>)> {
+fn find_missing_rules(traffic: &[AllowedTraffic]) -> Result<(Vec<NewRule>, Option<Nft>)> {
     if traffic.is_empty() {
         return Ok((Vec::new(), None));
     }
-    let (mut nft, tables) = look(&tables_of(traffic))?;
-    let lacking = match &mut nft {
-        Some(nft) => lacking(nft, &tables, traffic)
+    let (mut nft, tables) = docker_user_tables(&tables_of(traffic))?;
+    let missing_rules = match &mut nft {
+        Some(nft) => rules_to_add(nft, &tables, traffic)
             .map_err(|refusal| explain(refusal, "list the rules in Docker's chain DOCKER-USER"))?,
         None => Vec::new(),
     };
-    Ok((lacking, nft))
+    Ok((missing_rules, nft))
 }
 
 /// Those of these tables that have a DOCKER-USER, and the socket that was asked; None without
 /// nftables.
-fn look(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
+fn docker_user_tables(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
     let answer = Nft::open().and_then(|mut nft| {
         let tables = tables(&mut nft, asked)?;
         Ok((nft, tables))
@@ -163,15 +163,15 @@ fn is_unknown(refusal: &KernelError) -> bool {
         .any(|errno| refusal.is(errno))
 }
 
-fn lacking(
+fn rules_to_add(
     nft: &mut Nft,
     tables: &[Table],
     traffic: &[AllowedTraffic],
 ) -> Result<Vec<NewRule>, KernelError> {
-    let mut lacking = Vec::new();
+    let mut missing_rules = Vec::new();
     for &table in tables {
         let present = nft.rules(table, Some(DOCKER_USER))?;
-        lacking.extend(missing(traffic, table, &present));
+        missing_rules.extend(missing(traffic, table, &present));
     }
-    Ok(lacking)
+    Ok(missing_rules)
 }

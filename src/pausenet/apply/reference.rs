@@ -75,7 +75,7 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
         return Ok(());
     };
     // The path may lead to another pod by now, on a network with the same addresses.
-    if is_another_pod_s(host, request, &found).during_with(attempt)? {
+    if belongs_to_another_pod(host, request, &found).during_with(attempt)? {
         return Ok(());
     }
     let addresses = address::of_link(&mut inside, found.index).during_with(attempt)?;
@@ -90,7 +90,11 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
 
 /// Whether the host's end of a container's interface says that it is not of this network: it is
 /// one of ours, which are found by name, or not a port of the network's bridge.
-fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bool, KernelError> {
+fn belongs_to_another_pod(
+    host: &mut Host,
+    request: &Request,
+    end: &Link,
+) -> Result<bool, KernelError> {
     let Some(index) = end.peer.filter(|_| end.peer_netns.is_some()) else {
         return Ok(true);
     };
@@ -110,7 +114,7 @@ fn is_another_pod_s(host: &mut Host, request: &Request, end: &Link) -> Result<bo
 
 /// Names on stderr those chains of these locations that stay: nf_tables does not show what
 /// iptables-legacy made.
-pub fn warn_of_old_iptables(locations: &[RuleLocation]) {
+pub fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
     for family in Family::ALL {
         let program = iptables_legacy::program(family);
         match iptables_legacy::chains(family, "nat") {
@@ -187,7 +191,7 @@ fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
 /// rules of those `stale` ones whose addresses are still known.
 pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> Result<()> {
     let start = masquerade_network(network.as_str());
-    let of_nobody = |rule: &Rule| {
+    let is_stale = |rule: &Rule| {
         rule.comment.starts_with(&start)
             && !valid
                 .iter()
@@ -205,7 +209,7 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
         let mut rules: Vec<_> = nft
             .rules(table, Some(chain))?
             .into_iter()
-            .filter(|rule| of_nobody(rule))
+            .filter(|rule| is_stale(rule))
             .map(|rule| Change::RemoveRule(table, rule))
             .collect();
         for table in PORTS {
@@ -227,8 +231,8 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
         let shared = valid.iter().any(lives);
         let found = link_rule_locations(&attachment).into_iter();
         for location in found.chain(port_chains(&attachment)) {
-            let another_s = shared && location.comment == Comment::ByJump;
-            if !another_s && !locations.contains(&location) {
+            let is_shared = shared && location.comment == Comment::ByJump;
+            if !is_shared && !locations.contains(&location) {
                 locations.push(location);
             }
         }

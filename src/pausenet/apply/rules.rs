@@ -61,7 +61,7 @@ pub fn claim(
             return Err(explain(error, attempt()));
         }
     }
-    Err(storm(attempt()))
+    Err(too_many_changes(attempt()))
 }
 
 /// Restores the objects that these elements need, and the rules of the chains, after a flush of the
@@ -319,7 +319,7 @@ pub(super) fn amend(
             Err(failed) => return Err(explain(failed.error, attempt)),
         }
     }
-    Err(storm(attempt))
+    Err(too_many_changes(attempt))
 }
 
 /// Opens a socket for changes of the ruleset.
@@ -342,7 +342,7 @@ pub(super) fn explain(refusal: KernelError, attempt: &str) -> Error {
     err
 }
 
-fn storm(attempt: &str) -> Error {
+fn too_many_changes(attempt: &str) -> Error {
     Error::new(
         Code::TryAgainLater,
         format!("{attempt}: others changed the ruleset {TRIES} times in between"),

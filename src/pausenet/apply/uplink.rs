@@ -13,6 +13,10 @@ use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
 
 /// The plan's link, ready for the host end of one attachment.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one in a process, and a box would be an allocation more"
+)]
 pub enum Uplink<'plan> {
     Bridge {
         plan: &'plan BridgePlan,

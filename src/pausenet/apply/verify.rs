@@ -27,11 +27,11 @@ pub fn verify(
     let mut inside = netns.enter(&host.netns, container::open)?;
     let ifname = &request.attachment.ifname;
     let end = find(&mut inside, ifname, "in the container")
-        .map_err(|err| perhaps_elsewhere(host, &request.attachment, err))?;
+        .map_err(|err| explain_missing_interface(host, &request.attachment, err))?;
     // First of all whether the two ends are a pair: what differs beyond that on an interface
     // which is not ours says nothing.
     let (port, maker) = host_end_of(host, request, promised, &end)
-        .map_err(|err| perhaps_another_s(host, netns, &request.attachment, &end, err))?;
+        .map_err(|err| explain_wrong_interface(host, netns, &request.attachment, &end, err))?;
     match &request.network.link {
         Some(LinkConf::Bridge(conf)) => bridge_side(host, conf, promised, &port)?,
         Some(LinkConf::Ptp) => routed_side(host, promised, &port)?,
@@ -83,7 +83,7 @@ fn host_end_of(
         }
         Some(port) => (port, WiredBy::Pausenet),
         None => (
-            another_s_host_end(host, request, promised)?,
+            other_plugins_host_end(host, request, promised)?,
             WiredBy::OtherPlugin,
         ),
     };
@@ -114,7 +114,7 @@ const PATH_WAS_REUSED: &str = "a process number in CNI_NETNS (/proc/PID/ns/net) 
     to another process since ADD; DEL takes the attachment down and leaves that one alone";
 
 /// The container's end was not found: if the host's is there, so is its other end, somewhere.
-fn perhaps_elsewhere(host: &mut Host, attachment: &Attachment, err: Error) -> Error {
+fn explain_missing_interface(host: &mut Host, attachment: &Attachment, err: Error) -> Error {
     match host_end(&mut host.socket, attachment) {
         Ok(Some(port)) if err.code == Code::AttachmentDiffers => err.hint(format!(
             "its other end {} is there: it was renamed, or it is in another namespace than the one \
@@ -126,7 +126,7 @@ fn perhaps_elsewhere(host: &mut Host, attachment: &Attachment, err: Error) -> Er
 }
 
 /// The container's end is not this attachment's: its host end may name the one that it belongs to.
-fn perhaps_another_s(
+fn explain_wrong_interface(
     host: &mut Host,
     netns: &Netns,
     attachment: &Attachment,
@@ -150,7 +150,11 @@ fn perhaps_another_s(
     }
 }
 
-fn another_s_host_end(host: &mut Host, request: &Request, promised: &AddResult) -> Result<Link> {
+fn other_plugins_host_end(
+    host: &mut Host,
+    request: &Request,
+    promised: &AddResult,
+) -> Result<Link> {
     let name = super::reference::promised_host_end(promised, &request.network)
         .and_then(|interface| IfName::parse(&interface.name).ok())
         .filter(|name| *name != host_end_name(&request.attachment));

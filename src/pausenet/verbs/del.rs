@@ -89,8 +89,8 @@ fn remove_links(
     }
     let has_rules = plan::rules::are_used(&request.network);
     match known {
-        Some(known) => remove_another_s(host, request, known, has_rules),
-        None => remove_another_s(host, request, &addresses(request, ipam)?, has_rules),
+        Some(known) => remove_other_plugins_link(host, request, known, has_rules),
+        None => remove_other_plugins_link(host, request, &addresses(request, ipam)?, has_rules),
     }
 }
 
@@ -110,7 +110,7 @@ fn release_rules(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
 
 /// What a plugin before us may have made: on a node that has changed to ours, its pods are ours
 /// to look after.
-fn remove_another_s(
+fn remove_other_plugins_link(
     host: &mut Host,
     request: &Request,
     addresses: &[IpNetwork],
@@ -120,7 +120,7 @@ fn remove_another_s(
     if has_rules {
         let locations = plan::reference::link_rule_locations(&request.attachment);
         reference::remove_rules(&locations)?;
-        reference::warn_of_old_iptables(&locations);
+        reference::warn_of_legacy_iptables(&locations);
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub(super) fn del(request: &Request) -> Result<()> {
             &addresses.unwrap_or_default(),
         );
         reference::remove_rules(&locations)?;
-        reference::warn_of_old_iptables(&locations);
+        reference::warn_of_legacy_iptables(&locations);
     }
     Ok(())
 }
