@@ -20,7 +20,6 @@ mod sandboxes;
 #[doc = include_str!("../docs/screens.md")]
 pub mod screens {}
 mod shell;
-pub mod table;
 mod wishes;
 #[doc = include_str!("../docs/docker.md")]
 pub mod with_docker {}

@@ -1,5 +1,4 @@
-//! The lab's control plane: etcd, the API server with RBAC, the controllers that give Nodes their
-//! podCIDR.
+//! The lab's control plane: etcd, the API server with RBAC, and the controllers that assign podCIDRs.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -8,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::site::{CHECKOUT, Node, write_kubeconfig};
+use crate::nodes::{CHECKOUT, Node, write_kubeconfig};
 use common::daemon::assert_nothing_was_forbidden;
 use common::wait::{wait_for, wait_until};
 use common::{World, lab};
 
-/// Programs from the lab. Ask for them before the world begins.
+/// Programs from the lab. Look them up before the world is created.
 pub struct Tools {
     kubernetes: PathBuf,
     /// Of CNI 1.1.
@@ -36,7 +35,7 @@ impl Tools {
 pub struct Api {
     pub world: World,
     control_plane: Child,
-    /// The folder with what its programs say.
+    /// The folder with the logs of its programs.
     home: PathBuf,
     kubectl: PathBuf,
 }
@@ -68,7 +67,7 @@ impl Api {
         }
     }
 
-    /// What kubectl prints, which has to succeed.
+    /// Runs kubectl, which must succeed. Returns its output.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> String {
         self.kubectl_with(args, "")
@@ -83,7 +82,7 @@ impl Api {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Not everything reads it.
+        // Not every command reads it.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -106,7 +105,7 @@ impl Api {
         serde_json::from_str(&self.kubectl(&args)).unwrap()
     }
 
-    /// One with our manifest; with the machine for its node1, of which it knows nothing yet, and the
+    /// A control plane with our manifest applied, the host for node1 without a Node object yet, and a
     /// kubeconfig of the daemon's account.
     pub fn for_one_node(tools: &Tools) -> (Self, Node, PathBuf) {
         let api = Self::start(tools, &[]);
@@ -115,7 +114,7 @@ impl Api {
         (api, node, kubeconfig)
     }
 
-    /// Applies conf/kubernetes as a person would, and gives back a kubeconfig of its account.
+    /// Applies conf/kubernetes, and returns a kubeconfig of its account.
     pub fn apply_manifest(&self) -> PathBuf {
         let conf = Path::new(CHECKOUT).join("conf/kubernetes");
         self.kubectl(&["apply", "-k", conf.to_str().unwrap()]);
@@ -143,7 +142,7 @@ impl Api {
         file.to_owned()
     }
 
-    /// A Node as its kubelet would make it, with its podCIDR if that is not left to the controllers.
+    /// Creates a Node as its kubelet would. Without a podCIDR in `spec`, the controllers assign one.
     pub fn create_node(&self, node: &Node, spec: Value) {
         let addresses = json!([
             {"type": "Hostname", "address": node.name},
@@ -161,12 +160,12 @@ impl Api {
         wait_until("it has a podCIDR", || !self.pod_cidr(node.name).is_empty());
     }
 
-    /// The (first) subnet of a Node's pods.
+    /// The first podCIDR of a Node.
     pub fn pod_cidr(&self, node: &str) -> String {
         self.kubectl(&["get", "node", node, "-o", "jsonpath={.spec.podCIDR}"])
     }
 
-    /// As the node's kubelet would report it.
+    /// Changes a Node's address, as its kubelet would.
     pub fn set_address(&self, node: &str, address: &str) {
         let path = format!("/api/v1/nodes/{node}/status");
         let mut object = self.get(&["node", node]);
@@ -178,7 +177,7 @@ impl Api {
         self.kubectl_with(&["replace", "--raw", &path, "-f", "-"], &object.to_string());
     }
 
-    /// The API server is away, as long as it is not resumed.
+    /// Stops the API server until [`Self::resume`].
     pub fn stop(&self) {
         fs::write(self.home.join("kube-apiserver.hold"), "").unwrap();
         for process in fs::read_dir("/proc").unwrap().flatten() {
@@ -208,7 +207,7 @@ impl Api {
         command.status().unwrap().success()
     }
 
-    /// By its log, the daemons' account has asked for nodes only, and been given them.
+    /// Checks in the audit log that the daemons' account requested only nodes, and was allowed to.
     #[track_caller]
     pub fn assert_nothing_was_forbidden(&self) {
         let log = fs::read_to_string(self.home.join("audit.log"));
@@ -218,7 +217,7 @@ impl Api {
 
 impl Drop for Api {
     fn drop(&mut self) {
-        // The end of its stdin is the end of it.
+        // It ends when its stdin does.
         drop(self.control_plane.stdin.take());
         let _ = self.control_plane.wait();
     }

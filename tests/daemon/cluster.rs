@@ -1,5 +1,5 @@
-//! Clusters: the real API server, with the manifest's own account and RBAC, and a pausenetd on each
-//! of a few nodes.
+//! Clusters: the real API server, with the account and RBAC of the manifest, and a pausenetd on each of
+//! a few nodes.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
-use crate::site::{Daemon, Node, host};
+use crate::nodes::{Daemon, Node, host};
 use common::pings::{Pings, reaches};
 use common::traffic::seen_as;
 use common::wait::wait_until;
@@ -25,7 +25,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// None, and the test skipped, where there is no Kubernetes.
+    /// None where there is no Kubernetes; the test is skipped then.
     fn start(options: &[&str]) -> Option<Self> {
         let tools = Tools::find()?;
         let api = Api::start(&tools, options);
@@ -50,7 +50,7 @@ impl Cluster {
         })
     }
 
-    /// A pod on a node: wired by cnitool with the daemon's own conflist and plugin.
+    /// A pod on a node, attached by cnitool with the daemon's conflist and plugin.
     fn pod(&self, node: usize, name: &str) -> (Container, Vec<IpAddr>) {
         let pod = self.api.world.container(name);
         let addresses = self.nodes[node].add(&self.tools.cnitool, &pod);
@@ -71,7 +71,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn pods_of_two_nodes_reach_each_other_and_the_outside_sees_the_nodes() {
+fn pods_of_two_nodes_reach_each_other_and_traffic_to_outside_is_masqueraded() {
     let Some(cluster) = Cluster::start(&["--dual-stack"]) else {
         return;
     };
@@ -80,7 +80,7 @@ fn pods_of_two_nodes_reach_each_other_and_the_outside_sees_the_nodes() {
     let old = &cluster.tools.cnitool_1_1;
 
     let (a, at_a) = cluster.pod(0, "a");
-    // A runtime of CNI 1.0, which knows no cniVersions.
+    // A runtime of CNI 1.0, which does not know cniVersions.
     let b = cluster.api.world.container("b");
     let at_b = two.add(old, &b);
     assert_eq!((at_a.len(), at_b.len()), (2, 2), "{at_a:?} {at_b:?}");
@@ -92,10 +92,10 @@ fn pods_of_two_nodes_reach_each_other_and_the_outside_sees_the_nodes() {
             assert_eq!(seen_as(from, to, *target), Some(*source));
         }
     }
-    // A node reaches another's pods, and a pod its own node and the others.
+    // A node reaches the pods of another, and a pod reaches all nodes.
     assert!(reaches(&one.host, at_b[0]) && reaches(&one.host, at_a[0]));
     assert!(reaches(&a, ip("192.168.77.1")) && reaches(&a, ip("192.168.77.2")));
-    // Out there nobody knows a way to pods.
+    // Outside hosts have no routes to pods.
     assert_eq!(
         seen_as(&a, &outside, ip("192.168.77.200")),
         Some(ip("192.168.77.1"))
@@ -118,7 +118,7 @@ fn pods_of_two_nodes_reach_each_other_and_the_outside_sees_the_nodes() {
 }
 
 #[test]
-fn a_node_that_comes_moves_or_goes_is_followed() {
+fn routes_follow_a_node_that_is_added_moved_or_deleted() {
     let Some(mut cluster) = Cluster::start(&[]) else {
         return;
     };
@@ -136,7 +136,7 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
             node.has_route("10.244.78.0/24 via 192.168.77.3")
         });
     }
-    // It has another address.
+    // The Node gets another address.
     cluster.api.set_address("node3", "192.168.77.33");
     wait_until("the route has moved", || {
         one.has_route("10.244.78.0/24 via 192.168.77.33")
@@ -146,7 +146,7 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
         .kubectl(&["delete", "node", "node3", "--wait=false"]);
     wait_until("the route is gone", || !one.has_route("10.244.78.0/24"));
 
-    // A Node that is made anew has another podCIDR.
+    // A Node that is deleted and created again gets another podCIDR.
     assert!(reaches(&a, at_b[0]));
     let before = cluster.api.pod_cidr("node2");
     two.cnitool(&cluster.tools.cnitool, "del", &b);
@@ -156,7 +156,7 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
     wait_until("the route is gone", || !one.has_route(&before));
     assert!(
         two.conflist().exists(),
-        "a Node that is gone is no reason to take the network away"
+        "a deleted Node does not remove the conflist"
     );
     cluster.daemons[1].await_log("is not among the 1 Nodes");
     cluster.api.create_node(two, json!({"podCIDR": other}));
@@ -174,21 +174,21 @@ fn a_node_that_comes_moves_or_goes_is_followed() {
     assert!(reaches(&a, at_b[0]));
     two.cnitool(&cluster.tools.cnitool, "del", &b);
 
-    // Its link has another MTU.
+    // Its link gets another MTU.
     two.host.ip("link set eth0 mtu 1400");
     wait_until("pods have it too", || {
         std::fs::read_to_string(two.conflist())
             .unwrap()
             .contains("\"mtu\": 1400")
     });
-    // Nothing has been said that was not so.
+    // Nothing was logged as a problem.
     let log = cluster.daemons.remove(0).log();
     assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
     cluster.api.assert_nothing_was_forbidden();
 }
 
 #[test]
-fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
+fn traffic_is_not_interrupted_while_the_api_server_and_daemons_restart() {
     let Some(mut cluster) = Cluster::start(&[]) else {
         return;
     };
@@ -200,21 +200,21 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
     let pings = Pings::start(&a, at_b[0]);
     let out = Pings::start(&a, ip("192.168.77.200"));
 
-    // (One that has just started may refuse what it allows once it knows its own rules.)
+    // (Before the API server stops: a starting one may refuse requests until it has loaded its RBAC rules.)
     cluster.api.assert_nothing_was_forbidden();
     cluster.api.stop();
-    // Without it, a new daemon leaves all as it is,
+    // Without it, a new daemon changes nothing,
     let [one, two] = &cluster.nodes;
     let routes = one.routes();
     let conflist = std::fs::read(one.conflist()).unwrap();
     cluster.daemons.remove(0).kill();
     cluster.daemons.insert(0, one.start(&cluster.kubeconfig));
-    wait_until("it has seen that nobody answers", || {
+    wait_until("it has noticed that nobody answers", || {
         one.metric("pausenet_watch_errors_total") >= Some(1.0)
     });
     assert_eq!(one.routes(), routes);
     assert_eq!(std::fs::read(one.conflist()).unwrap(), conflist);
-    // one that knows the Nodes repairs what others damage,
+    // a daemon that knows the Nodes repairs damage,
     two.host.enter(|| run("nft", ["flush", "ruleset"]));
     let flushed = Instant::now();
     two.host.ip("route flush proto 112");
@@ -224,12 +224,12 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
         let tables = two.host.enter(|| run("nft", ["list", "tables"]));
         tables.contains("inet pausenetd")
     });
-    // pods come and go,
+    // pods can be added and deleted,
     let (c, at_c) = cluster.pod(0, "c");
     assert!(reaches(&c, at_b[0]));
     one.cnitool(&cluster.tools.cnitool, "del", &c);
     assert!(!one.taken().contains(&at_c[0].to_string()));
-    // and what happens meanwhile is done when it is back.
+    // and changes are applied when it is back.
     cluster.api.resume();
     let three = Node::new(&cluster.api.world, "node3", 3);
     cluster
@@ -245,7 +245,7 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
     let (sent, back) = out.stop();
     assert!(sent > 100 && sent - back <= 1, "outside: {back} of {sent}");
     let (sent, back) = pings.stop();
-    // Only what fell into the moment when somebody had flushed two's routes.
+    // Only packets from the time without routes on node two are lost.
     assert!(
         sent > 100 && sent - back <= Pings::in_the_time(cut_off),
         "{back} of {sent}, {cut_off:?} without routes"
@@ -254,7 +254,7 @@ fn traffic_has_no_gap_while_the_api_server_and_the_daemons_come_and_go() {
 }
 
 #[test]
-fn kill_9_amid_pods_that_come_and_go_costs_no_packet_and_no_address() {
+fn sigkill_during_adds_and_dels_loses_no_packet_and_leaks_no_address() {
     let Some(mut cluster) = Cluster::start(&[]) else {
         return;
     };
@@ -268,7 +268,7 @@ fn kill_9_amid_pods_that_come_and_go_costs_no_packet_and_no_address() {
     let cnitool = cluster.tools.cnitool.clone();
     let daemons = std::mem::take(&mut cluster.daemons);
     let [one, two] = &cluster.nodes;
-    // Containers are entered by threads of this one's world.
+    // Threads of the scope share the test's world, which entering a container needs.
     std::thread::scope(|scope| {
         let churn = |node: &'static str, pods: &[Container]| -> Vec<Command> {
             let node = if node == "node1" { one } else { two };
@@ -315,7 +315,7 @@ fn kill_9_amid_pods_that_come_and_go_costs_no_packet_and_no_address() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
+fn a_problem_of_one_node_is_reported_and_does_not_affect_others() {
     let Some(cluster) = Cluster::start(&[]) else {
         return;
     };
@@ -335,7 +335,7 @@ fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
             "pausenet_node_problems{{node=\"node3\",problem=\"{problem}\"}}"
         ))
     };
-    wait_until("a metric says so", || of("not_on_link") == Some(1.0));
+    wait_until("the metric reports it", || of("not_on_link") == Some(1.0));
     cluster.daemons[0].await_log(
         "Node node3: no route to its pods in 10.244.78.0/24: its InternalIP 203.0.113.3 is not on a \
          link of this node, but behind 192.168.77.254",
@@ -346,9 +346,9 @@ fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
     wait_until("it is over", || of("not_on_link").is_none());
     cluster.daemons[0].await_log("solved: Node node3");
 
-    // Somebody's own route to the same pods goes first, and stays.
+    // A foreign route to the same pods takes precedence, and stays.
     one.host.ip("route add 10.244.78.0/24 via 192.168.77.9");
-    wait_until("that is told too", || of("shadowed") == Some(1.0));
+    wait_until("that is reported too", || of("shadowed") == Some(1.0));
     one.host.ip("route del 10.244.78.0/24 via 192.168.77.9");
     wait_until("it is over", || of("shadowed").is_none());
     assert!(two.has_route("10.244.78.0/24 via 192.168.77.3"));
@@ -356,7 +356,7 @@ fn what_stands_in_the_way_of_a_node_is_told_and_hurts_no_other() {
 }
 
 #[test]
-fn uninstall_leaves_the_node_as_it_was_before() {
+fn uninstall_leaves_the_node_as_it_was() {
     let Some(mut cluster) = Cluster::start(&[]) else {
         return;
     };
@@ -382,7 +382,7 @@ fn uninstall_leaves_the_node_as_it_was_before() {
         "{text}"
     );
     assert!(!one.conflist().exists() && one.routes().is_empty());
-    // The plugin is still there for the pod's end.
+    // The plugin is still there for the pod's DEL.
     let plugin = one.dir.join("bin/pausenet");
     assert!(plugin.exists());
     a.destroy();

@@ -1,4 +1,4 @@
-//! The configuration that the daemon writes, as the plugin and the kernel take it.
+//! The conflist of the daemon, used by the real plugin.
 
 use pausenetd::conflist::render;
 use pausenetd::options::Options;
@@ -18,7 +18,7 @@ fn config(args: &[&str], pods: &[&str]) -> Value {
 }
 
 #[test]
-fn when_all_addresses_are_in_use_the_node_stays_ready_and_add_is_to_try_again() {
+fn with_all_addresses_in_use_status_succeeds_and_add_fails_with_try_again_later() {
     let world = World::new();
     let (x, y) = (world.container("x"), world.container("y"));
     // Network, gateway, one address, broadcast.
@@ -35,7 +35,7 @@ fn when_all_addresses_are_in_use_the_node_stays_ready_and_add_is_to_try_again() 
 }
 
 #[test]
-fn either_mode_wires_pods_with_addresses_and_a_way_out_by_both_families() {
+fn both_modes_give_pods_addresses_and_default_routes_of_both_families() {
     for mode in ["ptp", "bridge"] {
         std::thread::spawn(move || {
             let world = World::new();

@@ -1,4 +1,4 @@
-//! What no pod can own any more, made by the real plugin and left by the worst of ways.
+//! Garbage collection of what the real plugin left behind after crashes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,8 +25,7 @@ fn config() -> String {
     render(&options.settings(), &[PODS.parse().unwrap()], None)
 }
 
-/// The plugin's own part, as libcni gives it; with a port and a limit, so that there is something
-/// to be left beside the link.
+/// The plugin's config, as libcni passes it.
 fn plugin(runtime: Value) -> Value {
     let list: Value = serde_json::from_str(&config()).unwrap();
     let more = json!({"name": list["name"], "cniVersion": "1.1.0", "runtimeConfig": runtime});
@@ -41,7 +40,7 @@ fn with_port_and_limit() -> Value {
     }))
 }
 
-fn look() -> GcReport {
+fn collect_garbage() -> GcReport {
     let pods = [PODS.parse().unwrap()];
     let (mut socket, mut nft) = (RouteSocket::open().unwrap(), Nft::open().unwrap());
     let kernel = (&mut socket, &mut nft);
@@ -74,7 +73,7 @@ fn a_running_pod_loses_nothing_and_is_counted() {
     make_old("10.244.1.2");
     let rules = run("nft", ["list", "ruleset"]);
     let links = world.links().len();
-    let report = look();
+    let report = collect_garbage();
     assert_eq!((report.attachments, report.stale), (1, 0));
     assert_eq!((report.reclaimed, report.freed), (0, 0));
     assert_eq!(report.usage[PODS], (1, 253));
@@ -85,7 +84,7 @@ fn a_running_pod_loses_nothing_and_is_counted() {
 }
 
 #[test]
-fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_old() {
+fn everything_of_a_pod_without_namespace_is_reclaimed_and_its_address_once_it_is_old() {
     let world = World::new();
     let (dead, alive) = (world.container("dead"), world.container("alive"));
     let config = with_port_and_limit();
@@ -117,23 +116,23 @@ fn of_a_pod_whose_namespace_is_gone_all_is_reclaimed_and_its_address_when_it_is_
             == 1
     });
 
-    let report = look();
+    let report = collect_garbage();
     assert_eq!((report.attachments, report.reclaimed), (1, 1));
-    // Its file is young: it could be an ADD of a plugin that knows no locks.
+    // Its file is young: it could belong to an ADD of a plugin without our locks.
     assert_eq!((report.freed, report.stale), (0, 1));
     assert_eq!(ifbs(&world), 0);
     assert!(!run("nft", ["list", "ruleset"]).contains("killed"));
 
     make_old("10.244.1.2");
     make_old("10.244.1.3");
-    let report = look();
+    let report = collect_garbage();
     assert_eq!((report.freed, report.stale), (1, 0));
     assert!(!file("10.244.1.2").exists() && file("10.244.1.3").exists());
-    assert_eq!(look().reclaimed, 0);
+    assert_eq!(collect_garbage().reclaimed, 0);
 }
 
 #[test]
-fn what_pods_give_back_themselves_is_not_counted_as_reclaimed() {
+fn addresses_released_by_del_are_not_counted_as_reclaimed() {
     let world = World::new();
     let pods = ["a", "b"].map(|name| world.container(name));
     let over = AtomicBool::new(false);
@@ -153,7 +152,7 @@ fn what_pods_give_back_themselves_is_not_counted_as_reclaimed() {
         });
         let mut freed = 0;
         while !over.load(SeqCst) {
-            freed += look().freed;
+            freed += collect_garbage().freed;
         }
         freed
     });
@@ -161,19 +160,19 @@ fn what_pods_give_back_themselves_is_not_counted_as_reclaimed() {
 }
 
 #[test]
-fn half_a_link_whose_maker_was_killed_is_removed() {
+fn debris_of_a_killed_add_is_removed() {
     let world = World::new();
-    // As the kernel has it between the first message of an ADD and the last.
+    // The state of the kernel between the first and the last message of an ADD.
     ip(&format!(
         "link add vethkqtm6rbkqlw group {} type veth peer name x",
         common::GROUP
     ));
-    assert_eq!(look().reclaimed, 1);
+    assert_eq!(collect_garbage().reclaimed, 1);
     assert!(world.link("vethkqtm6rbkqlw").is_none());
 }
 
 #[test]
-fn other_networks_and_other_plugins_elements_are_not_ours_to_reclaim() {
+fn elements_of_other_networks_are_not_reclaimed() {
     let world = World::new();
     let pod = world.container("pod");
     let other = with(with_port_and_limit(), json!({"name": "other"}));
@@ -182,15 +181,15 @@ fn other_networks_and_other_plugins_elements_are_not_ours_to_reclaim() {
     wait_until("its link is gone", || {
         world.links().iter().all(|link| link.kind != "veth")
     });
-    assert_eq!(look().reclaimed, 0);
+    assert_eq!(collect_garbage().reclaimed, 0);
     assert!(run("nft", ["list", "ruleset"]).contains("pausenet other other eth0"));
 }
 
 #[test]
-fn an_add_that_is_under_way_is_left_alone() {
+fn an_add_in_progress_is_left_alone() {
     let world = World::new();
     let pod = world.container("pod");
-    // No other test may be calling a plugin for a container of this name.
+    // A container ID of its own: locks are shared by all tests.
     Call::new("ADD", &with_port_and_limit())
         .id("under-way")
         .netns(&pod)
@@ -201,7 +200,7 @@ fn an_add_that_is_under_way_is_left_alone() {
         world.links().iter().all(|link| link.kind != "veth")
     });
     make_old("10.244.1.2");
-    // Somebody holds the attachment's lock.
+    // Hold the attachment's lock, as an ADD does.
     let attachment = pausenet::cni::request::Attachment::of_network(
         &pausenet::cni::NetworkName::parse("pausenet").unwrap(),
         "under-way",
@@ -209,10 +208,10 @@ fn an_add_that_is_under_way_is_left_alone() {
     );
     let name = pausenet::plan::host_end_name(&attachment.unwrap());
     let lock = pausenet::apply::try_lock(&name).unwrap();
-    let report = look();
+    let report = collect_garbage();
     assert_eq!((report.reclaimed, report.freed, report.stale), (0, 0, 1));
     drop(lock);
-    let report = look();
+    let report = collect_garbage();
     assert_eq!((report.reclaimed, report.freed, report.stale), (1, 1, 0));
     assert!(fs::read_dir("/run/pausenet/lock").unwrap().next().is_none());
 }

@@ -1,4 +1,4 @@
-//! The image pausenet/node, made of what Cargo has built for these tests.
+//! The image pausenet/node, of the binaries that were built for these tests.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,13 +7,13 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::site::CHECKOUT;
+use crate::nodes::CHECKOUT;
 use common::daemon::stripped;
 use common::docker::{Docker, NO_BRIDGE};
 use common::programs;
 use common::run;
 
-/// A folder with the binaries as anybody may have put them there.
+/// A folder with copies of the binaries, with unusual permissions.
 fn binaries(dir: &Path) -> PathBuf {
     let dir = dir.join("binaries");
     fs::create_dir_all(&dir).unwrap();
@@ -50,7 +50,7 @@ fn make(dir: &Path, name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_same_binaries_give_the_same_bytes_and_nothing_else_is_in_it() {
+fn the_image_is_reproducible_and_contains_only_the_binaries() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (make(dir.path(), "one.tar"), make(dir.path(), "two.tar"));
     assert!(fs::read(&one).unwrap() == fs::read(two).unwrap());
@@ -84,7 +84,7 @@ fn the_same_binaries_give_the_same_bytes_and_nothing_else_is_in_it() {
 }
 
 #[test]
-fn a_binary_that_is_missing_or_would_not_start_is_named() {
+fn a_missing_or_dynamic_binary_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let binaries = binaries(dir.path());
     let output = dir.path().join("node.tar");
@@ -103,9 +103,9 @@ fn a_binary_that_is_missing_or_would_not_start_is_named() {
 }
 
 #[test]
-fn docker_runs_all_that_is_in_it() {
+fn docker_runs_every_binary_of_the_image() {
     let dir = tempfile::tempdir().unwrap();
-    // Before the world, in which little of the machine is left.
+    // Before the world, which hides most of the machine.
     let file = make(dir.path(), "node.tar");
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;

@@ -1,5 +1,5 @@
 //! `pausenetd`: its parts on the real kernel, the program by itself, and whole clusters, with the
-//! real API server, real Nodes and the real plugin. With `--features daemon`.
+//! real API server, real Nodes and the real plugin.
 
 mod api;
 mod cluster;
@@ -7,10 +7,10 @@ mod conflist;
 mod gc;
 mod image;
 mod masquerade;
-mod numbers;
+mod metrics;
+mod nodes;
 mod plugins;
 mod pod_elements;
 mod process;
 mod ready;
 mod routes;
-mod site;

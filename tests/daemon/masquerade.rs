@@ -1,4 +1,4 @@
-//! The table of masquerade: made in one transaction, watched over, and what it does to packets.
+//! The masquerade table: how it is replaced, restored, and what it does to packets.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use pausenet::kernel::nft::{Contents, Nft};
 use pausenetd::desired::DesiredMasquerade;
 use pausenetd::masquerade::{LastApplied, Outcome, TABLE, ensure, remove};
 
-use crate::site::{host, make_bridge};
+use crate::nodes::{host, make_bridge};
 use common::traffic::seen_as;
 use common::{Container, World, ip, run};
 
@@ -28,7 +28,7 @@ fn nft(rules: &str) -> String {
 const CLUSTER: &[&str] = &["10.244.0.0/16", "fd00:10:244::/56", "224.0.0.0/4"];
 
 #[test]
-fn nft_lists_what_was_made() {
+fn nft_lists_the_table() {
     let _world = World::new();
     let mut last_applied = None;
     let mut socket = Nft::open().unwrap();
@@ -47,7 +47,7 @@ fn nft_lists_what_was_made() {
 }
 
 #[test]
-fn what_is_as_it_was_is_left_and_what_was_changed_is_made_anew() {
+fn an_unchanged_table_is_left_alone_and_a_changed_one_is_replaced() {
     let _world = World::new();
     let mut socket = Nft::open().unwrap();
     let mut last_applied: Option<LastApplied> = None;
@@ -82,7 +82,7 @@ fn what_is_as_it_was_is_left_and_what_was_changed_is_made_anew() {
 }
 
 #[test]
-fn a_new_daemon_replaces_what_the_one_before_made_at_once() {
+fn a_new_daemon_replaces_the_table_of_the_previous_one_at_once() {
     let _world = World::new();
     let mut socket = Nft::open().unwrap();
     ensure(&mut socket, &desired(&["192.0.2.0/24"]), &mut None).unwrap();
@@ -95,7 +95,7 @@ fn a_new_daemon_replaces_what_the_one_before_made_at_once() {
 }
 
 #[test]
-fn subnets_at_the_end_of_all_addresses_and_side_by_side_can_be_said() {
+fn adjacent_subnets_and_those_at_the_edges_of_the_address_space_work() {
     let _world = World::new();
     let mut socket = Nft::open().unwrap();
     let edges = &[
@@ -120,7 +120,7 @@ fn subnets_at_the_end_of_all_addresses_and_side_by_side_can_be_said() {
 }
 
 #[test]
-fn a_thousand_subnets_that_do_not_touch_fit_into_one_transaction() {
+fn a_thousand_separate_subnets_fit_into_one_transaction() {
     let _world = World::new();
     let mut socket = Nft::open().unwrap();
     let subnets: Vec<_> = (0..1000u32)
@@ -138,7 +138,7 @@ fn a_thousand_subnets_that_do_not_touch_fit_into_one_transaction() {
     assert_eq!(again, Outcome::Unchanged);
 }
 
-/// A pod behind a node, by hand: here it is about the table alone.
+/// A pod behind a node, set up without the plugin.
 fn pod(node: &Container, world: &World) -> Container {
     let pod = world.container("pod");
     ip("-n node1 link add veth0 type veth peer name eth0 netns pod");
@@ -158,13 +158,13 @@ fn pod(node: &Container, world: &World) -> Container {
 }
 
 #[test]
-fn what_leaves_the_cluster_has_the_node_s_address_and_what_stays_its_own() {
+fn traffic_that_leaves_the_cluster_is_masqueraded_and_traffic_within_is_not() {
     let world = World::new();
     make_bridge();
     let node = host(&world, "node1", 1);
     let outside = host(&world, "outside", 200);
     let pod = pod(&node, &world);
-    // Where sources are kept, the way back is known.
+    // Exempt destinations have a route back to the pod.
     outside.ip("addr add 10.244.9.9/32 dev lo");
     outside.ip("addr add fd00:10:244:9::9/128 dev lo nodad");
     outside.ip("route add 10.244.1.0/24 via 192.168.77.1");
@@ -180,7 +180,7 @@ fn what_leaves_the_cluster_has_the_node_s_address_and_what_stays_its_own() {
     assert_eq!(
         see("192.168.77.200"),
         some("10.244.1.7"),
-        "nothing is made yet"
+        "before the table is set"
     );
     make(CLUSTER);
     assert_eq!(see("192.168.77.200"), some("192.168.77.1"));
@@ -199,7 +199,7 @@ fn what_leaves_the_cluster_has_the_node_s_address_and_what_stays_its_own() {
         some("fd00:10:244:1::7"),
         "an exception"
     );
-    // The node's own traffic is none of a pod's.
+    // The node's own traffic is not affected.
     let of_node = |to: &str| seen_as(&node, &outside, to.parse().unwrap());
     assert_eq!(of_node("192.168.77.200"), some("192.168.77.1"));
 }

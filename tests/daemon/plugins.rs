@@ -1,17 +1,16 @@
-//! The plugin in the folder of plugins: put there by the running daemon, before there is an API
-//! server, and taken away again.
+//! The running daemon installs the plugin, even before it reaches an API server, and uninstall removes it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-use crate::site::{Node, kubeconfig_of_nobody, make_bridge};
+use crate::nodes::{Node, make_bridge, unreachable_kubeconfig};
 use common::World;
 use common::daemon::stripped;
 use common::programs;
 use common::wait::wait_until;
 
-/// A plugin of somebody else's.
+/// Writes a foreign plugin.
 fn put(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
@@ -24,14 +23,14 @@ fn is_ours(path: &Path) -> bool {
 }
 
 #[test]
-fn what_is_missing_comes_and_what_is_another_s_stays() {
+fn missing_plugins_are_installed_and_foreign_ones_stay() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let bin = node.dir.join("bin");
     put(&bin.join("loopback"), "#!/bin/sh\n");
     put(&bin.join("bridge"), "#!/bin/sh\n");
-    let daemon = node.start(&kubeconfig_of_nobody());
+    let daemon = node.start(&unreachable_kubeconfig());
     wait_until("portmap is there", || is_ours(&bin.join("portmap")));
     assert!(is_ours(&bin.join("pausenet")));
     assert_eq!(
@@ -43,9 +42,9 @@ fn what_is_missing_comes_and_what_is_another_s_stays() {
         "#!/bin/sh\n"
     );
 
-    // Somebody removes one: it comes back with the slow timer.
+    // One that somebody removes is restored by the timer.
     drop(daemon);
-    let mut command = node.command(&kubeconfig_of_nobody());
+    let mut command = node.command(&unreachable_kubeconfig());
     command.args(["--interval", "1"]);
     let daemon = node.start_as(command);
     daemon.await_log("pausenetd 0.");
@@ -54,13 +53,13 @@ fn what_is_missing_comes_and_what_is_another_s_stays() {
 }
 
 #[test]
-fn told_to_it_takes_their_place_and_uninstall_brings_them_back() {
+fn replace_plugins_replaces_foreign_plugins_and_uninstall_restores_them() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let bin = node.dir.join("bin");
     put(&bin.join("loopback"), "#!/bin/sh\n");
-    let mut command = node.command(&kubeconfig_of_nobody());
+    let mut command = node.command(&unreachable_kubeconfig());
     command.args(["--replace-plugins", "--plugins", "loopback,bridge"]);
     let daemon = node.start_as(command);
     wait_until("all are ours", || {
@@ -71,7 +70,7 @@ fn told_to_it_takes_their_place_and_uninstall_brings_them_back() {
     assert!(!bin.join("portmap").exists());
     assert_eq!(daemon.stop(), Some(0));
 
-    let mut command = node.command(&kubeconfig_of_nobody());
+    let mut command = node.command(&unreachable_kubeconfig());
     let output = command.arg("--uninstall").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(
@@ -82,24 +81,24 @@ fn told_to_it_takes_their_place_and_uninstall_brings_them_back() {
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
-/// Kubespray's belongs to a user kube, an unpacked archive's to who packed it.
+/// Kubespray's folder belongs to a user kube, one from an archive to the user who packed it.
 #[test]
-fn a_folder_that_is_not_root_s_is_written_to_and_dac_override_is_what_that_takes() {
+fn writing_to_a_folder_of_another_user_takes_dac_override() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let bin = node.dir.join("bin");
     fs::create_dir_all(&bin).unwrap();
     if chown(&bin, Some(997), Some(997)).is_err() {
-        // Root of a user namespace knows nobody else; here the kernel asks for the same.
+        // In a user namespace there may be no other user; a read-only folder needs the same capability.
         fs::set_permissions(&bin, fs::Permissions::from_mode(0o555)).unwrap();
     }
-    let daemon = node.start_as(node.command_that_may(&kubeconfig_of_nobody(), "+net_admin"));
+    let daemon = node.start_as(node.command_that_may(&unreachable_kubeconfig(), "+net_admin"));
     daemon.await_log("Permission denied");
     assert_eq!(fs::read_dir(&bin).unwrap().count(), 0);
     assert_eq!(daemon.stop(), Some(0));
 
-    let _daemon = node.start(&kubeconfig_of_nobody());
+    let _daemon = node.start(&unreachable_kubeconfig());
     wait_until("all are ours", || {
         ["pausenet", "loopback", "portmap"]
             .iter()
@@ -107,9 +106,9 @@ fn a_folder_that_is_not_root_s_is_written_to_and_dac_override_is_what_that_takes
     });
 }
 
-/// The tests' daemons may do what the manifest's may.
+/// The daemons of the tests run with the capabilities of the manifest.
 #[test]
-fn the_manifest_has_the_capabilities_that_are_tested() {
+fn the_manifests_have_the_tested_capabilities() {
     for manifest in [
         include_str!("../../conf/kubernetes/pausenet.yaml"),
         include_str!("../../conf/kubernetes/uninstall.yaml"),
@@ -119,13 +118,13 @@ fn the_manifest_has_the_capabilities_that_are_tested() {
 }
 
 #[test]
-fn a_plugin_that_does_not_run_here_replaces_none_that_does() {
+fn a_plugin_that_does_not_run_is_not_installed() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let bad = node.dir.join("bad");
     put(&bad, "not a program");
-    let mut command = node.command(&kubeconfig_of_nobody());
+    let mut command = node.command(&unreachable_kubeconfig());
     command.arg("--plugin").arg(&bad);
     let daemon = node.start_as(command);
     daemon.await_log("the plugin does not work");

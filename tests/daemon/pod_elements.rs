@@ -1,4 +1,4 @@
-//! Ports of pods, after somebody's `nft flush ruleset`.
+//! Published ports of pods, after `nft flush ruleset`.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use pausenetd::pod_elements::PodElements;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Tools};
-use crate::site::{Node, host, kubeconfig_of_nobody, make_bridge};
+use crate::nodes::{Node, host, make_bridge, unreachable_kubeconfig};
 use common::daemon::stripped;
 use common::programs;
 use common::traffic::bound;
@@ -23,14 +23,14 @@ use common::{Container, World, lab, run};
 
 const PODS: &str = "10.244.1.0/24";
 
-/// Where libcni remembers what it asked for.
+/// libcni's result cache.
 const RESULTS: &str = "/var/lib/cni/results";
 
 fn nft(node: &Node, rules: &str) -> String {
     node.host.enter(|| run("nft", rules.split_whitespace()))
 }
 
-/// The plugin's tables line by line: what came first does not matter.
+/// The ruleset as sorted lines: the order of elements does not matter.
 fn lines(node: &Node) -> Vec<String> {
     let ruleset = nft(node, "list ruleset");
     let mut lines: Vec<_> = ruleset.lines().map(str::to_owned).collect();
@@ -48,7 +48,7 @@ fn answers(from: &Container, to: &str) -> bool {
 }
 
 #[test]
-fn a_port_of_a_pod_is_reachable_again_after_somebody_s_flush() {
+fn a_published_port_works_again_after_nft_flush_ruleset() {
     let Some(tools) = Tools::find() else {
         return;
     };
@@ -63,7 +63,7 @@ fn a_port_of_a_pod_is_reachable_again_after_somebody_s_flush() {
     let at_node = "192.168.77.1:8080";
     assert!(answers(&outside, at_node));
     let whole = lines(&node);
-    // A runtime that forgot its DEL remembers it still.
+    // A runtime that forgot a DEL still has the attachment in its result cache.
     node.add_with_port(&tools.cnitool, &dead, 8081);
     dead.destroy();
     wait_until("its link is gone", || {
@@ -86,17 +86,17 @@ fn a_port_of_a_pod_is_reachable_again_after_somebody_s_flush() {
     assert!(answers(&outside, at_node));
     assert_eq!(lines(&node), whole);
 
-    // Nobody saw this one, and no API server tells of Nodes.
+    // A flush while no daemon runs, and no API server for the next one.
     assert_eq!(daemon.stop(), Some(0));
     nft(&node, "flush ruleset");
     assert!(!answers(&outside, at_node));
-    let _daemon = node.start(&kubeconfig_of_nobody());
+    let _daemon = node.start(&unreachable_kubeconfig());
     wait_until("the port is back", || answers(&outside, at_node));
     node.cnitool(&tools.cnitool, "del", &web);
     assert!(!nft(&node, "list ruleset").contains("8080"));
 }
 
-/// A node whose network was configured by hand, and what puts back its pods' elements.
+/// A node without a daemon, and the daemon's part that restores pods' elements.
 fn without_a_daemon(world: &World) -> (Node, PodElements) {
     make_bridge();
     let node = Node::new(world, "node1", 1);
@@ -121,7 +121,7 @@ fn restore(node: &Node, elements: &mut PodElements) -> pausenet_host::Result<usi
 }
 
 #[test]
-fn what_is_remembered_of_an_earlier_life_is_not_put_back() {
+fn a_cached_result_of_an_earlier_attachment_is_not_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };
@@ -143,7 +143,7 @@ fn what_is_remembered_of_an_earlier_life_is_not_put_back() {
     assert_eq!(restore(&node, &mut elements).unwrap(), 0);
     assert_eq!(nft(&node, "list ruleset"), "");
 
-    // Once the runtime has written down what is so, it is; and nothing is written twice.
+    // With the right result in the cache it is restored, and only once.
     fs::write(&file, right).unwrap();
     assert_eq!(restore(&node, &mut elements).unwrap(), 1);
     assert!(nft(&node, "list ruleset").contains("8080"));
@@ -152,7 +152,7 @@ fn what_is_remembered_of_an_earlier_life_is_not_put_back() {
 }
 
 #[test]
-fn a_port_that_another_has_taken_meanwhile_stays_his_and_the_rest_comes_back() {
+fn a_port_that_another_pod_has_by_now_is_not_taken_back_and_the_rest_is_restored() {
     let Some(cnitool) = lab::cnitool() else {
         return;
     };

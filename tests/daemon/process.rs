@@ -1,8 +1,8 @@
-//! The program by itself: what it says to wrong usage, and how it lives without an API server.
+//! The program by itself: usage errors, and how it runs without an API server.
 
 use std::process::{Command, Output};
 
-use crate::site::{LISTEN, Node, get, kubeconfig_of_nobody, make_bridge};
+use crate::nodes::{LISTEN, Node, get, make_bridge, unreachable_kubeconfig};
 use common::World;
 use common::programs;
 use common::wait::wait_until;
@@ -21,7 +21,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn help_has_examples_and_names_every_variable() {
+fn help_has_examples_and_variables() {
     let output = run(&["--help"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
@@ -51,7 +51,7 @@ fn wrong_usage_is_status_2_and_names_the_flag() {
 }
 
 #[test]
-fn what_cannot_work_is_status_1_and_says_what_to_do() {
+fn failures_are_status_1_and_have_a_hint() {
     let _world = World::new();
     for (args, part) in [
         (&["--bin-dir", "x"][..], "it must start with /"),
@@ -89,13 +89,13 @@ fn what_cannot_work_is_status_1_and_says_what_to_do() {
 }
 
 #[test]
-fn without_an_api_server_it_is_alive_but_not_ready_and_ends_when_asked() {
+fn without_an_api_server_it_is_alive_and_not_ready_and_stops_on_sigterm() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
-    let daemon = node.start(&kubeconfig_of_nobody());
+    let daemon = node.start(&unreachable_kubeconfig());
     wait_until("it answers", || node.get("/healthz").is_some());
-    wait_until("it has looked once", || {
+    wait_until("the first pass has ended", || {
         node.get("/readyz")
             .is_some_and(|(_, why)| why.contains("API server"))
     });
@@ -118,13 +118,13 @@ fn without_an_api_server_it_is_alive_but_not_ready_and_ends_when_asked() {
 }
 
 #[test]
-fn two_daemons_on_one_node_are_one_too_many() {
+fn a_second_daemon_on_a_node_is_refused() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
-    let _first = node.start(&kubeconfig_of_nobody());
+    let _first = node.start(&unreachable_kubeconfig());
     wait_until("it answers", || node.get("/healthz").is_some());
-    let second = node.command(&kubeconfig_of_nobody()).output().unwrap();
+    let second = node.command(&unreachable_kubeconfig()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(stderr(&second).contains("does another pausenetd run here?"));
 }

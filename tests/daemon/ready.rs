@@ -1,5 +1,5 @@
-//! When a node is ready: after one whole look, whatever an earlier life has left there; and from then
-//! on whoever is away.
+//! When a node is ready: after one complete pass, whatever was left from before; and from then on even
+//! without an API server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use pausenetd::wakeup::PassScope;
 use serde_json::json;
 
 use crate::api::{Api, Tools};
-use crate::site::{Node, make_bridge};
+use crate::nodes::{Node, make_bridge};
 use common::World;
 use common::daemon::stripped;
 use common::programs;
@@ -24,13 +24,13 @@ use common::wait::wait_until;
 const OLD: &str =
     r#"{"cniVersion": "1.0.0", "name": "pausenet", "plugins": [{"type": "pausenet"}]}"#;
 
-/// As after a reboot: what runtimes read is on disk, and nothing in the kernel.
+/// As after a reboot: the conflist is on disk, and nothing is in the kernel.
 fn leave_conflist(node: &Node) {
     fs::create_dir_all(node.conflist().parent().unwrap()).unwrap();
     fs::write(node.conflist(), OLD).unwrap();
 }
 
-/// The daemon's passes, made by hand.
+/// A reconciler, and its passes one at a time.
 struct Passes<'a> {
     node: &'a Node,
     reconciler: Reconciler,
@@ -65,7 +65,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Why the node is not ready after one more.
+    /// Makes one pass. Returns why the node is not ready after it.
     fn make(&mut self, nodes: Option<&NodeList>, scope: PassScope) -> Option<String> {
         let reconciler = &mut self.reconciler;
         self.node
@@ -101,7 +101,7 @@ fn cluster(node: &Node, pod_cidrs: &[&str]) -> NodeList {
     BTreeMap::from([(node.name.to_owned(), of_cluster)])
 }
 
-/// Somebody's own table, by the name of ours: nobody else may change it while he lives.
+/// A foreign process that owns a table with the name of ours: no other process may change it.
 struct Owner(Child);
 
 impl Owner {
@@ -136,7 +136,7 @@ fn tables(node: &Node) -> String {
 }
 
 #[test]
-fn what_an_earlier_life_left_makes_no_node_ready_and_what_is_missing_is_told() {
+fn a_leftover_conflist_does_not_make_the_node_ready_and_readyz_names_what_is_missing() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
@@ -159,7 +159,10 @@ fn what_an_earlier_life_left_makes_no_node_ready_and_what_is_missing_is_told() {
 
     let whole = cluster(&node, &["10.244.1.0/24"]);
     let owner = Owner::of_table(&node, "inet pausenetd");
-    passes.assert_lacks(Some(&whole), "masquerade: make the masquerade in nftables");
+    passes.assert_lacks(
+        Some(&whole),
+        "masquerade: set the masquerade table in nftables",
+    );
     assert_eq!(passes.errors("masquerade"), Some(1.0));
     assert_eq!(fs::read_to_string(node.conflist()).unwrap(), OLD);
     owner.leave();
@@ -197,12 +200,12 @@ fn a_node_that_was_ready_stays_so_whatever_fails_while_its_network_is_there() {
 }
 
 #[test]
-fn addresses_are_counted_as_soon_as_it_is_known_which() {
+fn addresses_are_counted_as_soon_as_the_pod_cidr_is_known() {
     let world = World::new();
     make_bridge();
     let node = Node::new(&world, "node1", 1);
     let mut passes = Passes::new(&node);
-    // Until then, what starts a daemon looks at everything, and news of Nodes at the network only.
+    // The first pass covers everything; the one after a list of Nodes covers the network only.
     passes.make(None, PassScope::Everything);
     for range in ["10.244.1.0/24", "10.244.2.0/24"] {
         let [used, free] =
@@ -215,7 +218,7 @@ fn addresses_are_counted_as_soon_as_it_is_known_which() {
 }
 
 #[test]
-fn a_running_daemon_says_so_and_counts_at_once() {
+fn a_running_daemon_reports_a_missing_node_and_counts_addresses_at_once() {
     let Some(tools) = Tools::find() else {
         return;
     };
@@ -229,7 +232,7 @@ fn a_running_daemon_says_so_and_counts_at_once() {
     assert!(node.metric("pausenet_reconcile_errors_total{part=\"node\"}") >= Some(1.0));
     api.create_node(&node, json!({}));
     node.await_ready();
-    // The slow timer is an hour away.
+    // The timer is an hour away.
     let range = format!("{{range=\"{}\"}}", api.pod_cidr("node1"));
     wait_until("addresses are counted", || {
         node.metric(&format!("pausenet_addresses_free{range}")) == Some(253.0)

@@ -1,4 +1,4 @@
-//! Routes with a protocol number of our own, among those of others.
+//! Routes with our protocol number, among foreign ones.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use pausenet::kernel::link::Which;
 use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
 use pausenetd::routes::{ensure, list, next_hops, shadowed};
 
-use crate::site::{host, make_bridge};
+use crate::nodes::{host, make_bridge};
 use common::{Container, World};
 
 fn node(world: &World) -> Container {
@@ -42,7 +42,7 @@ fn unreachable(dst: &str) -> OwnedRoute {
     }
 }
 
-/// Makes them so; how many were put in place, and how many removed.
+/// Applies the desired routes. Returns how many were set, and how many removed.
 fn make(node: &Container, wanted: &[OwnedRoute]) -> (usize, usize) {
     node.enter(|| {
         let mut socket = RouteSocket::open().unwrap();
@@ -58,7 +58,7 @@ fn make(node: &Container, wanted: &[OwnedRoute]) -> (usize, usize) {
 }
 
 #[test]
-fn routes_of_both_families_are_made_moved_and_removed_and_ip_shows_whose_they_are() {
+fn routes_of_both_families_are_added_replaced_and_removed_with_our_protocol_and_metric() {
     let world = World::new();
     let node = node(&world);
     let eth0 = link(&node);
@@ -85,7 +85,7 @@ fn routes_of_both_families_are_made_moved_and_removed_and_ip_shows_whose_they_ar
     assert_eq!(make(&node, &[]), (0, 4));
 }
 
-/// Every route, without what the kernel does in its own time.
+/// All routes, without those that the kernel adds in its own time.
 fn shown(node: &Container) -> Vec<String> {
     let routes = node.ip("route show table all") + &node.ip("-6 route show table all");
     let lines = routes.lines().filter(|line| !line.contains("fe80:"));
@@ -93,16 +93,16 @@ fn shown(node: &Container) -> Vec<String> {
 }
 
 #[test]
-fn somebody_else_s_routes_stay_whatever_happens_to_ours() {
+fn foreign_routes_stay_when_ours_change() {
     let world = World::new();
     let node = node(&world);
     let eth0 = link(&node);
     for foreign in [
-        // To the same place, by another metric: by a person, and with our number by somebody else.
+        // To the same destination with another metric, without and with our protocol number.
         "-4 route add 10.244.1.0/24 via 192.168.77.9 metric 20000",
         "-4 route add 10.244.1.0/24 via 192.168.77.9 proto 112 metric 5000000",
         "-6 route add fd00:10:244:1::/64 via fd00:77::9 metric 20000",
-        // In another table, with number and metric of ours.
+        // In another table, with our protocol number and metric.
         "-4 route add 10.244.1.0/24 via 192.168.77.9 proto 112 metric 11200 table 77",
         "-4 route add 198.51.100.0/24 via 192.168.77.9",
         "-4 route add 198.51.101.0/24 via 192.168.77.9 proto 112",
@@ -125,7 +125,7 @@ fn somebody_else_s_routes_stay_whatever_happens_to_ours() {
 }
 
 #[test]
-fn a_route_with_our_metric_that_is_not_ours_is_not_replaced() {
+fn a_foreign_route_with_our_metric_is_not_replaced() {
     let world = World::new();
     let node = node(&world);
     let eth0 = link(&node);
@@ -147,7 +147,7 @@ fn a_route_with_our_metric_that_is_not_ours_is_not_replaced() {
 }
 
 #[test]
-fn what_somebody_removed_is_made_again() {
+fn removed_routes_are_added_again() {
     let world = World::new();
     let node = node(&world);
     let eth0 = link(&node);
@@ -164,7 +164,7 @@ fn what_somebody_removed_is_made_again() {
 }
 
 #[test]
-fn the_kernel_tells_a_neighbour_from_who_is_behind_a_router() {
+fn next_hops_distinguish_neighbours_from_addresses_behind_a_router() {
     let world = World::new();
     let node = node(&world);
     let eth0 = link(&node);
@@ -224,7 +224,7 @@ fn a_thousand_nodes_are_a_thousand_routes() {
 }
 
 #[test]
-fn a_route_that_goes_before_ours_is_told() {
+fn a_foreign_route_that_takes_precedence_is_reported() {
     let world = World::new();
     let node = node(&world);
     let eth0 = link(&node);

@@ -1,4 +1,4 @@
-//! A Kubernetes in a world of its own: a control plane, and machines with a kubelet on a cable to it.
+//! A Kubernetes cluster in a world of its own: a control plane, and machines with a kubelet.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,7 +21,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it; none, and the test skipped, where it is not to be had.
+    /// Starts it. None where the lab has no Kubernetes; the test is skipped then.
     pub fn start(options: &[&str]) -> Option<Self> {
         lab::kubernetes()?;
         let images = Images::find()?;
@@ -37,19 +37,19 @@ impl Cluster {
 
     /// `kubectl` as administrator.
     pub fn command(&self) -> Command {
-        let mut command = Command::new("env"); // it looks in the PATH that it is given
+        let mut command = Command::new("env"); // env looks up kubectl in the PATH of these variables
         command.env_clear().envs(&self.script.env).arg("kubectl");
         command.stdin(Stdio::null());
         command
     }
 
-    /// `kubectl` with arguments between spaces.
+    /// Runs `kubectl` with arguments separated by spaces.
     pub fn output(&self, args: &str) -> Output {
         let args = args.split_whitespace();
         self.command().args(args).output().unwrap()
     }
 
-    /// What `kubectl` prints, which has to succeed.
+    /// Runs `kubectl`, which must succeed. Returns its output.
     #[track_caller]
     pub fn kubectl(&self, args: &str) -> String {
         let output = self.output(args);
@@ -82,7 +82,7 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// An object as the API server has it; Null when it is not there.
+    /// An object from the API server; Null if it does not exist.
     #[track_caller]
     pub fn get(&self, what: &str) -> Value {
         let said = self.kubectl(&format!("get {what} --ignore-not-found -o json"));
@@ -102,13 +102,13 @@ impl Cluster {
         }
     }
 
-    /// Ends it, and sees that nothing is left.
+    /// Stops it, and checks that nothing is left.
     pub fn end(self) {
         self.script.end(&["KUBE_HOME"]);
     }
 }
 
-/// Who runs the containers.
+/// The container runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
     Docker,
@@ -119,20 +119,20 @@ pub enum Runtime {
 pub struct Node {
     pub name: String,
     pub runtime: Runtime,
-    /// Where /var/lib lies, if it is to outlive the machine.
+    /// The folder for /var/lib, if it should outlive the machine.
     disk: Option<PathBuf>,
     options: &'static [&'static str],
     pub script: Script,
 }
 
-/// A node that makes Services work, too.
+/// A node with kube-proxy, for Services.
 pub const WITH_SERVICES: &[&str] = &["--kube-proxy"];
-/// The same with addresses of both families, in such a cluster.
+/// The same in a dual-stack cluster.
 pub const OF_BOTH_FAMILIES: &[&str] = &["--dual-stack", "--kube-proxy"];
 
 impl Node {
-    /// Starts node1, node2 or node3, with the images of the lab. With `disk`, /var/lib lies there
-    /// and stays.
+    /// Starts node1, node2 or node3, with the images of the lab. With `disk`, /var/lib is there and is
+    /// kept.
     pub fn start(cluster: &Cluster, name: &str, runtime: Runtime, disk: Option<&Path>) -> Self {
         Self::with(cluster, name, runtime, disk, &[])
     }
@@ -156,12 +156,12 @@ impl Node {
         node
     }
 
-    /// Everything on the machine is killed, and all namespaces go.
+    /// Kills everything on the machine; all its namespaces end.
     pub fn switch_off(&mut self) {
         self.script.stop();
     }
 
-    /// Starts the machine again, with what is left on its disk.
+    /// Starts the machine again with its disk.
     pub fn switch_on(&mut self, cluster: &Cluster) {
         let disk = self.disk.as_deref();
         self.script = start(cluster, &self.name, self.runtime, disk, self.options);
@@ -184,10 +184,10 @@ impl Node {
         };
     }
 
-    /// The node's part of the cluster's addresses for pods, IPv4.
+    /// The node's IPv4 podCIDR.
     pub fn pods(&self, cluster: &Cluster) -> IpNetwork {
         let mut pods = None;
-        wait_until("the node has its part", || {
+        wait_until("the node has a podCIDR", || {
             let node = cluster.get(&format!("node {}", self.name));
             pods = node["spec"]["podCIDR"].as_str().map(str::to_owned);
             pods.is_some()
@@ -195,7 +195,7 @@ impl Node {
         pods.unwrap().parse().unwrap()
     }
 
-    /// Ends it, and sees that nothing is left.
+    /// Stops it, and checks that nothing is left.
     pub fn end(self) {
         self.script.end(&["NODE_HOME"]);
     }

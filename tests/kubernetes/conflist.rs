@@ -1,4 +1,4 @@
-//! The node daemon's own configuration of the network, as runtimes read it.
+//! The conflist of the node daemon, as runtimes read it.
 
 use std::path::Path;
 
@@ -22,17 +22,17 @@ pub fn of_the_daemon(pods: IpNetwork) -> Value {
     serde_json::from_str(&render(&options.settings(), &[pods], None)).unwrap()
 }
 
-/// The addresses that the network has given.
+/// The addresses in use on the network.
 pub fn addresses() -> Vec<String> {
     allocated_in(&Path::new("/run/pausenet/ipam").join(NETWORK))
 }
 
-/// A pod's life on a node that is given it in the place of another network.
+/// The life of a pod on a node whose network is replaced by this one.
 pub fn on_a_node(scene: &Scene) {
     let script = &scene.node.script;
     let pods = scene.node.pods(&scene.cluster);
     install(&scene.node, &of_the_daemon(pods));
-    // It reads what is there when it starts; later, in its own time.
+    // A restart makes kubelet read the conflist at once.
     script.kill("kubelet");
     scene.cluster.wait("condition=Ready", "node/node1");
     scene.cluster.apply(&manifest("lone"));

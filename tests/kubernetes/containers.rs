@@ -1,4 +1,4 @@
-//! What runs on a node, as its container runtime and its kernel tell.
+//! What runs on a node, according to its container runtime and its kernel.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,17 @@ use serde_json::Value;
 
 use crate::cluster::{Node, Runtime};
 
-/// A container as its runtime knows it.
+/// A running container, according to its runtime.
 #[derive(Debug, Clone)]
 pub struct Running {
     pub id: String,
-    /// Docker's; containerd has none.
+    /// With Docker only.
     pub name: String,
     pub pid: u32,
 }
 
 impl Node {
-    /// The containers of a pod that run: its own by their name in the manifest, and `POD`, the one
-    /// that holds its network.
+    /// The running containers of a pod: those of the manifest by name, and the anchor as `POD`.
     pub fn running(&self, pod: &str) -> BTreeMap<String, Running> {
         match self.runtime {
             Runtime::Docker => self.running_in_docker(pod),
@@ -75,7 +74,7 @@ impl Node {
         containers.collect()
     }
 
-    /// All host ends of ours.
+    /// All our host ends.
     pub fn host_ends(&self) -> Vec<Link> {
         self.script.inside(|| {
             let mut links = link::list(&mut RouteSocket::open().unwrap()).unwrap();

@@ -1,5 +1,5 @@
 //! The runtime's side of Kubernetes, CRI v1, as far as sandboxes and containers go: what a kubelet
-//! of today would ask containerd. The messages have the fields that are used here; the others are
+//! asks containerd for. The messages have the fields that are used here; the others are
 //! passed over, as protobuf has it.
 
 use std::collections::HashMap;

@@ -1,5 +1,4 @@
-//! What happens to pods when their machine does not do what it should: kubelet dies while a pod is
-//! being wired, or everything does.
+//! What happens to pods when kubelet is killed during an ADD, or the whole machine fails.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +12,14 @@ use crate::wrapper::{self, REAL};
 use common::wait::wait_until;
 use common::{allocated, run};
 
-/// What ends while an ADD is under way.
+/// What is killed during an ADD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {
     Kubelet,
     KubeletAndPlugin,
 }
 
-/// kubelet dies while the plugin wires a pod. It is started again, and the pod has one network.
+/// kubelet is killed during an ADD and started again. The pod then has one attachment.
 pub fn of_kubelet_during_add(scene: &Scene) {
     for (pod, ends) in [("early", Ends::Kubelet), ("late", Ends::KubeletAndPlugin)] {
         let script = &scene.node.script;
@@ -41,8 +40,8 @@ pub fn of_kubelet_during_add(scene: &Scene) {
             kill(plugin);
             script.wait_for_another("kubelet", kubelet);
         } else {
-            // containerd ends the plugin, since nobody waits for the pod any more; Docker's kubelet
-            // was the one to wait, and the plugin goes on.
+            // containerd kills the plugin when its client is gone. With Docker, kubelet itself was the
+            // plugin's caller, and the plugin goes on.
             script.kill("kubelet");
         }
         script.inside(open_the_gate);
@@ -66,10 +65,10 @@ pub fn of_kubelet_during_add(scene: &Scene) {
     }
 }
 
-/// The machine is switched off with all addresses in use, and comes back with nothing but the store
-/// of addresses: nobody will ever call DEL for those who held them.
+/// The machine is switched off with all addresses in use, and comes back with only the store of
+/// addresses: nobody will ever call DEL for their holders.
 #[test]
-fn after_a_reboot_every_address_comes_back() {
+fn after_a_reboot_every_address_is_free_again() {
     let disk = tempfile::tempdir().unwrap();
     let Some(mut scene) = Scene::bare(Runtime::Containerd, Some(disk.path())) else {
         return;
@@ -93,7 +92,7 @@ fn after_a_reboot_every_address_comes_back() {
     assert_eq!(scene.node.script.inside(|| allocated("podnet")), all);
     let old = names.map(|name| scene.running(name)["POD"].id.clone());
 
-    // All processes are killed and all namespaces gone, with /run, before anything of it can react.
+    // All processes are killed and all namespaces end, with /run, before anything can react.
     scene.node.switch_off();
     for entry in fs::read_dir(disk.path()).unwrap().flatten() {
         if entry.file_name() != "cni" {
@@ -124,11 +123,11 @@ fn after_a_reboot_every_address_comes_back() {
     scene.end();
 }
 
-/// The process of the ADD that waits.
+/// The file with the PID of the waiting ADD.
 const ADDING: &str = "/run/adding";
 const GATE: &str = "/run/gate";
 
-/// From here on an ADD says that it has begun, and waits at the gate.
+/// From here on each ADD writes its PID, and waits at the gate.
 fn close_the_gate() {
     let _ = fs::remove_file(ADDING);
     let _ = fs::remove_file(GATE);
@@ -138,7 +137,7 @@ fn close_the_gate() {
     ));
 }
 
-/// Lets those through who wait. Nobody may: they may have been killed.
+/// Lets waiting ADDs through, if any are still alive.
 fn open_the_gate() {
     use std::io::Write;
     let gate = fs::OpenOptions::new()

@@ -1,5 +1,5 @@
-//! The scripts for kind, as far as they can be tried without it. What they do on a cluster is tried in
-//! [`crate::nodes`].
+//! The scripts for kind, as far as they can be tested without kind. [`crate::nodes`] runs them on a
+//! cluster.
 
 use std::fs;
 use std::path::Path;
@@ -17,14 +17,14 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_owned()).unwrap()
 }
 
-/// The number of each line that is a step.
+/// The numbers of the steps in the output.
 pub fn steps(said: &str) -> Vec<usize> {
     let number = |line: &str| line.trim_start().split_once(". ")?.0.parse().ok();
     said.lines().filter_map(number).collect()
 }
 
 #[test]
-fn a_dry_run_prints_every_step_and_needs_none_of_the_programs() {
+fn a_dry_run_prints_every_step_and_needs_no_programs() {
     for (name, args, last) in [
         (
             "kind-up.sh",
@@ -53,7 +53,7 @@ fn a_dry_run_prints_every_step_and_needs_none_of_the_programs() {
 }
 
 #[test]
-fn the_steps_name_files_that_are_there() {
+fn the_steps_name_existing_files() {
     for args in [&["--dry-run"][..], &["--dry-run", "--dual-stack"]] {
         let said = text(&script("kind-up.sh", args).stdout);
         let files: Vec<_> = said
@@ -69,7 +69,7 @@ fn the_steps_name_files_that_are_there() {
 
 #[test]
 fn a_step_that_fails_says_why_and_what_to_do() {
-    // A PATH that has what the scripts themselves need, and nothing of what they use.
+    // A PATH with the basic programs only.
     let bin = tempfile::tempdir().unwrap();
     for program in ["bash", "dirname", "sed"] {
         let found = text(&Command::new("which").arg(program).output().unwrap().stdout);
@@ -93,7 +93,7 @@ fn a_step_that_fails_says_why_and_what_to_do() {
 }
 
 #[test]
-fn a_wrong_word_changes_nothing() {
+fn an_unknown_argument_is_a_usage_error() {
     for name in ["kind-up.sh", "kind-test.sh"] {
         let output = script(name, &["--now"]);
         assert_eq!(output.status.code(), Some(2));
@@ -104,7 +104,7 @@ fn a_wrong_word_changes_nothing() {
 }
 
 #[test]
-fn the_clusters_leave_the_network_to_us() {
+fn the_kind_configs_disable_the_default_cni() {
     for name in ["cluster.yaml", "dual-stack.yaml"] {
         let file = Path::new(CHECKOUT).join("conf/kind").join(name);
         let text = fs::read_to_string(file).unwrap();

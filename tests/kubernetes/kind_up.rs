@@ -1,5 +1,4 @@
-//! scripts/kind-up.sh with stand-ins for what it calls, since kind's node image is not to be had in a
-//! test.
+//! scripts/kind-up.sh with stubs for the programs it calls, because tests have no node image of kind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +9,13 @@ use crate::kind::{steps, text};
 use crate::node_image::binaries;
 use crate::script::CHECKOUT;
 
-/// Programs that write down how they are called, in the place of those that kind-up.sh calls.
+/// Stubs for the programs that kind-up.sh calls; they record their arguments.
 struct Stubs {
     dir: tempfile::TempDir,
 }
 
 impl Stubs {
-    /// `kind` goes on with this script.
+    /// The stub of `kind` also runs this script.
     fn new(kind: &str) -> Self {
         let stubs = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -24,7 +23,7 @@ impl Stubs {
         stubs.put("docker", "");
         stubs.put("kubectl", "");
         stubs.put("kind", kind);
-        // As Cargo says what it has built for these tests.
+        // The format of Cargo's messages about built programs.
         let built = binaries();
         let said = format!(r#"{{\"executable\":\"{}/$name\"}}"#, built.display());
         stubs.put(
@@ -55,7 +54,7 @@ impl Stubs {
         command.env_remove("SUDO_USER").output().unwrap()
     }
 
-    /// All calls but Cargo's.
+    /// All calls except those of cargo.
     fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.dir.path().join("calls")).unwrap();
         let others = calls.lines().filter(|call| !call.starts_with("cargo "));
@@ -64,7 +63,7 @@ impl Stubs {
 }
 
 #[test]
-fn without_the_node_image_it_stops_at_the_cluster_and_says_how_to_bring_it() {
+fn without_the_node_image_kind_up_stops_and_says_how_to_get_it() {
     let kind = "[ $1 != create ] || { echo 'ERROR: failed to pull image' >&2; exit 1; }";
     let stubs = Stubs::new(kind);
     let output = stubs.run(&[]);
@@ -88,8 +87,8 @@ fn without_the_node_image_it_stops_at_the_cluster_and_says_how_to_bring_it() {
 }
 
 #[test]
-fn with_it_each_program_is_asked_for_its_part_in_order() {
-    // What is loaded is an image.
+fn kind_up_calls_each_program_in_order() {
+    // Check that an image is loaded.
     let stubs = Stubs::new(
         "[ $1 != load ] || tar -xOf \"$3\" manifest.json | grep -q pausenet/node:latest",
     );

@@ -1,4 +1,4 @@
-//! The image of the node's programs, of those that were built for the tests.
+//! The image pausenet/node, of the programs that were built for the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::script::CHECKOUT;
 use common::daemon::stripped;
 use common::programs;
 
-/// A folder with the binaries that Cargo has built for the tests.
+/// The folder with the binaries that Cargo built for the tests.
 pub fn binaries() -> PathBuf {
     let binaries = [
         programs::pausenetd(),
@@ -19,7 +19,7 @@ pub fn binaries() -> PathBuf {
     binaries[0].parent().unwrap().to_owned()
 }
 
-/// The image pausenet/node, of those.
+/// Builds the image pausenet/node of these binaries.
 pub fn node_image() -> PathBuf {
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-node.tar");
     let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))

@@ -1,5 +1,5 @@
-//! Two nodes as in a cluster that people run: on each a kubelet with containerd, kube-proxy, and
-//! pausenetd, which comes as a pod of conf/kubernetes from the image pausenet/node.
+//! Two nodes as in a real cluster: each with a kubelet, containerd, kube-proxy, and pausenetd as a pod
+//! of conf/kubernetes from the image pausenet/node.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -26,26 +26,26 @@ fn two_nodes_live_with_pausenetd_as_pods() {
         return;
     };
     pair.daemons_need_no_nameserver_of_the_cluster();
-    pair.every_way_of_traffic();
-    pair.limits_of_a_pod_are_kept();
-    pair.a_port_of_a_pod_comes_back_after_a_flush();
-    pair.pausectl_is_at_hand();
+    pair.kind_test_passes();
+    pair.bandwidth_limits_are_applied();
+    pair.a_host_port_is_restored_after_a_flush();
+    pair.pausectl_works_as_documented();
     let pods = [pair.pod("one", 0), pair.pod("two", 1)];
-    pair.pods_see_each_other(&pods);
-    pair.the_api_server_is_away(&pods);
-    pair.daemons_are_killed_while_pods_come_and_go(&pods);
-    pair.a_node_goes_and_comes_back_with_another_subnet(&pods[0]);
+    pair.pods_reach_each_other(&pods);
+    pair.the_api_server_is_unreachable(&pods);
+    pair.daemons_are_killed_during_adds_and_dels(&pods);
+    pair.a_node_returns_with_another_pod_cidr(&pods[0]);
     pair.end();
 }
 
 const KUBERNETES_PAGE: &str = include_str!("../../src/docs/kubernetes.md");
 
 #[test]
-fn pods_of_two_nodes_reach_all_with_both_families() {
+fn pods_of_two_nodes_reach_everything_over_both_families() {
     let Some(pair) = Pair::start(&["--dual-stack"], OF_BOTH_FAMILIES) else {
         return;
     };
-    let said = pair.every_way_of_traffic();
+    let said = pair.kind_test_passes();
     for there in [
         "[fd00:10:244:",      // a pod
         "[fd00:10:96::",      // the Service
@@ -63,34 +63,34 @@ fn pods_of_two_nodes_reach_all_with_both_families() {
     pair.end();
 }
 
-/// Pods on each node that come and go while the daemons are killed.
+/// The number of pods on each node that are created and deleted while the daemons are killed.
 const CHURN: usize = 6;
 
 // Dropped in this order.
 struct Pair {
     nodes: [Node; 2],
-    /// How much of the API server's log has been looked at.
-    heard: Cell<usize>,
+    /// How much of the API server's audit log was read.
+    audit_read: Cell<usize>,
     outside: Outside,
     cluster: Cluster,
     _turn: Turn,
 }
 
-/// A pod that runs.
+/// A running pod.
 struct Pod {
     inside: Container,
     ip: IpAddr,
 }
 
 impl Pair {
-    /// Makes the cluster, and applies the manifest as a person would.
+    /// Creates the cluster, and applies the manifest.
     fn start(of_cluster: &[&str], of_nodes: &'static [&'static str]) -> Option<Self> {
         let turn = turn();
         let cluster = Cluster::start(of_cluster)?;
         let outside = Outside::start();
         let nodes = ["node1", "node2"]
             .map(|name| Node::with(&cluster, name, Runtime::Containerd, None, of_nodes));
-        // As Kubespray leaves them: of a user kube.
+        // As Kubespray leaves them: they belong to the user kube.
         nodes[0]
             .script
             .run("chown", &["997", "/opt/cni/bin", "/etc/cni/net.d"]);
@@ -103,7 +103,7 @@ impl Pair {
         cluster.kubectl("-n kube-system rollout status daemonset/pausenet --timeout=180s");
         let pair = Self {
             nodes,
-            heard: Cell::new(0),
+            audit_read: Cell::new(0),
             outside,
             cluster,
             _turn: turn,
@@ -116,7 +116,7 @@ impl Pair {
         Some(pair)
     }
 
-    /// It is a pod, which waits for the daemon.
+    /// The cluster's nameserver is a pod, which needs the daemon first.
     fn daemons_need_no_nameserver_of_the_cluster(&self) {
         for daemon in self.daemons() {
             let asked = fs::read_to_string(format!("/proc/{daemon}/root/etc/resolv.conf")).unwrap();
@@ -127,8 +127,8 @@ impl Pair {
     }
 
     /// scripts/kind-test.sh, as after scripts/kind-up.sh, with the images of the lab.
-    fn every_way_of_traffic(&self) -> String {
-        // What a run that has just failed leaves for a moment.
+    fn kind_test_passes(&self) -> String {
+        // Leftovers of a failed run, which are still being deleted.
         self.cluster.kubectl("create namespace pausenet-test");
         let slow = manifest("slow", "slow", 0, "hwchiu/netutils")
             .replace("{name: slow, ", "{name: slow, namespace: pausenet-test, ")
@@ -183,8 +183,8 @@ impl Pair {
             .collect()
     }
 
-    /// Those of annotations, which the runtime hands to the plugin.
-    fn limits_of_a_pod_are_kept(&self) {
+    /// The limits come from annotations; the runtime passes them to the plugin.
+    fn bandwidth_limits_are_applied(&self) {
         let limited = manifest("limited", "limited", 0, "pausenet/pause").replace(
             "labels:",
             "annotations: {kubernetes.io/ingress-bandwidth: 8M, kubernetes.io/egress-bandwidth: 16M}, labels:",
@@ -203,8 +203,8 @@ impl Pair {
         });
     }
 
-    /// By what the runtime remembers, as far as the manifest lets the daemon read it.
-    fn a_port_of_a_pod_comes_back_after_a_flush(&self) {
+    /// From the runtime's result cache, which the manifest mounts for the daemon.
+    fn a_host_port_is_restored_after_a_flush(&self) {
         let port = "IfNotPresent, ports: [{containerPort: 80, hostPort: 8088}]";
         let ported = manifest("ported", "ported", 0, "nginx").replace("IfNotPresent", port);
         self.cluster.apply(&ported);
@@ -225,14 +225,14 @@ impl Pair {
         });
     }
 
-    /// As the docs' pages have it typed.
-    fn pausectl_is_at_hand(&self) {
+    /// With the commands of the docs.
+    fn pausectl_works_as_documented(&self) {
         let _alone = alone();
-        let page = self.typed(KUBERNETES_PAGE, "conf/kubernetes/pause.yaml");
+        let page = self.run_from_page(KUBERNETES_PAGE, "conf/kubernetes/pause.yaml");
         assert!(page.contains("Welcome to nginx!"), "{page}");
         let pod = self.cluster.get("pod two-containers");
         let address = pod_ip(&pod).unwrap().to_string();
-        let told = self.typed(KUBERNETES_PAGE, "conf/kubernetes/pausectl.yaml");
+        let told = self.run_from_page(KUBERNETES_PAGE, "conf/kubernetes/pausectl.yaml");
         let (listed, explained) = told.split_once("Owner\n").expect(&told);
         for part in [&*address, "client, www-server"] {
             assert!(listed.contains(part), "{part}: {told}");
@@ -250,9 +250,9 @@ impl Pair {
         self.cluster.kubectl("delete pod two-containers");
     }
 
-    /// What the block of a page that has this in it prints, which has to succeed.
+    /// Runs the shell block of a page that contains `part`; it must succeed. Returns its output.
     #[track_caller]
-    fn typed(&self, page: &str, part: &str) -> String {
+    fn run_from_page(&self, page: &str, part: &str) -> String {
         let mut blocks = page.split("```sh\n").skip(1);
         let block =
             blocks.find_map(|rest| Some(rest.split_once("```")?.0).filter(|it| it.contains(part)));
@@ -270,14 +270,13 @@ impl Pair {
         said
     }
 
-    fn pods_see_each_other(&self, [one, two]: &[Pod; 2]) {
+    fn pods_reach_each_other(&self, [one, two]: &[Pod; 2]) {
         assert_eq!(seen_as(&one.inside, &two.inside, two.ip), Some(one.ip));
         assert_eq!(seen_as(&two.inside, &one.inside, one.ip), Some(two.ip));
     }
 
-    /// Nothing changes for pods, damage is repaired all the same, and what was asked for meanwhile
-    /// happens when it is back.
-    fn the_api_server_is_away(&self, [one, two]: &[Pod; 2]) {
+    /// Pods keep running, damage is repaired, and changes are applied when it is back.
+    fn the_api_server_is_unreachable(&self, [one, two]: &[Pod; 2]) {
         let across = Pings::start(&one.inside, two.ip);
         let out = Pings::start(&one.inside, parse(OUTSIDE[0]));
         self.assert_nothing_was_forbidden();
@@ -315,7 +314,8 @@ impl Pair {
                 of_node.next().is_some_and(is_allowed)
             })
         });
-        self.heard.set(self.heard.get() + self.new_audit().len());
+        self.audit_read
+            .set(self.audit_read.get() + self.new_audit().len());
         let late = self.pod("late", 1);
         assert!(reaches(&one.inside, late.ip) && reaches(&late.inside, one.ip));
         self.cluster.kubectl("delete pod late");
@@ -328,7 +328,7 @@ impl Pair {
         );
     }
 
-    fn daemons_are_killed_while_pods_come_and_go(&self, [one, two]: &[Pod; 2]) {
+    fn daemons_are_killed_during_adds_and_dels(&self, [one, two]: &[Pod; 2]) {
         let across = Pings::start(&one.inside, two.ip);
         let manifests: String = (0..2 * CHURN)
             .map(|number| {
@@ -368,8 +368,8 @@ impl Pair {
         assert!(sent > 100 && sent - back <= 1, "{back} of {sent}");
     }
 
-    /// The Node is deleted; when its kubelet brings it back, it is given other addresses for pods.
-    fn a_node_goes_and_comes_back_with_another_subnet(&mut self, stays: &Pod) {
+    /// The Node is deleted; when its kubelet registers it again, it gets another podCIDR.
+    fn a_node_returns_with_another_pod_cidr(&mut self, stays: &Pod) {
         let old = self.subnet(1);
         self.cluster.kubectl("delete pod two");
         self.cluster.kubectl("delete node node2");
@@ -402,7 +402,7 @@ impl Pair {
         );
     }
 
-    /// Everything goes, and nothing is left.
+    /// Deletes everything, and checks that nothing is left.
     fn end(self) {
         self.cluster.kubectl("delete pod --all");
         wait_until("nothing of pods is left", || {
@@ -410,7 +410,7 @@ impl Pair {
             self.nodes.iter().all(is_empty)
         });
         self.assert_nothing_was_forbidden();
-        self.typed(KUBERNETES_PAGE, "conf/kubernetes/uninstall.yaml");
+        self.run_from_page(KUBERNETES_PAGE, "conf/kubernetes/uninstall.yaml");
         for node in &self.nodes {
             node.script.inside(|| {
                 for folder in ["/opt/cni/bin", "/etc/cni/net.d"] {
@@ -428,20 +428,20 @@ impl Pair {
         self.cluster.end();
     }
 
-    /// What the API server has written down of requests since it was looked at.
+    /// The part of the API server's audit log since the last call.
     fn new_audit(&self) -> String {
         let home = Path::new(self.cluster.script.variable("KUBE_HOME"));
-        fs::read_to_string(home.join("audit.log")).unwrap()[self.heard.get()..].to_owned()
+        fs::read_to_string(home.join("audit.log")).unwrap()[self.audit_read.get()..].to_owned()
     }
 
     #[track_caller]
     fn assert_nothing_was_forbidden(&self) {
         let log = self.new_audit();
         assert_nothing_was_forbidden(&log);
-        self.heard.set(self.heard.get() + log.len());
+        self.audit_read.set(self.audit_read.get() + log.len());
     }
 
-    /// Makes a pod on a node, and waits until it runs.
+    /// Creates a pod on a node, and waits until it runs.
     fn pod(&self, name: &str, node: usize) -> Pod {
         self.cluster.apply(&manifest(name, "stays", node, "nginx"));
         self.cluster.wait("condition=Ready", &format!("pod/{name}"));
@@ -450,7 +450,7 @@ impl Pair {
         Pod { inside, ip }
     }
 
-    /// The processes of pausenetd, as far as they run.
+    /// The PIDs of the running pausenetd processes.
     fn daemons(&self) -> Vec<u32> {
         let pods = self
             .cluster
@@ -465,7 +465,7 @@ impl Pair {
         found.collect()
     }
 
-    /// The addresses of a node's pods.
+    /// The podCIDR of a node.
     fn subnet(&self, node: usize) -> String {
         self.nodes[node].pods(&self.cluster).to_string()
     }
@@ -477,7 +477,7 @@ impl Pair {
         });
     }
 
-    /// Whether a node has a route of the daemon's to these pods.
+    /// Whether a node has a route of the daemon to this subnet.
     fn has_route(&self, node: usize, subnet: &str) -> bool {
         let shown = || common::ip("route show proto 112");
         let shown = self.nodes[node].script.inside(shown);
@@ -485,7 +485,7 @@ impl Pair {
     }
 }
 
-/// The addresses that the plugin has given out on a node.
+/// The addresses in use on a node.
 fn taken(node: &Node) -> Vec<String> {
     let store = Path::new("/run/pausenet/ipam/pausenet");
     node.script.inside(|| allocated_in(store))

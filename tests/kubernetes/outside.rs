@@ -1,4 +1,4 @@
-//! The outside of a cluster, as far as its pods want something there.
+//! A server outside the cluster.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -6,19 +6,19 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Where the outside is for nodes, in URLs, and its port.
+/// The addresses of the outside, as in URLs, and its port.
 pub const OUTSIDE: [&str; 2] = ["192.168.77.254", "[fd00:77::254]"];
 pub const OUTSIDE_PORT: u16 = 8080;
 
-/// A server that is no part of the cluster, and writes down by whose addresses it is called.
+/// An HTTP server outside the cluster that records the source addresses of its clients.
 pub struct Outside {
-    /// None is the end of it.
+    /// None stops the server.
     pub seen: Arc<Mutex<Option<BTreeSet<IpAddr>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Outside {
-    /// In the calling thread's network.
+    /// Starts it in the calling thread's network namespace.
     pub fn start() -> Self {
         let listener = TcpListener::bind(("::", OUTSIDE_PORT)).unwrap();
         let seen = Arc::new(Mutex::new(Some(BTreeSet::new())));
@@ -45,7 +45,7 @@ impl Outside {
 impl Drop for Outside {
     fn drop(&mut self) {
         *self.seen.lock().unwrap() = None;
-        let _ = TcpStream::connect(("127.0.0.1", OUTSIDE_PORT)); // that it looks
+        let _ = TcpStream::connect(("127.0.0.1", OUTSIDE_PORT)); // to wake it up
         let _ = self.thread.take().unwrap().join();
     }
 }

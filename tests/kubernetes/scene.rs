@@ -1,5 +1,5 @@
-//! One node with our plugin, and what tests ask of its pods: the API server's side, the runtime's
-//! and the kernel's.
+//! One node with our plugin, and the state of its pods according to the API server, the runtime and the
+//! kernel.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use common::{Container, NetState, allocated, run};
 /// The pod of conf/kubernetes/pause.yaml.
 pub const POD: &str = "two-containers";
 
-/// Held by who has one of the machine's places for a cluster.
+/// Held while a test runs one of the few concurrent clusters.
 pub type Turn = MutexGuard<'static, ()>;
 
-/// Waits for a place: a cluster waits much of its time, but more than two would wait for each other.
+/// Waits for a turn. Two clusters run at a time: more would slow each other down.
 pub fn turn() -> Turn {
     static PLACES: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -34,11 +34,11 @@ pub fn turn() -> Turn {
     PLACES[place].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who looks for a pod by its name as root of the machine sees those of all clusters here. It is
-/// written by who has to be the only one with pods.
+/// A lookup of a pod by name, as root, finds pods of all clusters on this machine. A test that must be
+/// the only one with pods takes the write lock.
 static PODS: RwLock<()> = RwLock::new(());
 
-/// Waits until there are no pods of scenes, and keeps it so.
+/// Waits until no other scene has pods, and keeps others from starting.
 pub fn alone() -> RwLockWriteGuard<'static, ()> {
     PODS.write().unwrap_or_else(PoisonError::into_inner)
 }
@@ -58,14 +58,14 @@ pub struct Scene {
 pub struct State {
     net: NetState,
     addresses: Vec<String>,
-    /// Of nftables: each is somebody's.
+    /// The elements of nftables.
     elements: Vec<String>,
-    /// Of attachments.
+    /// The lock files of attachments.
     locks: Vec<PathBuf>,
 }
 
 impl Scene {
-    /// A node that is ready for pods. Docker's is wired with a bridge, containerd's is routed.
+    /// A node that is ready for pods: with a bridge for Docker, in mode ptp for containerd.
     pub fn start(runtime: Runtime) -> Option<Self> {
         let scene = Self::bare(runtime, None)?;
         install(&scene.node, &network(&scene.node, &scene.cluster));
@@ -74,7 +74,7 @@ impl Scene {
         Some(scene)
     }
 
-    /// A node without a network. With `disk`, its /var/lib lies there.
+    /// A node without a network. With `disk`, its /var/lib is there.
     pub fn bare(runtime: Runtime, disk: Option<&Path>) -> Option<Self> {
         let turn = turn();
         let pods = PODS.read().unwrap_or_else(PoisonError::into_inner);
@@ -92,13 +92,13 @@ impl Scene {
         })
     }
 
-    /// Says what has been seen, and how long that took: for who looks with --nocapture.
+    /// Prints progress and the time it took (visible with --nocapture).
     pub fn note(&self, what: &str) {
         let passed = self.noted.replace(Instant::now()).elapsed();
         eprintln!("{:?}: {what}, {passed:.1?}", self.node.runtime);
     }
 
-    /// Makes the pod of conf/kubernetes/pause.yaml, and waits until it runs.
+    /// Creates the pod of conf/kubernetes/pause.yaml, and waits until it runs.
     pub fn apply(&self) {
         let file = Path::new(CHECKOUT).join("conf/kubernetes/pause.yaml");
         self.cluster
@@ -106,7 +106,7 @@ impl Scene {
         self.cluster.wait("condition=Ready", &format!("pod/{POD}"));
     }
 
-    /// The containers of a pod that run on the node.
+    /// The running containers of a pod on the node.
     pub fn running(&self, pod: &str) -> BTreeMap<String, Running> {
         self.node.running(pod)
     }
@@ -118,7 +118,7 @@ impl Scene {
         links.find(|link| link.alias.as_deref() == Some(&*alias))
     }
 
-    /// All host ends of ours.
+    /// All our host ends.
     pub fn host_ends(&self) -> Vec<Link> {
         self.node.host_ends()
     }
@@ -131,12 +131,12 @@ impl Scene {
         });
     }
 
-    /// The whole story of a pod in the API server's words.
+    /// A pod's object from the API server.
     pub fn pod(&self, name: &str) -> Value {
         self.cluster.get(&format!("pod {name}"))
     }
 
-    /// Waits until a pod has `count` containers that are ready and have been restarted so often.
+    /// Waits until a container of a pod is ready after this many restarts.
     #[track_caller]
     pub fn wait_restarted(&self, pod: &str, container: &str, restarts: u64) {
         wait_until("the container is started again", || {
@@ -150,7 +150,7 @@ impl Scene {
         });
     }
 
-    /// The pod's address, which is one of the node's.
+    /// The pod's address, checked to be in the node's podCIDR.
     #[track_caller]
     pub fn address(&self, pod: &str) -> std::net::IpAddr {
         let address = pod_ip(&self.pod(pod)).expect("a pod with an address");
@@ -159,7 +159,7 @@ impl Scene {
         address
     }
 
-    /// Takes everything down, and sees that nothing is left.
+    /// Stops everything, and checks that nothing is left.
     pub fn end(self) {
         self.node.end();
         self.cluster.end();
@@ -167,7 +167,7 @@ impl Scene {
 }
 
 impl State {
-    /// Reads the calling thread's namespaces. The bridge may stay.
+    /// Reads the state of the calling thread's namespaces, without the bridge, which may stay.
     pub fn read() -> Self {
         let mut net = NetState::read();
         let bridge = net.links.iter().find(|link| link.name == "cni0");

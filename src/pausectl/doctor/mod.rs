@@ -22,9 +22,9 @@ use self::finding::{Check, Finding, Severity};
 use self::report::{Outcome, Repaired, Report};
 use self::snapshot::{Places, Scene};
 use super::options::own_folder;
-use super::table::table;
 use super::{Output, Result, Stop, need_root, print, print_json};
 use pausenet::ipam::host_local::DATA_DIR;
+use pausenet_host::table::table;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::docker_inventory::{self, Depth};
 use crate::options::DockerOptions;
 use crate::sandboxes::{Scope, Sight};
-use crate::table::table;
 use crate::{Output, Result, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::address;
@@ -22,6 +21,7 @@ use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::registration::ANCHOR_PREFIX;
 use pausenet_host::anchor::sandbox::{Member, MissingContainer, Sandbox, SandboxInterface};
 use pausenet_host::anchor::text::plain;
+use pausenet_host::table::table;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,7 +6,6 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use crate::options::shown;
-use crate::table::table;
 use crate::{Output, Result, need_root, print, print_json};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
@@ -16,6 +15,7 @@ use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::pin::{self, Pin};
 use pausenet_host::anchor::processes::{self, Residents};
+use pausenet_host::table::table;
 use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\

@@ -1,5 +1,5 @@
-//! One call of a program as a container runtime makes it: started directly, environment and
-//! config given, answer read to its end, process waited for. Its time is that of all of it.
+//! One timed call of a program, as a container runtime makes it: it is started directly with environment
+//! and config, its output is read to the end, and its exit is awaited. The time covers all of that.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -11,16 +11,16 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// A program, and the name that it is called by.
+/// A program, and the name it is called by (argv[0]).
 #[derive(Debug, Clone)]
 pub struct Program {
     pub path: PathBuf,
     pub name: String,
-    /// PATH: where it finds the programs that it starts.
+    /// PATH, for the programs it starts.
     pub search: &'static str,
 }
 
-/// A machine's own programs, iptables among them.
+/// The programs of the machine, iptables included.
 pub const EVERYTHING: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Program {
@@ -38,7 +38,7 @@ impl Program {
         }
     }
 
-    /// The same program on a machine with other programs.
+    /// The same program with another PATH.
     pub fn searching(self, search: &'static str) -> Self {
         Self { search, ..self }
     }
@@ -51,7 +51,7 @@ impl Program {
         }
     }
 
-    /// A command of it, with the stated environment and no other.
+    /// A command for it, with exactly these variables and PATH.
     pub fn command<'a>(&self, vars: impl IntoIterator<Item = (&'a str, String)>) -> Command {
         let mut command = Command::new(&self.path);
         command
@@ -66,18 +66,18 @@ impl Program {
     }
 }
 
-/// What a call took, and what it answered.
-pub struct Answer {
+/// The time of a call, and its output.
+pub struct CallResult {
     pub time: Duration,
     pub value: Value,
 }
 
-/// Runs a command to its end; failure is an error with what it said.
-pub fn timed(mut command: Command, stdin: &[u8]) -> Result<Answer> {
+/// Runs a command to its end. A failure is an error that contains the output.
+pub fn timed(mut command: Command, stdin: &[u8]) -> Result<CallResult> {
     let start = Instant::now();
     let mut child = command.spawn()?;
     if let Some(mut pipe) = child.stdin.take() {
-        // It may answer without having read everything.
+        // It may exit without reading everything.
         let _ = pipe.write_all(stdin);
     }
     let output = child.wait_with_output()?;
@@ -97,5 +97,5 @@ pub fn timed(mut command: Command, stdin: &[u8]) -> Result<Answer> {
     } else {
         serde_json::from_slice(&output.stdout)?
     };
-    Ok(Answer { time, value })
+    Ok(CallResult { time, value })
 }

@@ -1,4 +1,4 @@
-//! What the figures were measured on, and with which versions.
+//! The machine and the versions that the results belong to.
 
 use std::fmt;
 use std::fs;
@@ -20,13 +20,13 @@ pub struct Machine {
     pub nft: String,
     pub iptables: String,
     pub iperf3: String,
-    /// How many processes wanted to run when it began, over a minute.
+    /// The load average over a minute at the start.
     pub load: String,
     pub extent: &'static str,
 }
 
 impl Machine {
-    /// Looks at the machine. `commit` and `reference` are told by the script that knows them.
+    /// Reads the properties of the machine. The script passes `commit` and `reference`.
     pub fn read(commit: &str, reference: &str, extent: &'static str) -> Self {
         let field = |file: &str, key: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
@@ -61,13 +61,12 @@ impl Machine {
     }
 }
 
-/// For how long processors have to be at rest to count as idle: a few of the ticks that the kernel
-/// counts their time in.
+/// How long processors must be idle: a few of the ticks in which the kernel counts their time.
 const MOMENT: Duration = Duration::from_millis(60);
 
-/// Waits until the processors have next to nothing to do, but no longer than `limit`. New links have
-/// the kernel go on working for seconds after the call that made them has returned: what they
-/// multicast goes to every port of a bridge, and into every namespace behind one.
+/// Waits until the processors are nearly idle, but no longer than `limit`. The kernel works on new links
+/// for seconds after the call that made them returned: their multicast goes to every port of a bridge,
+/// and into every namespace behind one.
 pub fn wait_idle(limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     let mut before = Ticks::read()?;
@@ -82,7 +81,7 @@ pub fn wait_idle(limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// What the processors have done since the machine's start.
+/// Processor time since boot, in ticks.
 struct Ticks {
     busy: u64,
     all: u64,
@@ -98,7 +97,7 @@ impl Ticks {
         let line = stat.lines().next().unwrap_or_default();
         let ticks = line.split_whitespace().skip(1).map(str::parse::<u64>);
         let ticks: Vec<u64> = ticks.collect::<std::result::Result<_, _>>()?;
-        let all = ticks.iter().take(8).sum(); // guests' time is in user already
+        let all = ticks.iter().take(8).sum(); // the time of guests is part of user
         let idle: u64 = ticks.iter().skip(3).take(2).sum();
         Ok(Self {
             busy: all - idle,
@@ -107,14 +106,14 @@ impl Ticks {
     }
 }
 
-/// The first line of what a program says of its version.
+/// The first line of a program's `--version`.
 fn version(program: &str) -> String {
     let output = Command::new(program).arg("--version").output();
     let text = output.map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&text)
         .lines()
         .next()
-        .unwrap_or("not there")
+        .unwrap_or("not found")
         .to_owned()
 }
 
@@ -139,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_for_the_disk_is_idle_and_a_guest_is_counted_once() {
+    fn iowait_counts_as_idle_and_guest_time_counts_once() {
         let ticks = Ticks::of("cpu  10 1 5 80 4 0 2 1 7 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n").unwrap();
         assert_eq!((ticks.busy, ticks.all), (19, 103));
         assert!(Ticks::of("cpu  what\n").is_err());

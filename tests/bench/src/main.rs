@@ -1,26 +1,27 @@
-//! Measures pausenet beside the reference's plugins, and beside the floor: a bare program that has
-//! the kernel make the same objects. Started by `scripts/bench`, which builds and fetches what is
-//! needed and puts this into process and mount namespaces of its own, so that nothing outlives it.
+//! Measures pausenet beside the reference plugins, and beside the floor: a bare program that has the
+//! kernel make the same objects. `scripts/bench` starts it: the script builds and fetches what is needed
+//! and runs this in process and mount namespaces of its own, so that nothing outlives it.
 //!
 //! # Layout
 //!
-//! * [`works`]: what is measured, one file for each kind of it.
-//! * [`scene`], [`network`]: the networks, as each side has them, and how they are wired.
-//! * [`world`], [`call`], [`traffic`]: hosts and containers to measure in, one timed call of a
-//!   plugin, and traffic.
-//! * [`series`], [`targets`], [`report`], [`plot`], [`machine`]: what came of it.
+//! * [`benchmarks`]: what is measured, one file per topic.
+//! * [`scenario`], [`network`]: the measured networks, as each side configures them, and how each side
+//!   attaches a container.
+//! * [`world`], [`call`], [`traffic`]: hosts and containers to measure in, one timed call of a plugin,
+//!   and traffic.
+//! * [`series`], [`targets`], [`report`], [`plot`], [`machine`]: samples, promises and reports.
 //! * `bin/floor`: the floor.
 
+mod benchmarks;
 mod call;
 mod machine;
 mod network;
 mod plot;
 mod report;
-mod scene;
+mod scenario;
 mod series;
 mod targets;
 mod traffic;
-mod works;
 mod world;
 
 use std::fs;
@@ -30,30 +31,30 @@ use std::time::Instant;
 
 use clap::Parser;
 
+use benchmarks::{Context, Extent};
 use machine::Machine;
 use network::Tools;
 use report::Report;
 use series::Results;
-use works::{Bench, Extent};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Measures pausenet beside the reference's plugins and beside the kernel's own cost
 #[derive(Debug, Parser)]
 struct Options {
-    /// Every row of the table of targets in reduced form, in two minutes
+    /// Measure every promise in reduced form, in two minutes
     #[arg(long)]
     quick: bool,
 
-    /// Only works whose name contains this; may be given several times
+    /// Run only benchmarks whose name contains this; may be repeated
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
 
-    /// Say which works there are, and end
+    /// List the benchmarks and exit
     #[arg(long)]
     list: bool,
 
-    /// Where results.txt, results.json and results.svg are written
+    /// The folder for results.txt, results.json and results.svg
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
@@ -65,11 +66,11 @@ struct Options {
     #[arg(long, value_name = "DIR", hide = true, default_value = "")]
     peers: PathBuf,
 
-    /// Which commit of pausenet this is
+    /// The commit of pausenet
     #[arg(long, hide = true, default_value = "unknown")]
     commit: String,
 
-    /// Which version of the reference
+    /// The version of the reference plugins
     #[arg(long, hide = true, default_value = "unknown")]
     reference: String,
 }
@@ -85,8 +86,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// As the first process of its namespace it would hear no signal that it does not ask for. With it
-/// everything ends that it has started.
+/// As the first process of its PID namespace it receives no signal without a handler. When it exits, the
+/// kernel ends everything it has started.
 fn end_on_signals() -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -107,16 +108,18 @@ fn run(options: &Options) -> Result<()> {
     let wanted = |name: &str| {
         options.only.is_empty() || options.only.iter().any(|pattern| name.contains(pattern))
     };
-    let works: Vec<_> = works::all()
+    let benchmarks: Vec<_> = benchmarks::all()
         .into_iter()
-        .filter(|work| (work.quick || extent == Extent::Full) && wanted(&work.name))
+        .filter(|benchmark| (benchmark.quick || extent == Extent::Full) && wanted(&benchmark.name))
         .collect();
     if options.list {
-        works.iter().for_each(|work| println!("{}", work.name));
+        benchmarks
+            .iter()
+            .for_each(|benchmark| println!("{}", benchmark.name));
         return Ok(());
     }
-    if works.is_empty() {
-        return Err("no work has such a name; --list shows them".into());
+    if benchmarks.is_empty() {
+        return Err("no benchmark has such a name; --list shows them".into());
     }
     let machine = Machine::read(
         &options.commit,
@@ -134,34 +137,34 @@ fn run(options: &Options) -> Result<()> {
     let mut results = Results::default();
     let mut failed = Vec::new();
     let start = Instant::now();
-    for (at, work) in works.iter().enumerate() {
+    for (at, benchmark) in benchmarks.iter().enumerate() {
         eprintln!(
             "[{:>4} s] {}/{} {}",
             start.elapsed().as_secs(),
             at + 1,
-            works.len(),
-            work.name
+            benchmarks.len(),
+            benchmark.name
         );
-        let mut bench = Bench {
+        let mut context = Context {
             tools: &tools,
             extent,
             results: &mut results,
         };
-        if let Err(err) = work.run(&mut bench) {
-            eprintln!("bench: {}: {err}", work.name);
-            failed.push(work.name.as_str());
+        if let Err(err) = benchmark.run(&mut context) {
+            eprintln!("bench: {}: {err}", benchmark.name);
+            failed.push(benchmark.name.as_str());
         }
         let report = Report {
             machine: &machine,
-            works: (at + 1 - failed.len(), works.len()),
+            benchmarks: (at + 1 - failed.len(), benchmarks.len()),
             targets: &targets::all(&results, extent),
             results: &results,
         };
-        // Each time, so that who ends it early has what was measured until then.
+        // After each benchmark, so that an interrupted run keeps its results.
         if let Some(out) = &options.out {
             write(&report, out)?;
         }
-        if at + 1 == works.len() {
+        if at + 1 == benchmarks.len() {
             print!("{}", report.text());
         }
     }
@@ -171,11 +174,11 @@ fn run(options: &Options) -> Result<()> {
     }
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(format!("these works failed: {}", failed.join(", ")).into()),
+        false => Err(format!("these benchmarks failed: {}", failed.join(", ")).into()),
     }
 }
 
-/// The report's three forms, in the place of what is there.
+/// Writes the report in its three formats, in place of earlier ones.
 fn write(report: &Report, out: &Path) -> Result<()> {
     fs::create_dir_all(out)?;
     fs::write(out.join("results.txt"), report.text())?;

@@ -1,5 +1,5 @@
-//! Networks as the two sides wire them: a list of plugins with their configs, called one after
-//! the other as a container runtime does; or the floor, which is called with what it is to make.
+//! How each side attaches a container: a list of plugins with their configs, called one after the other
+//! as a container runtime does; or the floor, whose arguments say what to make.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,16 +8,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::call::{Answer, Program, timed};
+use crate::call::{CallResult, Program, timed};
 
-/// What is measured, and with what.
+/// The programs that are measured.
 #[derive(Debug, Clone)]
 pub struct Tools {
     pub pausenet: PathBuf,
     pub pausectl: PathBuf,
     pub pause: PathBuf,
     pub floor: PathBuf,
-    /// The folder with the reference's plugins.
+    /// The folder with the reference plugins.
     pub peers: PathBuf,
 }
 
@@ -32,10 +32,10 @@ impl Tools {
     }
 }
 
-/// A container's connection to a network.
+/// An attachment: a container and its number.
 #[derive(Debug, Clone)]
 pub struct Attachment {
-    /// The how-manieth it is: its address, its ports and its names come from that.
+    /// Its address, ports and names are derived from this.
     pub number: usize,
     pub netns: PathBuf,
 }
@@ -52,7 +52,7 @@ impl Attachment {
         format!("bench{:04}", self.number)
     }
 
-    /// As CNI_CONTAINERID and the like name it.
+    /// The CNI_* variables.
     fn vars(&self, verb: &str, path: &str) -> [(&'static str, String); 5] {
         [
             ("CNI_COMMAND", verb.to_owned()),
@@ -94,7 +94,7 @@ pub struct Network {
     pub steps: Vec<Step>,
     /// CNI_PATH.
     pub path: String,
-    /// How many ports of the host each attachment has.
+    /// How many published ports each attachment has.
     pub ports: usize,
 }
 
@@ -112,15 +112,15 @@ impl Network {
         Self { ports, ..self }
     }
 
-    /// Runs ADD: the time of all plugins, and the last one's result.
-    pub fn add(&self, at: &Attachment) -> Result<Answer> {
-        let mut total = Answer {
+    /// Runs ADD. Returns the total time of the plugins, and the last one's result.
+    pub fn add(&self, at: &Attachment) -> Result<CallResult> {
+        let mut total = CallResult {
             time: Duration::ZERO,
             value: Value::Null,
         };
         for step in &self.steps {
             let answer = self.call(step, "ADD", at, &total.value)?;
-            total = Answer {
+            total = CallResult {
                 time: total.time + answer.time,
                 value: answer.value,
             };
@@ -137,7 +137,7 @@ impl Network {
         Ok(total)
     }
 
-    /// Runs DEL, with the result as runtimes keep it.
+    /// Runs DEL with the cached result, as runtimes do.
     pub fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
         let mut total = Duration::ZERO;
         for step in self.steps.iter().rev() {
@@ -165,7 +165,7 @@ impl Network {
         Ok(total)
     }
 
-    fn call(&self, step: &Step, verb: &str, at: &Attachment, result: &Value) -> Result<Answer> {
+    fn call(&self, step: &Step, verb: &str, at: &Attachment, result: &Value) -> Result<CallResult> {
         timed(
             self.command(step, verb, at),
             self.stdin(step, at, result).as_bytes(),
@@ -197,11 +197,11 @@ impl Network {
     }
 }
 
-/// What the floor makes.
+/// What the floor creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     Bridge,
-    /// With an element in nftables.
+    /// A bridge, with an nftables element.
     Masquerade,
     Ptp,
 }
@@ -217,7 +217,7 @@ pub struct Floor {
 
 impl Floor {
     /// Makes the attachment.
-    pub fn add(&self, at: &Attachment) -> Result<Answer> {
+    pub fn add(&self, at: &Attachment) -> Result<CallResult> {
         self.call("add", at)
     }
 
@@ -226,7 +226,7 @@ impl Floor {
         Ok(self.call("del", at)?.time)
     }
 
-    /// Its command line: numbers far from those of the plugins, in the same subnet.
+    /// Its command line. It uses the same subnet as the plugins, and numbers far from theirs.
     pub fn command(&self, verb: &str, at: &Attachment) -> Command {
         let number = at.number;
         let address = format!("10.1.{}.{}", 100 + number / 250, 1 + number % 250);
@@ -249,28 +249,28 @@ impl Floor {
         command
     }
 
-    fn call(&self, verb: &str, at: &Attachment) -> Result<Answer> {
+    fn call(&self, verb: &str, at: &Attachment) -> Result<CallResult> {
         timed(self.command(verb, at), b"")
     }
 }
 
-/// Whoever wires containers.
+/// What attaches containers.
 #[derive(Debug, Clone)]
-pub enum Wirer {
+pub enum Implementation {
     Plugins(Network),
     Floor(Floor),
 }
 
-impl Wirer {
-    /// Makes an attachment.
-    pub fn add(&self, at: &Attachment) -> Result<Answer> {
+impl Implementation {
+    /// Creates an attachment.
+    pub fn add(&self, at: &Attachment) -> Result<CallResult> {
         match self {
             Self::Plugins(network) => network.add(at),
             Self::Floor(floor) => floor.add(at),
         }
     }
 
-    /// Compares it with its result; None where there is no such thing.
+    /// Runs CHECK; None for the floor, which has none.
     pub fn check(&self, at: &Attachment, result: &Value) -> Result<Option<Duration>> {
         match self {
             Self::Plugins(network) => network.check(at, result).map(Some),

@@ -1,4 +1,4 @@
-//! The picture: each work a group of bars, as many times as pausenet takes.
+//! The chart: one group of bars per benchmark.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Result;
-use crate::scene::Scene;
+use crate::benchmarks::addresses;
+use crate::scenario::Scenario;
 use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side};
-use crate::works::addresses;
 
 const WIDTH: u32 = 860;
 const BAR: i32 = 13;
@@ -33,13 +33,13 @@ const SIDES: [(Side, &str); 4] = [
     (FLOOR, "floor: the kernel alone"),
 ];
 
-/// A group of bars: what it is called, and the median of each side in milliseconds.
+/// A group of bars: its label, and the median of each side in milliseconds.
 struct Group {
     label: String,
     bars: Vec<(Side, f64)>,
 }
 
-/// Draws the medians of what was run; nothing when none of it was.
+/// Draws the medians of the benchmarks that ran; nothing if none did.
 pub fn draw(results: &Results, path: &Path) -> Result<()> {
     let groups = groups(results);
     let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
@@ -107,18 +107,18 @@ pub fn draw(results: &Results, path: &Path) -> Result<()> {
 
 fn groups(results: &Results) -> Vec<Group> {
     let mut wanted: Vec<(String, &str, String)> = Vec::new();
-    for scene in [
-        Scene::Bridge,
-        Scene::Masquerade,
-        Scene::Ports,
-        Scene::Ptp,
-        Scene::Kind,
+    for scenario in [
+        Scenario::Bridge,
+        Scenario::Masquerade,
+        Scenario::Ports,
+        Scenario::Ptp,
+        Scenario::Kind,
     ] {
         for verb in ["ADD", "DEL"] {
             wanted.push((
-                scene.name().into(),
+                scenario.name().into(),
                 verb,
-                format!("{verb}, {}", scene.name()),
+                format!("{verb}, {}", scenario.name()),
             ));
         }
     }
@@ -128,8 +128,8 @@ fn groups(results: &Results) -> Vec<Group> {
     }
     wanted
         .into_iter()
-        .map(|(work, case, label)| {
-            let median = |side| Some((side, results.get(&work, case, side)?.median()));
+        .map(|(benchmark, case, label)| {
+            let median = |side| Some((side, results.get(&benchmark, case, side)?.median()));
             let bars = SIDES.iter().filter_map(|(side, _)| median(*side)).collect();
             Group { label, bars }
         })

@@ -1,21 +1,22 @@
-//! The report: tables for people, and JSON for everything else.
+//! The report: as tables and as JSON.
 
 use std::fmt::Write;
 
-use pausectl::table::table;
+use pausenet_host::table::table;
 use serde::Serialize;
 
+use crate::benchmarks::pause::BUSYBOX;
 use crate::machine::Machine;
 use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Series, Side, Unit};
 use crate::targets::Target;
-use crate::works::pause::BUSYBOX;
 
-/// All of a run.
+/// A whole run.
 #[derive(Serialize)]
 pub struct Report<'a> {
     pub machine: &'a Machine,
-    /// How many works are in it, and of how many.
-    pub works: (usize, usize),
+    /// How many benchmarks are in it, and out of how many.
+    #[serde(rename = "works")]
+    pub benchmarks: (usize, usize),
     pub targets: &'a [Target],
     #[serde(flatten)]
     pub results: &'a Results,
@@ -25,11 +26,11 @@ impl Report<'_> {
     /// As tables.
     pub fn text(&self) -> String {
         let mut text = self.machine.to_string();
-        let (done, of) = self.works;
+        let (done, of) = self.benchmarks;
         if done < of {
             let _ = writeln!(
                 text,
-                "{done} of {of} works; the others were not run, or failed"
+                "{done} of {of} benchmarks; the others did not run, or failed"
             );
         }
         let _ = writeln!(text, "\n{}", self.measured());
@@ -42,32 +43,32 @@ impl Report<'_> {
 
     fn notes(&self) -> Vec<(&str, &str)> {
         vec![
-            ("median (p95)", "of all samples of a side"),
+            ("median (p95)", "over all samples of a side"),
             (
                 "times",
-                "how many times pausenet is better, sample by sample with the one taken beside it",
+                "pausenet is this many times better: the median over pairs of samples taken side by side",
             ),
             (
                 "of floor",
-                "pausenet's time by that of a bare program that makes the same objects",
+                "pausenet's time divided by that of a bare program that makes the same objects",
             ),
         ]
     }
 
-    /// Every case in a row.
+    /// One row per case.
     fn measured(&self) -> String {
         let rows: Vec<_> = self
             .results
             .cases()
             .into_iter()
-            .map(|(work, case, unit)| {
+            .map(|(benchmark, case, unit)| {
                 let cell = |side| {
                     self.results
-                        .get(work, case, side)
+                        .get(benchmark, case, side)
                         .map(shown)
                         .unwrap_or_default()
                 };
-                let other = match self.results.get(work, case, BUSYBOX) {
+                let other = match self.results.get(benchmark, case, BUSYBOX) {
                     Some(series) => format!("{} ({BUSYBOX})", shown(series)),
                     None => cell(IPTABLES),
                 };
@@ -77,13 +78,13 @@ impl Report<'_> {
                     } else {
                         (other, OURS)
                     };
-                    let ratio = self.results.paired_ratio(work, case, one, other);
+                    let ratio = self.results.paired_ratio(benchmark, case, one, other);
                     ratio
                         .filter(|ratio| ratio.is_finite())
                         .map(|ratio| format!("{ratio:.1}"))
                 };
                 [
-                    work.to_owned(),
+                    benchmark.to_owned(),
                     case.to_owned(),
                     unit.name().to_owned(),
                     cell(REFERENCE),
@@ -93,7 +94,7 @@ impl Report<'_> {
                     times(REFERENCE).unwrap_or_default(),
                     times(IPTABLES).unwrap_or_default(),
                     self.results
-                        .paired_ratio(work, case, OURS, FLOOR)
+                        .paired_ratio(benchmark, case, OURS, FLOOR)
                         .map(|ratio| format!("{ratio:.2}"))
                         .unwrap_or_default(),
                 ]
@@ -101,11 +102,11 @@ impl Report<'_> {
             .collect();
         table(
             [
-                "WORK",
+                "BENCHMARK",
                 "CASE",
                 "UNIT",
                 "REFERENCE",
-                "ITS IPTABLES",
+                "REF. IPTABLES",
                 "PAUSENET",
                 "FLOOR",
                 "TIMES",
@@ -122,18 +123,18 @@ impl Report<'_> {
             .iter()
             .map(|target| {
                 [
-                    target.work.clone(),
+                    target.promise.clone(),
                     target.wanted.clone(),
                     target.measured.clone().unwrap_or_default(),
                     target.met.name().to_owned(),
                 ]
             })
             .collect();
-        table(["TARGET", "WANTED", "MEASURED", "MET"], &rows)
+        table(["PROMISE", "REQUIRED", "MEASURED", "MET"], &rows)
     }
 }
 
-/// Median, and what 95 of 100 do not exceed (or fall below, where more is better).
+/// The median, and the 95th percentile in brackets (the 5th, where more is better).
 fn shown(series: &Series) -> String {
     let number = |value: f64| match series.unit {
         Unit::Count | Unit::Kilobytes => format!("{value:.0}"),

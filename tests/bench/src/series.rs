@@ -1,18 +1,18 @@
-//! What was measured: samples by work, case and side, and the figures made of them.
+//! Samples by benchmark, case and side, and statistics over them.
 
 use serde::Serialize;
 
-/// Who did the work.
+/// The implementation that is measured.
 pub type Side = &'static str;
 
-/// The reference's plugins; with nftables where there is a choice.
+/// The reference plugins; with nftables where there is a choice.
 pub const REFERENCE: Side = "reference";
 /// The same with iptables.
 pub const IPTABLES: Side = "reference/iptables";
 pub const OURS: Side = "pausenet";
 pub const FLOOR: Side = "floor";
 
-/// What samples are counted in.
+/// The unit of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Unit {
     #[serde(rename = "ms")]
@@ -44,10 +44,11 @@ impl Unit {
     }
 }
 
-/// The samples of one side at one thing, in the order in which they were taken.
+/// The samples of one side for one case, in the order in which they were taken.
 #[derive(Debug, Clone, Serialize)]
 pub struct Series {
-    pub work: String,
+    #[serde(rename = "work")]
+    pub benchmark: String,
     pub case: String,
     pub side: Side,
     pub unit: Unit,
@@ -65,8 +66,8 @@ impl Series {
     }
 }
 
-/// The value that `part` of 1 of the samples do not exceed, linear between the two nearest ranks; NaN
-/// when there are none.
+/// The quantile `part` (0 to 1) of the samples, interpolated between the two nearest ranks; NaN without
+/// samples.
 pub fn quantile(samples: &[f64], part: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -78,8 +79,8 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
     low + (high - low) * rank.fract()
 }
 
-/// How many times the samples of `one` are those of `other` that were taken beside them: the median.
-/// Of the medians, where they were not taken in pairs.
+/// The median ratio of samples of `one` to the samples of `other` taken beside them. The ratio of the
+/// medians if they were not taken in pairs.
 pub fn paired(one: &Series, other: &Series) -> f64 {
     if one.samples.len() != other.samples.len() {
         return one.median() / other.median();
@@ -89,7 +90,7 @@ pub fn paired(one: &Series, other: &Series) -> f64 {
     quantile(&ratios, 0.5)
 }
 
-/// All that was measured.
+/// All results of a run.
 #[derive(Debug, Default, Serialize)]
 pub struct Results {
     pub series: Vec<Series>,
@@ -97,15 +98,15 @@ pub struct Results {
 
 impl Results {
     /// Adds a sample.
-    pub fn add(&mut self, work: &str, case: &str, side: Side, unit: Unit, sample: f64) {
+    pub fn add(&mut self, benchmark: &str, case: &str, side: Side, unit: Unit, sample: f64) {
         let found = self
             .series
             .iter_mut()
-            .find(|found| found.work == work && found.case == case && found.side == side);
+            .find(|found| found.benchmark == benchmark && found.case == case && found.side == side);
         match found {
             Some(series) => series.samples.push(sample),
             None => self.series.push(Series {
-                work: work.to_owned(),
+                benchmark: benchmark.to_owned(),
                 case: case.to_owned(),
                 side,
                 unit,
@@ -114,30 +115,36 @@ impl Results {
         }
     }
 
-    pub fn get(&self, work: &str, case: &str, side: Side) -> Option<&Series> {
+    pub fn get(&self, benchmark: &str, case: &str, side: Side) -> Option<&Series> {
         self.series
             .iter()
-            .find(|found| found.work == work && found.case == case && found.side == side)
+            .find(|found| found.benchmark == benchmark && found.case == case && found.side == side)
     }
 
-    /// How many times the median of `one` is that of `other`.
-    pub fn ratio(&self, work: &str, case: &str, one: Side, other: Side) -> Option<f64> {
-        let (one, other) = (self.get(work, case, one)?, self.get(work, case, other)?);
+    /// The ratio of the medians of `one` and `other`.
+    pub fn ratio(&self, benchmark: &str, case: &str, one: Side, other: Side) -> Option<f64> {
+        let (one, other) = (
+            self.get(benchmark, case, one)?,
+            self.get(benchmark, case, other)?,
+        );
         Some(one.median() / other.median())
     }
 
-    /// The same pair by pair, each with the sample that was taken beside it, and the median of
-    /// that: what disturbs the machine for a while disturbs both.
-    pub fn paired_ratio(&self, work: &str, case: &str, one: Side, other: Side) -> Option<f64> {
-        let (one, other) = (self.get(work, case, one)?, self.get(work, case, other)?);
+    /// The median ratio of samples that were taken side by side: a disturbance of the machine affects
+    /// both of them.
+    pub fn paired_ratio(&self, benchmark: &str, case: &str, one: Side, other: Side) -> Option<f64> {
+        let (one, other) = (
+            self.get(benchmark, case, one)?,
+            self.get(benchmark, case, other)?,
+        );
         Some(paired(one, other))
     }
 
-    /// Every thing that was measured once, in order: work, case, unit.
+    /// All cases in order, without duplicates: benchmark, case, unit.
     pub fn cases(&self) -> Vec<(&str, &str, Unit)> {
         let mut cases: Vec<(&str, &str, Unit)> = Vec::new();
         for series in &self.series {
-            let case = (series.work.as_str(), series.case.as_str(), series.unit);
+            let case = (series.benchmark.as_str(), series.case.as_str(), series.unit);
             if !cases.contains(&case) {
                 cases.push(case);
             }
@@ -151,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_lie_between_ranks() {
+    fn quantiles_are_interpolated_between_ranks() {
         assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.5), 2.5);
         assert_eq!(quantile(&[7.0], 0.95), 7.0);
         assert!(quantile(&[], 0.5).is_nan());

@@ -1,19 +1,20 @@
-//! The promises about speed, each with what was measured of it.
+//! The promises about speed, each with its measured value.
 
 use serde::Serialize;
 
-use crate::scene::Scene;
+use crate::benchmarks::datapath::Direction;
+use crate::benchmarks::{Extent, addresses, datapath, many, pause, workers};
+use crate::scenario::Scenario;
 use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side, paired};
 use crate::traffic::Kind;
-use crate::works::datapath::Way;
-use crate::works::{Extent, addresses, datapath, many, pause, workers};
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
 pub struct Target {
-    pub work: String,
+    #[serde(rename = "work")]
+    pub promise: String,
     pub wanted: String,
-    /// None when it was not run.
+    /// None if it was not measured.
     pub measured: Option<String>,
     pub met: Met,
 }
@@ -38,7 +39,7 @@ impl Met {
     }
 }
 
-/// What a figure has to be.
+/// The limit for a measured value.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast(f64),
@@ -51,14 +52,14 @@ pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
     let table = Table { results };
     let mut rows = Vec::new();
 
-    let bridge = Scene::Bridge.name();
-    let masquerade = Scene::Masquerade.name();
+    let bridge = Scenario::Bridge.name();
+    let masquerade = Scenario::Masquerade.name();
     rows.push(table.faster("ADD bridge + host-local", bridge, "ADD", 4.0));
     rows.push(table.near_floor("ADD bridge + host-local", bridge, "ADD", 1.3));
     rows.push(table.faster("ADD with masquerade", masquerade, "ADD", 12.0));
     rows.push(table.near_floor("DEL", bridge, "DEL", 1.15));
     rows.push(table.faster("DEL with masquerade", masquerade, "DEL", 2.3));
-    let kind = Scene::Kind.name();
+    let kind = Scenario::Kind.name();
     rows.push(table.row(
         "ADD of kind's chain",
         "12 × reference (iptables, kind's default)",
@@ -68,15 +69,15 @@ pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
     ));
     rows.push(table.faster("ADD of kind's chain, nftables", kind, "ADD", 12.0));
 
-    for (scene, verb, times) in [
-        (Scene::Bridge, "ADD", 3.5),
-        (Scene::Masquerade, "ADD", 10.0),
-        (Scene::Bridge, "DEL", 1.5),
-        (Scene::Masquerade, "DEL", 6.0),
+    for (scenario, verb, times) in [
+        (Scenario::Bridge, "ADD", 3.5),
+        (Scenario::Masquerade, "ADD", 10.0),
+        (Scenario::Bridge, "DEL", 1.5),
+        (Scenario::Masquerade, "DEL", 6.0),
     ] {
-        let work = workers::name(scene, 200, 16);
-        let ratio = results.ratio(&work, &format!("{verb} rate"), OURS, REFERENCE);
-        let what = format!("200 {verb}s by 16 workers, {}", scene.name());
+        let benchmark = workers::name(scenario, 200, 16);
+        let ratio = results.ratio(&benchmark, &format!("{verb} rate"), OURS, REFERENCE);
+        let what = format!("200 {verb}s by 16 workers, {}", scenario.name());
         rows.push(table.row(
             &what,
             &format!("{times} × reference's rate"),
@@ -98,22 +99,27 @@ pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
         rows.push(table.faster(&what, &full, verb, 150.0));
     }
 
-    for scene in [Scene::Bridge, Scene::Ptp] {
-        let ratio = results.ratio(&many::name(scene), &many::case("ADD", 1_000), OURS, FLOOR);
-        let what = format!("1,000th ADD, {}", scene.name());
+    for scenario in [Scenario::Bridge, Scenario::Ptp] {
+        let ratio = results.ratio(
+            &many::name(scenario),
+            &many::case("ADD", 1_000),
+            OURS,
+            FLOOR,
+        );
+        let what = format!("1,000th ADD, {}", scenario.name());
         rows.push(table.row(&what, "1.3 × the floor's 1,000th", AtMost(1.3), "×", ratio));
     }
 
     let (worst, wanted) = table.worst_traffic();
     rows.push(table.row(
-        "datapath, worst of all ways",
+        "datapath, worst of all directions",
         &wanted,
         AtLeast(0.95),
         "×",
         worst,
     ));
     let count = *datapath::counts(extent).last().unwrap_or(&0);
-    let case = datapath::case(Way::OutsideToPod, Kind::Connections, count);
+    let case = datapath::case(Direction::OutsideToPod, Kind::Connections, count);
     let ratio = results.ratio(datapath::NAME, &case, OURS, IPTABLES);
     let what = format!("new connections at {count} port mappings");
     let row = table.row(
@@ -125,7 +131,7 @@ pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
     );
     rows.push(match count {
         1_000 => row,
-        // A list of a hundred rules costs a packet little: that says nothing of a thousand.
+        // A hundred rules cost a packet little; that says nothing about a thousand.
         _ => Target {
             met: Met::NotRun,
             ..row
@@ -153,8 +159,8 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    fn faster(&self, what: &str, work: &str, case: &str, times: f64) -> Target {
-        let ratio = self.results.ratio(work, case, REFERENCE, OURS);
+    fn faster(&self, what: &str, benchmark: &str, case: &str, times: f64) -> Target {
+        let ratio = self.results.ratio(benchmark, case, REFERENCE, OURS);
         self.row(
             what,
             &format!("{times} × faster than reference"),
@@ -164,8 +170,8 @@ impl Table<'_> {
         )
     }
 
-    fn near_floor(&self, what: &str, work: &str, case: &str, times: f64) -> Target {
-        let ratio = self.results.ratio(work, case, OURS, FLOOR);
+    fn near_floor(&self, what: &str, benchmark: &str, case: &str, times: f64) -> Target {
+        let ratio = self.results.ratio(benchmark, case, OURS, FLOOR);
         self.row(
             what,
             &format!("{times} × floor"),
@@ -194,20 +200,20 @@ impl Table<'_> {
             unit => format!("{figure} {unit}").trim_end().to_owned(),
         };
         Target {
-            work: what.to_owned(),
+            promise: what.to_owned(),
             wanted: format!("{sign} {wanted}"),
             measured: figure.map(shown),
             met,
         }
     }
 
-    /// The least of ours against the better of the reference's, over all traffic.
+    /// The lowest ratio of ours to the better backend of the reference, over all kinds of traffic.
     fn worst_traffic(&self) -> (Option<f64>, String) {
         let against = |case: &str, side: Side| self.results.ratio(datapath::NAME, case, OURS, side);
         let cases = self.results.cases();
         let ratios = cases
             .iter()
-            .filter(|(work, _, _)| *work == datapath::NAME)
+            .filter(|(benchmark, _, _)| *benchmark == datapath::NAME)
             .filter_map(|(_, case, _)| {
                 Some((
                     against(case, REFERENCE)?.min(against(case, IPTABLES)?),

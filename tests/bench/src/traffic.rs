@@ -1,5 +1,5 @@
-//! Traffic between two namespaces, and its measure: iperf3 for streams and packets, and a client
-//! and server of our own for requests and connections.
+//! Measures traffic between two namespaces: with iperf3 for streams and packets, and with a client and
+//! server of its own for requests and connections.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,17 +14,17 @@ use crate::Result;
 use crate::series::Unit;
 use crate::world::in_container;
 
-/// Where servers listen.
+/// The port of servers.
 pub const PORT: u16 = 8000;
 
-/// What is sent.
+/// The kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// One TCP stream.
     Stream,
-    /// UDP with 64 bytes in each.
+    /// UDP packets of 64 bytes.
     SmallPackets,
-    /// One byte there and one back, over one connection: round trips.
+    /// Round trips of one byte over one connection.
     Echo,
     /// TCP connections opened and closed, one after the other.
     Connections,
@@ -48,16 +48,16 @@ impl Kind {
     }
 }
 
-/// Which end of the traffic.
+/// An end of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Client,
     Server,
 }
 
-/// Runs `work` in a container, on the end's own processor: the client's is the first that there is,
-/// the server's the last. Left to the scheduler the two share one for a while, or do not, and a
-/// sample says more of that than of the way between them.
+/// Runs `work` in a container, on a fixed processor: the first one for the client, the last one for the
+/// server. Otherwise the scheduler would let the two share a processor at times, and samples would
+/// depend more on that than on the datapath.
 fn at<T: Send>(end: End, container: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     in_container(container, || {
         let usable = sched_getaffinity(None)?;
@@ -73,7 +73,8 @@ fn at<T: Send>(end: End, container: &Path, work: impl FnOnce() -> Result<T> + Se
     })
 }
 
-/// Sends for about so long from the namespace `client` to `target`, which leads to `server`.
+/// Sends for about `limit` from the namespace `client` to `target`, which leads to `server`. Returns the
+/// rate in the unit of `kind`.
 pub fn run(
     kind: Kind,
     server: &Path,
@@ -83,23 +84,23 @@ pub fn run(
 ) -> Result<f64> {
     match kind {
         Kind::Stream => {
-            let report = iperf(server, client, &target, &how_long(limit, 1e9), &[])?;
+            let report = iperf(server, client, &target, &duration_args(limit, 1e9), &[])?;
             let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-            Ok(bits.ok_or("iperf3 tells no rate")? / 1e9)
+            Ok(bits.ok_or("iperf3 reports no rate")? / 1e9)
         }
         Kind::SmallPackets => {
             let report = iperf(
                 server,
                 client,
                 &target,
-                &how_long(limit, 1e7),
+                &duration_args(limit, 1e7),
                 &["-u", "-b", "0", "-l", "64"],
             )?;
             let sum = &report["end"]["sum"];
-            let figure = |key: &str| sum[key].as_f64().ok_or(format!("iperf3 tells no {key}"));
+            let figure = |key: &str| sum[key].as_f64().ok_or(format!("iperf3 reports no {key}"));
             Ok((figure("packets")? - figure("lost_packets")?) / figure("seconds")?)
         }
-        Kind::Echo | Kind::Connections => own(kind, server, client, target, limit),
+        Kind::Echo | Kind::Connections => echo_or_connections(kind, server, client, target, limit),
     }
 }
 
@@ -107,7 +108,7 @@ fn iperf(
     server: &Path,
     client: &Path,
     target: &(String, u16),
-    how_long: &[String],
+    duration: &[String],
     more: &[&str],
 ) -> Result<Value> {
     let mut child = at(End::Server, server, || {
@@ -139,7 +140,7 @@ fn iperf(
                 &target.1.to_string(),
                 "--json",
             ])
-            .args(how_long)
+            .args(duration)
             .args(more)
             .output()?)
     })?;
@@ -152,9 +153,9 @@ fn iperf(
     }
 }
 
-/// iperf3 knows whole seconds. Instead of parts of one it is given what takes about as long on a
-/// machine that sends so many bytes in a second.
-fn how_long(limit: Duration, bytes_per_second: f64) -> [String; 2] {
+/// iperf3 takes whole seconds only. A fraction of a second is replaced by the number of bytes that take
+/// about as long at `bytes_per_second`.
+fn duration_args(limit: Duration, bytes_per_second: f64) -> [String; 2] {
     match limit.subsec_nanos() {
         0 => ["--time".to_owned(), limit.as_secs().to_string()],
         _ => {
@@ -164,8 +165,9 @@ fn how_long(limit: Duration, bytes_per_second: f64) -> [String; 2] {
     }
 }
 
-/// Round trips or connections per second.
-fn own(
+/// Round trips or connections per second, by our own client and server.
+#[expect(clippy::expect_used, reason = "the server thread does not panic")]
+fn echo_or_connections(
     kind: Kind,
     server: &Path,
     client: &Path,
@@ -179,7 +181,7 @@ fn own(
             Kind::Echo => round_trips(target, limit),
             _ => connections(target, limit),
         });
-        // A connection that says goodbye ends the server.
+        // A connection that sends `q` ends the server.
         in_container(server, || {
             Ok(TcpStream::connect(("127.0.0.1", PORT))?.write_all(b"q")?)
         })?;
@@ -188,8 +190,8 @@ fn own(
     })
 }
 
-/// Answers each byte with itself, until one is a `q`. For connections nothing is read but by the
-/// last one.
+/// Echoes each byte, and returns at a `q`. For [`Kind::Connections`] it reads only from the loopback,
+/// where the `q` comes from.
 fn serve(kind: Kind, listener: &TcpListener) -> Result<()> {
     loop {
         let (mut connection, from) = listener.accept()?;
@@ -228,7 +230,7 @@ fn connections(target: (String, u16), limit: Duration) -> Result<f64> {
     let (mut done, start) = (0, Instant::now());
     while start.elapsed() < limit {
         let connection = TcpStream::connect(target)?;
-        // Reset at the end: ports that wait in TIME_WAIT would run out.
+        // Closed by reset: otherwise ports in TIME_WAIT would run out.
         rustix::net::sockopt::set_socket_linger(&connection, Some(Duration::ZERO))?;
         done += 1;
     }
@@ -240,8 +242,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_a_second_are_bytes_to_iperf3() {
-        let shown = |millis| how_long(Duration::from_millis(millis), 1e9).join(" ");
+    fn fractions_of_a_second_become_bytes_for_iperf3() {
+        let shown = |millis| duration_args(Duration::from_millis(millis), 1e9).join(" ");
         assert_eq!(shown(2_000), "--time 2");
         assert_eq!(shown(200), "--bytes 200000000");
     }

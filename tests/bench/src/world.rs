@@ -1,5 +1,5 @@
-//! Places to measure in: a [`World`] is a host of its own, with its network, its mounts, and the
-//! state of plugins on tmpfs; containers are network namespaces in it.
+//! Hosts and containers to measure in. A [`World`] is a host with its own network and mounts, and with
+//! the state of plugins on tmpfs; containers are network namespaces in it.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -15,20 +15,20 @@ use pausenet::kernel::netns::Netns;
 
 use crate::Result;
 
-/// Where the names of containers' namespaces are, as runtimes have it.
+/// The folder of named network namespaces, as runtimes use it.
 const NAMESPACES: &str = "/run/netns";
 
-/// A folder in each world, with nft and no other program.
-pub const NFT_ALONE: &str = "/run/nft-alone";
+/// A folder in each world that contains only the program nft.
+pub const NFT_ONLY: &str = "/run/nft-alone";
 
-/// A host: its network and its mounts. It ends with this value and its last process.
+/// A host: its network and mounts. It ends with this value and its last process.
 pub struct World {
     net: File,
     mounts: File,
 }
 
 impl World {
-    /// Makes a host with nothing on it but a loopback.
+    /// Creates a host with a loopback only.
     pub fn new() -> Result<Self> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
@@ -48,9 +48,9 @@ impl World {
                     None::<&str>,
                 )?;
             }
-            // What the kernel remembers of /proc/sys/net it remembers by mount, and by the names that
-            // all network namespaces share: with one /proc for all, who wires a container would have
-            // to go through what the other sides have looked at.
+            // The kernel caches entries of /proc/sys/net per mount, under names that all network
+            // namespaces share: with one /proc for all, each side would search through the entries of
+            // the others.
             mount(
                 Some("proc"),
                 "/proc",
@@ -59,9 +59,9 @@ impl World {
                 None::<&str>,
             )?;
             fs::create_dir(NAMESPACES)?;
-            fs::create_dir(NFT_ALONE)?;
-            std::os::unix::fs::symlink("/usr/sbin/nft", format!("{NFT_ALONE}/nft"))?;
-            switch_on("lo")?;
+            fs::create_dir(NFT_ONLY)?;
+            std::os::unix::fs::symlink("/usr/sbin/nft", format!("{NFT_ONLY}/nft"))?;
+            set_link_up("lo")?;
             Ok(Self {
                 net: File::open("/proc/thread-self/ns/net")?,
                 mounts: File::open("/proc/thread-self/ns/mnt")?,
@@ -69,9 +69,9 @@ impl World {
         })
     }
 
-    /// Moves the calling thread here. What it starts from here on begins here too.
+    /// Moves the calling thread here. Processes it starts later start here too.
     pub fn enter(&self) -> Result<()> {
-        // A thread that shares its folder with others may not change mounts.
+        // A thread that shares its working directory with others may not change mounts.
         unshare(CloneFlags::CLONE_FS)?;
         setns(self.mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
         setns(self.net.as_fd(), CloneFlags::CLONE_NEWNET)?;
@@ -86,7 +86,7 @@ impl World {
         })
     }
 
-    /// Makes containers, named `PREFIX0` and on. Their loopback is up.
+    /// Creates containers named `PREFIX0`, `PREFIX1` and so on. Their loopback is up.
     pub fn containers(&self, prefix: &str, count: usize) -> Result<Vec<PathBuf>> {
         self.inside(|| {
             let make = |at| {
@@ -96,7 +96,7 @@ impl World {
                     unshare(CloneFlags::CLONE_NEWNET)?;
                     let own = Some("/proc/thread-self/ns/net");
                     mount(own, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-                    switch_on("lo")
+                    set_link_up("lo")
                 })?;
                 Ok(path)
             };
@@ -113,7 +113,7 @@ pub fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> 
     })
 }
 
-/// Runs `work` in a container of the world that the thread is in.
+/// Runs `work` in a container of the world of the calling thread.
 pub fn in_container<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_thread(|| {
         setns(File::open(path)?.as_fd(), CloneFlags::CLONE_NEWNET)?;
@@ -121,8 +121,8 @@ pub fn in_container<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Sen
     })
 }
 
-/// Switches on a link of the calling thread's namespace.
-pub fn switch_on(name: &str) -> Result<()> {
+/// Sets a link of the calling thread's namespace up.
+pub fn set_link_up(name: &str) -> Result<()> {
     let mut socket = RouteSocket::open()?;
     let index = index_of(name)?;
     link::set_up(&mut socket, index, false).during_with(|| format!("switch on {name}"))?;
@@ -137,9 +137,9 @@ pub fn index_of(name: &str) -> Result<u32> {
     Ok(found.ok_or_else(|| format!("there is no {name}"))?.index)
 }
 
-/// Waits until the kernel has taken down the namespaces that nobody holds any more: it does so
-/// by itself, one after the other, and what is measured meanwhile has to wait for its locks. A
-/// link whose other end is in the last of them goes when they do.
+/// Waits until the kernel has destroyed all unused namespaces. It does so one after the other, and a
+/// measurement in the meantime would wait for its locks. To find out, a link with one end in a namespace
+/// that is released last is watched: it goes when that namespace does.
 pub fn settle() -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
     on_thread(|| {

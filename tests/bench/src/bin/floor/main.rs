@@ -1,14 +1,13 @@
-//! The floor: what the kernel alone takes for an attachment.
+//! The floor: the kernel's own cost of an attachment.
 //!
-//! It makes and removes the same objects as the plugin (a veth pair, addresses, routes, an alias,
-//! an element in nftables, an address file), in the fewest messages that do it. It ends when the
-//! container can be reached, as every plugin does: a port that the kernel has yet to let forward
-//! is work that somebody has to wait for. Nothing is read, checked, looked up, locked or undone,
-//! and there is no protocol: each number and name that it needs is an argument. So nothing that
-//! wires containers can be faster than this by much, and what the plugin takes beyond it is the
-//! plugin's own.
+//! It creates and removes the same objects as the plugin (a veth pair, addresses, routes, an alias, an
+//! nftables element, an address file), in the fewest possible messages. It ends when the container can
+//! be reached, as every plugin does: waiting until the kernel lets a port forward is part of the cost.
+//! It does not read, check, look up, lock or undo anything, and it has no protocol: each number and name
+//! is an argument. So nothing that attaches containers can be much faster, and the plugin's time beyond
+//! it is the plugin's own.
 //!
-//! `floor add KEY=VALUE...` and `floor del KEY=VALUE...`, with the keys of [`Wanted`].
+//! `floor add KEY=VALUE...` and `floor del KEY=VALUE...`, with the keys of [`Args`].
 
 mod message;
 
@@ -23,13 +22,13 @@ use message::{Batch, Kind};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The container end's index: the first that a namespace gives after its loopback.
-const INSIDE: u32 = 2;
+/// The index of the container end: the first one in a namespace after its loopback.
+const CONTAINER_END: u32 = 2;
 
 /// The arguments, each `KEY=VALUE`.
-struct Wanted(HashMap<String, String>);
+struct Args(HashMap<String, String>);
 
-impl Wanted {
+impl Args {
     fn new(args: impl Iterator<Item = String>) -> Self {
         let pair = |arg: String| {
             let (key, value) = arg.split_once('=')?;
@@ -38,12 +37,13 @@ impl Wanted {
         Self(args.filter_map(pair).collect())
     }
 
-    fn maybe(&self, key: &str) -> Option<&str> {
+    fn optional(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
 
     fn text(&self, key: &str) -> Result<&str, String> {
-        self.maybe(key).ok_or_else(|| format!("{key}= is missing"))
+        self.optional(key)
+            .ok_or_else(|| format!("{key}= is missing"))
     }
 
     fn number(&self, key: &str) -> Result<u32, Box<dyn Error>> {
@@ -58,39 +58,39 @@ impl Wanted {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let verb = args.next().unwrap_or_default();
-    let wanted = Wanted::new(args);
+    let args = Args::new(args);
     match verb.as_str() {
-        "add" => add(&wanted),
-        "del" => del(&wanted),
+        "add" => add(&args),
+        "del" => del(&args),
         other => Err(format!("add or del, not {other:?}").into()),
     }
 }
 
-fn add(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
-    let address = wanted.ip("address")?;
-    let gateway = wanted.ip("gateway")?;
-    let index = wanted.number("index")?;
-    let netns = File::open(wanted.text("netns")?)?;
+fn add(args: &Args) -> Result<(), Box<dyn Error>> {
+    let address = args.ip("address")?;
+    let gateway = args.ip("gateway")?;
+    let index = args.number("index")?;
+    let netns = File::open(args.text("netns")?)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .open(wanted.text("file")?)?;
-    file.write_all(wanted.text("alias")?.as_bytes())?;
+        .open(args.text("file")?)?;
+    file.write_all(args.text("alias")?.as_bytes())?;
 
     let mut pair = Batch::new(NETLINK_ROUTE)?;
     let message = pair.start(Kind::NewVeth);
     message.link(index, true);
-    message.text(message::IFNAME, wanted.text("veth")?);
+    message.text(message::IFNAME, args.text("veth")?);
     message.number(message::GROUP, 1);
-    if wanted.maybe("bridge").is_some() {
-        message.number(message::MASTER, wanted.number("bridge")?);
+    if args.optional("bridge").is_some() {
+        message.number(message::MASTER, args.number("bridge")?);
     }
-    message.veth_peer(INSIDE, "eth0", netns.as_fd().as_raw_fd());
+    message.veth_peer(CONTAINER_END, "eth0", netns.as_fd().as_raw_fd());
     pair.send()?;
 
-    // The host's socket, before the thread leaves for the container's namespace.
+    // The host's socket, opened before the thread enters the container's namespace.
     let mut host = Batch::new(NETLINK_ROUTE)?;
-    if let Some(set) = wanted.maybe("set") {
+    if let Some(set) = args.optional("set") {
         let mut batch = Batch::new(NETLINK_NETFILTER)?;
         batch.element(Kind::NewElement, set, address);
         batch.send()?;
@@ -98,19 +98,22 @@ fn add(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
 
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
     let mut inside = Batch::new(NETLINK_ROUTE)?;
-    let bridged = wanted.maybe("bridge").is_some();
+    let bridged = args.optional("bridge").is_some();
     inside
         .start(Kind::NewAddress)
-        .address(INSIDE, address, if bridged { 16 } else { 32 });
-    inside.start(Kind::SetLink).link(INSIDE, true);
+        .address(CONTAINER_END, address, if bridged { 16 } else { 32 });
+    inside.start(Kind::SetLink).link(CONTAINER_END, true);
     if !bridged {
         inside
             .start(Kind::NewRoute)
-            .route((gateway, 32), INSIDE, None, message::LINK);
+            .route((gateway, 32), CONTAINER_END, None, message::LINK);
     }
-    inside
-        .start(Kind::NewRoute)
-        .route(([0; 4], 0), INSIDE, Some(gateway), message::UNIVERSE);
+    inside.start(Kind::NewRoute).route(
+        ([0; 4], 0),
+        CONTAINER_END,
+        Some(gateway),
+        message::UNIVERSE,
+    );
     inside.send()?;
 
     if !bridged {
@@ -118,28 +121,28 @@ fn add(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
         host.start(Kind::NewRoute)
             .route((address, 32), index, None, message::HOST);
     }
-    // To be asked for a link's state makes the kernel settle it first: from here on it forwards.
+    // Before the kernel answers a GETLINK, it settles the link's state: from here on the port forwards.
     let message = host.start(Kind::GetLink);
     message.link(index, false);
     message.number(message::EXT_MASK, message::SKIP_STATS);
     let message = host.start(Kind::SetLink);
     message.link(index, false);
-    message.text(message::ALIAS, wanted.text("alias")?);
+    message.text(message::ALIAS, args.text("alias")?);
     host.send()?;
     Ok(())
 }
 
-fn del(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
+fn del(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut links = Batch::new(NETLINK_ROUTE)?;
     links
         .start(Kind::DelLink)
-        .link(wanted.number("index")?, false);
+        .link(args.number("index")?, false);
     links.send()?;
-    if let Some(set) = wanted.maybe("set") {
+    if let Some(set) = args.optional("set") {
         let mut batch = Batch::new(NETLINK_NETFILTER)?;
-        batch.element(Kind::DelElement, set, wanted.ip("address")?);
+        batch.element(Kind::DelElement, set, args.ip("address")?);
         batch.send()?;
     }
-    fs::remove_file(wanted.text("file")?)?;
+    fs::remove_file(args.text("file")?)?;
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! Netlink messages as the kernel reads them, written by hand: what a library would do for
-//! comfort must not count as the kernel's cost.
+//! Netlink messages, encoded by hand: the overhead of a library must not count as the kernel's cost.
 
 use std::io;
 
@@ -24,8 +23,7 @@ const LINK_INFO: u16 = 18;
 const NET_NS_FD: u16 = 28;
 const NESTED: u16 = 0x8000;
 
-/// What a message asks for: RTM_… numbers, and those of nftables with the subsystem's number
-/// above.
+/// The message types: RTM_… numbers, and those of nftables with the subsystem in the upper byte.
 #[derive(Clone, Copy)]
 pub enum Kind {
     NewVeth,
@@ -57,14 +55,14 @@ impl Kind {
     }
 }
 
-/// Messages for one send, and the socket in the namespace that they are for.
+/// Messages for one send, and a socket in the namespace they are for.
 pub struct Batch {
     socket: Socket,
     bytes: Vec<u8>,
     /// Where the last message starts.
     at: usize,
-    /// How many messages ask for something.
-    questions: usize,
+    /// How many messages get a reply.
+    expected_replies: usize,
 }
 
 impl Batch {
@@ -73,7 +71,7 @@ impl Batch {
             socket: Socket::new(protocol)?,
             bytes: Vec::with_capacity(1024),
             at: 0,
-            questions: 0,
+            expected_replies: 0,
         };
         if protocol == NETLINK_NETFILTER {
             batch.start(Kind::BatchBegin).push(&[0, 0, 0, 10]);
@@ -81,16 +79,16 @@ impl Batch {
         Ok(batch)
     }
 
-    /// Begins a message; what is added from here on belongs to it.
+    /// Starts a message; what is added later belongs to it.
     pub fn start(&mut self, kind: Kind) -> &mut Self {
         self.finish();
         self.at = self.bytes.len();
-        self.questions += usize::from(matches!(kind, Kind::GetLink));
+        self.expected_replies += usize::from(matches!(kind, Kind::GetLink));
         let (number, flags) = kind.number_and_flags();
-        self.bare(&[0; 4]);
-        self.bare(&number.to_ne_bytes());
-        self.bare(&(REQUEST | flags).to_ne_bytes());
-        self.bare(&[0; 8]);
+        self.push_unpadded(&[0; 4]);
+        self.push_unpadded(&number.to_ne_bytes());
+        self.push_unpadded(&(REQUEST | flags).to_ne_bytes());
+        self.push_unpadded(&[0; 8]);
         self
     }
 
@@ -110,20 +108,20 @@ impl Batch {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    fn bare(&mut self, bytes: &[u8]) {
+    fn push_unpadded(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.bare(&(value.len() as u16 + 4).to_ne_bytes());
-        self.bare(&kind.to_ne_bytes());
+        self.push_unpadded(&(value.len() as u16 + 4).to_ne_bytes());
+        self.push_unpadded(&kind.to_ne_bytes());
         self.push(value);
     }
 
     fn nest(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
         let at = self.bytes.len();
-        self.bare(&[0; 2]);
-        self.bare(&kind.to_ne_bytes());
+        self.push_unpadded(&[0; 2]);
+        self.push_unpadded(&kind.to_ne_bytes());
         inside(self);
         self.set_length(at, 2);
     }
@@ -197,30 +195,30 @@ impl Batch {
         self.start(Kind::BatchEnd).push(&[0, 0, 0, 10]);
     }
 
-    /// Sends it all. The kernel works through it while it is being sent, and answers nothing but
-    /// questions and errors: so all that there will be is there to be read.
+    /// Sends all messages. The kernel handles them within the send, and replies only to requests and with
+    /// errors, so all replies can be read right after it.
     pub fn send(mut self) -> io::Result<()> {
         const DONT_WAIT: i32 = 0x40;
         const ERROR: u16 = 2;
         self.finish();
         self.socket.send(&self.bytes, 0)?;
-        let mut answers = 0;
+        let mut replies = 0;
         loop {
-            let mut answer = Vec::with_capacity(4096);
-            match self.socket.recv(&mut answer, DONT_WAIT) {
+            let mut reply = Vec::with_capacity(4096);
+            match self.socket.recv(&mut reply, DONT_WAIT) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
                 Err(err) => return Err(err),
-                Ok(_) if answer.get(4..6) == Some(&ERROR.to_ne_bytes()) => {
-                    let code = answer.get(16..20).and_then(|code| code.try_into().ok());
+                Ok(_) if reply.get(4..6) == Some(&ERROR.to_ne_bytes()) => {
+                    let code = reply.get(16..20).and_then(|code| code.try_into().ok());
                     let code = code.map_or(0, i32::from_ne_bytes);
                     return Err(io::Error::from_raw_os_error(-code));
                 }
-                Ok(_) => answers += 1,
+                Ok(_) => replies += 1,
             }
         }
-        match answers == self.questions {
+        match replies == self.expected_replies {
             true => Ok(()),
-            false => Err(io::Error::other("an answer too many or too few")),
+            false => Err(io::Error::other("an unexpected number of replies")),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What an ADD costs beside time: sizes, memory, system calls, netlink messages. Counted in runs
-//! of their own, since counting takes time.
+//! What an ADD costs besides time: program size, memory, system calls, netlink messages. Counted in
+//! separate runs, because counting takes time.
 
 use std::fs;
 use std::io::Write;
@@ -7,32 +7,32 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Bench, Work};
+use super::{Benchmark, Context};
 use crate::Result;
-use crate::network::{Attachment, Wirer};
-use crate::scene::{Scene, Stage};
+use crate::network::{Attachment, Implementation};
+use crate::scenario::{Scenario, Setup};
 use crate::series::{Side, Unit};
 use crate::world::settle;
 
-/// Where, in a world, the counting tools write.
+/// The file in a world that counting tools write to.
 const REPORT: &str = "/run/report";
 
-pub fn works() -> Vec<Work> {
-    [Scene::Bridge, Scene::Masquerade, Scene::Kind]
+pub fn benchmarks() -> Vec<Benchmark> {
+    [Scenario::Bridge, Scenario::Masquerade, Scenario::Kind]
         .into_iter()
-        .map(|scene| {
-            let name = format!("{}/footprint", scene.name());
-            Work::new(name.clone(), scene == Scene::Bridge, move |bench| {
-                play(bench, &name, scene)
+        .map(|scenario| {
+            let name = format!("{}/footprint", scenario.name());
+            Benchmark::new(name.clone(), scenario == Scenario::Bridge, move |context| {
+                run(context, &name, scenario)
             })
         })
         .collect()
 }
 
-fn play(bench: &mut Bench, name: &str, scene: Scene) -> Result<()> {
-    for side in scene.sides() {
-        let stage = Stage::new(scene, bench.tools, side)?;
-        let netns = stage.world.containers("c", 1)?.remove(0);
+fn run(context: &mut Context, name: &str, scenario: Scenario) -> Result<()> {
+    for side in scenario.sides() {
+        let setup = Setup::new(scenario, context.tools, side)?;
+        let netns = setup.world.containers("c", 1)?.remove(0);
         let at = Attachment::new(1, &netns);
         for (verb, what, unit) in [
             ("size", "programs", Unit::Kilobytes),
@@ -42,29 +42,31 @@ fn play(bench: &mut Bench, name: &str, scene: Scene) -> Result<()> {
             ("messages", "ADD: netlink messages", Unit::Count),
         ] {
             let figure = match verb {
-                "size" => size(bench, &stage.wirer, side)?,
-                verb => stage.world.inside(|| counted(&stage.wirer, &at, verb))?,
+                "size" => size(context, &setup.implementation, side)?,
+                verb => setup
+                    .world
+                    .inside(|| count(&setup.implementation, &at, verb))?,
             };
-            bench.results.add(name, what, side, unit, figure);
+            context.results.add(name, what, side, unit, figure);
         }
-        drop(stage);
+        drop(setup);
         settle()?;
     }
     Ok(())
 }
 
-/// All programs that an ADD runs of, in kB.
-fn size(bench: &Bench, wirer: &Wirer, side: Side) -> Result<f64> {
-    let mut programs = match wirer {
-        Wirer::Floor(floor) => vec![floor.program.path.clone()],
-        Wirer::Plugins(network) => network
+/// The size of all programs of an ADD, in kB.
+fn size(context: &Context, implementation: &Implementation, side: Side) -> Result<f64> {
+    let mut programs = match implementation {
+        Implementation::Floor(floor) => vec![floor.program.path.clone()],
+        Implementation::Plugins(network) => network
             .steps
             .iter()
             .map(|step| step.program.path.clone())
             .collect(),
     };
-    if side != crate::series::OURS && matches!(wirer, Wirer::Plugins(_)) {
-        programs.push(bench.tools.peers.join("host-local"));
+    if side != crate::series::OURS && matches!(implementation, Implementation::Plugins(_)) {
+        programs.push(context.tools.peers.join("host-local"));
     }
     let mut sum = 0;
     for program in programs {
@@ -73,17 +75,18 @@ fn size(bench: &Bench, wirer: &Wirer, side: Side) -> Result<f64> {
     Ok(sum as f64 / 1e3)
 }
 
-/// ADD under a tool that counts, and DEL without.
-fn counted(wirer: &Wirer, at: &Attachment, what: &str) -> Result<f64> {
+/// Runs ADD under a tool that counts, then DEL without it.
+fn count(implementation: &Implementation, at: &Attachment, what: &str) -> Result<f64> {
     let (mut figure, mut result) = (0.0_f64, Value::Null);
-    match wirer {
-        Wirer::Floor(floor) => {
-            figure = watched(&floor.command("add", at), "", what)?.0;
+    match implementation {
+        Implementation::Floor(floor) => {
+            figure = run_under_tool(&floor.command("add", at), "", what)?.0;
         }
-        Wirer::Plugins(network) => {
+        Implementation::Plugins(network) => {
             for step in &network.steps {
                 let command = network.command(step, "ADD", at);
-                let (more, answer) = watched(&command, &network.stdin(step, at, &result), what)?;
+                let (more, answer) =
+                    run_under_tool(&command, &network.stdin(step, at, &result), what)?;
                 figure = match what {
                     "memory" => figure.max(more),
                     _ => figure + more,
@@ -92,12 +95,12 @@ fn counted(wirer: &Wirer, at: &Attachment, what: &str) -> Result<f64> {
             }
         }
     }
-    wirer.del(at, &result)?;
+    implementation.del(at, &result)?;
     Ok(figure)
 }
 
-/// Runs a command under a tool; what the tool counted, and what the command answered.
-fn watched(command: &Command, stdin: &str, what: &str) -> Result<(f64, Value)> {
+/// Runs a command under a tool. Returns the tool's count, and the command's output.
+fn run_under_tool(command: &Command, stdin: &str, what: &str) -> Result<(f64, Value)> {
     let tool: &[&str] = match what {
         "memory" => &["/usr/bin/time", "--format", "%M", "--output", REPORT],
         "faults" => &["/usr/bin/time", "--format", "%R", "--output", REPORT],
@@ -122,8 +125,8 @@ fn watched(command: &Command, stdin: &str, what: &str) -> Result<(f64, Value)> {
             REPORT,
         ],
     };
-    // Called by its other names, our program would have to be found by them: there is but one
-    // in these scenes, and it is called pausenet.
+    // The tool starts the program under its file name. That is right for these scenarios: they call our
+    // program by no other name than pausenet.
     let mut watched = Command::new(tool[0]);
     watched
         .args(&tool[1..])
@@ -155,7 +158,7 @@ fn watched(command: &Command, stdin: &str, what: &str) -> Result<(f64, Value)> {
                 .lines()
                 .find(|line| line.trim_end().ends_with("total"));
             let total = total.and_then(|line| line.split_whitespace().next());
-            total.ok_or("strace tells no total")?.parse()?
+            total.ok_or("strace reports no total")?.parse()?
         }
         _ => report.matches("nlmsg_type=").count() as f64,
     };

@@ -1,4 +1,4 @@
-//! containerd 2.1 through CRI v1, as a kubelet of today speaks to it, at CNI 1.1.0: with STATUS.
+//! containerd 2.1 through CRI v1, as a current kubelet uses it, with CNI 1.1.0 and STATUS.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,21 +18,28 @@ use common::{World, ip, lab};
 
 #[test]
 fn sandboxes_live_and_die_on_containerd_2_1() {
-    let Some(today) = Today::start() else { return };
-    let cri = &today.cri;
+    let Some(containerd2) = Containerd2::start() else {
+        return;
+    };
+    let cri = &containerd2.cri;
     let unready = cri.network().unwrap_err();
     assert!(unready.contains("cni plugin not initialized"), "{unready}");
-    today.install(&network("10.7.0.0/24"));
-    today.wait_for_network(true);
-    let before = today.script.inside(State::read);
-    assert!(today.calls().iter().all(|call| call == "STATUS 1.1.0"));
+    containerd2.install(&network("10.7.0.0/24"));
+    containerd2.wait_for_network(true);
+    let before = containerd2.script.inside(State::read);
+    assert!(
+        containerd2
+            .calls()
+            .iter()
+            .all(|call| call == "STATUS 1.1.0")
+    );
 
-    let (config, id) = today.run_sandbox("web");
+    let (config, id) = containerd2.run_sandbox("web");
     let ip = cri.sandbox(&id).network.unwrap().ip;
-    assert_eq!(today.calls_of(&id), ["ADD 1.1.0"]);
+    assert_eq!(containerd2.calls_of(&id), ["ADD 1.1.0"]);
     let server = cri.run_container(&id, &config, "nginx");
     let client = cri.run_container(&id, &config, "hwchiu/netutils");
-    let pids = [&id, &server, &client].map(|id| today.pid(id));
+    let pids = [&id, &server, &client].map(|id| containerd2.pid(id));
     let program = fs::read(format!("/proc/{}/exe", pids[0])).unwrap();
     assert!(program == fs::read(programs::pause()).unwrap());
     for pid in &pids[1..] {
@@ -48,14 +55,14 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     assert_eq!(cri.sandbox(&id).state, READY);
 
     // So does containerd: what runs goes on, and it finds all of it again.
-    today.script.kill("containerd");
+    containerd2.script.kill("containerd");
     wait_until("containerd answers again", || cri.network().is_ok());
     assert_eq!(cri.sandbox(&id).state, READY);
     assert_eq!(cri.sandbox(&id).network.unwrap().ip, ip);
     assert!(cri.is_running(&client));
-    assert_eq!(today.pid(&client), pids[2]);
+    assert_eq!(containerd2.pid(&client), pids[2]);
     assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
-    assert_eq!(today.calls_of(&id), ["ADD 1.1.0"]);
+    assert_eq!(containerd2.calls_of(&id), ["ADD 1.1.0"]);
 
     // The pause dies: the sandbox is over, and its removal leaves nothing.
     kill(pids[0]);
@@ -66,63 +73,68 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
         !cri.is_running(&client) && !cri.is_running(&server)
     });
     cri.remove_sandbox(&id).unwrap();
-    assert_eq!(today.calls_of(&id), ["ADD 1.1.0", "DEL 1.1.0", "DEL 1.1.0"]);
-    assert_eq!(today.script.inside(State::read), before);
-    today.end();
+    assert_eq!(
+        containerd2.calls_of(&id),
+        ["ADD 1.1.0", "DEL 1.1.0", "DEL 1.1.0"]
+    );
+    assert_eq!(containerd2.script.inside(State::read), before);
+    containerd2.end();
 }
 
 #[test]
-fn the_network_is_ready_while_the_next_sandbox_can_be_wired() {
-    let Some(today) = Today::start() else { return };
-    let cri = &today.cri;
-    today.install(&network("10.7.0.0/30")); // the gateway's address, and one more
-    today.wait_for_network(true);
-    let before = today.script.inside(State::read);
+fn the_network_is_ready_while_another_sandbox_can_be_attached() {
+    let Some(containerd2) = Containerd2::start() else {
+        return;
+    };
+    let cri = &containerd2.cri;
+    containerd2.install(&network("10.7.0.0/30")); // the gateway's address, and one more
+    containerd2.wait_for_network(true);
+    let before = containerd2.script.inside(State::read);
 
-    let (_, only) = today.run_sandbox("only");
-    let why = today.wait_for_network(false);
+    let (_, only) = containerd2.run_sandbox("only");
+    let why = containerd2.wait_for_network(false);
     assert!(why.contains("10.7.0.1-10.7.0.2"), "{why}");
-    let refused = cri.run_sandbox(&today.config("second")).unwrap_err();
+    let refused = cri.run_sandbox(&containerd2.config("second")).unwrap_err();
     assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
     cri.stop_sandbox(&only).unwrap();
-    today.wait_for_network(true);
+    containerd2.wait_for_network(true);
     cri.remove_sandbox(&only).unwrap();
 
     // A store that cannot be written.
     let store = "/var/lib/cni/networks/podnet";
-    today
+    containerd2
         .script
         .run("mount", &["-t", "tmpfs", "-o", "ro", "tmpfs", store]);
-    let why = today.wait_for_network(false);
+    let why = containerd2.wait_for_network(false);
     assert!(why.contains(store), "{why}");
-    today.script.run("umount", &[store]);
-    today.wait_for_network(true);
-    with_the_daemon_s_conflist(&today);
-    assert_eq!(today.script.inside(State::read), before);
-    today.end();
+    containerd2.script.run("umount", &[store]);
+    containerd2.wait_for_network(true);
+    with_the_daemon_s_conflist(&containerd2);
+    assert_eq!(containerd2.script.inside(State::read), before);
+    containerd2.end();
 }
 
 /// The node stays ready while all addresses are in use: pods come and go, and one waits for another.
-fn with_the_daemon_s_conflist(today: &Today) {
-    let cri = &today.cri;
-    today.install(&conflist::of_the_daemon("10.7.0.0/30".parse().unwrap()));
-    let calls = || today.calls_to(conflist::NETWORK);
+fn with_the_daemon_s_conflist(containerd2: &Containerd2) {
+    let cri = &containerd2.cri;
+    containerd2.install(&conflist::of_the_daemon("10.7.0.0/30".parse().unwrap()));
+    let calls = || containerd2.calls_to(conflist::NETWORK);
     wait_until("the runtime has read it", || {
         let _ = cri.network(); // it asks with STATUS
         !calls().is_empty()
     });
-    let (_, only) = today.run_sandbox("only");
-    assert_eq!(today.calls_of(&only), ["ADD 1.1.0"]);
-    today.wait_for_network(true);
+    let (_, only) = containerd2.run_sandbox("only");
+    assert_eq!(containerd2.calls_of(&only), ["ADD 1.1.0"]);
+    containerd2.wait_for_network(true);
     for _ in 0..2 {
-        let refused = cri.run_sandbox(&today.config("second")).unwrap_err();
+        let refused = cri.run_sandbox(&containerd2.config("second")).unwrap_err();
         assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
         assert!(cri.network().is_ok());
     }
     cri.stop_sandbox(&only).unwrap();
     cri.remove_sandbox(&only).unwrap();
-    let (_, second) = today.run_sandbox("second");
-    assert_eq!(today.calls_of(&second), ["ADD 1.1.0"]);
+    let (_, second) = containerd2.run_sandbox("second");
+    assert_eq!(containerd2.calls_of(&second), ["ADD 1.1.0"]);
     cri.stop_sandbox(&second).unwrap();
     cri.remove_sandbox(&second).unwrap();
 
@@ -139,28 +151,34 @@ fn with_the_daemon_s_conflist(today: &Today) {
     let is_good = |call: &String| call == "STATUS 1.1.0" || call == "DEL 1.1.0";
     assert!(others.all(is_good), "{calls:?}");
     assert!(calls.contains(&"STATUS 1.1.0".to_owned()), "{calls:?}");
-    assert!(today.script.inside(conflist::addresses).is_empty());
+    assert!(containerd2.script.inside(conflist::addresses).is_empty());
 }
 
 /// kubelet gives up after two minutes, and the runtime then ends the plugin, whatever it has done.
 #[test]
-fn a_sandbox_whose_wiring_takes_too_long_leaves_nothing() {
-    let Some(today) = Today::start() else { return };
-    let cri = &today.cri;
-    today.install(&network("10.7.0.0/24"));
-    today.wait_for_network(true);
-    let before = today.script.inside(State::read);
+fn a_sandbox_whose_add_times_out_leaves_nothing() {
+    let Some(containerd2) = Containerd2::start() else {
+        return;
+    };
+    let cri = &containerd2.cri;
+    containerd2.install(&network("10.7.0.0/24"));
+    containerd2.wait_for_network(true);
+    let before = containerd2.script.inside(State::read);
     for slow in [SLOW_BEFORE, SLOW_BEHIND] {
-        today.script.inside(|| wrapper::replace(slow));
-        let config = today.config("slow");
+        containerd2.script.inside(|| wrapper::replace(slow));
+        let config = containerd2.config("slow");
         // How it is put depends on which side notices first.
         let start = Instant::now();
         let refused = cri.run_sandbox_within(&config, PATIENCE).unwrap_err();
         assert!(start.elapsed() >= PATIENCE, "too soon: {refused}");
-        let reached = || today.script.inside(|| fs::remove_file("/run/reached"));
+        let reached = || {
+            containerd2
+                .script
+                .inside(|| fs::remove_file("/run/reached"))
+        };
         reached().expect("an ADD that has waited");
 
-        today.script.inside(|| wrapper::replace(NOTES));
+        containerd2.script.inside(|| wrapper::replace(NOTES));
         // A kubelet tries again, and tells the runtime to clear up.
         let mut id = String::new();
         wait_until("the runtime has let go of the one before", || {
@@ -170,10 +188,10 @@ fn a_sandbox_whose_wiring_takes_too_long_leaves_nothing() {
         cri.stop_sandbox(&id).unwrap();
         cri.remove_sandbox(&id).unwrap();
         wait_until("nothing is left", || {
-            today.script.inside(State::read) == before
+            containerd2.script.inside(State::read) == before
         });
     }
-    today.end();
+    containerd2.end();
 }
 
 /// Enough for a sandbox on a busy machine to get as far as its ADD.
@@ -192,14 +210,14 @@ const READY: i32 = 0;
 const CALLS: &str = "/run/calls";
 
 /// A machine with containerd 2.1.
-struct Today {
+struct Containerd2 {
     cri: Cri,
     script: Script,
     _world: World,
     _turn: crate::scene::Turn,
 }
 
-impl Today {
+impl Containerd2 {
     fn start() -> Option<Self> {
         let turn = turn();
         lab::containerd()?;

@@ -1,4 +1,4 @@
-//! The works: what is measured, one kind of it in each file.
+//! The benchmarks, one topic per file.
 
 pub mod addresses;
 pub mod datapath;
@@ -12,16 +12,16 @@ use crate::Result;
 use crate::network::Tools;
 use crate::series::Results;
 
-/// How much is done.
+/// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// Every row of the table of targets, in two minutes.
+    /// Every promise, in two minutes.
     Quick,
     Full,
 }
 
 impl Extent {
-    /// One of two values.
+    /// The value for this extent.
     pub fn pick<T>(self, quick: T, full: T) -> T {
         match self {
             Self::Quick => quick,
@@ -30,15 +30,15 @@ impl Extent {
     }
 }
 
-/// What a work is given.
-pub struct Bench<'a> {
+/// What a benchmark gets.
+pub struct Context<'a> {
     pub tools: &'a Tools,
     pub extent: Extent,
     pub results: &'a mut Results,
 }
 
-/// The order of so many sides in a round. Each comes first as often as the others, and after each of
-/// the others as often: what a side leaves to the kernel to do disturbs who comes next.
+/// The order of the sides in a round. Over the rounds, each side comes first equally often, and equally
+/// often after each other side, because work that a side leaves to the kernel disturbs the next one.
 pub fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
     let is_backward = round / sides % 2 == 1;
     (0..sides).map(move |turn| match is_backward {
@@ -47,22 +47,22 @@ pub fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// What a work does.
-type Run = dyn Fn(&mut Bench) -> Result<()>;
+/// The code of a benchmark.
+type Run = dyn Fn(&mut Context) -> Result<()>;
 
-/// A work by name.
-pub struct Work {
+/// A benchmark and its name.
+pub struct Benchmark {
     pub name: String,
-    /// Whether it is part of the quick run.
+    /// Part of the quick run.
     pub quick: bool,
     run: Box<Run>,
 }
 
-impl Work {
+impl Benchmark {
     fn new(
         name: impl Into<String>,
         quick: bool,
-        run: impl Fn(&mut Bench) -> Result<()> + 'static,
+        run: impl Fn(&mut Context) -> Result<()> + 'static,
     ) -> Self {
         Self {
             name: name.into(),
@@ -71,24 +71,24 @@ impl Work {
         }
     }
 
-    /// Does it.
-    pub fn run(&self, bench: &mut Bench) -> Result<()> {
-        (self.run)(bench)
+    /// Runs it.
+    pub fn run(&self, context: &mut Context) -> Result<()> {
+        (self.run)(context)
     }
 }
 
-/// All works, in the order of the report.
-pub fn all() -> Vec<Work> {
-    let mut works = Vec::new();
-    works.extend(verbs::works());
-    works.extend(addresses::works());
-    works.extend(workers::works());
-    works.extend(datapath::works());
-    works.extend(footprint::works());
-    works.extend(pause::works());
-    // Last: the kernel takes its time to take down thousands of namespaces.
-    works.extend(many::works());
-    works
+/// All benchmarks, in the order of the report.
+pub fn all() -> Vec<Benchmark> {
+    let mut benchmarks = Vec::new();
+    benchmarks.extend(verbs::benchmarks());
+    benchmarks.extend(addresses::benchmarks());
+    benchmarks.extend(workers::benchmarks());
+    benchmarks.extend(datapath::benchmarks());
+    benchmarks.extend(footprint::benchmarks());
+    benchmarks.extend(pause::benchmarks());
+    // Last, because the kernel needs long to destroy thousands of namespaces.
+    benchmarks.extend(many::benchmarks());
+    benchmarks
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_side_comes_after_every_other_as_often() {
+    fn every_side_follows_every_other_equally_often() {
         let orders: Vec<Vec<_>> = (0..6).map(|round| order(round, 3).collect()).collect();
         let mut all = orders.clone();
         all.sort();

@@ -1,48 +1,48 @@
-//! The networks that are measured: the same one as the reference's plugins have it, and as ours.
+//! The measured networks, each with a config for the reference plugins and one for ours.
 
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::call::EVERYTHING;
-use crate::network::{Attachment, Floor, Network, Shape, Step, Tools, Wirer};
+use crate::network::{Attachment, Floor, Implementation, Network, Shape, Step, Tools};
 use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Side};
-use crate::world::{NFT_ALONE, World, index_of};
+use crate::world::{NFT_ONLY, World, index_of};
 
 /// The bridge's name.
 pub const BRIDGE: &str = "bench0";
 
-/// What is on a network beside a link and addresses.
+/// The kind of network: the link mode, and what is on it besides addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scene {
+pub enum Scenario {
     Bridge,
     Masquerade,
-    /// A bridge and three mapped ports.
+    /// A bridge and three published ports.
     Ports,
     Ptp,
-    /// What kind installs: ptp, host-local, and portmap with one port.
+    /// kind's chain: ptp, host-local, and portmap with one port.
     Kind,
     Loopback,
     DualStack,
-    /// Our link with the reference's IPAM.
+    /// Our link plugin with the reference's IPAM.
     TheirIpam,
-    /// The reference's link with our IPAM.
+    /// The reference's link plugin with our IPAM.
     OurIpam,
 }
 
 /// All of them, in the order of the report.
-pub const ALL: [Scene; 9] = [
-    Scene::Bridge,
-    Scene::Masquerade,
-    Scene::Ports,
-    Scene::Ptp,
-    Scene::Kind,
-    Scene::Loopback,
-    Scene::DualStack,
-    Scene::TheirIpam,
-    Scene::OurIpam,
+pub const ALL: [Scenario; 9] = [
+    Scenario::Bridge,
+    Scenario::Masquerade,
+    Scenario::Ports,
+    Scenario::Ptp,
+    Scenario::Kind,
+    Scenario::Loopback,
+    Scenario::DualStack,
+    Scenario::TheirIpam,
+    Scenario::OurIpam,
 ];
 
-impl Scene {
+impl Scenario {
     /// Its name in the report and on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -58,31 +58,36 @@ impl Scene {
         }
     }
 
-    /// Who is measured at it.
+    /// The sides that are measured.
     pub fn sides(self) -> Vec<Side> {
         match self {
             Self::Bridge | Self::Masquerade | Self::Ptp => vec![REFERENCE, OURS, FLOOR],
-            // kind's own conflist leaves the backend to portmap, which takes iptables.
+            // kind's conflist leaves the backend to portmap, which uses iptables.
             Self::Kind | Self::Ports => vec![REFERENCE, IPTABLES, OURS],
             _ => vec![REFERENCE, OURS],
         }
     }
 
-    /// The network of one side, in the world that it will be used in.
-    pub fn wirer(self, tools: &Tools, side: Side, world: &World) -> Result<Wirer> {
-        Ok(Wirer::Plugins(match side {
+    /// The network of one side, for use in this world.
+    pub fn implementation(
+        self,
+        tools: &Tools,
+        side: Side,
+        world: &World,
+    ) -> Result<Implementation> {
+        Ok(Implementation::Plugins(match side {
             OURS => self.ours(tools),
             FLOOR => return self.floor(tools, world),
             _ => self.theirs(tools, side),
         }))
     }
 
-    /// The reference's plugins.
+    /// The network of the reference plugins.
     pub fn theirs(self, tools: &Tools, side: Side) -> Network {
-        // Where there is iptables, DEL of the nftables backends would use that too.
+        // If it finds iptables, DEL of the nftables backend uses that too.
         let search = match side {
             IPTABLES => EVERYTHING,
-            _ => NFT_ALONE,
+            _ => NFT_ONLY,
         };
         let step = |name: &str, config: Value| Step {
             program: tools.peer(name).searching(search),
@@ -113,7 +118,7 @@ impl Scene {
         }
     }
 
-    /// Our plugin.
+    /// The network of our plugin.
     pub fn ours(self, tools: &Tools) -> Network {
         let called = |name: &str, config: Value| Step {
             program: tools.ours(name),
@@ -150,13 +155,13 @@ impl Scene {
         }
     }
 
-    fn floor(self, tools: &Tools, world: &World) -> Result<Wirer> {
+    fn floor(self, tools: &Tools, world: &World) -> Result<Implementation> {
         let shape = match self {
             Self::Masquerade => Shape::Masquerade,
             Self::Ptp => Shape::Ptp,
             _ => Shape::Bridge,
         };
-        Ok(Wirer::Floor(Floor {
+        Ok(Implementation::Floor(Floor {
             program: crate::call::Program::new(&tools.floor),
             shape,
             bridge: match shape {
@@ -167,26 +172,26 @@ impl Scene {
     }
 }
 
-/// The number of the attachment that is there all the time.
+/// The number of the attachment that is present all the time.
 pub const RESIDENT: usize = 0;
 
-/// Where, in a world, plugins find the IPAM that they delegate to.
+/// The folder in a world with the IPAM plugins to delegate to.
 const DELEGATES: &str = "/run/delegates";
 
-/// A host on which a scene can be played: what attachments share is there, and one attachment,
-/// so that what is measured is neither the first nor the last.
-pub struct Stage {
+/// A host prepared for a scenario: the shared objects and one attachment are present, so that the
+/// measured attachment is neither the first nor the last.
+pub struct Setup {
     pub world: World,
-    pub wirer: Wirer,
+    pub implementation: Implementation,
 }
 
-impl Stage {
-    pub fn new(scene: Scene, tools: &Tools, side: Side) -> Result<Self> {
+impl Setup {
+    pub fn new(scenario: Scenario, tools: &Tools, side: Side) -> Result<Self> {
         let world = World::new()?;
         let resident = world.containers("resident", 1)?.remove(0);
         let first = match side {
-            FLOOR => Wirer::Plugins(scene.ours(tools)), // makes the shared objects for it
-            side => scene.wirer(tools, side, &world)?,
+            FLOOR => Implementation::Plugins(scenario.ours(tools)), // creates the shared objects for the floor
+            side => scenario.implementation(tools, side, &world)?,
         };
         world.inside(|| {
             std::fs::create_dir(DELEGATES)?;
@@ -195,8 +200,11 @@ impl Stage {
             link(tools.pausenet.clone(), "host-local")?;
             first.add(&Attachment::new(RESIDENT, &resident)).map(drop)
         })?;
-        let wirer = scene.wirer(tools, side, &world)?;
-        Ok(Self { world, wirer })
+        let implementation = scenario.implementation(tools, side, &world)?;
+        Ok(Self {
+            world,
+            implementation,
+        })
     }
 }
 
@@ -229,7 +237,7 @@ fn dual(plugin: &str) -> Value {
     )
 }
 
-/// The config with more keys.
+/// The config with additional keys.
 fn with(mut config: Value, more: Value) -> Value {
     if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
         config.extend(more);

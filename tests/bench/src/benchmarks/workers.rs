@@ -1,4 +1,4 @@
-//! Many attachments made and removed by several workers at once.
+//! Many attachments, created and removed by several workers at once.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,57 +6,63 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Bench, Work};
+use super::{Benchmark, Context};
 use crate::Result;
-use crate::network::{Attachment, Wirer};
-use crate::scene::{Scene, Stage};
+use crate::network::{Attachment, Implementation};
+use crate::scenario::{Scenario, Setup};
 use crate::series::{OURS, REFERENCE, Unit, quantile};
 use crate::world::{World, settle};
 
-pub fn works() -> Vec<Work> {
-    let mut works = Vec::new();
-    for scene in [Scene::Bridge, Scene::Masquerade] {
+pub fn benchmarks() -> Vec<Benchmark> {
+    let mut benchmarks = Vec::new();
+    for scenario in [Scenario::Bridge, Scenario::Masquerade] {
         for (count, workers) in [200, 500]
             .into_iter()
             .flat_map(|count| [1, 4, 16, 64].map(|workers| (count, workers)))
         {
-            let name = name(scene, count, workers);
-            works.push(Work::new(
+            let name = name(scenario, count, workers);
+            benchmarks.push(Benchmark::new(
                 name.clone(),
                 (count, workers) == (200, 16),
-                move |bench| play(bench, &name, scene, count, workers),
+                move |context| run(context, &name, scenario, count, workers),
             ));
         }
     }
-    works
+    benchmarks
 }
 
-/// The work with so many attachments and workers.
-pub fn name(scene: Scene, count: usize, workers: usize) -> String {
-    format!("{}/{count}-by-{workers}", scene.name())
+/// The name of the benchmark with this many attachments and workers.
+pub fn name(scenario: Scenario, count: usize, workers: usize) -> String {
+    format!("{}/{count}-by-{workers}", scenario.name())
 }
 
-fn play(bench: &mut Bench, name: &str, scene: Scene, count: usize, workers: usize) -> Result<()> {
+fn run(
+    context: &mut Context,
+    name: &str,
+    scenario: Scenario,
+    count: usize,
+    workers: usize,
+) -> Result<()> {
     let rounds = if count > 200 { 2 } else { 3 };
-    for _ in 0..bench.extent.pick(1, rounds) {
+    for _ in 0..context.extent.pick(1, rounds) {
         for side in [REFERENCE, OURS] {
-            let stage = Stage::new(scene, bench.tools, side)?;
-            let containers = stage.world.containers("c", count)?;
+            let setup = Setup::new(scenario, context.tools, side)?;
+            let containers = setup.world.containers("c", count)?;
             let attachments: Vec<_> = containers
                 .iter()
                 .enumerate()
                 .map(|(at, netns)| Attachment::new(at + 1, netns))
                 .collect();
-            let (added, results) = in_parallel(&stage.world, workers, &attachments, |at, _| {
-                let added = stage.wirer.add(at)?;
+            let (added, results) = in_parallel(&setup.world, workers, &attachments, |at, _| {
+                let added = setup.implementation.add(at)?;
                 Ok((added.time, added.value))
             })?;
-            let (removed, _) = in_parallel(&stage.world, workers, &attachments, |at, number| {
-                Ok((stage.wirer.del(at, &results[number])?, Value::Null))
+            let (removed, _) = in_parallel(&setup.world, workers, &attachments, |at, number| {
+                Ok((setup.implementation.del(at, &results[number])?, Value::Null))
             })?;
             for (verb, run) in [("ADD", added), ("DEL", removed)] {
                 let rate = count as f64 / run.wall.as_secs_f64();
-                bench
+                context
                     .results
                     .add(name, &format!("{verb} rate"), side, Unit::PerSecond, rate);
                 let times = run.times.iter().map(|time| time.as_secs_f64() * 1e3);
@@ -64,28 +70,29 @@ fn play(bench: &mut Bench, name: &str, scene: Scene, count: usize, workers: usiz
                 let unit = Unit::Milliseconds;
                 for (what, part) in [("p99", 0.99), ("worst", 1.0)] {
                     let case = format!("{verb} {what}");
-                    bench
+                    context
                         .results
                         .add(name, &case, side, unit, quantile(&times, part));
                 }
                 for taken in times {
-                    bench.results.add(name, verb, side, unit, taken);
+                    context.results.add(name, verb, side, unit, taken);
                 }
             }
-            drop(stage);
+            drop(setup);
             settle()?;
         }
     }
     Ok(())
 }
 
-/// What a run of workers took.
+/// The times of a run of workers: in total, and of each call.
 struct Run {
     wall: Duration,
     times: Vec<Duration>,
 }
 
-/// Does `work` for every attachment; each worker takes the next that nobody has taken.
+/// Does `work` for every attachment; each worker takes the next one from a common queue.
+#[expect(clippy::expect_used, reason = "workers do not panic")]
 fn in_parallel(
     world: &World,
     workers: usize,
@@ -124,10 +131,14 @@ fn in_parallel(
     ))
 }
 
-/// Makes attachments, a few at a time, for a work that needs a host full of them.
-pub fn crowd(world: &World, wirer: &Wirer, attachments: &[Attachment]) -> Result<Vec<Value>> {
+/// Creates attachments, a few at a time, for a benchmark that needs a full host.
+pub fn attach_all(
+    world: &World,
+    implementation: &Implementation,
+    attachments: &[Attachment],
+) -> Result<Vec<Value>> {
     let (_, results) = in_parallel(world, 4, attachments, |at, _| {
-        let added = wirer.add(at)?;
+        let added = implementation.add(at)?;
         Ok((added.time, added.value))
     })?;
     Ok(results)

@@ -1,4 +1,4 @@
-//! A host that fills up: what the n-th attachment takes, the list of all, and GC with half of them
+//! A host that fills up: the time of the n-th attachment, of listing all, and of GC with half of them
 //! valid.
 
 use std::process::Command;
@@ -6,62 +6,62 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Bench, Extent, Work, addresses, order, workers};
+use super::{Benchmark, Context, Extent, addresses, order, workers};
 use crate::Result;
 use crate::machine::wait_idle;
-use crate::network::{Attachment, Wirer};
-use crate::scene::{Scene, Stage};
+use crate::network::{Attachment, Implementation};
+use crate::scenario::{Scenario, Setup};
 use crate::series::{FLOOR, OURS, REFERENCE, Side, Unit};
 use crate::world::settle;
 
-/// The n that are looked at. A bridge has at most 1,024 ports; ptp has no such limit.
-fn steps(scene: Scene, extent: Extent) -> &'static [usize] {
-    match (scene, extent) {
-        (Scene::Ptp, Extent::Full) => &[1, 100, 500, 1_000, 2_000],
+/// The measured n. A bridge has at most 1,024 ports; ptp has no such limit.
+fn steps(scenario: Scenario, extent: Extent) -> &'static [usize] {
+    match (scenario, extent) {
+        (Scenario::Ptp, Extent::Full) => &[1, 100, 500, 1_000, 2_000],
         _ => &[1, 100, 500, 1_000],
     }
 }
 
-/// How many attachments around each n are measured: those before it and itself.
-fn around(extent: Extent) -> usize {
+/// How many attachments are measured for each n: itself and those before it.
+fn samples_before(extent: Extent) -> usize {
     extent.pick(10, 25)
 }
 
-pub fn works() -> Vec<Work> {
-    [Scene::Bridge, Scene::Ptp]
+pub fn benchmarks() -> Vec<Benchmark> {
+    [Scenario::Bridge, Scenario::Ptp]
         .into_iter()
-        .map(|scene| Work::new(name(scene), true, move |bench| play(bench, scene)))
+        .map(|scenario| Benchmark::new(name(scenario), true, move |context| run(context, scenario)))
         .collect()
 }
 
-/// The work that fills a host with attachments of a scene.
-pub fn name(scene: Scene) -> String {
-    format!("{}/nth", scene.name())
+/// The name of the benchmark that fills a host with attachments of a scenario.
+pub fn name(scenario: Scenario) -> String {
+    format!("{}/nth", scenario.name())
 }
 
-/// The case of one verb of the n-th.
+/// The case of one verb for the n-th attachment.
 pub fn case(verb: &str, n: usize) -> String {
     format!("{verb} at {n}")
 }
 
-/// One side's host, as full as it is by now.
-struct Filled {
+/// The host of one side, with its attachments so far.
+struct FilledHost {
     side: Side,
-    stage: Stage,
+    setup: Setup,
     attachments: Vec<Attachment>,
     results: Vec<Value>,
 }
 
-fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
-    let sides: &[Side] = match bench.extent {
+fn run(context: &mut Context, scenario: Scenario) -> Result<()> {
+    let sides: &[Side] = match context.extent {
         Extent::Quick => &[OURS, FLOOR],
         Extent::Full => &[REFERENCE, OURS, FLOOR],
     };
-    let steps = steps(scene, bench.extent);
+    let steps = steps(scenario, context.extent);
     let mut hosts = Vec::new();
     for side in sides {
-        let stage = Stage::new(scene, bench.tools, side)?;
-        let containers = stage
+        let setup = Setup::new(scenario, context.tools, side)?;
+        let containers = setup
             .world
             .containers("c", steps.last().copied().unwrap_or(0))?;
         let attachments = containers
@@ -69,9 +69,9 @@ fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
             .enumerate()
             .map(|(at, netns)| Attachment::new(at + 1, netns))
             .collect();
-        hosts.push(Filled {
+        hosts.push(FilledHost {
             side,
-            stage,
+            setup,
             attachments,
             results: Vec::new(),
         });
@@ -79,38 +79,43 @@ fn play(bench: &mut Bench, scene: Scene) -> Result<()> {
     for &n in steps {
         for host in &mut hosts {
             let from = host.results.len();
-            let to = n.saturating_sub(around(bench.extent)).max(from);
-            let more = workers::crowd(
-                &host.stage.world,
-                &host.stage.wirer,
+            let to = n.saturating_sub(samples_before(context.extent)).max(from);
+            let more = workers::attach_all(
+                &host.setup.world,
+                &host.setup.implementation,
                 &host.attachments[from..to],
             )?;
             host.results.extend(more);
         }
         wait_idle(Duration::from_secs(30))?;
-        measure(bench, scene, &mut hosts, n)?;
+        measure(context, scenario, &mut hosts, n)?;
     }
     for host in &hosts {
-        collect(bench, scene, host)?;
+        list_and_gc(context, scenario, host)?;
     }
     drop(hosts);
     settle()
 }
 
-/// Fills the hosts up to n, in turn, each round beginning with another. The last ones are removed and
-/// made again, for DEL.
-fn measure(bench: &mut Bench, scene: Scene, hosts: &mut [Filled], n: usize) -> Result<()> {
-    let (name, start, sides) = (name(scene), hosts[0].results.len(), hosts.len());
+/// Fills the hosts up to n in turn, starting with another host each round. The last attachments are then
+/// removed and created again, to measure DEL.
+fn measure(
+    context: &mut Context,
+    scenario: Scenario,
+    hosts: &mut [FilledHost],
+    n: usize,
+) -> Result<()> {
+    let (name, start, sides) = (name(scenario), hosts[0].results.len(), hosts.len());
     for round in 0..2 {
         for number in start..n {
             for side in order(number, sides) {
                 let host = &mut hosts[side];
                 let at = &host.attachments[number];
-                let wirer = &host.stage.wirer;
+                let implementation = &host.setup.implementation;
                 wait_idle(Duration::from_secs(2))?;
-                let added = host.stage.world.inside(|| wirer.add(at))?;
+                let added = host.setup.world.inside(|| implementation.add(at))?;
                 let taken = added.time.as_secs_f64() * 1e3;
-                bench
+                context
                     .results
                     .add(&name, &case("ADD", n), host.side, Unit::Milliseconds, taken);
                 host.results.push(added.value);
@@ -124,10 +129,13 @@ fn measure(bench: &mut Bench, scene: Scene, hosts: &mut [Filled], n: usize) -> R
                 let host = &mut hosts[side];
                 let at = &host.attachments[number];
                 let result = host.results.pop().unwrap_or_default();
-                let wirer = &host.stage.wirer;
-                let removed = host.stage.world.inside(|| wirer.del(at, &result))?;
+                let implementation = &host.setup.implementation;
+                let removed = host
+                    .setup
+                    .world
+                    .inside(|| implementation.del(at, &result))?;
                 let taken = removed.as_secs_f64() * 1e3;
-                bench
+                context
                     .results
                     .add(&name, &case("DEL", n), host.side, Unit::Milliseconds, taken);
             }
@@ -136,17 +144,17 @@ fn measure(bench: &mut Bench, scene: Scene, hosts: &mut [Filled], n: usize) -> R
     Ok(())
 }
 
-/// The list of all, and GC with every second one valid.
-fn collect(bench: &mut Bench, scene: Scene, host: &Filled) -> Result<()> {
-    let Wirer::Plugins(network) = &host.stage.wirer else {
+/// Lists all attachments, then runs GC with every second one valid.
+fn list_and_gc(context: &mut Context, scenario: Scenario, host: &FilledHost) -> Result<()> {
+    let Implementation::Plugins(network) = &host.setup.implementation else {
         return Ok(());
     };
-    let name = name(scene);
-    if host.side == OURS && can_list(bench)? {
-        for _ in 0..bench.extent.pick(3, 20) {
+    let name = name(scenario);
+    if host.side == OURS && can_list(context)? {
+        for _ in 0..context.extent.pick(3, 20) {
             let start = std::time::Instant::now();
-            let pausectl = bench.tools.pausectl.clone();
-            let outcome = host.stage.world.inside(|| {
+            let pausectl = context.tools.pausectl.clone();
+            let outcome = host.setup.world.inside(|| {
                 Ok(Command::new(pausectl)
                     .args(["ls", "--output", "json"])
                     .output()?)
@@ -157,7 +165,7 @@ fn collect(bench: &mut Bench, scene: Scene, host: &Filled) -> Result<()> {
                     format!("pausectl ls: {}", String::from_utf8_lossy(&outcome.stderr)).into(),
                 );
             }
-            bench.results.add(
+            context.results.add(
                 &name,
                 &format!("pausectl ls at {}", host.attachments.len()),
                 OURS,
@@ -168,15 +176,15 @@ fn collect(bench: &mut Bench, scene: Scene, host: &Filled) -> Result<()> {
     }
     let valid: Vec<_> = host.attachments.iter().step_by(2).cloned().collect();
     let (taken, left) = host
-        .stage
+        .setup
         .world
         .inside(|| Ok((network.gc(&valid)?, addresses::in_use()?)))?;
-    // The reference's plugins answer GC and remove nothing (1.9.1): that takes no time.
+    // The reference plugins accept GC and remove nothing (1.9.1): their time says nothing.
     if left > valid.len() {
         eprintln!("bench: {name}: GC by {} left {left} of them", host.side);
         return Ok(());
     }
-    bench.results.add(
+    context.results.add(
         &name,
         &format!("GC of {}, {} valid", host.attachments.len(), valid.len()),
         host.side,
@@ -186,9 +194,9 @@ fn collect(bench: &mut Bench, scene: Scene, host: &Filled) -> Result<()> {
     Ok(())
 }
 
-/// Whether this pausectl lists attachments.
-fn can_list(bench: &Bench) -> Result<bool> {
-    let help = Command::new(&bench.tools.pausectl)
+/// Whether this pausectl has `ls`.
+fn can_list(context: &Context) -> Result<bool> {
+    let help = Command::new(&context.tools.pausectl)
         .args(["ls", "--help"])
         .output()?;
     Ok(help.status.success())

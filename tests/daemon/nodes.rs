@@ -1,5 +1,5 @@
-//! Nodes of a cluster, as network namespaces on one bridge, with a pausenetd on each and pods that
-//! the plugin of the daemon's own installing wires.
+//! Nodes of a cluster as network namespaces on one bridge, with a pausenetd on each, and pods attached
+//! by the plugin that the daemon installed.
 
 use std::fs;
 use std::io::Read;
@@ -13,16 +13,16 @@ use common::programs;
 use common::wait::wait_until;
 use common::{Container, World, ip};
 
-/// How long anything may take that is waited for.
+/// The limit for any wait.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where the daemon's probes are, in its node's namespace.
+/// The address of the daemon's probes, in its node's namespace.
 pub const LISTEN: &str = "127.0.0.1:9112";
 
 /// The folder with scripts/ and conf/.
 pub use common::programs::CHECKOUT;
 
-/// The bridge of the nodes, where there is no lab's.
+/// Creates the bridge of the nodes, for tests without the lab's.
 pub fn make_bridge() {
     ip("link add lab0 type bridge forward_delay 0");
     ip("addr add 192.168.77.254/24 dev lab0");
@@ -71,12 +71,12 @@ impl Node {
         self.dir.join("net.d/10-pausenet.conflist")
     }
 
-    /// The daemon of this node, not started yet. It may do no more than the manifest lets it.
+    /// The command of this node's daemon, with the capabilities of the manifest only.
     pub fn command(&self, kubeconfig: &Path) -> Command {
         self.command_that_may(kubeconfig, "+net_admin,+dac_override")
     }
 
-    /// The same with these capabilities, in the words of setpriv.
+    /// The same with other capabilities, in setpriv's syntax.
     pub fn command_that_may(&self, kubeconfig: &Path, capabilities: &str) -> Command {
         let mut command = self.host.command("setpriv");
         command
@@ -90,7 +90,7 @@ impl Node {
             .env("PAUSENETD_CONF_DIR", self.dir.join("net.d"))
             .env("PAUSENETD_STORE_DIR", self.dir.join("ipam"))
             .env("PAUSENETD_LISTEN", LISTEN)
-            // Longer than any wait here: what is repaired was heard of, not come upon.
+            // Longer than any wait here: repairs must come from notifications, not from the timer.
             .env("PAUSENETD_INTERVAL", "3600")
             .stdin(Stdio::null());
         command
@@ -100,7 +100,7 @@ impl Node {
         self.start_as(self.command(kubeconfig))
     }
 
-    /// Starts what [`Node::command`] has made.
+    /// Starts a command made by [`Node::command`].
     pub fn start_as(&self, mut command: Command) -> Daemon {
         let log = self.dir.join("log");
         let file = fs::File::options().create(true).append(true).open(&log);
@@ -108,7 +108,7 @@ impl Node {
         Daemon { child, log }
     }
 
-    /// What the daemon answers: status, and text.
+    /// Sends a GET to the daemon. Returns status and body.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         self.host.enter(|| get(LISTEN, path))
     }
@@ -121,14 +121,14 @@ impl Node {
         );
     }
 
-    /// A line of /metrics, by its name and labels.
+    /// The value of a metric, by its name and labels.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().parse().ok()
     }
 
-    /// The routes of the daemon's, in the words of `ip`.
+    /// The daemon's routes, as `ip` prints them.
     pub fn routes(&self) -> Vec<String> {
         let routes = [4, 6].map(|family| self.host.ip(&format!("-{family} route show proto 112")));
         let text = routes.concat();
@@ -139,7 +139,7 @@ impl Node {
         self.routes().iter().any(|route| route.starts_with(start))
     }
 
-    /// Wires a pod by cnitool, as a runtime would. Its addresses.
+    /// Attaches a pod with cnitool, as a runtime would. Returns its addresses.
     #[track_caller]
     pub fn add(&self, cnitool: &Path, pod: &Container) -> Vec<IpAddr> {
         let result = self.cnitool(cnitool, "add", pod);
@@ -151,7 +151,7 @@ impl Node {
             .collect()
     }
 
-    /// The same of a pod with a port of the node's.
+    /// The same with a published port.
     #[track_caller]
     pub fn add_with_port(&self, cnitool: &Path, pod: &Container, port: u16) -> IpAddr {
         let ports = serde_json::json!({"portMappings": [
@@ -188,7 +188,7 @@ impl Node {
         command
     }
 
-    /// Addresses that are taken in the store.
+    /// The addresses in use in the store.
     pub fn taken(&self) -> Vec<String> {
         let names = fs::read_dir(self.dir.join("ipam/pausenet"));
         let mut names: Vec<_> = names
@@ -202,14 +202,14 @@ impl Node {
     }
 }
 
-/// A running pausenetd. It ends with the test.
+/// A running pausenetd. It is killed at the end of the test.
 pub struct Daemon {
     pub child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
-    /// All that it has said, and those on this node before it.
+    /// Its log, after the logs of earlier daemons on this node.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -221,13 +221,13 @@ impl Daemon {
         });
     }
 
-    /// Without a chance to say good-bye.
+    /// Kills it with SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// As an init would; the exit status.
+    /// Stops it with SIGTERM. Returns the exit status.
     pub fn stop(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -245,7 +245,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A GET over plain HTTP, in the calling thread's namespace. None while nobody answers.
+/// Sends a GET over plain HTTP in the calling thread's namespace. None if there is no answer.
 pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).ok()?;
@@ -259,15 +259,15 @@ pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     Some((status, body.to_owned()))
 }
 
-/// A kubeconfig for an API server that does not answer: it is away, as far as the daemon can tell.
-pub fn kubeconfig_of_nobody() -> PathBuf {
+/// A kubeconfig for an unreachable API server.
+pub fn unreachable_kubeconfig() -> PathBuf {
     let file = Path::new("/run/nodes/nobody.kubeconfig");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     write_kubeconfig(file, "http://127.0.0.1:1", "", "x");
     file.to_owned()
 }
 
-/// A kubeconfig, with the server's certificate in base64 if it has one.
+/// Writes a kubeconfig; `ca` is the server's certificate in base64, or empty.
 pub fn write_kubeconfig(file: &Path, server: &str, ca: &str, token: &str) {
     let text = serde_json::json!({
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-//! What happens to pods.
+//! The life of pods: they start, are used, lose a container or their pause, and are deleted.
 
 use std::fs;
 use std::time::Instant;
@@ -14,10 +14,10 @@ use common::programs;
 use common::wait::{wait_same, wait_until};
 use common::{allocated, lab};
 
-/// So many pods are made and deleted at once.
+/// The number of pods that are created and deleted at once.
 const MANY: usize = 100;
 
-/// The pod of pause.yaml, from its making to its end, with every death in between.
+/// The pod of pause.yaml from creation to deletion, with the death of each container in between.
 pub fn of_two_containers(scene: &Scene) {
     starts(scene);
     its_containers_share_the_network_of_our_pause(scene);
@@ -39,7 +39,7 @@ pub fn of_two_containers(scene: &Scene) {
     scene.note("the pod is gone");
 }
 
-/// Says how long the pod took to run, and what part of that was the plugin's.
+/// Reports how long the pod took to start, and the plugin's part of it.
 fn starts(scene: &Scene) {
     let script = &scene.node.script;
     script.inside(|| {
@@ -159,7 +159,7 @@ fn its_containers_are_reached_by_name(scene: &Scene) {
     }
 }
 
-/// A container that is not Kubernetes' joins a pod's network, as in Docker everybody may.
+/// A container that Kubernetes does not know joins a pod's network, which Docker allows.
 fn a_guest_joins_its_network(scene: &Scene) {
     let pause = scene.running(POD)["POD"].clone();
     let network = format!("--net=container:{}", pause.name);
@@ -223,8 +223,8 @@ fn a_pause_that_dies_leaves_nothing(scene: &Scene) {
     assert!(page.contains("Welcome to nginx!"), "{page}");
 }
 
-/// Pods that are made at once and deleted at once: every one has an address of its own, and when
-/// they are gone nothing is left.
+/// Many pods are created and deleted at once: each has an address of its own, and nothing is left
+/// afterwards.
 pub fn of_many(scene: &Scene) {
     let manifests: String = (0..MANY)
         .map(|number| manifest(&format!("idle-{number}")))
@@ -250,11 +250,14 @@ pub fn of_many(scene: &Scene) {
         addresses.sort();
         addresses
     };
-    // kubelet may have given a sandbox up, and take it down only now.
-    wait_same("every pod has an address, and nobody else has one", || {
-        let held = scene.node.script.inside(|| allocated("podnet"));
-        (held, addresses())
-    });
+    // kubelet may still be removing a sandbox that it gave up.
+    wait_same(
+        "every pod has an address, and no other address is in use",
+        || {
+            let held = scene.node.script.inside(|| allocated("podnet"));
+            (held, addresses())
+        },
+    );
     assert_eq!(addresses().len(), MANY);
     assert_eq!(scene.host_ends().len(), MANY);
 

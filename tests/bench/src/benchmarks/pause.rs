@@ -1,28 +1,28 @@
-//! What a process takes that holds a pod's namespaces and does nothing else.
+//! Memory and wake-ups of an idle process that holds a pod's namespaces.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Bench, Work};
+use super::{Benchmark, Context};
 use crate::Result;
 use crate::series::{OURS, Side, Unit};
 
-/// What others put in the pause process's place.
+/// What others use in place of a pause process.
 pub const BUSYBOX: Side = "busybox sleep";
 
-/// The work's name in the report.
+/// The benchmark's name in the report.
 pub const NAME: &str = "pause";
 
-pub fn works() -> Vec<Work> {
-    vec![Work::new(NAME, true, play)]
+pub fn benchmarks() -> Vec<Benchmark> {
+    vec![Benchmark::new(NAME, true, run)]
 }
 
-fn play(bench: &mut Bench) -> Result<()> {
-    let mut ours = Command::new(&bench.tools.pause);
+fn run(context: &mut Context) -> Result<()> {
+    let mut ours = Command::new(&context.tools.pause);
     let mut busybox = Command::new("busybox");
     busybox.args(["sleep", "infinity"]);
-    let watched = Duration::from_secs(bench.extent.pick(3, 60));
+    let watched = Duration::from_secs(context.extent.pick(3, 60));
     let mut running = Vec::new();
     for (side, command) in [(OURS, &mut ours), (BUSYBOX, &mut busybox)] {
         let process = Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
@@ -30,7 +30,7 @@ fn play(bench: &mut Bench) -> Result<()> {
         let before = process.switches()?;
         running.push((side, process, before));
     }
-    std::thread::sleep(watched); // the time in which they are to do nothing
+    std::thread::sleep(watched); // the time in which they should do nothing
     for (side, process, before) in &running {
         let woken = process.switches()? - before;
         let (private, resident) = process.memory()?;
@@ -39,11 +39,11 @@ fn play(bench: &mut Bench) -> Result<()> {
             ("resident memory", Unit::Kilobytes, resident),
             ("wake-ups", Unit::Count, woken),
         ] {
-            bench.results.add(NAME, what, side, unit, figure);
+            context.results.add(NAME, what, side, unit, figure);
         }
     }
-    let size = fs::metadata(&bench.tools.pause)?.len();
-    bench
+    let size = fs::metadata(&context.tools.pause)?.len();
+    context
         .results
         .add(NAME, "program", OURS, Unit::Kilobytes, size as f64 / 1e3);
     Ok(())
@@ -59,7 +59,7 @@ impl Process {
 
     fn wait_asleep(&self) -> Result<()> {
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        // The state stands behind the name, which ends with the last parenthesis.
+        // The state follows the name, which ends with the last parenthesis.
         while !self
             .read("stat")?
             .rsplit(") ")
@@ -74,7 +74,7 @@ impl Process {
         Ok(())
     }
 
-    /// How often it has run.
+    /// How often it was scheduled.
     fn switches(&self) -> Result<f64> {
         Ok(sum(
             &self.read("status")?,
@@ -82,7 +82,7 @@ impl Process {
         ))
     }
 
-    /// Memory that is its alone, and all that it has in memory; in kB.
+    /// Private and resident memory in kB.
     fn memory(&self) -> Result<(f64, f64)> {
         let rollup = self.read("smaps_rollup")?;
         Ok((
@@ -99,7 +99,7 @@ impl Drop for Process {
     }
 }
 
-/// The sum of the numbers behind these words at the start of a line.
+/// The sum of the numbers in the lines that start with one of these words.
 fn sum(text: &str, words: &[&str]) -> f64 {
     let number = |line: &str| {
         let mut parts = line.split_whitespace();

@@ -1,4 +1,4 @@
-//! `host-local` alone, with many addresses in use in a /16.
+//! `host-local` alone, with many addresses of a /16 in use.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -6,84 +6,84 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Bench, Work, order};
+use super::{Benchmark, Context, order};
 use crate::Result;
 use crate::network::{Attachment, Network, Step, Tools};
 use crate::series::{OURS, REFERENCE, Side, Unit};
 use crate::world::World;
 
-/// The first address that is given to a container, and how many there are: 10.1.0.0/16 without
-/// its own address, the gateway's and the broadcast's.
+/// The first address for containers, and how many there are: 10.1.0.0/16 without the network, gateway
+/// and broadcast addresses.
 const FIRST: u32 = 0x0a01_0002;
 const SIZE: u32 = 65_533;
 
 const FOLDER: &str = "/var/lib/cni/networks/bench";
 
-/// Where the search begins.
+/// Where the search for a free address starts.
 #[derive(Clone, Copy)]
 enum Cursor {
-    /// Behind all that is in use.
+    /// After all addresses in use.
     Free,
-    /// At the first of all that is in use, which lies in one run.
+    /// At the first of the addresses in use, which are contiguous.
     Dense,
 }
 
-pub fn works() -> Vec<Work> {
-    let mut works = Vec::new();
+pub fn benchmarks() -> Vec<Benchmark> {
+    let mut benchmarks = Vec::new();
     for in_use in [0, 1_000, 10_000, 60_000] {
         let name = name(in_use);
-        works.push(Work::new(
+        benchmarks.push(Benchmark::new(
             name.clone(),
             matches!(in_use, 0 | 60_000),
-            move |bench| play(bench, &name, in_use, Cursor::Free),
+            move |context| run(context, &name, in_use, Cursor::Free),
         ));
     }
     let dense = || {
-        Work::new("host-local/60000-dense", false, |bench| {
-            play(bench, "host-local/60000-dense", 60_000, Cursor::Dense)
+        Benchmark::new("host-local/60000-dense", false, |context| {
+            run(context, "host-local/60000-dense", 60_000, Cursor::Dense)
         })
     };
     let last = || {
-        Work::new("host-local/last-free", false, |bench| {
-            play(bench, "host-local/last-free", SIZE - 1, Cursor::Dense)
+        Benchmark::new("host-local/last-free", false, |context| {
+            run(context, "host-local/last-free", SIZE - 1, Cursor::Dense)
         })
     };
-    works.extend([dense(), last()]);
-    works
+    benchmarks.extend([dense(), last()]);
+    benchmarks
 }
 
-/// The work with so many addresses in use.
+/// The name of the benchmark with this many addresses in use.
 pub fn name(in_use: u32) -> String {
     format!("host-local/{in_use}")
 }
 
-fn play(bench: &mut Bench, name: &str, in_use: u32, cursor: Cursor) -> Result<()> {
-    // A reader of 60,000 files needs half a second for each call.
+fn run(context: &mut Context, name: &str, in_use: u32, cursor: Cursor) -> Result<()> {
+    // The reference reads all files: with 60,000 that takes half a second per call.
     let rounds = match in_use {
-        0..=1_000 => bench.extent.pick(20, 100),
-        _ => bench.extent.pick(3, 15),
+        0..=1_000 => context.extent.pick(20, 100),
+        _ => context.extent.pick(3, 15),
     };
     let sides = [
-        Store::new(REFERENCE, theirs(bench.tools), in_use, cursor)?,
-        Store::new(OURS, ours(bench.tools), in_use, cursor)?,
+        Store::new(REFERENCE, reference(context.tools), in_use, cursor)?,
+        Store::new(OURS, ours(context.tools), in_use, cursor)?,
     ];
     for round in 0..rounds {
         for next in order(round, sides.len()) {
-            sides[next].measure(bench, name, str::to_owned)?;
+            sides[next].measure(context, name, str::to_owned)?;
         }
     }
     if in_use == 0 {
         return Ok(());
     }
-    // Where it stands by its own time with nothing in use: the two in turn, for these are
-    // microseconds, and the machine is not the same a minute later.
+    // Compare with our own time at 0 in use. The two are measured in turn: the difference is
+    // microseconds, and the speed of the machine drifts within a minute.
     let [_, full] = sides;
-    let empty = Store::new(OURS, ours(bench.tools), 0, Cursor::Free)?;
-    for round in 0..bench.extent.pick(30, 100) {
+    let empty = Store::new(OURS, ours(context.tools), 0, Cursor::Free)?;
+    for round in 0..context.extent.pick(30, 100) {
         for next in order(round, 2) {
             match next {
-                0 => full.measure(bench, name, in_turn)?,
-                _ => empty.measure(bench, name, empty_in_turn)?,
+                0 => full.measure(context, name, in_turn)?,
+                _ => empty.measure(context, name, empty_in_turn)?,
             }
         }
     }
@@ -95,12 +95,12 @@ pub fn in_turn(verb: &str) -> String {
     format!("{verb} in turn")
 }
 
-/// The case of the same verb in a store of the same side with no address in use.
+/// The case of the same verb in an empty store of the same side.
 pub fn empty_in_turn(verb: &str) -> String {
     format!("{verb} in turn, at 0")
 }
 
-/// One side's host with a store in it.
+/// The host of one side, with its store.
 struct Store {
     side: Side,
     network: Network,
@@ -123,21 +123,26 @@ impl Store {
     }
 
     /// One ADD and its DEL.
-    fn measure(&self, bench: &mut Bench, work: &str, case: impl Fn(&str) -> String) -> Result<()> {
+    fn measure(
+        &self,
+        context: &mut Context,
+        benchmark: &str,
+        case: impl Fn(&str) -> String,
+    ) -> Result<()> {
         let at = Attachment::new(1, Path::new("/run/netns/none"));
         let once = || {
-            point(self.in_use, self.cursor)?;
+            set_cursor(self.in_use, self.cursor)?;
             let added = self.network.add(&at)?;
             Ok((added.time, self.network.del(&at, &Value::Null)?))
         };
-        // Once before it counts: half a second of the other side's work leaves little of this
-        // one's in the processor's caches, and two milliseconds of it leave much.
+        // One uncounted call first: the other side's call may have evicted this one's data from the
+        // processor's caches.
         self.world.inside(once)?;
         let (added, removed) = self.world.inside(once)?;
         for (verb, time) in [("ADD", added), ("DEL", removed)] {
             let taken = time.as_secs_f64() * 1e3;
-            let results = &mut bench.results;
-            results.add(work, &case(verb), self.side, Unit::Milliseconds, taken);
+            let results = &mut context.results;
+            results.add(benchmark, &case(verb), self.side, Unit::Milliseconds, taken);
         }
         Ok(())
     }
@@ -148,7 +153,7 @@ fn config() -> Value {
     json!({"type": "host-local", "ipam": ipam})
 }
 
-fn theirs(tools: &Tools) -> Network {
+fn reference(tools: &Tools) -> Network {
     Network::new(
         tools,
         vec![Step {
@@ -168,7 +173,7 @@ fn ours(tools: &Tools) -> Network {
     )
 }
 
-/// How many addresses are in use in the store of the world that the thread is in.
+/// The number of addresses in use in the store of the calling thread's world.
 pub fn in_use() -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(FOLDER)? {
@@ -181,7 +186,7 @@ pub fn in_use() -> Result<usize> {
     Ok(count)
 }
 
-/// Address files as both plugins write them.
+/// Writes address files in the format of both plugins.
 fn fill(in_use: u32) -> Result<()> {
     fs::create_dir_all(FOLDER)?;
     for at in 0..in_use {
@@ -192,7 +197,7 @@ fn fill(in_use: u32) -> Result<()> {
 }
 
 /// Sets the cursor before a call.
-fn point(in_use: u32, cursor: Cursor) -> Result<()> {
+fn set_cursor(in_use: u32, cursor: Cursor) -> Result<()> {
     let last = match cursor {
         Cursor::Free => FIRST + in_use,
         Cursor::Dense => FIRST,

@@ -1,4 +1,4 @@
-//! What a running daemon reclaims by itself, and what its metrics say of that.
+//! What a running daemon reclaims by itself, and the metrics about it.
 
 use std::fs::File;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use common::run;
 use common::wait::wait_until;
 
 #[test]
-fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {
+fn leftovers_of_a_dead_pod_are_reclaimed_and_counted_in_the_metrics() {
     let Some(tools) = Tools::find() else {
         return;
     };
@@ -39,13 +39,13 @@ fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {
     let reclaimed = |kind: &str| format!("pausenet_reclaimed_total{{kind=\"{kind}\"}}");
     assert_eq!(node.metric(&reclaimed("address")), Some(0.0));
 
-    // Its namespace and whoever was in it are gone, and no DEL comes.
+    // Its namespace ends, without a DEL.
     dead.destroy();
     await_metric("pausenet_attachments", 1.0);
     await_metric(&reclaimed("attachment"), 1.0);
     let ruleset = || node.host.enter(|| run("nft", ["list", "ruleset"]));
     assert!(!ruleset().contains("8080"), "{}", ruleset());
-    // Its address is too young to be sure of.
+    // Its address is too young to be reclaimed.
     await_metric("pausenet_stale_attachments", 1.0);
     await_metric(&used, 2.0);
     assert_eq!(node.taken().len(), 2);
@@ -62,7 +62,7 @@ fn what_a_dead_pod_left_is_reclaimed_and_the_metrics_say_so() {
     await_metric(&free, 252.0);
     await_metric("pausenet_attachments", 1.0);
     daemon.await_log("reclaimed what no pod owned: 0 attachments and 1 addresses");
-    // What a DEL gives back was not reclaimed.
+    // An address released by DEL does not count as reclaimed.
     node.cnitool(&tools.cnitool, "del", &alive);
     await_metric(&used, 0.0);
     assert_eq!(node.metric(&reclaimed("address")), Some(1.0));

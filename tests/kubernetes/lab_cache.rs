@@ -1,4 +1,4 @@
-//! The lab's scripts in a place where nothing can be had, as the docs' page makes one.
+//! The lab's scripts with an empty cache and without a network.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -20,7 +20,7 @@ fn lab(program: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn assert_says_what_comes_first(output: &Output) {
+fn assert_names_the_setup_command(output: &Output) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("is not in the cache"), "{stderr}");
@@ -28,16 +28,16 @@ fn assert_says_what_comes_first(output: &Output) {
 }
 
 #[test]
-fn without_a_network_an_empty_cache_is_told_and_nothing_is_tried() {
+fn without_a_network_an_empty_lab_cache_is_reported_at_once() {
     let script = ["./kubernetes.sh", "control-plane", "true"];
     let output = lab(&[&["unshare", "--net", "--mount"], &script[..]].concat());
-    assert_says_what_comes_first(&output);
+    assert_names_the_setup_command(&output);
 }
 
 #[test]
-fn a_machine_that_knows_no_packages_does_not_look_for_them() {
-    let _world = World::new(); // its /var/lib is empty, as a machine's of the lab
+fn a_machine_without_package_lists_does_not_try_to_download() {
+    let _world = World::new(); // its /var/lib is empty, as on a machine of the lab
     for script in [["./containerd.sh", "tools"], ["./docker.sh", "images"]] {
-        assert_says_what_comes_first(&lab(&script));
+        assert_names_the_setup_command(&lab(&script));
     }
 }
