@@ -138,7 +138,7 @@ fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
     assert!(nothing.status.success(), "{nothing:?}");
     let said = String::from_utf8(nothing.stdout).unwrap();
     assert!(
-        said.ends_with("nothing was left by plugins before us\n"),
+        said.ends_with("other plugins left no chains behind\n"),
         "{said}"
     );
 
@@ -177,7 +177,7 @@ fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
     for (_, chain) in &of_staying {
         assert!(!said.contains(chain), "{chain}: {said}");
     }
-    assert_eq!(found("problem", "a plugin before us made it"), of_gone);
+    assert_eq!(found("problem", "another plugin made it"), of_gone);
     assert_eq!(
         found("ok", "container staying of network podnet"),
         of_staying

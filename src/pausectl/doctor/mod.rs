@@ -1,10 +1,21 @@
-//! `pausectl doctor`: what is wrong with this host, and what of it can be repaired without harm.
+//! `pausectl doctor`: finds what is wrong on this host, and repairs what is safe to repair.
 //!
-//! [`scene`] reads the host once, each check (one file per theme) judges what it sees, and says
-//! what it found as [`finding::Finding`]s. A finding carries a [`repair::Repair`] only where that
-//! is provably safe; when in doubt, things are kept, and it is said.
+//! [`snapshot`] reads the host once; each check in [`checks`] judges it and returns
+//! [`finding::Finding`]s. Only a finding whose repair is provably safe carries one
+//! ([`repair::Repair`]).
+//!
+//! # How to add a check
+//!
+//! 1. Write `checks/NAME.rs` with a `const CHECK:` [`check::Check`]: its name, its two lines of
+//!    text, and a function from the snapshot to findings.
+//! 2. Add it to [`checks::CHECKS`]; the order there is the order of the report.
+//! 3. A safe repair is a type that implements [`repair::Repair`]. It takes the lock of what it
+//!    changes and looks again, since the finding may be out of date.
+//! 4. Test it on a real kernel in `tests/pausectl/doctor`.
 
+mod check;
 mod checks;
+mod configured;
 mod finding;
 mod programs;
 mod repair;
@@ -15,12 +26,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
-use self::checks::{firewall, kernel, legacy, links, networks, plugins, rules, store, sysctls};
-use self::finding::{Check, Finding, Severity};
-use self::report::{Outcome, Repaired, Report};
-use self::snapshot::{Places, Scene};
+use self::check::Check;
+use self::checks::CHECKS;
+use self::finding::{Finding, Severity};
+use self::report::{CheckResult, Outcome, Repaired, Report};
+use self::snapshot::{Paths, Snapshot};
 use super::options::own_folder;
 use super::{Output, Result, Stop, need_root, print, print_json};
 use pausenet::ipam::host_local::DATA_DIR;
@@ -33,35 +46,35 @@ Examples:
   pausectl doctor --check rules --check store --output json
   pausectl doctor --list
 
-Each line is `ok`, a `note` (worth knowing, or not to be seen from here) or a `problem`,
-with what it means and what to do about it. Nothing is changed without --fix, and with it
-only what is provably safe: for example elements of nftables that a foreign flush took are
-put back, and addresses that no interface has are freed. What an ADD or DEL is working on
-is left alone. What was done, and what was not, is listed; then it looks again.
+Each line is `ok`, a `note` (worth knowing, or not visible from here) or a `problem`, with
+what it means and what to do about it. Without --fix nothing is changed. With --fix, only
+repairs that are provably safe are made: nftables elements that somebody flushed are put
+back, for example, and addresses that no interface has are freed. An ADD or DEL at work is
+not disturbed. The report lists what was repaired and what was not, then the state after it.
 
-Exit status: 0 when nothing is wrong, 1 when a problem is left, 2 for wrong usage.";
+Exit status: 0 if there is no problem, 1 if a problem is left, 2 for wrong usage.";
 
-/// Look for what is wrong on this host, and repair what is safe to repair
+/// Find what is wrong on this host, and repair what is safe to repair
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Doctor {
-    /// Repair what is provably safe to repair, and say what that was
+    /// Repair what is provably safe to repair, and report it
     #[arg(long, conflicts_with = "list")]
     fix: bool,
 
     /// Run only this check; may be given more than once
-    #[arg(long = "check", value_name = "NAME", value_enum)]
-    checks: Vec<Check>,
+    #[arg(long = "check", value_name = "NAME", value_parser = names())]
+    checks: Vec<String>,
 
-    /// List the checks, and do nothing else
+    /// List the checks and do nothing else
     #[arg(long)]
     list: bool,
 
-    /// The folder of configurations of container runtimes
+    /// The folder of the container runtimes' network configurations
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     runtime_conf_dir: PathBuf,
 
-    /// The folder of configurations of `pausectl pod`
+    /// The folder of the network configurations of `pausectl pod`
     #[arg(
         long,
         value_name = "DIR",
@@ -70,32 +83,36 @@ pub struct Doctor {
     )]
     conf_dir: PathBuf,
 
-    /// The folder with a store of addresses for each network
+    /// The folder with an address store for each network
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
 
-    /// Folders of CNI plugins, with colons between them; by default /opt/cni/bin and
-    /// /usr/lib/cni, then that of pausectl itself
+    /// Folders of CNI plugins, separated by colons; by default /opt/cni/bin, /usr/lib/cni and
+    /// the folder of pausectl itself
     #[arg(long, value_name = "DIRS", env = "CNI_PATH")]
     cni_path: Option<OsString>,
 }
 
-/// Runs the checks, and the repairs if they are asked for.
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(CHECKS.map(|check| check.name))
+}
+
+/// Runs the checks and, with `--fix`, the repairs.
 ///
 /// # Errors
-/// When a problem is left, or without privileges.
+/// A problem is left, or the caller is not root.
 pub fn doctor(options: &Doctor, output: Output) -> Result<()> {
     if options.list {
         return list(output);
     }
     need_root()?;
     let mut report = Report {
-        findings: look(options),
+        results: run_checks(options),
         ..Report::default()
     };
     if options.fix {
-        report.repaired = fix(&report.findings);
-        report.findings = look(options);
+        report.repaired = repair(report.results);
+        report.results = run_checks(options);
     }
     match output {
         Output::Json => print_json(&report.json())?,
@@ -110,62 +127,56 @@ pub fn doctor(options: &Doctor, output: Output) -> Result<()> {
 fn list(output: Output) -> Result<()> {
     match output {
         Output::Json => {
-            let about = |check: Check| json!({"name": check.name(), "about": check.about()});
-            print_json(&json!({"checks": Check::ALL.map(about)}))
+            let about = |check: &Check| json!({"name": check.name, "about": check.about});
+            print_json(&json!({"checks": CHECKS.map(about)}))
         }
         Output::Text => {
-            let row = |check: Check| [check.name(), check.about()].map(str::to_owned);
-            print(&table(["CHECK", "LOOKS AT"], &Check::ALL.map(row)))
+            let row = |check: &Check| [check.name, check.about].map(str::to_owned);
+            print(&table(["CHECK", "LOOKS AT"], &CHECKS.map(row)))
         }
     }
 }
 
-fn look(options: &Doctor) -> Vec<Finding> {
-    let scene = Scene::read(options.places(), SystemTime::now());
-    let mut findings = Vec::new();
-    let wanted = |check: &Check| options.checks.is_empty() || options.checks.contains(check);
-    for check in Check::ALL.into_iter().filter(wanted) {
-        let found = match check {
-            Check::Kernel => kernel::check(&scene),
-            Check::Sysctls => sysctls::check(&scene),
-            Check::Firewall => firewall::check(&scene),
-            Check::Plugins => plugins::check(&scene),
-            Check::Networks => networks::check(&scene),
-            Check::Store => store::check(&scene),
-            Check::Rules => rules::check(&scene),
-            Check::Links => links::check(&scene),
-            Check::Legacy => legacy::check(&scene),
-        };
-        if found.is_empty() {
-            findings.push(Finding::ok(check, "all of it", check.all_is_well()));
+fn run_checks(options: &Doctor) -> Vec<CheckResult> {
+    let snapshot = Snapshot::read(options.paths(), SystemTime::now());
+    let is_chosen = |check: &&Check| {
+        options.checks.is_empty() || options.checks.iter().any(|name| name == check.name)
+    };
+    let run = |check: &'static Check| {
+        let mut findings = (check.run)(&snapshot);
+        if findings.is_empty() {
+            findings.push(Finding::ok("all", check.all_is_well));
         }
-        findings.extend(found);
-    }
-    findings
+        CheckResult { check, findings }
+    };
+    CHECKS.into_iter().filter(is_chosen).map(run).collect()
 }
 
-fn fix(findings: &[Finding]) -> Vec<Repaired> {
+fn repair(results: Vec<CheckResult>) -> Vec<Repaired> {
     let mut repaired = Vec::new();
-    for finding in findings {
-        let outcome = match &finding.repair {
-            Some(repair) => match repair.carry_out() {
-                Ok(true) => Outcome::Done,
-                Ok(false) => Outcome::NotNeeded,
-                Err(err) => Outcome::Failed(err),
-            },
-            None if finding.severity == Severity::Problem => Outcome::NotSafe,
-            None => continue,
-        };
-        repaired.push(Repaired {
-            finding: finding.clone(),
-            outcome,
-        });
+    for CheckResult { check, findings } in results {
+        for finding in findings {
+            let outcome = match &finding.repair {
+                Some(repair) => match repair.carry_out() {
+                    Ok(true) => Outcome::Done,
+                    Ok(false) => Outcome::NotNeeded,
+                    Err(err) => Outcome::Failed(err),
+                },
+                None if finding.severity == Severity::Problem => Outcome::NotSafe,
+                None => continue,
+            };
+            repaired.push(Repaired {
+                check,
+                finding,
+                outcome,
+            });
+        }
     }
     repaired
 }
 
 impl Doctor {
-    fn places(&self) -> Places {
+    fn paths(&self) -> Paths {
         let cni_path = match &self.cni_path {
             Some(path) if !path.is_empty() => std::env::split_paths(path).collect(),
             _ => ["/opt/cni/bin".into(), "/usr/lib/cni".into()]
@@ -173,7 +184,7 @@ impl Doctor {
                 .chain(own_folder())
                 .collect(),
         };
-        Places {
+        Paths {
             conf_dirs: vec![self.runtime_conf_dir.clone(), self.conf_dir.clone()],
             data_dir: self.data_dir.clone(),
             cni_path,

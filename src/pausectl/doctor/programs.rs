@@ -1,4 +1,4 @@
-//! Which plugins a runtime would call, and which of them are pausenet, by whatever name.
+//! The plugins that a runtime would call, and which of them are pausenet under another name.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use pausenet_host::block_on;
 use pausenet_host::runtime::add_calls;
 use pausenet_host::runtime::find_plugin;
 
-/// The names that the binary goes by.
+/// The names under which the plugin is installed.
 pub const NAMES: [&str; 6] = [
     "pausenet",
     "bridge",
@@ -20,20 +20,20 @@ pub const NAMES: [&str; 6] = [
     "portmap",
 ];
 
-/// How long a program may take to say what it is.
+/// How long a program may take to print its version.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A program under one of our names.
+/// A program with one of these names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
-    /// Pausenet, of this version.
+    /// Pausenet, with this version.
     Ours(String),
     Another,
-    /// It lies there and cannot be run; why.
+    /// It cannot be run, for this reason.
     Broken(String),
 }
 
-/// The programs that a search along CNI_PATH comes upon first.
+/// The first program of each name along CNI_PATH.
 #[derive(Debug)]
 pub struct Programs {
     path: Vec<PathBuf>,
@@ -41,15 +41,15 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Looks for them, and asks each who it is.
+    /// Finds them and asks each for its version.
     pub fn find(path: &[PathBuf]) -> Self {
         let mut found = HashMap::new();
         for name in NAMES {
-            // The one that a runtime would take, or else what is in its way.
+            // The one that a runtime would call, or else a file that it cannot call.
             let mut files = path.iter().map(|dir| dir.join(name));
             let program = find_plugin(name, path).ok();
             if let Some(file) = program.or_else(|| files.find(|file| file.exists())) {
-                let program = ask(&file);
+                let program = identify(&file);
                 found.insert(name, (file, program));
             }
         }
@@ -68,7 +68,7 @@ impl Programs {
         matches!(self.found.get(name), Some((_, Program::Ours(_))))
     }
 
-    /// As far as it matters for what they were asked for.
+    /// What computing the requests of an attachment needs to know of them.
     pub fn known(&self) -> add_calls::Plugins<'_> {
         add_calls::Plugins {
             path: &self.path,
@@ -81,8 +81,8 @@ impl Programs {
     }
 }
 
-/// Called without a verb, a plugin says what it is, and does nothing.
-fn ask(file: &Path) -> Program {
+/// Called without a verb, a plugin prints its name and version and does nothing.
+fn identify(file: &Path) -> Program {
     let mut command = tokio::process::Command::new(file);
     command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     let output =
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_help_tells_a_version() {
+    fn the_version_is_read_only_from_our_help() {
         let ours = b"pausenet 0.2.1, a CNI plugin (specification 0.1.0 to 1.1.0)\n";
         assert_eq!(version(ours).as_deref(), Some("0.2.1"));
         for another in [

@@ -1,24 +1,33 @@
-//! What was found and what was repaired, for people and for programs (pure).
+//! The report: findings and repairs, as text and as JSON.
 
 use serde_json::{Value, json};
 
-use super::finding::{Check, Finding, Severity};
+use super::check::Check;
+use super::finding::{Finding, Severity};
 use pausenet_host::Error;
 
-/// What became of one repair.
-#[derive(Debug, Clone)]
+/// The findings of one check.
+#[derive(Debug)]
+pub struct CheckResult {
+    pub check: &'static Check,
+    pub findings: Vec<Finding>,
+}
+
+/// A finding that `--fix` went through, and the outcome.
+#[derive(Debug)]
 pub struct Repaired {
+    pub check: &'static Check,
     pub finding: Finding,
     pub outcome: Outcome,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Outcome {
     Done,
-    /// By the time it was looked at again, with its lock held, it was not so any more.
+    /// With the lock held, there was nothing left to repair.
     NotNeeded,
     Failed(Error),
-    /// It is not provably safe, so it was not tried.
+    /// It has no provably safe repair, so none was tried.
     NotSafe,
 }
 
@@ -33,22 +42,25 @@ impl Outcome {
     }
 }
 
-/// How many of a kind people are told one by one.
+/// How many findings of a kind the text shows before it only counts them.
 const SHOWN: usize = 8;
 
-/// All that a run has to say.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Of `--fix`: what was and what was not done.
+    /// What `--fix` did and did not do.
     pub repaired: Vec<Repaired>,
-    /// How things are; after `--fix`, how they are now.
-    pub findings: Vec<Finding>,
+    /// Those of the last run of the checks, that is after `--fix`.
+    pub results: Vec<CheckResult>,
 }
 
 impl Report {
+    fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.results.iter().flat_map(|result| &result.findings)
+    }
+
     fn count(&self, severity: Severity) -> usize {
         let of = |finding: &&Finding| finding.severity == severity;
-        self.findings.iter().filter(of).count()
+        self.findings().filter(of).count()
     }
 
     /// The error that the command ends with, if something is wrong.
@@ -58,26 +70,30 @@ impl Report {
             1 => "1 problem".to_owned(),
             count => format!("{count} problems"),
         };
-        let (verb, left) = if fixed {
-            ("is left", "are left")
-        } else {
-            ("was found", "were found")
-        };
-        let verb = if what.starts_with("1 ") { verb } else { left };
+        let verb = if fixed { "left" } else { "found" };
         let err = Error::new(format!("{what} {verb}"));
         let safe = self
-            .findings
-            .iter()
+            .findings()
             .filter(|finding| finding.severity == Severity::Problem && finding.repair.is_some());
         Some(match safe.count() {
             0 => err,
-            count if fixed => err.hint(format!("{count} of them can be tried again with --fix")),
-            count => err.hint(format!("pausectl doctor --fix repairs {count} safely")),
+            count if fixed => err.hint(format!(
+                "pausectl doctor --fix can try {count} of them again"
+            )),
+            count => err.hint(format!(
+                "pausectl doctor --fix repairs {count} of them safely"
+            )),
         })
     }
 
     pub fn json(&self) -> Value {
-        let findings: Vec<_> = self.findings.iter().map(Finding::json).collect();
+        let of_check = |result: &CheckResult| {
+            let findings = result.findings.iter();
+            findings
+                .map(|finding| finding.json(result.check.name))
+                .collect::<Vec<_>>()
+        };
+        let findings: Vec<_> = self.results.iter().flat_map(of_check).collect();
         let repairs: Vec<_> = self.repaired.iter().map(Repaired::json).collect();
         json!({
             "problems": self.count(Severity::Problem),
@@ -89,25 +105,25 @@ impl Report {
 
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let alike = |repaired: &Repaired| (repaired.finding.check, repaired.outcome.as_str());
+        let alike = |repaired: &Repaired| (repaired.check.name, repaired.outcome.as_str());
         write_each(&mut text, &self.repaired, alike, Repaired::write);
         if !self.repaired.is_empty() {
             text.push('\n');
         }
-        let mut checks: Vec<Check> = self.findings.iter().map(|found| found.check).collect();
-        checks.dedup();
-        for check in checks {
-            let of_check = || self.findings.iter().filter(|found| found.check == check);
-            let worst = of_check().map(|found| found.severity).max();
-            if worst == Some(Severity::Ok) {
-                head(&mut text, "ok", check, check.all_is_well());
+        for CheckResult { check, findings } in &self.results {
+            let worst = findings.iter().map(|found| found.severity).max();
+            if worst.is_none_or(|worst| worst == Severity::Ok) {
+                head(&mut text, "ok", check, check.all_is_well);
                 continue;
             }
-            let told: Vec<_> = of_check()
+            let shown: Vec<_> = findings
+                .iter()
                 .filter(|found| found.severity > Severity::Ok)
                 .collect();
             let alike = |found: &&Finding| (found.severity, found.means.clone());
-            write_each(&mut text, &told, alike, |found, text| found.write(text));
+            write_each(&mut text, &shown, alike, |found, text| {
+                found.write(check, text);
+            });
         }
         text
     }
@@ -118,12 +134,12 @@ impl Repaired {
         let found = &self.finding;
         let what = match (&self.outcome, &found.repair) {
             (Outcome::Done, Some(repair)) => repair.done(),
-            (Outcome::NotNeeded, _) => "it is not so any more".to_owned(),
+            (Outcome::NotNeeded, _) => "nothing is left to repair".to_owned(),
             (Outcome::Failed(err), _) => err.to_string(),
-            _ => "only you can say whether it is right to".to_owned(),
+            _ => "no repair is provably safe".to_owned(),
         };
         let what = format!("{}: {what}", found.subject);
-        head(text, self.outcome.as_str(), found.check, &what);
+        head(text, self.outcome.as_str(), self.check, &what);
     }
 
     fn json(&self) -> Value {
@@ -132,7 +148,7 @@ impl Repaired {
             _ => None,
         };
         json!({
-            "check": self.finding.check.name(),
+            "check": self.check.name,
             "subject": self.finding.subject,
             "outcome": self.outcome.as_str(),
             "done": match self.outcome {
@@ -144,7 +160,7 @@ impl Repaired {
     }
 }
 
-/// Writes the first few of each kind, and behind the last of them how many more there are.
+/// Writes the first few of each kind, and after the last how many more there are of each.
 fn write_each<T, K: PartialEq>(
     text: &mut String,
     all: &[T],
@@ -176,9 +192,9 @@ fn write_each<T, K: PartialEq>(
 }
 
 impl Finding {
-    fn write(&self, text: &mut String) {
+    fn write(&self, check: &Check, text: &mut String) {
         let what = format!("{}: {}", self.subject, self.what);
-        head(text, self.severity.as_str(), self.check, &what);
+        head(text, self.severity.as_str(), check, &what);
         line(text, "means", &self.means);
         line(text, "do", &self.advice());
     }
@@ -193,14 +209,14 @@ impl Finding {
     }
 }
 
-fn head(text: &mut String, word: &str, check: Check, what: &str) {
-    text.push_str(&format!("{word:10}  {:8}  {what}\n", check.name()));
+fn head(text: &mut String, outcome: &str, check: &Check, what: &str) {
+    text.push_str(&format!("{outcome:10}  {:8}  {what}\n", check.name));
 }
 
-/// A line below a finding's head, under what it says.
-fn line(text: &mut String, word: &str, what: &str) {
+/// A line below a finding's head.
+fn line(text: &mut String, label: &str, what: &str) {
     if !what.is_empty() {
-        text.push_str(&format!("{:22}{word}: {what}\n", ""));
+        text.push_str(&format!("{:22}{label}: {what}\n", ""));
     }
 }
 
@@ -208,36 +224,60 @@ fn line(text: &mut String, word: &str, what: &str) {
 mod tests {
     use super::*;
 
+    const STORE: Check = check("store");
+    const LINKS: Check = check("links");
+
+    const fn check(name: &'static str) -> Check {
+        Check {
+            name,
+            about: "",
+            all_is_well: "all is well",
+            run: |_| Vec::new(),
+        }
+    }
+
     fn report() -> Report {
+        let result = |check, findings| CheckResult { check, findings };
         Report {
-            findings: vec![
-                Finding::ok(Check::Kernel, "veth", "there"),
-                Finding::ok(Check::Store, "podnet", "fine"),
-                Finding::problem(Check::Store, "10.1.0.5 of podnet", "nobody has it")
-                    .means("it is lost")
-                    .how("rm it"),
-                Finding::note(Check::Links, "vethx", "nobody inside"),
+            results: vec![
+                result(
+                    &const { check("kernel") },
+                    vec![Finding::ok("veth", "supported")],
+                ),
+                result(
+                    &STORE,
+                    vec![
+                        Finding::ok("podnet", "fine"),
+                        Finding::problem("10.1.0.5 of podnet", "no interface has it")
+                            .means("it is lost")
+                            .how("rm it"),
+                    ],
+                ),
+                result(&LINKS, vec![Finding::note("vethx", "no process inside")]),
             ],
             repaired: Vec::new(),
         }
     }
 
     #[test]
-    fn a_check_without_trouble_is_one_line_and_one_with_trouble_is_its_trouble() {
+    fn a_check_is_one_line_if_all_is_well_and_its_findings_otherwise() {
         insta::assert_snapshot!(report().text(), @r"
-        ok          kernel    it can do all that pausenet needs
-        problem     store     10.1.0.5 of podnet: nobody has it
+        ok          kernel    all is well
+        problem     store     10.1.0.5 of podnet: no interface has it
                               means: it is lost
                               do: rm it
-        note        links     vethx: nobody inside
+        note        links     vethx: no process inside
         ");
     }
 
     #[test]
-    fn of_a_thousand_alike_the_first_few_are_shown() {
-        let lost = |n: usize| Finding::problem(Check::Rules, format!("c{n}"), "gone").means("so");
+    fn the_first_few_of_a_thousand_alike_are_shown() {
+        let lost = |n: usize| Finding::problem(format!("c{n}"), "gone").means("so");
         let report = Report {
-            findings: (0..1000).map(lost).collect(),
+            results: vec![CheckResult {
+                check: &STORE,
+                findings: (0..1000).map(lost).collect(),
+            }],
             ..Report::default()
         };
         let text = report.text();
@@ -255,13 +295,8 @@ mod tests {
     #[test]
     fn only_problems_make_the_command_fail() {
         let mut report = report();
-        assert_eq!(
-            report.verdict(false).unwrap().message,
-            "1 problem was found"
-        );
-        report
-            .findings
-            .retain(|found| found.severity < Severity::Problem);
+        assert_eq!(report.verdict(false).unwrap().message, "1 problem found");
+        report.results.remove(1);
         assert_eq!(report.verdict(false), None);
     }
 }

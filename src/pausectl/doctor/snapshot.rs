@@ -1,5 +1,4 @@
-//! What several checks look at, read once: the host's links and the addresses behind them, the
-//! configurations, and what runtimes remember. No namespace is entered for it.
+//! The state of the host that several checks look at, read once. No namespace is entered for it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,112 +20,133 @@ use pausenet_host::{During, Error, Result};
 
 /// Where to look.
 #[derive(Debug, Clone)]
-pub struct Places {
-    /// The folders of configurations: the runtimes', and that of `pausectl pod`.
+pub struct Paths {
+    /// The folders of network configurations: the runtimes', and that of `pausectl pod`.
     pub conf_dirs: Vec<PathBuf>,
-    /// The folder with a store of addresses for each network.
+    /// The folder with an address store for each network.
     pub data_dir: PathBuf,
-    /// Where plugins are found.
+    /// The folders of plugins.
     pub cni_path: Vec<PathBuf>,
 }
 
-/// A configuration on disk.
+/// A network configuration on disk.
 #[derive(Debug)]
 pub struct Conf {
     pub file: PathBuf,
     pub list: Result<NetworkList>,
 }
 
-/// The addresses in the namespaces behind the host's links.
+/// The addresses at the other ends of the host's links.
 #[derive(Debug, Default)]
-pub struct Behind {
-    /// By the number that the namespace has here: the index of a link there, and its address.
+pub struct PeerAddresses {
+    /// By the namespace's number on this host: the index of a link there, and an address of it.
     namespaces: HashMap<i32, Vec<(u32, IpNetwork)>>,
-    /// Links whose other end is where nobody here can see.
-    pub unseen: Vec<String>,
+    /// Links whose other end is in a namespace that cannot be seen from here.
+    pub unreadable: Vec<String>,
 }
 
-impl Behind {
-    /// Whose an address is: namespace and link, of everybody who has it.
-    pub fn holders(&self) -> HashMap<IpAddr, Vec<(i32, u32)>> {
-        let mut holders: HashMap<IpAddr, Vec<_>> = HashMap::new();
+impl PeerAddresses {
+    fn read(links: &[Link]) -> Result<Self> {
+        let mut socket = Host::open_socket()?;
+        let mut peers = Self::default();
+        for link in links {
+            match link.peer_netns {
+                Some(id) if id < 0 => peers.unreadable.push(link.name.clone()),
+                Some(id) if !peers.namespaces.contains_key(&id) => {
+                    let addresses = address::of_namespace_by_link(&mut socket, id)
+                        .during_with(|| format!("list the addresses behind {}", link.name))?;
+                    peers.namespaces.insert(id, addresses);
+                }
+                _ => {}
+            }
+        }
+        Ok(peers)
+    }
+
+    /// The interfaces that have an address: namespace and link index of each.
+    pub fn interfaces_by_address(&self) -> HashMap<IpAddr, Vec<(i32, u32)>> {
+        let mut interfaces: HashMap<IpAddr, Vec<_>> = HashMap::new();
         for (namespace, addresses) in &self.namespaces {
             for (index, net) in addresses {
-                holders
+                interfaces
                     .entry(net.ip())
                     .or_default()
                     .push((*namespace, *index));
             }
         }
-        holders
+        interfaces
     }
 
     /// The addresses of the interface at the other end of a link. None if it cannot be seen.
-    pub fn of(&self, host_end: &Link) -> Option<Vec<IpNetwork>> {
+    fn behind(&self, host_end: &Link) -> Option<Vec<IpNetwork>> {
         let addresses = self.namespaces.get(&host_end.peer_netns?)?;
         let peer = host_end.peer?;
         let own = addresses.iter().filter(|(index, _)| *index == peer);
         Some(own.map(|(_, net)| *net).collect())
     }
 
-    /// How many namespaces there are behind the host's links.
-    pub fn namespaces(&self) -> usize {
+    /// How many namespaces the host's links lead to.
+    pub fn namespace_count(&self) -> usize {
         self.namespaces.len()
     }
 }
 
-/// A whole attachment of ours.
+/// An attachment of ours that is complete: its host end has its alias.
 #[derive(Debug)]
-pub struct Attached {
+pub struct LiveAttachment {
     pub attachment: Attachment,
     pub host_end: Link,
-    /// What its interface has; link-local addresses are left out. None: it cannot be seen.
+    /// Those of its interface, without link-local ones. None if it cannot be seen.
     pub addresses: Option<Vec<IpNetwork>>,
-    /// What each plugin of ours was asked for, as far as anybody remembers it.
+    /// What each plugin of ours was asked for: by the runtime's result cache, or else by the
+    /// network's configuration.
     pub add_calls: Vec<AddCall>,
-    /// The runtime's memory of it is there: mapped ports are known.
-    pub is_remembered: bool,
+    /// It is in the runtime's result cache, so its published ports are known.
+    pub is_cached: bool,
 }
 
 /// The host at one moment.
-pub struct Scene {
-    pub places: Places,
+pub struct Snapshot {
+    pub paths: Paths,
     pub now: SystemTime,
     pub programs: Programs,
     pub confs: Vec<Conf>,
     pub links: Result<Vec<Link>>,
-    pub behind: Result<Behind>,
-    pub entries: Result<Vec<Entry>>,
-    pub attached: Vec<Attached>,
+    pub peers: Result<PeerAddresses>,
+    /// The runtimes' result caches.
+    pub cache: Result<Vec<Entry>>,
+    pub attachments: Vec<LiveAttachment>,
 }
 
-impl Scene {
-    /// Reads all of it. What cannot be read is an error of that part, for the checks that need
-    /// it to tell.
-    pub fn read(places: Places, now: SystemTime) -> Self {
-        let programs = Programs::find(&places.cni_path);
-        let confs = confs(&places.conf_dirs);
+impl Snapshot {
+    /// Reads all of it. A part that cannot be read holds its error, for the checks that need it.
+    pub fn read(paths: Paths, now: SystemTime) -> Self {
+        let programs = Programs::find(&paths.cni_path);
+        let confs = confs(&paths.conf_dirs);
         let links = Host::open_socket()
             .map_err(Error::from)
             .and_then(|mut socket| link::list(&mut socket).during("list the host's links"));
-        let behind = links.as_deref().map_err(Clone::clone).and_then(read_behind);
-        let entries = cache::list();
-        let known = |attachment: &Attachment| {
-            let entries = entries.as_ref().ok()?;
+        let peers = links
+            .as_deref()
+            .map_err(Clone::clone)
+            .and_then(PeerAddresses::read);
+        let cache = cache::list();
+        let cached = |attachment: &Attachment| {
+            let entries = cache.as_ref().ok()?;
             let of = |entry: &&Entry| entry.parameters.attachment == *attachment;
             entries.iter().find(of)
         };
-        let mut attached = Vec::new();
+        let mut attachments = Vec::new();
         for host_end in links.iter().flatten() {
             let Some(attachment) = attachment_of_host_end(host_end) else {
                 continue;
             };
-            let addresses = behind.as_ref().ok().and_then(|behind| behind.of(host_end));
+            let addresses = peers.as_ref().ok().and_then(|peers| peers.behind(host_end));
             let addresses: Option<Vec<_>> = addresses.map(|addresses| {
                 let own = addresses.into_iter().filter(|net| !is_link_local(net));
                 own.collect()
             });
-            let entry = known(&attachment);
+            let entry = cached(&attachment);
             let seen = addresses.as_deref().unwrap_or_default();
             let add_calls = match entry {
                 Some(entry) => add_calls::remembered(entry, seen, programs.known()),
@@ -137,8 +157,8 @@ impl Scene {
                     })
                 }
             };
-            attached.push(Attached {
-                is_remembered: entry.is_some(),
+            attachments.push(LiveAttachment {
+                is_cached: entry.is_some(),
                 host_end: host_end.clone(),
                 attachment,
                 addresses,
@@ -146,14 +166,14 @@ impl Scene {
             });
         }
         Self {
-            places,
+            paths,
             now,
             programs,
             confs,
             links,
-            behind,
-            entries,
-            attached,
+            peers,
+            cache,
+            attachments,
         }
     }
 
@@ -163,9 +183,9 @@ impl Scene {
     }
 
     /// The attachment that has the host end of this name.
-    pub fn attached_to(&self, host_end: &str) -> Option<&Attached> {
-        let of = |attached: &&Attached| attached.host_end.name == host_end;
-        self.attached.iter().find(of)
+    pub fn attachment_at(&self, host_end: &str) -> Option<&LiveAttachment> {
+        let of = |live: &&LiveAttachment| live.host_end.name == host_end;
+        self.attachments.iter().find(of)
     }
 }
 
@@ -186,37 +206,20 @@ fn confs(dirs: &[PathBuf]) -> Vec<Conf> {
     confs
 }
 
-fn read_behind(links: &[Link]) -> Result<Behind> {
-    let mut socket = Host::open_socket()?;
-    let mut behind = Behind::default();
-    for link in links {
-        match link.peer_netns {
-            Some(id) if id < 0 => behind.unseen.push(link.name.clone()),
-            Some(id) if !behind.namespaces.contains_key(&id) => {
-                let addresses = address::of_namespace_by_link(&mut socket, id)
-                    .during_with(|| format!("list the addresses behind {}", link.name))?;
-                behind.namespaces.insert(id, addresses);
-            }
-            _ => {}
-        }
-    }
-    Ok(behind)
-}
-
-/// Whether an attachment is there, now: it may have come or gone since the links were listed.
-/// When in doubt it is.
-pub fn is_there(attachment: &Attachment) -> bool {
+/// Whether an attachment exists now: it may have come or gone since the links were listed. True
+/// if the kernel does not answer.
+pub fn exists(attachment: &Attachment) -> bool {
     let found = Host::open_socket().and_then(|mut socket| host_end(&mut socket, attachment));
     !matches!(found, Ok(None))
 }
 
-/// Whether a link that was listed is there still. Indexes are not given out again.
-pub fn is_link_there(index: u32) -> bool {
+/// Whether a link that was listed exists still. The kernel gives no index out again.
+pub fn link_exists(index: u32) -> bool {
     let found = Host::open_socket().map(|mut socket| link::get(&mut socket, Which::Index(index)));
     !matches!(found, Ok(Ok(None)))
 }
 
-/// What the kernel gives interfaces by itself, or what every host may have.
+/// Link-local and loopback addresses: the kernel assigns them, or every host has them.
 pub fn is_link_local(net: &IpNetwork) -> bool {
     match net.ip() {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_loopback(),

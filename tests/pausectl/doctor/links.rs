@@ -52,12 +52,12 @@ fn a_host_end_without_its_bridge_is_reported() {
         (
             format!("link set {end} nomaster"),
             format!("link set {end} master cni0"),
-            "no port of its bridge cni0",
+            "not a port of its bridge cni0",
         ),
         (
             format!("link set {end} down"),
             format!("link set {end} up"),
-            "switched off",
+            "is down",
         ),
     ] {
         ip(&breaks);

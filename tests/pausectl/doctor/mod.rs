@@ -301,31 +301,31 @@ fn each_finding_shows_problem_consequence_and_repair() {
     assert_eq!(status, Some(1));
     insta::assert_snapshot!(stdout, @r"
     problem     store     network podnet: no interface has 10.1.0.77 (dead eth0)
-                          means: held for containers that are gone; ADD takes them back only when the range has run out
+                          means: reserved for containers that are gone; ADD frees them only when the range is full
                           do: pausectl doctor --fix, which is safe; or: once their containers are gone, remove their files in /var/lib/cni/networks/podnet
     problem     rules     shared chains: rules of postrouting_10.1.0.0/24 are gone from nftables
-                          means: no pod has what they do: masquerade, ports, guards
-                          do: pausectl doctor --fix, which is safe; or: DEL and ADD again (nft monitor shows who flushes the ruleset)
+                          means: no pod has what they do: masquerade, published ports, MAC guards
+                          do: pausectl doctor --fix, which is safe; or: DEL and ADD again (nft monitor shows what flushes the ruleset)
     problem     rules     network podnet, container c1, interface eth0: gone from nftables: masquerade
-                          means: its traffic is not what its network promises, or its ports do not answer; no runtime remembers it, so ports that it had cannot be put back
+                          means: its traffic is not as its network requires, or its ports do not answer; it is in no runtime's cache, so its published ports cannot be put back
                           do: pausectl doctor --fix, which is safe; or: DEL and ADD again
-    ok          links     every host end is whole, and somebody is behind it
+    ok          links     every host end is complete, and has a process behind it
     ");
     insta::assert_snapshot!(stderr, @r"
-    error: 3 problems were found
-    hint: pausectl doctor --fix repairs 3 safely
+    error: 3 problems found
+    hint: pausectl doctor --fix repairs 3 of them safely
     ");
     assert_is_in_the_docs(&(stdout + &stderr));
     let (status, stdout, stderr) = screen(&["--fix"]);
     assert_eq!(status, Some(0));
     insta::assert_snapshot!(stdout, @r"
-    repaired    store     network podnet: the addresses are free again
+    repaired    store     network podnet: freed the addresses
     repaired    rules     shared chains: put back
-    repaired    rules     network podnet, container c1, interface eth0: put back: masquerade
+    repaired    rules     network podnet, container c1, interface eth0: put back masquerade
 
-    ok          store     every held address has an interface, and every interface its address
-    ok          rules     nftables holds what the attachments need, and nothing else of ours
-    ok          links     every host end is whole, and somebody is behind it
+    ok          store     every reserved address has an interface, and every interface a reservation
+    ok          rules     nftables holds what the attachments need, and nothing stale of ours
+    ok          links     every host end is complete, and has a process behind it
     ");
     assert_is_in_the_docs(&stdout);
     assert_eq!(stderr, "");
@@ -456,7 +456,7 @@ fn what_cannot_be_inspected_is_reported_and_is_no_failure() {
     let findings = answer["findings"].as_array().unwrap();
     let unseen: Vec<_> = findings
         .iter()
-        .filter(|found| found["what"].as_str().unwrap().contains("not looked at"))
+        .filter(|found| found["what"].as_str().unwrap().contains("not checked"))
         .collect();
     assert!(!unseen.is_empty(), "{answer:#}");
     assert!(

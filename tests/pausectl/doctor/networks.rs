@@ -88,7 +88,7 @@ fn an_invalid_configuration_is_reported_with_its_file() {
         (
             "lo.json",
             lab(json!({"bridge": "lo"})),
-            &["lo exists, and is no bridge"],
+            &["lo exists, but is a device"],
         ),
         (
             "twin.json",

@@ -69,5 +69,5 @@ fn a_runtime_socket_without_listener_is_noted() {
     drop(listener);
     doctor
         .check(&["plugins"])
-        .note(&["/run/docker.sock", "nobody listens"]);
+        .note(&["/run/docker.sock", "nothing listens"]);
 }

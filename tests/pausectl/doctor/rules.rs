@@ -268,7 +268,7 @@ fn without_a_result_cache_rules_are_restored_from_the_configuration() {
     let found = found
         .iter()
         .find(|found| found["subject"].as_str().unwrap().contains("web"));
-    says(found.unwrap(), &["masquerade", "no runtime remembers it"]);
+    says(found.unwrap(), &["masquerade", "in no runtime's cache"]);
     doctor.fix(&["rules"]);
     assert_eq!(lines(), before);
     let outside_server = listen(Some(&outside), "192.0.2.2:7000");
@@ -280,7 +280,7 @@ fn without_a_result_cache_rules_are_restored_from_the_configuration() {
     fs::remove_file(doctor.confs().join("podnet.json")).unwrap();
     flush();
     let report = doctor.fix(&["rules"]);
-    report.note(&["container web", "cannot be told"]);
+    report.note(&["container web", "is unknown"]);
     assert_eq!(ruleset(), "");
 }
 

@@ -179,7 +179,7 @@ fn a_lost_address_file_is_restored_from_the_interface() {
     fs::remove_file(&file).unwrap();
 
     let report = doctor.check(&["store"]);
-    report.problem(&["10.1.0.2", "container web", "knows nothing of it"]);
+    report.problem(&["10.1.0.2", "container web", "does not reserve it"]);
     assert!(!file.exists());
     let report = doctor.fix(&["store"]);
     assert_eq!(report.outcomes(), ["repaired"]);
@@ -235,7 +235,7 @@ fn one_address_on_two_interfaces_is_reported() {
     let twice = report.of("problem");
     let twice = twice.iter().find(|found| found["subject"] == "10.1.0.2");
     let (web, other) = (host_end("web"), host_end("other"));
-    let words = [web.as_str(), other.as_str(), "more than one interface"];
+    let words = [web.as_str(), other.as_str(), "several interfaces"];
     super::says(twice.unwrap_or_else(|| panic!("{report:#?}")), &words);
 }
 

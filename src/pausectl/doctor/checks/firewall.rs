@@ -1,13 +1,13 @@
-//! Other firewalls of the host that drop what pods forward. What is in the way, and what helps, is
-//! known in [`pausenet::plan::firewall`].
+//! Other firewalls on the host that drop what pods forward. Which they are, and what helps, is in
+//! [`pausenet::plan::firewall`].
 
 use std::collections::BTreeSet;
 
-use super::networks::wired_by_us;
-use super::store::host_local;
-use crate::doctor::finding::{Check, Finding, Severity};
-use crate::doctor::repair;
-use crate::doctor::snapshot::Scene;
+use crate::doctor::check::Check;
+use crate::doctor::configured::{host_local, networks_of_ours};
+use crate::doctor::finding::{Finding, Severity};
+use crate::doctor::repair::Repair;
+use crate::doctor::snapshot::Snapshot;
 use pausenet::apply::firewall::{ensure, obstacles};
 use pausenet::cni::NetworkName;
 use pausenet::plan::firewall::{
@@ -15,24 +15,31 @@ use pausenet::plan::firewall::{
 };
 use pausenet_host::Result;
 
-/// Tell Docker's firewall what to let through, as every ADD does.
-#[derive(Debug, Clone)]
-pub struct Repair(Vec<AllowedTraffic>);
+pub(super) const CHECK: Check = Check {
+    name: "firewall",
+    about: "other firewalls that drop what pods forward: Docker, ufw, firewalld",
+    all_is_well: "no firewall on the host drops what pods forward",
+    run,
+};
 
-impl Repair {
-    pub fn done(&self) -> String {
-        format!("DOCKER-USER lets {} through", names(&networks(&self.0)))
+/// Let the networks through Docker's firewall, as every ADD does.
+#[derive(Debug)]
+struct FirewallRepair(Vec<AllowedTraffic>);
+
+impl Repair for FirewallRepair {
+    fn done(&self) -> String {
+        format!("let {} through in DOCKER-USER", names(&networks(&self.0)))
     }
 
-    pub fn carry_out(&self) -> Result<bool> {
+    fn carry_out(&self) -> Result<bool> {
         ensure(&self.0)?;
         Ok(true)
     }
 }
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
-    let running = running(scene);
-    let configured = configured(scene, &running);
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
+    let running = running(snapshot);
+    let configured = configured(snapshot, &running);
     let mut findings = Vec::new();
     for (traffic, severity) in [(running, Severity::Problem), (configured, Severity::Note)] {
         match obstacles(&traffic) {
@@ -41,20 +48,20 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
                 findings.extend(found.filter_map(|found| judge(found, &traffic, severity)));
             }
             Err(err) => {
-                findings.push(Finding::unseen(Check::Firewall, "other firewalls", err));
-                break; // once is enough
+                findings.push(Finding::not_checked("other firewalls", err));
+                break; // the second would fail alike
             }
         }
     }
     findings
 }
 
-/// What attachments that are there now need.
-fn running(scene: &Scene) -> Vec<AllowedTraffic> {
+/// What running attachments need.
+fn running(snapshot: &Snapshot) -> Vec<AllowedTraffic> {
     let mut found: Vec<AllowedTraffic> = Vec::new();
-    for attached in &scene.attached {
-        let addresses = attached.addresses.as_deref().unwrap_or_default();
-        for add_call in &attached.add_calls {
+    for live in &snapshot.attachments {
+        let addresses = live.addresses.as_deref().unwrap_or_default();
+        for add_call in &live.add_calls {
             let wanted = allowed_traffic(&add_call.request.network, addresses).into_iter();
             let new: Vec<_> = wanted.filter(|allowed| !found.contains(allowed)).collect();
             found.extend(new);
@@ -63,10 +70,10 @@ fn running(scene: &Scene) -> Vec<AllowedTraffic> {
     found
 }
 
-/// What networks would need that have no attachment yet.
-fn configured(scene: &Scene, running: &[AllowedTraffic]) -> Vec<AllowedTraffic> {
+/// What networks without an attachment would need.
+fn configured(snapshot: &Snapshot, running: &[AllowedTraffic]) -> Vec<AllowedTraffic> {
     let busy = networks(running);
-    let mut networks: Vec<_> = wired_by_us(scene).into_values().collect();
+    let mut networks: Vec<_> = networks_of_ours(snapshot).into_values().collect();
     networks.retain(|network| !busy.contains(&network.name));
     networks.sort_by(|one, other| one.name.cmp(&other.name));
     let wanted = networks.iter().flat_map(|network| {
@@ -101,19 +108,21 @@ fn judge(found: Obstacle, traffic: &[AllowedTraffic], severity: Severity) -> Opt
     };
     let shut_out = names(&found.networks);
     let finding = Finding::new(
-        Check::Firewall,
         severity,
         &found.place,
-        format!("{whose} drops what pods of {shut_out} forward: {}", found.why),
+        format!(
+            "{whose} drops what pods of {shut_out} forward: {}",
+            found.why
+        ),
     )
-    .means("they do not reach each other across networks, nor the outside, and their ports do not answer");
+    .means("they reach neither other networks nor the outside, and their ports do not answer");
     match found.remedy {
-        // The next ADD sees to it before anybody could notice.
+        // The next ADD repairs it.
         Remedy::Ours if severity < Severity::Problem => None,
         Remedy::Ours => {
             let of_these = |allowed: &&AllowedTraffic| found.networks.contains(&allowed.network);
             let traffic = traffic.iter().filter(of_these).cloned().collect();
-            Some(finding.repair(repair::Repair::Firewall(Repair(traffic))))
+            Some(finding.repair(FirewallRepair(traffic)))
         }
         Remedy::Commands(commands) => Some(finding.how(commands.join("; "))),
     }

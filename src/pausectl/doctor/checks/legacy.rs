@@ -1,27 +1,35 @@
-//! Chains that the plugins bridge, ptp and portmap made for their pods with iptables-legacy: once
-//! pausenet has taken the pods over, nobody removes them, for they can only be changed by
-//! iptables-legacy itself.
+//! Chains that the reference plugins bridge, ptp and portmap made for their pods with
+//! iptables-legacy. Once pausenet serves the pods, nothing removes them: only iptables-legacy
+//! itself can.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::doctor::finding::{Check, Finding};
-use crate::doctor::snapshot::Scene;
+use crate::doctor::check::Check;
+use crate::doctor::finding::Finding;
+use crate::doctor::snapshot::Snapshot;
 use pausenet::cni::Family;
 use pausenet::ipam::store::Store;
 use pausenet::kernel::iptables_legacy;
 use pausenet::plan::reference::{iptables_chains, is_iptables_chain};
 use pausenet_host::{Error, Result};
 
-/// Whose pod a chain may be for: network and container.
+pub(super) const CHECK: Check = Check {
+    name: "legacy",
+    about: "chains that other plugins left in iptables-legacy",
+    all_is_well: "other plugins left no chains behind",
+    run,
+};
+
+/// By the chain's name: the network and container that it may serve.
 type Holders = HashMap<String, (String, String)>;
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
-    let holders = match holders(&scene.places.data_dir) {
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
+    let holders = match holders(&snapshot.paths.data_dir) {
         Ok(holders) => holders,
-        Err(err) => return vec![Finding::unseen(Check::Legacy, "whose chains they are", err)],
+        Err(err) => return vec![Finding::not_checked("the containers of the chains", err)],
     };
     let mut findings = Vec::new();
     for family in Family::ALL {
@@ -33,14 +41,14 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
             Err(err) => {
                 let table = format!("the table nat of {}", iptables_legacy::program(family));
                 let err = Error::new(err.to_string());
-                findings.push(Finding::unseen(Check::Legacy, table, err));
+                findings.push(Finding::not_checked(table, err));
             }
         }
     }
     findings
 }
 
-/// A chain does its work while an address is held for whoever it was made for.
+/// A chain is in use while its container has a reservation.
 fn judge(family: Family, chains: &[String], holders: &Holders) -> Vec<Finding> {
     let left: Vec<_> = chains
         .iter()
@@ -51,25 +59,23 @@ fn judge(family: Family, chains: &[String], holders: &Holders) -> Vec<Finding> {
         let subject = format!("chain {chain} of {}", iptables_legacy::program(family));
         match holders.get(chain) {
             Some((network, container)) => Finding::ok(
-                Check::Legacy,
                 subject,
                 format!("it serves container {container} of network {network}"),
             )
-            .means("it stays behind when the container goes"),
+            .means("it will be left when the container goes"),
             None => Finding::problem(
-                Check::Legacy,
                 subject,
-                "a plugin before us made it, and nobody holds an address that it could be for",
+                "another plugin made it, and no container with a reserved address uses it",
             )
-            .means("it leads packets to whoever has the address next")
+            .means("it redirects packets of the next container with that address")
             .how(removal(family, &left)),
         }
     };
     chains.iter().map(finding).collect()
 }
 
-/// The command that takes chains out of a table, and the jumps to them, in one step. It keeps
-/// the counters of all others.
+/// The command that removes chains and the jumps to them in one step. It keeps the counters of all
+/// others.
 fn removal(family: Family, chains: &[&str]) -> String {
     let program = iptables_legacy::program(family);
     let patterns: Vec<_> = chains.iter().map(|chain| format!("-e {chain}")).collect();
@@ -79,7 +85,7 @@ fn removal(family: Family, chains: &[&str]) -> String {
     )
 }
 
-/// Which network and container the chains of all who hold an address would be named for.
+/// The chains that reservations may have, each with its holder.
 fn holders(data_dir: &Path) -> Result<Holders> {
     let attempt = |err| Error::io("cannot list the address stores in", data_dir, err);
     let mut holders = HashMap::new();
@@ -112,11 +118,11 @@ mod tests {
     use crate::doctor::finding::Severity;
 
     #[test]
-    fn one_command_removes_all_that_are_left_and_no_chain_that_serves() {
-        let [served, left, too] = ["CNI-a", "CNI-DN-b", "CNI-SN-c"].map(str::to_owned);
+    fn one_command_removes_every_unused_chain_and_no_other() {
+        let [used, left, too] = ["CNI-a", "CNI-DN-b", "CNI-SN-c"].map(str::to_owned);
         let holder = ("podnet".to_owned(), "web".to_owned());
-        let holders = HashMap::from([(served.clone(), holder)]);
-        let findings = judge(Family::Ipv4, &[served, left, too], &holders);
+        let holders = HashMap::from([(used.clone(), holder)]);
+        let findings = judge(Family::Ipv4, &[used, left, too], &holders);
         let severities = [Severity::Ok, Severity::Problem, Severity::Problem];
         assert_eq!(
             findings

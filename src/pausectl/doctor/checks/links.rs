@@ -1,13 +1,14 @@
-//! Host ends: half made, cut off from their bridge, or with nobody behind them.
+//! Host ends: debris, cut off from their bridge, or with no process behind them.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::doctor::finding::{Check, Finding, OUTSIDE};
-use crate::doctor::repair;
-use crate::doctor::snapshot::{Attached, Scene, is_link_there};
+use crate::doctor::check::Check;
+use crate::doctor::finding::{Finding, OUTSIDE};
+use crate::doctor::repair::Repair;
+use crate::doctor::snapshot::{LiveAttachment, Snapshot, link_exists};
 use pausenet::apply::{self, Host, host_end, is_locked, try_lock};
 use pausenet::cni::IfName;
 use pausenet::cni::request::Attachment;
@@ -17,24 +18,30 @@ use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::plan::{Ownership, host_end_name, is_half_made};
 use pausenet_host::{During, Error, Result};
 
-/// A repair of links.
-#[derive(Debug, Clone)]
-pub enum Repair {
-    /// Remove a link that was never finished.
+pub(super) const CHECK: Check = Check {
+    name: "links",
+    about: "host ends: half made, cut off from their bridge, without a process behind them",
+    all_is_well: "every host end is complete, and has a process behind it",
+    run,
+};
+
+#[derive(Debug)]
+enum LinkRepair {
+    /// Remove a link that an ADD made and did not finish.
     Debris(IfName),
-    /// Remove what is left of an attachment whose host end is gone: its IFB.
-    Detour(Attachment),
+    /// Remove the IFB of an attachment whose host end is gone.
+    Ifb(Attachment),
 }
 
-impl Repair {
-    pub fn done(&self) -> String {
+impl Repair for LinkRepair {
+    fn done(&self) -> String {
         match self {
-            Self::Debris(name) => format!("{name} is removed"),
-            Self::Detour(attachment) => format!("the IFB of {attachment} is removed"),
+            Self::Debris(name) => format!("removed {name}"),
+            Self::Ifb(attachment) => format!("removed the IFB of {attachment}"),
         }
     }
 
-    pub fn carry_out(&self) -> Result<bool> {
+    fn carry_out(&self) -> Result<bool> {
         let mut socket = Host::open_socket()?;
         match self {
             Self::Debris(name) => {
@@ -45,7 +52,7 @@ impl Repair {
                     None => Ok(false),
                 }
             }
-            Self::Detour(attachment) => {
+            Self::Ifb(attachment) => {
                 let Some(_lock) = try_lock(&host_end_name(attachment))? else {
                     return Ok(false);
                 };
@@ -59,33 +66,29 @@ impl Repair {
     }
 }
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
-    let links = match &scene.links {
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
+    let links = match &snapshot.links {
         Ok(links) => links,
         Err(err) => {
-            return vec![Finding::unseen(
-                Check::Links,
-                "the host's links",
-                err.clone(),
-            )];
+            return vec![Finding::not_checked("the host's links", err.clone())];
         }
     };
     let mut findings = Vec::new();
     for link in links {
-        findings.extend(half_made(link));
-        findings.extend(widowed(link, links));
+        findings.extend(debris(link));
+        findings.extend(unused_ifb(link, links));
     }
     findings.extend(
-        scene
-            .attached
+        snapshot
+            .attachments
             .iter()
-            .filter_map(|attached| bridge(attached, links)),
+            .filter_map(|live| bridge(live, links)),
     );
-    findings.extend(deserted(&scene.attached));
+    findings.extend(without_process(&snapshot.attachments));
     findings
 }
 
-fn half_made(link: &Link) -> Option<Finding> {
+fn debris(link: &Link) -> Option<Finding> {
     if !is_half_made(link) {
         return None;
     }
@@ -94,15 +97,15 @@ fn half_made(link: &Link) -> Option<Finding> {
         .and_then(|mut socket| apply::is_debris(&mut socket, link))
         .unwrap_or(false);
     is_debris.then(|| {
-        Finding::problem(Check::Links, &link.name, "its ADD was killed half way")
-            .means("it belongs to nobody; its name is free for the next ADD of the same attachment only")
+        Finding::problem(&link.name, "an ADD made it and was killed half way")
+            .means("nothing uses it, and only an ADD of the same attachment replaces it")
             .how(format!("ip link delete {}", link.name))
-            .repair(repair::Repair::Links(Repair::Debris(name)))
+            .repair(LinkRepair::Debris(name))
     })
 }
 
-/// An IFB does not go with its container's namespace.
-fn widowed(link: &Link, links: &[Link]) -> Option<Finding> {
+/// An IFB of an attachment that is gone: it does not end with the container's namespace.
+fn unused_ifb(link: &Link, links: &[Link]) -> Option<Finding> {
     let attachment = Ownership::of(link).attachment()?;
     let host_end = host_end_name(&attachment);
     let is_there = links.iter().any(|link| link.name == host_end.as_str());
@@ -111,32 +114,29 @@ fn widowed(link: &Link, links: &[Link]) -> Option<Finding> {
     }
     Some(
         Finding::problem(
-            Check::Links,
             &link.name,
-            format!("it limited what {attachment} sends, which is gone"),
+            format!("it shaped what {attachment} sent, and that is gone"),
         )
         .means("nothing uses it")
         .how(format!("ip link delete {}", link.name))
-        .repair(repair::Repair::Links(Repair::Detour(attachment))),
+        .repair(LinkRepair::Ifb(attachment)),
     )
 }
 
-/// Whether the host end is a port of its network's bridge, and switched on.
-fn bridge(attached: &Attached, links: &[Link]) -> Option<Finding> {
-    let end = &attached.host_end;
-    let subject = format!("{} ({})", end.name, attached.attachment);
-    if is_locked(&attached.attachment) {
+/// A host end that is down, or not a port of its network's bridge.
+fn bridge(live: &LiveAttachment, links: &[Link]) -> Option<Finding> {
+    let end = &live.host_end;
+    let subject = format!("{} ({})", end.name, live.attachment);
+    if is_locked(&live.attachment) {
         return None;
     }
-    let problem =
-        |what: String| Finding::problem(Check::Links, &subject, what).means("the pod is cut off");
+    let problem = |what: String| Finding::problem(&subject, what).means("the pod is cut off");
     if !end.up {
         return Some(
-            problem("the host end is switched off".into())
-                .how(format!("ip link set {} up", end.name)),
+            problem("the host end is down".into()).how(format!("ip link set {} up", end.name)),
         );
     }
-    let conf = attached
+    let conf = live
         .add_calls
         .iter()
         .find_map(|add_call| add_call.request.network.link.as_ref()?.bridge())?;
@@ -144,10 +144,10 @@ fn bridge(attached: &Attached, links: &[Link]) -> Option<Finding> {
     match bridge {
         None => Some(
             problem(format!("its bridge {} is gone", conf.name))
-                .how("DEL and ADD it again: the bridge is made anew"),
+                .how("DEL and ADD it again: ADD makes the bridge"),
         ),
         Some(bridge) if end.controller != Some(bridge.index) => Some(
-            problem(format!("it is no port of its bridge {}", conf.name))
+            problem(format!("it is not a port of its bridge {}", conf.name))
                 .how(format!("ip link set {} master {}", end.name, conf.name)),
         ),
         Some(_) => None,
@@ -155,54 +155,49 @@ fn bridge(attached: &Attached, links: &[Link]) -> Option<Finding> {
 }
 
 /// Attachments whose namespace has neither a process nor a name.
-fn deserted(attached: &[Attached]) -> Vec<Finding> {
-    let mut open: HashSet<i32> = attached
+fn without_process(attachments: &[LiveAttachment]) -> Vec<Finding> {
+    let mut open: HashSet<i32> = attachments
         .iter()
-        .filter_map(|attached| attached.host_end.peer_netns)
+        .filter_map(|live| live.host_end.peer_netns)
         .filter(|id| *id >= 0)
         .collect();
     if open.is_empty() {
         return Vec::new();
     }
-    if let Err(err) = find_residents(&mut open) {
-        return vec![Finding::unseen(
-            Check::Links,
-            "who lives behind the host ends",
+    if let Err(err) = strike_occupied(&mut open) {
+        return vec![Finding::not_checked(
+            "the processes behind the host ends",
             err,
         )];
     }
     let mut findings = Vec::new();
-    for attached in attached {
-        let id = attached.host_end.peer_netns;
+    for live in attachments {
+        let id = live.host_end.peer_netns;
         let is_open = id.is_some_and(|id| open.contains(&id));
-        if !is_open || is_locked(&attached.attachment) || !is_link_there(attached.host_end.index) {
+        if !is_open || is_locked(&live.attachment) || !link_exists(live.host_end.index) {
             continue;
         }
-        let subject = format!("{} ({})", attached.host_end.name, attached.attachment);
+        let subject = format!("{} ({})", live.host_end.name, live.attachment);
         findings.push(if sees_every_process() {
-            Finding::problem(
-                Check::Links,
-                subject,
-                "no process lives in its namespace, and no name holds it",
+            Finding::problem(subject,
+                "no process is in its namespace, and no file holds it",
             )
-            .means("the container is gone, and its address, links and rules are held for it still")
-            .how("have its runtime DEL it. It is not done here: some process may have the namespace open")
+            .means("the container is gone, but its address, links and rules are still there")
+            .how("have its runtime DEL it; --fix does not, since a process may have the namespace open")
         } else {
-            Finding::note(
-                Check::Links,
-                subject,
-                "no process that can be seen from here lives in its namespace",
+            Finding::note(subject,
+                "no process that can be seen from here is in its namespace",
             )
-            .means("the others cannot be seen: this is a container, or /proc hides them")
+            .means("others cannot be seen: this is a container, or /proc hides them")
             .how(OUTSIDE)
         });
     }
     findings
 }
 
-/// Takes from `open` each namespace that somebody lives in or that has a name. Only where some
-/// are left, it looks where it takes longer.
-fn find_residents(open: &mut HashSet<i32>) -> Result<()> {
+/// Removes from `open` each namespace that has a process or a name. The slower searches run only
+/// while some are left.
+fn strike_occupied(open: &mut HashSet<i32>) -> Result<()> {
     let mut socket = Host::open_socket()?;
     let mut seen = HashSet::new();
     let names = mounts(Path::new("/proc/thread-self/mountinfo"));
@@ -237,15 +232,15 @@ fn find_residents(open: &mut HashSet<i32>) -> Result<()> {
     Ok(())
 }
 
-/// Takes a namespace, by a path that leads to it, from those that nobody was found in. What is
-/// no namespace any more is passed over.
+/// Removes from `open` the namespace that a path leads to. A path that leads to none any more is
+/// skipped.
 fn strike(
     open: &mut HashSet<i32>,
     path: &Path,
     seen: &mut HashSet<NetnsId>,
     socket: &mut RouteSocket,
 ) -> Result<()> {
-    // Most processes live in few namespaces: each is opened once.
+    // Most processes share few namespaces: each is opened once.
     if NetnsId::of_file(path).is_none_or(|id| !seen.insert(id)) {
         return Ok(());
     }
@@ -275,7 +270,7 @@ fn processes() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// Where namespaces are mounted, by a process's mountinfo.
+/// Where network namespaces are mounted, by a process's mountinfo.
 fn mounts(mountinfo: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string(mountinfo).unwrap_or_default();
     text.lines().filter_map(mounted_namespace).collect()
@@ -286,12 +281,12 @@ fn mounted_namespace(line: &str) -> Option<PathBuf> {
     let (fields, rest) = line.split_once(" - ")?;
     let mut fields = fields.split(' ');
     let is_net = fields.nth(3)?.starts_with("net:");
-    let place = fields.next()?;
-    (is_net && rest.starts_with("nsfs ")).then(|| place.replace("\\040", " ").into())
+    let target = fields.next()?;
+    (is_net && rest.starts_with("nsfs ")).then(|| target.replace("\\040", " ").into())
 }
 
-/// A container has processes of its own only, without kernel threads; and in a user namespace it
-/// is not told where others' live.
+/// A container sees only its own processes and no kernel threads; a user namespace may not read
+/// where others are.
 fn sees_every_process() -> bool {
     let kernel_threads = fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n");
     kernel_threads && NetnsId::of_file(Path::new("/proc/1/ns/net")).is_some()

@@ -1,11 +1,26 @@
-//! The checks of `pausectl doctor`, a file or folder for each.
+//! The list of checks; each has a file or folder of its name.
 
-pub(super) mod firewall;
-pub(super) mod kernel;
-pub(super) mod legacy;
-pub(super) mod links;
-pub(super) mod networks;
-pub(super) mod plugins;
-pub(super) mod rules;
-pub(super) mod store;
-pub(super) mod sysctls;
+mod firewall;
+mod kernel;
+mod legacy;
+mod links;
+mod networks;
+mod plugins;
+mod rules;
+mod store;
+mod sysctls;
+
+use super::check::Check;
+
+/// All checks, in the order in which they run.
+pub const CHECKS: [&Check; 9] = [
+    &kernel::CHECK,
+    &sysctls::CHECK,
+    &firewall::CHECK,
+    &plugins::CHECK,
+    &networks::CHECK,
+    &store::CHECK,
+    &rules::CHECK,
+    &links::CHECK,
+    &legacy::CHECK,
+];

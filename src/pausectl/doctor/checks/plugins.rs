@@ -1,25 +1,33 @@
-//! The programs that runtimes would call, and the runtimes themselves.
+//! The plugins that runtimes would call, and the runtimes themselves.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::doctor::finding::{Check, Finding};
+use crate::doctor::check::Check;
+use crate::doctor::finding::Finding;
 use crate::doctor::programs::{NAMES, Program, Programs};
-use crate::doctor::snapshot::{Scene, shown};
+use crate::doctor::snapshot::{Snapshot, shown};
 
-/// What pausectl and the plugin are built as.
+pub(super) const CHECK: Check = Check {
+    name: "plugins",
+    about: "the plugins that runtimes would call, and the runtimes' sockets",
+    all_is_well: "every plugin can be run, and ours have this version",
+    run,
+};
+
+/// Of pausectl and of the plugin built with it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Runtimes by the socket where they answer; theirs are the names that people know containers by.
+/// The sockets of runtimes: from them come the names of containers.
 const SOCKETS: [(&str, &str); 3] = [
     ("Docker", "/run/docker.sock"),
     ("containerd", "/run/containerd/containerd.sock"),
     ("CRI-O", "/run/crio/crio.sock"),
 ];
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
-    let mut findings = programs(&scene.programs);
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
+    let mut findings = programs(&snapshot.programs);
     findings.extend(SOCKETS.iter().filter_map(|(name, path)| socket(name, path)));
     findings
 }
@@ -32,22 +40,19 @@ fn programs(programs: &Programs) -> Vec<Finding> {
         };
         let file = shown(file);
         findings.push(match program {
-            Program::Another => Finding::ok(Check::Plugins, file, "a plugin of somebody else's"),
+            Program::Another => Finding::ok(file, "another plugin"),
             Program::Ours(version) if version == VERSION => {
-                Finding::ok(Check::Plugins, file, format!("pausenet {version}"))
+                Finding::ok(file, format!("pausenet {version}"))
             }
             Program::Ours(version) => Finding::problem(
-                Check::Plugins,
                 file,
-                format!("it is pausenet {version}, and this pausectl is {VERSION}"),
+                format!("it is pausenet {version}, but this pausectl is {VERSION}"),
             )
-            .means("what this pausectl says of it may be wrong")
-            .how("pausectl install, with the newer of the two"),
-            Program::Broken(why) => {
-                Finding::problem(Check::Plugins, &file, format!("it cannot be run: {why}"))
-                    .means(format!("every network with the plugin {name} fails"))
-                    .how(format!("chmod 755 {file}, or: pausectl install"))
-            }
+            .means("this pausectl may report on it wrongly")
+            .how("run pausectl install of the newer one"),
+            Program::Broken(why) => Finding::problem(&file, format!("it cannot be run: {why}"))
+                .means(format!("every network that uses the plugin {name} fails"))
+                .how(format!("chmod 755 {file}, or: pausectl install")),
         });
     }
     findings
@@ -55,21 +60,17 @@ fn programs(programs: &Programs) -> Vec<Finding> {
 
 fn socket(runtime: &str, path: &str) -> Option<Finding> {
     let unseen = |why: String| {
-        Finding::note(Check::Plugins, path, why).means(format!(
-            "the names that {runtime} gives containers are not known"
-        ))
+        Finding::note(path, why).means(format!("{runtime}'s names of containers are not known"))
     };
     match UnixStream::connect(Path::new(path)) {
-        Ok(_) => Some(Finding::ok(
-            Check::Plugins,
-            path,
-            format!("{runtime} answers"),
-        )),
+        Ok(_) => Some(Finding::ok(path, format!("{runtime} answers"))),
         Err(err) => match err.kind() {
             ErrorKind::NotFound => None,
             ErrorKind::ConnectionRefused => Some(
-                unseen(format!("{runtime}'s socket is there, and nobody listens"))
-                    .how(format!("is {runtime} to run? Then start it")),
+                unseen(format!(
+                    "{runtime}'s socket exists, but nothing listens on it"
+                ))
+                .how(format!("start {runtime}, if it should run")),
             ),
             _ => Some(unseen(format!("{runtime} does not answer: {err}"))),
         },

@@ -1,13 +1,15 @@
-//! nftables against attachments: elements that a foreign flush took, and elements of the dead.
+//! nftables against attachments: elements that somebody flushed, and elements of attachments that
+//! are gone.
 //!
-//! What should be there is computed as ADD computes it, from what the runtime remembers of the
-//! attachment and from the interface itself; see [`add_calls`].
+//! The expected elements are computed as ADD computes them, from the runtime's result cache and
+//! the interface itself; see [`add_calls`].
 
 use std::collections::{HashMap, HashSet};
 
-use crate::doctor::finding::{Check, Finding};
-use crate::doctor::repair;
-use crate::doctor::snapshot::{Behind, Scene, is_link_there, is_there};
+use crate::doctor::check::Check;
+use crate::doctor::finding::Finding;
+use crate::doctor::repair::Repair;
+use crate::doctor::snapshot::{PeerAddresses, Snapshot, exists, link_exists};
 use pausenet::apply::{
     ElementKey, Host, ObservedElements, host_end, is_locked, restore_elements, rules, try_lock,
 };
@@ -21,47 +23,53 @@ use pausenet::plan::{Mapper, element_owner, host_end_name};
 use pausenet_host::Result;
 use pausenet_host::runtime::add_calls;
 
-/// A repair of nftables.
-#[derive(Debug, Clone)]
-pub enum Repair {
-    /// Put back elements of an attachment that lives.
-    Claim {
+pub(super) const CHECK: Check = Check {
+    name: "rules",
+    about: "nftables against attachments: masquerade, published ports, MAC guards",
+    all_is_well: "nftables holds what the attachments need, and nothing stale of ours",
+    run,
+};
+
+#[derive(Debug)]
+enum RuleRepair {
+    /// Put back elements of an attachment.
+    PutBack {
         attachment: Attachment,
-        /// The index of its host end: while that is there, it is the same attachment.
+        /// The index of its host end: while that exists, it is the same attachment.
         host_end: u32,
         wishes: Vec<DesiredElement>,
     },
     /// Put back tables, sets, chains and rules that attachments share.
-    Shared(Vec<DesiredElement>),
+    PutBackShared(Vec<DesiredElement>),
     /// Remove elements whose attachment is gone.
-    Drop {
+    Remove {
         attachment: Attachment,
         owner: String,
         keys: Vec<(Set, Vec<u8>)>,
     },
 }
 
-impl Repair {
-    pub fn done(&self) -> String {
+impl Repair for RuleRepair {
+    fn done(&self) -> String {
         match self {
-            Self::Claim { wishes, .. } => format!("put back: {}", shown(wishes)),
-            Self::Shared(_) => "put back".to_owned(),
-            Self::Drop { keys, .. } => format!("{} removed", elements(keys.len())),
+            Self::PutBack { wishes, .. } => format!("put back {}", shown(wishes)),
+            Self::PutBackShared(_) => "put back".to_owned(),
+            Self::Remove { keys, .. } => format!("removed {}", elements(keys.len())),
         }
     }
 
-    pub fn carry_out(&self) -> Result<bool> {
+    fn carry_out(&self) -> Result<bool> {
         match self {
-            Self::Claim {
+            Self::PutBack {
                 attachment,
                 host_end: index,
                 wishes,
             } => Ok(restore_elements(attachment, *index, wishes)?),
-            Self::Shared(wishes) => {
+            Self::PutBackShared(wishes) => {
                 rules::restore_shared(wishes)?;
                 Ok(true)
             }
-            Self::Drop {
+            Self::Remove {
                 attachment,
                 owner,
                 keys,
@@ -78,34 +86,35 @@ impl Repair {
     }
 }
 
-/// An attachment that lives, and what nftables should hold for it.
-struct Due {
+/// What nftables should hold for an attachment.
+struct Expected {
     attachment: Attachment,
+    /// The index of its host end.
     host_end: u32,
-    is_remembered: bool,
+    /// It is in the runtime's result cache.
+    is_cached: bool,
     wishes: Vec<DesiredElement>,
 }
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
     let present = match read() {
         Ok(present) => present,
         Err(refusal) => {
             let err = refusal.during("list the elements of nftables");
-            return vec![Finding::unseen(Check::Rules, "nftables", err)];
+            return vec![Finding::not_checked("nftables", err)];
         }
     };
-    let due = due(scene);
+    let expected = expected(snapshot);
     let mut findings = Vec::new();
-    if let Err(err) = &scene.entries {
-        findings.push(Finding::unseen(
-            Check::Rules,
-            "what runtimes remember",
+    if let Err(err) = &snapshot.cache {
+        findings.push(Finding::not_checked(
+            "the runtimes' result caches",
             err.clone(),
         ));
     }
-    findings.extend(unknown(scene));
-    findings.extend(lost(&present, &due));
-    findings.extend(leftovers(&present, scene));
+    findings.extend(unknown(snapshot));
+    findings.extend(missing(&present, &expected));
+    findings.extend(stale(&present, snapshot));
     findings
 }
 
@@ -113,15 +122,13 @@ fn read() -> Result<ObservedElements, KernelError> {
     ObservedElements::read(&mut Nft::open()?)
 }
 
-/// Attachments of which nobody can say any more what they were asked for.
-fn unknown(scene: &Scene) -> Option<Finding> {
-    let unknown = scene
-        .attached
+/// Attachments whose configuration is neither cached nor on disk.
+fn unknown(snapshot: &Snapshot) -> Option<Finding> {
+    let unknown = snapshot
+        .attachments
         .iter()
-        .filter(|attached| attached.add_calls.is_empty());
-    let names: Vec<_> = unknown
-        .map(|attached| attached.attachment.to_string())
-        .collect();
+        .filter(|live| live.add_calls.is_empty());
+    let names: Vec<_> = unknown.map(|live| live.attachment.to_string()).collect();
     let first = names.first()?;
     let others = match names.len() - 1 {
         0 => String::new(),
@@ -129,137 +136,135 @@ fn unknown(scene: &Scene) -> Option<Finding> {
     };
     Some(
         Finding::note(
-            Check::Rules,
             format!("{first}{others}"),
-            "not looked at: no runtime remembers it, and its network is configured nowhere here",
+            "not checked: it is in no runtime's cache, and its network is not configured here",
         )
-        .means("what nftables should hold for it cannot be told")
-        .how("--conf-dir and --runtime-conf-dir say where configurations are"),
+        .means("what nftables should hold for it is unknown")
+        .how("name the folder of its configuration with --conf-dir or --runtime-conf-dir"),
     )
 }
 
-/// Every attachment that is known to live, with its elements.
-fn due(scene: &Scene) -> Vec<Due> {
-    let ours = scene.attached.iter().map(|attached| Due {
-        attachment: attached.attachment.clone(),
-        host_end: attached.host_end.index,
-        is_remembered: attached.is_remembered,
-        wishes: attached
+/// The expected elements of every attachment that is known to exist.
+fn expected(snapshot: &Snapshot) -> Vec<Expected> {
+    let ours = snapshot.attachments.iter().map(|live| Expected {
+        attachment: live.attachment.clone(),
+        host_end: live.host_end.index,
+        is_cached: live.is_cached,
+        wishes: live
             .add_calls
             .iter()
             .flat_map(add_calls::AddCall::wishes)
             .collect(),
     });
-    let mut due: Vec<_> = ours.collect();
-    // Ports of ours on containers that another's plugin wired: whether one lives, its host end
-    // tells, by name and MAC.
-    let links = scene.links.as_deref().unwrap_or_default();
-    for entry in scene.entries.iter().flatten() {
+    let mut expected: Vec<_> = ours.collect();
+    // Ports of ours on containers that another plugin wired: they exist while their host end, known
+    // by name and MAC, exists.
+    let links = snapshot.links.as_deref().unwrap_or_default();
+    for entry in snapshot.cache.iter().flatten() {
         let attachment = &entry.parameters.attachment;
-        if scene
-            .attached
+        if snapshot
+            .attachments
             .iter()
-            .any(|attached| attached.attachment == *attachment)
+            .any(|live| live.attachment == *attachment)
         {
             continue;
         }
-        for add_call in add_calls::chained(entry, scene.programs.known()) {
-            let promised = add_call.request.network.prev_result.as_ref();
-            if let Some(host_end) = promised.and_then(|promised| host_end_of(promised, links)) {
-                due.push(Due {
+        for add_call in add_calls::chained(entry, snapshot.programs.known()) {
+            let result = add_call.request.network.prev_result.as_ref();
+            if let Some(host_end) = result.and_then(|result| host_end_of(result, links)) {
+                expected.push(Expected {
                     attachment: attachment.clone(),
                     host_end: host_end.index,
-                    is_remembered: true,
+                    is_cached: true,
                     wishes: add_call.wishes(),
                 });
             }
         }
     }
-    due
+    expected
 }
 
 /// The link that is the host end which a result names.
-fn host_end_of<'a>(promised: &AddResult, links: &'a [Link]) -> Option<&'a Link> {
+fn host_end_of<'a>(result: &AddResult, links: &'a [Link]) -> Option<&'a Link> {
     let on_host = |interface: &&Interface| interface.sandbox.is_empty();
-    promised
-        .interfaces
-        .iter()
-        .filter(on_host)
-        .find_map(|promised| {
-            links.iter().find(|link| {
-                let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-                link.kind == "veth"
-                    && link.name == promised.name
-                    && mac.eq_ignore_ascii_case(&promised.mac)
-            })
+    let mut interfaces = result.interfaces.iter().filter(on_host);
+    interfaces.find_map(|interface| {
+        links.iter().find(|link| {
+            let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+            link.kind == "veth"
+                && link.name == interface.name
+                && mac.eq_ignore_ascii_case(&interface.mac)
         })
+    })
 }
 
-fn lost(present: &ObservedElements, due: &[Due]) -> Vec<Finding> {
+fn missing(present: &ObservedElements, expected: &[Expected]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    // Without the shared objects no element can be; they come back with the first.
-    let all: Vec<_> = due.iter().flat_map(|due| due.wishes.clone()).collect();
+    // Elements need the shared objects, so those are put back first.
+    let all = expected.iter().flat_map(|one| one.wishes.clone());
+    let all: Vec<_> = all.collect();
     let chains = present.incomplete_chains(&all);
     if !chains.is_empty() {
         findings.push(
             Finding::problem(
-                Check::Rules,
                 "shared chains",
                 format!("rules of {} are gone from nftables", chains.join(", ")),
             )
-            .means("no pod has what they do: masquerade, ports, guards")
-            .how("DEL and ADD again (nft monitor shows who flushes the ruleset)")
-            .repair(repair::Repair::Rules(Repair::Shared(all))),
+            .means("no pod has what they do: masquerade, published ports, MAC guards")
+            .how("DEL and ADD again (nft monitor shows what flushes the ruleset)")
+            .repair(RuleRepair::PutBackShared(all)),
         );
     }
-    for due in due {
-        let gone = present.missing(&due.wishes);
-        // An ADD or DEL that is at work has its own mind about it.
-        if gone.is_empty() || is_locked(&due.attachment) || !is_link_there(due.host_end) {
+    for expected in expected {
+        let gone = present.missing(&expected.wishes);
+        // An ADD or DEL that is at work changes them.
+        if gone.is_empty() || is_locked(&expected.attachment) || !link_exists(expected.host_end) {
             continue;
         }
         let what = format!("gone from nftables: {}", shown(&gone));
         let mut means =
-            "its traffic is not what its network promises, or its ports do not answer".to_owned();
-        if !due.is_remembered {
-            means.push_str("; no runtime remembers it, so ports that it had cannot be put back");
+            "its traffic is not as its network requires, or its ports do not answer".to_owned();
+        if !expected.is_cached {
+            means.push_str(
+                "; it is in no runtime's cache, so its published ports cannot be put back",
+            );
         }
         findings.push(
-            Finding::problem(Check::Rules, &due.attachment, what)
+            Finding::problem(&expected.attachment, what)
                 .means(means)
                 .how("DEL and ADD again")
-                .repair(repair::Repair::Rules(Repair::Claim {
-                    attachment: due.attachment.clone(),
-                    host_end: due.host_end,
+                .repair(RuleRepair::PutBack {
+                    attachment: expected.attachment.clone(),
+                    host_end: expected.host_end,
                     wishes: gone,
-                })),
+                }),
         );
     }
     findings
 }
 
-/// Wishes in the words of people.
+/// Elements by what they do.
 fn shown(wishes: &[DesiredElement]) -> String {
-    let mut words: Vec<String> = Vec::new();
+    let mut kinds: Vec<String> = Vec::new();
     for wish in wishes {
         let set = wish.set.name.as_str();
-        let word = match set {
+        let kind = match set {
             _ if set.starts_with("ports") => port(&wish.element),
             _ if set.starts_with("masquerade_all") || set.starts_with("hairpin_") => {
-                "the way back of its ports".to_owned()
+                "masquerade for its ports".to_owned()
             }
             _ if set.starts_with("masquerade_") => "masquerade".to_owned(),
-            "guarded" | "allowed" => "the guard of its MAC".to_owned(),
-            _ => continue, // marks of what is named already
+            "guarded" | "allowed" => "its MAC guard".to_owned(),
+            _ => continue, // belongs to one that is listed
         };
-        if !words.contains(&word) {
-            words.push(word);
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
         }
     }
-    if words.is_empty() {
+    if kinds.is_empty() {
         return elements(wishes.len());
     }
-    words.join(", ")
+    kinds.join(", ")
 }
 
 fn port(element: &Element) -> String {
@@ -273,8 +278,8 @@ fn elements(count: usize) -> String {
     }
 }
 
-/// Elements of attachments that are no more.
-fn leftovers(present: &ObservedElements, scene: &Scene) -> Vec<Finding> {
+/// Elements of attachments that are gone.
+fn stale(present: &ObservedElements, snapshot: &Snapshot) -> Vec<Finding> {
     let mut owners: HashMap<&str, Vec<(&ElementKey, &Element)>> = HashMap::new();
     for (place, element) in &present.elements {
         owners
@@ -282,13 +287,13 @@ fn leftovers(present: &ObservedElements, scene: &Scene) -> Vec<Finding> {
             .or_default()
             .push((place, element));
     }
-    let live: HashSet<_> = scene
-        .attached
+    let live: HashSet<_> = snapshot
+        .attachments
         .iter()
-        .map(|attached| &attached.attachment)
+        .map(|live| &live.attachment)
         .collect();
     let mut findings = Vec::new();
-    let Ok(behind) = &scene.behind else {
+    let Ok(peers) = &snapshot.peers else {
         return findings;
     };
     let mut owners: Vec<_> = owners.into_iter().collect();
@@ -297,14 +302,13 @@ fn leftovers(present: &ObservedElements, scene: &Scene) -> Vec<Finding> {
         let Some((mapper, attachment)) = element_owner(owner) else {
             findings.push(
                 Finding::note(
-                    Check::Rules,
                     format!("{:?}", owner),
                     format!(
-                        "{} in our tables of nftables that we did not make",
+                        "{} in pausenet's nftables tables that pausenet did not make",
                         elements(found.len())
                     ),
                 )
-                .means("kept: whose they are cannot be told")
+                .means("kept: their owner is unknown")
                 .how("nft list ruleset"),
             );
             continue;
@@ -314,33 +318,29 @@ fn leftovers(present: &ObservedElements, scene: &Scene) -> Vec<Finding> {
         }
         let keys: Vec<_> = found.iter().map(|(place, _)| key(place)).collect();
         let what = format!(
-            "{} in nftables, and the attachment is gone",
+            "{} in nftables, but the attachment is gone",
             elements(found.len())
         );
-        let means = "whoever has the address next gets what was meant for it: ports of the host, masquerade";
+        let means = "the next container with its address gets its published ports and masquerade";
         if mapper == Mapper::Own {
-            // Its DEL may have come to an end since they were listed.
-            if is_there(&attachment) || !are_there(owner, &keys) {
+            // Its DEL may have ended since they were listed.
+            if exists(&attachment) || !any_exists(owner, &keys) {
                 continue;
             }
+            findings.push(Finding::problem(&attachment, what).means(means).repair(
+                RuleRepair::Remove {
+                    attachment,
+                    owner: owner.to_owned(),
+                    keys,
+                },
+            ));
+        } else if !is_target_in_use(&found, peers) && !is_cached(&attachment, snapshot) {
             findings.push(
-                Finding::problem(Check::Rules, &attachment, what)
-                    .means(means)
-                    .repair(repair::Repair::Rules(Repair::Drop {
-                        attachment,
-                        owner: owner.to_owned(),
-                        keys,
-                    })),
-            );
-        } else if !leads_somewhere(&found, behind) && !is_remembered(&attachment, scene) {
-            findings.push(
-                Finding::note(
-                    Check::Rules,
-                    &attachment,
-                    format!("{} of its ports in nftables, and no interface that they lead to", elements(found.len())),
+                Finding::note(&attachment,
+                    format!("{} of its published ports in nftables, but no interface has the address that they lead to", elements(found.len())),
                 )
-                .means("kept: another's plugin wired the container, and only that can say whether it is gone")
-                .how("have the runtime DEL it, or a GC of its network"),
+                .means("kept: another plugin wired the container, and only that one knows whether it is gone")
+                .how("have the runtime DEL it or GC its network"),
             );
         }
     }
@@ -357,21 +357,22 @@ fn key((table, set, key): &ElementKey) -> (Set, Vec<u8>) {
     (set, key.clone())
 }
 
-/// Whether one of these elements is there, now, and the owner's.
-fn are_there(owner: &str, keys: &[(Set, Vec<u8>)]) -> bool {
+/// Whether the owner still has one of these elements.
+fn any_exists(owner: &str, keys: &[(Set, Vec<u8>)]) -> bool {
     let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
     let found = Nft::open().and_then(|mut nft| nft.look_up(&wanted));
     let mut found = found.into_iter().flatten().flatten();
     found.any(|element| element.owner == owner)
 }
 
-fn leads_somewhere(found: &[(&ElementKey, &Element)], behind: &Behind) -> bool {
-    let holders = behind.holders();
+/// True also if some interfaces cannot be seen.
+fn is_target_in_use(found: &[(&ElementKey, &Element)], peers: &PeerAddresses) -> bool {
+    let interfaces = peers.interfaces_by_address();
     let mut targets = found.iter().filter_map(|(_, element)| target(element));
-    !behind.unseen.is_empty() || targets.any(|ip| holders.contains_key(&ip))
+    !peers.unreadable.is_empty() || targets.any(|ip| interfaces.contains_key(&ip))
 }
 
-fn is_remembered(attachment: &Attachment, scene: &Scene) -> bool {
-    let mut entries = scene.entries.iter().flatten();
+fn is_cached(attachment: &Attachment, snapshot: &Snapshot) -> bool {
+    let mut entries = snapshot.cache.iter().flatten();
     entries.any(|entry| entry.parameters.attachment == *attachment)
 }

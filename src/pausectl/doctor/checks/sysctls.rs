@@ -1,12 +1,13 @@
-//! Settings of the kernel: what running attachments need, and limits that are nearly reached.
+//! Kernel settings: what running attachments need, and limits that are nearly reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use crate::doctor::finding::{Check, Finding};
-use crate::doctor::repair;
-use crate::doctor::snapshot::{Attached, Scene};
+use crate::doctor::check::Check;
+use crate::doctor::finding::Finding;
+use crate::doctor::repair::Repair;
+use crate::doctor::snapshot::{LiveAttachment, PeerAddresses, Snapshot};
 use pausenet::apply::Host;
 use pausenet::cni::IfName;
 use pausenet::cni::link::{GatewayRole, LinkConf};
@@ -14,15 +15,22 @@ use pausenet::kernel::sysctl::Sysctl;
 use pausenet::kernel::{RouteSocket, route};
 use pausenet_host::Result;
 
-/// A setting that the plugin itself makes so at every ADD that needs it.
+pub(super) const CHECK: Check = Check {
+    name: "sysctls",
+    about: "forwarding, reverse path filters and limits under /proc/sys",
+    all_is_well: "forwarding, reverse path filters and limits are as the attachments need them",
+    run,
+};
+
+/// Set to 1 what every ADD that needs it sets to 1.
 #[derive(Debug, Clone)]
-pub enum Repair {
+enum SysctlRepair {
     ForwardIpv4,
     ForwardIpv6,
     RouteLocalnet(IfName),
 }
 
-impl Repair {
+impl SysctlRepair {
     fn sysctl(&self) -> Sysctl<'_> {
         match self {
             Self::ForwardIpv4 => Sysctl::ForwardIpv4,
@@ -30,12 +38,14 @@ impl Repair {
             Self::RouteLocalnet(link) => Sysctl::RouteLocalnet(link),
         }
     }
+}
 
-    pub fn done(&self) -> String {
-        format!("{} is 1", self.sysctl().name())
+impl Repair for SysctlRepair {
+    fn done(&self) -> String {
+        format!("set {} to 1", self.sysctl().name())
     }
 
-    pub fn carry_out(&self) -> Result<bool> {
+    fn carry_out(&self) -> Result<bool> {
         let sysctl = self.sysctl();
         if sysctl.get().is_ok_and(|value| value == "1") {
             return Ok(false);
@@ -45,12 +55,12 @@ impl Repair {
     }
 }
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
-    let needs = Needs::of(&scene.attached);
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
+    let needs = Needs::of(&snapshot.attachments);
     let mut findings = forwarding(&needs);
     findings.extend(localhost(&needs));
-    findings.extend(strict_filters(&needs));
-    findings.extend(limits(scene));
+    findings.extend(strict_rp_filters(&needs));
+    findings.extend(limits(snapshot));
     findings
 }
 
@@ -59,46 +69,46 @@ pub fn check(scene: &Scene) -> Vec<Finding> {
 struct Needs {
     /// Networks whose pods are routed, by family: IPv4 first.
     routed: [BTreeSet<String>; 2],
-    /// Links by which mapped ports of 127.0.0.1 are reached, and whose those are.
+    /// Links to which ports published at 127.0.0.1 are forwarded, with one attachment of each.
     localhost: BTreeMap<IfName, String>,
-    /// IPv4 addresses by the link that leads to them.
+    /// The IPv4 addresses behind each link.
     addresses: BTreeMap<IfName, Vec<IpAddr>>,
 }
 
 impl Needs {
-    fn of(attached: &[Attached]) -> Self {
+    fn of(attachments: &[LiveAttachment]) -> Self {
         let mut needs = Self::default();
-        for attached in attached {
-            let mut towards = None;
-            for add_call in &attached.add_calls {
+        for live in attachments {
+            let mut link = None;
+            for add_call in &live.add_calls {
                 let network = &add_call.request.network;
                 let is_routed = match &network.link {
                     Some(LinkConf::Bridge(conf)) => {
-                        towards = Some(conf.name.clone());
+                        link = Some(conf.name.clone());
                         conf.gateway >= GatewayRole::Gateway
                     }
                     Some(LinkConf::Ptp) => {
-                        towards = IfName::parse(&attached.host_end.name).ok();
+                        link = IfName::parse(&live.host_end.name).ok();
                         true
                     }
                     None => false,
                 };
-                let seen = attached.addresses.iter().flatten();
+                let seen = live.addresses.iter().flatten();
                 let name = network.name.to_string();
                 for net in seen.filter(|_| is_routed) {
                     needs.routed[usize::from(net.is_ipv6())].insert(name.clone());
-                    if let Some(towards) = towards.clone().filter(|_| net.is_ipv4()) {
-                        needs.addresses.entry(towards).or_default().push(net.ip());
+                    if let Some(link) = link.clone().filter(|_| net.is_ipv4()) {
+                        needs.addresses.entry(link).or_default().push(net.ip());
                     }
                 }
-                let has_ipv4 = attached.addresses.iter().flatten().any(|net| net.is_ipv4());
+                let has_ipv4 = live.addresses.iter().flatten().any(|net| net.is_ipv4());
                 let ports = network
                     .ports
                     .as_ref()
                     .filter(|ports| ports.snat && has_ipv4);
-                if let (Some(_), Some(towards)) = (ports, &towards) {
-                    let whose = attached.attachment.to_string();
-                    needs.localhost.entry(towards.clone()).or_insert(whose);
+                if let (Some(_), Some(link)) = (ports, &link) {
+                    let attachment = live.attachment.to_string();
+                    needs.localhost.entry(link.clone()).or_insert(attachment);
                 }
             }
         }
@@ -106,15 +116,24 @@ impl Needs {
     }
 }
 
+/// What in net.*.conf stands for all links.
+fn all_links() -> IfName {
+    #[expect(clippy::expect_used, reason = "a literal")]
+    IfName::parse("all").expect("a valid name")
+}
+
 fn set(sysctl: Sysctl) -> String {
     format!(
-        "sysctl -w {}=1, and a line in /etc/sysctl.d for the next boot",
+        "sysctl -w {}=1, and add it to /etc/sysctl.d for the next boot",
         sysctl.name()
     )
 }
 
 fn forwarding(needs: &Needs) -> Vec<Finding> {
-    let families = [("IPv4", Repair::ForwardIpv4), ("IPv6", Repair::ForwardIpv6)];
+    let families = [
+        ("IPv4", SysctlRepair::ForwardIpv4),
+        ("IPv6", SysctlRepair::ForwardIpv6),
+    ];
     let mut findings = Vec::new();
     for ((family, repair), networks) in families.into_iter().zip(&needs.routed) {
         let sysctl = repair.sysctl();
@@ -124,22 +143,20 @@ fn forwarding(needs: &Needs) -> Vec<Finding> {
         let networks = networks.iter().cloned().collect::<Vec<_>>().join(", ");
         findings.push(
             Finding::problem(
-                Check::Sysctls,
                 sysctl.name(),
-                format!("the host does not forward {family}, and pods of {networks} run"),
+                format!("the host does not forward {family}, but pods of {networks} need it"),
             )
-            .means("they reach the host, and nothing beyond it")
+            .means("they reach the host and nothing beyond it")
             .how(set(sysctl))
-            .repair(repair::Repair::Sysctl(repair.clone())),
+            .repair(repair.clone()),
         );
     }
     findings
 }
 
-/// True where a switch is on for a link, or for all.
+/// Whether a switch is on for a link, or for all of them.
 fn is_on(of: impl Fn(&IfName) -> Option<String>, link: &IfName) -> bool {
-    let all = IfName::parse("all").expect("a fine name");
-    [&all, link]
+    [&all_links(), link]
         .into_iter()
         .any(|link| of(link).is_some_and(|value| value == "1"))
 }
@@ -149,22 +166,20 @@ fn localhost(needs: &Needs) -> Vec<Finding> {
         !is_on(|link| Sysctl::RouteLocalnet(link).get().ok(), link)
             && Sysctl::RouteLocalnet(link).get().is_ok()
     });
-    let finding = |(link, whose): (&IfName, &String)| {
+    let finding = |(link, attachment): (&IfName, &String)| {
         let sysctl = Sysctl::RouteLocalnet(link);
-        Finding::problem(
-            Check::Sysctls,
-            sysctl.name(),
-            format!("127.0.0.1 may not be routed to {link}, and {whose} has mapped ports there"),
+        Finding::problem(sysctl.name(),
+            format!("it is 0, so 127.0.0.1 is not routed to {link}, and {attachment} has published ports there"),
         )
-        .means("from the host itself, its ports do not answer at 127.0.0.1")
+        .means("on the host itself, its ports do not answer at 127.0.0.1")
         .how(set(sysctl))
-        .repair(repair::Repair::Sysctl(Repair::RouteLocalnet(link.clone())))
+        .repair(SysctlRepair::RouteLocalnet(link.clone()))
     };
     off.map(finding).collect()
 }
 
-/// A strict filter harms where the way to a pod is not the one that its packets come by.
-fn strict_filters(needs: &Needs) -> Vec<Finding> {
+/// A strict reverse path filter drops the packets of a pod that the host reaches by another link.
+fn strict_rp_filters(needs: &Needs) -> Vec<Finding> {
     let Ok(mut socket) = Host::open_socket() else {
         return Vec::new();
     };
@@ -174,61 +189,57 @@ fn strict_filters(needs: &Needs) -> Vec<Finding> {
             let value = Sysctl::RpFilter(link).get().unwrap_or_default();
             value.parse().unwrap_or_default()
         };
-        let all = IfName::parse("all").expect("a fine name");
         // The higher of the two counts; 1 is strict, 2 is loose.
-        if value(&all).max(value(link)) != 1 {
+        if value(&all_links()).max(value(link)) != 1 {
             continue;
         }
         let elsewhere = addresses.iter().find_map(|ip| {
-            let by = leads_by(&mut socket, *ip)?;
-            (by != link.as_str()).then_some((ip, by))
+            let other = link_towards(&mut socket, *ip)?;
+            (other != link.as_str()).then_some((ip, other))
         });
-        if let Some((ip, by)) = elsewhere {
+        if let Some((ip, other)) = elsewhere {
             findings.push(
                 Finding::problem(
-                    Check::Sysctls,
                     Sysctl::RpFilter(link).name(),
-                    format!("it is strict, and the way to {ip} leads by {by}, not by {link}"),
+                    format!("it is strict, but the route to {ip} leads to {other}, not to {link}"),
                 )
                 .means(format!("the kernel drops what {ip} sends"))
-                .how(format!(
-                    "find the route that leads there (ip route get {ip}) and remove it"
-                )),
+                .how(format!("find that route (ip route get {ip}) and remove it")),
             );
         }
     }
     findings
 }
 
-fn leads_by(socket: &mut RouteSocket, ip: IpAddr) -> Option<String> {
+fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Option<String> {
     use pausenet::kernel::link::{self, Which};
     let index = route::link_towards(socket, ip).ok()??;
     Some(link::get(socket, Which::Index(index)).ok()??.name)
 }
 
-fn limits(scene: &Scene) -> Vec<Finding> {
+fn limits(snapshot: &Snapshot) -> Vec<Finding> {
     let number = |path: &str| -> Option<u64> { fs::read_to_string(path).ok()?.trim().parse().ok() };
     let mut findings = Vec::new();
     let flows = number("/proc/sys/net/netfilter/nf_conntrack_count")
         .zip(number("/proc/sys/net/netfilter/nf_conntrack_max"));
     findings.extend(flows.and_then(|(count, max)| judge_flows(count, max)));
-    let in_use = scene
-        .behind
+    let in_use = snapshot
+        .peers
         .as_ref()
-        .map_or(0, |behind| behind.namespaces());
+        .map_or(0, PeerAddresses::namespace_count);
     let namespaces = number("/proc/sys/user/max_net_namespaces");
     findings.extend(namespaces.and_then(|max| judge_namespaces(in_use as u64, max)));
     findings
 }
 
 fn judge_flows(count: u64, max: u64) -> Option<Finding> {
-    // Without a limit there is nothing to reach.
+    // A limit of 0 is none.
     let percent = count.saturating_mul(100).checked_div(max)?;
-    let what = format!("{count} of {max} connections are tracked, {percent} %");
+    let what = format!("{count} of at most {max} connections are tracked, {percent} %");
     let finding = match percent {
         0..75 => return None,
-        75..90 => Finding::note(Check::Sysctls, "net.netfilter.nf_conntrack_max", what),
-        _ => Finding::problem(Check::Sysctls, "net.netfilter.nf_conntrack_max", what),
+        75..90 => Finding::note("net.netfilter.nf_conntrack_max", what),
+        _ => Finding::problem("net.netfilter.nf_conntrack_max", what),
     };
     Some(
         finding
@@ -240,18 +251,18 @@ fn judge_flows(count: u64, max: u64) -> Option<Finding> {
     )
 }
 
-/// What else on the machine has namespaces is not counted: room is asked for.
-const ROOM: u64 = 16;
+/// Spare namespaces: those that others on the machine have are not counted.
+const SPARE: u64 = 16;
 
 fn judge_namespaces(in_use: u64, max: u64) -> Option<Finding> {
-    if max > in_use.saturating_add(ROOM) {
+    if max > in_use.saturating_add(SPARE) {
         return None;
     }
-    let what = format!("{max} network namespaces are allowed, and pods here have {in_use}");
+    let what = format!("{max} network namespaces are allowed, and pods use {in_use}");
     let name = "user.max_net_namespaces";
     let finding = match max {
-        0 => Finding::problem(Check::Sysctls, name, what),
-        _ => Finding::note(Check::Sysctls, name, what),
+        0 => Finding::problem(name, what),
+        _ => Finding::note(name, what),
     };
     Some(
         finding
@@ -266,7 +277,7 @@ mod tests {
     use crate::doctor::finding::Severity;
 
     #[test]
-    fn the_table_of_connections_is_told_of_before_it_is_full() {
+    fn the_connection_table_is_reported_before_it_is_full() {
         let severity = |count, max| judge_flows(count, max).map(|found| found.severity);
         assert_eq!(severity(0, 0), None);
         assert_eq!(severity(749, 1000), None);
@@ -276,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_want_room_for_more_pods() {
+    fn namespaces_are_reported_before_they_run_out() {
         let severity = |in_use, max| judge_namespaces(in_use, max).map(|found| found.severity);
         assert_eq!(severity(0, 0), Some(Severity::Problem));
         assert_eq!(severity(100, 110), Some(Severity::Note));

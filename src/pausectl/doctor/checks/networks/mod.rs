@@ -1,82 +1,83 @@
-//! The configurations of networks, file by file: whether a runtime finds and reads them, and
-//! whether each plugin would take what it is given.
+//! Network configurations, file by file: whether a runtime finds and reads them, and whether each
+//! plugin would accept its part.
 
 mod subnets;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use serde_json::Map;
-
-use crate::doctor::finding::{Check, Finding};
+use crate::doctor::check::Check;
+use crate::doctor::configured::{bridge_of, plugin_of_ours, request};
+use crate::doctor::finding::Finding;
 use crate::doctor::programs::Programs;
-use crate::doctor::snapshot::{Conf, Scene, shown};
-use pausenet::cni::args::Args;
-use pausenet::cni::request::{Network, Request};
-use pausenet::cni::{ContainerId, IfName, Plugin};
+use crate::doctor::snapshot::{Conf, Snapshot, shown};
+use pausenet::cni::Plugin;
 use pausenet::ipam::Ipam;
 use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
-use pausenet_host::runtime::{execution_config, find_plugin};
+use pausenet_host::runtime::find_plugin;
 
-pub fn check(scene: &Scene) -> Vec<Finding> {
-    if scene.confs.is_empty() {
-        let dirs: Vec<_> = scene
-            .places
+pub(super) const CHECK: Check = Check {
+    name: "networks",
+    about: "network configurations: syntax, plugins, names, conflicting subnets",
+    all_is_well: "the configurations are valid, and no subnets conflict",
+    run,
+};
+
+fn run(snapshot: &Snapshot) -> Vec<Finding> {
+    if snapshot.confs.is_empty() {
+        let dirs: Vec<_> = snapshot
+            .paths
             .conf_dirs
             .iter()
             .map(|dir| shown(dir))
             .collect();
         return vec![
-            Finding::note(Check::Networks, dirs.join(", "), "no network is configured")
-                .means("nobody can start a pod here")
-                .how("pausectl install --conf FILE, or copy one of pausenet's conf/"),
+            Finding::note(dirs.join(", "), "no network is configured")
+                .means("no pod can start here")
+                .how("pausectl install --conf FILE, or copy a file from pausenet's conf/"),
         ];
     }
     let mut findings = Vec::new();
-    let mut claims = Vec::new();
-    for conf in &scene.confs {
+    let mut ranges = Vec::new();
+    for conf in &snapshot.confs {
         match &conf.list {
             Err(err) => findings.push(
-                Finding::problem(
-                    Check::Networks,
-                    shown(&conf.file),
-                    strip(&err.message, &conf.file),
-                )
-                .means("no runtime can use it, and some take no other file then")
-                .how(err.hint.clone()),
+                Finding::problem(shown(&conf.file), without_file(&err.message, &conf.file))
+                    .means("no runtime can use it, and some then use no other file either")
+                    .how(err.hint.clone()),
             ),
             Ok(list) => {
-                findings.extend(ending(&conf.file, list));
-                findings.extend(plugins(&conf.file, list, &scene.programs));
-                claims.extend(subnets::claims(&conf.file, list, &scene.programs));
+                findings.extend(extension(&conf.file, list));
+                findings.extend(plugins(&conf.file, list, &snapshot.programs));
+                ranges.extend(subnets::ranges(&conf.file, list, &snapshot.programs));
             }
         }
     }
-    findings.extend(names(&scene.confs));
-    findings.extend(bridges(scene));
-    findings.extend(subnets::check(&claims, scene));
+    findings.extend(names(&snapshot.confs));
+    findings.extend(bridges(snapshot));
+    findings.extend(subnets::conflicts(&ranges, snapshot));
     findings
 }
 
-/// The file is named as the subject already.
-fn strip(msg: &str, file: &Path) -> String {
+/// A message without the file, which is the subject already.
+fn without_file(msg: &str, file: &Path) -> String {
     let prefix = format!("{}: ", file.display());
     msg.strip_prefix(&prefix).unwrap_or(msg).to_owned()
 }
 
-/// Runtimes tell lists from single plugins by the end of the file's name.
-fn ending(file: &Path, list: &NetworkList) -> Option<Finding> {
+/// Runtimes tell lists from single plugins by the file's extension.
+fn extension(file: &Path, list: &NetworkList) -> Option<Finding> {
     let is_list = file.extension().and_then(OsStr::to_str) == Some("conflist");
     let what = match (list.is_list, is_list) {
-        (true, false) => "it is a list of plugins, and its name does not end in .conflist",
-        (false, true) => "it is a single plugin, and its name ends in .conflist",
+        (true, false) => "it is a list of plugins, but its name does not end in .conflist",
+        (false, true) => "it is a single plugin, but its name ends in .conflist",
         _ => return None,
     };
     Some(
-        Finding::problem(Check::Networks, shown(file), what)
-            .means("runtimes pass over it, or refuse it")
+        Finding::problem(shown(file), what)
+            .means("runtimes ignore or refuse it")
             .how(if list.is_list {
                 format!(
                     "mv {0} {1}",
@@ -84,21 +85,20 @@ fn ending(file: &Path, list: &NetworkList) -> Option<Finding> {
                     shown(&file.with_extension("conflist"))
                 )
             } else {
-                "put it into a list: {\"plugins\": [...]}".to_owned()
+                "make it a list: {\"plugins\": [...]}".to_owned()
             }),
     )
 }
 
-/// Whether each plugin is there, and takes its config.
+/// Plugins that are missing, or that would refuse their configuration.
 fn plugins(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding> {
     let mut findings: Vec<_> = missing(file, list, programs).into_iter().collect();
     for at in 0..list.plugins.len() {
         let plugin = &list.plugins[at];
         let name = plugin.r#type.as_str();
-        if let Err(err) = would_take(list, at, programs) {
+        if let Err(err) = try_config(list, at, programs) {
             findings.push(
                 Finding::problem(
-                    Check::Networks,
                     shown(file),
                     format!(
                         "plugin {} ({name}) would refuse it: {}",
@@ -114,7 +114,7 @@ fn plugins(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding>
     findings
 }
 
-/// Plugins that a runtime would look for in vain.
+/// Plugins that a runtime would not find.
 fn missing(file: &Path, list: &NetworkList, programs: &Programs) -> Option<Finding> {
     let names = list.plugins.iter().map(|plugin| plugin.r#type.as_str());
     let missing: Vec<_> = names
@@ -130,20 +130,23 @@ fn missing(file: &Path, list: &NetworkList, programs: &Programs) -> Option<Findi
         _ => format!("{}; nor are {}", err.message, others.join(", ")),
     };
     Some(
-        Finding::problem(Check::Networks, shown(file), what)
+        Finding::problem(shown(file), what)
             .means(format!("no pod can start on network {}", list.name))
             .how(if missing == ["pausenet"] {
                 "pausectl install"
             } else {
-                "install them, or say with --cni-path where the runtime looks for plugins"
+                "install them, or name the runtime's folder of plugins with --cni-path"
             }),
     )
 }
 
-/// What one of ours says to its config at ADD.
-fn would_take(list: &NetworkList, at: usize, programs: &Programs) -> Result<()> {
+/// Has a plugin of ours read its configuration, as at ADD.
+///
+/// # Errors
+/// What it would answer.
+fn try_config(list: &NetworkList, at: usize, programs: &Programs) -> Result<()> {
     let name = list.plugins[at].r#type.as_str();
-    let Some(plugin) = Plugin::named(name).filter(|plugin| is_ours(*plugin, programs)) else {
+    let Some(plugin) = plugin_of_ours(name, programs) else {
         return Ok(());
     };
     match plugin {
@@ -156,53 +159,8 @@ fn would_take(list: &NetworkList, at: usize, programs: &Programs) -> Result<()> 
     Ok(())
 }
 
-/// Whether a plugin of this name is ours: `pausenet` has no other maker.
-fn is_ours(plugin: Plugin, programs: &Programs) -> bool {
-    plugin == Plugin::Pausenet || programs.is_ours(plugin.name())
-}
-
-/// The request that an ADD without capabilities would be.
-pub fn request(
-    list: &NetworkList,
-    at: usize,
-    plugin: Plugin,
-    programs: &Programs,
-) -> Result<Request> {
-    let config = execution_config(list, &list.plugins[at], &Map::new(), None);
-    let request = Request::of_add(
-        plugin,
-        (
-            ContainerId::parse("doctor")?,
-            IfName::parse("eth0").expect("a valid name"),
-        ),
-        &Args::default(),
-        programs.path(),
-        config.to_string().into_bytes(),
-    )?;
-    Ok(request)
-}
-
-/// The networks that pausenet wires, with their address store, by name.
-pub fn wired_by_us(scene: &Scene) -> HashMap<String, Network> {
-    let mut networks = HashMap::new();
-    for list in scene.lists() {
-        let name = list.plugins[0].r#type.as_str();
-        let Some(plugin) = Plugin::named(name).filter(|plugin| is_ours(*plugin, &scene.programs))
-        else {
-            continue;
-        };
-        match plugin {
-            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => {}
-            Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => continue,
-        }
-        if let Ok(request) = request(list, 0, plugin, &scene.programs) {
-            networks.insert(list.name.to_string(), request.network);
-        }
-    }
-    networks
-}
-
-/// A network is known by its name: to the runtime, to the address store, to the host ends.
+/// Files that give different networks one name. The runtime, the address store and the host ends
+/// know a network by its name alone.
 fn names(confs: &[Conf]) -> Vec<Finding> {
     let mut by_name: BTreeMap<&str, Vec<(&Conf, &NetworkList)>> = BTreeMap::new();
     for conf in confs {
@@ -219,20 +177,17 @@ fn names(confs: &[Conf]) -> Vec<Finding> {
             let [(one, first), (other, second)] = pair else {
                 return false;
             };
-            // A copy for another reader is what `install` makes.
+            // `install` makes a copy for another reader.
             first.text != second.text || one.file.parent() == other.file.parent()
         };
         if found.windows(2).any(differs) {
             let files: Vec<_> = found.iter().map(|(conf, _)| shown(&conf.file)).collect();
             findings.push(
                 Finding::problem(
-                    Check::Networks,
                     files.join(", "),
-                    format!("they all describe network {name:?}"),
+                    format!("each describes a network {name:?}"),
                 )
-                .means(
-                    "one of them is used, which depends on who reads; they share one address store",
-                )
+                .means("which one counts depends on the reader, and they share one address store")
                 .how("remove all but one, or give each a name of its own"),
             );
         }
@@ -240,26 +195,24 @@ fn names(confs: &[Conf]) -> Vec<Finding> {
     findings
 }
 
-/// Bridges that somebody else sees as theirs, or that are none.
-fn bridges(scene: &Scene) -> Vec<Finding> {
+/// Bridges that Docker would take for its own, and links of their name that are not bridges.
+fn bridges(snapshot: &Snapshot) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for conf in &scene.confs {
+    for conf in &snapshot.confs {
         let Ok(list) = &conf.list else { continue };
-        let Some(bridge) = bridge_of(list, &scene.programs) else {
+        let Some(bridge) = bridge_of(list, &snapshot.programs) else {
             continue;
         };
-        if is_docker_s(bridge.as_str()) {
+        if is_docker_name(bridge.as_str()) {
             findings.push(
-                Finding::problem(
-                    Check::Networks,
-                    shown(&conf.file),
-                    format!("its bridge {bridge} has a name that Docker gives its own"),
+                Finding::problem(shown(&conf.file),
+                    format!("its bridge {bridge} has a name of Docker's"),
                 )
-                .means("Docker removes it, or takes its addresses away, when it sees fit; its firewall rules are for it too")
+                .means("Docker may remove it or its addresses at any time, and has firewall rules for it")
                 .how("choose another \"bridge\", cni0 for example"),
             );
         }
-        let links = scene.links.as_deref().unwrap_or_default();
+        let links = snapshot.links.as_deref().unwrap_or_default();
         let taken = links.iter().find(|link| link.name == bridge.as_str());
         if let Some(taken) = taken.filter(|taken| taken.kind != "bridge") {
             let kind = match taken.kind.as_str() {
@@ -268,9 +221,8 @@ fn bridges(scene: &Scene) -> Vec<Finding> {
             };
             findings.push(
                 Finding::problem(
-                    Check::Networks,
                     shown(&conf.file),
-                    format!("its bridge {bridge} exists, and is no bridge but a {kind}"),
+                    format!("its bridge {bridge} exists, but is a {kind}"),
                 )
                 .means(format!("no pod can start on network {}", list.name))
                 .how(format!(
@@ -282,19 +234,8 @@ fn bridges(scene: &Scene) -> Vec<Finding> {
     findings
 }
 
-/// The bridge that a network's first plugin connects pods to.
-pub fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
-    let plugin = Plugin::named(&list.plugins.first()?.r#type)?;
-    match plugin {
-        Plugin::Pausenet | Plugin::Bridge => {}
-        Plugin::Ptp | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => return None,
-    }
-    let link = request(list, 0, plugin, programs).ok()?.network.link?;
-    link.bridge().map(|bridge| bridge.name.clone())
-}
-
 /// docker0, and br- with the first twelve letters of a network's ID.
-fn is_docker_s(bridge: &str) -> bool {
+fn is_docker_name(bridge: &str) -> bool {
     let id = bridge.strip_prefix("br-").unwrap_or_default();
     bridge == "docker0" || id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -311,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_in_two_files_is_trouble_unless_one_is_the_copy_of_the_other() {
+    fn one_name_in_two_files_is_a_problem_unless_one_is_a_copy_of_the_other() {
         let text = r#"{"name": "a", "type": "x"}"#;
         let other = r#"{"name": "a", "type": "y"}"#;
         let count = |confs: &[Conf]| names(confs).len();
@@ -330,15 +271,15 @@ mod tests {
     }
 
     #[test]
-    fn docker_s_bridges_are_known_by_their_names() {
-        assert!(is_docker_s("docker0") && is_docker_s("br-0a1b2c3d4e5f"));
-        assert!(!is_docker_s("br-lan") && !is_docker_s("cni0") && !is_docker_s("br-"));
+    fn names_of_dockers_bridges_are_recognised() {
+        assert!(is_docker_name("docker0") && is_docker_name("br-0a1b2c3d4e5f"));
+        assert!(!is_docker_name("br-lan") && !is_docker_name("cni0") && !is_docker_name("br-"));
     }
 
     #[test]
-    fn a_list_in_a_file_for_single_plugins_is_not_found() {
+    fn a_list_needs_the_extension_of_lists() {
         let list = NetworkList::parse(br#"{"name": "a", "plugins": [{"type": "x"}]}"#).unwrap();
-        assert!(ending(Path::new("/x/a.conf"), &list).is_some());
-        assert!(ending(Path::new("/x/a.conflist"), &list).is_none());
+        assert!(extension(Path::new("/x/a.conf"), &list).is_some());
+        assert!(extension(Path::new("/x/a.conflist"), &list).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Subnets of networks that overlap each other, or clash with what the host has.
+//! Subnets that overlap each other, or conflict with the host's routes and addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 
-use crate::doctor::checks::networks::{bridge_of, request};
-use crate::doctor::finding::{Check, Finding};
+use crate::doctor::configured::{bridge_of, host_local, request};
+use crate::doctor::finding::Finding;
 use crate::doctor::programs::Programs;
-use crate::doctor::snapshot::{Scene, is_link_local, shown};
-use pausenet::cni::{IfName, NetworkName, Plugin, config};
-use pausenet::ipam::HostLocal;
+use crate::doctor::snapshot::{Snapshot, is_link_local, shown};
+use pausenet::cni::{IfName, NetworkName, Plugin};
 use pausenet::ipam::range::Range;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::route::{self, MAIN_TABLE, Present};
@@ -20,60 +19,51 @@ use pausenet::plan::LINK_GROUP;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::{During, Result};
 
-/// A range of addresses that a network gives out.
+/// A range of addresses that a network allocates from.
 #[derive(Debug, Clone)]
-pub struct Claim {
+pub struct NetworkRange {
     file: PathBuf,
     network: NetworkName,
     range: Range,
-    medium: Medium,
+    reached: Reached,
 }
 
-/// How the host reaches the addresses.
+/// How the host reaches the addresses of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Medium {
-    /// By one route to the whole subnet.
-    Bridge(IfName),
-    /// By a route to each of them, or not at all.
-    Each,
+enum Reached {
+    /// By one route to the whole subnet, over this bridge.
+    ByBridge(IfName),
+    /// By a route to each address, or not at all.
+    OneByOne,
 }
 
-/// The ranges that a network's configuration names; those of plugins that are not ours too.
-pub fn claims(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Claim> {
-    let medium = bridge_of(list, programs).map_or(Medium::Each, Medium::Bridge);
-    let ranges = (0..list.plugins.len()).filter_map(|at| ranges(list, at, programs));
-    let claim = |range| Claim {
+/// The ranges in a network's configuration, also those of other plugins.
+pub fn ranges(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<NetworkRange> {
+    let reached = bridge_of(list, programs).map_or(Reached::OneByOne, Reached::ByBridge);
+    // Only the ipam is read, so any plugin's configuration will do.
+    let networks = (0..list.plugins.len()).filter_map(|at| {
+        let request = request(list, at, Plugin::HostLocal, programs).ok()?;
+        host_local(&request.network)
+    });
+    let ranges = networks.flat_map(|ipam| ipam.ranges().cloned().collect::<Vec<_>>());
+    let of_network = |range| NetworkRange {
         file: file.to_owned(),
         network: list.name.clone(),
         range,
-        medium: medium.clone(),
+        reached: reached.clone(),
     };
-    ranges.flatten().map(claim).collect()
+    ranges.map(of_network).collect()
 }
 
-fn ranges(list: &NetworkList, at: usize, programs: &Programs) -> Option<Vec<Range>> {
-    // Whoever's plugin it is: only its ipam is read.
-    let network = request(list, at, Plugin::HostLocal, programs).ok()?.network;
-    let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;
-    let ipam = config::parse_part("ipam", &ipam.object).ok()?;
-    Some(
-        HostLocal::new(&network, &ipam)
-            .ok()?
-            .ranges()
-            .cloned()
-            .collect(),
-    )
-}
-
-pub fn check(claims: &[Claim], scene: &Scene) -> Vec<Finding> {
-    let mut findings = overlaps(claims);
-    match Host::read(scene) {
-        Ok(host) => findings.extend(
-            claims
-                .iter()
-                .flat_map(|claim| clashes(claim, claims, &host)),
-        ),
-        Err(err) => findings.push(Finding::unseen(Check::Networks, "the host's routes", err)),
+/// Ranges that conflict with each other or with the host.
+pub fn conflicts(ranges: &[NetworkRange], snapshot: &Snapshot) -> Vec<Finding> {
+    let mut findings = overlaps(ranges);
+    match Host::read(snapshot) {
+        Ok(host) => {
+            let with_host = |range| conflicts_with_host(range, ranges, &host);
+            findings.extend(ranges.iter().flat_map(with_host));
+        }
+        Err(err) => findings.push(Finding::not_checked("the host's routes", err)),
     }
     findings
 }
@@ -82,30 +72,29 @@ fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
 }
 
-fn overlaps(claims: &[Claim]) -> Vec<Finding> {
+fn overlaps(ranges: &[NetworkRange]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (at, one) in claims.iter().enumerate() {
-        for other in &claims[..at] {
+    for (at, one) in ranges.iter().enumerate() {
+        for other in &ranges[..at] {
             let (mine, theirs) = (&one.range, &other.range);
             if one.network == other.network || !overlap(mine.subnet, theirs.subnet) {
                 continue;
             }
             let twice = mine.contains(theirs.start) || theirs.contains(mine.start);
-            let two_ways = one.medium != other.medium
+            let two_bridges = one.reached != other.reached
                 && matches!(
-                    (&one.medium, &other.medium),
-                    (Medium::Bridge(_), Medium::Bridge(_))
+                    (&one.reached, &other.reached),
+                    (Reached::ByBridge(_), Reached::ByBridge(_))
                 );
             let means = if twice {
-                "each has a store of its own, so two pods get one address"
-            } else if two_ways {
+                "each has its own store, so two pods get one address"
+            } else if two_bridges {
                 "the host reaches the subnet by one of the two bridges only"
             } else {
                 continue;
             };
             findings.push(
                 Finding::problem(
-                    Check::Networks,
                     format!("{}, {}", shown(&other.file), shown(&one.file)),
                     format!(
                         "networks {} ({}) and {} ({}) overlap",
@@ -113,14 +102,16 @@ fn overlaps(claims: &[Claim]) -> Vec<Finding> {
                     ),
                 )
                 .means(means)
-                .how("give one of them another subnet, or both the same bridge and ranges apart"),
+                .how(
+                    "give one of them another subnet, or both the same bridge and separate ranges",
+                ),
             );
         }
     }
     findings
 }
 
-/// What the host has besides our networks.
+/// The host's links, routes and addresses.
 struct Host {
     links: HashMap<u32, Link>,
     routes: Vec<Present>,
@@ -128,8 +119,8 @@ struct Host {
 }
 
 impl Host {
-    fn read(scene: &Scene) -> Result<Self> {
-        let links = scene.links.clone()?;
+    fn read(snapshot: &Snapshot) -> Result<Self> {
+        let links = snapshot.links.clone()?;
         let read = || {
             let mut socket = RouteSocket::open()?;
             Ok::<_, KernelError>((route::list(&mut socket)?, address::list(&mut socket)?))
@@ -147,33 +138,33 @@ impl Host {
         link.map_or("nowhere", |link| link.name.as_str())
     }
 
-    /// Whether a link is one that networks with configurations here are reached by.
-    fn is_ours(&self, index: Option<u32>, claims: &[Claim]) -> bool {
+    /// Whether a link is an attachment's host end, or the bridge of a configured network.
+    fn is_ours(&self, index: Option<u32>, ranges: &[NetworkRange]) -> bool {
         let Some(link) = index.and_then(|index| self.links.get(&index)) else {
             return false;
         };
-        let bridge = |claim: &Claim| matches!(&claim.medium, Medium::Bridge(name) if name.as_str() == link.name);
-        link.group == LINK_GROUP || claims.iter().any(bridge)
+        let bridge = |range: &NetworkRange| matches!(&range.reached, Reached::ByBridge(name) if name.as_str() == link.name);
+        link.group == LINK_GROUP || ranges.iter().any(bridge)
     }
 }
 
-fn clashes(claim: &Claim, claims: &[Claim], host: &Host) -> Vec<Finding> {
+fn conflicts_with_host(own: &NetworkRange, ranges: &[NetworkRange], host: &Host) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let subnet = claim.range.subnet;
+    let subnet = own.range.subnet;
     let full = if subnet.is_ipv4() { 32 } else { 128 };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (index, net) in &host.addresses {
         let within = subnet.contains(net.ip());
-        if within && !host.is_ours(Some(*index), claims) && !is_link_local(net) {
-            told.push(*index);
+        if within && !host.is_ours(Some(*index), ranges) && !is_link_local(net) {
+            reported.push(*index);
             let link = host.name(Some(*index));
             findings.push(
                 problem(
-                    claim,
-                    format!("the host has {net}, an address of its subnet {subnet}, on {link}"),
+                    own,
+                    format!("the host has {net} on {link}, within its subnet {subnet}"),
                 )
                 .means(format!(
-                    "what pods send there, or the host to pods, goes to {link}"
+                    "packets from pods to that address, or from the host to pods, go to {link}"
                 )),
             );
         }
@@ -184,42 +175,41 @@ fn clashes(claim: &Claim, claims: &[Claim], host: &Host) -> Vec<Finding> {
             || is_default
             || !overlap(route.dst, subnet)
             || is_link_local(&route.dst)
-            || host.is_ours(route.link, claims)
-            || route.link.is_some_and(|index| told.contains(&index))
+            || host.is_ours(route.link, ranges)
+            || route.link.is_some_and(|index| reported.contains(&index))
         {
             continue;
         }
-        // Of two routes the longer wins.
-        let (ours, whole) = match claim.medium {
-            Medium::Bridge(_) => (subnet.prefix(), true),
-            Medium::Each => (full, false),
+        // The longer prefix wins.
+        let (ours, whole) = match own.reached {
+            Reached::ByBridge(_) => (subnet.prefix(), true),
+            Reached::OneByOne => (full, false),
         };
-        let way = way(route, host);
+        let by = by(route, host);
         if route.dst.prefix() >= ours {
             findings.push(
                 problem(
-                    claim,
+                    own,
                     format!(
-                        "the host has a route to {} {way}, within its subnet {subnet}",
+                        "the host has a route to {} {by}, within its subnet {subnet}",
                         route.dst
                     ),
                 )
                 .means(
-                    "pods with addresses there are not reached from the host, nor by their ports",
+                    "the host does not reach pods with addresses there, nor do their ports answer",
                 ),
             );
         } else if whole {
             findings.push(
                 Finding::note(
-                    Check::Networks,
-                    shown(&claim.file),
+                    shown(&own.file),
                     format!(
-                        "its subnet {subnet} lies within {}, which the host has a route to {way}",
+                        "its subnet {subnet} is within {}, which the host has a route to {by}",
                         route.dst
                     ),
                 )
                 .means(format!(
-                    "whoever has an address of {subnet} there is not reached from here"
+                    "hosts with an address of {subnet} there are not reached from here"
                 )),
             );
         }
@@ -227,20 +217,20 @@ fn clashes(claim: &Claim, claims: &[Claim], host: &Host) -> Vec<Finding> {
     findings
 }
 
-fn problem(claim: &Claim, what: String) -> Finding {
-    Finding::problem(Check::Networks, shown(&claim.file), what).how(format!(
+fn problem(own: &NetworkRange, what: String) -> Finding {
+    Finding::problem(shown(&own.file), what).how(format!(
         "choose another subnet for network {}; see: ip route show table all",
-        claim.network
+        own.network
     ))
 }
 
-fn way(route: &Present, host: &Host) -> String {
+fn by(route: &Present, host: &Host) -> String {
     let via = route
         .via
         .map_or_else(String::new, |via: IpAddr| format!("via {via} "));
     let docker = |link: &str| {
         if link == "docker0" || link.starts_with("br-") {
-            " (a network of Docker's, it seems)"
+            " (a Docker network, it seems)"
         } else {
             ""
         }
@@ -252,20 +242,21 @@ fn way(route: &Present, host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pausenet::cni::config;
 
-    fn claim(network: &str, range: &str, medium: Medium) -> Claim {
+    fn range(network: &str, range: &str, reached: Reached) -> NetworkRange {
         let text = format!("{{{range}}}");
         let range: config::Range = serde_json::from_str(&text).unwrap();
-        Claim {
+        NetworkRange {
             file: format!("/{network}.conf").into(),
             network: NetworkName::parse(network).unwrap(),
             range: Range::new(&range).unwrap(),
-            medium,
+            reached,
         }
     }
 
-    fn bridge(name: &str) -> Medium {
-        Medium::Bridge(IfName::parse(name).unwrap())
+    fn bridge(name: &str) -> Reached {
+        Reached::ByBridge(IfName::parse(name).unwrap())
     }
 
     const LOW: &str = r#""subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.99""#;
@@ -274,22 +265,28 @@ mod tests {
 
     #[test]
     fn networks_may_share_a_subnet_if_they_share_the_bridge_and_no_address() {
-        let one = |range, medium| claim("one", range, medium);
-        let two = |range, medium| claim("two", range, medium);
-        let count = |claims: [Claim; 2]| overlaps(&claims).len();
+        let one = |addresses, reached| range("one", addresses, reached);
+        let two = |addresses, reached| range("two", addresses, reached);
+        let count = |ranges: [NetworkRange; 2]| overlaps(&ranges).len();
         assert_eq!(count([one(LOW, bridge("a")), two(HIGH, bridge("a"))]), 0);
         assert_eq!(count([one(LOW, bridge("a")), two(HIGH, bridge("b"))]), 1);
         assert_eq!(count([one(LOW, bridge("a")), two(ALL, bridge("a"))]), 1);
-        assert_eq!(count([one(LOW, Medium::Each), two(HIGH, Medium::Each)]), 0);
-        assert_eq!(count([one(LOW, Medium::Each), two(ALL, Medium::Each)]), 1);
         assert_eq!(
-            count([one(LOW, bridge("a")), claim("one", ALL, bridge("a"))]),
+            count([one(LOW, Reached::OneByOne), two(HIGH, Reached::OneByOne)]),
+            0
+        );
+        assert_eq!(
+            count([one(LOW, Reached::OneByOne), two(ALL, Reached::OneByOne)]),
+            1
+        );
+        assert_eq!(
+            count([one(LOW, bridge("a")), range("one", ALL, bridge("a"))]),
             0
         );
     }
 
     #[test]
-    fn of_two_routes_the_longer_decides_who_is_harmed() {
+    fn of_two_routes_the_longer_prefix_wins() {
         let host = |dst: &str| Host {
             links: HashMap::new(),
             addresses: Vec::new(),
@@ -301,17 +298,20 @@ mod tests {
             }],
         };
         use crate::doctor::finding::Severity;
-        let worst = |dst, medium| {
-            let claim = claim("x", ALL, medium);
-            let found = clashes(&claim, std::slice::from_ref(&claim), &host(dst));
+        let worst = |dst, reached| {
+            let own = range("x", ALL, reached);
+            let found = conflicts_with_host(&own, std::slice::from_ref(&own), &host(dst));
             found.iter().map(|found| found.severity).max()
         };
         assert_eq!(worst("10.1.0.0/24", bridge("a")), Some(Severity::Problem));
         assert_eq!(worst("10.1.0.64/26", bridge("a")), Some(Severity::Problem));
         assert_eq!(worst("10.0.0.0/8", bridge("a")), Some(Severity::Note));
-        assert_eq!(worst("10.0.0.0/8", Medium::Each), None);
-        assert_eq!(worst("10.1.0.64/26", Medium::Each), None);
-        assert_eq!(worst("10.1.0.64/32", Medium::Each), Some(Severity::Problem));
+        assert_eq!(worst("10.0.0.0/8", Reached::OneByOne), None);
+        assert_eq!(worst("10.1.0.64/26", Reached::OneByOne), None);
+        assert_eq!(
+            worst("10.1.0.64/32", Reached::OneByOne),
+            Some(Severity::Problem)
+        );
         assert_eq!(worst("10.2.0.0/24", bridge("a")), None);
         assert_eq!(worst("0.0.0.0/0", bridge("a")), None);
     }

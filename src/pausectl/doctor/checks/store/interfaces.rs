@@ -1,13 +1,15 @@
-//! Interfaces against held addresses: what the store does not know, and what is there twice.
+//! Interfaces against reservations: addresses that the store does not know, and addresses that
+//! two interfaces have.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::doctor::checks::store::{File, Repair, Shelf, host_local};
-use crate::doctor::finding::{Check, Finding};
-use crate::doctor::repair;
-use crate::doctor::snapshot::{Attached, Scene, shown};
+use super::reservations::{NetworkStore, Reservation};
+use crate::doctor::configured::host_local;
+use crate::doctor::finding::Finding;
+use crate::doctor::repair::Repair;
+use crate::doctor::snapshot::{LiveAttachment, Snapshot, shown};
 use pausenet::apply::{self, try_lock};
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::kernel::address;
@@ -15,19 +17,32 @@ use pausenet::kernel::link::{self, Which};
 use pausenet::plan::{attachment_of_host_end, host_end_name};
 use pausenet_host::{During, Result};
 
-/// Writes down that an attachment has an address. False when it has not any more.
-pub fn restore(request: &Request, ip: IpAddr) -> Result<bool> {
-    // Its DEL would come in between: first the link goes, then the address.
-    let Some(_lock) = try_lock(&host_end_name(&request.attachment))? else {
-        return Ok(false);
-    };
-    match (has(&request.attachment, ip)?, host_local(&request.network)) {
-        (true, Some(ipam)) => Ok(ipam.restore(&request.attachment, ip)?),
-        _ => Ok(false),
+/// Write the missing reservation of an address that an interface has.
+#[derive(Debug)]
+struct WriteReservation {
+    request: Box<Request>,
+    ip: IpAddr,
+}
+
+impl Repair for WriteReservation {
+    fn carry_out(&self) -> Result<bool> {
+        let attachment = &self.request.attachment;
+        // Its DEL would come in between: first the link goes, then the address.
+        let Some(_lock) = try_lock(&host_end_name(attachment))? else {
+            return Ok(false);
+        };
+        match (has(attachment, self.ip)?, host_local(&self.request.network)) {
+            (true, Some(ipam)) => Ok(ipam.restore(attachment, self.ip)?),
+            _ => Ok(false),
+        }
+    }
+
+    fn done(&self) -> String {
+        format!("reserved {} for {}", self.ip, self.request.attachment)
     }
 }
 
-/// Whether an attachment is there, now, and its interface has this address.
+/// Whether an attachment exists, now, and its interface has this address.
 fn has(attachment: &Attachment, ip: IpAddr) -> Result<bool> {
     let mut socket = apply::Host::open_socket()?;
     let name = host_end_name(attachment);
@@ -43,11 +58,14 @@ fn has(attachment: &Attachment, ip: IpAddr) -> Result<bool> {
     Ok(own.any(|(_, net)| net.ip() == ip))
 }
 
-/// Interfaces of ours whose address the store does not give to them.
-pub fn missing(attached: &[Attached], shelves: &BTreeMap<PathBuf, Shelf>) -> Vec<Finding> {
+/// Interfaces of ours with an address that the store does not reserve for them.
+pub fn unreserved(
+    attachments: &[LiveAttachment],
+    stores: &BTreeMap<PathBuf, NetworkStore>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for attached in attached {
-        let network = attached
+    for live in attachments {
+        let network = live
             .add_calls
             .iter()
             .find(|add_call| add_call.request.network.link.is_some());
@@ -57,37 +75,39 @@ pub fn missing(attached: &[Attached], shelves: &BTreeMap<PathBuf, Shelf>) -> Vec
         let Some(ipam) = host_local(&request.network) else {
             continue;
         };
-        let shelf = shelves.get(ipam.dir());
-        for ip in attached.addresses.iter().flatten().map(|net| net.ip()) {
+        let reservations = stores.get(ipam.dir()).map(|store| &store.reservations);
+        for ip in live.addresses.iter().flatten().map(|net| net.ip()) {
             let of_range = ipam.ranges().any(|range| range.contains(ip));
-            let file = shelf.and_then(|shelf| shelf.files.iter().find(|file| file.ip == ip));
-            let holder = file.and_then(|file| file.holder.as_ref());
+            let found = reservations.and_then(|all| all.iter().find(|one| one.ip == ip));
+            let holder = found.and_then(|reservation| reservation.holder.as_ref());
             let own = |(container, ifname): &(String, String)| {
-                container == attached.attachment.container.as_str()
-                    && (ifname.is_empty() || ifname == attached.attachment.ifname.as_str())
+                container == live.attachment.container.as_str()
+                    && (ifname.is_empty() || ifname == live.attachment.ifname.as_str())
             };
             if !of_range || holder.is_some_and(own) {
                 continue;
             }
             // It may have been detached since it was listed.
-            if apply::is_locked(&attached.attachment)
-                || !has(&attached.attachment, ip).unwrap_or(false)
-            {
+            if apply::is_locked(&live.attachment) || !has(&live.attachment, ip).unwrap_or(false) {
                 continue;
             }
-            findings.push(no_file(request, ip, file, ipam.dir()));
+            findings.push(unreserved_address(request, ip, found, ipam.dir()));
         }
     }
     findings
 }
 
-fn no_file(request: &Request, ip: IpAddr, file: Option<&File>, dir: &Path) -> Finding {
+fn unreserved_address(
+    request: &Request,
+    ip: IpAddr,
+    found: Option<&Reservation>,
+    dir: &Path,
+) -> Finding {
     let subject = format!("{ip} of {}", request.attachment);
-    match file {
+    match found {
         None => Finding::problem(
-            Check::Store,
             subject,
-            "its interface has it, and the store knows nothing of it",
+            "the interface has it, but the store does not reserve it",
         )
         .means("the next pod may be given the same address")
         .how(format!(
@@ -96,64 +116,61 @@ fn no_file(request: &Request, ip: IpAddr, file: Option<&File>, dir: &Path) -> Fi
             request.attachment.ifname,
             shown(&dir.join(ip.to_string()))
         ))
-        .repair(repair::Repair::Store(Repair::Restore(
-            Box::new(request.clone()),
+        .repair(WriteReservation {
+            request: Box::new(request.clone()),
             ip,
-        ))),
-        Some(file) => {
-            let holder = file.holder.as_ref().map_or_else(
-                || "nobody".to_owned(),
+        }),
+        Some(reservation) => {
+            let holder = reservation.holder.as_ref().map_or_else(
+                || "no container".to_owned(),
                 |(container, ifname)| format!("{container} {ifname}"),
             );
             Finding::problem(
-                Check::Store,
                 subject,
-                format!("its interface has it, and the store gives it to {holder}"),
+                format!("the interface has it, but the store reserves it for {holder}"),
             )
-            .means("two pods may have one address, and the first to go takes it from the other")
+            .means("two pods may have this address, and the first to go frees it for a third")
             .how("DEL one of the two, and ADD it again")
         }
     }
 }
 
-/// Addresses that more than one namespace has, one of them by a link of ours.
-pub fn duplicates(scene: &Scene) -> Vec<Finding> {
-    let (Ok(behind), Ok(links)) = (&scene.behind, &scene.links) else {
+/// Addresses in more than one namespace, where at least one of the interfaces is ours.
+pub fn duplicates(snapshot: &Snapshot) -> Vec<Finding> {
+    let (Ok(peers), Ok(links)) = (&snapshot.peers, &snapshot.links) else {
         return Vec::new();
     };
-    let holders = behind.holders();
-    let mut told = HashSet::new();
+    let interfaces = peers.interfaces_by_address();
+    let mut reported = HashSet::new();
     let mut findings = Vec::new();
-    for attached in &scene.attached {
-        for ip in attached.addresses.iter().flatten().map(|net| net.ip()) {
-            let Some(all) = holders.get(&ip) else {
+    for live in &snapshot.attachments {
+        for ip in live.addresses.iter().flatten().map(|net| net.ip()) {
+            let Some(all) = interfaces.get(&ip) else {
                 continue;
             };
             let namespaces: HashSet<_> = all.iter().map(|(namespace, _)| namespace).collect();
-            if namespaces.len() < 2 || !told.insert(ip) {
+            if namespaces.len() < 2 || !reported.insert(ip) {
                 continue;
             }
             let name = |(namespace, index): &(i32, u32)| {
                 let end = links.iter().find(|link| {
                     link.peer_netns == Some(*namespace) && link.peer == Some(*index)
                 })?;
-                let attached = scene.attached_to(&end.name);
-                Some(match attached {
-                    Some(attached) => format!("{} ({})", end.name, attached.attachment),
+                Some(match snapshot.attachment_at(&end.name) {
+                    Some(live) => format!("{} ({})", end.name, live.attachment),
                     None => format!("{} (not ours)", end.name),
                 })
             };
             let names: Vec<_> = all.iter().filter_map(name).collect();
             findings.push(
                 Finding::problem(
-                    Check::Store,
                     ip,
                     format!(
-                        "more than one interface has it: those behind {}",
+                        "several interfaces have it: those behind {}",
                         names.join(", ")
                     ),
                 )
-                .means("what is sent there reaches now the one, now the other")
+                .means("packets to it reach now one, now the other")
                 .how("DEL one of them, and ADD it again"),
             );
         }

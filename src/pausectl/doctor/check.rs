@@ -1,0 +1,17 @@
+//! What a check is.
+
+use super::finding::Finding;
+use super::snapshot::Snapshot;
+
+/// One check of `pausectl doctor`.
+#[derive(Debug)]
+pub struct Check {
+    /// As in `--check NAME`.
+    pub name: &'static str,
+    /// What it looks at, for `--list`.
+    pub about: &'static str,
+    /// Its line in the report when nothing is wrong.
+    pub all_is_well: &'static str,
+    /// Judges the host. What it could not read is a finding too: [`Finding::not_checked`].
+    pub run: fn(&Snapshot) -> Vec<Finding>,
+}

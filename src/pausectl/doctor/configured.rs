@@ -1,0 +1,79 @@
+//! The networks that configuration files describe, as the plugin would read them.
+
+use std::collections::HashMap;
+
+use serde_json::Map;
+
+use super::programs::Programs;
+use super::snapshot::Snapshot;
+use pausenet::cni::args::Args;
+use pausenet::cni::request::{Network, Request};
+use pausenet::cni::{ContainerId, IfName, Plugin, config};
+use pausenet::ipam::HostLocal;
+use pausenet_host::Result;
+use pausenet_host::runtime::conflist::NetworkList;
+use pausenet_host::runtime::execution_config;
+
+/// What an ADD without capabilities would ask of the plugin at index `at` of the list.
+///
+/// # Errors
+/// What the plugin would answer to its configuration.
+pub fn request(
+    list: &NetworkList,
+    at: usize,
+    plugin: Plugin,
+    programs: &Programs,
+) -> Result<Request> {
+    #[expect(clippy::expect_used, reason = "a literal")]
+    let eth0 = IfName::parse("eth0").expect("a valid name");
+    let config = execution_config(list, &list.plugins[at], &Map::new(), None);
+    let request = Request::of_add(
+        plugin,
+        (ContainerId::parse("doctor")?, eth0),
+        &Args::default(),
+        programs.path(),
+        config.to_string().into_bytes(),
+    )?;
+    Ok(request)
+}
+
+/// The plugin of this name, if it is pausenet. `pausenet` has no other maker.
+pub fn plugin_of_ours(name: &str, programs: &Programs) -> Option<Plugin> {
+    let plugin = Plugin::named(name)?;
+    (plugin == Plugin::Pausenet || programs.is_ours(plugin.name())).then_some(plugin)
+}
+
+/// The networks whose interfaces pausenet makes, by name.
+pub fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> {
+    let mut networks = HashMap::new();
+    for list in snapshot.lists() {
+        let Some(plugin) = plugin_of_ours(&list.plugins[0].r#type, &snapshot.programs) else {
+            continue;
+        };
+        match plugin {
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => {}
+            Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => continue,
+        }
+        if let Ok(request) = request(list, 0, plugin, &snapshot.programs) {
+            networks.insert(list.name.to_string(), request.network);
+        }
+    }
+    networks
+}
+
+/// The bridge that a network's first plugin connects pods to.
+pub fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
+    let plugin = Plugin::named(&list.plugins.first()?.r#type)?;
+    match plugin {
+        Plugin::Pausenet | Plugin::Bridge => {}
+        Plugin::Ptp | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => return None,
+    }
+    let link = request(list, 0, plugin, programs).ok()?.network.link?;
+    link.bridge().map(|bridge| bridge.name.clone())
+}
+
+/// The address store of a network, if it uses host-local.
+pub fn host_local(network: &Network) -> Option<HostLocal> {
+    let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;
+    HostLocal::new(network, &config::parse_part("ipam", &ipam.object).ok()?).ok()
+}
