@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::options::{Mode, Settings};
+use pausenet::cni::Family;
 use pausenet_host::install::file;
 use pausenet_host::runtime::conflist;
 use pausenet_host::{Error, Result};
@@ -32,8 +33,8 @@ pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> Stri
         .map(|subnet| json!([{"subnet": subnet}]))
         .collect();
     let mut routes = Vec::new();
-    for (v4, everywhere) in [(true, "0.0.0.0/0"), (false, "::/0")] {
-        if pods.iter().any(|subnet| subnet.is_ipv4() == v4) {
+    for (family, everywhere) in [(Family::Ipv4, "0.0.0.0/0"), (Family::Ipv6, "::/0")] {
+        if pods.iter().any(|subnet| Family::from(*subnet) == family) {
             routes.push(json!({"dst": everywhere}));
         }
     }

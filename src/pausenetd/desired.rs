@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use super::node::Node;
 use super::options::{Settings, is_unusable_as_gateway};
 use super::subnets::{SubnetOwners, aggregate};
+use pausenet::cni::Family;
 use pausenet::cni::config;
 use pausenet::ipam::range::RangeSet;
 use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
@@ -83,7 +84,7 @@ pub(crate) fn gateways(others: &[Node]) -> Vec<IpAddr> {
     let mut addresses: Vec<_> = others
         .iter()
         .filter(|node| !node.pod_cidrs.is_empty())
-        .flat_map(|node| [true, false].map(|v4| node.address(v4)))
+        .flat_map(|node| Family::ALL.map(|family| node.address(family)))
         .flatten()
         .collect();
     addresses.sort();
@@ -186,8 +187,8 @@ fn target(
     cidr: IpNetwork,
     next_hops: &HashMap<IpAddr, NextHop>,
 ) -> Result<Target, (ProblemKind, String)> {
-    let family = if cidr.is_ipv4() { "IPv4" } else { "IPv6" };
-    let Some(gateway) = node.address(cidr.is_ipv4()) else {
+    let family = Family::from(cidr);
+    let Some(gateway) = node.address(family) else {
         let msg = format!("it has pods in {cidr}, but no {family} InternalIP");
         return Err((ProblemKind::NoAddress, msg));
     };

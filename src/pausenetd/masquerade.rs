@@ -14,7 +14,8 @@
 use ipnetwork::IpNetwork;
 
 use super::desired::DesiredMasquerade;
-use pausenet::kernel::nft::expr::{self, Field, Meta, Op, R0};
+use pausenet::cni::Family;
+use pausenet::kernel::nft::expr::{self, Field, MetaKey, Operator, R0};
 use pausenet::kernel::nft::{
     Chain, Change, Contents, Hook, HookPoint, Kind, Nft, Set, Table, TableFamily,
 };
@@ -29,11 +30,6 @@ pub const TABLE: Table = Table {
 /// NF_IP_PRI_NAT_SRC.
 const SNAT_PRIORITY: i32 = 100;
 
-/// NFPROTO_IPV4 or NFPROTO_IPV6.
-fn nf_protocol(v4: bool) -> u8 {
-    if v4 { 2 } else { 10 }
-}
-
 /// The transaction that replaces the table, whatever is there (pure).
 fn changes(desired: &DesiredMasquerade) -> Vec<Change> {
     let mut changes = vec![
@@ -43,20 +39,20 @@ fn changes(desired: &DesiredMasquerade) -> Vec<Change> {
         Change::Table(TABLE),
     ];
     let mut rules = Vec::new();
-    for v4 in [true, false] {
+    for family in Family::ALL {
         let of_family = |nets: &[IpNetwork]| -> Vec<_> {
             nets.iter()
                 .copied()
-                .filter(|net| net.is_ipv4() == v4)
+                .filter(|net| Family::from(*net) == family)
                 .collect()
         };
-        let (pods, kept) = (set("pods", v4), set("kept", v4));
+        let (pods, kept) = (set("pods", family), set("kept", family));
         rules.push(vec![
-            expr::meta(Meta::NfProto, R0),
-            expr::cmp(R0, Op::Eq, &[nf_protocol(v4)]),
-            expr::payload(Field::source(v4), R0),
+            expr::meta(MetaKey::Nfproto, R0),
+            expr::cmp(R0, Operator::Equal, &[expr::nfproto(family)]),
+            expr::payload(Field::source(family), R0),
             expr::in_set(&pods.name, R0, false),
-            expr::payload(Field::destination(v4), R0),
+            expr::payload(Field::destination(family), R0),
             expr::in_set(&kept.name, R0, true),
             expr::masquerade(),
         ]);
@@ -76,11 +72,20 @@ fn changes(desired: &DesiredMasquerade) -> Vec<Change> {
     changes
 }
 
-fn set(name: &str, v4: bool) -> Set {
+fn set(name: &str, family: Family) -> Set {
     Set {
         table: TABLE,
-        name: format!("{name}{}", if v4 { '4' } else { '6' }),
-        key: vec![if v4 { Kind::Ipv4 } else { Kind::Ipv6 }],
+        name: format!(
+            "{name}{}",
+            match family {
+                Family::Ipv4 => '4',
+                Family::Ipv6 => '6',
+            }
+        ),
+        key: vec![match family {
+            Family::Ipv4 => Kind::Ipv4,
+            Family::Ipv6 => Kind::Ipv6,
+        }],
         data: Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! A Node of the cluster, reduced to what the network depends on.
 
+use pausenet::cni::Family;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -43,8 +44,11 @@ impl Node {
     }
 
     /// The first address of a family.
-    pub(crate) fn address(&self, v4: bool) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4)
+    pub(crate) fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|ip| Family::from(*ip) == family)
     }
 }
 
@@ -92,8 +96,14 @@ mod tests {
         }));
         assert_eq!(node.name, "a");
         assert_eq!(node.pod_cidrs.len(), 2);
-        assert_eq!(node.address(true), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(node.address(false), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(
+            node.address(Family::Ipv4),
+            Some("192.0.2.1".parse().unwrap())
+        );
+        assert_eq!(
+            node.address(Family::Ipv6),
+            Some("2001:db8::1".parse().unwrap())
+        );
         assert!(node.unreadable.is_empty());
     }
 

@@ -1,5 +1,7 @@
 //! Sets of subnets: aggregation, and who owns which (pure).
 
+use pausenet::cni::Family;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -8,8 +10,8 @@ use ipnetwork::IpNetwork;
 /// The smallest list of subnets that covers the same addresses. No two of them overlap.
 pub(crate) fn aggregate(subnets: impl IntoIterator<Item = IpNetwork>) -> Vec<IpNetwork> {
     let mut sorted: Vec<_> = subnets.into_iter().map(Block::of).collect();
-    // Of two blocks with the same start, the larger comes first.
-    sorted.sort_by_key(|block| (block.v4, block.first, block.prefix));
+    // IPv6 first; of two blocks with the same start, the larger.
+    sorted.sort_by_key(|block| (Reverse(block.family), block.first, block.prefix));
     let mut merged: Vec<Block> = Vec::new();
     for block in sorted {
         if merged.last().is_some_and(|last| last.contains(&block)) {
@@ -28,7 +30,7 @@ pub(crate) fn aggregate(subnets: impl IntoIterator<Item = IpNetwork>) -> Vec<IpN
 
 /// Subnets with their owners; no two overlap.
 #[derive(Debug, Default)]
-pub(crate) struct SubnetOwners<'a>(BTreeMap<(bool, u128), (IpNetwork, &'a str)>);
+pub(crate) struct SubnetOwners<'a>(BTreeMap<(Family, u128), (IpNetwork, &'a str)>);
 
 impl<'a> SubnetOwners<'a> {
     /// Records the owner of a subnet.
@@ -43,14 +45,14 @@ impl<'a> SubnetOwners<'a> {
         let block = Block::of(subnet);
         // The recorded ones do not overlap each other, so only the last one that starts before the end
         // of this one can overlap it.
-        let before = self.0.range(..=(block.v4, block.last())).next_back();
-        if let Some(((v4, first), (other, of))) = before {
+        let before = self.0.range(..=(block.family, block.last())).next_back();
+        if let Some(((family, first), (other, of))) = before {
             let reaches = *first >= block.first || Block::of(*other).last() >= block.first;
-            if *v4 == block.v4 && reaches {
+            if *family == block.family && reaches {
                 return Err((*other, of));
             }
         }
-        self.0.insert((block.v4, block.first), (subnet, owner));
+        self.0.insert((block.family, block.first), (subnet, owner));
         Ok(())
     }
 }
@@ -58,7 +60,7 @@ impl<'a> SubnetOwners<'a> {
 /// A subnet as numbers: its first address and its prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Block {
-    v4: bool,
+    family: Family,
     first: u128,
     prefix: u8,
 }
@@ -70,14 +72,14 @@ impl Block {
             IpAddr::V6(ip) => ip.into(),
         };
         Self {
-            v4: subnet.is_ipv4(),
+            family: subnet.into(),
             first,
             prefix: subnet.prefix(),
         }
     }
 
     fn bits(self) -> u8 {
-        if self.v4 { 32 } else { 128 }
+        self.family.bits()
     }
 
     /// The host bits.
@@ -94,12 +96,12 @@ impl Block {
     }
 
     fn contains(&self, other: &Self) -> bool {
-        self.v4 == other.v4 && (self.first..=self.last()).contains(&other.first)
+        self.family == other.family && (self.first..=self.last()).contains(&other.first)
     }
 
     /// The subnet one bit larger, if these are its two halves.
     fn merge_with_sibling(&self, other: &Self) -> Option<Self> {
-        let halves = self.v4 == other.v4 && self.prefix == other.prefix && self.prefix > 0;
+        let halves = self.family == other.family && self.prefix == other.prefix && self.prefix > 0;
         let both = Self {
             prefix: self.prefix.checked_sub(1)?,
             ..*self
@@ -113,7 +115,7 @@ impl Block {
         reason = "the prefix length is that of a subnet of this family"
     )]
     fn subnet(self) -> IpNetwork {
-        let ip: IpAddr = if self.v4 {
+        let ip: IpAddr = if self.family == Family::Ipv4 {
             std::net::Ipv4Addr::from(self.first as u32).into()
         } else {
             std::net::Ipv6Addr::from(self.first).into()

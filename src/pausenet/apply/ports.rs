@@ -8,7 +8,7 @@ use super::rules;
 use super::veth::is_gone;
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
-use crate::cni::{During, IfName, Result};
+use crate::cni::{During, Family, IfName, Result};
 use crate::kernel::link::Which;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{conntrack, link, route};
@@ -92,18 +92,21 @@ pub(super) fn enable_mappings(
 
 /// A UDP flow in conntrack lives for as long as packets come, and would keep its old destination.
 fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
-    for v4 in [true, false] {
-        if !addresses.iter().any(|address| address.is_ipv4() == v4) {
+    for family in Family::ALL {
+        if !addresses
+            .iter()
+            .any(|address| Family::from(*address) == family)
+        {
             continue;
         }
         let udp: Vec<_> = ports
             .mappings
             .iter()
-            .filter(|mapping| mapping.protocol == Protocol::Udp && mapping.is_for(v4))
+            .filter(|mapping| mapping.protocol == Protocol::Udp && mapping.is_for(family))
             .map(|mapping| (mapping.host_ip, mapping.host_port))
             .collect();
         if !udp.is_empty() {
-            conntrack::forget_udp(v4, &udp)
+            conntrack::forget_udp(family, &udp)
                 .during("forget the flows that mapped UDP ports had before")?;
         }
     }

@@ -1,5 +1,6 @@
 //! Port mappings: the capability `portMappings` and the keys of the reference's `portmap`.
 
+use crate::cni::Family;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -81,13 +82,13 @@ pub struct PortMapping {
     /// None: every address of the host.
     pub host_ip: Option<IpAddr>,
     /// The family it is for, if `hostIP` says one without saying an address (0.0.0.0, ::).
-    only_ipv4: Option<bool>,
+    only_family: Option<Family>,
 }
 
 impl PortMapping {
     /// True when it is for containers' addresses of this family.
-    pub fn is_for(&self, v4: bool) -> bool {
-        self.only_ipv4.is_none_or(|only| only == v4)
+    pub fn is_for(&self, family: Family) -> bool {
+        self.only_family.is_none_or(|only| only == family)
     }
 }
 
@@ -134,8 +135,9 @@ impl PortsConf {
             let same = |other: &&PortMapping| {
                 (other.host_ip, other.host_port, other.protocol)
                     == (mapping.host_ip, mapping.host_port, mapping.protocol)
-                    && (other.is_for(true) && mapping.is_for(true)
-                        || other.is_for(false) && mapping.is_for(false))
+                    && Family::ALL
+                        .iter()
+                        .any(|family| other.is_for(*family) && mapping.is_for(*family))
             };
             if mappings[..at].iter().any(|other| same(&other)) {
                 return Err(invalid(format!("portMappings: {mapping} is mapped twice")));
@@ -228,7 +230,7 @@ fn mapping(entry: &PortEntry) -> Result<PortMapping> {
         container_port: port("containerPort", entry.container_port)?,
         protocol,
         host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
-        only_ipv4: host_ip.map(|ip| ip.is_ipv4()),
+        only_family: host_ip.map(Family::from),
     })
 }
 
@@ -248,7 +250,7 @@ mod tests {
             r#"[{"hostPort": 1, "containerPort": 2, "hostIP": "0.0.0.0", "protocol": "UDP"}]"#;
         let mapping = ports("", list).unwrap().unwrap().mappings[0];
         assert_eq!(mapping.host_ip, None);
-        assert!(mapping.is_for(true) && !mapping.is_for(false));
+        assert!(mapping.is_for(Family::Ipv4) && !mapping.is_for(Family::Ipv6));
         assert_eq!(mapping.to_string(), "1/udp");
     }
 

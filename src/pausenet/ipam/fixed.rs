@@ -8,7 +8,7 @@ use crate::cni::config;
 use crate::cni::error::invalid;
 use crate::cni::request::{Network, RequestedIps};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{Result, SpecVersion};
+use crate::cni::{Family, Result, SpecVersion};
 
 /// `static` for one network.
 #[derive(Debug)]
@@ -41,10 +41,10 @@ impl Fixed {
     /// Code 7 for an address without a prefix length, or too many for an old version.
     pub fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
         let addresses = self.addresses(requested)?;
-        for v4 in [true, false] {
+        for family in Family::ALL {
             let count = addresses
                 .iter()
-                .filter(|given| given.address.is_ipv4() == v4)
+                .filter(|given| Family::from(given.address) == family)
                 .count();
             if self.version < SpecVersion::V0_3_0 && count > 1 {
                 return Err(invalid(format!(

@@ -14,7 +14,7 @@ use crate::cni::error::invalid;
 use crate::cni::config::{self, Ipam, cidr};
 use crate::cni::request::{Attachment, Network};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{Code, Error, OnPath, Result, SpecVersion};
+use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion};
 
 /// Where the reference keeps its stores.
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -40,8 +40,8 @@ impl HostLocal {
     pub fn new(network: &Network, ipam: &Ipam) -> Result<Self> {
         let sets = range_sets(&network.requested_ranges, ipam)?;
         if network.version < SpecVersion::V0_3_0 {
-            for v4 in [true, false] {
-                if sets.iter().filter(|set| set.is_ipv4() == v4).count() > 1 {
+            for family in Family::ALL {
+                if sets.iter().filter(|set| set.family() == family).count() > 1 {
                     return Err(invalid(format!(
                         "cniVersion {} has room for one address per family, not more",
                         network.version

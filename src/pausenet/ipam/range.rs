@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use crate::cni::Family;
 use crate::cni::config;
 
 /// Addresses that may be given out of one subnet, both ends included.
@@ -24,7 +25,7 @@ impl Range {
     /// A sentence that says what is wrong with the range.
     pub fn new(conf: &config::Range) -> Result<Self, String> {
         let subnet = conf.subnet;
-        let bits = if subnet.is_ipv4() { 32 } else { 128 };
+        let bits = Family::from(subnet).bits();
         if subnet.prefix() > bits - 2 {
             return Err(format!("subnet {subnet} is too small to allocate from"));
         }
@@ -35,7 +36,7 @@ impl Range {
                 subnet.prefix()
             ));
         }
-        let v4 = subnet.is_ipv4();
+        let family = Family::from(subnet);
         let first = number(network) + 1;
         let last = match subnet.broadcast() {
             last @ IpAddr::V4(_) => number(last) - 1,
@@ -45,15 +46,15 @@ impl Range {
             subnet,
             start: conf
                 .range_start
-                .unwrap_or_else(|| address(first, v4))
+                .unwrap_or_else(|| address(first, family))
                 .to_canonical(),
             end: conf
                 .range_end
-                .unwrap_or_else(|| address(last, v4))
+                .unwrap_or_else(|| address(last, family))
                 .to_canonical(),
             gateway: conf
                 .gateway
-                .unwrap_or_else(|| address(first, v4))
+                .unwrap_or_else(|| address(first, family))
                 .to_canonical(),
         };
         for (what, ip) in [("rangeStart", range.start), ("rangeEnd", range.end)] {
@@ -67,7 +68,7 @@ impl Range {
                 range.end, range.start
             ));
         }
-        if range.gateway.is_ipv4() != v4 {
+        if Family::from(range.gateway) != family {
             return Err(format!(
                 "gateway {} is of another family than subnet {subnet}",
                 range.gateway
@@ -130,8 +131,8 @@ impl RangeSet {
     }
 
     /// The family of all its addresses.
-    pub fn is_ipv4(&self) -> bool {
-        self.0[0].start.is_ipv4()
+    pub fn family(&self) -> Family {
+        self.0[0].start.into()
     }
 
     /// The range that an address belongs to.
@@ -184,7 +185,7 @@ impl RangeSet {
     pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
         self.pieces(last).into_iter().flat_map(|(range, from, to)| {
             (from..=to)
-                .map(|n| address(n, range.start.is_ipv4()))
+                .map(|n| address(n, range.start.into()))
                 .filter(|ip| *ip != range.gateway)
                 .map(move |ip| (ip, range))
         })
@@ -201,9 +202,9 @@ impl RangeSet {
         mut next_free: impl FnMut(IpAddr, IpAddr) -> Result<Option<IpAddr>, E>,
     ) -> Result<Option<(IpAddr, &Range)>, E> {
         for (range, mut from, to) in self.pieces(last) {
-            let v4 = range.start.is_ipv4();
+            let family = Family::from(range.start);
             while from <= to {
-                match next_free(address(from, v4), address(to, v4))? {
+                match next_free(address(from, family), address(to, family))? {
                     None => break,
                     Some(ip) if ip != range.gateway => return Ok(Some((ip, range))),
                     Some(gateway) => match number(gateway).checked_add(1) {
@@ -261,12 +262,11 @@ pub fn number(ip: IpAddr) -> u128 {
 }
 
 /// The address of a number.
-pub fn address(number: u128, v4: bool) -> IpAddr {
-    if v4 {
+pub fn address(number: u128, family: Family) -> IpAddr {
+    match family {
         // Ranges keep within their subnet, so an IPv4 number never has more bits.
-        Ipv4Addr::from(number as u32).into()
-    } else {
-        Ipv6Addr::from(number).into()
+        Family::Ipv4 => Ipv4Addr::from(number as u32).into(),
+        Family::Ipv6 => Ipv6Addr::from(number).into(),
     }
 }
 
@@ -392,11 +392,11 @@ mod tests {
             let taken: Vec<_> = taken.into_iter().map(ip).collect();
             let last = last.map(ip);
             let next_free = |from, to| {
-                let all = (number(from)..=number(to)).map(|n| address(n, true));
+                let all = (number(from)..=number(to)).map(|n| address(n, Family::Ipv4));
                 Ok::<_, ()>(all.into_iter().find(|ip| !taken.contains(ip)))
             };
             let count = |from, to| {
-                let all = (number(from)..=number(to)).map(|n| address(n, true));
+                let all = (number(from)..=number(to)).map(|n| address(n, Family::Ipv4));
                 Ok::<_, ()>(all.filter(|ip| taken.contains(ip)).count() as u128)
             };
             let expected = set.candidates(last).find(|(ip, _)| !taken.contains(ip));

@@ -1,4 +1,4 @@
-//! Connection tracking: forgetting flows whose way has changed.
+//! Connection tracking: forgetting flows whose destination has changed.
 
 use std::net::IpAddr;
 
@@ -12,12 +12,13 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::error::KernelError;
 use super::netlink::{Reply, Request, Socket};
+use crate::cni::Family;
 
-/// Forgets UDP flows to a port of the host's, so that the next packet of each finds its new
-/// way. TCP flows end by themselves; UDP ones live as long as packets come.
-pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), KernelError> {
+/// Forgets UDP flows to a port of the host's, so that the next packet of each is mapped
+/// anew. TCP flows end by themselves; UDP ones live as long as packets come.
+pub fn forget_udp(family: Family, ports: &[(Option<IpAddr>, u16)]) -> Result<(), KernelError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    let all = message(v4, ConntrackMessage::Get(Vec::new()));
+    let all = message(family, ConntrackMessage::Get(Vec::new()));
     let stale: Vec<_> = socket
         .dump(all)?
         .into_iter()
@@ -25,7 +26,7 @@ pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Kerne
         .filter(|tuple| is_to(tuple, ports))
         .map(|tuple| {
             let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(tuple)]);
-            Request::new(message(v4, delete), 0)
+            Request::new(message(family, delete), 0)
         })
         .collect();
     if stale.is_empty() {
@@ -41,11 +42,10 @@ pub fn forget_udp(v4: bool, ports: &[(Option<IpAddr>, u16)]) -> Result<(), Kerne
     Ok(())
 }
 
-fn message(v4: bool, inner: ConntrackMessage) -> NetfilterMessage {
-    let family = if v4 {
-        NetfilterProtoFamily::IPv4
-    } else {
-        NetfilterProtoFamily::IPv6
+fn message(family: Family, inner: ConntrackMessage) -> NetfilterMessage {
+    let family = match family {
+        Family::Ipv4 => NetfilterProtoFamily::IPv4,
+        Family::Ipv6 => NetfilterProtoFamily::IPv6,
     };
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
 }

@@ -5,6 +5,7 @@
 //! replacing one of ours can never hit somebody else's, and a route that a person made with a
 //! usual metric goes before ours.
 
+use crate::cni::Family;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -205,7 +206,7 @@ fn is_unreachable(error: &KernelError) -> bool {
 
 fn next_hop_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, KernelError> {
     let mut message = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(address, if address.is_ipv4() { 32 } else { 128 })
+        .destination_prefix(address, Family::from(address).bits())
         .map_err(std::io::Error::other)?
         .build();
     // A lookup may not carry what only a new route has.

@@ -15,6 +15,7 @@ use super::error::KernelError;
 use super::netlink::RouteSocket;
 use super::netlink::{Group, Request};
 use super::reply::Message;
+use crate::cni::Family;
 use crate::cni::result::Route;
 
 /// A request that adds a route out of a link, for a batch. `via` is the next hop, `source` the
@@ -34,7 +35,7 @@ pub fn add_request(
         .destination_prefix(route.dst.ip(), route.dst.prefix())
         .map_err(|err| err.to_string())?;
     if let Some(via) = via {
-        if via.is_ipv4() != route.dst.is_ipv4() {
+        if Family::from(via) != Family::from(route.dst) {
             return Err(format!(
                 "next hop {via} is of another family than {}",
                 route.dst
@@ -137,7 +138,7 @@ fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, KernelE
 
 /// The link that a packet to this address would leave by; None when there is no way.
 pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
-    let bits = if ip.is_ipv4() { 32 } else { 128 };
+    let bits = Family::from(ip).bits();
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(ip, bits)
         .map_err(std::io::Error::other)?

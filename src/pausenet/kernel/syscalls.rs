@@ -1,6 +1,9 @@
-//! All unsafe code of the library, and no more than the calls themselves: what no crate wraps,
-//! or wraps as unsafe.
-#![allow(unsafe_code)]
+//! System calls that no crate wraps, or that it wraps as unsafe: all unsafe code of the workspace
+//! but for `pause`, and no more than the calls themselves.
+#![expect(
+    unsafe_code,
+    reason = "the one place for calls that have no safe wrapper"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

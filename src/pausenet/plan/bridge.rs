@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use crate::cni::error::invalid;
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, VlanConf};
 use crate::cni::result::Route;
-use crate::cni::{IfName, Result};
+use crate::cni::{Family, IfName, Result};
 use crate::ipam::Allocation;
 
 /// The bridge, shared by all attachments of its networks and never removed with one.
@@ -84,7 +84,7 @@ fn first_host(address: IpNetwork) -> Result<IpAddr> {
 fn with_prefix_of(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork> {
     IpNetwork::new(gateway, address.prefix())
         .ok()
-        .filter(|_| gateway.is_ipv4() == address.is_ipv4())
+        .filter(|_| Family::from(gateway) == Family::from(address))
         .ok_or_else(|| {
             invalid(format!(
                 "gateway {gateway} and address {address} are of different families"
@@ -97,18 +97,17 @@ fn with_prefix_of(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork> {
 /// a second, which the kernel refuses.)
 #[expect(clippy::expect_used, reason = "0 is a prefix length")]
 fn add_default_routes(allocation: &mut Allocation) {
-    for v4 in [true, false] {
+    for family in Family::ALL {
         let Some(first) = allocation
             .addresses
             .iter()
-            .find(|given| given.address.is_ipv4() == v4)
+            .find(|given| Family::from(given.address) == family)
         else {
             continue;
         };
-        let everywhere: IpAddr = if v4 {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
+        let everywhere: IpAddr = match family {
+            Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
         };
         let default = IpNetwork::new(everywhere, 0).expect("0 is a prefix length");
         let named = allocation.routes.iter().any(|route| route.dst == default);

@@ -4,7 +4,7 @@ use super::add::open_netns;
 use crate::apply::open_in_container;
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
-use crate::cni::{Code, During, Error, IfName, Result};
+use crate::cni::{Code, During, Error, Family, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link};
@@ -76,12 +76,12 @@ fn describe(inside: &mut RouteSocket, lo: &Link, netns: &Netns) -> Result<AddRes
             format!("lo has {other}, which is no loopback address"),
         ));
     }
-    let first = |v4| {
+    let first = |family| {
         addresses
             .iter()
-            .find(|net: &&ipnetwork::IpNetwork| net.is_ipv4() == v4)
+            .find(|net: &&ipnetwork::IpNetwork| Family::from(**net) == family)
     };
-    let ips = [true, false]
+    let ips = Family::ALL
         .into_iter()
         .filter_map(first)
         .map(|address| IpConfig {

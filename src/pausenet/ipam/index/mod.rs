@@ -276,7 +276,7 @@ impl Index {
                 .checked_mul(NEIGHBOURS)
                 .filter(|next| *next <= number(to))
             {
-                Some(next) => from = address(next, to.is_ipv4()),
+                Some(next) => from = address(next, to.into()),
                 None => return Ok(None),
             }
         }

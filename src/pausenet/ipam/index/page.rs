@@ -11,6 +11,7 @@ use std::hash::Hasher;
 use std::net::IpAddr;
 use std::ops::Range;
 
+use crate::cni::Family;
 use crate::ipam::range::{address, number};
 
 /// Bytes in a page.
@@ -35,9 +36,12 @@ const PASSED_BY: usize = SLOTS * SLOT;
 pub struct Place([u8; PLACE]);
 
 impl Place {
-    fn new(v4: bool, number: u128) -> Self {
+    fn new(family: Family, number: u128) -> Self {
         let mut bytes = [0; PLACE];
-        bytes[0] = if v4 { 4 } else { 6 };
+        bytes[0] = match family {
+            Family::Ipv4 => 4,
+            Family::Ipv6 => 6,
+        };
         bytes[1..].copy_from_slice(&number.to_be_bytes());
         Self(bytes)
     }
@@ -46,15 +50,15 @@ impl Place {
     pub fn ip(self) -> Option<IpAddr> {
         let number = u128::from_be_bytes(self.0[1..].try_into().ok()?);
         match self.0[0] {
-            4 => Some(address(number, true)),
-            6 => Some(address(number, false)),
+            4 => Some(address(number, Family::Ipv4)),
+            6 => Some(address(number, Family::Ipv6)),
             _ => None,
         }
     }
 
     /// The first of an address's neighbours, which stands for all of them.
     pub fn of_neighbours(ip: IpAddr) -> Self {
-        Self::new(ip.is_ipv4(), number(ip) / NEIGHBOURS * NEIGHBOURS)
+        Self::new(ip.into(), number(ip) / NEIGHBOURS * NEIGHBOURS)
     }
 
     /// A hash to find its page by.
@@ -65,7 +69,7 @@ impl Place {
 
 impl From<IpAddr> for Place {
     fn from(ip: IpAddr) -> Self {
-        Self::new(ip.is_ipv4(), number(ip))
+        Self::new(ip.into(), number(ip))
     }
 }
 
@@ -196,7 +200,7 @@ impl Page {
         });
         let (at, free) = free.find(|(_, free)| *free != 0)?;
         let found = at + free.trailing_zeros() as usize;
-        Some(address(number(ip) + (found - from) as u128, ip.is_ipv4()))
+        Some(address(number(ip) + (found - from) as u128, ip.into()))
     }
 
     /// How many of these are taken. Both are of this page.

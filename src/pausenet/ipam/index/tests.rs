@@ -1,5 +1,6 @@
 //! The index alone, in a folder of the test's own.
 
+use crate::cni::Family;
 use std::fs;
 use std::os::fd::AsFd;
 
@@ -205,7 +206,9 @@ fn addresses_of_both_families_and_far_apart_are_told_apart() {
 fn addresses_too_far_apart_have_no_index() {
     let place = Place::new();
     let folder = File::open(place.folder.path()).unwrap();
-    let sparse: Vec<_> = (0..40_000).map(|n| address(n << 64, false)).collect();
+    let sparse: Vec<_> = (0..40_000)
+        .map(|n| address(n << 64, Family::Ipv6))
+        .collect();
     assert!(Index::new(place.root.path(), folder.as_fd(), &sparse).is_none());
 }
 

@@ -1,9 +1,21 @@
 //! What rules are made of: nftables' expressions, one function each, in the kernel's words
-//! (linux/netfilter/nf_tables.h). Numbers that go over the wire are big-endian.
+//! (linux/netfilter/nf_tables.h).
+//!
+//! `meta`, `payload`, `cmp`, `bitwise`, `lookup` and `immediate` are the crate's types. It has none
+//! for `fib`, `ct`, `nat`, `masq`, `counter` and `match`: those are made here from attributes by
+//! number. Numbers that go over the wire are big-endian.
+
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
-use netlink_packet_netfilter::nftables::{ExpressionAttribute, Expressions, ListAttribute};
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,
+    Lookup, Meta, Payload, Register, Verdict as WireVerdict, VerdictAttribute,
+};
+pub use netlink_packet_netfilter::nftables::{MetaKey, Operator};
+
+use crate::cni::Family;
 
 /// One step of a rule.
 pub type Expression = ListAttribute<ExpressionAttribute>;
@@ -11,6 +23,12 @@ pub type Expression = ListAttribute<ExpressionAttribute>;
 /// A 4-byte register. Values longer than that take several in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reg(u32);
+
+impl From<Reg> for Register {
+    fn from(reg: Reg) -> Self {
+        reg.0.into()
+    }
+}
 
 /// The first of the sixteen 4-byte registers (NFT_REG32_00).
 pub const R0: Reg = Reg(8);
@@ -32,17 +50,6 @@ fn text(kind: u16, value: &str) -> DefaultNla {
     DefaultNla::new(kind, bytes)
 }
 
-fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
-    let mut bytes = vec![0; inner.buffer_len()];
-    inner.emit(&mut bytes);
-    DefaultNla::new(kind | NLA_F_NESTED, bytes)
-}
-
-fn value(kind: u16, bytes: &[u8]) -> DefaultNla {
-    const NFTA_DATA_VALUE: u16 = 1;
-    nested(kind, &[DefaultNla::new(NFTA_DATA_VALUE, bytes.to_vec())])
-}
-
 fn expression(name: &str, attributes: Vec<DefaultNla>) -> Expression {
     Expressions::Other {
         expression_type: name.to_owned(),
@@ -51,23 +58,9 @@ fn expression(name: &str, attributes: Vec<DefaultNla>) -> Expression {
     .into()
 }
 
-/// What a packet's surroundings tell (`meta`).
-#[derive(Debug, Clone, Copy)]
-#[repr(u32)]
-pub enum Meta {
-    /// The incoming interface's name, 16 bytes.
-    IifName = 6,
-    /// The outgoing interface's name, 16 bytes.
-    OifName = 7,
-    /// 2 for IPv4, 10 for IPv6; one byte.
-    NfProto = 15,
-    /// The layer 4 protocol's number; one byte.
-    L4Proto = 16,
-}
-
-/// Loads what `key` tells.
-pub fn meta(key: Meta, to: Reg) -> Expression {
-    expression("meta", vec![number(1, to.0), number(2, key as u32)])
+/// Loads what `key` says about a packet. Interface names have 16 bytes, the protocols one.
+pub fn meta(key: MetaKey, to: Reg) -> Expression {
+    Expressions::Meta(vec![Meta::DestinationRegister(to.into()), Meta::Key(key)]).into()
 }
 
 /// Where in a packet a field lies.
@@ -112,82 +105,73 @@ impl Field {
     };
 
     /// The source address of the family.
-    pub const fn source(v4: bool) -> Self {
-        if v4 {
-            Self::IPV4_SOURCE
-        } else {
-            Self::IPV6_SOURCE
+    pub const fn source(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => Self::IPV4_SOURCE,
+            Family::Ipv6 => Self::IPV6_SOURCE,
         }
     }
 
     /// The destination address of the family.
-    pub const fn destination(v4: bool) -> Self {
-        if v4 {
-            Self::IPV4_DESTINATION
-        } else {
-            Self::IPV6_DESTINATION
+    pub const fn destination(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => Self::IPV4_DESTINATION,
+            Family::Ipv6 => Self::IPV6_DESTINATION,
         }
     }
 }
 
 /// Loads a field of the packet.
 pub fn payload(field: Field, to: Reg) -> Expression {
-    expression(
-        "payload",
-        vec![
-            number(1, to.0),
-            number(2, field.base),
-            number(3, field.offset),
-            number(4, field.len),
-        ],
-    )
-}
-
-/// How [`cmp`] compares.
-#[derive(Debug, Clone, Copy)]
-#[repr(u32)]
-pub enum Op {
-    Eq = 0,
-    Ne = 1,
+    Expressions::Payload(vec![
+        Payload::DestinationRegister(to.into()),
+        Payload::Base(field.base),
+        Payload::Offset(field.offset),
+        Payload::Len(field.len),
+    ])
+    .into()
 }
 
 /// Goes on with the rule only if the register compares to `bytes` like this.
-pub fn cmp(reg: Reg, op: Op, bytes: &[u8]) -> Expression {
-    expression(
-        "cmp",
-        vec![number(1, reg.0), number(2, op as u32), value(3, bytes)],
-    )
+pub fn cmp(reg: Reg, operator: Operator, bytes: &[u8]) -> Expression {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(reg.into()),
+        Cmp::Op(operator),
+        Cmp::Data(DataAttribute::Value(bytes.to_vec())),
+    ])
+    .into()
 }
 
 /// Keeps the bits of a register that are set in `mask`.
 pub fn mask(reg: Reg, mask: &[u8]) -> Expression {
-    expression(
-        "bitwise",
-        vec![
-            number(1, reg.0),
-            number(2, reg.0),
-            number(3, mask.len() as u32),
-            value(4, mask),
-            value(5, &vec![0; mask.len()]),
-        ],
-    )
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(reg.into()),
+        Bitwise::DestinationRegister(reg.into()),
+        Bitwise::Length(mask.len() as u32),
+        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
+        Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
+    ])
+    .into()
 }
 
 /// Goes on only if the set has the value that starts at `key` (or, inverted, has it not).
 pub fn in_set(set: &str, key: Reg, inverted: bool) -> Expression {
-    let mut attributes = vec![text(1, set), number(2, key.0)];
+    const F_INV: u32 = 1;
+    let mut attributes = vec![Lookup::Set(set.into()), Lookup::SourceRegister(key.into())];
     if inverted {
-        attributes.push(number(5, 1));
+        attributes.push(Lookup::Flags(F_INV));
     }
-    expression("lookup", attributes)
+    Expressions::Lookup(attributes).into()
 }
 
 /// Goes on only if the map has the key, with what it maps to in the registers from `to`.
 pub fn in_map(map: &str, key: Reg, to: Reg) -> Expression {
-    expression(
-        "lookup",
-        vec![text(1, map), number(2, key.0), number(3, to.0)],
-    )
+    Expressions::Lookup(vec![
+        Lookup::Set(map.into()),
+        Lookup::SourceRegister(key.into()),
+        Lookup::DestinationRegister(to.into()),
+    ])
+    .into()
 }
 
 /// Loads the type (RTN_…) of the packet's destination address, as routing sees it (`fib daddr
@@ -227,16 +211,23 @@ pub fn ct_status(to: Reg) -> Expression {
 /// IPS_DST_NAT: the connection's destination has been changed.
 pub const DST_NAT: u32 = 1 << 5;
 
-/// Changes the destination to the address and port in these registers. NFPROTO_IPV4 and
-/// _IPV6 are 2 and 10.
-pub fn dnat(v4: bool, address: Reg, port: Reg) -> Expression {
+/// NFPROTO_IPV4 and NFPROTO_IPV6, which [`MetaKey::Nfproto`] loads.
+pub const fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 2,
+        Family::Ipv6 => 10,
+    }
+}
+
+/// Changes the destination to the address and port in these registers.
+pub fn dnat(family: Family, address: Reg, port: Reg) -> Expression {
     const NAT_DNAT: u32 = 1;
     const F_PROTO_SPECIFIED: u32 = 1 << 1;
     expression(
         "nat",
         vec![
             number(1, NAT_DNAT),
-            number(2, if v4 { 2 } else { 10 }),
+            number(2, nfproto(family).into()),
             number(3, address.0),
             number(5, port.0),
             number(7, F_PROTO_SPECIFIED),
@@ -268,20 +259,21 @@ pub fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expression {
 
 /// Ends the rule with a verdict.
 pub fn verdict(verdict: Verdict) -> Expression {
-    const NFTA_DATA_VERDICT: u16 = 2;
     let (code, chain) = match verdict {
-        Verdict::Drop => (0, None),
-        Verdict::Accept => (1, None),
-        Verdict::Jump(chain) => (-3i32, Some(chain)),
+        Verdict::Drop => (WireVerdict::Other(0), None),
+        Verdict::Accept => (WireVerdict::Other(1), None),
+        Verdict::Jump(chain) => (WireVerdict::Jump, Some(chain)),
     };
-    let mut inner = vec![number(1, code as u32)];
-    inner.extend(chain.map(|chain| text(2, chain)));
-    let data = nested(2, &[nested(NFTA_DATA_VERDICT, &inner)]);
-    // Register 0 is the verdict's.
-    expression("immediate", vec![number(1, 0), data])
+    let mut attributes = vec![VerdictAttribute::Code(code)];
+    attributes.extend(chain.map(|chain| VerdictAttribute::Chain(chain.into())));
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(attributes)),
+    ])
+    .into()
 }
 
-/// What becomes of a packet.
+/// What is done with a packet.
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict<'a> {
     Drop,
@@ -290,17 +282,111 @@ pub enum Verdict<'a> {
 }
 
 /// The bytes of an address.
-pub fn address_bytes(ip: std::net::IpAddr) -> Vec<u8> {
+pub fn address_bytes(ip: IpAddr) -> Vec<u8> {
     match ip {
-        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
-        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
 /// Compares an address in the registers from `reg` with a subnet; the registers are changed.
-pub fn subnet(reg: Reg, op: Op, net: IpNetwork) -> [Expression; 2] {
+pub fn subnet(reg: Reg, operator: Operator, net: IpNetwork) -> [Expression; 2] {
     [
         mask(reg, &address_bytes(net.mask())),
-        cmp(reg, op, &address_bytes(net.network())),
+        cmp(reg, operator, &address_bytes(net.network())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::{Emitable, NLA_F_NESTED};
+
+    fn bytes(of: &impl Emitable) -> Vec<u8> {
+        let mut bytes = vec![0; of.buffer_len()];
+        of.emit(&mut bytes);
+        bytes
+    }
+
+    fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
+        DefaultNla::new(kind | NLA_F_NESTED, bytes(&inner))
+    }
+
+    /// NFTA_DATA_VALUE is 1.
+    fn value(kind: u16, bytes: &[u8]) -> DefaultNla {
+        nested(kind, &[DefaultNla::new(1, bytes.to_vec())])
+    }
+
+    fn attributes(expression: &Expression) -> Vec<u8> {
+        let ListAttribute::Element(parts) = expression else {
+            panic!("{expression:?}");
+        };
+        let data = parts.iter().find_map(|part| match part {
+            ExpressionAttribute::Data(data) => Some(bytes(data)),
+            _ => None,
+        });
+        data.unwrap()
+    }
+
+    #[test]
+    fn the_crate_s_expressions_have_the_numbers_of_the_kernel_s_header() {
+        let r4 = R0.plus(4);
+        for (expression, expected) in [
+            (meta(MetaKey::Iifname, R0), vec![number(1, 8), number(2, 6)]),
+            (
+                meta(MetaKey::L4Proto, r4),
+                vec![number(1, 12), number(2, 16)],
+            ),
+            (
+                payload(Field::IPV6_SOURCE, R0),
+                vec![number(1, 8), number(2, 1), number(3, 8), number(4, 16)],
+            ),
+            (
+                cmp(R0, Operator::NotEqual, &[7; 6]),
+                vec![number(1, 8), number(2, 1), value(3, &[7; 6])],
+            ),
+            (
+                mask(R0, &[1, 2]),
+                vec![
+                    number(1, 8),
+                    number(2, 8),
+                    number(3, 2),
+                    value(4, &[1, 2]),
+                    value(5, &[0, 0]),
+                ],
+            ),
+            (
+                in_set("pods", R0, true),
+                vec![text(1, "pods"), number(2, 8), number(5, 1)],
+            ),
+            (
+                in_map("ports4", R0, r4),
+                vec![text(1, "ports4"), number(2, 8), number(3, 12)],
+            ),
+            (
+                verdict(Verdict::Drop),
+                vec![number(1, 0), nested(2, &[nested(2, &[number(1, 0)])])],
+            ),
+            (
+                verdict(Verdict::Accept),
+                vec![number(1, 0), nested(2, &[nested(2, &[number(1, 1)])])],
+            ),
+            (
+                verdict(Verdict::Jump("ports")),
+                vec![
+                    number(1, 0),
+                    nested(
+                        2,
+                        &[nested(2, &[number(1, -3i32 as u32), text(2, "ports")])],
+                    ),
+                ],
+            ),
+        ] {
+            assert_eq!(
+                attributes(&expression),
+                bytes(&expected.as_slice()),
+                "{expression:?}"
+            );
+        }
+    }
 }

@@ -4,8 +4,8 @@ use ipnetwork::IpNetwork;
 
 use crate::cni::link::{Firewall, LinkConf};
 use crate::cni::request::Network;
-use crate::cni::{IfName, NetworkName};
-use crate::kernel::nft::expr::{self, Expression, Field, Meta, Op, R0, Verdict};
+use crate::cni::{Family, IfName, NetworkName};
+use crate::kernel::nft::expr::{self, Expression, Field, MetaKey, Operator, R0, Verdict};
 use crate::kernel::nft::{NewRule, Rule, Table, TableFamily, TerminalVerdict};
 use crate::plan::families::{Families, subnet_of};
 use crate::plan::identity::HOST_END_START;
@@ -157,8 +157,8 @@ impl AllowedTraffic {
 
     fn expressions(&self, kind: RuleKind) -> Vec<Expression> {
         let name = match kind {
-            RuleKind::FromPods => Meta::IifName,
-            RuleKind::Replies | RuleKind::Mapped => Meta::OifName,
+            RuleKind::FromPods => MetaKey::Iifname,
+            RuleKind::Replies | RuleKind::Mapped => MetaKey::Oifname,
         };
         let mut rule = vec![expr::meta(name, R0)];
         match &self.link {
@@ -166,17 +166,17 @@ impl AllowedTraffic {
                 // All of the name: with the zero that ends it.
                 let mut bytes = bridge.as_str().as_bytes().to_vec();
                 bytes.push(0);
-                rule.push(expr::cmp(R0, Op::Eq, &bytes));
+                rule.push(expr::cmp(R0, Operator::Equal, &bytes));
             }
             HostLink::HostEnds(subnet) => {
-                rule.push(expr::cmp(R0, Op::Eq, HOST_END_START.as_bytes()));
-                let v4 = subnet.is_ipv4();
+                rule.push(expr::cmp(R0, Operator::Equal, HOST_END_START.as_bytes()));
+                let family = Family::from(*subnet);
                 let field = match kind {
-                    RuleKind::FromPods => Field::source(v4),
-                    RuleKind::Replies | RuleKind::Mapped => Field::destination(v4),
+                    RuleKind::FromPods => Field::source(family),
+                    RuleKind::Replies | RuleKind::Mapped => Field::destination(family),
                 };
                 rule.push(expr::payload(field, R0));
-                rule.extend(expr::subnet(R0, Op::Eq, *subnet));
+                rule.extend(expr::subnet(R0, Operator::Equal, *subnet));
             }
         }
         match kind {

@@ -166,12 +166,11 @@ fn names(rule: &Rule, link: &HostLink) -> bool {
 
 impl LegacyForward {
     fn obstacle(&self, traffic: &[AllowedTraffic]) -> Option<Obstacle> {
-        let v4 = self.family == Family::Ipv4;
         let shut_out: Vec<_> = traffic
             .iter()
-            .filter(|allowed| match v4 {
-                true => allowed.families().ipv4,
-                false => allowed.families().ipv6,
+            .filter(|allowed| match self.family {
+                Family::Ipv4 => allowed.families().ipv4,
+                Family::Ipv6 => allowed.families().ipv6,
             })
             .collect();
         let networks = networks(&shut_out).filter(|_| self.drops)?;
@@ -260,7 +259,10 @@ fn nft(traffic: &[&AllowedTraffic], family: &str, chain: &ForwardChain) -> Remed
         let (from, to) = match link {
             HostLink::Bridge(name, _) => (format!("iifname {name}"), format!("oifname {name}")),
             HostLink::HostEnds(subnet) => {
-                let ip = if subnet.is_ipv4() { "ip" } else { "ip6" };
+                let ip = match Family::from(*subnet) {
+                    Family::Ipv4 => "ip",
+                    Family::Ipv6 => "ip6",
+                };
                 (
                     format!("{ip} saddr {subnet}"),
                     format!("{ip} daddr {subnet}"),

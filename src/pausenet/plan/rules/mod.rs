@@ -36,7 +36,7 @@ use super::identity::{alias, host_end_name};
 use crate::cni::link::LinkConf;
 use crate::cni::ports::{PortMapping, PortsConf};
 use crate::cni::request::{Network, Request};
-use crate::cni::{IfName, MacAddr};
+use crate::cni::{Family, IfName, MacAddr};
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Element, Set};
 
@@ -101,7 +101,7 @@ pub fn outlast_the_link(network: &Network) -> bool {
 
 /// Where it is marked that an address has mapped ports.
 pub fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
-    let mark = |address: &IpNetwork| (mapped_set(address.is_ipv4()), address_bytes(address.ip()));
+    let mark = |address: &IpNetwork| (mapped_set((*address).into()), address_bytes(address.ip()));
     addresses.iter().map(mark).collect()
 }
 
@@ -113,8 +113,11 @@ pub fn desired_port_elements(
     owner: &str,
 ) -> Vec<DesiredElement> {
     let mut desired = Vec::new();
-    for v4 in [true, false] {
-        let Some(address) = addresses.iter().find(|address| address.is_ipv4() == v4) else {
+    for family in Family::ALL {
+        let Some(address) = addresses
+            .iter()
+            .find(|address| Family::from(**address) == family)
+        else {
             continue;
         };
         let before = desired.len();
@@ -122,16 +125,16 @@ pub fn desired_port_elements(
             ports
                 .mappings
                 .iter()
-                .filter(|mapping| mapping.is_for(v4))
+                .filter(|mapping| mapping.is_for(family))
                 .map(|mapping| port(mapping, address.ip(), owner)),
         );
         if desired.len() == before {
             continue;
         }
         let key = address_bytes(address.ip());
-        desired.push(own(Block::Ports, mapped_set(v4), key, owner));
+        desired.push(own(Block::Ports, mapped_set(family), key, owner));
         if ports.masquerade_all {
-            let set = masquerade_all_set(v4);
+            let set = masquerade_all_set(family);
             desired.push(own(Block::Ports, set, address_bytes(address.ip()), owner));
         } else if ports.snat {
             let set = hairpin_set(*address);
@@ -167,7 +170,7 @@ fn masquerade(address: IpNetwork, owner: &str) -> DesiredElement {
 }
 
 fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> DesiredElement {
-    let v4 = pod.is_ipv4();
+    let family = Family::from(pod);
     let mut key = Vec::new();
     if let Some(host_ip) = mapping.host_ip {
         key.extend(address_bytes(host_ip));
@@ -177,7 +180,7 @@ fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> DesiredElement {
     let mut data = address_bytes(pod);
     data.extend(padded_port(mapping.container_port));
     DesiredElement {
-        set: ports_map(v4, mapping.host_ip.is_some()),
+        set: ports_map(family, mapping.host_ip.is_some()),
         element: Element {
             key,
             data,

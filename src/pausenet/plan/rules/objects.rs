@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 
+use crate::cni::Family;
 use crate::kernel::nft::expr::{
-    self, DST_NAT, ESTABLISHED_OR_RELATED, Expression, Field, LOCAL, Meta, Op, R0, Verdict,
+    self, DST_NAT, ESTABLISHED_OR_RELATED, Expression, Field, LOCAL, MetaKey, Operator, R0, Verdict,
 };
 use crate::kernel::nft::{Chain, Change, Hook, HookPoint, Kind, Set, Table, TableFamily};
 
@@ -26,9 +27,6 @@ pub const BRIDGE_TABLE: Table = Table {
 const DNAT: i32 = -100;
 const SNAT: i32 = 100;
 const RAW: i32 = -300;
-
-/// NFPROTO_IPV4 and _IPV6.
-const PROTO: [[u8; 1]; 2] = [[10], [2]];
 
 /// The objects that come and go together.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,12 +56,18 @@ fn set(name: String, key: Vec<Kind>, data: Vec<Kind>) -> Set {
     }
 }
 
-fn digit(v4: bool) -> char {
-    if v4 { '4' } else { '6' }
+fn digit(family: Family) -> char {
+    match family {
+        Family::Ipv4 => '4',
+        Family::Ipv6 => '6',
+    }
 }
 
-fn ip_kind(v4: bool) -> Kind {
-    if v4 { Kind::Ipv4 } else { Kind::Ipv6 }
+fn ip_kind(family: Family) -> Kind {
+    match family {
+        Family::Ipv4 => Kind::Ipv4,
+        Family::Ipv6 => Kind::Ipv6,
+    }
 }
 
 /// A subnet as part of a name that nft can read back: it knows no colons there.
@@ -75,14 +79,18 @@ fn named(subnet: IpNetwork) -> String {
     format!("{network}/{}", subnet.prefix())
 }
 
-pub fn mapped_set(v4: bool) -> Set {
-    set(format!("mapped{}", digit(v4)), vec![ip_kind(v4)], vec![])
+pub fn mapped_set(family: Family) -> Set {
+    set(
+        format!("mapped{}", digit(family)),
+        vec![ip_kind(family)],
+        vec![],
+    )
 }
 
-pub fn masquerade_all_set(v4: bool) -> Set {
+pub fn masquerade_all_set(family: Family) -> Set {
     set(
-        format!("masquerade_all{}", digit(v4)),
-        vec![ip_kind(v4)],
+        format!("masquerade_all{}", digit(family)),
+        vec![ip_kind(family)],
         vec![],
     )
 }
@@ -90,7 +98,7 @@ pub fn masquerade_all_set(v4: bool) -> Set {
 pub fn masquerade_set(address: IpNetwork) -> Set {
     set(
         format!("masquerade_{}", named(address)),
-        vec![ip_kind(address.is_ipv4())],
+        vec![ip_kind(address.into())],
         vec![],
     )
 }
@@ -98,19 +106,19 @@ pub fn masquerade_set(address: IpNetwork) -> Set {
 pub fn hairpin_set(address: IpNetwork) -> Set {
     set(
         format!("hairpin_{}", named(address)),
-        vec![ip_kind(address.is_ipv4())],
+        vec![ip_kind(address.into())],
         vec![],
     )
 }
 
-pub fn ports_map(v4: bool, at_address: bool) -> Set {
+pub fn ports_map(family: Family, at_address: bool) -> Set {
     let mut key = vec![Kind::Protocol, Kind::Port];
-    let mut name = format!("ports{}", digit(v4));
+    let mut name = format!("ports{}", digit(family));
     if at_address {
-        key.insert(0, ip_kind(v4));
+        key.insert(0, ip_kind(family));
         name.push_str("_at");
     }
-    set(name, key, vec![ip_kind(v4), Kind::Port])
+    set(name, key, vec![ip_kind(family), Kind::Port])
 }
 
 pub fn allowed_set() -> Set {
@@ -132,10 +140,10 @@ pub fn guarded_set() -> Set {
 }
 
 /// Starts a rule for one IP family; the table is for both.
-fn family(v4: bool) -> Vec<Expression> {
+fn of_family(family: Family) -> Vec<Expression> {
     vec![
-        expr::meta(Meta::NfProto, R0),
-        expr::cmp(R0, Op::Eq, &PROTO[usize::from(v4)]),
+        expr::meta(MetaKey::Nfproto, R0),
+        expr::cmp(R0, Operator::Equal, &[expr::nfproto(family)]),
     ]
 }
 
@@ -143,9 +151,9 @@ fn address_in(field: Field, set: &Set) -> [Expression; 2] {
     [expr::payload(field, R0), expr::in_set(&set.name, R0, false)]
 }
 
-fn address_cmp(field: Field, op: Op, net: IpNetwork) -> Vec<Expression> {
+fn address_cmp(field: Field, operator: Operator, net: IpNetwork) -> Vec<Expression> {
     let mut rule = vec![expr::payload(field, R0)];
-    rule.extend(expr::subnet(R0, op, net));
+    rule.extend(expr::subnet(R0, operator, net));
     rule
 }
 
@@ -155,40 +163,43 @@ fn mapped() -> [Expression; 3] {
     [
         expr::ct_status(R0),
         expr::mask(R0, &bit),
-        expr::cmp(R0, Op::Ne, &[0; 4]),
+        expr::cmp(R0, Operator::NotEqual, &[0; 4]),
     ]
 }
 
 #[expect(clippy::expect_used, reason = "both texts are subnets")]
 fn subnet_block(address: IpNetwork) -> Vec<Change> {
-    let v4 = address.is_ipv4();
-    let (from, to) = (Field::source(v4), Field::destination(v4));
+    let family = Family::from(address);
+    let (from, to) = (Field::source(family), Field::destination(family));
     let (masquerade, hairpin) = (masquerade_set(address), hairpin_set(address));
-    let multicast: IpNetwork = if v4 { "224.0.0.0/4" } else { "ff00::/8" }
-        .parse()
-        .expect("a subnet");
+    let multicast: IpNetwork = match family {
+        Family::Ipv4 => "224.0.0.0/4",
+        Family::Ipv6 => "ff00::/8",
+    }
+    .parse()
+    .expect("a subnet");
 
     // What a pod sends to outside its subnet, but never multicast.
-    let mut outgoing = family(v4);
+    let mut outgoing = of_family(family);
     outgoing.extend(address_in(from, &masquerade));
-    outgoing.extend(address_cmp(to, Op::Ne, address));
-    outgoing.extend(address_cmp(to, Op::Ne, multicast));
+    outgoing.extend(address_cmp(to, Operator::NotEqual, address));
+    outgoing.extend(address_cmp(to, Operator::NotEqual, multicast));
     outgoing.push(expr::masquerade());
 
     // What comes back to the subnet by way of a mapped port: the answer has to take the same
     // way, or its receiver will not know it.
-    let mut neighbours = family(v4);
+    let mut neighbours = of_family(family);
     neighbours.extend(mapped());
     neighbours.extend(address_in(to, &hairpin));
-    neighbours.extend(address_cmp(from, Op::Eq, address));
+    neighbours.extend(address_cmp(from, Operator::Equal, address));
     neighbours.push(expr::masquerade());
     let mut rules = vec![outgoing, neighbours];
 
-    if v4 {
-        let mut localhost = family(v4);
+    if family == Family::Ipv4 {
+        let mut localhost = of_family(family);
         localhost.extend(mapped());
         localhost.extend(address_in(to, &hairpin));
-        localhost.extend(address_cmp(from, Op::Eq, loopback()));
+        localhost.extend(address_cmp(from, Operator::Equal, loopback()));
         localhost.push(expr::masquerade());
         rules.push(localhost);
     }
@@ -219,31 +230,31 @@ fn ports_block() -> Vec<Change> {
     let mut changes = vec![Change::Table(TABLE)];
     let mut lookups = Vec::new();
     let mut all_rules = Vec::new();
-    for v4 in [true, false] {
-        let words = if v4 { 1 } else { 4 };
+    for family in Family::ALL {
+        let words = u32::from(family.bits()) / 32;
         for at_address in [true, false] {
-            let map = ports_map(v4, at_address);
-            let mut rule = family(v4);
+            let map = ports_map(family, at_address);
+            let mut rule = of_family(family);
             let mut next = R0;
             if at_address {
-                rule.push(expr::payload(Field::destination(v4), next));
+                rule.push(expr::payload(Field::destination(family), next));
                 next = next.plus(words);
             }
-            rule.push(expr::meta(Meta::L4Proto, next));
+            rule.push(expr::meta(MetaKey::L4Proto, next));
             rule.push(expr::payload(Field::PORT_DESTINATION, next.plus(1)));
             rule.push(expr::in_map(&map.name, R0, R0));
-            rule.push(expr::dnat(v4, R0, R0.plus(words)));
+            rule.push(expr::dnat(family, R0, R0.plus(words)));
             lookups.push(rule);
             changes.push(Change::Set(map));
         }
-        let all = masquerade_all_set(v4);
-        let mut rule = family(v4);
+        let all = masquerade_all_set(family);
+        let mut rule = of_family(family);
         rule.extend(mapped());
-        rule.extend(address_in(Field::destination(v4), &all));
+        rule.extend(address_in(Field::destination(family), &all));
         rule.push(expr::masquerade());
         all_rules.push(rule);
         changes.push(Change::Set(all));
-        changes.push(Change::Set(mapped_set(v4)));
+        changes.push(Change::Set(mapped_set(family)));
     }
     let chain = |name: &str, hook: Option<Hook>, rules| {
         Change::Chain(Chain {
@@ -264,7 +275,7 @@ fn ports_block() -> Vec<Change> {
     let to_host = || {
         vec![vec![
             expr::fib_destination_type(R0),
-            expr::cmp(R0, Op::Eq, &LOCAL.to_ne_bytes()),
+            expr::cmp(R0, Operator::Equal, &LOCAL.to_ne_bytes()),
             expr::verdict(Verdict::Jump("ports")),
         ]]
     };
@@ -299,10 +310,10 @@ fn guard_rules(condition: Vec<Expression>) -> Vec<Vec<Expression>> {
     [Field::IPV4_DESTINATION, Field::IPV4_SOURCE]
         .into_iter()
         .map(|field| {
-            let mut rule = family(true);
-            rule.push(expr::meta(Meta::IifName, R0));
-            rule.push(expr::cmp(R0, Op::Ne, &lo));
-            rule.extend(address_cmp(field, Op::Eq, loopback()));
+            let mut rule = of_family(Family::Ipv4);
+            rule.push(expr::meta(MetaKey::Iifname, R0));
+            rule.push(expr::cmp(R0, Operator::NotEqual, &lo));
+            rule.extend(address_cmp(field, Operator::Equal, loopback()));
             rule.extend(condition.clone());
             rule.push(expr::verdict(Verdict::Drop));
             rule
@@ -316,14 +327,14 @@ fn unknown() -> Vec<Expression> {
     vec![
         expr::ct_state(R0),
         expr::mask(R0, &ESTABLISHED_OR_RELATED.to_ne_bytes()),
-        expr::cmp(R0, Op::Eq, &[0; 4]),
+        expr::cmp(R0, Operator::Equal, &[0; 4]),
     ]
 }
 
 fn spoof_block() -> Vec<Change> {
     let (guarded, allowed) = (guarded_set(), allowed_set());
     let rule = vec![
-        expr::meta(Meta::IifName, R0),
+        expr::meta(MetaKey::Iifname, R0),
         expr::in_set(&guarded.name, R0, false),
         expr::payload(Field::ETHER_SOURCE, R0.plus(4)),
         expr::in_set(&allowed.name, R0, true),
