@@ -9,7 +9,7 @@ use super::features::*;
 use crate::doctor::finding::OUTSIDE;
 use pausenet::cni::bandwidth::Limit;
 use pausenet::cni::ports::PortsConf;
-use pausenet::cni::{self, IfName, MacAddr};
+use pausenet::cni::{self, Family, IfName, MacAddr};
 use pausenet::kernel::link::{Link, NewBridge, NewVeth, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::nft::expr::{self, Expression, R0};
@@ -209,7 +209,7 @@ fn rules() -> Results {
         let frames: Table = BRIDGE_TABLE;
         results.push((FRAMES, try_out(&rule(frames, "filter", None))));
     }
-    let deleted = conntrack::forget_udp(true, &[]);
+    let deleted = conntrack::forget_udp(Family::Ipv4, &[]);
     results.push((FLOWS, support(deleted.map_err(TrialError::Refused))));
     results
 }
