@@ -84,12 +84,12 @@ impl Call {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs it until it exits.
     pub fn run(&self) -> PluginOutput {
         self.run_as(self.command())
     }
 
-    /// Runs `command`, which leads to this call, with its stdin.
+    /// Runs `command`, a wrapper around this call, with its stdin.
     pub fn run_as(&self, mut command: Command) -> PluginOutput {
         let mut child = command.spawn().expect("start the plugin");
         // A plugin may answer without having read everything.
@@ -98,12 +98,12 @@ impl Call {
     }
 }
 
-/// What a call brought back.
+/// Exit status and output of a call.
 #[derive(Debug)]
 pub struct PluginOutput(pub Output);
 
 impl PluginOutput {
-    /// The result of a call that has to succeed; Null when it says nothing.
+    /// The result of a call that has to succeed; Null when stdout is empty.
     #[track_caller]
     pub fn ok(&self) -> Value {
         assert!(self.0.status.success(), "{}", self.shown());
@@ -125,7 +125,7 @@ impl PluginOutput {
         error
     }
 
-    /// The same, of which the code is known.
+    /// The same, with this error code.
     #[track_caller]
     pub fn err_code(&self, code: u32) -> Value {
         let error = self.err();
@@ -143,7 +143,7 @@ impl PluginOutput {
     }
 }
 
-/// ADD of a container that is called like its namespace, and its result.
+/// Makes a container, attaches it with its name as ID, and returns it with the result of ADD.
 #[track_caller]
 pub fn added(world: &World, config: &Value, name: &str) -> (Container, Value) {
     let container = world.container(name);
@@ -151,7 +151,7 @@ pub fn added(world: &World, config: &Value, name: &str) -> (Container, Value) {
     (container, result)
 }
 
-/// A call about a container that is called like its namespace.
+/// A call for a container, with its name as ID.
 pub fn call(verb: &str, config: &Value, container: &Container) -> Call {
     Call::new(verb, config)
         .netns(container)

@@ -1,4 +1,4 @@
-//! What tests of pausenetd share, whoever starts it.
+//! Shared by the tests of pausenetd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::{programs, run};
 
-/// A binary without what debuggers need: that is ten times as much as the rest. Made once for each
-/// build, and used by runs that follow.
+/// A binary without debug information, which is ten times as large as the rest. Made once per build
+/// and kept for later runs.
 pub fn stripped(binary: &str) -> PathBuf {
     let made = |file: &Path| fs::metadata(file).and_then(|meta| meta.modified()).ok();
     let dir = programs::scratch().join("stripped");

@@ -1,4 +1,4 @@
-//! A world with a Docker daemon in it, and what tests ask of its containers.
+//! A [`World`] with a Docker daemon of its own, and helpers for its containers.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -26,14 +26,14 @@ pub const OWN_BRIDGE_AND_IP6TABLES: &[&str] = &["--ip6tables"];
 /// Containers live through a restart of the daemon.
 pub const LIVE_RESTORE: &[&str] = &["--bridge", "none", "--live-restore"];
 
-/// Where networks are remembered, and worked on.
+/// Folders of the result cache and of pausectl's records.
 const REMEMBERED: [&str; 2] = ["/var/lib/cni/results", "/var/lib/pausenet/docker"];
 
 /// A daemon that ends with its test, and its world.
 pub struct Docker {
     pub world: World,
     daemon: Child,
-    /// What DOCKER_HOST has to be.
+    /// The value for DOCKER_HOST.
     host: String,
     path: OsString,
 }
@@ -167,7 +167,7 @@ impl Docker {
         fs::write(dir.join(file), config.to_string()).unwrap();
     }
 
-    /// What `pausectl` prints, which has to succeed and to complain of nothing.
+    /// What `pausectl` prints, which has to succeed with an empty stderr.
     #[track_caller]
     pub fn pausectl_ok(&self, args: &[&str]) -> String {
         let output = self.pausectl(args).output().unwrap();
@@ -177,7 +177,7 @@ impl Docker {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What `pausectl` complains of, which has to fail with this status and to print nothing.
+    /// The stderr of `pausectl`, which has to fail with this status and an empty stdout.
     #[track_caller]
     pub fn pausectl_fails(&self, status: i32, args: &[&str]) -> String {
         let output = self.pausectl(args).output().unwrap();
@@ -191,8 +191,8 @@ impl Docker {
         stderr
     }
 
-    /// Starts an application that does nothing, in a network such as `container:web`. Asked to
-    /// leave, it does so at once.
+    /// Starts an application that does nothing, in a network such as `container:web`. It stops
+    /// at once on request.
     pub fn sleeper(&self, name: &str, network: &str) {
         let run = [
             "run",
@@ -206,7 +206,7 @@ impl Docker {
         self.run(&[&run[..], &["hwchiu/netutils"]].concat());
     }
 
-    /// Restarts the daemon, and waits until it answers again.
+    /// Restarts the daemon, and waits until it responds again.
     pub fn restart_daemon(&self) {
         let pid = || fs::read_to_string(self.home().join("pid")).unwrap_or_default();
         let before = pid();
@@ -280,7 +280,7 @@ impl Docker {
         self.host() == *before && REMEMBERED.into_iter().all(is_empty) && run_files().is_empty()
     }
 
-    /// Sees that nothing of any network is left or remembered, nor in nftables.
+    /// Asserts that nothing of any network is left: links, addresses, records, nftables.
     #[track_caller]
     pub fn assert_nothing_is_left(&self, before: &Snapshot) {
         assert_eq!(self.host(), *before);
@@ -300,7 +300,7 @@ impl Docker {
         self.stop();
     }
 
-    /// Stops the daemon, and sees that nothing of it is left.
+    /// Stops the daemon, and asserts that nothing of it is left.
     pub fn stop(mut self) {
         let home = self.home().to_owned();
         drop(self.daemon.stdin.take());
@@ -318,7 +318,7 @@ impl Docker {
     }
 }
 
-/// Others come and go meanwhile.
+/// All cgroups with this name. Others come and go meanwhile.
 fn cgroups_named(name: &str) -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! A node whose firewall drops what is forwarded, as Docker's does: its rules as iptables prints
+//! A node whose firewall drops forwarded packets, as Docker's does: its rules as iptables prints
 //! them, and pods behind it.
 
 use std::path::Path;

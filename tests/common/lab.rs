@@ -1,7 +1,7 @@
 //! Real clients and reference plugins from the lab, and skipping of tests where they are missing.
 //!
-//! Ask for them before the test's [`super::World`] begins: its fresh /var/lib hides the
-//! packages that the lab's scripts look for.
+//! Get them before creating the test's [`World`](crate::World): its fresh /var/lib hides the packages
+//! that the lab's scripts look for.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use std::sync::OnceLock;
 
 use crate::programs;
 
-/// Says that the running test cannot run here, and why. On CI all of them can: a failure.
+/// Prints that the current test cannot run here, and why. On CI that is a failure.
 pub fn skip(why: &str) {
     assert!(!on_ci(), "cannot run on CI: {why}");
     print_skipped(why);
 }
 
-/// The same for what only another kernel than this one has.
+/// The same for a missing kernel feature, which is no failure on CI.
 pub fn skip_for_the_kernel(lacks: &str) {
     print_skipped(&format!("this kernel lacks {lacks}"));
 }
@@ -32,12 +32,12 @@ fn print_skipped(why: &str) {
     print_past_the_harness(&format!("SKIPPED {test}: {why}"));
 }
 
-/// Says how long something took, in a line that `scripts/test.sh` shows at its end.
+/// Prints a measurement, in a line that `scripts/test.sh` shows at its end.
 pub fn measured(what: &str) {
     print_past_the_harness(&format!("MEASURED {what}"));
 }
 
-/// It hides what tests print that pass.
+/// Prints to stderr directly: the harness hides the output of tests that pass.
 fn print_past_the_harness(line: &str) {
     let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
 }
@@ -98,8 +98,7 @@ pub fn kubernetes() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_KUBERNETES", &["kubernetes.sh", "tools"])
 }
 
-/// A podman that keeps to `dir`, with our binary in the place of the plugins that its own network
-/// has of us.
+/// A podman with all of its files in `dir`, and our binary in place of the plugins of its network.
 pub fn podman(dir: &Path) -> Option<PathBuf> {
     is_root_of_the_machine().then_some(())?;
     let found = ask(&["podman.sh", dir.to_str()?, programs::pausenet()]);

@@ -2,12 +2,12 @@
 
 use crate::commands::run;
 
-/// nftables, as its own tool shows them.
+/// The whole ruleset.
 pub fn ruleset() -> String {
     run("nft", ["list", "ruleset"])
 }
 
-/// How many elements of nftables say in their comment that they are this attachment's.
+/// The number of elements whose comment names this attachment.
 pub fn element_count(owner: &str) -> usize {
     ruleset().matches(&format!("comment \"{owner}\"")).count()
 }

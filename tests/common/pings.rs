@@ -9,21 +9,21 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::Container;
 
-/// Whether a ping comes back.
+/// Whether a ping is answered.
 pub fn reaches(from: &Container, to: IpAddr) -> bool {
     let mut command = from.command("ping");
     command.args(["-c", "1", "-W", "1", &to.to_string()]);
     command.stdout(Stdio::null()).status().unwrap().success()
 }
 
-/// Pings without an end, to find a gap.
+/// A continuous ping, to find gaps.
 pub struct Pings(Child);
 
 impl Pings {
-    /// From one to the next.
+    /// Between two pings.
     const INTERVAL: Duration = Duration::from_millis(20);
 
-    /// The most that are sent in that time: a few may come on top.
+    /// The maximum number of pings sent in that time, with a few as tolerance.
     pub fn in_the_time(time: Duration) -> u32 {
         const FEW: u32 = 5;
         time.div_duration_f64(Self::INTERVAL) as u32 + FEW
@@ -36,7 +36,7 @@ impl Pings {
         Self(command.stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    /// How many were sent, and how many came back.
+    /// The numbers of requests sent and of replies received.
     pub fn stop(mut self) -> (u32, u32) {
         let pid = Pid::from_child(&self.0);
         kill_process(pid, Signal::INT).unwrap();

@@ -1,17 +1,17 @@
-//! Commands that are started by way of another, which changes what they inherit.
+//! Commands started through a wrapper that changes what they inherit.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use crate::wait::wait_until;
 
-/// A command that hears what ends programs. Who runs the tests may ignore some of it, as a
-/// shell's background job does, and what it starts would too.
+/// A command with default handling of SIGHUP, SIGINT and SIGTERM. The caller of the tests may ignore
+/// some of them, as a shell's background job does, and children inherit that.
 pub fn with_default_signals(inner: &Command) -> Command {
     through("env", &["--default-signal=HUP,INT,TERM"], inner)
 }
 
-/// A command started by another that becomes it.
+/// A command started by `program`, which replaces itself with it (exec).
 pub fn through(program: &str, args: &[&str], inner: &Command) -> Command {
     let mut command = Command::new(program);
     let vars = inner
@@ -26,8 +26,8 @@ pub fn through(program: &str, args: &[&str], inner: &Command) -> Command {
     command
 }
 
-/// A process in a network namespace of its own without a link to anywhere. What shows the whole
-/// machine shows those of other tests by chance; with this one it shows always one.
+/// A process in a network namespace of its own, connected to nothing. A listing of the whole machine
+/// contains such processes of other tests by chance; with this one it always contains one.
 pub struct UnsharedProcess(Child);
 
 impl UnsharedProcess {

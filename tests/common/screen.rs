@@ -1,28 +1,28 @@
-//! Screens as tests compare them: what differs from run to run is hidden.
+//! Terminal output as tests compare it: values that differ between runs are replaced by names.
 
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
 
-/// What is hidden, and what is shown instead.
+/// Values to replace, and their names.
 #[derive(Debug, Default, Clone)]
 pub struct Screen(Vec<(String, String)>);
 
 impl Screen {
-    /// Shows `name` for each word that is `value`.
+    /// Replaces each word `value` by `name`.
     pub fn hide(mut self, value: &str, name: &str) -> Self {
         self.0.push((value.to_owned(), name.to_owned()));
         self
     }
 
-    /// The number of a namespace.
+    /// Replaces the inode number of a namespace.
     #[track_caller]
     pub fn hide_netns(self, path: &str) -> Self {
         let number = std::fs::metadata(path).unwrap().ino().to_string();
         self.hide(&number, "NETNS")
     }
 
-    /// MAC and host end of an attachment, as its result has them.
+    /// Replaces the MAC of an attachment, as its result has it.
     #[track_caller]
     pub fn hide_interface(self, made: &Value) -> Self {
         let interfaces = made["result"]["interfaces"].as_array().unwrap();
@@ -31,14 +31,14 @@ impl Screen {
         self.hide(&mac, "MAC")
     }
 
-    /// The text with all of it hidden. Columns that have become narrower or wider are two
-    /// spaces apart, and what hangs below the second of them is eight spaces from the left.
+    /// The text with all values and times replaced. Because column widths then differ, columns are
+    /// separated by two spaces, and lines that continue the second column are indented by eight.
     pub fn show(&self, text: &str) -> String {
         let shown = self.show_exactly(text);
         shown.lines().map(|line| narrow(line) + "\n").collect()
     }
 
-    /// The text with all of it hidden, and moments too.
+    /// The text with all values and times replaced, and its spacing kept.
     pub fn show_exactly(&self, text: &str) -> String {
         let mut shown = text.to_owned();
         for (value, name) in &self.0 {
@@ -52,7 +52,7 @@ impl Screen {
     }
 }
 
-/// A word that begins a moment in RFC 3339, as far as the hour.
+/// A word that starts an RFC 3339 time, up to the hour.
 fn date(word: &str) -> Option<&str> {
     let form = |(at, byte): (usize, u8)| match at {
         4 | 7 => byte == b'-',
@@ -63,7 +63,7 @@ fn date(word: &str) -> Option<&str> {
     is_date.then_some(word)
 }
 
-/// A word ends where neither letters, digits nor colons go on.
+/// Replaces whole words: letters, digits and colons belong to a word.
 fn replace_words(text: &str, word: &str, by: &str) -> String {
     let goes_on = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == ':');
     let mut shown = String::new();
@@ -97,7 +97,7 @@ fn narrow(line: &str) -> String {
     shown
 }
 
-/// Sees that the page of screens in the docs has this one, as it is.
+/// Asserts that the docs page of screens contains this one literally.
 #[track_caller]
 pub fn assert_is_in_the_docs(screen: &str) {
     let page = include_str!("../../src/docs/screens.md");

@@ -12,12 +12,12 @@ use pausenet::kernel::{RouteSocket, address, link, route};
 
 use crate::wait;
 
-/// RT_TABLE_LOCAL: what the kernel makes of the addresses, in its own time.
+/// RT_TABLE_LOCAL: routes that the kernel derives from addresses, asynchronously.
 const LOCAL_TABLE: u32 = 255;
 
-/// Links, addresses and routes of one namespace. Counters and ages are not part of it, nor what
-/// the kernel does by itself and in its own time: IPv6's link-local addresses and their routes,
-/// and whether a link is `running`.
+/// Links, addresses and routes of one namespace. Counters and ages are left out, and so is what
+/// the kernel does by itself and asynchronously: IPv6 link-local addresses, their routes, and
+/// whether a link is `running`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetState {
     pub links: Vec<Link>,
@@ -63,7 +63,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The same without a bridge and what comes with it: it may stay after a failed ADD.
+    /// The same without a bridge, its addresses and routes: they may stay after a failed ADD.
     pub fn without_bridge(mut self, name: &str) -> Self {
         let index = self
             .net
@@ -79,7 +79,7 @@ impl Snapshot {
         self
     }
 
-    /// The same without locks, cursors and empty folders of stores: what is left are addresses.
+    /// The same without locks, cursors and empty folders of stores: only address files remain.
     pub fn addresses_only(mut self) -> Self {
         self.store.retain(|path, _| {
             path.file_name()
@@ -90,7 +90,7 @@ impl Snapshot {
     }
 }
 
-/// Link-local or multicast: what the kernel gives every IPv6 interface.
+/// Link-local or multicast: addresses that the kernel adds to every IPv6 interface.
 pub(crate) fn is_link_local(net: &IpNetwork) -> bool {
     match net {
         IpNetwork::V6(net) => net.ip().is_unicast_link_local() || net.ip().is_multicast(),

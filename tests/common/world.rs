@@ -21,7 +21,7 @@ pub struct World {
 }
 
 impl World {
-    /// Leaves the machine's network and mounts for ones of the test's own.
+    /// Moves the calling thread into fresh network and mount namespaces.
     pub fn new() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
@@ -65,7 +65,7 @@ impl World {
         self.links().into_iter().find(|link| link.name == name)
     }
 
-    /// The host's own address store of `podnet`, as if a runtime had put a file there.
+    /// Writes an address file into the store of `podnet`, as another plugin would.
     pub fn put_address(&self, ip: &str, holder: &str) {
         let dir = Path::new(STORES).join("podnet");
         fs::create_dir_all(&dir).unwrap();

@@ -21,7 +21,7 @@ fn errors(name: &str) -> &'static [&'static str] {
 }
 
 /// Refuses each system call of `call`; `prepare` comes before each, `judge` and `heal` after.
-pub fn each_refused(
+pub(crate) fn each_refused(
     call: &Call,
     prepare: impl Fn(),
     heal: impl Fn(&str),

@@ -5,7 +5,7 @@ use crate::strace::{changing, killed};
 use common::Call;
 
 /// Kills `call` at every point; `prepare` comes before each, `heal` after. Gives back how often.
-pub fn at_every_point(call: &Call, prepare: impl Fn(), heal: impl Fn(&str)) -> usize {
+pub(crate) fn at_every_point(call: &Call, prepare: impl Fn(), heal: impl Fn(&str)) -> usize {
     let mut kills = 0;
     prepare();
     let names = changing(call);

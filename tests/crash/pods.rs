@@ -11,14 +11,14 @@ use common::{Call, Container, NetState, Snapshot, World, podnet, run, with};
 
 /// What there is on the host before.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Host {
+pub(crate) enum Host {
     /// Nothing: no bridge, no store, no lock has ever been made.
     Fresh,
     /// A neighbour on the same network, which has to stay as it is.
     Shared,
 }
 
-pub struct TwoPods {
+pub(crate) struct TwoPods {
     world: World,
     host: Host,
     neighbour: Container,
@@ -38,7 +38,7 @@ struct State {
 }
 
 impl TwoPods {
-    pub fn new(host: Host) -> Self {
+    pub(crate) fn new(host: Host) -> Self {
         let world = World::new();
         let neighbour = world.container("neighbour");
         let victim = world.container("victim");
@@ -67,12 +67,12 @@ impl TwoPods {
     }
 
     /// A call about the pod that it happens to.
-    pub fn call(&self, verb: &str) -> Call {
+    pub(crate) fn call(&self, verb: &str) -> Call {
         call(verb, "victim", &self.victim)
     }
 
     /// Back to the beginning after a DEL: on a fresh host as if nothing had ever been made.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         if self.host == Host::Fresh {
             if self.world.link("cni0").is_some() {
                 run("ip", ["link", "del", "cni0"]);
@@ -87,7 +87,7 @@ impl TwoPods {
     }
 
     /// True when the ADD got as far as its last change: what is there is an attachment.
-    pub fn is_committed(&self) -> bool {
+    pub(crate) fn is_committed(&self) -> bool {
         let alias = "pausenet podnet victim eth0";
         let mut links = self.world.links().into_iter();
         links.any(|link| link.alias.as_deref() == Some(alias))
@@ -95,7 +95,7 @@ impl TwoPods {
 
     /// `result` came of an ADD just now: everything is as it says, and there is no more.
     #[track_caller]
-    pub fn assert_complete(&self, result: &Value, after: &str) {
+    pub(crate) fn assert_complete(&self, result: &Value, after: &str) {
         let mut check = self.call("CHECK");
         let config = with(network("victim"), json!({"prevResult": result}));
         check = check.stdin(config.to_string());
@@ -115,7 +115,7 @@ impl TwoPods {
 
     /// The host, the store and both pods are as before; but for the bridge, which may stay.
     #[track_caller]
-    pub fn assert_unchanged(&self, after: &str) {
+    pub(crate) fn assert_unchanged(&self, after: &str) {
         let (before, now) = (&self.before, &self.state());
         let parts = [
             (&before.host.net, &now.host.net, "the host"),
@@ -136,7 +136,7 @@ impl TwoPods {
 
     /// The same, and no lock of the attachment is left either.
     #[track_caller]
-    pub fn assert_nothing_left(&self, after: &str) {
+    pub(crate) fn assert_nothing_left(&self, after: &str) {
         self.assert_unchanged(after);
         let locks = fs::read_dir("/run/pausenet/lock").map_or(0, Iterator::count);
         assert_eq!(locks, 0, "{after}: locks");

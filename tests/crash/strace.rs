@@ -68,7 +68,7 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// Names of the calls by which the plugin changes something when it serves `call`.
-pub fn changing(call: &Call) -> Vec<String> {
+pub(crate) fn changing(call: &Call) -> Vec<String> {
     let names = names(call).into_iter();
     names
         .filter(|name| !HARMLESS.contains(&name.as_str()))
@@ -76,7 +76,7 @@ pub fn changing(call: &Call) -> Vec<String> {
 }
 
 /// Names of all system calls that the plugin makes when it serves `call`.
-pub fn names(call: &Call) -> BTreeSet<String> {
+pub(crate) fn names(call: &Call) -> BTreeSet<String> {
     let (answer, log) = strace(call, &[]);
     answer.ok();
     // `PID name(arguments) = value`
@@ -93,7 +93,7 @@ pub fn names(call: &Call) -> BTreeSet<String> {
 
 /// Kills the plugin before it makes the system call `name` for the `nth` time. False when it
 /// came to its end before that, and well.
-pub fn killed(call: &Call, name: &str, nth: usize) -> bool {
+pub(crate) fn killed(call: &Call, name: &str, nth: usize) -> bool {
     let what = format!("signal=KILL:when={nth}");
     let (answer, _) = inject(call, name, &what, &[]);
     // strace ends by the signal that ended what it traced.
@@ -103,7 +103,7 @@ pub fn killed(call: &Call, name: &str, nth: usize) -> bool {
 }
 
 /// The `nth` system call `name` fails, without having done anything. None when there was none.
-pub fn refused(call: &Call, name: &str, nth: usize, errno: &str) -> Option<FailedCall> {
+pub(crate) fn refused(call: &Call, name: &str, nth: usize, errno: &str) -> Option<FailedCall> {
     // Faster; but with it, signals come after the call.
     let fast = ["--seccomp-bpf"];
     let (answer, log) = inject(call, name, &format!("error={errno}:when={nth}"), &fast);
@@ -116,14 +116,14 @@ pub fn refused(call: &Call, name: &str, nth: usize, errno: &str) -> Option<Faile
 }
 
 /// How the plugin took a refusal, and the call as strace shows it.
-pub struct FailedCall {
-    pub answer: PluginOutput,
-    pub line: String,
+pub(crate) struct FailedCall {
+    pub(crate) answer: PluginOutput,
+    pub(crate) line: String,
 }
 
 impl FailedCall {
     /// False for errors that no kernel returns: a full or read-only filesystem to a reader.
-    pub fn can_be(&self) -> bool {
+    pub(crate) fn can_be(&self) -> bool {
         let writes = ["O_CREAT", "O_WRONLY", "O_RDWR", "O_TMPFILE"];
         let opens = self.line.contains(" open(") || self.line.contains(" openat(");
         let disk = self.line.contains("ENOSPC") || self.line.contains("EROFS");

@@ -9,15 +9,15 @@ use common::docker::Docker;
 use common::wait::wait_until;
 
 /// A container with a connection to the host.
-pub struct ConnectedContainer {
-    pub name: String,
+pub(crate) struct ConnectedContainer {
+    pub(crate) name: String,
     stream: BufReader<TcpStream>,
 }
 
 impl ConnectedContainer {
     /// Starts one in a network (`container:web`). It connects to this address of the host, says
     /// its name, and sends back what it gets.
-    pub fn start(docker: &Docker, name: &str, network: &str, host: &str) -> Self {
+    pub(crate) fn start(docker: &Docker, name: &str, network: &str, host: &str) -> Self {
         let listener = TcpListener::bind((host, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -47,14 +47,14 @@ impl ConnectedContainer {
 
     /// The connection carries a word there and back.
     #[track_caller]
-    pub fn answers(&mut self) {
+    pub(crate) fn answers(&mut self) {
         self.stream.get_mut().write_all(b"still there?\n").unwrap();
         assert_eq!(self.line(), "still there?");
     }
 
     /// Waits until the connection has ended with its container.
     #[track_caller]
-    pub fn ends(mut self) {
+    pub(crate) fn ends(mut self) {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => assert_eq!(rest, b""),

@@ -17,7 +17,7 @@ use common::{Call, podnet, with};
 /// The stdout of pausectl, which has to succeed. Where all namespaces of the machine are looked at,
 /// those of others may change so much meanwhile that it says so on stderr.
 #[track_caller]
-pub fn pausectl(docker: &Docker, args: &[&str]) -> String {
+pub(crate) fn pausectl(docker: &Docker, args: &[&str]) -> String {
     let output = docker
         .command(programs::pausectl())
         .args(args)
@@ -29,13 +29,13 @@ pub fn pausectl(docker: &Docker, args: &[&str]) -> String {
 }
 
 #[track_caller]
-pub fn story(docker: &Docker, target: &str) -> Value {
+pub(crate) fn story(docker: &Docker, target: &str) -> Value {
     serde_json::from_str(&pausectl(docker, &["explain", target, "--output", "json"])).unwrap()
 }
 
 /// What Docker gives out by itself is hidden.
 #[track_caller]
-pub fn screen(docker: &Docker, containers: &[&str]) -> Screen {
+pub(crate) fn screen(docker: &Docker, containers: &[&str]) -> Screen {
     let mut screen = Screen::default();
     for name in containers {
         let id = docker.inspect(name, ".Id");
@@ -55,7 +55,7 @@ fn two_that_share(docker: &Docker) {
     docker.run(&[&share[..], &["hwchiu/netutils"]].concat());
 }
 
-pub fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
+pub(crate) fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
     let story = story(docker, container);
     story["interfaces"][interface]["hostEnd"]
         .as_str()

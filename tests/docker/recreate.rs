@@ -163,7 +163,7 @@ fn repairs(docker: &Docker, anchor: &str) -> Value {
 }
 
 /// Runs what was printed for a person, in a shell of theirs.
-pub fn shell(docker: &Docker, folder: &str, line: &str, programs: &[&Path]) {
+pub(crate) fn shell(docker: &Docker, folder: &str, line: &str, programs: &[&Path]) {
     let ours = Path::new(programs::pausectl()).parent().unwrap();
     let path = docker.path_with(ours);
     let programs = programs.iter().map(|folder| folder.to_path_buf());

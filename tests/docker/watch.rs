@@ -395,14 +395,14 @@ fn run(docker: &Docker, name: &str, labels: &[&str]) {
 }
 
 /// The service at work, and what it has said.
-pub struct Watcher {
+pub(crate) struct Watcher {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Watcher {
     /// Starts it, and waits until it has said its first word.
-    pub fn start(docker: &Docker, args: &[&str]) -> Self {
+    pub(crate) fn start(docker: &Docker, args: &[&str]) -> Self {
         Self::start_as(docker.pausectl(&[&["docker", "watch"], args].concat()))
     }
 
@@ -422,7 +422,7 @@ impl Watcher {
 
     /// Waits until it has said this, and gives back the line.
     #[track_caller]
-    pub fn says(&self, what: &str) -> String {
+    pub(crate) fn says(&self, what: &str) -> String {
         let find = || {
             let lines = self.lines.lock().unwrap();
             lines.iter().find(|line| line.contains(what)).cloned()
@@ -432,7 +432,7 @@ impl Watcher {
     }
 
     #[track_caller]
-    pub fn until(&self, mut condition: impl FnMut() -> bool) {
+    pub(crate) fn until(&self, mut condition: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !condition() {
             let lines = self.lines.lock().unwrap();
@@ -446,7 +446,7 @@ impl Watcher {
     }
 
     /// Asks it to leave, which is no failure.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success());
     }

@@ -10,7 +10,7 @@ use common::programs;
 use common::{Call, Container, PluginOutput};
 
 /// A folder like /opt/cni/bin, in which the built binary has all its names.
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     let binary = Path::new(programs::pausenet());
     let folder = binary.parent().unwrap().join("test-plugins");
     fs::create_dir_all(&folder).unwrap();
@@ -22,14 +22,14 @@ pub fn folder() -> PathBuf {
 }
 
 /// A call of the binary by another name, about a container that is called like its namespace.
-pub fn call_as(plugin: &str, verb: &str, config: &Value, container: &Container) -> Call {
+pub(crate) fn call_as(plugin: &str, verb: &str, config: &Value, container: &Container) -> Call {
     common::call(verb, config, container)
         .program(folder().join(plugin))
         .var("CNI_PATH", folder())
 }
 
 /// The same without a container: GC, STATUS, and calls that ignore the namespace.
-pub fn call_alone(plugin: &str, verb: &str, config: &Value) -> Call {
+pub(crate) fn call_alone(plugin: &str, verb: &str, config: &Value) -> Call {
     Call::new(verb, config)
         .program(folder().join(plugin))
         .var("CNI_PATH", folder())
@@ -37,14 +37,14 @@ pub fn call_alone(plugin: &str, verb: &str, config: &Value) -> Call {
 }
 
 /// Writes a program into a folder.
-pub fn script(folder: &Path, name: &str, text: &str) {
+pub(crate) fn script(folder: &Path, name: &str, text: &str) {
     let path = folder.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Runs a call by way of another program: `setpriv`, `strace`.
-pub fn under(wrapper: &[&str], call: &Call) -> PluginOutput {
+pub(crate) fn under(wrapper: &[&str], call: &Call) -> PluginOutput {
     let inner = call.command();
     let mut outer = call.clone().program(wrapper[0]).command();
     outer.args(&wrapper[1..]).arg("--").arg(inner.get_program());

@@ -13,12 +13,12 @@ use common::traffic::{HOST, Namespace, bind, listen, tcp, tcp_is_blocked, udp};
 use common::{Container, World, added, call, outside_host, podnet, set_sysctl, sysctl, with};
 
 /// The config with these mappings.
-pub fn mapping(config: Value, mappings: Value) -> Value {
+pub(crate) fn mapping(config: Value, mappings: Value) -> Value {
     with(config, json!({"runtimeConfig": {"portMappings": mappings}}))
 }
 
 /// A dual-stack network where host port 8080 leads to port 80, of TCP and UDP.
-pub fn mapped() -> Value {
+pub(crate) fn mapped() -> Value {
     let ipam = json!({"type": "host-local",
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]});
     mapping(

@@ -14,8 +14,8 @@ use common::wait::{wait_same, wait_until};
 use common::{Container, Snapshot, World, podnet, run, run_files, store_files, with};
 
 /// A world with a folder of configurations, network podnet among them, and one of plugins.
-pub struct PodHost {
-    pub world: World,
+pub(crate) struct PodHost {
+    pub(crate) world: World,
     dir: tempfile::TempDir,
     before: HostState,
 }
@@ -42,7 +42,7 @@ impl HostState {
 }
 
 impl PodHost {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = World::new();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("net.d")).unwrap();
@@ -54,7 +54,7 @@ impl PodHost {
     }
 
     /// Writes a network into the folder of configurations, and gives back the file.
-    pub fn network(&self, config: &Value) -> PathBuf {
+    pub(crate) fn network(&self, config: &Value) -> PathBuf {
         let name = config["name"].as_str().unwrap();
         let file = self.dir.path().join("net.d").join(format!("{name}.json"));
         fs::write(&file, config.to_string()).unwrap();
@@ -62,7 +62,7 @@ impl PodHost {
     }
 
     /// A network with ours first, and other plugins behind it.
-    pub fn chain(&self, others: &[&str]) -> PathBuf {
+    pub(crate) fn chain(&self, others: &[&str]) -> PathBuf {
         let ours = with(podnet(), json!({"cniVersion": null, "name": null}));
         let others = others.iter().map(|name| json!({"type": name}));
         let plugins: Vec<_> = std::iter::once(ours).chain(others).collect();
@@ -70,7 +70,7 @@ impl PodHost {
     }
 
     /// Makes a plugin of a shell script. It sees its stdin in $config, and has a folder $log.
-    pub fn plugin(&self, name: &str, script: &str) {
+    pub(crate) fn plugin(&self, name: &str, script: &str) {
         let log = self.log();
         let text = format!(
             "#!/bin/sh\nlog={}\nconfig=$(cat)\necho \"{name} $CNI_COMMAND\" >>\"$log/calls\"\n\
@@ -99,17 +99,17 @@ impl PodHost {
     }
 
     /// A file that a plugin of ours has left in its folder.
-    pub fn logged(&self, file: &str) -> Option<String> {
+    pub(crate) fn logged(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.log().join(file)).ok()
     }
 
     /// The config that a plugin got with a verb.
-    pub fn config_of(&self, plugin: &str, verb: &str) -> Value {
+    pub(crate) fn config_of(&self, plugin: &str, verb: &str) -> Value {
         serde_json::from_str(&self.logged(&format!("{plugin}.{verb}")).unwrap()).unwrap()
     }
 
     /// pausectl with these arguments, on this host's configurations and plugins.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let beside = Path::new(programs::pausectl()).parent().unwrap();
         let plugins = self.dir.path().join("plugins");
         let mut command = Command::new(programs::pausectl());
@@ -125,13 +125,13 @@ impl PodHost {
         command
     }
 
-    pub fn output(&self, args: &[&str]) -> Output {
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// The stdout of a call that has to succeed, with nothing on stderr.
     #[track_caller]
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.output(args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {stderr}");
@@ -141,7 +141,7 @@ impl PodHost {
 
     /// The stderr of a call that has to fail with this status and say nothing on stdout.
     #[track_caller]
-    pub fn fails(&self, status: i32, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, status: i32, args: &[&str]) -> String {
         let output = self.output(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(status), "{args:?}: {stderr}");
@@ -151,7 +151,7 @@ impl PodHost {
 
     /// Makes a pod on network podnet, and gives back what was said of it.
     #[track_caller]
-    pub fn create(&self, pod: &str) -> Value {
+    pub(crate) fn create(&self, pod: &str) -> Value {
         let args = [
             "pod",
             "create",
@@ -166,13 +166,13 @@ impl PodHost {
 
     /// All pods, by `ls`.
     #[track_caller]
-    pub fn pods(&self) -> Vec<Value> {
+    pub(crate) fn pods(&self) -> Vec<Value> {
         let mut json: Value = serde_json::from_str(&self.ok(&["pod", "ls", "-o", "json"])).unwrap();
         serde_json::from_value(json["pods"].take()).unwrap()
     }
 
     /// A process that joins a pod and stays, as a member that can be killed.
-    pub fn member(&self, pod: &str) -> Member {
+    pub(crate) fn member(&self, pod: &str) -> Member {
         let args = ["pod", "exec", pod, "--", "sleep", "600"];
         let member = Member(self.command(&args).spawn().unwrap());
         wait_until("it has become a sleep", || {
@@ -184,7 +184,7 @@ impl PodHost {
 
     /// The host is as it was before the first pod, but for the bridge.
     #[track_caller]
-    pub fn assert_nothing_is_left(&self) {
+    pub(crate) fn assert_nothing_is_left(&self) {
         // The kernel destroys a namespace asynchronously.
         wait_same("nothing is left", || {
             (HostState::read(&self.world), self.before.clone())
@@ -204,34 +204,34 @@ impl Drop for PodHost {
 }
 
 /// A member of a pod, which ends with its test.
-pub struct Member(Child);
+pub(crate) struct Member(Child);
 
 impl Member {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
 
     /// The network as this member sees it.
-    pub fn view(&self) -> Container {
+    pub(crate) fn view(&self) -> Container {
         Container {
             path: format!("/proc/{}/ns/net", self.pid()).into(),
         }
     }
 
     /// What the kernel has counted on eth0, as this member sees it.
-    pub fn counters(&self) -> String {
+    pub(crate) fn counters(&self) -> String {
         let text = fs::read_to_string(format!("/proc/{}/net/dev", self.pid())).unwrap();
         let line = text.lines().find(|line| line.contains("eth0:"));
         line.expect("eth0").to_owned()
     }
 
     /// kill -9.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    pub fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
     }
 }
@@ -246,7 +246,7 @@ impl Drop for Member {
 /// The stdout of a call that looks at every namespace of the machine, and has to succeed. Others'
 /// may change so much meanwhile that it says so on stderr.
 #[track_caller]
-pub fn seen(host: &PodHost, args: &[&str]) -> String {
+pub(crate) fn seen(host: &PodHost, args: &[&str]) -> String {
     let output = host.output(args);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
@@ -255,23 +255,23 @@ pub fn seen(host: &PodHost, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-pub fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
 /// Whether a process lives. (One that waits to be reaped does not, and has no namespaces.)
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}/ns/net")).is_ok()
 }
 
 /// kill -9 of a process that is not our child.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     signal(pid, Signal::KILL);
     wait_until("it is dead", || !is_alive(pid));
 }
 
 /// Writes to a child's stdin and closes it.
-pub fn feed(child: &mut Child, text: &str) {
+pub(crate) fn feed(child: &mut Child, text: &str) {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(text.as_bytes()).unwrap();
 }

@@ -25,47 +25,47 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// What wires the pods, and with which rules.
 #[derive(Debug, Clone, Copy)]
-pub struct Wiring {
+pub(crate) struct Wiring {
     /// `bridge` or `ptp`.
-    pub plugin: &'static str,
+    pub(crate) plugin: &'static str,
     /// `nftables` or `iptables`.
-    pub backend: &'static str,
+    pub(crate) backend: &'static str,
 }
 
 /// Whose plugins are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vendor {
+pub(crate) enum Vendor {
     Reference,
     Ours,
 }
 
-pub struct Node<'a> {
-    pub world: World,
+pub(crate) struct Node<'a> {
+    pub(crate) world: World,
     peers: &'a Peers,
     /// Our binary under the reference's names.
     ours: tempfile::TempDir,
-    pub wiring: Wiring,
+    pub(crate) wiring: Wiring,
     outside: TcpListener,
     /// A folder with nft and no iptables.
     nft_alone: tempfile::TempDir,
 }
 
 /// A pod, and what its runtime remembers of it.
-pub struct Pod {
-    pub network: &'static str,
-    pub id: String,
-    pub ifname: &'static str,
-    pub netns: PathBuf,
-    pub result: Value,
-    pub ips: Vec<String>,
-    pub host_end: String,
+pub(crate) struct Pod {
+    pub(crate) network: &'static str,
+    pub(crate) id: String,
+    pub(crate) ifname: &'static str,
+    pub(crate) netns: PathBuf,
+    pub(crate) result: Value,
+    pub(crate) ips: Vec<String>,
+    pub(crate) host_end: String,
     host_port: u16,
     /// What runs in it. It holds the namespace, whatever becomes of its path.
-    pub server: Option<TcpListener>,
+    pub(crate) server: Option<TcpListener>,
 }
 
 impl<'a> Node<'a> {
-    pub fn new(peers: &'a Peers, wiring: Wiring) -> Self {
+    pub(crate) fn new(peers: &'a Peers, wiring: Wiring) -> Self {
         let world = World::new();
         let ours = tempfile::tempdir().unwrap();
         for name in ["bridge", "ptp", "host-local", "portmap"] {
@@ -94,13 +94,13 @@ impl<'a> Node<'a> {
     }
 
     /// Wires a pod in a namespace of its own.
-    pub fn wire(&self, vendor: Vendor, id: &str) -> Pod {
+    pub(crate) fn wire(&self, vendor: Vendor, id: &str) -> Pod {
         let container = self.world.container(id);
         self.wire_into(vendor, &container, id, "podnet", "eth0")
     }
 
     /// Wires an interface of a container, with ports.
-    pub fn wire_into(
+    pub(crate) fn wire_into(
         &self,
         vendor: Vendor,
         container: &Container,
@@ -139,7 +139,7 @@ impl<'a> Node<'a> {
     }
 
     /// A call of the plugin that wires the pod, as its runtime makes it: with the result.
-    pub fn link_plugin(&self, vendor: Vendor, verb: &str, pod: &Pod) -> Call {
+    pub(crate) fn link_plugin(&self, vendor: Vendor, verb: &str, pod: &Pod) -> Call {
         self.call(
             vendor,
             self.wiring.plugin,
@@ -150,7 +150,7 @@ impl<'a> Node<'a> {
     }
 
     /// A call of `portmap` for the pod.
-    pub fn portmap(&self, vendor: Vendor, verb: &str, pod: &Pod) -> Call {
+    pub(crate) fn portmap(&self, vendor: Vendor, verb: &str, pod: &Pod) -> Call {
         let ports = json!({"runtimeConfig": {"portMappings": [
             {"hostPort": pod.host_port, "containerPort": 80, "protocol": "tcp"},
             {"hostPort": pod.host_port, "containerPort": 53, "protocol": "udp", "hostIP": HOST},
@@ -181,14 +181,14 @@ impl<'a> Node<'a> {
 
     /// Both DELs of a pod in the runtime's order, each call after a change.
     #[track_caller]
-    pub fn del(&self, vendor: Vendor, pod: &Pod, change: impl Fn(Call) -> Call) {
+    pub(crate) fn del(&self, vendor: Vendor, pod: &Pod, change: impl Fn(Call) -> Call) {
         change(self.portmap(vendor, "DEL", pod)).run().ok();
         change(self.link_plugin(vendor, "DEL", pod)).run().ok();
     }
 
     /// The same by a runtime that has forgotten the result.
     #[track_caller]
-    pub fn del_without_result(&self, vendor: Vendor, pod: &Pod) {
+    pub(crate) fn del_without_result(&self, vendor: Vendor, pod: &Pod) {
         for (plugin, config) in [
             ("portmap", self.ports(pod.network)),
             (self.wiring.plugin, self.network(pod.network)),
@@ -202,7 +202,7 @@ impl<'a> Node<'a> {
 
     /// GC by our plugins, one after the other as in the conflist.
     #[track_caller]
-    pub fn gc<'b>(&self, network: &'static str, valid: impl IntoIterator<Item = &'b Pod>) {
+    pub(crate) fn gc<'b>(&self, network: &'static str, valid: impl IntoIterator<Item = &'b Pod>) {
         let valid: Vec<_> = valid
             .into_iter()
             .map(|pod| json!({"containerID": pod.id, "ifname": pod.ifname}))
@@ -258,7 +258,7 @@ impl<'a> Node<'a> {
 
     /// The whole node, but for the local routes of IPv6 addresses: the kernel makes those when
     /// it has looked for duplicates.
-    pub fn seen(&self) -> NodeState {
+    pub(crate) fn seen(&self) -> NodeState {
         let mut net = NetState::read();
         net.routes
             .retain(|route| route.dst.is_ipv4() || route.table == MAIN_TABLE);
@@ -271,7 +271,7 @@ impl<'a> Node<'a> {
 
     /// The pod answers on its mapped port, and reaches the outside masqueraded.
     #[track_caller]
-    pub fn assert_traffic(&self, pod: &Pod) {
+    pub(crate) fn assert_traffic(&self, pod: &Pod) {
         let server = pod.server.as_ref().unwrap();
         let port = SocketAddr::from((HOST, pod.host_port));
         let client = TcpStream::connect_timeout(&port, SOON);
@@ -289,7 +289,7 @@ impl<'a> Node<'a> {
     }
 
     /// The pod's processes end, and its namespace with them.
-    pub fn destroy_netns(&self, pod: &mut Pod) {
+    pub(crate) fn destroy_netns(&self, pod: &mut Pod) {
         pod.server = None;
         unname(pod);
         wait_until(&format!("{} goes", pod.host_end), || {
@@ -299,7 +299,7 @@ impl<'a> Node<'a> {
 }
 
 /// The namespace loses its path; what runs in it holds it still.
-pub fn unname(pod: &Pod) {
+pub(crate) fn unname(pod: &Pod) {
     let container = Container {
         path: pod.netns.clone(),
     };
@@ -316,7 +316,7 @@ fn listen(at: SocketAddr) -> TcpListener {
 }
 
 /// The ruleset's lines, without counters.
-pub fn ruleset() -> Vec<String> {
+pub(crate) fn ruleset() -> Vec<String> {
     run("nft", ["-s", "list", "ruleset"])
         .lines()
         .map(|line| line.trim_end().to_owned())
@@ -326,16 +326,16 @@ pub fn ruleset() -> Vec<String> {
 
 /// What a node shows at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NodeState {
-    pub net: NetState,
-    pub store: BTreeMap<PathBuf, Vec<u8>>,
-    pub rules: Vec<String>,
+pub(crate) struct NodeState {
+    pub(crate) net: NetState,
+    pub(crate) store: BTreeMap<PathBuf, Vec<u8>>,
+    pub(crate) rules: Vec<String>,
 }
 
 impl NodeState {
     /// The same without one pod of the reference's: its host end, its addresses, and every rule
     /// and chain that is its own.
-    pub fn without(&self, pod: &Pod) -> Self {
+    pub(crate) fn without(&self, pod: &Pod) -> Self {
         let mut seen = self.without_link(pod);
         for ip in &pod.ips {
             let file = seen.store.remove(&Path::new(pod.network).join(ip));
@@ -360,7 +360,7 @@ impl NodeState {
     }
 
     /// The same without its host end alone.
-    pub fn without_link(&self, pod: &Pod) -> Self {
+    pub(crate) fn without_link(&self, pod: &Pod) -> Self {
         let mut seen = self.clone();
         let net = &mut seen.net;
         let at = net.links.iter().position(|link| link.name == pod.host_end);
@@ -398,7 +398,7 @@ fn jump(line: &str) -> Option<&str> {
 }
 
 /// Whether a text is there whole: 10.1.0.2 is not in 10.1.0.20, but in 10.1.0.2:80.
-pub fn has_word(line: &str, word: &str) -> bool {
+pub(crate) fn has_word(line: &str, word: &str) -> bool {
     let part = |c: char| c.is_ascii_alphanumeric() || c == '.';
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();

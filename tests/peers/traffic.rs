@@ -39,7 +39,7 @@ const PORTS: [&str; 9] = [
 ];
 
 /// Two containers and a host outside, which has a route back to them if `routed`.
-fn scene(node: &mut Node, plugins: &[Value], routed: bool) {
+fn compare_traffic(node: &mut Node, plugins: &[Value], routed: bool) {
     outside(node);
     node.call_chain("ADD", "c1", "eth0", plugins);
     node.call_chain("ADD", "c2", "eth0", &plugins[..1]);
@@ -53,7 +53,7 @@ fn scene(node: &mut Node, plugins: &[Value], routed: bool) {
 #[test]
 fn traffic_of_a_gateway_with_masquerade() {
     same_in("traffic_of_a_gateway_with_masquerade", &["1.1.0"], |node| {
-        scene(node, &[gateway()], false);
+        compare_traffic(node, &[gateway()], false);
         reach(node, &[HOST, C1, C2], &EVERYBODY);
         // What is not its own subnet is masqueraded, another network of the host's too.
         node.call("DEL", "c1", &gateway());
@@ -68,7 +68,7 @@ fn traffic_of_a_gateway_without_masquerade() {
         "traffic_of_a_gateway_without_masquerade",
         &["1.1.0"],
         |node| {
-            scene(node, std::slice::from_ref(&config), true);
+            compare_traffic(node, std::slice::from_ref(&config), true);
             reach(node, &[HOST, C1, OUTSIDE], &EVERYBODY);
         },
     );
@@ -78,7 +78,7 @@ fn traffic_of_a_gateway_without_masquerade() {
 fn traffic_of_a_switch() {
     let config = with(bridge(), json!({"ipam": dual()}));
     same_in("traffic_of_a_switch", &["1.1.0"], |node| {
-        scene(node, std::slice::from_ref(&config), true);
+        compare_traffic(node, std::slice::from_ref(&config), true);
         reach(node, &[HOST, C1, OUTSIDE], &EVERYBODY);
     });
 }
@@ -87,7 +87,7 @@ fn traffic_of_a_switch() {
 fn traffic_of_isolated_ports() {
     let config = with(gateway(), json!({"portIsolation": true}));
     same_in("traffic_of_isolated_ports", &["1.1.0"], |node| {
-        scene(node, std::slice::from_ref(&config), false);
+        compare_traffic(node, std::slice::from_ref(&config), false);
         reach(node, &[HOST, C1, C2], &EVERYBODY);
     });
 }
@@ -103,7 +103,7 @@ fn traffic_of_ptp() {
         }),
     );
     same_in("traffic_of_ptp", &["1.1.0"], |node| {
-        scene(node, std::slice::from_ref(&config), false);
+        compare_traffic(node, std::slice::from_ref(&config), false);
         reach(node, &[HOST, C1, C2], &EVERYBODY);
     });
 }
@@ -116,7 +116,7 @@ fn traffic_of_ptp_without_masquerade() {
     );
     let config = with(ptp(), json!({"ipam": ipam}));
     same_in("traffic_of_ptp_without_masquerade", &["1.1.0"], |node| {
-        scene(node, std::slice::from_ref(&config), true);
+        compare_traffic(node, std::slice::from_ref(&config), true);
         reach(node, &[HOST, C1, OUTSIDE], &EVERYBODY);
     });
 }
@@ -146,7 +146,7 @@ fn traffic_between_networks() {
 fn traffic_of_a_forged_mac() {
     let config = with(gateway(), json!({"macspoofchk": true}));
     same_in("traffic_of_a_forged_mac", &["1.1.0"], |node| {
-        scene(node, std::slice::from_ref(&config), false);
+        compare_traffic(node, std::slice::from_ref(&config), false);
         reach(node, &[C1], &EVERYBODY);
         node.container("c1")
             .ip("link set eth0 address 02:00:00:00:00:77");
@@ -165,7 +165,7 @@ fn both_protocols() -> Value {
 fn ports(test: &str, wired: &Value, ports: &Value) {
     same_in(test, &["1.1.0"], |node| {
         let plugins = [wired.clone(), ports.clone()];
-        scene(node, &plugins, true);
+        compare_traffic(node, &plugins, true);
         reach(node, &[HOST, OUTSIDE, C1, C2], &PORTS);
         node.call_chain("DEL", "c1", "eth0", &plugins);
         reach(
@@ -260,7 +260,7 @@ fn traffic_to_ports_of_one_address() {
 fn traffic_to_the_host_s_loopback() {
     let plugins = [gateway(), portmap(json!({}), both_protocols())];
     same_in("traffic_to_the_host_s_loopback", &["1.1.0"], |node| {
-        scene(node, &plugins, true);
+        compare_traffic(node, &plugins, true);
         node.record("route_localnet", sysctl("ipv4/conf/cni0/route_localnet"));
         let c1 = node.container("c1");
         c1.enter(|| {
@@ -282,7 +282,7 @@ fn mixed(test: &str, ours: &str) {
     let mixed = plugins.folder("mixed", &[ours]);
     let chain = [gateway(), portmap(json!({}), both_protocols())];
     compare(test, &["1.1.0"], &plugins.reference, &mixed, |node| {
-        scene(node, &chain, true);
+        compare_traffic(node, &chain, true);
         node.call_chain("CHECK", "c1", "eth0", &chain);
         reach(node, &[HOST, OUTSIDE, C1, C2], &PORTS);
         node.call_chain("DEL", "c1", "eth0", &chain);

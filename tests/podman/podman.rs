@@ -14,11 +14,11 @@ use common::{World, allocated, lab, run};
 
 const SOON: Duration = Duration::from_secs(60);
 
-pub const BUSYBOX: &str = "localhost/lab/busybox";
-pub const ANCHOR: &str = "localhost/lab/pause";
+pub(crate) const BUSYBOX: &str = "localhost/lab/busybox";
+pub(crate) const ANCHOR: &str = "localhost/lab/pause";
 
-pub struct Podman {
-    pub world: World,
+pub(crate) struct Podman {
+    pub(crate) world: World,
     program: PathBuf,
     /// Keeps a PID namespace: when the test ends, so does all that podman has started.
     unshare: Child,
@@ -31,7 +31,7 @@ pub struct Podman {
 
 impl Podman {
     /// None, and the test skipped, where podman cannot run.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let program = lab::podman(dir.path())?;
         let world = World::new();
@@ -77,20 +77,20 @@ impl Podman {
     }
 
     /// The conflist that podman uses.
-    pub fn conflist(&self) -> String {
+    pub(crate) fn conflist(&self) -> String {
         fs::read_to_string(self.dir().join("net.d/87-podman-bridge.conflist")).unwrap()
     }
 
     /// podman with these arguments, which has to succeed; what it said, without the newline.
     #[track_caller]
-    pub fn run(&self, args: &[&str]) -> String {
+    pub(crate) fn run(&self, args: &[&str]) -> String {
         let podman = self.program.to_str().unwrap();
         self.inside(&[&[podman], args].concat())
     }
 
     /// `podman run -d` or `podman pod create`, with a cgroup to find it by.
     #[track_caller]
-    pub fn start(&self, args: &[&str]) -> String {
+    pub(crate) fn start(&self, args: &[&str]) -> String {
         let at = args.iter().position(|arg| arg.starts_with('-')).unwrap();
         let (verb, rest) = args.split_at(at);
         let parent = format!("--cgroup-parent=/{}", self.cgroup);
@@ -101,26 +101,26 @@ impl Podman {
 
     /// A command among podman's processes and mounts.
     #[track_caller]
-    pub fn inside(&self, command: &[&str]) -> String {
+    pub(crate) fn inside(&self, command: &[&str]) -> String {
         let enter = ["-t", &self.init, "-p", "-m", "--"];
         let said = run("nsenter", enter.iter().chain(command));
         said.trim().to_owned()
     }
 
     /// A container's process, by its PID there.
-    pub fn pid(&self, container: &str) -> String {
+    pub(crate) fn pid(&self, container: &str) -> String {
         self.run(&["inspect", "--format", "{{.State.Pid}}", container])
     }
 
     /// A command in a container's network, with the programs of the machine.
     #[track_caller]
-    pub fn in_network(&self, container: &str, command: &[&str]) -> String {
+    pub(crate) fn in_network(&self, container: &str, command: &[&str]) -> String {
         let pid = self.pid(container);
         self.inside(&[&["nsenter", "-t", &pid, "-n", "--"], command].concat())
     }
 
     /// eth0's addresses, IPv4 alone.
-    pub fn address(&self, container: &str) -> String {
+    pub(crate) fn address(&self, container: &str) -> String {
         let shown = self.in_network(container, &["ip", "-4", "-o", "address", "show", "eth0"]);
         shown
             .split_whitespace()
@@ -130,14 +130,14 @@ impl Podman {
     }
 
     /// The container's network namespace.
-    pub fn netns(&self, container: &str) -> String {
+    pub(crate) fn netns(&self, container: &str) -> String {
         let pid = self.pid(container);
         self.inside(&["readlink", &format!("/proc/{pid}/ns/net")])
     }
 
     /// The processes that podman has started, but for the one that holds their namespace: that
     /// is our pause, and reaps those that have ended.
-    pub fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let listed = self.inside(&["sh", "-c", "echo /proc/[0-9]*/cmdline"]);
         let own = |path: &&str| **path != *"/proc/1/cmdline";
         let running = listed.split(' ').filter(own).filter_map(|path| {
@@ -154,7 +154,7 @@ impl Podman {
 
     /// Nothing of any container: links, addresses, rules, namespaces, processes.
     #[track_caller]
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         wait_until("no process is left", || self.processes().is_empty());
         let mut links = link_names(&self.world);
         links.retain(|name| name != "cni-podman0");
@@ -215,7 +215,7 @@ fn only_child(pid: u32) -> String {
 
 /// The page at a port of the host.
 #[track_caller]
-pub fn page(at: &str) -> String {
+pub(crate) fn page(at: &str) -> String {
     let at: SocketAddr = at.parse().unwrap();
     // The port is open before the server in the container is.
     let mut server = wait_for("the server responds", || {

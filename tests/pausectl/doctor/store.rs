@@ -15,14 +15,14 @@ use serde_json::json;
 use super::{DoctorHost, added, network};
 use common::{Call, STORES, allocated, run, with};
 
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 fn file(network: &str, ip: &str) -> PathBuf {
     Path::new(STORES).join(network).join(ip)
 }
 
 /// An address file of this age.
-pub fn leave_behind(network: &str, ip: &str, content: &str, age: Duration) {
+pub(crate) fn leave_behind(network: &str, ip: &str, content: &str, age: Duration) {
     let path = file(network, ip);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, content).unwrap();
@@ -31,7 +31,7 @@ pub fn leave_behind(network: &str, ip: &str, content: &str, age: Duration) {
 }
 
 /// The host end of a container that is called like this, on podnet.
-pub fn host_end(container: &str) -> IfName {
+pub(crate) fn host_end(container: &str) -> IfName {
     let podnet = pausenet::cni::NetworkName::parse("podnet").unwrap();
     host_end_name(&Attachment::of_network(&podnet, container, "eth0").unwrap())
 }

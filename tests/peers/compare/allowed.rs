@@ -474,7 +474,7 @@ const ALLOWED: &[Allowed] = &[
 /// # Panics
 /// When there is a difference that is not in the table, or one in the table that is not there.
 #[track_caller]
-pub fn assert_allowed(test: &str, theirs: &Log, ours: &Log) {
+pub(crate) fn assert_allowed(test: &str, theirs: &Log, ours: &Log) {
     let entries: Vec<_> = ALLOWED
         .iter()
         .filter(|entry| matches(entry.on, test))
@@ -507,7 +507,7 @@ pub fn assert_allowed(test: &str, theirs: &Log, ours: &Log) {
 }
 
 /// The tests that have to see an allowed difference.
-pub fn tests_with_allowed_differences() -> impl Iterator<Item = &'static str> {
+pub(crate) fn tests_with_allowed_differences() -> impl Iterator<Item = &'static str> {
     ALLOWED.iter().map(|entry| entry.seen_in)
 }
 

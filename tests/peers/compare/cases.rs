@@ -6,7 +6,7 @@ use super::Node;
 use common::with;
 
 /// A bridge network with one IPv4 subnet, and nothing else.
-pub fn bridge() -> Value {
+pub(crate) fn bridge() -> Value {
     json!({
         "name": "podnet",
         "type": "bridge",
@@ -16,23 +16,23 @@ pub fn bridge() -> Value {
 }
 
 /// A routed network with one IPv4 subnet.
-pub fn ptp() -> Value {
+pub(crate) fn ptp() -> Value {
     json!({"name": "podnet", "type": "ptp", "ipam": v4()})
 }
 
 /// The address store of one IPv4 subnet.
-pub fn v4() -> Value {
+pub(crate) fn v4() -> Value {
     json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]})
 }
 
 /// One of each family.
-pub fn dual() -> Value {
+pub(crate) fn dual() -> Value {
     json!({"type": "host-local",
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]})
 }
 
 /// A gateway for both families, with masquerade by nftables.
-pub fn gateway() -> Value {
+pub(crate) fn gateway() -> Value {
     with(
         bridge(),
         json!({
@@ -45,7 +45,7 @@ pub fn gateway() -> Value {
 }
 
 /// A chained `portmap` with these mappings.
-pub fn portmap(keys: Value, mappings: Value) -> Value {
+pub(crate) fn portmap(keys: Value, mappings: Value) -> Value {
     let config = json!({
         "name": "podnet",
         "type": "portmap",
@@ -56,7 +56,7 @@ pub fn portmap(keys: Value, mappings: Value) -> Value {
 }
 
 /// Two containers come and go.
-pub fn life(node: &mut Node, config: &Value) {
+pub(crate) fn life(node: &mut Node, config: &Value) {
     node.call("ADD", "c1", config);
     node.call("CHECK", "c1", config);
     node.call("ADD", "c2", config);
@@ -66,7 +66,7 @@ pub fn life(node: &mut Node, config: &Value) {
 }
 
 /// One container comes and goes.
-pub fn short_life(node: &mut Node, config: &Value) {
+pub(crate) fn short_life(node: &mut Node, config: &Value) {
     node.call("ADD", "c1", config);
     node.call("CHECK", "c1", config);
     node.call("DEL", "c1", config);

@@ -6,12 +6,12 @@
 //! is random in them, and every entry that differs has to be in the table of [`allowed`].
 
 mod allowed;
-pub mod cases;
+pub(crate) mod cases;
 mod names;
-pub mod reach;
+pub(crate) mod reach;
 mod state;
 
-pub use allowed::tests_with_allowed_differences;
+pub(crate) use allowed::tests_with_allowed_differences;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,21 +28,21 @@ use common::{Call, Container, PluginOutput, World, lab, run, set_sysctl, with};
 const OURS: [&str; 5] = ["bridge", "ptp", "host-local", "loopback", "portmap"];
 
 /// The versions of the specification that differ in the shape of a result.
-pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
+pub(crate) const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 
 /// What was seen, by where it was seen.
-pub type Log = BTreeMap<String, String>;
+pub(crate) type Log = BTreeMap<String, String>;
 
 /// Runs the script with both sets of plugins, in all [`VERSIONS`], and compares. `test` is the name of the
 /// calling test, by which the table of allowed differences finds it.
 #[track_caller]
-pub fn same(test: &str, script: impl Fn(&mut Node)) {
+pub(crate) fn same(test: &str, script: impl Fn(&mut Node)) {
     same_in(test, &VERSIONS, script);
 }
 
 /// The same in some versions only.
 #[track_caller]
-pub fn same_in(test: &str, versions: &[&str], script: impl Fn(&mut Node)) {
+pub(crate) fn same_in(test: &str, versions: &[&str], script: impl Fn(&mut Node)) {
     let Some(plugins) = Plugins::new() else {
         return;
     };
@@ -52,7 +52,7 @@ pub fn same_in(test: &str, versions: &[&str], script: impl Fn(&mut Node)) {
 
 /// Runs the script with the plugins of two folders, and compares.
 #[track_caller]
-pub fn compare(
+pub(crate) fn compare(
     test: &str,
     versions: &[&str],
     theirs: &Path,
@@ -74,11 +74,11 @@ pub fn compare(
 }
 
 /// Folders of plugins under the reference's names.
-pub struct Plugins {
+pub(crate) struct Plugins {
     /// All of them the reference's.
-    pub reference: PathBuf,
+    pub(crate) reference: PathBuf,
     /// Ours where there is one.
-    pub ours: PathBuf,
+    pub(crate) ours: PathBuf,
     peers: PathBuf,
     dir: tempfile::TempDir,
 }
@@ -86,7 +86,7 @@ pub struct Plugins {
 impl Plugins {
     /// None, and the test counted as skipped, where the reference or `nft` is not to be had. Ask
     /// before the world begins.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let peers = lab::peers_sid()?;
         let nft = ["/usr/sbin/nft", "/sbin/nft"].map(Path::new);
         let Some(nft) = nft.iter().find(|nft| nft.exists()) else {
@@ -108,7 +108,7 @@ impl Plugins {
     }
 
     /// Lets plugins find iptables too. False, and the test counted as skipped, where it is missing.
-    pub fn allow_iptables(&self) -> bool {
+    pub(crate) fn allow_iptables(&self) -> bool {
         for tool in ["iptables", "ip6tables"] {
             let program = Path::new("/usr/sbin").join(tool);
             if !program.exists() {
@@ -123,7 +123,7 @@ impl Plugins {
     /// A folder with plugins of the reference, some of them replaced by ours. In their PATH they
     /// find nothing but `nft`: where there is iptables, the reference would use that too.
     /// Its host-local is there as `other-local` too.
-    pub fn folder(&self, name: &str, replaced: &[&str]) -> PathBuf {
+    pub(crate) fn folder(&self, name: &str, replaced: &[&str]) -> PathBuf {
         let peers = &self.peers;
         let folder = self.dir.path().join(name);
         fs::create_dir(&folder).unwrap();
@@ -142,9 +142,9 @@ impl Plugins {
 }
 
 /// The host of one of the two runs of a script.
-pub struct Node {
-    pub world: World,
-    pub version: String,
+pub(crate) struct Node {
+    pub(crate) world: World,
+    pub(crate) version: String,
     /// Whether the log contains the whole state, or the stores only.
     records_state: bool,
     plugins: PathBuf,
@@ -180,12 +180,12 @@ impl Node {
     }
 
     /// The config in the version of this run.
-    pub fn config(&self, config: &Value) -> Value {
+    pub(crate) fn config(&self, config: &Value) -> Value {
         with(config.clone(), json!({"cniVersion": self.version}))
     }
 
     /// The container, made when it is first named.
-    pub fn container(&mut self, name: &str) -> &Container {
+    pub(crate) fn container(&mut self, name: &str) -> &Container {
         self.containers
             .entry(name.to_owned())
             .or_insert_with(|| self.world.container(name))
@@ -193,7 +193,7 @@ impl Node {
 
     /// Makes a container's namespace disappear, and waits until its interfaces have: the kernel
     /// takes its time.
-    pub fn destroy(&mut self, name: &str) {
+    pub(crate) fn destroy(&mut self, name: &str) {
         let container = self.containers.remove(name).unwrap();
         // Only a veth has an end among the host's links.
         let links = container.state().links;
@@ -206,17 +206,17 @@ impl Node {
     }
 
     /// CNI_ARGS from here on.
-    pub fn args(&mut self, args: &str) {
+    pub(crate) fn args(&mut self, args: &str) {
         self.args = args.to_owned();
     }
 
     /// ADD, CHECK or DEL of `eth0` of a container, by one plugin.
-    pub fn call(&mut self, verb: &str, container: &str, config: &Value) -> Option<Value> {
+    pub(crate) fn call(&mut self, verb: &str, container: &str, config: &Value) -> Option<Value> {
         self.call_chain(verb, container, "eth0", std::slice::from_ref(config))
     }
 
     /// The same of another interface.
-    pub fn call_at(
+    pub(crate) fn call_at(
         &mut self,
         verb: &str,
         container: &str,
@@ -228,7 +228,7 @@ impl Node {
 
     /// The same by several plugins in a row, as the specification has a runtime do it. Gives
     /// back the result if all of them succeeded.
-    pub fn call_chain(
+    pub(crate) fn call_chain(
         &mut self,
         verb: &str,
         container: &str,
@@ -283,12 +283,12 @@ impl Node {
     }
 
     /// The last result of an attachment, `CONTAINER INTERFACE`.
-    pub fn result(&self, key: &str) -> Value {
+    pub(crate) fn result(&self, key: &str) -> Value {
         self.results[key].clone()
     }
 
     /// A call of the plugin that a config names.
-    pub fn plugin(&self, verb: &str, container: &str, config: &Value) -> Call {
+    pub(crate) fn plugin(&self, verb: &str, container: &str, config: &Value) -> Call {
         let plugin = config["type"].as_str().expect("a type");
         let mut call = Call::new(verb, config)
             .program(self.plugins.join(plugin))
@@ -304,7 +304,7 @@ impl Node {
     }
 
     /// Any call: its answer and the state after it become part of the log.
-    pub fn run(&mut self, what: &str, call: &Call) -> PluginOutput {
+    pub(crate) fn run(&mut self, what: &str, call: &Call) -> PluginOutput {
         let step = self.next_step(what);
         let answer = call.run();
         self.record_outcome(&step, &answer);
@@ -316,7 +316,7 @@ impl Node {
     }
 
     /// Whether nftables still knows any of these words.
-    pub fn record_rules(&mut self, words: &[&str]) {
+    pub(crate) fn record_rules(&mut self, words: &[&str]) {
         let step = self.next_step("rules");
         let rules = run("nft", ["list", "ruleset"]);
         let known: Vec<&str> = rules
@@ -332,13 +332,13 @@ impl Node {
     }
 
     /// Adds an entry to the log.
-    pub fn record(&mut self, what: &str, value: impl Into<String>) {
+    pub(crate) fn record(&mut self, what: &str, value: impl Into<String>) {
         let value = self.names.replace(&value.into());
         self.log.insert(format!("{} / {what}", self.version), value);
     }
 
     /// A call of which only the outcome is recorded.
-    pub fn outcome(&mut self, what: &str, call: &Call) -> bool {
+    pub(crate) fn outcome(&mut self, what: &str, call: &Call) -> bool {
         let step = self.next_step(what);
         let answer = call.run();
         self.record_outcome(&step, &answer);

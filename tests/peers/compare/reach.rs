@@ -18,14 +18,14 @@ const PORT: u16 = 80;
 
 /// From where a packet is sent: the host, or a container by its name.
 #[derive(Clone, Copy)]
-pub enum From<'a> {
+pub(crate) enum From<'a> {
     Host,
     Container(&'a str),
 }
 
 /// Somebody outside, on a link of the host's: 192.0.2.2 and 2001:db8::2 in the container
 /// `outside`, the host being .1 and ::1. It has no route to containers.
-pub fn outside(node: &mut Node) {
+pub(crate) fn outside(node: &mut Node) {
     node.container("outside");
     ip("link add uplink type veth peer name eth0 netns outside");
     for address in ["192.0.2.1/24", "2001:db8::1/64 nodad"] {
@@ -83,7 +83,7 @@ impl Listening {
 
 /// Whom a caller at each of `from` reaches at each of `to`, by TCP and UDP. Every container
 /// listens at port 80, the host too; `to` is an address with a port.
-pub fn reach(node: &mut Node, from: &[From], to: &[&str]) {
+pub(crate) fn reach(node: &mut Node, from: &[From], to: &[&str]) {
     let mut listening = vec![("the host".to_owned(), Listening::here())];
     for (name, container) in node.containers() {
         listening.push((name.clone(), container.enter(Listening::here)));
