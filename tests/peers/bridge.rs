@@ -2,19 +2,23 @@
 
 use serde_json::json;
 
-use crate::compare::cases::{bridge, dual, gateway, life, short_life};
+use crate::compare::cases::{attach_and_detach_one, attach_and_detach_two, bridge, dual, gateway};
 use crate::compare::{same, same_in};
 use common::{ip, set_sysctl, with};
 
 #[test]
 fn bridge_without_options() {
-    same("bridge_without_options", |node| life(node, &bridge()));
+    same("bridge_without_options", |node| {
+        attach_and_detach_two(node, &bridge())
+    });
 }
 
 #[test]
 fn bridge_without_ipam() {
     let config = with(bridge(), json!({"ipam": null}));
-    same("bridge_without_ipam", |node| life(node, &config));
+    same("bridge_without_ipam", |node| {
+        attach_and_detach_two(node, &config)
+    });
 }
 
 /// `bridge`: the name, and what it is without.
@@ -35,26 +39,32 @@ fn bridge_that_exists() {
     let config = with(bridge(), json!({"isGateway": true, "mtu": 1300}));
     same("bridge_that_exists", |node| {
         ip("link add cni0 mtu 1400 type bridge");
-        short_life(node, &config);
+        attach_and_detach_one(node, &config);
     });
 }
 
 #[test]
 fn bridge_is_gateway() {
     let config = with(bridge(), json!({"isGateway": true}));
-    same("bridge_is_gateway", |node| life(node, &config));
+    same("bridge_is_gateway", |node| {
+        attach_and_detach_two(node, &config)
+    });
 }
 
 #[test]
 fn bridge_is_default_gateway() {
     let config = with(bridge(), json!({"isDefaultGateway": true}));
-    same("bridge_is_default_gateway", |node| life(node, &config));
+    same("bridge_is_default_gateway", |node| {
+        attach_and_detach_two(node, &config)
+    });
 }
 
 #[test]
 fn bridge_dual_stack() {
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": dual()}));
-    same("bridge_dual_stack", |node| life(node, &config));
+    same("bridge_dual_stack", |node| {
+        attach_and_detach_two(node, &config)
+    });
 }
 
 /// A default route in `ipam` is kept, and no second one made.
@@ -66,7 +76,7 @@ fn bridge_default_route_of_the_ipam() {
     );
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
     same("bridge_default_route_of_the_ipam", |node| {
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
@@ -95,7 +105,7 @@ fn bridge_routes_with_metrics() {
     );
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
     same_in("bridge_routes_with_metrics", &["1.1.0"], |node| {
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
@@ -106,7 +116,7 @@ fn bridge_routes() {
         json!({"routes": [{"dst": "10.5.0.0/16"}, {"dst": "fd05::/64", "gw": "fd00::9"}]}),
     );
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
-    same("bridge_routes", |node| short_life(node, &config));
+    same("bridge_routes", |node| attach_and_detach_one(node, &config));
 }
 
 /// Two IPv4 sets: a bridge of the reference has but one IPv4 address.
@@ -116,7 +126,7 @@ fn bridge_two_subnets_of_one_family() {
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
     let config = with(bridge(), json!({"ipam": ipam}));
     same("bridge_two_subnets_of_one_family", |node| {
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
@@ -134,7 +144,7 @@ fn bridge_two_gateways_of_one_family() {
 fn bridge_mtu() {
     let config = with(bridge(), json!({"mtu": 1400, "isGateway": true}));
     same("bridge_mtu", |node| {
-        short_life(node, &config);
+        attach_and_detach_one(node, &config);
         // Of the attachment; the bridge that is there keeps its own.
         node.call("ADD", "c2", &with(config.clone(), json!({"mtu": 1300})));
         node.call("ADD", "c3", &with(config.clone(), json!({"mtu": 0})));
@@ -144,19 +154,25 @@ fn bridge_mtu() {
 #[test]
 fn bridge_hairpin_mode() {
     let config = with(bridge(), json!({"hairpinMode": true}));
-    same("bridge_hairpin_mode", |node| short_life(node, &config));
+    same("bridge_hairpin_mode", |node| {
+        attach_and_detach_one(node, &config)
+    });
 }
 
 #[test]
 fn bridge_promisc_mode() {
     let config = with(bridge(), json!({"promiscMode": true, "isGateway": true}));
-    same("bridge_promisc_mode", |node| life(node, &config));
+    same("bridge_promisc_mode", |node| {
+        attach_and_detach_two(node, &config)
+    });
 }
 
 #[test]
 fn bridge_port_isolation() {
     let config = with(bridge(), json!({"portIsolation": true}));
-    same("bridge_port_isolation", |node| short_life(node, &config));
+    same("bridge_port_isolation", |node| {
+        attach_and_detach_one(node, &config)
+    });
 }
 
 /// Duplicate address detection on the container's addresses, in a world that has it.
@@ -170,7 +186,7 @@ fn bridge_enabledad() {
         for conf in ["all", "default"] {
             set_sysctl(&format!("ipv6/conf/{conf}/accept_dad"), "1");
         }
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
@@ -182,7 +198,7 @@ fn bridge_with_duplicate_address_detection() {
         for conf in ["all", "default"] {
             set_sysctl(&format!("ipv6/conf/{conf}/accept_dad"), "1");
         }
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
@@ -196,14 +212,14 @@ fn bridge_where_ipv6_is_off_by_default() {
                 set_sysctl(&format!("ipv6/conf/{conf}/disable_ipv6"), "1");
             }
         });
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
 #[test]
 fn bridge_ip_masq() {
     same("bridge_ip_masq", |node| {
-        life(node, &gateway());
+        attach_and_detach_two(node, &gateway());
         node.record_rules(&["10.1.0.2", "10.1.0.3", "fd00::2", "fd00::3", "c1", "c2"]);
     });
 }
@@ -213,7 +229,7 @@ fn bridge_ip_masq() {
 fn bridge_macspoofchk() {
     let config = with(bridge(), json!({"macspoofchk": true}));
     same("bridge_macspoofchk", |node| {
-        life(node, &config);
+        attach_and_detach_two(node, &config);
         node.record_rules(&["c1", "c2"]);
     });
 }
@@ -225,7 +241,7 @@ fn bridge_disable_container_interface() {
         json!({"disableContainerInterface": true, "ipam": null}),
     );
     same("bridge_disable_container_interface", |node| {
-        life(node, &config)
+        attach_and_detach_two(node, &config)
     });
 }
 
@@ -306,7 +322,7 @@ fn bridge_dns() {
     let dns = json!({"nameservers": ["10.1.0.53"], "domain": "example", "search": ["a", "b"],
         "options": ["ndots:2"]});
     let config = with(bridge(), json!({"dns": dns}));
-    same("bridge_dns", |node| short_life(node, &config));
+    same("bridge_dns", |node| attach_and_detach_one(node, &config));
 }
 
 #[test]
@@ -316,7 +332,9 @@ fn bridge_dns_of_the_ipam() {
     std::fs::write(file.path(), text).unwrap();
     let ipam = with(dual(), json!({"resolvConf": file.path()}));
     let config = with(bridge(), json!({"ipam": ipam}));
-    same("bridge_dns_of_the_ipam", |node| short_life(node, &config));
+    same("bridge_dns_of_the_ipam", |node| {
+        attach_and_detach_one(node, &config)
+    });
 }
 
 #[test]
@@ -329,7 +347,9 @@ fn bridge_ipam_static() {
         "routes": [{"dst": "10.5.0.0/16"}],
         "dns": {"nameservers": ["10.1.0.53"]}});
     let config = with(bridge(), json!({"isGateway": true, "ipam": ipam}));
-    same("bridge_ipam_static", |node| short_life(node, &config));
+    same("bridge_ipam_static", |node| {
+        attach_and_detach_one(node, &config)
+    });
 }
 
 /// `static` without a gateway: the bridge's is the first address of the subnet.
@@ -338,7 +358,7 @@ fn bridge_gateway_by_convention() {
     let ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.7/24"}]});
     let config = with(bridge(), json!({"isDefaultGateway": true, "ipam": ipam}));
     same("bridge_gateway_by_convention", |node| {
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 

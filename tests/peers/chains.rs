@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::compare::cases::{bridge, dual, life, ptp};
+use crate::compare::cases::{attach_and_detach_two, bridge, dual, ptp};
 use crate::compare::{Plugins, VERSIONS, compare, same};
 use common::with;
 
@@ -102,8 +102,8 @@ fn the_reference_s_bridge_and_ptp_delegate_to_our_host_local() {
         &mixed,
         |node| {
             let config = with(gateway(), json!({"ipam": with(dual(), routes.clone())}));
-            life(node, &config);
-            life(node, &with(ptp(), json!({"ipam": dual()})));
+            attach_and_detach_two(node, &config);
+            attach_and_detach_two(node, &with(ptp(), json!({"ipam": dual()})));
         },
     );
 }
@@ -115,8 +115,8 @@ fn our_bridge_and_ptp_delegate_to_the_reference_s_host_local() {
     same(
         "our_bridge_and_ptp_delegate_to_the_reference_s_host_local",
         |node| {
-            life(node, &with(gateway(), json!({"ipam": ipam})));
-            life(node, &with(ptp(), json!({"ipam": ipam})));
+            attach_and_detach_two(node, &with(gateway(), json!({"ipam": ipam})));
+            attach_and_detach_two(node, &with(ptp(), json!({"ipam": ipam})));
         },
     );
 }

@@ -2,25 +2,29 @@
 
 use serde_json::json;
 
-use crate::compare::cases::{dual, life, ptp, short_life};
+use crate::compare::cases::{attach_and_detach_one, attach_and_detach_two, dual, ptp};
 use crate::compare::{same, same_in};
 use common::with;
 
 #[test]
 fn ptp_without_options() {
-    same("ptp_without_options", |node| life(node, &ptp()));
+    same("ptp_without_options", |node| {
+        attach_and_detach_two(node, &ptp())
+    });
 }
 
 #[test]
 fn ptp_dual_stack() {
     let config = with(ptp(), json!({"ipam": dual()}));
-    same("ptp_dual_stack", |node| life(node, &config));
+    same("ptp_dual_stack", |node| {
+        attach_and_detach_two(node, &config)
+    });
 }
 
 #[test]
 fn ptp_mtu() {
     let config = with(ptp(), json!({"mtu": 1400}));
-    same("ptp_mtu", |node| short_life(node, &config));
+    same("ptp_mtu", |node| attach_and_detach_one(node, &config));
 }
 
 #[test]
@@ -28,7 +32,7 @@ fn ptp_ip_masq() {
     let masq = json!({"ipMasq": true, "ipMasqBackend": "nftables", "ipam": dual()});
     let config = with(ptp(), masq);
     same("ptp_ip_masq", |node| {
-        life(node, &config);
+        attach_and_detach_two(node, &config);
         node.record_rules(&["10.1.0.2", "10.1.0.3", "fd00::2", "fd00::3", "c1", "c2"]);
     });
 }
@@ -44,7 +48,9 @@ fn ptp_routes() {
         ]}),
     );
     let config = with(ptp(), json!({"ipam": ipam}));
-    same_in("ptp_routes", &["1.1.0"], |node| short_life(node, &config));
+    same_in("ptp_routes", &["1.1.0"], |node| {
+        attach_and_detach_one(node, &config)
+    });
 }
 
 #[test]
@@ -53,14 +59,14 @@ fn ptp_two_subnets_of_one_family() {
         "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
     let config = with(ptp(), json!({"ipam": ipam}));
     same("ptp_two_subnets_of_one_family", |node| {
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 
 #[test]
 fn ptp_dns() {
     let config = with(ptp(), json!({"dns": {"nameservers": ["10.1.0.53"]}}));
-    same("ptp_dns", |node| short_life(node, &config));
+    same("ptp_dns", |node| attach_and_detach_one(node, &config));
 }
 
 #[test]
@@ -68,7 +74,9 @@ fn ptp_ipam_static() {
     let ipam = json!({"type": "static",
         "addresses": [{"address": "10.1.0.7/24", "gateway": "10.1.0.1"}]});
     let config = with(ptp(), json!({"ipam": ipam}));
-    same("ptp_ipam_static", |node| short_life(node, &config));
+    same("ptp_ipam_static", |node| {
+        attach_and_detach_one(node, &config)
+    });
 }
 
 #[test]
@@ -78,7 +86,7 @@ fn ptp_requested_mac() {
         json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}}),
     );
     same_in("ptp_requested_mac", &["1.1.0"], |node| {
-        short_life(node, &config)
+        attach_and_detach_one(node, &config)
     });
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn portmap(keys: Value, mappings: Value) -> Value {
 }
 
 /// Two containers come and go.
-pub(crate) fn life(node: &mut Node, config: &Value) {
+pub(crate) fn attach_and_detach_two(node: &mut Node, config: &Value) {
     node.call("ADD", "c1", config);
     node.call("CHECK", "c1", config);
     node.call("ADD", "c2", config);
@@ -66,7 +66,7 @@ pub(crate) fn life(node: &mut Node, config: &Value) {
 }
 
 /// One container comes and goes.
-pub(crate) fn short_life(node: &mut Node, config: &Value) {
+pub(crate) fn attach_and_detach_one(node: &mut Node, config: &Value) {
     node.call("ADD", "c1", config);
     node.call("CHECK", "c1", config);
     node.call("DEL", "c1", config);
