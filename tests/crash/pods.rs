@@ -24,7 +24,7 @@ pub(crate) struct TwoPods {
     neighbour: Container,
     victim: Container,
     before: State,
-    /// The rules of nftables that an ADD leaves, whoever makes them first.
+    /// The rules of nftables that an ADD leaves.
     rules: Vec<String>,
 }
 

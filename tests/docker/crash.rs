@@ -35,7 +35,7 @@ fn a_killed_up_is_finished_or_forgotten() {
         if docker.run(&["ps", "-aq"]).is_empty() {
             docker.pausectl_ok(&["docker", "watch", "--once"]);
         } else if moment % 2 == 0 {
-            // Finished by whoever is asked to.
+            // Finished by the next command.
             docker.run(&["start", "web"]);
             docker.pausectl_ok(&["docker", "watch", "--once"]);
             assert_eq!(docker.view("web").addresses("eth0").len(), 1, "{moment}");

@@ -149,13 +149,13 @@ fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
     docker.sleeper("db", "container:web");
     docker.sleeper("side", "container:api");
     docker.run(&["restart", "web"]);
-    // As a follow leaves it that was killed before it restarted anybody.
+    // The state after a follow that was killed before its first restart.
     docker.pausectl_ok(&["docker", "detach", "--force", "web"]);
     docker.pausectl_ok(&["docker", "attach", "web"]);
     let report = docker.pausectl_ok(&["docker", "watch", "--once"]);
-    let told =
+    let advice =
         "api: lives in an old namespace of web; to bring it into the new one: docker restart api\n";
-    assert!(report.contains(told), "{report}");
+    assert!(report.contains(advice), "{report}");
     assert!(docker.view("api").link("eth0").is_none());
     // Or after the first: containers that join it are still elsewhere.
     docker.run(&["restart", "api"]);

@@ -53,13 +53,13 @@ fn forty_concurrent_adds_succeed_and_forty_dels_leave_nothing() {
     let mut addresses = BTreeSet::new();
     for (answer, container) in answers.iter().zip(&containers) {
         let result = answer.ok();
-        let addresses_in_results: Vec<_> = result["ips"]
+        let reported: Vec<_> = result["ips"]
             .as_array()
             .unwrap()
             .iter()
             .map(|ip| ip["address"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(container.addresses("eth0"), addresses_in_results);
+        assert_eq!(container.addresses("eth0"), reported);
         assert_eq!(
             container.routes(),
             ["0.0.0.0/0 via 10.1.0.1", "::/0 via fd00::1"]
@@ -70,7 +70,7 @@ fn forty_concurrent_adds_succeed_and_forty_dels_leave_nothing() {
             .id(container.name())
             .run()
             .ok();
-        addresses.extend(addresses_in_results);
+        addresses.extend(reported);
     }
     assert_eq!(addresses.len(), 2 * MANY, "each its own");
     assert_eq!(allocated("podnet").len(), 2 * MANY);
@@ -121,22 +121,22 @@ fn after_churn_the_state_is_that_of_the_last_call() {
         }
     });
 
-    let mut addresses_in_results = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for (n, container) in containers.iter().enumerate() {
         let addresses = container.addresses("eth0");
         assert_eq!(addresses.len(), usize::from(n % 2 == 0), "container {n}");
-        addresses_in_results.extend(addresses);
+        reported.extend(addresses);
     }
     let held: BTreeSet<_> = allocated("podnet")
         .iter()
         .map(|ip| format!("{ip}/24"))
         .collect();
-    assert_eq!(held, addresses_in_results);
+    assert_eq!(held, reported);
     let aliased = world
         .links()
         .into_iter()
         .filter(|link| link.alias.is_some());
-    assert_eq!(aliased.count(), addresses_in_results.len());
+    assert_eq!(aliased.count(), reported.len());
 }
 
 /// A runtime that lost track calls the same ADD again while the first still runs.
@@ -165,7 +165,7 @@ fn of_two_concurrent_adds_of_one_attachment_one_wins_and_the_other_changes_nothi
     assert_eq!(allocated("podnet").len(), 1);
 }
 
-/// More containers than addresses: the surplus is addresses_in_results so, and whoever got one has it whole.
+/// More containers than addresses: the surplus fails, and each success is a complete attachment.
 #[test]
 fn a_range_is_exhausted_exactly_at_its_end() {
     let world = World::new();

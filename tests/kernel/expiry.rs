@@ -1,5 +1,5 @@
-//! How elements of nftables go: the kernel ends them by itself, and nobody has to wait for it at its
-//! locks. Where it cannot, they are removed.
+//! Removal of nftables elements: they expire in the kernel, so that DEL does not wait for nftables
+//! locks. Where elements cannot expire, they are deleted.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};

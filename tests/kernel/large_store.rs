@@ -1,4 +1,4 @@
-//! `host-local` on a store with many addresses: it has an index, and nobody can tell but by the
+//! `host-local` on a store with many addresses: its index changes nothing but the
 //! time it takes.
 
 use std::fs;

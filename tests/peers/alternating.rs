@@ -20,7 +20,7 @@ fn both_allocators_continue_from_the_same_cursor() {
         let theirs = |verb, at: &(&str, _)| peers.bridge(verb, &config).id(at.0).netns(&at.1);
         let ours = |verb, at: &(&str, _)| Call::new(verb, &config).id(at.0).netns(&at.1);
 
-        // The bridge of whoever came first serves both.
+        // The bridge of the first plugin serves both.
         let first = theirs("ADD", c1).run().ok();
         assert_eq!(ips(&first)[0].0, "10.1.0.2/24");
         assert_eq!(ips(&ours("ADD", c2).run().ok())[0].0, "10.1.0.3/24");

@@ -175,7 +175,7 @@ fn bridge_port_isolation() {
     });
 }
 
-/// Duplicate address detection on the container's addresses, in a world that has it.
+/// Duplicate address detection on the container's addresses, on a host that has it enabled.
 #[test]
 fn bridge_enabledad() {
     let config = with(

@@ -62,11 +62,11 @@ impl Listening {
 
     /// Tells every caller what its address is, under which name it was called, until `done`.
     fn serve(&self, name: &str, done: &AtomicBool) {
-        let told = |address: SocketAddr| format!("{name}, from {}", address.ip().to_canonical());
+        let reply = |address: SocketAddr| format!("{name}, from {}", address.ip().to_canonical());
         while !done.load(Ordering::Relaxed) {
             for tcp in &self.tcp {
                 if let Ok((mut stream, caller)) = tcp.accept() {
-                    let _ = stream.write_all(told(caller).as_bytes());
+                    let _ = stream.write_all(reply(caller).as_bytes());
                 }
             }
             for udp in &self.udp {
@@ -74,7 +74,7 @@ impl Listening {
                 // question went to, for a socket of its own has that address.
                 let mut question = [0; 16];
                 if let Ok((_, caller)) = udp.recv_from(&mut question) {
-                    let _ = udp.send_to(told(caller).as_bytes(), caller);
+                    let _ = udp.send_to(reply(caller).as_bytes(), caller);
                 }
             }
         }

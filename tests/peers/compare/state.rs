@@ -1,4 +1,4 @@
-//! The state of a world as `ip` and /proc/sys show it, less what changes by itself.
+//! The state of host and containers as `ip` and /proc/sys show it, less what changes by itself.
 
 use std::collections::BTreeMap;
 use std::fs;
