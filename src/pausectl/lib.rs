@@ -4,6 +4,7 @@
 //! Anchors in Docker, from the problem to the clean-up: [`with_docker`]. What the commands print:
 //! [`screens`].
 
+mod attachment_settings;
 pub mod docker;
 pub mod docker_api;
 mod docker_inventory;
@@ -14,13 +15,12 @@ pub mod install;
 pub mod ls;
 mod options;
 pub mod pod;
-mod ports;
+mod published_ports;
 pub mod rescue;
 mod sandboxes;
 #[doc = include_str!("../docs/screens.md")]
 pub mod screens {}
 mod shell;
-mod wishes;
 #[doc = include_str!("../docs/docker.md")]
 pub mod with_docker {}
 

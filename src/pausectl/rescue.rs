@@ -8,14 +8,14 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::attachment_settings::WishOptions;
+use super::docker::attachment::{self, Place};
+use super::docker::network_location::has_interface;
 use super::docker::record::{self, Kind, Record};
-use super::docker::survey::has_interface;
-use super::docker::wire::{self, Place};
 use super::docker::{find_running, home, listen, made, made_json, refuse_survivors, usage};
 use super::explain::Target;
 use super::options::{DockerOptions, NetworkOptions, PluginOptions};
-use super::ports::Port;
-use super::wishes::WishOptions;
+use super::published_ports::Port;
 use super::{Output, Result, need_root, print, print_json};
 use crate::docker_api::{ContainerRef, DockerId};
 use pausenet::cni::ContainerId;
@@ -100,7 +100,7 @@ pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
                 let msg = format!("{} was not rescued by pausectl", found.name);
                 Error::new(msg).hint("nothing was changed")
             })?;
-            wire::detach(&runtime, &known).await?;
+            attachment::detach(&runtime, &known).await?;
             known.forget()?;
             return match output {
                 Output::Json => print_json(&json!({"detached": found.name})),
@@ -135,7 +135,8 @@ pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
         let home = home(&record)?;
         refuse_survivors(&record, Some(&found.place), &home, &[])?;
         let result =
-            wire::attach(&runtime, &mut record, &found.place, &wishes, &mut interrupt).await?;
+            attachment::attach(&runtime, &mut record, &found.place, &wishes, &mut interrupt)
+                .await?;
         report(&record, &result, output)
     })
 }

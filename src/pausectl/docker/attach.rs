@@ -1,16 +1,16 @@
 //! `pausectl docker attach`: a network for a container that has none.
 
-use super::hosts;
+use super::attachment::{self, Place};
+use super::etc_hosts;
+use super::network_location::Home;
 use super::record::{self, Kind, NETWORK_LABEL, Record, Template};
-use super::survey::Home;
-use super::wire::{self, Place};
 use super::{
     find, find_running, listen, look, made, made_json, record_of, refuse_survivors, usage,
 };
+use crate::attachment_settings::{WishOptions, Wishes};
 use crate::docker_api::{Container, ContainerRef, Docker, NetworkMode};
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
-use crate::ports::Port;
-use crate::wishes::{WishOptions, Wishes};
+use crate::published_ports::Port;
 use crate::{Output, Result, print, print_json};
 use pausenet::cni::result::AddResult;
 use pausenet_host::Error;
@@ -91,8 +91,9 @@ pub fn attach(options: &Attach, output: Output) -> Result<()> {
             let mut ports = record.wishes.ports.iter();
             ports.try_for_each(Port::refuse_served)?;
         }
-        let result = wire::attach_again(&runtime, &mut record, &place, &mut interrupt).await?;
-        hosts::name_addresses(&docker, &record).await;
+        let result =
+            attachment::attach_again(&runtime, &mut record, &place, &mut interrupt).await?;
+        etc_hosts::name_addresses(&docker, &record).await;
         Result::<(Record, AddResult)>::Ok((record, result))
     })?;
     match output {

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use super::network_location::{self, Home};
 use super::record::{self, Record};
-use super::survey::{self, Home};
-use super::{find, hosts, listen, look, record_of, usage, who, wire};
+use super::{attachment, etc_hosts, find, listen, look, record_of, usage, who};
 use crate::docker_api::{Container, ContainerRef};
 use crate::options::{DockerOptions, PluginOptions};
 use crate::{Output, Result, print, print_json};
@@ -64,8 +64,8 @@ pub fn detach(options: &Detach, output: Output) -> Result<()> {
         if !options.force {
             refuse_others(&record, &home, &containers, container.as_ref())?;
         }
-        wire::detach(&runtime, &record).await?;
-        hosts::forget(&docker, &record).await;
+        attachment::detach(&runtime, &record).await?;
+        etc_hosts::forget(&docker, &record).await;
         match container {
             // Its label must not bring the network back.
             Some(container) if container.labels.contains_key(record::NETWORK_LABEL) => {
@@ -99,7 +99,7 @@ fn refuse_others(
         .collect();
     let at_home = own.is_some_and(|own| {
         home.netns()
-            .is_some_and(|netns| survey::netns_of(own) == Some(netns))
+            .is_some_and(|netns| network_location::netns_of(own) == Some(netns))
     });
     let with = match (others.as_slice(), home) {
         ([], Home::Lived { .. }) if !at_home => who(home, containers),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::survey::{Home, netns_of};
+use super::network_location::{Home, netns_of};
 use crate::docker_api::{
     self, Container, ContainerName, Docker, DockerId, NetworkMode, RunCommand,
 };

@@ -1,27 +1,29 @@
 //! `pausectl docker`: containers whose network is ours and not Docker's.
 //!
 //! One file for each command, on these: [`record`] remembers what each container was given,
-//! [`survey`] finds where a network is and who lives there, [`wire`] makes and removes it.
+//! [`network_location`] finds where a network is and who lives there, [`attachment`] makes and removes it.
 
 mod attach;
+pub(super) mod attachment;
 mod detach;
-mod follow;
-mod hosts;
+mod etc_hosts;
 mod members;
+pub(super) mod network_location;
 mod publish;
 mod reanchor;
 pub(super) mod record;
-pub(super) mod survey;
+mod restart_members;
 mod up;
 mod watch;
-pub(super) mod wire;
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use super::wishes::Wishes;
+use super::attachment_settings::Wishes;
 use super::{Output, Result, Stop, need_root};
 use crate::docker_api::{Container, ContainerFilter, ContainerRef, Docker, ErrorKind};
+use attachment::Place;
+use network_location::Home;
 use pausenet::apply::Host;
 use pausenet::cni::ContainerId;
 use pausenet::cni::result::AddResult;
@@ -29,8 +31,6 @@ use pausenet_host::Error;
 use pausenet_host::runtime::Interrupt;
 use pausenet_host::runtime::cache::{self, Entry};
 use record::Record;
-use survey::Home;
-use wire::Place;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -138,7 +138,7 @@ pub(super) async fn look(
 /// The same without Docker. An identity has one network; but the record may be of another than
 /// the one that it has yet.
 pub(super) fn home(record: &Record) -> Result<Home, Error> {
-    let namespaces = survey::Namespaces::read()?;
+    let namespaces = network_location::Namespaces::read()?;
     let mut socket = Host::open_socket()?;
     let own = record.attachment();
     let remembered = cache::of_container(&record.identity)?;

@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 use serde_json::{Map, json};
 
 use super::record::{self, Record};
-use super::{find, home, published, record_of, usage, wire};
+use super::{attachment, find, home, published, record_of, usage};
+use crate::attachment_settings::{PORTS, no_ports};
 use crate::docker_api::ContainerRef;
 use crate::options::{DockerOptions, PluginOptions};
-use crate::ports::Port;
-use crate::wishes::{PORTS, no_ports};
+use crate::published_ports::Port;
 use crate::{Output, Result, print, print_json};
 use pausenet::apply::{self, Host};
 use pausenet::cni::ports::PortsConf;
@@ -168,7 +168,7 @@ fn open(container: &str, docker: &DockerOptions, runtime: &Runtime) -> Result<At
     let known = known.ok_or_else(none)?;
     let lock = record::lock(&known.identity)?;
     let record = record::of(&known.identity).ok_or_else(none)?;
-    let entry = wire::remembered(&record).ok_or_else(none)?;
+    let entry = attachment::remembered(&record).ok_or_else(none)?;
     if home(&record)?.netns().is_none() {
         return Err(none().into());
     }

@@ -8,16 +8,16 @@
 use serde_json::json;
 
 use super::members::{anew, is_orphan};
+use super::network_location::{Home, netns_of};
 use super::record::{self, IDENTITY_LABEL, Record};
-use super::survey::{Home, netns_of};
 use super::up::{IMAGE, need_image, started};
 use super::{find, listen, look, record_of, usage, who};
+use crate::attachment_settings::Wishes;
 use crate::docker_api::{
     Container, ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer,
     RestartPolicy, State,
 };
 use crate::options::{DockerOptions, PluginOptions};
-use crate::wishes::Wishes;
 use crate::{Output, Result, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::netns::NetnsId;

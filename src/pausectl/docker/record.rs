@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment_settings::Wishes;
 use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
-use crate::wishes::Wishes;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName};
 use pausenet::kernel::lock::Lock;
@@ -277,7 +277,7 @@ fn file(identity: &ContainerId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::Port;
+    use crate::published_ports::Port;
 
     fn record() -> Record {
         let config = r#"{"cniVersion": "1.0.0", "name": "podnet", "type": "pausenet"}"#;

@@ -6,16 +6,16 @@ use std::fs;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::hosts;
+use super::attachment::{self, Place};
+use super::etc_hosts;
 use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
-use super::wire::{self, Place};
 use super::{find, listen, look, made, made_json, refuse_survivors, usage};
+use crate::attachment_settings::WishOptions;
 use crate::docker_api::{
     ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer, RestartPolicy,
 };
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
-use crate::ports::Port;
-use crate::wishes::WishOptions;
+use crate::published_ports::Port;
 use crate::{Output, Result, Stop, print, print_json, warn};
 use pausenet::cni::result::{AddResult, Dns as NetworkDns};
 use pausenet::ipam;
@@ -102,7 +102,7 @@ pub fn up(options: &Up, output: Output) -> Result<()> {
         parsed.map_err(|_| usage(format!("--dns: {server:?} is no address of a nameserver")))?;
     }
     for host in &options.add_host {
-        hosts::check(host).map_err(|why| usage(format!("--add-host: {why}")))?;
+        etc_hosts::check(host).map_err(|why| usage(format!("--add-host: {why}")))?;
     }
     let list = options.network.load()?;
     let runtime = options.plugins.runtime();
@@ -182,7 +182,7 @@ async fn prepare(
         .iter()
         .try_for_each(Port::refuse_served)?;
     // Of an earlier anchor with this name, with whom nobody lives any more.
-    wire::detach(runtime, record).await?;
+    attachment::detach(runtime, record).await?;
     Ok(())
 }
 
@@ -200,11 +200,11 @@ async fn make(
         let pid = started(docker, &id, interrupt).await?;
         let place = Place::of_process(pid)?;
         let wishes = record.wishes.clone();
-        wire::attach(runtime, record, &place, &wishes, interrupt).await
+        attachment::attach(runtime, record, &place, &wishes, interrupt).await
     };
     match outcome.await {
         Ok(result) => {
-            hosts::name_addresses(docker, record).await;
+            etc_hosts::name_addresses(docker, record).await;
             Ok(result)
         }
         Err(stop) => {

@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use serde_json::json;
 
 use super::parse_name;
+use crate::attachment_settings::Wishes;
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
-use crate::wishes::Wishes;
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;

@@ -4,8 +4,8 @@
 
 use pausenet::kernel::netns::NetnsId;
 
+use super::super::network_location::Home;
 use super::super::record::Kind;
-use super::super::survey::Home;
 
 /// The container, as Docker and the kernel show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
-use super::super::follow::{Brought, bring};
 use super::super::members::{anew, bereft, is_orphan, left_behind};
+use super::super::network_location::netns_of;
 use super::super::reanchor::Scene;
 use super::super::record;
-use super::super::survey::netns_of;
+use super::super::restart_members::{Brought, bring};
 use super::decision::{Facts, Seen, Verdict};
 use super::event_log::{Topic, Voice};
 use super::pass::{Broken, Case, Round, Subject};

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::hosts;
+use super::super::attachment::{self, Place};
+use super::super::etc_hosts;
+use super::super::network_location::{Home, Namespaces, netns_of};
 use super::super::record::{self, NETWORK_LABEL, Record, Template};
-use super::super::survey::{Home, Namespaces, netns_of};
 use super::super::who;
-use super::super::wire::{self, Place};
 use super::decision::{Facts, Seen, Verdict, decide};
 use super::event_log::{Topic, Voice};
 use crate::Stop;
+use crate::attachment_settings::Wishes;
 use crate::docker_api::{ApiError, Container, ContainerFilter, Docker, NetworkMode, State};
-use crate::ports::Port;
-use crate::wishes::Wishes;
+use crate::published_ports::Port;
 use pausenet::apply::Host;
 use pausenet::cni::{self, ContainerId, IfName};
 use pausenet::kernel::RouteSocket;
@@ -223,11 +223,11 @@ impl<'a> Round<'a> {
         let mut record = self.wanted(subject, container)?;
         let place = Place::of_process(pid)?;
         if verdict == Verdict::AttachAgain {
-            wire::detach(&self.rules.runtime, &record).await?;
+            attachment::detach(&self.rules.runtime, &record).await?;
         }
         let result =
-            wire::attach_again(&self.rules.runtime, &mut record, &place, interrupt).await?;
-        hosts::name_addresses(self.docker, &record).await;
+            attachment::attach_again(&self.rules.runtime, &mut record, &place, interrupt).await?;
+        etc_hosts::name_addresses(self.docker, &record).await;
         let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
         let text = format!(
             "attached to network {}: {} on {}",
@@ -283,8 +283,8 @@ impl<'a> Round<'a> {
         let Some(record) = &subject.record else {
             return Ok(());
         };
-        let was_attached = wire::remembered(record).is_some();
-        wire::detach(&self.rules.runtime, record).await?;
+        let was_attached = attachment::remembered(record).is_some();
+        attachment::detach(&self.rules.runtime, record).await?;
         // A stopped container is to have its address and its ports again.
         if subject.container.is_none() || record.kind == record::Kind::Rescued {
             record.forget()?;
@@ -392,7 +392,7 @@ impl Subject<'_> {
     }
 
     fn facts(&self, namespaces: &Namespaces, socket: &mut RouteSocket) -> Result<Facts, Error> {
-        let remembered = self.record.as_ref().and_then(wire::remembered);
+        let remembered = self.record.as_ref().and_then(attachment::remembered);
         let home = match &self.record {
             Some(record) => namespaces.home(socket, &record.attachment(), remembered.as_ref())?,
             None => Home::Gone,

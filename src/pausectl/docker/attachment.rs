@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
+use super::network_location::{has_interface, netns_path};
 use super::record::{self, Record};
-use super::survey::{has_interface, netns_path};
-use crate::wishes::Wishes;
+use crate::attachment_settings::Wishes;
 use crate::{Stop, warn};
 use pausenet::apply::{self, Host};
 use pausenet::cni::result::AddResult;

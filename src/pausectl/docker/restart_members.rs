@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::hosts;
+use super::attachment::{self, Place};
+use super::etc_hosts;
 use super::members::{bereft, left_behind};
+use super::network_location::{netns_of, netns_path};
 use super::reanchor::Scene;
-use super::survey::{netns_of, netns_path};
 use super::up::started;
 use super::who;
-use super::wire::{self, Place};
 use crate::docker_api::{
     ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
@@ -113,10 +113,10 @@ impl Scene {
             .id()
             .on_path("cannot look at", &netns_path(pid))?;
         if self.home.netns() != Some(netns) {
-            wire::detach(runtime, &self.record).await?;
+            attachment::detach(runtime, &self.record).await?;
             self.record.container = Some(anchor.id.clone());
-            wire::attach_again(runtime, &mut self.record, &place, interrupt).await?;
-            hosts::name_addresses(&self.docker, &self.record).await;
+            attachment::attach_again(runtime, &mut self.record, &place, interrupt).await?;
+            etc_hosts::name_addresses(&self.docker, &self.record).await;
         }
         let brought = bring(&self.docker, &anchor.id, netns, &self.containers).await;
         self.containers = self.docker.list(ContainerFilter::All).await?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::ports::Port;
+use super::published_ports::Port;
 use pausenet::cni::args::parse_ip;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::AddResult;
