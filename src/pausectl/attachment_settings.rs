@@ -1,11 +1,11 @@
-//! What a person asks of a network beyond its own rules: addresses, a MAC, ports of the host.
+//! What the user can request for an attachment: addresses, a MAC, published ports.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::published_ports::Port;
+use super::published_ports::PublishedPort;
 use pausenet::cni::args::parse_ip;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::AddResult;
@@ -15,59 +15,59 @@ use pausenet_host::runtime::Parameters;
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::runtime::conflist::NetworkList;
 
-/// The options by which they are asked.
+/// The command-line options of an attachment.
 #[derive(Debug, clap::Args)]
-pub struct WishOptions {
-    /// Lead a port of the host to one inside
+pub struct AttachmentOptions {
+    /// Publish a port: forward HOSTPORT of the host to PORT of the container
     #[arg(long, short, value_name = "[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]")]
     publish: Vec<String>,
 
-    /// Ask for this address
+    /// Request this address
     #[arg(long = "ip", value_name = "ADDRESS")]
     ips: Vec<String>,
 
-    /// Ask for this MAC
+    /// Request this MAC address
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
 
-    /// The name of the interface inside
+    /// The name of the container's interface
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     ifname: String,
 }
 
-impl WishOptions {
-    /// The interface's name, and the wishes.
+impl AttachmentOptions {
+    /// The interface's name, and the settings.
     ///
     /// # Errors
-    /// A sentence that names the option.
-    pub fn parse(&self) -> Result<(IfName, Wishes), String> {
+    /// A message that names the option.
+    pub fn parse(&self) -> Result<(IfName, AttachmentSettings), String> {
         let ifname = IfName::parse(&self.ifname).map_err(|why| format!("--ifname: {why}"))?;
-        let mut wishes = Wishes::parse(&self.ips, self.mac.as_deref())?;
-        wishes.ports = Port::parse_all(self.publish.iter().map(String::as_str))
+        let mut settings = AttachmentSettings::parse(&self.ips, self.mac.as_deref())?;
+        settings.ports = PublishedPort::parse_all(self.publish.iter().map(String::as_str))
             .map_err(|why| format!("--publish: {why}"))?;
-        Ok((ifname, wishes))
+        Ok((ifname, settings))
     }
 }
 
-/// The name by which plugins know port mappings (CONVENTIONS.md of the specification).
-pub const PORTS: &str = "portMappings";
+/// The capability for port mappings (CONVENTIONS.md of the CNI specification).
+pub const PORT_MAPPINGS: &str = "portMappings";
 
-/// Wishes, well-formed.
+/// What was requested, validated.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wishes {
+pub struct AttachmentSettings {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<Port>,
+    pub ports: Vec<PublishedPort>,
 }
 
-impl Wishes {
-    /// Checks addresses and a MAC as they were typed.
+impl AttachmentSettings {
+    /// Validates addresses and a MAC.
     ///
     /// # Errors
-    /// A sentence that names the option.
+    /// A message that names the option.
     pub fn parse(ips: &[String], mac: Option<&str>) -> Result<Self, String> {
         for ip in ips {
             parse_ip(ip).map_err(|why| format!("--ip: {why}"))?;
@@ -81,11 +81,11 @@ impl Wishes {
         })
     }
 
-    /// Each wish goes one way: through a capability where a plugin declares it, or else through
-    /// CNI_ARGS. By both, some plugins would take it for two.
+    /// The runtime's parameters. Each setting is passed once: as a capability if a plugin declares
+    /// it, or else in CNI_ARGS. Passed both ways, some plugins would count it twice.
     ///
     /// # Errors
-    /// For ports that no plugin of the network would map.
+    /// When ports are requested and no plugin of the network maps ports.
     pub fn parameters(
         &self,
         list: &NetworkList,
@@ -100,7 +100,7 @@ impl Wishes {
         };
         let mut capabilities = Map::new();
         let mut args = Vec::new();
-        let mut wish = |capability: &str, key: &str, json: Value, text: Vec<String>| {
+        let mut add = |capability: &str, key: &str, json: Value, text: Vec<String>| {
             if declared(capability) {
                 capabilities.insert(capability.to_owned(), json);
             } else {
@@ -108,16 +108,16 @@ impl Wishes {
             }
         };
         if !self.ips.is_empty() {
-            wish("ips", "IP", json!(self.ips), self.ips.clone());
+            add("ips", "IP", json!(self.ips), self.ips.clone());
         }
         if let Some(mac) = &self.mac {
-            wish("mac", "MAC", json!(mac), vec![mac.clone()]);
+            add("mac", "MAC", json!(mac), vec![mac.clone()]);
         }
         if !self.ports.is_empty() {
-            if !declared(PORTS) {
-                return Err(no_ports(list));
+            if !declared(PORT_MAPPINGS) {
+                return Err(no_port_mappings(list));
             }
-            capabilities.insert(PORTS.into(), json!(self.ports));
+            capabilities.insert(PORT_MAPPINGS.into(), json!(self.ports));
         }
         if !args.is_empty() {
             args.insert(0, ["IgnoreUnknown".into(), "1".into()]);
@@ -134,21 +134,21 @@ impl Wishes {
         })
     }
 
-    /// Plugins may pass over what they do not know; the person who asked must not think that
-    /// it was granted.
+    /// Checks that the result has what was requested: plugins may ignore settings that they do not
+    /// know.
     ///
     /// # Errors
-    /// An error that names the wish.
+    /// Names the setting that the network did not provide.
     pub fn check(&self, entry: &Entry, result: &Value) -> Result<(), Error> {
         let result = AddResult::from_json(result, entry.list.version)?;
         let refuse = |what: &str| {
-            let msg = format!("network {} did not give {what}", entry.list.name);
+            let msg = format!("network {} did not provide {what}", entry.list.name);
             Err(Error::new(msg)
-                .hint("none of its plugins takes such a wish, or not as an IPAM or by CNI_ARGS"))
+                .hint("none of its plugins accepts this as a capability or in CNI_ARGS"))
         };
-        for wish in self.ips.iter().filter_map(|ip| parse_ip(ip).ok()) {
-            if !result.ips.iter().any(|given| given.address.ip() == wish) {
-                return refuse(&format!("address {wish}"));
+        for ip in self.ips.iter().filter_map(|ip| parse_ip(ip).ok()) {
+            if !result.ips.iter().any(|given| given.address.ip() == ip) {
+                return refuse(&format!("address {ip}"));
             }
         }
         let ifname = entry.parameters.attachment.ifname.as_str();
@@ -164,10 +164,14 @@ impl Wishes {
     }
 }
 
-/// Nobody would map a port.
-pub fn no_ports(list: &NetworkList) -> Error {
-    Error::new(format!("network {} maps no ports of the host", list.name)).hint(
-        "one of its plugins has to declare it: \"capabilities\": {\"portMappings\": true} \
+/// The error for a network none of whose plugins maps ports.
+pub fn no_port_mappings(list: &NetworkList) -> Error {
+    Error::new(format!(
+        "network {} does not support published ports",
+        list.name
+    ))
+    .hint(
+        "one of its plugins must declare \"capabilities\": {\"portMappings\": true} \
          beside its \"type\"",
     )
 }

@@ -58,7 +58,7 @@ pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(EngineFacts, Option
 
 fn with_records(told: EngineFacts) -> EngineFacts {
     EngineFacts {
-        registered: record::all().into_iter().map(registered).collect(),
+        registered: record::load_all().into_iter().map(registered).collect(),
         ..told
     }
 }

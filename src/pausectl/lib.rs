@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use crate::docker_api::ApiError;
 use pausenet::cni;
 use pausenet_host::Error;
-use pausenet_host::runtime;
+use pausenet_host::runtime::{self, Interrupt};
 
 /// How answers are written.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,6 +54,12 @@ pub enum Stop {
 }
 
 pub type Result<T, E = Stop> = std::result::Result<T, E>;
+
+impl Stop {
+    fn usage(why: impl Into<String>) -> Self {
+        Self::Usage(Error::new(why))
+    }
+}
 
 impl From<Error> for Stop {
     fn from(err: Error) -> Self {
@@ -151,4 +157,8 @@ fn need_root() -> Result<()> {
     Err(Error::new("network namespaces are for root")
         .hint("sudo, or be root in a user namespace of your own: unshare -Urnm (and mount a tmpfs on /run and /var/lib there)")
         .into())
+}
+
+fn listen_for_signals() -> Result<Interrupt, Error> {
+    Interrupt::listen().map_err(|err| Error::new(format!("cannot listen for signals: {err}")))
 }

@@ -1,4 +1,4 @@
-//! Options that several commands share.
+//! Options shared by several commands.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use pausenet_host::Error;
 use pausenet_host::runtime::Runtime;
 use pausenet_host::runtime::conflist::NetworkList;
 
-/// Where networks are looked for.
+/// The default folder of network configurations.
 pub const CONF_DIR: &str = "/etc/pausenet/net.d";
 
 /// ContainerFilter network is meant.
 #[derive(Debug, clap::Args)]
 pub struct NetworkOptions {
-    /// The network's configuration: a conflist, or the config of a single plugin
+    /// The network's configuration: a conflist, or a single plugin's config
     #[arg(long, value_name = "FILE", conflicts_with = "network")]
     pub conf: Option<PathBuf>,
 
-    /// A network by name, from the folder of configurations; without it, the first file there
+    /// The network's name, in the folder of configurations [default: the first file's network]
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
 
-    /// The folder of configurations. Not /etc/cni/net.d: what lies there may become the
-    /// network of a container runtime's pods
+    /// The folder of configurations. Not /etc/cni/net.d, since a container runtime uses what is
+    /// there for its own pods
     #[arg(
         long,
         value_name = "DIR",
@@ -36,10 +36,7 @@ pub struct NetworkOptions {
 }
 
 impl NetworkOptions {
-    /// The network that was named, or the first.
-    ///
-    /// # Errors
-    /// An error that names the file or the folder.
+    /// The selected network, or the first.
     pub fn load(&self) -> Result<NetworkList, Error> {
         match &self.conf {
             Some(file) => NetworkList::read(file),
@@ -48,15 +45,15 @@ impl NetworkOptions {
     }
 }
 
-/// How plugins are found and run.
+/// Where to find plugins, and how long they may run.
 #[derive(Debug, clap::Args)]
 pub struct PluginOptions {
-    /// Folders of CNI plugins, with colons between them; by default that of pausectl itself,
-    /// then /opt/cni/bin and /usr/lib/cni
+    /// Folders of CNI plugins, separated by colons [default: the folder of pausectl,
+    /// /opt/cni/bin, /usr/lib/cni]
     #[arg(long, value_name = "DIRS", env = "CNI_PATH")]
     pub cni_path: Option<OsString>,
 
-    /// How long each plugin may take
+    /// The longest time that each plugin may run
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
 }
@@ -78,41 +75,35 @@ impl PluginOptions {
     }
 }
 
-/// Where Docker is.
+/// Selects the Docker daemon.
 #[derive(Debug, clap::Args)]
 pub struct DockerOptions {
-    /// Docker's socket: a path, or unix:// and the path
+    /// Docker's socket: PATH or unix://PATH
     #[arg(long, value_name = "SOCKET", env = "DOCKER_HOST", default_value = Socket::DEFAULT)]
     pub docker: String,
 }
 
 impl DockerOptions {
-    /// The socket that was named.
-    ///
     /// # Errors
-    /// Wrong usage, when it is none.
+    /// Wrong usage, if it is not a socket's path.
     pub fn socket(&self) -> Result<Socket, Stop> {
         Socket::parse(&self.docker).map_err(|why| {
-            let what = format!("--docker, or DOCKER_HOST: {why}");
+            let what = format!("--docker or DOCKER_HOST: {why}");
             Stop::Usage(Error::new(what))
         })
     }
 
     /// The daemon behind it.
-    ///
-    /// # Errors
-    /// Without one, or when it may not be spoken to.
     pub async fn connect(&self) -> Result<Docker, Stop> {
         Ok(Docker::connect(&self.socket()?).await?)
     }
 }
 
-/// The folder that pausectl lies in.
+/// The folder of the pausectl program.
 pub fn own_folder() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.to_owned())
 }
 
-/// A path for a message.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

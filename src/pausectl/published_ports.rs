@@ -1,4 +1,4 @@
-//! Ports of the host as people write them: `[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]`, as docker does.
+//! Published ports, in docker's notation: `[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use pausenet::cni::ports::Protocol;
 use pausenet_host::Error;
 
-/// One mapping, in the form of the capability `portMappings`.
+/// A published port. Its JSON is an element of the capability `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Port {
+pub struct PublishedPort {
     pub host_port: u16,
     pub container_port: u16,
     pub protocol: Protocol,
@@ -19,11 +19,11 @@ pub struct Port {
     pub host_ip: Option<IpAddr>,
 }
 
-impl Port {
+impl PublishedPort {
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A message that shows the notation.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| {
+        let invalid = |why: &str| {
             format!(
                 "{text:?} {why}; the form is [HOSTIP:]HOSTPORT:PORT[/tcp|udp|sctp], such as 8080:80"
             )
@@ -32,7 +32,7 @@ impl Port {
             None => (text, Protocol::Tcp),
             Some((rest, name)) => {
                 let protocol = Protocol::parse(name).filter(|_| !name.is_empty());
-                let unknown = || wrong("names a protocol that cannot be mapped");
+                let unknown = || invalid("has an unknown protocol");
                 (rest, protocol.ok_or_else(unknown)?)
             }
         };
@@ -43,12 +43,12 @@ impl Port {
         };
         let (rest, container) = rest
             .rsplit_once(':')
-            .ok_or_else(|| wrong("lacks a port of the host"))?;
+            .ok_or_else(|| invalid("has no host port"))?;
         let (host_ip, host) = match rest.rsplit_once(':') {
             None => (None, rest),
             Some((ip, host)) => (Some(ip), host),
         };
-        let not_a_port = || wrong("has what is no port (1 to 65535)");
+        let not_a_port = || invalid("has an invalid port (1 to 65535 are valid)");
         let host_ip = match host_ip {
             None => None,
             Some(ip) => {
@@ -57,7 +57,7 @@ impl Port {
                     Some(bare) => bare.parse().ok().filter(IpAddr::is_ipv6),
                     None => ip.parse().ok().filter(IpAddr::is_ipv4),
                 };
-                let no_ip = || wrong("has what is no address of the host (IPv6 goes in [ ])");
+                let no_ip = || invalid("has an invalid host address (IPv6 goes in [ ])");
                 Some(parsed.ok_or_else(no_ip)?)
             }
         };
@@ -69,30 +69,27 @@ impl Port {
         })
     }
 
-    /// Reads several, each once.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong.
+    /// Parses several; a host port may occur once.
     pub fn parse_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Self>, String> {
         let mut ports: Vec<Self> = Vec::new();
         for text in texts {
             let port = Self::parse(text)?;
-            if ports.iter().any(|other| other.is_same_place(&port)) {
-                return Err(format!("{} is asked for twice", port.place()));
+            if ports.iter().any(|other| other.has_same_host_side(&port)) {
+                return Err(format!("host port {} is given twice", port.host_side()));
             }
             ports.push(port);
         }
         Ok(ports)
     }
 
-    /// True when both are one port of the host.
-    pub fn is_same_place(&self, other: &Self) -> bool {
+    /// True when both use the same port of the host.
+    pub fn has_same_host_side(&self, other: &Self) -> bool {
         (self.host_port, self.protocol, self.host_ip)
             == (other.host_port, other.protocol, other.host_ip)
     }
 
-    /// The host's side: `127.0.0.1:8080/tcp`.
-    pub fn place(&self) -> String {
+    /// The host's side, such as `127.0.0.1:8080/tcp`.
+    pub fn host_side(&self) -> String {
         let protocol = self.protocol;
         match self.host_ip {
             Some(ip) => format!("{}/{protocol}", SocketAddr::new(ip, self.host_port)),
@@ -100,36 +97,33 @@ impl Port {
         }
     }
 
-    /// A mapping goes before what the host itself serves: who maps port 22 by mistake has lost
-    /// the host. So a port on which somebody listens is refused.
-    ///
-    /// # Errors
-    /// An error that names the port.
-    pub fn refuse_served(&self) -> Result<(), Error> {
+    /// Refuses a port on which a program of the host listens: a published port takes precedence,
+    /// and publishing port 22 by mistake would lock the user out.
+    pub fn refuse_if_in_use(&self) -> Result<(), Error> {
         let at = SocketAddr::new(
             self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             self.host_port,
         );
-        let tried = match self.protocol {
+        let bound = match self.protocol {
             Protocol::Tcp => TcpListener::bind(at).map(drop),
             Protocol::Udp => UdpSocket::bind(at).map(drop),
             Protocol::Sctp => return Ok(()),
         };
-        match tried {
+        match bound {
             Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => Err(Error::new(format!(
-                "a program on this host listens on port {}",
-                self.place()
+                "a program on this host already listens on port {}",
+                self.host_side()
             ))
             .hint(
-                "it would get no more connections; find it with: ss -lnp; or choose another port",
+                "publishing the port would cut it off; find the program with: ss -lnp; or choose another port",
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// As it is typed.
-impl fmt::Display for Port {
+/// In the notation of the command line.
+impl fmt::Display for PublishedPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host_ip {
             Some(ip) => write!(f, "{}", SocketAddr::new(ip, self.host_port))?,
@@ -145,19 +139,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ports_are_written_as_docker_has_them() {
+    fn ports_have_docker_s_notation() {
         for (text, shown) in [
             ("8080:80", "8080:80/tcp"),
             ("8080:80/udp", "8080:80/udp"),
             ("127.0.0.1:8080:80", "127.0.0.1:8080:80/tcp"),
             ("[::1]:8080:80/sctp", "[::1]:8080:80/sctp"),
         ] {
-            assert_eq!(Port::parse(text).unwrap().to_string(), shown);
+            assert_eq!(PublishedPort::parse(text).unwrap().to_string(), shown);
         }
     }
 
     #[test]
-    fn what_is_no_port_is_refused_with_the_form() {
+    fn an_invalid_port_is_refused_with_the_notation() {
         for text in [
             "",
             "80",
@@ -175,35 +169,35 @@ mod tests {
             "8080-8081:80",
             "1:2:3:4",
         ] {
-            let why = Port::parse(text).unwrap_err();
+            let why = PublishedPort::parse(text).unwrap_err();
             assert!(why.contains("such as 8080:80"), "{text}: {why}");
         }
-        let why = Port::parse_all(["1:2", "1:3"]).unwrap_err();
+        let why = PublishedPort::parse_all(["1:2", "1:3"]).unwrap_err();
         assert!(why.contains("twice"), "{why}");
-        Port::parse_all(["1:2", "1:2/udp", "127.0.0.1:1:2"]).unwrap();
+        PublishedPort::parse_all(["1:2", "1:2/udp", "127.0.0.1:1:2"]).unwrap();
     }
 
     #[test]
-    fn a_port_that_the_host_serves_is_refused() {
-        let served = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = served.local_addr().unwrap().port();
-        let port = Port::parse(&format!("127.0.0.1:{port}:80")).unwrap();
-        let err = port.refuse_served().unwrap_err();
+    fn a_port_in_use_on_the_host_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let port = PublishedPort::parse(&format!("127.0.0.1:{port}:80")).unwrap();
+        let err = port.refuse_if_in_use().unwrap_err();
         assert!(err.message.contains("listens on port"), "{err}");
-        drop(served);
-        port.refuse_served().unwrap();
+        drop(listener);
+        port.refuse_if_in_use().unwrap();
     }
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(host in 1u16.., container in 1u16.., ip: Option<IpAddr>) {
-            let port = Port {
+        fn a_displayed_port_parses_back(host in 1u16.., container in 1u16.., ip: Option<IpAddr>) {
+            let port = PublishedPort {
                 host_port: host,
                 container_port: container,
                 protocol: Protocol::Udp,
                 host_ip: ip,
             };
-            prop_assert_eq!(Port::parse(&port.to_string()), Ok(port));
+            prop_assert_eq!(PublishedPort::parse(&port.to_string()), Ok(port));
         }
     }
 }

@@ -1,22 +1,23 @@
-//! `pausectl rescue`: a network for what lost its own and still runs.
+//! `pausectl rescue`: a new network for a running container that lost its own.
 //!
-//! Who shared the network of a container in Docker keeps its namespace when that container is
-//! removed, but Docker takes the interface out of it. The namespace is as good as new: so it is
-//! attached in place, and nobody is restarted.
+//! When a container in Docker is removed, containers that shared its network keep the namespace, but
+//! Docker takes the interface out of it. The namespace itself still works, so it is attached again,
+//! and nothing is restarted.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::attachment_settings::WishOptions;
-use super::docker::attachment::{self, Place};
+use super::attachment_settings::AttachmentOptions;
+use super::docker::attachment::{self, TargetNetns};
+use super::docker::lookup::{find_running, locate, refuse_if_members_remain};
 use super::docker::network_location::has_interface;
 use super::docker::record::{self, Kind, Record};
-use super::docker::{find_running, home, listen, made, made_json, refuse_survivors, usage};
+use super::docker::report::{attached_json, attached_text};
 use super::explain::Target;
 use super::options::{DockerOptions, NetworkOptions, PluginOptions};
-use super::published_ports::Port;
-use super::{Output, Result, need_root, print, print_json};
+use super::published_ports::PublishedPort;
+use super::{Output, Result, Stop, listen_for_signals, need_root, print, print_json};
 use crate::docker_api::{ContainerRef, DockerId};
 use pausenet::cni::ContainerId;
 use pausenet::cni::result::AddResult;
@@ -31,30 +32,30 @@ Examples:
   pausectl rescue /run/netns/job --network podnet
   pausectl rescue 4711 --undo
 
-For a container whose eth0 has vanished, because the container whose network it
-shared was removed. It runs on; everybody else in its namespace has the network too.
+For a container that lost its eth0 because the container whose network it shared was
+removed. It keeps running, and everything else in its namespace gets the network, too.
 
-Nothing in Docker's own configuration changes: restarted, such a container still looks
-for the one that was removed. To take the network down again: pausectl docker detach
-CONTAINER, or --undo; pausectl docker watch does it when nobody is left.";
+Docker's own configuration does not change: such a container still cannot be restarted,
+for it refers to the removed one. To take the network down again, use pausectl docker
+detach CONTAINER, or --undo; pausectl docker watch does it once the namespace is empty.";
 
-/// Give a running container whose network has vanished a new one, in place
+/// Give a running container that lost its network a new one, without a restart
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Rescue {
-    /// A container in Docker (its name, its ID, or the beginning of that), the number of a
-    /// process, or the path of a network namespace; container:, pid: and pod: say what is meant
+    /// A container in Docker (name, ID, or ID prefix), a PID, or the path of a network namespace;
+    /// prefix it with container:, pid: or pod: to be explicit
     target: String,
 
     #[command(flatten)]
     network: NetworkOptions,
 
-    /// Take down again what a rescue has made
+    /// Take down the network that a rescue made
     #[arg(long, conflicts_with_all = ["network", "conf", "publish", "ips", "mac"])]
     undo: bool,
 
     #[command(flatten)]
-    wishes: WishOptions,
+    settings: AttachmentOptions,
 
     #[command(flatten)]
     plugins: PluginOptions,
@@ -63,110 +64,123 @@ pub struct Rescue {
     docker: DockerOptions,
 }
 
-/// What is to be rescued. Unlike for `explain`, a name is not looked for everywhere: what
-/// follows changes something.
+/// What to rescue. Unlike in `explain`, a bare name means a container only, since a rescue changes
+/// something.
 #[derive(Debug, PartialEq, Eq)]
-enum Meant {
+enum RescueTarget {
     Container(ContainerRef),
     Process(u32),
     Namespace(PathBuf),
 }
 
-/// What that is now.
-struct Found {
+/// The target's namespace, and the identity to attach it under.
+struct ResolvedTarget {
     name: String,
     identity: ContainerId,
     container: Option<DockerId>,
-    place: Place,
+    target_netns: TargetNetns,
 }
 
-/// Rescues a target, or changes nothing.
+/// Gives the target a network, or changes nothing.
 ///
 /// # Errors
-/// When there is no such target, 100 when it has the interface; what stood in the way.
+/// When there is no such target, or it has an interface of this name.
 pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
-    let target = Target::parse(&options.target).map_err(usage)?;
-    let target = Meant::by(target).map_err(usage)?;
-    let (ifname, wishes) = options.wishes.parse().map_err(usage)?;
+    let target = Target::parse(&options.target).map_err(Stop::usage)?;
+    let target = RescueTarget::from_target(target).map_err(Stop::usage)?;
+    let (ifname, settings) = options.settings.parse().map_err(Stop::usage)?;
     need_root()?;
     let runtime = options.plugins.runtime();
     block_on(async {
-        let found = look_up(&target, &options.docker).await?;
-        let mut interrupt = listen()?;
-        let _lock = record::lock(&found.identity)?;
-        let known = record::of(&found.identity);
+        let resolved = resolve(&target, &options.docker).await?;
+        let mut interrupt = listen_for_signals()?;
+        let _lock = record::lock(&resolved.identity)?;
+        let known = record::load(&resolved.identity);
         if options.undo {
             let known = known.ok_or_else(|| {
-                let msg = format!("{} was not rescued by pausectl", found.name);
+                let msg = format!("{} was not rescued by pausectl", resolved.name);
                 Error::new(msg).hint("nothing was changed")
             })?;
             attachment::detach(&runtime, &known).await?;
-            known.forget()?;
+            known.delete()?;
             return match output {
-                Output::Json => print_json(&json!({"detached": found.name})),
+                Output::Json => print_json(&json!({"detached": resolved.name})),
                 Output::Text => print(&format!(
                     "{}: detached from network {}\n",
-                    found.name, known.list.name
+                    resolved.name, known.list.name
                 )),
             };
         }
-        if has_interface(found.place.netns(), &ifname)? {
+        if has_interface(resolved.target_netns.netns(), &ifname)? {
             return Err(Error::new(format!(
-                "{} has its interface {ifname}: there is nothing to rescue",
-                found.name
+                "{} has an interface {ifname}: nothing to rescue",
+                resolved.name
             ))
             .hint("nothing was changed")
             .into());
         }
         let list = options.network.load()?;
-        wishes.ports.iter().try_for_each(Port::refuse_served)?;
+        settings
+            .ports
+            .iter()
+            .try_for_each(PublishedPort::refuse_if_in_use)?;
         let mut record = Record {
-            identity: found.identity,
+            identity: resolved.identity,
             kind: known.as_ref().map_or(Kind::Rescued, |known| known.kind),
-            container: found.container,
-            name: found.name,
+            container: resolved.container,
+            name: resolved.name,
             wanted: true,
             ifname,
             list,
-            wishes: wishes.clone(),
+            settings: settings.clone(),
             addresses: Vec::new(),
             template: known.and_then(|known| known.template),
         };
-        let home = home(&record)?;
-        refuse_survivors(&record, Some(&found.place), &home, &[])?;
-        let result =
-            attachment::attach(&runtime, &mut record, &found.place, &wishes, &mut interrupt)
-                .await?;
+        let location = locate(&record)?;
+        refuse_if_members_remain(&record, Some(&resolved.target_netns), &location, &[])?;
+        let result = attachment::attach(
+            &runtime,
+            &mut record,
+            &resolved.target_netns,
+            &settings,
+            &mut interrupt,
+        )
+        .await?;
         report(&record, &result, output)
     })
 }
 
-async fn look_up(target: &Meant, docker: &DockerOptions) -> Result<Found> {
-    let outside = |name: String, place: Place| -> Result<Found, Error> {
-        let number = place
-            .netns()
-            .id()
-            .map_err(|err| Error::new(format!("{name}: the kernel says: {err}")))?;
-        Ok(Found {
-            identity: ContainerId::parse(&format!("rescue-{}", number.number()))?,
-            container: None,
-            name,
-            place,
-        })
-    };
+async fn resolve(target: &RescueTarget, docker: &DockerOptions) -> Result<ResolvedTarget> {
+    let without_container =
+        |name: String, target_netns: TargetNetns| -> Result<ResolvedTarget, Error> {
+            let number = target_netns
+                .netns()
+                .id()
+                .map_err(|err| Error::new(format!("{name}: the kernel says: {err}")))?;
+            Ok(ResolvedTarget {
+                identity: ContainerId::parse(&format!("rescue-{}", number.number()))?,
+                container: None,
+                name,
+                target_netns,
+            })
+        };
     Ok(match target {
-        Meant::Container(name) => {
+        RescueTarget::Container(name) => {
             let docker = docker.connect().await?;
             let (container, pid) = find_running(&docker, name).await?;
-            Found {
+            ResolvedTarget {
                 name: container.name.to_string(),
                 identity: record::identity_of(&container)?,
-                place: Place::of_process(pid)?,
+                target_netns: TargetNetns::of_process(pid)?,
                 container: Some(container.id),
             }
         }
-        Meant::Process(pid) => outside(format!("process {pid}"), Place::of_process(*pid)?)?,
-        Meant::Namespace(path) => outside(path.display().to_string(), Place::open(path.clone())?)?,
+        RescueTarget::Process(pid) => {
+            without_container(format!("process {pid}"), TargetNetns::of_process(*pid)?)?
+        }
+        RescueTarget::Namespace(path) => {
+            without_container(path.display().to_string(), TargetNetns::open(path.clone())?)?
+        }
     })
 }
 
@@ -180,17 +194,17 @@ fn report(record: &Record, result: &AddResult, output: Output) -> Result<()> {
         }
     };
     match output {
-        Output::Json => print_json(&made_json(record, result)),
+        Output::Json => print_json(&attached_json(record, result)),
         Output::Text => print(&format!(
             "{}{name}: to take it down again: {undo}\n",
-            made(record, result)
+            attached_text(record, result)
         )),
     }
 }
 
-impl Meant {
-    /// A bare number is a process, and a bare name a container.
-    fn by(target: Target) -> Result<Self, String> {
+impl RescueTarget {
+    /// A bare number is a PID, a bare name a container.
+    fn from_target(target: Target) -> Result<Self, String> {
         let container = |name: &str| ContainerRef::parse(name).map(Self::Container);
         match target {
             Target::File(path) => match std::path::absolute(&path) {
@@ -201,7 +215,7 @@ impl Meant {
             Target::Pod(name) => Ok(Self::Namespace(pin::path(&PodName::parse(&name)?))),
             Target::Container(name) => container(&name),
             Target::Name(name) => match name.parse() {
-                // The beginning of an ID may look like one, but has more digits.
+                // An all-digit ID prefix is longer than a PID.
                 Ok(pid) if pid > 0 && name.len() <= 7 => Ok(Self::Process(pid)),
                 _ => container(&name),
             },
@@ -214,20 +228,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_told_apart_by_their_form() {
-        let container = |text: &str| Meant::Container(ContainerRef::parse(text).unwrap());
-        let meant = |text: &str| Target::parse(text).and_then(Meant::by);
+    fn the_form_of_a_target_says_what_it_is() {
+        let container = |text: &str| RescueTarget::Container(ContainerRef::parse(text).unwrap());
+        let parse = |text: &str| Target::parse(text).and_then(RescueTarget::from_target);
         for (text, expected) in [
             ("web", container("web")),
             ("0a1b2c3d4e5f", container("0a1b2c3d4e5f")),
             ("123456789012", container("123456789012")),
             ("container:4711", container("4711")),
-            ("4711", Meant::Process(4711)),
-            ("pid:4711", Meant::Process(4711)),
-            ("/run/netns/x", Meant::Namespace("/run/netns/x".into())),
-            ("pod:x", Meant::Namespace("/run/pausenet/netns/x".into())),
+            ("4711", RescueTarget::Process(4711)),
+            ("pid:4711", RescueTarget::Process(4711)),
+            (
+                "/run/netns/x",
+                RescueTarget::Namespace("/run/netns/x".into()),
+            ),
+            (
+                "pod:x",
+                RescueTarget::Namespace("/run/pausenet/netns/x".into()),
+            ),
         ] {
-            assert_eq!(meant(text), Ok(expected));
+            assert_eq!(parse(text), Ok(expected));
         }
         for bad in [
             "",
@@ -238,7 +258,7 @@ mod tests {
             "a b",
             "web;rm",
         ] {
-            meant(bad).unwrap_err();
+            parse(bad).unwrap_err();
         }
     }
 }

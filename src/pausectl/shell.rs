@@ -1,6 +1,6 @@
-//! Commands that are printed for a person to run: words as a shell takes them, on one line.
+//! Quoting for commands that are printed for the user to paste into a shell.
 
-/// Words with blanks between them, each quoted where it has to be.
+/// The words as one line, each quoted if necessary.
 pub fn line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
     let quoted: Vec<_> = words.into_iter().map(|word| quote(word.as_ref())).collect();
     quoted.join(" ")
@@ -8,14 +8,14 @@ pub fn line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
 
 fn quote(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:,@%+=".contains(letter);
-    // zsh takes =NAME for a path.
+    // zsh expands =NAME.
     if !word.is_empty() && !word.starts_with('=') && word.chars().all(plain) {
         return word.to_owned();
     }
     if !word.contains(char::is_control) {
         return format!("'{}'", word.replace('\'', r"'\''"));
     }
-    // A line's end would end the line, and worse things may be in an environment.
+    // Control characters would end the line, or confuse the terminal.
     let mut quoted = String::from("$'");
     for letter in word.chars() {
         match letter {
@@ -38,7 +38,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn only_what_has_to_be_is_quoted() {
+    fn words_are_quoted_only_if_necessary() {
         let words = [
             "docker",
             "run",
@@ -62,9 +62,9 @@ mod tests {
 
         #[test]
         fn a_shell_reads_the_words_back(words in prop::collection::vec("[^\0]{0,12}", 1..6)) {
-            let said = line(&words);
-            prop_assert!(!said.contains(char::is_control), "{said:?}");
-            let script = format!("printf '%s\\0' {said}");
+            let text = line(&words);
+            prop_assert!(!text.contains(char::is_control), "{text:?}");
+            let script = format!("printf '%s\\0' {text}");
             let output = std::process::Command::new("bash")
                 .args(["-c", &script])
                 .env("LC_ALL", "C.UTF-8")

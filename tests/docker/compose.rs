@@ -60,7 +60,7 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
 
     // Without the anchor, and from any folder.
     docker.run(&["rm", "-f", "shop-anchor"]);
-    let line = watch.says("shop_client_1: a restart would fail");
+    let line = watch.says("shop_client_1: cannot be restarted");
     let (_, repair) = line.split_once("is lost): ").unwrap();
     let compose_file = folder.join("compose.yaml");
     let expected = format!(

@@ -324,7 +324,10 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
 
     // pausectl has not attached it, and says so.
     let unknown = docker.pausectl_fails(1, &["docker", "reanchor", "anchor"]);
-    assert!(unknown.contains("knows no network of anchor"), "{unknown}");
+    assert!(
+        unknown.contains("knows of no network of anchor"),
+        "{unknown}"
+    );
     // A new pause in the old namespace stands for it again.
     let advice = story(&docker, "app-a")["advice"][0]["commands"][0].clone();
     let words: Vec<_> = advice.as_str().unwrap().split(' ').collect();

@@ -27,13 +27,16 @@ fn members_follow_a_recreated_anchor() {
     docker.run(&run);
     // Docker knows api as a member of the first one, and restarts it into nothing else.
     watch.says(
-        "shop: was made anew, and its network stays with api in the old namespace (no restart \
-         brings api into the new one); to give them the anchor again: pausectl docker reanchor shop",
+        "shop: was recreated, but its network stays with api in the old namespace (a restart \
+         cannot move api into the new one); to give them a new anchor: pausectl docker reanchor shop",
     );
-    watch.says("api: a restart would fail");
+    watch.says("api: cannot be restarted");
     api.answers();
     let refused = docker.pausectl_fails(1, &["docker", "reanchor", "shop", "--restart-members"]);
-    assert!(refused.contains("no restart brings api into"), "{refused}");
+    assert!(
+        refused.contains("a restart cannot move api into"),
+        "{refused}"
+    );
     api.answers();
     docker.pausectl_ok(&["docker", "reanchor", "shop"]);
     api.answers();
@@ -55,7 +58,7 @@ fn processes_and_members_of_other_containers_follow_too() {
     docker.run(&["restart", "web"]);
     let follow = ["docker", "reanchor", "web", "--restart-members"];
     let refused = docker.pausectl_fails(1, &follow);
-    let process = format!("no restart brings process {} into", stranger.0.id());
+    let process = format!("a restart cannot move process {} into", stranger.0.id());
     assert!(refused.contains(&process), "{refused}");
     api.answers();
     drop(stranger);
@@ -66,7 +69,7 @@ fn processes_and_members_of_other_containers_follow_too() {
     docker.run(&["rm", "-f", "side"]);
     let refused = docker.pausectl_fails(1, &follow);
     assert!(
-        refused.contains("no restart brings guest into"),
+        refused.contains("a restart cannot move guest into"),
         "{refused}"
     );
     api.answers();
@@ -116,7 +119,7 @@ fn a_member_that_cannot_be_restarted_does_not_stop_the_others() {
             assert!(said.starts_with(begin), "{said}");
             assert!(
                 said.trim_end()
-                    .ends_with("; to try it again: docker restart api"),
+                    .ends_with("; to try again: docker restart api"),
                 "{said}"
             );
         } else {
@@ -154,7 +157,7 @@ fn a_member_that_was_not_restarted_is_restarted_by_the_next_run() {
     docker.pausectl_ok(&["docker", "attach", "web"]);
     let report = docker.pausectl_ok(&["docker", "watch", "--once"]);
     let advice =
-        "api: lives in an old namespace of web; to bring it into the new one: docker restart api\n";
+        "api: is in an old namespace of web; to move it to the new one: docker restart api\n";
     assert!(report.contains(advice), "{report}");
     assert!(docker.view("api").link("eth0").is_none());
     // Or after the first: containers that join it are still elsewhere.

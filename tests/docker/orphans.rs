@@ -142,12 +142,15 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
 
     // By its ID, too, it gets its name again.
     let said = docker.pausectl_ok(&["docker", "reanchor", &id[..12]]);
-    let begin = "web: anchors its network again, by way of api; with it: api\n";
+    let begin = "web: anchors its network again, started via api; members: api\n";
     assert!(said.starts_with(begin), "{said}");
     docker.sleeper("late", "container:web");
     assert_eq!(docker.view("late").addresses("eth0"), ["10.1.0.7/24"]);
     let again = docker.pausectl_ok(&["docker", "reanchor", &docker.inspect("web", ".Id")[..12]]);
-    assert_eq!(again, "web: nothing to do, it anchors its network\n");
+    assert_eq!(
+        again,
+        "web: nothing to do, it is the anchor of its network\n"
+    );
     docker.run(&["rm", "-f", "web", "api", "late"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
     docker.stop_with_nothing_left(&before);

@@ -46,8 +46,8 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
                 docker.pausectl_ok(&["docker", "publish", "web", "9090:80", "127.0.0.1:9091:80"]);
             assert_eq!(
                 said,
-                "web: port 9090/tcp of the host leads to 80\n\
-                 web: port 127.0.0.1:9091/tcp of the host leads to 80\n"
+                "web: host port 9090/tcp forwards to port 80\n\
+                 web: host port 127.0.0.1:9091/tcp forwards to port 80\n"
             );
             let mut kept = Connection::open("127.0.0.1:9090");
             kept.get();
@@ -174,20 +174,35 @@ fn unavailable_ports_are_refused_and_change_nothing() {
             "is mapped to network podnet, container docker-web",
         ),
         (&["publish", "other", "9090:80", "8080:80"], "is mapped to"),
-        (&["publish", "web", "8080:81"], "leads to 80 of web already"),
-        (&["publish", "web", "7777:80"], "listens on port 7777/tcp"),
-        (&["publish", "mute", "9090:80"], "maps no ports of the host"),
+        (
+            &["publish", "web", "8080:81"],
+            "already forwards to port 80 of web",
+        ),
+        (
+            &["publish", "web", "7777:80"],
+            "already listens on port 7777/tcp",
+        ),
+        (
+            &["publish", "mute", "9090:80"],
+            "does not support published ports",
+        ),
         (
             &["publish", "bare", "9090:80"],
-            "has no network of pausectl's",
+            "has no network made by pausectl",
         ),
         (
             &["publish", "nobody", "9090:80"],
-            "has no network of pausectl's",
+            "has no network made by pausectl",
         ),
-        (&["unpublish", "web", "9090"], "it has 8080:80/tcp"),
-        (&["unpublish", "web", "8080:81"], "it has 8080:80/tcp"),
-        (&["unpublish", "other", "8080"], "it has none at all"),
+        (
+            &["unpublish", "web", "9090"],
+            "its published ports: 8080:80/tcp",
+        ),
+        (
+            &["unpublish", "web", "8080:81"],
+            "its published ports: 8080:80/tcp",
+        ),
+        (&["unpublish", "other", "8080"], "it has no published ports"),
     ] {
         let said = docker.pausectl_fails(1, &[&["docker"], args].concat());
         assert!(said.contains(reason), "{args:?}: {said}");

@@ -37,9 +37,9 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
         end();
         clients.iter_mut().for_each(ConnectedContainer::answers);
         let said = docker.pausectl_ok(&["docker", "reanchor", "web"]);
-        let begin = "web: anchors its network again, by way of api; with it: api, db\n\
-                     api: runs on; but a restart would fail, for it looks for the old anchor. \
-                     To make it anew (what it has written outside its volumes stays in api.old): \
+        let begin = "web: anchors its network again, started via api; members: api, db\n\
+                     api: keeps running, but cannot be restarted: it refers to the old anchor. \
+                     To recreate it (data outside its volumes stays in api.old): \
                      docker rename api api.old && docker stop api.old && \
                      docker run -d --name api --net=container:web --stop-signal KILL \
                      --entrypoint bash hwchiu/netutils -c 'exec 3<>";
@@ -64,7 +64,10 @@ fn an_anchor_that_was_killed_or_removed_is_replaced_and_connections_live_on() {
         docker.run(&["rm", "-f", "late"]);
         newcomer.ends();
         let again = docker.pausectl_ok(&["docker", "reanchor", "web"]);
-        assert_eq!(again, "web: nothing to do, it anchors its network\n");
+        assert_eq!(
+            again,
+            "web: nothing to do, it is the anchor of its network\n"
+        );
     }
     // It was true: a member of an anchor that was removed cannot be restarted.
     let restart = docker.output(&["restart", "--time=0", "db"]);
@@ -92,7 +95,7 @@ fn with_a_restarted_anchor_the_network_stays_where_the_members_are() {
         &["rescue", "web", "--network", "other"],
     ] {
         let refused = docker.pausectl_fails(1, command);
-        let lives = "the network of web lives on in an earlier namespace, with ";
+        let lives = "the network of web is still in use in an earlier namespace, by ";
         assert!(refused.contains(lives), "{command:?}: {refused}");
     }
     docker.pausectl_ok(&["docker", "reanchor", "web"]);
@@ -138,13 +141,13 @@ fn reanchor_refuses_what_it_cannot_do_with_a_hint() {
     let docker = &setup.docker;
     let refused = docker.pausectl_fails(1, &["docker", "reanchor", "nobody"]);
     assert!(
-        refused.contains("pausectl knows no network of nobody"),
+        refused.contains("pausectl knows of no network of nobody"),
         "{refused}"
     );
     docker.run(&["restart", "web"]);
     let alone = docker.pausectl_fails(1, &["docker", "reanchor", "web"]);
     assert!(
-        alone.contains("nobody is left in the network of web"),
+        alone.contains("the network of web has no members left"),
         "{alone}"
     );
     assert!(alone.contains("pausectl docker attach web"), "{alone}");
@@ -156,7 +159,7 @@ fn reanchor_refuses_what_it_cannot_do_with_a_hint() {
     assert!(gone.contains("web was removed"), "{gone}");
     let taken = docker.pausectl_fails(1, &["docker", "up", "web", "--network", "podnet"]);
     assert!(
-        taken.contains("lives on in an earlier namespace, with api, db"),
+        taken.contains("is still in use in an earlier namespace, by api, db"),
         "{taken}"
     );
     let imageless = docker.pausectl_fails(1, &["docker", "reanchor", "web", "--image", "no/image"]);

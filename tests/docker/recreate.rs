@@ -132,7 +132,7 @@ fn settings_of_the_image_are_not_repeated() {
     );
     assert_eq!(
         repairs["job"]["caution"],
-        "what it has written outside its volumes is lost"
+        "data outside its volumes is lost"
     );
     for name in ["api", "job"] {
         let old = made(&docker, name);

@@ -19,7 +19,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let rescue = ["rescue", "hwchiu2", "--network", "podnet"];
     let refused = docker.pausectl_fails(1, &rescue);
     assert!(
-        refused.contains("hwchiu2 has its interface eth0"),
+        refused.contains("hwchiu2 has an interface eth0"),
         "{refused}"
     );
 
@@ -73,7 +73,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let other = screen.show(&explain::pausectl(&docker, &["explain", "hwchiu"]));
     assert_eq!(other, page);
     let unfit = docker.pausectl_fails(1, &["docker", "reanchor", "hwchiu"]);
-    assert!(unfit.contains("knows no network of hwchiu"), "{unfit}");
+    assert!(unfit.contains("knows of no network of hwchiu"), "{unfit}");
 
     // A newcomer finds the network too.
     ConnectedContainer::start(&docker, "newcomer", "container:hwchiu2", "10.1.0.1").answers();
@@ -135,7 +135,7 @@ fn rescue_refuses_what_it_cannot_do_with_a_reason() {
     let daemon = fs::read_to_string(docker.home().join("pid")).unwrap();
     for (target, reason) in [
         ("nobody", "No such container"),
-        ("made", "does not run: it is created"),
+        ("made", "is not running: it is created"),
         ("host", "the host's own network namespace"),
         (daemon.trim(), "the host's own network namespace"),
         ("4194999", "does not exist"),
@@ -165,6 +165,6 @@ fn rescue_refuses_what_it_cannot_do_with_a_reason() {
         docker.pausectl_fails(2, &["rescue", "--network", "podnet", "--", hostile]);
     }
     let unknown = docker.pausectl_fails(1, &["rescue", "made", "--network", "nonet"]);
-    assert!(unknown.contains("made does not run"), "{unknown}");
+    assert!(unknown.contains("made is not running"), "{unknown}");
     docker.stop_with_nothing_left(&before);
 }

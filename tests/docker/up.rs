@@ -240,11 +240,11 @@ fn a_failed_up_leaves_nothing() {
         (&["--network", "broken"], "lo"),
         (
             &["--network", "portless", "-p", "80:80"],
-            "maps no ports of the host",
+            "does not support published ports",
         ),
         (
             &["--network", "podnet", "-p", "7777:80"],
-            "listens on port 7777/tcp",
+            "already listens on port 7777/tcp",
         ),
         (
             &["--network", "podnet", "--image", "no/image"],
@@ -357,10 +357,10 @@ fn only_containers_without_a_network_are_attached() {
     let said = docker.pausectl_ok(&["docker", "attach", &id[..12], "--network", "podnet"]);
     assert_eq!(said, "job: 10.1.0.2/24 on eth0 (network podnet)\n");
     for (name, reason) in [
-        ("job", "job has an interface eth0 already"),
+        ("job", "job already has an interface eth0"),
         ("member", "it shares that of job"),
-        ("host", "has the host's network"),
-        ("made", "does not run: it is created"),
+        ("host", "uses the host's network"),
+        ("made", "is not running: it is created"),
         ("nobody", "No such container: nobody"),
     ] {
         let said = docker.pausectl_fails(1, &["docker", "attach", name, "--network", "podnet"]);
@@ -368,7 +368,7 @@ fn only_containers_without_a_network_are_attached() {
     }
     let said = docker.pausectl_fails(1, &["docker", "detach", "host"]);
     assert!(
-        said.contains("pausectl has given host no network"),
+        said.contains("pausectl did not attach host to a network"),
         "{said}"
     );
 

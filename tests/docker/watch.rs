@@ -135,10 +135,10 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     let [mut api, mut db] =
         ["api", "db"].map(|name| ConnectedContainer::start(&docker, name, "container:web", HOST));
     docker.run(&["restart", "web"]);
-    watch.says("web: was restarted, and its network stays with api, db");
+    watch.says("web: was restarted, but its network stays with api, db");
     watch.says(
-        "api: lives in an old namespace of web; restarted by itself it would be in the new one, \
-         without a network; to bring all there, and the network: \
+        "api: is in an old namespace of web; restarted alone, it would be in the new one \
+         without a network; to move all members and the network there: \
          pausectl docker reanchor web --restart-members",
     );
     api.answers();
@@ -146,7 +146,7 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     // In a round that has seen one of them go, too.
     docker.run(&["rm", "-f", "api"]);
     api.ends();
-    watch.says("web: was restarted, and its network stays with db ");
+    watch.says("web: was restarted, but its network stays with db ");
     db.answers();
     docker.run(&["rm", "-f", "db"]);
     watch.says("web: attached to network podnet: 10.1.0.2/24 on eth0");
@@ -154,13 +154,13 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
 
     let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
     docker.run(&["rm", "-f", "web"]);
-    watch.says("web: is gone, and its network stays with api; to give them an anchor again: pausectl docker reanchor web");
-    let line = watch.says("api: a restart would fail");
+    watch.says("web: is gone, but its network stays with api; to give them a new anchor: pausectl docker reanchor web");
+    let line = watch.says("api: cannot be restarted");
     let repair = ": pausectl docker reanchor web && docker rename api api.old && ";
     assert!(line.contains(repair), "{line}");
     api.answers();
     docker.run(&["rm", "-f", "api"]);
-    watch.says("web: detached from network podnet: nobody is left in it");
+    watch.says("web: detached from network podnet: no process is left in it");
     watch.until(|| docker.nothing_is_left(&before));
     watch.stop();
     docker.stop();
@@ -188,7 +188,7 @@ fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members(
         });
     };
     kill("web");
-    watch.says("web: was restarted, and its network stays with api, db in the old namespace");
+    watch.says("web: was restarted, but its network stays with api, db in the old namespace");
     clients.iter_mut().for_each(ConnectedContainer::answers);
     assert_eq!([is("api"), is("db")], living);
     assert!(docker.view("web").link("eth0").is_none());
@@ -290,7 +290,7 @@ fn a_killed_watch_resumes_as_if_never_stopped() {
     let watch = Watcher::start(&docker, &[]);
     watch.says("gone: detached");
     watch.says("new: attached");
-    watch.says("web: was restarted, and its network stays with api");
+    watch.says("web: was restarted, but its network stays with api");
     api.answers();
     // Killed right in its work, again and again.
     for at in 0..10 {

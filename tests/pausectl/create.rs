@@ -148,7 +148,7 @@ fn an_existing_pod_is_refused_and_not_touched() {
     let made = host.create("web");
     let before = host.pods();
     let said = host.fails(1, &["pod", "create", "web"]);
-    assert!(said.contains("pod web exists already"), "{said}");
+    assert!(said.contains("pod web already exists"), "{said}");
     assert_eq!(host.pods(), before);
     assert_eq!(before[0]["pause"], made["pause"]);
 }
@@ -188,7 +188,7 @@ fn of_concurrent_creates_of_one_name_one_wins() {
     assert_eq!(winners.count(), 1);
     for loser in outcomes.iter().filter(|outcome| !outcome.status.success()) {
         let said = String::from_utf8_lossy(&loser.stderr);
-        assert!(said.contains("exists already"), "{said}");
+        assert!(said.contains("already exists"), "{said}");
     }
     assert_eq!(host.pods().len(), 1);
     assert_eq!(allocated("podnet").len(), 1);
@@ -303,7 +303,7 @@ fn a_request_that_no_plugin_supports_is_refused_and_undone() {
         "10.9.9.8",
     ];
     let said = host.fails(1, &args);
-    assert!(said.contains("did not give address 10.9.9.8"), "{said}");
+    assert!(said.contains("did not provide address 10.9.9.8"), "{said}");
     host.assert_nothing_is_left();
     for wrong in [
         ["--ip", "10.9.9"],

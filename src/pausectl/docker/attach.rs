@@ -1,17 +1,16 @@
 //! `pausectl docker attach`: a network for a container that has none.
 
-use super::attachment::{self, Place};
+use super::attachment::{self, TargetNetns};
 use super::etc_hosts;
-use super::network_location::Home;
+use super::lookup::{find, find_record, find_running, observe, refuse_if_members_remain};
+use super::network_location::NetworkLocation;
 use super::record::{self, Kind, NETWORK_LABEL, Record, Template};
-use super::{
-    find, find_running, listen, look, made, made_json, record_of, refuse_survivors, usage,
-};
-use crate::attachment_settings::{WishOptions, Wishes};
+use super::report::{attached_json, attached_text};
+use crate::attachment_settings::{AttachmentOptions, AttachmentSettings};
 use crate::docker_api::{Container, ContainerRef, Docker, NetworkMode};
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
-use crate::published_ports::Port;
-use crate::{Output, Result, print, print_json};
+use crate::published_ports::PublishedPort;
+use crate::{Output, Result, Stop, listen_for_signals, print, print_json};
 use pausenet::cni::result::AddResult;
 use pausenet_host::Error;
 use pausenet_host::block_on;
@@ -23,22 +22,22 @@ Examples:
   pausectl docker attach job --network podnet
   pausectl docker attach job --network podnet --publish 8080:80
 
-The container has to run, and to have been made with --net=none: then Docker has no
-say in its network. A restart gives it a new, empty namespace: attach it again, or let
+The container must be running, and created with --net=none, so that Docker leaves its
+network alone. A restart gives it a new, empty namespace: attach it again, or let
 pausectl docker watch do so.";
 
-/// Attach a running container that was made with --net=none to a network
+/// Attach a running container that was created with --net=none to a network
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Attach {
-    /// The container: its name, its ID, or the beginning of that
+    /// The container's name, ID, or ID prefix
     container: String,
 
     #[command(flatten)]
     network: NetworkOptions,
 
     #[command(flatten)]
-    wishes: WishOptions,
+    settings: AttachmentOptions,
 
     #[command(flatten)]
     plugins: PluginOptions,
@@ -48,25 +47,22 @@ pub struct Attach {
 }
 
 /// Attaches a container, or changes nothing.
-///
-/// # Errors
-/// What stood in the way, after everything was undone.
 pub fn attach(options: &Attach, output: Output) -> Result<()> {
-    let name = ContainerRef::parse(&options.container).map_err(usage)?;
-    let (ifname, mut wishes) = options.wishes.parse().map_err(usage)?;
+    let name = ContainerRef::parse(&options.container).map_err(Stop::usage)?;
+    let (ifname, mut settings) = options.settings.parse().map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
     let (record, result) = block_on(async {
         let docker = options.docker.connect().await?;
-        let mut interrupt = listen()?;
+        let mut interrupt = listen_for_signals()?;
         let container = docker.inspect(&name).await?;
         let pid = running_alone(&docker, &container).await?;
-        let known = record_of(&name, Some(&container))?;
+        let known = find_record(&name, Some(&container))?;
         let list = network(options, &container, known.as_ref())?;
         let mut addresses = Vec::new();
-        if wishes == Wishes::default()
+        if settings == AttachmentSettings::default()
             && let Some(known) = known.as_ref().filter(|known| known.list.name == list.name)
         {
-            wishes.clone_from(&known.wishes);
+            settings.clone_from(&known.settings);
             addresses.clone_from(&known.addresses);
         }
         let mut record = Record {
@@ -77,35 +73,35 @@ pub fn attach(options: &Attach, output: Output) -> Result<()> {
             wanted: true,
             ifname,
             list,
-            wishes,
+            settings,
             addresses,
             template: known
                 .and_then(|known| known.template)
-                .or_else(|| Some(Template::of(&container))),
+                .or_else(|| Some(Template::from_container(&container))),
         };
         let _lock = record::lock(&record.identity)?;
-        let (home, containers) = look(&docker, &record).await?;
-        let place = Place::of_process(pid)?;
-        refuse_survivors(&record, Some(&place), &home, &containers)?;
-        if home == Home::Gone {
-            let mut ports = record.wishes.ports.iter();
-            ports.try_for_each(Port::refuse_served)?;
+        let (location, containers) = observe(&docker, &record).await?;
+        let target_netns = TargetNetns::of_process(pid)?;
+        refuse_if_members_remain(&record, Some(&target_netns), &location, &containers)?;
+        if location == NetworkLocation::Gone {
+            let mut ports = record.settings.ports.iter();
+            ports.try_for_each(PublishedPort::refuse_if_in_use)?;
         }
         let result =
-            attachment::attach_again(&runtime, &mut record, &place, &mut interrupt).await?;
-        etc_hosts::name_addresses(&docker, &record).await;
+            attachment::reattach(&runtime, &mut record, &target_netns, &mut interrupt).await?;
+        etc_hosts::set_addresses(&docker, &record).await;
         Result::<(Record, AddResult)>::Ok((record, result))
     })?;
     match output {
-        Output::Json => print_json(&made_json(&record, &result)),
-        Output::Text => print(&made(&record, &result)),
+        Output::Json => print_json(&attached_json(&record, &result)),
+        Output::Text => print(&attached_text(&record, &result)),
     }
 }
 
-/// The process of a container whose network nobody else sees to.
+/// The PID of a running container whose network nothing else manages.
 ///
 /// # Errors
-/// An error that names what it has, and what to do instead.
+/// When Docker manages its network; the hint says what to do instead.
 async fn running_alone(docker: &Docker, container: &Container) -> Result<u32, Error> {
     let refuse = |why: String, hint: String| {
         Err(Error::new(format!("container {container} {why}")).hint(hint))
@@ -114,8 +110,8 @@ async fn running_alone(docker: &Docker, container: &Container) -> Result<u32, Er
         NetworkMode::None => {}
         NetworkMode::Host => {
             return refuse(
-                "has the host's network".into(),
-                "make it with --net=none".into(),
+                "uses the host's network".into(),
+                "recreate it with --net=none".into(),
             );
         }
         NetworkMode::Container(owner) => {
@@ -126,7 +122,7 @@ async fn running_alone(docker: &Docker, container: &Container) -> Result<u32, Er
             return match owner {
                 Some(owner) => refuse(
                     format!("has no network of its own: it shares that of {owner}"),
-                    format!("attach that one: pausectl docker attach {owner}"),
+                    format!("attach {owner} instead: pausectl docker attach {owner}"),
                 ),
                 None => refuse(
                     "shares the network of a container that was removed".into(),
@@ -136,9 +132,9 @@ async fn running_alone(docker: &Docker, container: &Container) -> Result<u32, Er
         }
         NetworkMode::Docker(name) => {
             return refuse(
-                format!("has a network of Docker's ({name})"),
+                format!("is on Docker's network {name}"),
                 format!(
-                    "make it with --net=none; if its interface has vanished: pausectl rescue {container}"
+                    "recreate it with --net=none; if its interface is gone: pausectl rescue {container}"
                 ),
             );
         }
@@ -146,7 +142,8 @@ async fn running_alone(docker: &Docker, container: &Container) -> Result<u32, Er
     Ok(find_running(docker, &container.by_id()).await?.1)
 }
 
-/// The network that was named; else what the container had, what its label says, or the first.
+/// The network given on the command line, else the container's last one, else that of its label,
+/// else the first in the folder.
 fn network(
     options: &Attach,
     container: &Container,

@@ -1,11 +1,11 @@
-//! A container's network, made and taken down by the network's plugins, and what is remembered
-//! of it kept true. Whoever calls holds the identity's lock.
+//! Attaching a container to a network and detaching it, by running the network's plugins, with its
+//! record kept in step. The caller holds the identity's lock.
 
 use std::path::PathBuf;
 
 use super::network_location::{has_interface, netns_path};
 use super::record::{self, Record};
-use crate::attachment_settings::Wishes;
+use crate::attachment_settings::AttachmentSettings;
 use crate::{Stop, warn};
 use pausenet::apply::{self, Host};
 use pausenet::cni::result::AddResult;
@@ -14,19 +14,19 @@ use pausenet_host::Error;
 use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
 
-/// A namespace to attach, opened, and the path that the plugins get.
-pub struct Place {
+/// A network namespace to attach, opened, with the path that the plugins get.
+pub struct TargetNetns {
     netns: Netns,
     path: PathBuf,
 }
 
-impl Place {
-    /// The namespace of a process, which may not be the host's.
+impl TargetNetns {
+    /// The namespace of a process. The host's own is an error.
     pub fn of_process(pid: u32) -> Result<Self, Error> {
         Self::open(netns_path(pid))
     }
 
-    /// A namespace by path, which may not be the host's.
+    /// The namespace at a path. The host's own is an error.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let netns = Netns::open(&path)?;
         if netns.is_same(&Netns::own()?).unwrap_or(false) {
@@ -34,7 +34,7 @@ impl Place {
                 "{} is the host's own network namespace",
                 path.display()
             ))
-            .hint("it needs no network of ours; a container with --net=host has the host's"));
+            .hint("nothing to do there: a container with --net=host uses the host's network"));
         }
         Ok(Self { netns, path })
     }
@@ -43,49 +43,45 @@ impl Place {
         &self.netns
     }
 
-    /// The path may have come to mean another namespace: a PID that was given anew.
-    fn still_leads_there(&self) -> bool {
+    /// False when the path leads to another namespace by now, because the PID was reused.
+    fn is_still_at_path(&self) -> bool {
         Netns::open(&self.path).is_ok_and(|now| now.is_same(&self.netns).unwrap_or(false))
     }
 }
 
-/// Attaches a namespace as the record says, or changes nothing. Whoever else has the identity's
-/// network loses it: see [`super::refuse_survivors`].
-///
-/// # Errors
-/// What stood in the way, after everything was undone.
+/// Attaches a namespace as the record says, or changes nothing. Takes the identity's network from
+/// any other namespace: see [`super::lookup::refuse_if_members_remain`].
 pub async fn attach(
     runtime: &Runtime,
     record: &mut Record,
-    place: &Place,
-    wishes: &Wishes,
+    target_netns: &TargetNetns,
+    settings: &AttachmentSettings,
     interrupt: &mut Interrupt,
 ) -> Result<AddResult, Stop> {
     runtime.find_all(&record.list)?;
-    if has_interface(&place.netns, &record.ifname)? {
+    if has_interface(&target_netns.netns, &record.ifname)? {
         return Err(Error::new(format!(
-            "{} has an interface {} already",
+            "{} already has an interface {}",
             record.name, record.ifname
         ))
-        .hint("nothing was changed; --ifname gives the new one another name")
+        .hint("nothing was changed; choose another name with --ifname")
         .into());
     }
     runtime.detach_all(&record.identity).await?;
-    let parameters = wishes.parameters(
+    let parameters = settings.parameters(
         &record.list,
         record.identity.clone(),
         record.ifname.clone(),
-        place.path.clone(),
+        target_netns.path.clone(),
     )?;
     let mut entry = Entry::new(record.list.clone(), parameters);
-    let before = record::of(&record.identity);
-    // Both this and the cache before anything is there, so that nothing can be there which
-    // nobody knows of.
+    let before = record::load(&record.identity);
+    // The record and the result cache come first, so that a crash leaves nothing unknown.
     record.write()?;
     let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
-        wishes.check(entry, result)?;
-        if !place.still_leads_there() {
-            let msg = format!("{} has ended meanwhile", record.name);
+        settings.check(entry, result)?;
+        if !target_netns.is_still_at_path() {
+            let msg = format!("{} exited meanwhile", record.name);
             return Err(Error::new(msg));
         }
         let result = AddResult::from_json(result, entry.list.version)?;
@@ -104,57 +100,53 @@ pub async fn attach(
     }
 }
 
-/// Attaches what was attached before, with its old address if that is still to be had.
-///
-/// # Errors
-/// What stood in the way, after everything was undone.
-pub async fn attach_again(
+/// Attaches a container again, with its last addresses if they are still free.
+pub async fn reattach(
     runtime: &Runtime,
     record: &mut Record,
-    place: &Place,
+    target_netns: &TargetNetns,
     interrupt: &mut Interrupt,
 ) -> Result<AddResult, Stop> {
-    let wishes = record.wishes.clone();
-    let mut as_before = wishes.clone();
-    if as_before.ips.is_empty() {
-        as_before.ips.clone_from(&record.addresses);
+    let settings = record.settings.clone();
+    let mut previous = settings.clone();
+    if previous.ips.is_empty() {
+        previous.ips.clone_from(&record.addresses);
     }
-    match attach(runtime, record, place, &as_before, interrupt).await {
-        // Somebody else has it by now, or the network takes no such wish.
-        Err(Stop::Failed(_)) if as_before != wishes => {
-            attach(runtime, record, place, &wishes, interrupt).await
+    match attach(runtime, record, target_netns, &previous, interrupt).await {
+        // The address is taken, or the network does not take requests for one.
+        Err(Stop::Failed(_)) if previous != settings => {
+            attach(runtime, record, target_netns, &settings, interrupt).await
         }
         outcome => outcome,
     }
 }
 
-/// Makes the record as it was before. What cannot be undone is said, and left for the next
-/// attempt.
+/// Restores the record. A failure is a warning; the next attempt cleans up.
 fn undo(record: &Record, before: Option<Record>, detached: Result<(), Error>) {
     let restore = || match before {
         Some(before) => before.write(),
-        None => record.forget(),
+        None => record.delete(),
     };
     if let Err(err) = detached.and_then(|()| restore()) {
         let hint = format!(
-            "once that is mended: pausectl docker detach {}",
+            "once that is fixed, run: pausectl docker detach {}",
             record.name
         );
-        let what = format!("what was begun for {} is not wholly undone", record.name);
+        let what = format!(
+            "the failed attachment of {} could not be undone",
+            record.name
+        );
         warn(&err.context(what).hint(hint));
     }
 }
 
-/// Takes the network down.
-///
-/// # Errors
-/// The first failure of a plugin.
+/// Runs DEL for the container's attachment.
 pub async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
     runtime.detach_all(&record.identity).await?;
     let mut socket = Host::open_socket()?;
     if apply::host_end(&mut socket, &record.attachment())?.is_some() {
-        // The memory of it is lost, and the kernel still has it.
-        let parameters = record.wishes.parameters(
+        // Not in the result cache, but in the kernel.
+        let parameters = record.settings.parameters(
             &record.list,
             record.identity.clone(),
             record.ifname.clone(),
@@ -167,8 +159,8 @@ pub async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is remembered of the record's attachment.
-pub fn remembered(record: &Record) -> Option<Entry> {
+/// The result cache's entry for the record's attachment.
+pub fn cached_entry(record: &Record) -> Option<Entry> {
     let attachment = record.attachment();
     let entries = cache::of_container(&record.identity).ok()?;
     entries

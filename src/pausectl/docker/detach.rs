@@ -2,12 +2,14 @@
 
 use serde_json::json;
 
-use super::network_location::{self, Home};
+use super::attachment;
+use super::etc_hosts;
+use super::lookup::{find, find_record, member_names, observe};
+use super::network_location::{self, NetworkLocation};
 use super::record::{self, Record};
-use super::{attachment, etc_hosts, find, listen, look, record_of, usage, who};
 use crate::docker_api::{Container, ContainerRef};
 use crate::options::{DockerOptions, PluginOptions};
-use crate::{Output, Result, print, print_json};
+use crate::{Output, Result, Stop, listen_for_signals, print, print_json};
 use pausenet_host::Error;
 use pausenet_host::block_on;
 
@@ -16,19 +18,20 @@ Examples:
   pausectl docker detach job
   pausectl docker detach --force web
 
-Whatever pausectl has attached or rescued: its interface goes, its address is free
-again, and its ports with it. The container runs on. Its name is enough when it is gone.
+This works for whatever pausectl attached or rescued: it removes the interface and the
+published ports, and frees the address. The container keeps running. A container that is
+gone can still be named.
 
-While others live in the network it is not taken from them, unless --force says so.";
+A network that other containers still use stays, unless --force is given.";
 
-/// Take down the network of a container, also of one that is gone
+/// Take down the network of a container, even of one that is gone
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Detach {
-    /// The container: its name, its ID, or the beginning of that
+    /// The container's name, ID, or ID prefix
     container: String,
 
-    /// Take the network also from others that live in it
+    /// Take the network down even if other containers use it
     #[arg(long, short)]
     force: bool,
 
@@ -42,37 +45,36 @@ pub struct Detach {
 /// Detaches a container.
 ///
 /// # Errors
-/// When pausectl has attached nothing of that name, 11 while others live in the network;
-/// the plugins'.
+/// When pausectl attached nothing of that name, or other containers still use the network.
 pub fn detach(options: &Detach, output: Output) -> Result<()> {
-    let name = ContainerRef::parse(&options.container).map_err(usage)?;
+    let name = ContainerRef::parse(&options.container).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
     let record = block_on(async {
         let docker = options.docker.connect().await?;
-        let _interrupt = listen()?; // A DEL that was begun is brought to its end.
+        let _interrupt = listen_for_signals()?; // A DEL runs to its end, even on Ctrl-C.
         let container = find(&docker, &name).await?;
-        let known = record_of(&name, container.as_ref())?;
+        let known = find_record(&name, container.as_ref())?;
         let Some(known) = known else {
-            return Err(Error::new(format!("pausectl has given {name} no network"),
+            return Err(Error::new(format!("pausectl did not attach {name} to a network"),
             )
-            .hint("see which there are: ls /var/lib/pausenet/docker; what Docker has made, Docker removes")
+            .hint("see what it attached: ls /var/lib/pausenet/docker; Docker removes the networks that it made itself")
             .into());
         };
         let _lock = record::lock(&known.identity)?;
-        let mut record = record::of(&known.identity).unwrap_or(known);
-        let (home, containers) = look(&docker, &record).await?;
+        let mut record = record::load(&known.identity).unwrap_or(known);
+        let (location, containers) = observe(&docker, &record).await?;
         if !options.force {
-            refuse_others(&record, &home, &containers, container.as_ref())?;
+            refuse_others(&record, &location, &containers, container.as_ref())?;
         }
         attachment::detach(&runtime, &record).await?;
-        etc_hosts::forget(&docker, &record).await;
+        etc_hosts::remove_addresses(&docker, &record).await;
         match container {
-            // Its label must not bring the network back.
+            // Otherwise the watcher would attach it again, for its label.
             Some(container) if container.labels.contains_key(record::NETWORK_LABEL) => {
                 record.wanted = false;
                 record.write()?;
             }
-            _ => record.forget()?,
+            _ => record.delete()?,
         }
         Result::<Record>::Ok(record)
     })?;
@@ -87,22 +89,25 @@ pub fn detach(options: &Detach, output: Output) -> Result<()> {
 
 fn refuse_others(
     record: &Record,
-    home: &Home,
+    location: &NetworkLocation,
     containers: &[Container],
     own: Option<&Container>,
 ) -> Result<(), Error> {
-    let others: Vec<_> = home
+    let others: Vec<_> = location
         .containers(containers)
         .into_iter()
         .filter(|container| own.is_none_or(|own| own.id != container.id))
         .map(|container| container.name.to_string())
         .collect();
-    let at_home = own.is_some_and(|own| {
-        home.netns()
+    let is_anchored = own.is_some_and(|own| {
+        location
+            .netns()
             .is_some_and(|netns| network_location::netns_of(own) == Some(netns))
     });
-    let with = match (others.as_slice(), home) {
-        ([], Home::Lived { .. }) if !at_home => who(home, containers),
+    let with = match (others.as_slice(), location) {
+        ([], NetworkLocation::Occupied { .. }) if !is_anchored => {
+            member_names(location, containers)
+        }
         ([], _) => return Ok(()),
         (others, _) => others.join(", "),
     };
@@ -110,5 +115,5 @@ fn refuse_others(
         "the network of {} is in use by {with}; nothing was changed",
         record.name
     ))
-    .hint("end them first, or take it from them with --force"))
+    .hint("stop them first, or use --force"))
 }

@@ -1,56 +1,53 @@
-//! A container's own name, in the /etc/hosts that it shares with all who join it.
+//! A container's own name in its /etc/hosts, which its members share.
 //!
-//! Docker writes that line for networks of its own. For one of ours nobody knows the address
-//! before the plugins have run, and then the container is there: so the line is added to Docker's
-//! file. It is written in place, since containers have that very file mounted. Docker makes it
-//! anew whenever the container starts, which is when it has to be attached anew as well.
+//! Docker writes that line for its own networks. Here the address is known only once the plugins
+//! have run, after the container's start: so the line is added to Docker's file. It is overwritten
+//! and not replaced, since containers have that very inode mounted. Docker rewrites the file whenever
+//! the container starts, which is when the container must be attached again as well.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::find;
+use super::lookup::find;
 use super::record::Record;
 use crate::docker_api::{ContainerRef, Docker, NetworkMode};
 use crate::warn;
 use pausenet_host::{Error, OnPath};
 
-/// By what our lines are known.
+/// Marks our lines.
 const MARK: &str = "# pausenet";
 
-/// Lets the container's name mean the addresses that it has now. Without that its network works
-/// all the same: what stands in the way is a warning.
-pub async fn name_addresses(docker: &Docker, record: &Record) {
-    write(docker, record, &record.addresses).await;
+/// Maps the container's name to its current addresses. The network works without that, so a
+/// failure is only a warning.
+pub async fn set_addresses(docker: &Docker, record: &Record) {
+    update(docker, record, &record.addresses).await;
 }
 
-/// Takes the name back: there is no address.
-pub async fn forget(docker: &Docker, record: &Record) {
-    write(docker, record, &[]).await;
+/// Removes the name: the container has no address any more.
+pub async fn remove_addresses(docker: &Docker, record: &Record) {
+    update(docker, record, &[]).await;
 }
 
-async fn write(docker: &Docker, record: &Record, addresses: &[String]) {
-    if let Err(err) = try_write(docker, record, addresses).await {
-        warn(&err.context(format!(
-            "{}: /etc/hosts is not as it should be",
-            record.name
-        )));
+async fn update(docker: &Docker, record: &Record, addresses: &[String]) {
+    if let Err(err) = try_update(docker, record, addresses).await {
+        warn(&err.context(format!("{}: its /etc/hosts is out of date", record.name)));
     }
 }
 
-async fn try_write(docker: &Docker, record: &Record, addresses: &[String]) -> Result<(), Error> {
+async fn try_update(docker: &Docker, record: &Record, addresses: &[String]) -> Result<(), Error> {
     let Some(id) = &record.container else {
         return Ok(());
     };
     let container = find(docker, &ContainerRef::from(id)).await?;
-    // That of another container, or of a network of Docker's, is not ours to change.
+    // The file of another container, or for a Docker network, is not ours to change.
     let Some(container) = container.filter(|found| found.network == NetworkMode::None) else {
         return Ok(());
     };
     match &container.hosts {
         Some(file) => {
-            rewrite(file, &names(&container.hostname), addresses).on_path("cannot write", file)
+            rewrite(file, &host_names(&container.hostname), addresses).on_path("cannot write", file)
         }
         None => Ok(()),
     }
@@ -76,19 +73,16 @@ fn text(old: &str, names: &str, addresses: &[String]) -> String {
     text
 }
 
-/// As Docker does: of a name with a domain the short form too.
-fn names(hostname: &str) -> String {
+/// As Docker does it: a name with a domain also gets its short form.
+fn host_names(hostname: &str) -> String {
     match hostname.split_once('.') {
         Some((short, _)) if !short.is_empty() => format!("{hostname} {short}"),
         _ => hostname.to_owned(),
     }
 }
 
-/// Checks a line for /etc/hosts as `docker run --add-host` takes it.
-///
-/// # Errors
-/// A sentence that says what is wrong with it.
-pub fn check(text: &str) -> Result<(), String> {
+/// Checks an entry of /etc/hosts, in the form of `docker run --add-host`.
+pub fn check_entry(text: &str) -> Result<(), String> {
     let is_name = |name: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         !name.is_empty() && name.chars().all(plain)
@@ -106,21 +100,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_name_is_there_once_and_all_else_stays() {
-        let docker_s = "127.0.0.1\tlocalhost\n10.1.0.9\tdb\n";
+    fn the_name_is_listed_once_and_other_lines_stay() {
+        let dockers = "127.0.0.1\tlocalhost\n10.1.0.9\tdb\n";
         let addresses = |all: &[&str]| all.iter().map(|ip| (*ip).to_owned()).collect::<Vec<_>>();
-        let first = text(docker_s, "web", &addresses(&["10.1.0.2", "fd00::2"]));
+        let first = text(dockers, "web", &addresses(&["10.1.0.2", "fd00::2"]));
         assert_eq!(
             first,
-            format!("{docker_s}10.1.0.2\tweb # pausenet\nfd00::2\tweb # pausenet\n")
+            format!("{dockers}10.1.0.2\tweb # pausenet\nfd00::2\tweb # pausenet\n")
         );
         let second = text(&first, "web", &addresses(&["10.1.0.3"]));
-        assert_eq!(second, format!("{docker_s}10.1.0.3\tweb # pausenet\n"));
-        assert_eq!(text(&second, "web", &[]), docker_s);
+        assert_eq!(second, format!("{dockers}10.1.0.3\tweb # pausenet\n"));
+        assert_eq!(text(&second, "web", &[]), dockers);
     }
 
     #[test]
-    fn a_file_is_rewritten_in_place() {
+    fn the_file_is_overwritten_in_place() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
         fs::write(&file, "127.0.0.1\tlocalhost\n").unwrap();
@@ -133,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_has_a_short_form() {
-        assert_eq!(names("web"), "web");
-        assert_eq!(names("web.example.org"), "web.example.org web");
+    fn a_name_with_a_domain_also_gets_its_short_form() {
+        assert_eq!(host_names("web"), "web");
+        assert_eq!(host_names("web.example.org"), "web.example.org web");
     }
 
     #[test]
-    fn hosts_are_a_name_and_an_address() {
+    fn entries_are_a_name_and_an_address() {
         for good in ["db:10.1.0.9", "db.example.org:fd00::9", "db:::1"] {
-            check(good).unwrap();
+            check_entry(good).unwrap();
         }
         for bad in [
             "",
@@ -153,7 +147,9 @@ mod tests {
             "a\n:10.1.0.9",
         ] {
             assert!(
-                check(bad).unwrap_err().contains("is not NAME:ADDRESS"),
+                check_entry(bad)
+                    .unwrap_err()
+                    .contains("is not NAME:ADDRESS"),
                 "{bad}"
             );
         }

@@ -1,8 +1,8 @@
-//! Who has joined an anchor, as Docker remembers it: by the anchor's ID.
+//! The members of an anchor, according to Docker, which stores the anchor's ID with each.
 
 use std::path::Path;
 
-use super::network_location::{Home, netns_of};
+use super::network_location::{NetworkLocation, netns_of};
 use crate::docker_api::{
     self, Container, ContainerName, Docker, DockerId, NetworkMode, RunCommand,
 };
@@ -10,8 +10,9 @@ use crate::shell;
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::anchor::cgroup;
 
-/// Who joins an anchor and lives elsewhere than it, the oldest first; and who joins those.
-pub fn left_behind<'a>(
+/// Members of an anchor, and members of those, that are in another namespace than `netns`, oldest
+/// first.
+pub fn members_elsewhere<'a>(
     anchor: &DockerId,
     netns: Option<NetnsId>,
     containers: &'a [Container],
@@ -31,35 +32,39 @@ pub fn left_behind<'a>(
         joined.extend(next);
         at += 1;
     }
-    // One whose process is gone meanwhile is nowhere.
+    // One that exited meanwhile has no namespace.
     joined.retain(|member| netns_of(member).is_some_and(|own| Some(own) != netns));
     joined
 }
 
-/// Who would lose the network if it followed an anchor out of its home: whoever lives there and
-/// cannot be restarted into the anchor's namespace. A container's name, or a process.
-pub fn bereft(home: &Home, anchor: &Container, containers: &[Container]) -> Vec<String> {
-    let Home::Lived { netns, pids } = home else {
+/// What would lose the network if it moved to the anchor's namespace: every process there that no
+/// restart of a member moves along. Container names, or `process PID`.
+pub fn stranded(
+    location: &NetworkLocation,
+    anchor: &Container,
+    containers: &[Container],
+) -> Vec<String> {
+    let NetworkLocation::Occupied { netns, pids } = location else {
         return Vec::new();
     };
-    let brought = left_behind(&anchor.id, netns_of(anchor), containers);
-    let mut bereft = Vec::new();
+    let restartable = members_elsewhere(&anchor.id, netns_of(anchor), containers);
+    let mut stranded = Vec::new();
     for pid in pids {
         let name = match container_of(*pid, containers) {
-            Some(own) if brought.iter().any(|member| member.id == own.id) => continue,
+            Some(own) if restartable.iter().any(|member| member.id == own.id) => continue,
             Some(own) => own.to_string(),
-            // It may have ended since.
+            // It may have exited meanwhile.
             None if NetnsId::of_process(*pid) != Some(*netns) => continue,
             None => format!("process {pid}"),
         };
-        if !bereft.contains(&name) {
-            bereft.push(name);
+        if !stranded.contains(&name) {
+            stranded.push(name);
         }
     }
-    bereft
+    stranded
 }
 
-/// The container that a process is in, its first or any other.
+/// The container that a process belongs to.
 fn container_of(pid: u32, containers: &[Container]) -> Option<&Container> {
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let named = cgroup::container(&groups);
@@ -69,8 +74,8 @@ fn container_of(pid: u32, containers: &[Container]) -> Option<&Container> {
     })
 }
 
-/// True when a container joins one that Docker does not have (any more).
-pub fn is_orphan(member: &Container, containers: &[Container], gone: Option<&Container>) -> bool {
+/// True when a container joins one that Docker does not have any more. `gone` counts as removed.
+pub fn is_orphaned(member: &Container, containers: &[Container], gone: Option<&Container>) -> bool {
     let NetworkMode::Container(owner) = &member.network else {
         return false;
     };
@@ -80,68 +85,72 @@ pub fn is_orphan(member: &Container, containers: &[Container], gone: Option<&Con
     !there.any(|other| other.id.as_str() == owner)
 }
 
-/// How a member is made anew.
+/// A shell command that recreates a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Anew {
-    /// For a shell.
+pub struct RecreateCommand {
     pub command: String,
-    /// What is different afterwards.
+    /// What the user should know before running it.
     pub caution: String,
 }
 
-/// The command that makes a member anew, in the network of an anchor. `at_home` is false while
-/// the anchor has yet to be brought there.
-///
-/// # Errors
-/// Docker's.
-pub async fn anew(
+/// The command that recreates a member in the network of an anchor. While the anchor itself is not
+/// in the network's namespace (`is_anchored` is false), the command reanchors it first.
+pub async fn recreate_command(
     docker: &Docker,
     member: &Container,
     anchor: &ContainerName,
-    at_home: bool,
-) -> docker_api::Result<Anew> {
-    let mut anew = match composed(member) {
-        Some(words) => Anew {
+    is_anchored: bool,
+) -> docker_api::Result<RecreateCommand> {
+    let mut recreate = match recreate_with_compose(member) {
+        Some(words) => RecreateCommand {
             command: shell::line(words),
-            caution: LOST.into(),
+            caution: DATA_IS_LOST.into(),
         },
-        None => by_run(member, anchor, docker.run_command(&member.by_id()).await?),
+        None => recreate_with_run(member, anchor, docker.run_command(&member.by_id()).await?),
     };
-    if !at_home {
-        anew.command = format!("pausectl docker reanchor {anchor} && {}", anew.command);
+    if !is_anchored {
+        recreate.command = format!("pausectl docker reanchor {anchor} && {}", recreate.command);
     }
-    Ok(anew)
+    Ok(recreate)
 }
 
-const LOST: &str = "what it has written outside its volumes is lost";
+const DATA_IS_LOST: &str = "data outside its volumes is lost";
 
-/// Nothing is thrown away that is not thrown away anyhow, and nothing done when the first step
-/// fails.
-fn by_run(member: &Container, anchor: &ContainerName, recipe: RunCommand) -> Anew {
+/// Keeps the old container, unless Docker removes it by itself (--rm); stops at the first failing
+/// step.
+fn recreate_with_run(
+    member: &Container,
+    anchor: &ContainerName,
+    run: RunCommand,
+) -> RecreateCommand {
     let (name, network) = (member.name.as_str(), format!("--net=container:{anchor}"));
     let mut words = ["docker", "run", "-d", "--name", name, &network]
         .map(str::to_owned)
         .to_vec();
-    words.extend(recipe.options);
-    words.push(recipe.image);
-    words.extend(recipe.command);
-    let run = shell::line(words);
-    let (command, mut caution) = if recipe.auto_remove {
-        (format!("docker rm -f {name} && {run}"), LOST.to_owned())
+    words.extend(run.options);
+    words.push(run.image);
+    words.extend(run.command);
+    let docker_run = shell::line(words);
+    let (command, mut caution) = if run.auto_remove {
+        (
+            format!("docker rm -f {name} && {docker_run}"),
+            DATA_IS_LOST.to_owned(),
+        )
     } else {
-        let command = format!("docker rename {name} {name}.old && docker stop {name}.old && {run}");
-        let caution = format!("what it has written outside its volumes stays in {name}.old");
+        let command =
+            format!("docker rename {name} {name}.old && docker stop {name}.old && {docker_run}");
+        let caution = format!("data outside its volumes stays in {name}.old");
         (command, caution)
     };
-    if !recipe.not_reproduced.is_empty() {
-        let not_reproduced = recipe.not_reproduced.join(", and ");
-        caution.push_str(&format!("; this does not give it {not_reproduced}"));
+    if !run.not_reproduced.is_empty() {
+        let not_reproduced = run.not_reproduced.join(", and ");
+        caution.push_str(&format!("; the command does not restore {not_reproduced}"));
     }
-    Anew { command, caution }
+    RecreateCommand { command, caution }
 }
 
-/// A service of compose's is made anew by compose, if its files are still there.
-fn composed(member: &Container) -> Option<Vec<String>> {
+/// The command for a service of docker compose, if its files are still there.
+fn recreate_with_compose(member: &Container) -> Option<Vec<String>> {
     let label = |name: &str| {
         let label = member.labels.get(&format!("com.docker.compose.{name}"));
         label.filter(|value| !value.is_empty()).cloned()
@@ -154,7 +163,7 @@ fn composed(member: &Container) -> Option<Vec<String>> {
         label("project.working_dir")?,
         label("project.config_files")?,
     );
-    // The first compose is a program of its own, and writes files as they were named to it.
+    // Compose 1 is a separate program; it labels containers with file names as they were given.
     let program = match label("version") {
         Some(version) if version.starts_with("1.") => vec!["docker-compose"],
         _ => vec!["docker", "compose"],
@@ -206,7 +215,7 @@ mod tests {
         }
     }
 
-    fn recipe() -> RunCommand {
+    fn run_command() -> RunCommand {
         RunCommand {
             options: ["--env", "A=it's", "--tty"].map(str::to_owned).into(),
             image: "app".into(),
@@ -217,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_keeps_is_kept_and_what_has_no_words_is_told() {
+    fn the_old_container_stays_and_lost_settings_are_named() {
         let anchor = ContainerName::parse("web").unwrap();
-        let kept = by_run(&container(&[]), &anchor, recipe());
+        let kept = recreate_with_run(&container(&[]), &anchor, run_command());
         assert_eq!(
             kept.command,
             r"docker rename api api.old && docker stop api.old && docker run -d --name api --net=container:web --env 'A=it'\''s' --tty app say 'a b'"
@@ -228,9 +237,9 @@ mod tests {
         let passing = RunCommand {
             auto_remove: true,
             not_reproduced: vec!["its seccomp profile".into()],
-            ..recipe()
+            ..run_command()
         };
-        let passing = by_run(&container(&[]), &anchor, passing);
+        let passing = recreate_with_run(&container(&[]), &anchor, passing);
         assert!(
             passing
                 .command
@@ -244,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn compose_is_called_as_it_was_wherever_one_is() {
+    fn a_compose_service_is_recreated_by_compose() {
         let folder = env!("CARGO_MANIFEST_DIR");
         let labels = [
             ("project", "shop"),
@@ -254,7 +263,9 @@ mod tests {
             ("project.config_files", "Cargo.toml,Cargo.lock"),
             ("version", "1.29.2"),
         ];
-        let words = composed(&container(&labels)).unwrap().join(" ");
+        let words = recreate_with_compose(&container(&labels))
+            .unwrap()
+            .join(" ");
         let files = format!("-f {folder}/Cargo.toml -f {folder}/Cargo.lock");
         let rest = "up -d --force-recreate --no-deps client";
         assert_eq!(
@@ -266,7 +277,7 @@ mod tests {
             let mut all = labels.to_vec();
             all[4].1 = &file;
             all.extend(changed);
-            composed(&container(&all)).map(|words| words.join(" "))
+            recreate_with_compose(&container(&all)).map(|words| words.join(" "))
         };
         let second = with(&[("version", "2.30.1"), ("project.environment_file", "/e")]).unwrap();
         assert_eq!(
@@ -275,9 +286,9 @@ mod tests {
                 "docker compose -p shop --project-directory {folder} -f {file} --env-file /e {rest}"
             )
         );
-        // Its files are gone, or were never files; or it is none of the service's own.
+        // The files are gone, or it was a one-off container (docker compose run).
         assert_eq!(with(&[("project.config_files", "-")]), None);
         assert_eq!(with(&[("oneoff", "True")]), None);
-        assert_eq!(composed(&container(&labels[..2])), None);
+        assert_eq!(recreate_with_compose(&container(&labels[..2])), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Where a network is: the namespace that its interface lives in, and who else does. From the
-//! kernel, each time.
+//! The namespace that an attachment's interface is in, and the processes there. Always read from the
+//! kernel.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,41 +17,38 @@ use pausenet_host::anchor::processes::{self, Process};
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::{During, Error};
 
-/// Where an attachment is.
+/// Where an attachment's interface is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Home {
-    /// The kernel has nothing of it.
+pub enum NetworkLocation {
+    /// Nowhere: the kernel does not have it.
     Gone,
-    /// Its interface is there, and no process lives with it.
-    Empty,
-    /// Processes live in its namespace.
-    Lived { netns: NetnsId, pids: Vec<u32> },
+    /// In a namespace without processes.
+    Unoccupied,
+    /// In a namespace with these processes.
+    Occupied { netns: NetnsId, pids: Vec<u32> },
 }
 
-/// The network namespaces that processes live in, and those.
+/// All network namespaces with processes in them, and these processes.
 pub struct Namespaces(HashMap<NetnsId, Vec<Process>>);
 
 impl Namespaces {
-    /// Walks /proc.
+    /// Reads /proc.
     pub fn read() -> Result<Self, Error> {
         Ok(Self(processes::by_namespace(|_| true)?))
     }
 
-    /// Finds an attachment. `remembered` helps where another plugin than ours has wired it.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn home(
+    /// Finds an attachment. The cache entry is for attachments made by other plugins than ours.
+    pub fn locate(
         &self,
         socket: &mut RouteSocket,
         attachment: &Attachment,
         remembered: Option<&Entry>,
-    ) -> Result<Home, Error> {
+    ) -> Result<NetworkLocation, Error> {
         let Some(host_end) = host_end(socket, attachment, remembered)? else {
-            return Ok(Home::Gone);
+            return Ok(NetworkLocation::Gone);
         };
         let Some(number) = host_end.peer_netns.filter(|number| *number >= 0) else {
-            return Ok(Home::Empty);
+            return Ok(NetworkLocation::Unoccupied);
         };
         for (netns, processes) in &self.0 {
             let open = processes
@@ -62,46 +59,45 @@ impl Namespaces {
             };
             let found = open.number(socket).during("ask for a namespace's number")?;
             if found == Some(number) {
-                return Ok(Home::Lived {
+                return Ok(NetworkLocation::Occupied {
                     netns: *netns,
                     pids: processes.iter().map(|process| process.pid).collect(),
                 });
             }
         }
-        Ok(Home::Empty)
+        Ok(NetworkLocation::Unoccupied)
     }
 }
 
-impl Home {
-    /// The namespace, if somebody lives there.
+impl NetworkLocation {
+    /// The namespace, if processes are in it.
     pub fn netns(&self) -> Option<NetnsId> {
         match self {
-            Self::Lived { netns, .. } => Some(*netns),
-            Self::Gone | Self::Empty => None,
+            Self::Occupied { netns, .. } => Some(*netns),
+            Self::Gone | Self::Unoccupied => None,
         }
     }
 
-    /// The containers that live there.
+    /// The containers in it.
     pub fn containers<'a>(&self, all: &'a [Container]) -> Vec<&'a Container> {
-        let Some(home) = self.netns() else {
+        let Some(location) = self.netns() else {
             return Vec::new();
         };
-        let lives = |container: &&Container| netns_of(container) == Some(home);
+        let lives = |container: &&Container| netns_of(container) == Some(location);
         all.iter().filter(lives).collect()
     }
 }
 
-/// The namespace that a container's process lives in.
+/// The namespace of a running container.
 pub fn netns_of(container: &Container) -> Option<NetnsId> {
     NetnsId::of_process(container.pid?)
 }
 
-/// The path by which a process's namespace is found.
 pub fn netns_path(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 
-/// True when there is an interface of this name inside.
+/// True when the namespace has an interface of this name.
 pub fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
     let inside = interfaces::apart(|| interfaces::Host::open()?.look_into(netns))?;
     let mut inside = inside.iter();
@@ -113,8 +109,7 @@ fn open(pid: u32, netns: NetnsId) -> Option<Netns> {
     (open.id().ok()? == netns).then_some(open)
 }
 
-/// Ours, by its name and alias; or the veth on the host that the result of another plugin's
-/// ADD names.
+/// Our host end, by name and alias; or the host veth in the result of another plugin's ADD.
 fn host_end(
     socket: &mut RouteSocket,
     attachment: &Attachment,

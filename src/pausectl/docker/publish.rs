@@ -1,20 +1,22 @@
-//! `pausectl docker publish` and `unpublish`: ports of the host, for a container that runs.
+//! `pausectl docker publish` and `unpublish`: published ports of a running container.
 //!
-//! A port is an element of a map that all containers share, so it comes and goes without
-//! touching anybody. What must stay true is the memory of it: DEL takes away what it is told
-//! of. So a port is written down before it is mapped, and crossed out after it is not.
+//! A port is an element of an nft map that all containers share, so it can be added and removed at
+//! any time. DEL removes the ports that the result cache lists: so a port is recorded before it is
+//! mapped, and unrecorded after it is unmapped.
 
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, json};
 
+use super::attachment;
+use super::lookup::{find, find_record, locate};
 use super::record::{self, Record};
-use super::{attachment, find, home, published, record_of, usage};
-use crate::attachment_settings::{PORTS, no_ports};
+use super::report::published_text;
+use crate::attachment_settings::{PORT_MAPPINGS, no_port_mappings};
 use crate::docker_api::ContainerRef;
 use crate::options::{DockerOptions, PluginOptions};
-use crate::published_ports::Port;
-use crate::{Output, Result, print, print_json};
+use crate::published_ports::PublishedPort;
+use crate::{Output, Result, Stop, print, print_json};
 use pausenet::apply::{self, Host};
 use pausenet::cni::ports::PortsConf;
 use pausenet::cni::result::AddResult;
@@ -30,7 +32,7 @@ Examples:
   pausectl docker publish web 8443:443
   pausectl docker publish web 127.0.0.1:9000:9000 5353:53/udp
 
-The container runs on, and no connection is touched. The ports stay over a restart.";
+The container keeps running, and open connections stay. The ports survive a restart.";
 
 const UNPUBLISH_EXAMPLES: &str = "\
 Examples:
@@ -38,16 +40,16 @@ Examples:
   pausectl docker unpublish web 127.0.0.1:9000 5353/udp
   pausectl docker unpublish web 8443:443
 
-New connections are no longer led to the container; those that were made go on.";
+New connections no longer reach the container; open ones stay.";
 
-/// Lead ports of the host to a container that runs
+/// Publish host ports of a running container
 #[derive(Debug, clap::Args)]
 #[command(after_help = PUBLISH_EXAMPLES)]
 pub struct Publish {
-    /// The anchor, or another container that pausectl has attached
+    /// An anchor, or another container that pausectl attached
     container: String,
 
-    /// What leads where
+    /// The host ports, and the container ports that they forward to
     #[arg(required = true, value_name = "[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]")]
     ports: Vec<String>,
 
@@ -58,14 +60,14 @@ pub struct Publish {
     docker: DockerOptions,
 }
 
-/// Take ports of the host away from a container that runs
+/// Remove published ports of a running container
 #[derive(Debug, clap::Args)]
 #[command(after_help = UNPUBLISH_EXAMPLES)]
 pub struct Unpublish {
-    /// The anchor, or another container that pausectl has attached
+    /// An anchor, or another container that pausectl attached
     container: String,
 
-    /// ContainerFilter
+    /// The host ports
     #[arg(required = true, value_name = "[HOSTIP:]HOSTPORT[:PORT][/PROTOCOL]")]
     ports: Vec<String>,
 
@@ -79,70 +81,82 @@ pub struct Unpublish {
 /// Publishes ports, all or none.
 ///
 /// # Errors
-/// When a port is taken, 7 when the container has no network of ours; the kernel's.
+/// When a port is taken, or pausectl did not attach the container.
 pub fn publish(options: &Publish, output: Output) -> Result<()> {
-    let new = Port::parse_all(options.ports.iter().map(String::as_str)).map_err(usage)?;
+    let new =
+        PublishedPort::parse_all(options.ports.iter().map(String::as_str)).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
-    let mut at_work = open(&options.container, &options.docker, &runtime)?;
-    let before = at_work.ports()?;
+    let mut attachment = open_attachment(&options.container, &options.docker, &runtime)?;
+    let before = attachment.ports()?;
     let mut ports = before.clone();
     for port in &new {
-        match before.iter().find(|other| other.is_same_place(port)) {
+        match before.iter().find(|other| other.has_same_host_side(port)) {
             None => {
-                port.refuse_served()?;
+                port.refuse_if_in_use()?;
                 ports.push(port.clone());
             }
             Some(same) if same == port => {}
-            Some(other) => return Err(at_work.taken(other).into()),
+            Some(other) => return Err(attachment.taken(other).into()),
         }
     }
-    // As a whole they have to be right, too.
-    at_work.conf(&ports)?;
-    at_work.remember(&ports)?;
-    if let Err(err) = at_work.map(&new) {
-        at_work.remember(&before)?;
+    // The ports must also be valid as a whole.
+    attachment.conf(&ports)?;
+    attachment.remember(&ports)?;
+    if let Err(err) = attachment.map(&new) {
+        attachment.remember(&before)?;
         return Err(err.into());
     }
-    let mut shown = at_work.record.wishes.clone();
+    let mut shown = attachment.record.settings.clone();
     shown.ports = new;
-    at_work.report(output, &published(&at_work.record.name, &shown))
+    attachment.report(output, &published_text(&attachment.record.name, &shown))
 }
 
-/// Takes ports away, all or none.
+/// Removes published ports, all or none.
 ///
 /// # Errors
-/// For a port that is not published; the kernel's.
+/// When a port is not published.
 pub fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
-    let wanted = options.ports.iter().map(|text| Wanted::parse(text));
-    let wanted = wanted.collect::<Result<Vec<_>, _>>().map_err(usage)?;
+    let selectors = options.ports.iter().map(|text| PortSelector::parse(text));
+    let selectors = selectors
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
-    let mut at_work = open(&options.container, &options.docker, &runtime)?;
-    let before = at_work.ports()?;
-    for wanted in &wanted {
-        if !before.iter().any(|port| wanted.means(port)) {
-            let has: Vec<_> = before.iter().map(Port::to_string).collect();
-            let msg = format!("{} has no port {}", at_work.record.name, wanted.shown());
+    let mut attachment = open_attachment(&options.container, &options.docker, &runtime)?;
+    let before = attachment.ports()?;
+    for selector in &selectors {
+        if !before.iter().any(|port| selector.matches(port)) {
+            let has: Vec<_> = before.iter().map(PublishedPort::to_string).collect();
+            let msg = format!(
+                "{} does not publish port {}",
+                attachment.record.name,
+                selector.shown()
+            );
             let hint = match has.as_slice() {
-                [] => "it has none at all".to_owned(),
-                has => format!("it has {}", has.join(", ")),
+                [] => "it has no published ports".to_owned(),
+                has => format!("its published ports: {}", has.join(", ")),
             };
             return Err(Error::new(msg).hint(hint).into());
         }
     }
-    let means = |port: &Port| wanted.iter().any(|wanted| wanted.means(port));
-    let (gone, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(means);
-    at_work.unmap(&gone, &kept)?;
-    at_work.remember(&kept)?;
-    let name = &at_work.record.name;
+    let matches = |port: &PublishedPort| selectors.iter().any(|selector| selector.matches(port));
+    let (gone, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(matches);
+    attachment.unmap(&gone, &kept)?;
+    attachment.remember(&kept)?;
+    let name = &attachment.record.name;
     let lines: String = gone
         .iter()
-        .map(|port| format!("{name}: port {} of the host leads nowhere\n", port.place()))
+        .map(|port| {
+            format!(
+                "{name}: host port {} is no longer published\n",
+                port.host_side()
+            )
+        })
         .collect();
-    at_work.report(output, &lines)
+    attachment.report(output, &lines)
 }
 
-/// A container with ports that may change, as long as this lives.
-struct AtWork {
+/// An attachment whose ports can be changed: its identity is locked.
+struct OpenAttachment {
     record: Record,
     entry: Entry,
     plugin: Plugin,
@@ -152,30 +166,32 @@ struct AtWork {
     _lock: pausenet::kernel::lock::Lock,
 }
 
-fn open(container: &str, docker: &DockerOptions, runtime: &Runtime) -> Result<AtWork> {
-    let name = ContainerRef::parse(container).map_err(usage)?;
+fn open_attachment(
+    container: &str,
+    docker: &DockerOptions,
+    runtime: &Runtime,
+) -> Result<OpenAttachment> {
+    let name = ContainerRef::parse(container).map_err(Stop::usage)?;
     let none = || {
-        Error::new(format!(
-            "{name} has no network of pausectl's to lead a port to"
-        ))
-        .hint(format!("give it one: pausectl docker attach {name}"))
+        Error::new(format!("{name} has no network made by pausectl"))
+            .hint(format!("attach it first: pausectl docker attach {name}"))
     };
     let known = block_on(async {
         let docker = docker.connect().await?;
         let container = find(&docker, &name).await?;
-        Result::<_>::Ok(record_of(&name, container.as_ref())?)
+        Result::<_>::Ok(find_record(&name, container.as_ref())?)
     })?;
     let known = known.ok_or_else(none)?;
     let lock = record::lock(&known.identity)?;
-    let record = record::of(&known.identity).ok_or_else(none)?;
-    let entry = attachment::remembered(&record).ok_or_else(none)?;
-    if home(&record)?.netns().is_none() {
+    let record = record::load(&known.identity).ok_or_else(none)?;
+    let entry = attachment::cached_entry(&record).ok_or_else(none)?;
+    if locate(&record)?.netns().is_none() {
         return Err(none().into());
     }
     let result = entry.result.as_ref().ok_or_else(none)?;
     let result = AddResult::from_json(result, entry.list.version)?;
     let (plugin, mapper) = mapper(&entry.list, runtime)?;
-    Ok(AtWork {
+    Ok(OpenAttachment {
         host: Host::open(&host_end_name(&entry.parameters.attachment))?,
         record,
         plugin,
@@ -186,73 +202,73 @@ fn open(container: &str, docker: &DockerOptions, runtime: &Runtime) -> Result<At
     })
 }
 
-/// The plugin of a network that maps ports, if it is ours.
+/// The plugin of a network that maps ports. An error if it is not ours.
 fn mapper(list: &NetworkList, runtime: &Runtime) -> Result<(Plugin, Mapper), Error> {
     let mut declaring = list
         .plugins
         .iter()
-        .filter(|plugin| plugin.has_capability(PORTS));
+        .filter(|plugin| plugin.has_capability(PORT_MAPPINGS));
     let Some(plugin) = declaring.next() else {
-        return Err(no_ports(list));
+        return Err(no_port_mappings(list));
     };
     let mapper = match plugin.r#type.as_str() {
         "pausenet" => Mapper::Own,
         "portmap" if is_ours(plugin, runtime)? => Mapper::Chained,
         other => {
             return Err(Error::new(format!(
-                "network {}: plugin {other} maps the ports, and knows no change while the \
+                "network {}: plugin {other} maps the ports, and cannot change them while the \
                      container runs",
                 list.name
             ))
-            .hint("pausenet does, with the capability portMappings, and under the name portmap"));
+            .hint("pausenet can, with the capability portMappings or linked as portmap"));
         }
     };
     Ok((plugin.clone(), mapper))
 }
 
-/// Called by nobody in particular, ours says what it is.
+/// Run without CNI_COMMAND, our binary introduces itself.
 fn is_ours(plugin: &Plugin, runtime: &Runtime) -> Result<bool, Error> {
     let program = runtime.program(plugin)?;
     let mut command = Command::new(&program);
     command.env_clear().stdin(Stdio::null());
-    let said = command.output().on_path("cannot run", &program)?;
-    Ok(said.stdout.starts_with(b"pausenet "))
+    let output = command.output().on_path("cannot run", &program)?;
+    Ok(output.stdout.starts_with(b"pausenet "))
 }
 
-impl AtWork {
+impl OpenAttachment {
     /// The ports that the attachment has.
-    fn ports(&self) -> Result<Vec<Port>, Error> {
-        match self.entry.parameters.capabilities.get(PORTS) {
+    fn ports(&self) -> Result<Vec<PublishedPort>, Error> {
+        match self.entry.parameters.capabilities.get(PORT_MAPPINGS) {
             None => Ok(Vec::new()),
             Some(json) => serde_json::from_value(json.clone()).map_err(|err| {
                 Error::new(format!(
-                    "{}: its ports are not remembered: {err}",
+                    "{}: the result cache has invalid ports: {err}",
                     self.record.name
                 ))
             }),
         }
     }
 
-    fn conf(&self, ports: &[Port]) -> Result<Option<PortsConf>, Error> {
-        let capabilities = Map::from_iter([(PORTS.to_owned(), json!(ports))]);
+    fn conf(&self, ports: &[PublishedPort]) -> Result<Option<PortsConf>, Error> {
+        let capabilities = Map::from_iter([(PORT_MAPPINGS.to_owned(), json!(ports))]);
         let config = execution_config(&self.entry.list, &self.plugin, &capabilities, None);
         Ok(PortsConf::new(config.to_string().as_bytes())?)
     }
 
-    /// Writes down which ports there are: for DEL, and for the next restart.
-    fn remember(&mut self, ports: &[Port]) -> Result<(), Error> {
+    /// Records the ports, for DEL and for the next restart.
+    fn remember(&mut self, ports: &[PublishedPort]) -> Result<(), Error> {
         let capabilities = &mut self.entry.parameters.capabilities;
         if ports.is_empty() {
-            capabilities.remove(PORTS);
+            capabilities.remove(PORT_MAPPINGS);
         } else {
-            capabilities.insert(PORTS.into(), json!(ports));
+            capabilities.insert(PORT_MAPPINGS.into(), json!(ports));
         }
-        self.record.wishes.ports = ports.to_owned();
+        self.record.settings.ports = ports.to_owned();
         self.entry.write()?;
         self.record.write()
     }
 
-    fn map(&mut self, ports: &[Port]) -> Result<(), Error> {
+    fn map(&mut self, ports: &[PublishedPort]) -> Result<(), Error> {
         let attachment = self.entry.parameters.attachment.clone();
         let addresses = self.result.addresses_of(&attachment.ifname);
         match self.conf(ports)? {
@@ -267,7 +283,7 @@ impl AtWork {
         }
     }
 
-    fn unmap(&mut self, ports: &[Port], kept: &[Port]) -> Result<(), Error> {
+    fn unmap(&mut self, ports: &[PublishedPort], kept: &[PublishedPort]) -> Result<(), Error> {
         let attachment = &self.entry.parameters.attachment;
         let addresses = self.result.addresses_of(&attachment.ifname);
         let kept = self.conf(kept)?;
@@ -283,16 +299,16 @@ impl AtWork {
         }
     }
 
-    fn taken(&self, port: &Port) -> Error {
+    fn taken(&self, port: &PublishedPort) -> Error {
         let name = &self.record.name;
         Error::new(format!(
-            "port {} of the host leads to {} of {name} already",
-            port.place(),
+            "host port {} already forwards to port {} of {name}",
+            port.host_side(),
             port.container_port
         ))
         .hint(format!(
-            "first: pausectl docker unpublish {name} {}",
-            port.place()
+            "remove that first: pausectl docker unpublish {name} {}",
+            port.host_side()
         ))
     }
 
@@ -300,44 +316,44 @@ impl AtWork {
         match output {
             Output::Json => print_json(&json!({
                 "name": self.record.name,
-                "ports": self.record.wishes.ports,
+                "ports": self.record.settings.ports,
             })),
             Output::Text => print(lines),
         }
     }
 }
 
-/// A port of the host that is to go, with or without what it leads to.
+/// A published port to remove.
 #[derive(Debug)]
-enum Wanted {
-    Whole(Port),
-    /// The container's port in it means nothing.
-    Place(Port),
+enum PortSelector {
+    Mapping(PublishedPort),
+    /// By its host side only; the container port is a placeholder.
+    HostSide(PublishedPort),
 }
 
-impl Wanted {
+impl PortSelector {
     fn parse(text: &str) -> Result<Self, String> {
         let with_a_port = match text.split_once('/') {
-            Some((place, protocol)) => format!("{place}:1/{protocol}"),
+            Some((host_side, protocol)) => format!("{host_side}:1/{protocol}"),
             None => format!("{text}:1"),
         };
-        // `IP:PORT` is no mapping, and `PORT:PORT:1` none either.
-        Port::parse(&with_a_port)
-            .map(Self::Place)
-            .or_else(|_| Port::parse(text).map(Self::Whole))
+        // Neither `IP:PORT` nor `PORT:PORT:1` parses as a mapping.
+        PublishedPort::parse(&with_a_port)
+            .map(Self::HostSide)
+            .or_else(|_| PublishedPort::parse(text).map(Self::Mapping))
     }
 
-    fn means(&self, port: &Port) -> bool {
+    fn matches(&self, port: &PublishedPort) -> bool {
         match self {
-            Self::Whole(whole) => whole == port,
-            Self::Place(place) => place.is_same_place(port),
+            Self::Mapping(mapping) => mapping == port,
+            Self::HostSide(other) => other.has_same_host_side(port),
         }
     }
 
     fn shown(&self) -> String {
         match self {
-            Self::Whole(port) => port.to_string(),
-            Self::Place(port) => port.place(),
+            Self::Mapping(port) => port.to_string(),
+            Self::HostSide(port) => port.host_side(),
         }
     }
 }
@@ -347,9 +363,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_to_take_away_is_named_by_its_place_or_whole() {
-        let port = Port::parse("127.0.0.1:8080:80").unwrap();
-        for (text, means) in [
+    fn a_port_is_selected_by_its_host_side_or_as_a_mapping() {
+        let port = PublishedPort::parse("127.0.0.1:8080:80").unwrap();
+        for (text, matches) in [
             ("127.0.0.1:8080", true),
             ("127.0.0.1:8080/tcp", true),
             ("127.0.0.1:8080:80", true),
@@ -357,10 +373,14 @@ mod tests {
             ("127.0.0.1:8080/udp", false),
             ("8080", false),
         ] {
-            assert_eq!(Wanted::parse(text).unwrap().means(&port), means, "{text}");
+            assert_eq!(
+                PortSelector::parse(text).unwrap().matches(&port),
+                matches,
+                "{text}"
+            );
         }
         for bad in ["", "x", "80:0", "0", "1:2:3"] {
-            Wanted::parse(bad).unwrap_err();
+            PortSelector::parse(bad).unwrap_err();
         }
     }
 }

@@ -1,24 +1,24 @@
-//! `pausectl docker reanchor`: an anchor again for a network that has outlived its own.
+//! `pausectl docker reanchor`: a new anchor for a network that outlived its anchor.
 //!
-//! When an anchor is gone, its namespace and network stay with whoever lives in it. Docker can
-//! start a container in that namespace by way of any of them: a new pause, which gets the
-//! anchor's name, labels and identity. Or the other way round: the network goes with the anchor
-//! into its new namespace, and the members are restarted into it.
+//! When an anchor is gone, its namespace and network stay with the members. Docker can start a
+//! container in that namespace by joining any of them: a new pause container, which gets the
+//! anchor's name, labels and identity. With --restart-members it is the other way round (see
+//! [`super::restart_members`]): the network moves to the restarted anchor's new namespace.
 
 use serde_json::json;
 
-use super::members::{anew, is_orphan};
-use super::network_location::{Home, netns_of};
+use super::lookup::{find, find_record, member_names, observe};
+use super::members::{is_orphaned, recreate_command};
+use super::network_location::{NetworkLocation, netns_of};
 use super::record::{self, IDENTITY_LABEL, Record};
-use super::up::{IMAGE, need_image, started};
-use super::{find, listen, look, record_of, usage, who};
-use crate::attachment_settings::Wishes;
+use super::up::{IMAGE, require_image, start};
+use crate::attachment_settings::AttachmentSettings;
 use crate::docker_api::{
     Container, ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer,
     RestartPolicy, State,
 };
 use crate::options::{DockerOptions, PluginOptions};
-use crate::{Output, Result, print, print_json, warn};
+use crate::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::Error;
@@ -32,32 +32,32 @@ Examples:
   docker restart web; pausectl docker reanchor web
   docker restart web; pausectl docker reanchor web --restart-members
 
-When an anchor dies, its network stays with those who joined it. reanchor starts a new
-pause in their namespace, under the anchor's name: nobody is restarted, and no connection
-ends. Who joins --net=container:NAME from then on is among them.
+When an anchor dies, its network stays with its members. reanchor starts a new pause
+container in their namespace, under the anchor's name. It restarts no member and breaks
+no connection. Containers started with --net=container:NAME join the members again.
 
-A restarted anchor has a new, empty namespace. Without --restart-members the network
-stays where the members are, and the anchor is replaced; with it, the network follows the
-anchor, and the members are restarted into it, the oldest first; unless somebody lives
-in the old namespace whom no restart brings along.
+A restarted anchor has a new, empty namespace. Without --restart-members, the network
+stays with the members, and a new container replaces the anchor. With it, the network
+moves to the anchor, and the members are restarted into it, oldest first. That is refused
+while the old namespace has a container that a restart would not move.
 
-Docker remembers whose network a container joins by ID. A member of an anchor that was
-replaced runs on, but cannot be restarted: it has to be made anew, when that suits you.
-The command that does it is printed, with all that docker inspect tells of the member:
-its environment, too.";
+Docker stores the ID of the container whose network a member joins. So a member of a
+replaced anchor keeps running, but cannot be restarted: recreate it when it suits you.
+The command to do so is printed. It has all that docker inspect shows of the member,
+including its environment.";
 
-/// Give the network of an anchor that is gone a new anchor, and restart nobody
+/// Give a network whose anchor is gone a new anchor, without restarting its members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Reanchor {
-    /// The anchor's name, or its ID
+    /// The anchor's name or ID
     name: String,
 
-    /// Let the network follow the restarted anchor, and restart the members into it
+    /// Move the network to the restarted anchor, and restart the members into it
     #[arg(long)]
     restart_members: bool,
 
-    /// The image of the new anchor; by default that of the old one
+    /// The image of the new anchor [default: that of the old one]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 
@@ -68,66 +68,72 @@ pub struct Reanchor {
     docker: DockerOptions,
 }
 
-/// Anchors a network again, or changes nothing.
+/// Gives a network an anchor again, or changes nothing.
 ///
 /// # Errors
-/// When there is no such network, or nobody left in it; Docker's and the plugins'.
+/// When pausectl knows of no such network, or no process is left in it.
 pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
-    let name = ContainerName::parse(&options.name).map_err(usage)?;
+    let name = ContainerName::parse(&options.name).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
     block_on(async {
         let docker = options.docker.connect().await?;
-        let mut interrupt = listen()?;
+        let mut interrupt = listen_for_signals()?;
         let by_name = ContainerRef::from(&name);
         let old = find(&docker, &by_name).await?;
-        let known = known(&name, old.as_ref())?;
+        let known = known_record(&name, old.as_ref())?;
         let _lock = record::lock(&known.identity)?;
-        let record = record::of(&known.identity).unwrap_or(known);
+        let record = record::load(&known.identity).unwrap_or(known);
         let name = own_name(name, old.as_ref(), &record);
-        let (home, containers) = look(&docker, &record).await?;
-        let mut scene = Scene {
+        let (location, containers) = observe(&docker, &record).await?;
+        let mut state = AnchorState {
             docker,
             name,
             old,
             record,
-            home,
+            location,
             containers,
         };
         if options.restart_members {
-            let brought = scene.follow(&runtime, &mut interrupt).await?;
-            return scene.report_followed(&brought, output);
+            let restarts = state
+                .move_network_to_anchor(&runtime, &mut interrupt)
+                .await?;
+            return state.report_moved(&restarts, output);
         }
-        match scene.stay(options.image.as_deref(), &mut interrupt).await? {
-            Stayed::Already => match output {
-                Output::Json => print_json(&json!({"name": scene.name.as_str(), "via": null})),
+        match state
+            .replace_anchor(options.image.as_deref(), &mut interrupt)
+            .await?
+        {
+            ReanchorOutcome::AlreadyAnchored => match output {
+                Output::Json => print_json(&json!({"name": state.name.as_str(), "via": null})),
                 Output::Text => print(&format!(
-                    "{}: nothing to do, it anchors its network\n",
-                    scene.name
+                    "{}: nothing to do, it is the anchor of its network\n",
+                    state.name
                 )),
             },
-            Stayed::By(survivor) => scene.report_stayed(&survivor, output).await,
+            ReanchorOutcome::StartedVia(member) => state.report_replaced(&member, output).await,
         }
     })
 }
 
-/// What there is, looked at once. The identity is locked.
-pub struct Scene {
+/// An anchor and its network, as observed once. The caller holds the identity's lock.
+pub struct AnchorState {
     pub docker: Docker,
     pub name: ContainerName,
-    /// The container with the anchor's name, whatever became of it.
+    /// The container with the anchor's name, in whatever state.
     pub old: Option<Container>,
     pub record: Record,
-    pub home: Home,
+    pub location: NetworkLocation,
     pub containers: Vec<Container>,
 }
 
-enum Stayed {
-    Already,
-    /// By way of this one.
-    By(ContainerName),
+enum ReanchorOutcome {
+    AlreadyAnchored,
+    /// A new anchor was started in this container's namespace.
+    StartedVia(ContainerName),
 }
 
-/// What the anchor is called: it may have been named by its ID, which is no name for another.
+/// The anchor's name. The user may have given its ID, which the next container cannot have as a
+/// name.
 fn own_name(typed: ContainerName, old: Option<&Container>, record: &Record) -> ContainerName {
     match old {
         Some(old) => old.name.clone(),
@@ -135,10 +141,10 @@ fn own_name(typed: ContainerName, old: Option<&Container>, record: &Record) -> C
     }
 }
 
-/// What is known of the anchor, by its record or by what is left of its attachment.
-fn known(name: &ContainerName, old: Option<&Container>) -> Result<Record, Error> {
+/// The anchor's record, or one rebuilt from the result cache.
+fn known_record(name: &ContainerName, old: Option<&Container>) -> Result<Record, Error> {
     let by_name = ContainerRef::from(name);
-    if let Some(record) = record_of(&by_name, old)? {
+    if let Some(record) = find_record(&by_name, old)? {
         return Ok(record);
     }
     let identity = match old {
@@ -147,8 +153,8 @@ fn known(name: &ContainerName, old: Option<&Container>) -> Result<Record, Error>
     };
     let entry = cache::of_container(&identity)?.into_iter().next();
     let entry = entry.ok_or_else(|| {
-        Error::new(format!("pausectl knows no network of {name}"))
-            .hint("reanchor is for what pausectl docker up, attach or watch has attached")
+        Error::new(format!("pausectl knows of no network of {name}"))
+            .hint("reanchor works for what pausectl docker up, attach or watch attached")
     })?;
     let Attachment { ifname, .. } = entry.parameters.attachment;
     Ok(Record {
@@ -159,97 +165,101 @@ fn known(name: &ContainerName, old: Option<&Container>) -> Result<Record, Error>
         wanted: true,
         ifname,
         list: entry.list,
-        wishes: Wishes::default(),
+        settings: AttachmentSettings::default(),
         addresses: Vec::new(),
         template: None,
     })
 }
 
-impl Scene {
-    /// The network stays with the survivors: the anchor comes to them.
-    async fn stay(&mut self, image: Option<&str>, interrupt: &mut Interrupt) -> Result<Stayed> {
-        let Some(netns) = self.home.netns() else {
-            return Err(self.nobody_left().into());
+impl AnchorState {
+    /// The network stays with the members, and a new anchor is started in their namespace.
+    async fn replace_anchor(
+        &mut self,
+        image: Option<&str>,
+        interrupt: &mut Interrupt,
+    ) -> Result<ReanchorOutcome> {
+        let Some(netns) = self.location.netns() else {
+            return Err(self.no_members_left().into());
         };
         if let Some(old) = self.old.clone().filter(|old| netns_of(old) == Some(netns)) {
             self.remember(&old.id)?;
-            return Ok(Stayed::Already);
+            return Ok(ReanchorOutcome::AlreadyAnchored);
         }
-        self.refuse_others_in_the_new_namespace()?;
-        let (id, by_whom) = match self.left_half_way(netns) {
+        self.refuse_members_in_new_netns()?;
+        let (id, via) = match self.unfinished_anchor(netns) {
             Some(left) => (left.id.clone(), left.name.clone()),
             None => {
-                let survivor = self.survivor()?;
+                let member = self.oldest_member()?;
                 let id = self
-                    .anchor_beside(&survivor, netns, image, interrupt)
+                    .start_anchor_via(&member, netns, image, interrupt)
                     .await?;
-                (id, survivor.name)
+                (id, member.name)
             }
         };
-        if let Err(err) = self.take_the_name(&id).await {
+        if let Err(err) = self.take_over_name(&id).await {
             let hint = format!("try again: pausectl docker reanchor {}", self.name);
             return Err(err.hint(hint).into());
         }
         self.remember(&id)?;
-        Ok(Stayed::By(by_whom))
+        Ok(ReanchorOutcome::StartedVia(via))
     }
 
-    /// Starts a pause in the namespace of a survivor, or nothing.
-    async fn anchor_beside(
+    /// Starts a pause container in a member's namespace, or nothing.
+    async fn start_anchor_via(
         &self,
-        survivor: &Container,
+        member: &Container,
         netns: NetnsId,
         image: Option<&str>,
         interrupt: &mut Interrupt,
     ) -> Result<DockerId> {
         let template = self.record.template.as_ref();
-        // What an attached application is made of is no anchor.
+        // The image of an attached application is not that of an anchor.
         let own_image = template
             .filter(|_| self.record.kind == record::Kind::Anchor)
             .map(|template| template.image.as_str());
         let image = image.or(own_image).unwrap_or(IMAGE);
-        need_image(&self.docker, image).await?;
+        require_image(&self.docker, image).await?;
         let new = NewContainer {
             name: Some(self.interim_name()?),
             image: image.to_owned(),
             command: Vec::new(),
-            network: NetworkMode::Container(survivor.id.to_string()),
+            network: NetworkMode::Container(member.id.to_string()),
             restart: template.map_or(RestartPolicy::UnlessStopped, |template| template.restart),
             labels: self.record.labels(),
             hostname: None,
-            // Docker allows neither beside another's network.
+            // Docker refuses these for a container that joins another's network.
             dns: Dns::default(),
             hosts: Vec::new(),
         };
-        self.clear_interim().await?;
+        self.remove_interim_anchor().await?;
         let id = self.docker.create(&new).await?;
-        let outcome = match started(&self.docker, &id, interrupt).await {
+        let outcome = match start(&self.docker, &id, interrupt).await {
             Ok(pid) if NetnsId::of_process(pid) == Some(netns) => return Ok(id),
-            Ok(_) => Error::new(format!("{survivor} has left the network meanwhile"))
-                .hint("try again: another may still live in it")
+            Ok(_) => Error::new(format!("{member} left the network meanwhile"))
+                .hint("try again: the network may have other members")
                 .into(),
             Err(stop) => stop,
         };
         if let Err(err) = self.docker.remove(&ContainerRef::from(&id)).await {
-            warn(&Error::from(err).context("the new anchor is not wholly undone"));
+            warn(&Error::from(err).context("the new anchor could not be removed"));
         }
         Err(outcome)
     }
 
-    /// A pause of an earlier attempt that was killed before it had the anchor's name.
-    fn left_half_way(&self, netns: NetnsId) -> Option<&Container> {
+    /// The pause container of an earlier attempt that was killed before it took over the name.
+    fn unfinished_anchor(&self, netns: NetnsId) -> Option<&Container> {
         self.containers.iter().find(|container| {
-            netns_of(container) == Some(netns) && self.is_an_anchor_of_ours(container)
+            netns_of(container) == Some(netns) && self.has_our_identity(container)
         })
     }
 
-    fn is_an_anchor_of_ours(&self, container: &Container) -> bool {
+    fn has_our_identity(&self, container: &Container) -> bool {
         let identity = container.labels.get(IDENTITY_LABEL);
         identity.is_some_and(|identity| identity == self.record.identity.as_str())
     }
 
-    /// From whoever has it.
-    async fn take_the_name(&self, id: &DockerId) -> Result<(), Error> {
+    /// Removes the old anchor, and gives its name to the new one.
+    async fn take_over_name(&self, id: &DockerId) -> Result<(), Error> {
         if let Some(old) = &self.old {
             self.docker.remove(&old.by_id()).await?;
         }
@@ -266,7 +276,7 @@ impl Scene {
         self.record.write()
     }
 
-    /// The anchor's own name, or one beside that of the container which still has it.
+    /// The anchor's name, or NAME.reanchor while the old anchor has it.
     fn interim_name(&self) -> Result<ContainerName, Error> {
         if self.old.is_none() {
             return Ok(self.name.clone());
@@ -274,24 +284,24 @@ impl Scene {
         ContainerName::parse(&format!("{}.reanchor", self.name)).map_err(|why| Error::new(why))
     }
 
-    /// What an earlier attempt left that was killed.
-    async fn clear_interim(&self) -> Result<(), Error> {
+    /// Removes what a killed attempt left under the interim name.
+    async fn remove_interim_anchor(&self) -> Result<(), Error> {
         let name = ContainerRef::from(&self.interim_name()?);
         let Some(left) = find(&self.docker, &name).await? else {
             return Ok(());
         };
-        if self.is_an_anchor_of_ours(&left) {
+        if self.has_our_identity(&left) {
             return Ok(self.docker.remove(&left.by_id()).await?);
         }
         Err(Error::new(format!(
-            "container {left} is in the way, and is none of ours"
+            "container {left} has the name that is needed, and pausectl did not create it"
         ))
         .hint(format!("rename it: docker rename {left} …")))
     }
 
-    /// By way of whom: the oldest that runs.
-    fn survivor(&self) -> Result<Container, Error> {
-        let mut alive = self.home.containers(&self.containers);
+    /// The member to join: the oldest that runs.
+    fn oldest_member(&self) -> Result<Container, Error> {
+        let mut alive = self.location.containers(&self.containers);
         alive.retain(|container| container.state == State::Running);
         alive.sort_by(|one, other| one.created.cmp(&other.created));
         alive
@@ -299,28 +309,28 @@ impl Scene {
             .map(|oldest| (*oldest).clone())
             .ok_or_else(|| {
                 Error::new(format!(
-                    "no running container of Docker's lives in the network of {}, only {}",
+                    "no running container is in the network of {}, only {}",
                     self.name,
-                    who(&self.home, &self.containers)
+                    member_names(&self.location, &self.containers)
                 ))
-                .hint("Docker can start an anchor only by way of one of its own")
+                .hint("Docker can start an anchor only in the namespace of one of its containers")
             })
     }
 
-    fn nobody_left(&self) -> Error {
+    fn no_members_left(&self) -> Error {
         let name = &self.name;
         let hint = match &self.old {
             Some(old) if old.pid.is_some() => format!("attach it: pausectl docker attach {name}"),
             Some(_) => format!(
                 "start it and attach it: docker start {name}; pausectl docker attach {name}"
             ),
-            None => format!("make it anew: pausectl docker up {name}"),
+            None => format!("create it again: pausectl docker up {name}"),
         };
-        Error::new(format!("nobody is left in the network of {name}")).hint(hint)
+        Error::new(format!("the network of {name} has no members left")).hint(hint)
     }
 
-    /// A restarted anchor that is to be replaced may have got new members already.
-    fn refuse_others_in_the_new_namespace(&self) -> Result<(), Error> {
+    /// A restarted anchor may have new members, which replacing it would strand.
+    fn refuse_members_in_new_netns(&self) -> Result<(), Error> {
         let Some(old) = &self.old else {
             return Ok(());
         };
@@ -337,53 +347,56 @@ impl Scene {
         }
         let name = &self.name;
         Err(Error::new(format!(
-            "{} live in the new namespace of {name}",
+            "{} already joined the new namespace of {name}",
             others.join(", ")
         ))
         .hint(format!(
-            "the network can follow the anchor to them: pausectl docker reanchor {name} \
+            "to move the network there: pausectl docker reanchor {name} \
              --restart-members"
         )))
     }
 
-    async fn report_stayed(&self, survivor: &ContainerName, output: Output) -> Result<()> {
+    async fn report_replaced(&self, member: &ContainerName, output: Output) -> Result<()> {
         let name = &self.name;
-        let members = self.home.containers(&self.containers);
-        let mut orphans = Vec::new();
+        let members = self.location.containers(&self.containers);
+        let mut orphaned = Vec::new();
         for member in &members {
-            if is_orphan(member, &self.containers, self.old.as_ref()) {
-                orphans.push((member, anew(&self.docker, member, name, true).await?));
+            if is_orphaned(member, &self.containers, self.old.as_ref()) {
+                orphaned.push((
+                    member,
+                    recreate_command(&self.docker, member, name, true).await?,
+                ));
             }
         }
         if output == Output::Json {
             let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
-            let repairs = orphans.iter().map(|(member, anew)| {
+            let repairs = orphaned.iter().map(|(member, recreate)| {
                 json!({
                     "name": member.name.as_str(),
-                    "caution": anew.caution,
-                    "repair": anew.command,
+                    "caution": recreate.caution,
+                    "repair": recreate.command,
                 })
             });
             return print_json(&json!({
                 "name": name.as_str(),
-                "via": survivor.as_str(),
+                "via": member.as_str(),
                 "members": names,
                 "cannotRestart": repairs.collect::<Vec<_>>(),
             }));
         }
         let mut text = format!(
-            "{name}: anchors its network again, by way of {survivor}; with it: {}\n",
-            who(&self.home, &self.containers)
+            "{name}: anchors its network again, started via {member}; members: {}\n",
+            member_names(&self.location, &self.containers)
         );
-        for (member, anew) in orphans {
+        for (member, recreate) in orphaned {
             text.push_str(&format!(
-                "{member}: runs on; but a restart would fail, for it looks for the old anchor. \
-                 To make it anew ({}): {}\n",
-                anew.caution, anew.command
+                "{member}: keeps running, but cannot be restarted: it refers to the old anchor. \
+                 To recreate it ({}): {}\n",
+                recreate.caution, recreate.command
             ));
         }
         text.push_str(&format!(
-            "{name}: looks for {survivor} when it is restarted, and has no /etc/resolv.conf for newcomers\n"
+            "{name}: needs {member} whenever it is restarted, and gives new members no /etc/resolv.conf\n"
         ));
         print(&text)
     }

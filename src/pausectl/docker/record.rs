@@ -1,8 +1,8 @@
-//! What is remembered of a container whose network is ours: /var/lib/pausenet/docker/ID.json.
+//! The record of a container that pausectl attached: /var/lib/pausenet/docker/ID.json.
 //!
-//! Docker forgets a container that is removed, labels and all, while its network may live on
-//! with others; and a restarted one is to have its address and its ports again. What there is,
-//! is never read from here: that the kernel and Docker say.
+//! Docker forgets a removed container, labels and all, while its network may live on with its
+//! members; and a restarted container is to get its address and its ports again. The record is
+//! never used to find out what exists: the kernel and Docker are asked for that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::attachment_settings::Wishes;
+use crate::attachment_settings::AttachmentSettings;
 use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName};
@@ -21,51 +21,50 @@ use pausenet_host::runtime::cache;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::{Error, OnPath};
 
-/// Where the records are.
 const DIR: &str = "/var/lib/pausenet/docker";
 
-/// Where the locks of identities are.
+/// The lock files, one per identity.
 const LOCKS: &str = "/run/pausenet/lock/docker";
 
-/// The label with the network that a container is to have.
+/// The label that names the network to attach a container to.
 pub const NETWORK_LABEL: &str = "pausenet.network";
 
-/// The label with the identity that its network is registered under (CNI_CONTAINERID).
+/// The label with the identity of a container's network (CNI_CONTAINERID).
 pub const IDENTITY_LABEL: &str = "pausenet.anchor";
 
-/// How a container came to its network.
+/// How pausectl came to attach a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Made by `pausectl docker up`.
+    /// Created by `pausectl docker up`.
     Anchor,
-    /// Attached, by hand or for its label.
+    /// Attached by command, or for its label.
     Attached,
-    /// It had a network of somebody else's, and lost it.
+    /// Rescued, after it lost a network that pausectl did not make.
     Rescued,
 }
 
-/// One identity.
+/// What pausectl remembers under an identity.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub identity: ContainerId,
     pub kind: Kind,
-    /// None: no container of Docker's, but a process or a namespace.
+    /// None for a process or a namespace outside Docker.
     pub container: Option<DockerId>,
-    /// As people call it.
+    /// The container's name; `process PID` or the namespace's path outside Docker.
     pub name: String,
-    /// False: a person has detached it, so its label does not count.
+    /// False after `pausectl docker detach`: the label must not bring the network back.
     pub wanted: bool,
     pub ifname: IfName,
     pub list: NetworkList,
-    pub wishes: Wishes,
-    /// Addresses that it had last.
+    pub settings: AttachmentSettings,
+    /// The last addresses.
     pub addresses: Vec<String>,
-    /// What the container is made of, to make an anchor that passes for it.
+    /// What a new anchor needs to replace the container.
     pub template: Option<Template>,
 }
 
-/// What a container is made of.
+/// The properties of a container that its replacement gets.
 #[derive(Debug, Clone)]
 pub struct Template {
     pub image: String,
@@ -75,9 +74,9 @@ pub struct Template {
     pub labels: BTreeMap<String, String>,
 }
 
-/// The file's form.
+/// The file's format.
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct RecordFile {
     identity: String,
     kind: Kind,
     container: Option<String>,
@@ -85,15 +84,15 @@ struct Wire {
     wanted: bool,
     ifname: String,
     config: String,
-    #[serde(default)]
-    wishes: Wishes,
+    #[serde(default, rename = "wishes")]
+    settings: AttachmentSettings,
     #[serde(default)]
     addresses: Vec<String>,
-    template: Option<WireTemplate>,
+    template: Option<TemplateFile>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct WireTemplate {
+struct TemplateFile {
     image: String,
     restart: String,
     hostname: Option<String>,
@@ -104,21 +103,19 @@ struct WireTemplate {
     labels: BTreeMap<String, String>,
 }
 
-/// The identity of an anchor of this name. It is the name's, so that the network of an anchor
-/// that is gone can still be called by it.
-///
-/// # Errors
-/// When the name is too long for that.
+/// The identity of an anchor. It derives from the name, so that the network of a removed anchor can
+/// still be found by name.
 pub fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
     ContainerId::parse(&format!("{ANCHOR_PREFIX}{name}")).map_err(|_| {
-        Error::new(format!("{name} is too long for an anchor's name")).hint("it may have 121 bytes")
+        Error::new(format!("{name} is too long for the name of an anchor"))
+            .hint("at most 121 bytes are allowed")
     })
 }
 
-/// The identity of a container: its label's, or Docker's ID, which stays over a restart.
+/// The identity of a container: that of its label, or its Docker ID, which a restart keeps.
 ///
 /// # Errors
-/// When the label is no identity.
+/// When the label is not a valid identity.
 pub fn identity_of(container: &Container) -> Result<ContainerId, Error> {
     let text = container.labels.get(IDENTITY_LABEL);
     ContainerId::parse(text.map_or(container.id.as_str(), String::as_str)).map_err(|err| {
@@ -131,8 +128,7 @@ pub fn identity_of(container: &Container) -> Result<ContainerId, Error> {
 }
 
 impl Template {
-    /// What Docker tells of a container.
-    pub fn of(container: &Container) -> Self {
+    pub fn from_container(container: &Container) -> Self {
         Self {
             image: container.image.clone(),
             restart: container.restart,
@@ -143,18 +139,17 @@ impl Template {
     }
 }
 
-/// Waits until nobody else works on the identity.
+/// Locks an identity, waiting for whoever holds the lock.
 pub fn lock(identity: &ContainerId) -> Result<Lock, Error> {
     Ok(Lock::take(Path::new(LOCKS), identity)?)
 }
 
-/// The same without waiting: None when somebody does.
+/// Locks an identity without waiting; None if it is locked.
 pub fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
     Ok(Lock::try_take(Path::new(LOCKS), identity)?)
 }
 
 impl Record {
-    /// What names its attachment.
     pub fn attachment(&self) -> Attachment {
         Attachment {
             network: self.list.name.clone(),
@@ -163,7 +158,7 @@ impl Record {
         }
     }
 
-    /// What an anchor of it is known by, beside the labels that it has anyhow.
+    /// The labels of an anchor with this record: our own, and those of its predecessor.
     pub fn labels(&self) -> Vec<(String, String)> {
         let template = self.template.as_ref();
         let mut labels = template.map_or_else(BTreeMap::new, |template| template.labels.clone());
@@ -172,17 +167,14 @@ impl Record {
         labels.into_iter().collect()
     }
 
-    /// Writes it, whole or not at all. The caller holds the identity's lock.
-    ///
-    /// # Errors
-    /// An error that names the file.
+    /// Replaces the file atomically. The caller holds the identity's lock.
     pub fn write(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         cache::replace(&file, &self.to_json()).on_path("cannot write", &file)
     }
 
     fn to_json(&self) -> Vec<u8> {
-        let wire = Wire {
+        let file_form = RecordFile {
             identity: self.identity.to_string(),
             kind: self.kind,
             container: self.container.as_ref().map(DockerId::to_string),
@@ -190,9 +182,9 @@ impl Record {
             wanted: self.wanted,
             ifname: self.ifname.to_string(),
             config: String::from_utf8_lossy(&self.list.text).into_owned(),
-            wishes: self.wishes.clone(),
+            settings: self.settings.clone(),
             addresses: self.addresses.clone(),
-            template: self.template.as_ref().map(|template| WireTemplate {
+            template: self.template.as_ref().map(|template| TemplateFile {
                 image: template.image.clone(),
                 restart: template.restart.to_string(),
                 hostname: template.hostname.clone(),
@@ -202,14 +194,11 @@ impl Record {
                 labels: template.labels.clone(),
             }),
         };
-        serde_json::to_vec_pretty(&wire).expect("strings always serialise")
+        serde_json::to_vec_pretty(&file_form).expect("strings always serialise")
     }
 
-    /// Nothing of it is left. Nothing to forget is success.
-    ///
-    /// # Errors
-    /// An error that names the file.
-    pub fn forget(&self) -> Result<(), Error> {
+    /// Removes the file. A missing one is success.
+    pub fn delete(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         match fs::remove_file(&file) {
             Err(err) if err.kind() != ErrorKind::NotFound => {
@@ -219,10 +208,10 @@ impl Record {
         }
     }
 
-    /// None for what is no record.
+    /// None for an invalid record.
     fn from_json(text: &[u8]) -> Option<Self> {
-        let wire: Wire = serde_json::from_slice(text).ok()?;
-        let template = match wire.template {
+        let file_form: RecordFile = serde_json::from_slice(text).ok()?;
+        let template = match file_form.template {
             Some(template) => Some(Template {
                 image: template.image,
                 restart: RestartPolicy::parse(&template.restart).ok()?,
@@ -236,29 +225,29 @@ impl Record {
             }),
             None => None,
         };
-        let container = wire.container.as_deref().map(DockerId::parse);
+        let container = file_form.container.as_deref().map(DockerId::parse);
         Some(Self {
-            identity: ContainerId::parse(&wire.identity).ok()?,
-            kind: wire.kind,
+            identity: ContainerId::parse(&file_form.identity).ok()?,
+            kind: file_form.kind,
             container: container.transpose().ok()?,
-            name: wire.name,
-            wanted: wire.wanted,
-            ifname: IfName::parse(&wire.ifname).ok()?,
-            list: NetworkList::parse(wire.config.as_bytes()).ok()?,
-            wishes: wire.wishes,
-            addresses: wire.addresses,
+            name: file_form.name,
+            wanted: file_form.wanted,
+            ifname: IfName::parse(&file_form.ifname).ok()?,
+            list: NetworkList::parse(file_form.config.as_bytes()).ok()?,
+            settings: file_form.settings,
+            addresses: file_form.addresses,
             template,
         })
     }
 }
 
-/// What is remembered of an identity. What cannot be read is not.
-pub fn of(identity: &ContainerId) -> Option<Record> {
+/// The record of an identity. None if there is none, or if it cannot be read.
+pub fn load(identity: &ContainerId) -> Option<Record> {
     read(&file(identity)).filter(|record| record.identity == *identity)
 }
 
-/// Everything that is remembered, by identity.
-pub fn all() -> Vec<Record> {
+/// All records, sorted by identity.
+pub fn load_all() -> Vec<Record> {
     let entries = fs::read_dir(DIR).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     files.retain(|file| file.extension().is_some_and(|ending| ending == "json"));
@@ -277,7 +266,7 @@ fn file(identity: &ContainerId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::published_ports::Port;
+    use crate::published_ports::PublishedPort;
 
     fn record() -> Record {
         let config = r#"{"cniVersion": "1.0.0", "name": "podnet", "type": "pausenet"}"#;
@@ -289,10 +278,10 @@ mod tests {
             wanted: true,
             ifname: IfName::parse("eth0").unwrap(),
             list: NetworkList::parse(config.as_bytes()).unwrap(),
-            wishes: Wishes {
+            settings: AttachmentSettings {
                 ips: vec!["10.1.0.7".into()],
                 mac: None,
-                ports: vec![Port::parse("127.0.0.1:8080:80/udp").unwrap()],
+                ports: vec![PublishedPort::parse("127.0.0.1:8080:80/udp").unwrap()],
             },
             addresses: vec!["10.1.0.7".into()],
             template: Some(Template {
@@ -309,16 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_back() {
+    fn a_record_round_trips() {
         let text = record().to_json();
         let read = Record::from_json(&text).unwrap();
         assert_eq!(read.to_json(), text);
         assert_eq!(read.attachment(), record().attachment());
-        assert_eq!(read.wishes, record().wishes);
+        assert_eq!(read.settings, record().settings);
     }
 
     #[test]
-    fn what_is_no_record_is_none() {
+    fn an_invalid_record_is_ignored() {
         let text = String::from_utf8(record().to_json()).unwrap();
         for (good, bad) in [
             ("\"docker-web\"", "\"../../etc\""),
@@ -338,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_anchor_has_its_labels_and_those_that_it_had() {
+    fn a_new_anchor_keeps_the_labels_of_the_old_one() {
         let labels = record().labels();
         let has = |name: &str, value: &str| labels.contains(&(name.into(), value.into()));
         assert!(has("a", "b"));

@@ -1,17 +1,17 @@
-//! The network goes where its anchor is, and the members are restarted into it: the other way
-//! of `pausectl docker reanchor`, and what `watch --restart-members` does.
+//! Moves a network to the new namespace of its restarted anchor, and restarts the members into it:
+//! `pausectl docker reanchor --restart-members` and `watch --restart-members`.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::attachment::{self, Place};
+use super::attachment::{self, TargetNetns};
 use super::etc_hosts;
-use super::members::{bereft, left_behind};
+use super::lookup::member_names;
+use super::members::{members_elsewhere, stranded};
 use super::network_location::{netns_of, netns_path};
-use super::reanchor::Scene;
-use super::up::started;
-use super::who;
+use super::reanchor::AnchorState;
+use super::up::start;
 use crate::docker_api::{
     ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
@@ -20,34 +20,34 @@ use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::{Interrupt, Runtime};
 use pausenet_host::{Error, OnPath};
 
-/// How long a member may take to leave before it is killed.
+/// How long a member may take to stop before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What became of the members.
+/// The outcome of restarting members.
 #[derive(Debug, Default)]
-pub struct Brought {
+pub struct MemberRestarts {
     pub restarted: Vec<ContainerName>,
     pub failed: Vec<(ContainerName, ApiError)>,
 }
 
-impl Brought {
-    pub fn is_nothing(&self) -> bool {
+impl MemberRestarts {
+    pub fn is_empty(&self) -> bool {
         self.restarted.is_empty() && self.failed.is_empty()
     }
 }
 
-/// Restarts who joins an anchor and lives elsewhere, the oldest first. One that cannot be does
-/// not stop the others.
-pub async fn bring(
+/// Restarts the members of an anchor that are not in its namespace `netns`, oldest first. A failure
+/// does not stop the others.
+pub async fn restart_members(
     docker: &Docker,
     anchor: &DockerId,
     netns: NetnsId,
     containers: &[Container],
-) -> Brought {
-    let mut brought = Brought::default();
-    for member in left_behind(anchor, Some(netns), containers) {
+) -> MemberRestarts {
+    let mut restarts = MemberRestarts::default();
+    for member in members_elsewhere(anchor, Some(netns), containers) {
         let outcome = async {
-            // As it is now: somebody else may have restarted or ended it.
+            // It may have been restarted or stopped since the list was made.
             let now = docker.inspect(&member.by_id()).await?;
             if netns_of(&now).is_none_or(|own| own == netns) {
                 return Ok(false);
@@ -56,101 +56,101 @@ pub async fn bring(
             Ok(true)
         };
         match outcome.await {
-            Ok(true) => brought.restarted.push(member.name.clone()),
+            Ok(true) => restarts.restarted.push(member.name.clone()),
             Ok(false) => {}
             Err(ApiError {
                 kind: ErrorKind::NotFound,
                 ..
-            }) if !still_there(docker, member).await => {}
-            Err(failure) => brought.failed.push((member.name.clone(), failure)),
+            }) if !still_exists(docker, member).await => {}
+            Err(failure) => restarts.failed.push((member.name.clone(), failure)),
         }
     }
-    brought
+    restarts
 }
 
-/// Docker knows no such container: the member, or the one that it joins?
-async fn still_there(docker: &Docker, member: &Container) -> bool {
+/// Tells "no such container" of the member from that of the container which it joins.
+async fn still_exists(docker: &Docker, member: &Container) -> bool {
     docker.inspect(&member.by_id()).await.is_ok()
 }
 
-impl Scene {
-    /// The network goes to where the anchor is, and the members are restarted into it. Gives
-    /// back what became of them.
+impl AnchorState {
+    /// Moves the network to the anchor's namespace, starting the anchor if it is stopped, and
+    /// restarts the members into it.
     ///
     /// # Errors
-    /// Without the anchor, and when somebody would be cut off for good; the plugins'.
-    pub async fn follow(
+    /// When the anchor is gone, or a container would lose the network for good.
+    pub async fn move_network_to_anchor(
         &mut self,
         runtime: &Runtime,
         interrupt: &mut Interrupt,
-    ) -> Result<Brought> {
+    ) -> Result<MemberRestarts> {
         let name = self.name.clone();
         let Some(anchor) = self.old.clone() else {
-            return Err(Error::new(format!("{name} was removed: no member can be restarted into what comes after it"),
+            return Err(Error::new(format!("{name} was removed: its members cannot be restarted into a new anchor"),
             )
             .hint(format!(
-                "without --restart-members its network stays with them: pausectl docker reanchor {name}"
+                "leave out --restart-members, and the network stays with them: pausectl docker reanchor {name}"
             ))
             .into());
         };
         if anchor.network != NetworkMode::None {
             return Err(Error::new(format!(
-                "{name} has no namespace of its own: it was reanchored in another's"
+                "{name} has no namespace of its own: it was reanchored in a member's"
             ))
-            .hint("make it and its members anew, when that suits you")
+            .hint("recreate it and its members when it suits you")
             .into());
         }
-        if netns_of(&anchor).is_none_or(|own| Some(own) != self.home.netns()) {
-            self.refuse_to_cut_off(&anchor)?;
+        if netns_of(&anchor).is_none_or(|own| Some(own) != self.location.netns()) {
+            self.refuse_to_strand(&anchor)?;
         }
         let pid = match anchor.pid {
             Some(pid) => pid,
-            None => started(&self.docker, &anchor.id, interrupt).await?,
+            None => start(&self.docker, &anchor.id, interrupt).await?,
         };
-        let place = Place::of_process(pid)?;
-        let netns = place
+        let target_netns = TargetNetns::of_process(pid)?;
+        let netns = target_netns
             .netns()
             .id()
             .on_path("cannot look at", &netns_path(pid))?;
-        if self.home.netns() != Some(netns) {
+        if self.location.netns() != Some(netns) {
             attachment::detach(runtime, &self.record).await?;
             self.record.container = Some(anchor.id.clone());
-            attachment::attach_again(runtime, &mut self.record, &place, interrupt).await?;
-            etc_hosts::name_addresses(&self.docker, &self.record).await;
+            attachment::reattach(runtime, &mut self.record, &target_netns, interrupt).await?;
+            etc_hosts::set_addresses(&self.docker, &self.record).await;
         }
-        let brought = bring(&self.docker, &anchor.id, netns, &self.containers).await;
+        let restarts = restart_members(&self.docker, &anchor.id, netns, &self.containers).await;
         self.containers = self.docker.list(ContainerFilter::All).await?;
-        Ok(brought)
+        Ok(restarts)
     }
 
-    /// The network is not taken from those who cannot come along.
-    fn refuse_to_cut_off(&self, anchor: &Container) -> Result<(), Error> {
-        let bereft = bereft(&self.home, anchor, &self.containers);
-        if bereft.is_empty() {
+    /// An error if moving the network would take it from containers that no restart moves along.
+    fn refuse_to_strand(&self, anchor: &Container) -> Result<(), Error> {
+        let stranded = stranded(&self.location, anchor, &self.containers);
+        if stranded.is_empty() {
             return Ok(());
         }
         let name = &self.name;
         Err(Error::new(format!(
-            "the network of {name} stays with {}: no restart brings {} into the namespace \
-                 that {name} has now; nothing was changed",
-            who(&self.home, &self.containers),
-            bereft.join(", ")
+            "the network of {name} stays with {}: a restart cannot move {} into the new \
+                 namespace of {name}; nothing was changed",
+            member_names(&self.location, &self.containers),
+            stranded.join(", ")
         ))
         .hint(format!(
-            "give them the anchor again: pausectl docker reanchor {name}; or end them first"
+            "give them a new anchor: pausectl docker reanchor {name}; or stop them first"
         )))
     }
 
-    pub fn report_followed(&self, brought: &Brought, output: Output) -> Result<()> {
-        let names: Vec<_> = brought
+    pub fn report_moved(&self, restarts: &MemberRestarts, output: Output) -> Result<()> {
+        let names: Vec<_> = restarts
             .restarted
             .iter()
             .map(ContainerName::as_str)
             .collect();
         let name = &self.name;
-        let said = match output {
+        let printed = match output {
             Output::Json => {
-                let failed = brought.failed.iter().map(|(member, failure)| {
+                let failed = restarts.failed.iter().map(|(member, failure)| {
                     json!({"name": member.as_str(), "error": failure.to_string()})
                 });
                 print_json(&json!({
@@ -172,21 +172,21 @@ impl Scene {
                 ))
             }
         };
-        said?;
-        if brought.failed.is_empty() {
+        printed?;
+        if restarts.failed.is_empty() {
             return Ok(());
         }
-        let (members, whys): (Vec<_>, Vec<_>) = brought
+        let (members, reasons): (Vec<_>, Vec<_>) = restarts
             .failed
             .iter()
             .map(|(member, failure)| (member.as_str(), failure.error.message.as_str()))
             .unzip();
         Err(Error::new(format!(
             "not all members were restarted: {}",
-            whys.join("; ")
+            reasons.join("; ")
         ))
         .hint(format!(
-            "once that is mended: docker restart {}",
+            "once that is fixed, run: docker restart {}",
             members.join(" ")
         ))
         .into())

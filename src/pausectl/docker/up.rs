@@ -6,17 +6,18 @@ use std::fs;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::attachment::{self, Place};
+use super::attachment::{self, TargetNetns};
 use super::etc_hosts;
+use super::lookup::{find, observe, refuse_if_members_remain};
 use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
-use super::{find, listen, look, made, made_json, refuse_survivors, usage};
-use crate::attachment_settings::WishOptions;
+use super::report::{attached_json, attached_text};
+use crate::attachment_settings::AttachmentOptions;
 use crate::docker_api::{
     ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer, RestartPolicy,
 };
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
-use crate::published_ports::Port;
-use crate::{Output, Result, Stop, print, print_json, warn};
+use crate::published_ports::PublishedPort;
+use crate::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use pausenet::cni::result::{AddResult, Dns as NetworkDns};
 use pausenet::ipam;
 use pausenet_host::Error;
@@ -24,7 +25,7 @@ use pausenet_host::block_on;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
-/// The image that anchors are made of.
+/// The default image of an anchor.
 pub const IMAGE: &str = "pausenet/pause";
 
 const EXAMPLES: &str = "\
@@ -33,50 +34,50 @@ Examples:
   pausectl docker up web --network podnet --ip 10.77.0.7 --dns 10.77.0.1
   docker run -d --net=container:web nginx
 
-The anchor is a container of the pause image with --net=none; the network's plugins
-run on its namespace. Who joins it shares its interface, address and 127.0.0.1, and
-its /etc/resolv.conf and /etc/hosts: so the nameservers are given here, or come from
-the network's configuration (\"dns\", or \"resolvConf\" of its ipam). In /etc/hosts
-the anchor's name stands for its address, and --add-host adds other names.
+The anchor is a container of the pause image, created with --net=none; the network's
+plugins run on its namespace. Containers that join it share its interface, address and
+127.0.0.1, its /etc/resolv.conf and its /etc/hosts. So give nameservers here, or in the
+network's configuration (\"dns\", or \"resolvConf\" of its ipam). /etc/hosts maps the
+anchor's name to its address; --add-host adds more names.
 
-For the plugins it is container docker-NAME, whatever ID Docker gives it.
+The plugins know the anchor as container docker-NAME, whatever ID Docker gives it.
 
-If anything fails, or on Ctrl-C, nothing of the anchor stays.";
+If anything fails, or on Ctrl-C, the anchor is removed again.";
 
-/// Start an anchor: a pause container that holds a network for others to join
+/// Start an anchor: a pause container that holds a network for other containers to join
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Up {
-    /// The anchor's name, for docker and for --net=container:NAME
+    /// The anchor's name, as in --net=container:NAME
     name: String,
 
     #[command(flatten)]
     network: NetworkOptions,
 
     #[command(flatten)]
-    wishes: WishOptions,
+    settings: AttachmentOptions,
 
-    /// A nameserver, for the anchor and all that join it
+    /// A nameserver for the anchor and its members
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
 
-    /// A domain to search names in
+    /// A search domain for the anchor and its members
     #[arg(long, value_name = "DOMAIN")]
     dns_search: Vec<String>,
 
-    /// A line for /etc/hosts, for the anchor and all that join it
+    /// An entry of /etc/hosts for the anchor and its members
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
 
-    /// The host's name inside, for the anchor and all that join it; by default NAME
+    /// The hostname of the anchor and its members [default: NAME]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
 
-    /// When Docker starts it again: no, on-failure, on-failure:TIMES, always, unless-stopped
+    /// When Docker restarts it: no, on-failure, on-failure:TIMES, always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "unless-stopped")]
     restart: String,
 
-    /// The image of the anchor
+    /// The anchor's image
     #[arg(long, value_name = "IMAGE", default_value = IMAGE)]
     image: String,
 
@@ -87,22 +88,19 @@ pub struct Up {
     docker: DockerOptions,
 }
 
-/// Makes an anchor, or nothing.
-///
-/// # Errors
-/// What stood in the way, after everything was undone.
+/// Creates and attaches an anchor, or leaves nothing.
 pub fn up(options: &Up, output: Output) -> Result<()> {
-    let name = ContainerName::parse(&options.name).map_err(usage)?;
-    let (ifname, wishes) = options.wishes.parse().map_err(usage)?;
-    let restart =
-        RestartPolicy::parse(&options.restart).map_err(|why| usage(format!("--restart: {why}")))?;
+    let name = ContainerName::parse(&options.name).map_err(Stop::usage)?;
+    let (ifname, settings) = options.settings.parse().map_err(Stop::usage)?;
+    let restart = RestartPolicy::parse(&options.restart)
+        .map_err(|why| Stop::usage(format!("--restart: {why}")))?;
     let hostname = options.hostname.clone().unwrap_or_else(|| host_name(&name));
     for server in &options.dns {
         let parsed = server.parse::<std::net::IpAddr>();
-        parsed.map_err(|_| usage(format!("--dns: {server:?} is no address of a nameserver")))?;
+        parsed.map_err(|_| Stop::usage(format!("--dns: {server:?} is not an IP address")))?;
     }
     for host in &options.add_host {
-        etc_hosts::check(host).map_err(|why| usage(format!("--add-host: {why}")))?;
+        etc_hosts::check_entry(host).map_err(|why| Stop::usage(format!("--add-host: {why}")))?;
     }
     let list = options.network.load()?;
     let runtime = options.plugins.runtime();
@@ -122,29 +120,29 @@ pub fn up(options: &Up, output: Output) -> Result<()> {
         wanted: true,
         ifname,
         list,
-        wishes,
+        settings,
         addresses: Vec::new(),
         template: Some(template.clone()),
     };
     let result = block_on(async {
         let docker = options.docker.connect().await?;
-        let mut interrupt = listen()?;
+        let mut interrupt = listen_for_signals()?;
         let _lock = record::lock(&record.identity)?;
         prepare(&docker, &runtime, &record, &name, &template.image).await?;
         let new = new_container(&record, &template, &name, &options.add_host);
-        make(&docker, &runtime, &mut record, &new, &mut interrupt).await
+        create_and_attach(&docker, &runtime, &mut record, &new, &mut interrupt).await
     })?;
     warn_of_other_dns(&record, &result);
     match output {
-        Output::Json => print_json(&made_json(&record, &result)),
+        Output::Json => print_json(&attached_json(&record, &result)),
         Output::Text => print(&format!(
             "{}{name}: join it with: docker run --net=container:{name} IMAGE\n",
-            made(&record, &result)
+            attached_text(&record, &result)
         )),
     }
 }
 
-/// Everything that can be refused is, before anything is made.
+/// Refuses what can be refused before anything is created, and removes leftovers.
 async fn prepare(
     docker: &Docker,
     runtime: &Runtime,
@@ -156,38 +154,38 @@ async fn prepare(
     if let Some(found) = find(docker, &by_name).await? {
         let hint = match found.labels.get(IDENTITY_LABEL) {
             Some(_) => format!(
-                "it is an anchor, and {}; attach it if it has no network: pausectl docker attach \
+                "it is an anchor, in state {}; if it has no network, attach it: pausectl docker attach \
                  {name}; or remove it: docker rm -f {name}",
                 found.state
             ),
             None => format!("choose another name, or remove it: docker rm -f {name}"),
         };
-        let msg = format!("container {name} exists already");
+        let msg = format!("container {name} already exists");
         return Err(Error::new(msg).hint(hint).into());
     }
-    let (home, containers) = look(docker, record).await?;
-    refuse_survivors(record, None, &home, &containers)?;
-    need_image(docker, image).await?;
-    if !record.wishes.ports.is_empty() {
-        // Told before a container is made.
+    let (location, containers) = observe(docker, record).await?;
+    refuse_if_members_remain(record, None, &location, &containers)?;
+    require_image(docker, image).await?;
+    if !record.settings.ports.is_empty() {
+        // Fails early if no plugin maps ports.
         let netns = std::path::PathBuf::new();
         let (identity, ifname) = (record.identity.clone(), record.ifname.clone());
         record
-            .wishes
+            .settings
             .parameters(&record.list, identity, ifname, netns)?;
     }
     record
-        .wishes
+        .settings
         .ports
         .iter()
-        .try_for_each(Port::refuse_served)?;
-    // Of an earlier anchor with this name, with whom nobody lives any more.
+        .try_for_each(PublishedPort::refuse_if_in_use)?;
+    // The network of an earlier anchor of this name, without members by now.
     attachment::detach(runtime, record).await?;
     Ok(())
 }
 
-/// The container, its process, its network; undone the other way round.
-async fn make(
+/// Creates and starts the container and attaches it. Undoes everything on failure.
+async fn create_and_attach(
     docker: &Docker,
     runtime: &Runtime,
     record: &mut Record,
@@ -197,23 +195,23 @@ async fn make(
     let id = docker.create(new).await?;
     record.container = Some(id.clone());
     let outcome = async {
-        let pid = started(docker, &id, interrupt).await?;
-        let place = Place::of_process(pid)?;
-        let wishes = record.wishes.clone();
-        attachment::attach(runtime, record, &place, &wishes, interrupt).await
+        let pid = start(docker, &id, interrupt).await?;
+        let target_netns = TargetNetns::of_process(pid)?;
+        let settings = record.settings.clone();
+        attachment::attach(runtime, record, &target_netns, &settings, interrupt).await
     };
     match outcome.await {
         Ok(result) => {
-            etc_hosts::name_addresses(docker, record).await;
+            etc_hosts::set_addresses(docker, record).await;
             Ok(result)
         }
         Err(stop) => {
             let removed = docker.remove(&ContainerRef::from(&id)).await;
             if let Err(err) = removed.map_err(Error::from) {
                 let name = &record.name;
-                let hint = format!("once that is mended: docker rm -f {name}");
+                let hint = format!("once that is fixed, run: docker rm -f {name}");
                 warn(
-                    &err.context(format!("anchor {name} is not wholly undone"))
+                    &err.context(format!("anchor {name} could not be removed"))
                         .hint(hint),
                 );
             }
@@ -222,21 +220,20 @@ async fn make(
     }
 }
 
-/// # Errors
-/// When Docker has to get the image first.
-pub async fn need_image(docker: &Docker, image: &str) -> Result<(), Error> {
+/// Fails when Docker does not have the image: pulling it is left to the user.
+pub async fn require_image(docker: &Docker, image: &str) -> Result<(), Error> {
     if docker.has_image(image).await? {
         return Ok(());
     }
     let hint = match image {
-        IMAGE => "make it from the pause binary: scripts/image.sh --output - | docker load".into(),
-        other => format!("docker pull {other}"),
+        IMAGE => "build it: scripts/image.sh --output - | docker load".into(),
+        other => format!("get it: docker pull {other}"),
     };
     Err(Error::new(format!("Docker has no image {image}")).hint(hint))
 }
 
-/// Starts a container, and gives back its process.
-pub async fn started(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) -> Result<u32> {
+/// Starts a container and returns its PID.
+pub async fn start(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) -> Result<u32> {
     let container = ContainerRef::from(id);
     docker.start(&container).await?;
     if let Some(signal) = interrupt.pending().await {
@@ -245,15 +242,14 @@ pub async fn started(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) 
     let started = docker.inspect(&container).await?;
     started.pid.ok_or_else(|| {
         Error::new(format!(
-            "container {started} of image {} ended at once",
+            "container {started} of image {} exited at once",
             started.image
         ))
-        .hint("an anchor's image has to run for ever; see: docker logs")
+        .hint("an anchor must keep running; see: docker logs")
         .into()
     })
 }
 
-/// An anchor as it was asked for.
 fn new_container(
     record: &Record,
     template: &Template,
@@ -273,12 +269,12 @@ fn new_container(
     }
 }
 
-/// The kernel takes 64 bytes for it.
+/// The kernel allows 64 bytes, with the terminating NUL.
 fn host_name(name: &ContainerName) -> String {
     name.as_str().chars().take(63).collect()
 }
 
-/// What was asked for, or else what the network says to everybody.
+/// The options' DNS settings, or else those of the network.
 fn dns(options: &Up, list: &NetworkList) -> Result<Dns, Error> {
     let network = network_dns(list)?;
     let or = |asked: &[String], other: Vec<String>| match asked {
@@ -296,16 +292,16 @@ fn dns(options: &Up, list: &NetworkList) -> Result<Dns, Error> {
     })
 }
 
-/// What the plugins will say, as far as their configuration tells: Docker has to be told
-/// before they run.
+/// The DNS settings that the plugins will return, as far as their configuration shows: Docker
+/// needs them before the plugins run.
 fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
     for plugin in &list.plugins {
         let ipam = plugin.config.get("ipam");
-        for place in [
+        for target_netns in [
             plugin.config.get("dns"),
             ipam.and_then(|ipam| ipam.get("dns")),
         ] {
-            let dns = place.and_then(|json| NetworkDns::deserialize(json).ok());
+            let dns = target_netns.and_then(|json| NetworkDns::deserialize(json).ok());
             if let Some(dns) = dns.filter(|dns| !dns.is_empty()) {
                 return Ok(dns);
             }
@@ -322,7 +318,7 @@ fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
     Ok(NetworkDns::default())
 }
 
-/// A nameserver that only the result tells came too late for the container.
+/// A nameserver that only the ADD result has comes too late for the container.
 fn warn_of_other_dns(record: &Record, result: &AddResult) {
     let given = record
         .template
@@ -339,11 +335,11 @@ fn warn_of_other_dns(record: &Record, result: &AddResult) {
         let late = late.join(" --dns ");
         warn(
             &Error::new(format!(
-                "{}: the network named its nameserver only when the container was made",
+                "{}: the network's plugins named a nameserver, but too late for this container",
                 record.name
             ))
             .hint(format!(
-                "to have it: docker rm -f {0}, and up {0} --dns {late}",
+                "to use it, recreate the anchor: docker rm -f {0}; pausectl docker up {0} --dns {late}",
                 record.name
             )),
         );

@@ -1,4 +1,4 @@
-//! `pausectl pod create`: a namespace with a name, a pause process in it, and a network.
+//! `pausectl pod create`: a named network namespace with a pause process in it, attached to a network.
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -6,8 +6,8 @@ use std::process::Child;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
-use super::parse_name;
-use crate::attachment_settings::Wishes;
+use super::name::parse_name;
+use crate::attachment_settings::AttachmentSettings;
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use pausenet::cni::IfName;
@@ -27,14 +27,13 @@ Examples:
   pausectl pod create web --network podnet --ip 10.77.0.7
   pausectl pod create web --conf podnet.conf --output json
 
-The pod is a network namespace bound to /run/pausenet/netns/NAME and held by a
-pause process, with the network's plugins run on it. For them it is container
-pausectl-NAME: by that name its addresses stand in the store, and
-/var/lib/cni/results keeps what `pod rm` needs to undo it.
+The pod is a network namespace, bound to /run/pausenet/netns/NAME and held by a pause
+process. The network's plugins know it as container pausectl-NAME: the store lists its
+addresses under that name, and /var/lib/cni/results keeps what `pod rm` needs.
 
-If anything fails, or on Ctrl-C, nothing of the pod stays.";
+If anything fails, or on Ctrl-C, the pod is removed again.";
 
-/// Make a pod: a network namespace held by a pause process, attached to a network
+/// Create a pod: a network namespace held by a pause process, attached to a network
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Create {
@@ -44,36 +43,33 @@ pub struct Create {
     #[command(flatten)]
     network: NetworkOptions,
 
-    /// The name of the interface in the pod
+    /// The name of the pod's interface
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     ifname: String,
 
-    /// Ask for this address. Plugins that declare the capability "ips" get it that way; if none
-    /// does, all get it in CNI_ARGS
+    /// Request this address: by the capability "ips" if a plugin declares it, else in CNI_ARGS
     #[arg(long = "ip", value_name = "ADDRESS")]
     ips: Vec<String>,
 
-    /// Ask for this MAC, by the capability "mac" or CNI_ARGS likewise
+    /// Request this MAC address, by the capability "mac" or in CNI_ARGS
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
 
     #[command(flatten)]
     plugins: PluginOptions,
 
-    /// The program of the pause process; by default the `pause` beside pausectl
+    /// The pause program [default: `pause` in the folder of pausectl]
     #[arg(long, value_name = "FILE", env = "PAUSENET_PAUSE")]
     pause: Option<PathBuf>,
 }
 
-/// Makes a pod, or nothing.
-///
-/// # Errors
-/// What stood in the way, after everything was undone.
+/// Creates a pod, or leaves nothing.
 pub fn create(options: &Create, output: Output) -> Result<()> {
     let pod = parse_name(&options.name)?;
     let usage = |why: String| Stop::Usage(Error::new(why));
     let ifname = IfName::parse(&options.ifname).map_err(|why| usage(format!("--ifname: {why}")))?;
-    let wishes = Wishes::parse(&options.ips, options.mac.as_deref()).map_err(usage)?;
+    let settings =
+        AttachmentSettings::parse(&options.ips, options.mac.as_deref()).map_err(usage)?;
     need_root()?;
     let list = options.network.load()?;
     let runtime = options.plugins.runtime();
@@ -90,10 +86,10 @@ pub fn create(options: &Create, output: Output) -> Result<()> {
     let outcome = block_on(async {
         let mut interrupt = Interrupt::listen()
             .map_err(|err| Error::new(format!("cannot listen for signals: {err}")))?;
-        clear_leftovers(&runtime, &pod).await?;
-        let parameters = wishes.parameters(&list, pod.container_id(), ifname, pin::path(&pod))?;
+        remove_leftovers(&runtime, &pod).await?;
+        let parameters = settings.parameters(&list, pod.container_id(), ifname, pin::path(&pod))?;
         let entry = Entry::new(list, parameters);
-        make(&runtime, &pod, &program, &wishes, entry, &mut interrupt).await
+        create_and_attach(&runtime, &pod, &program, &settings, entry, &mut interrupt).await
     });
     match outcome {
         Ok((entry, pid)) => report(&pod, &entry, pid, output),
@@ -101,22 +97,22 @@ pub fn create(options: &Create, output: Output) -> Result<()> {
     }
 }
 
-/// The namespace, the pause process and the attachment, in this order; undone in the other.
-async fn make(
+/// Creates the namespace, the pause process and the attachment. Undoes everything on failure.
+async fn create_and_attach(
     runtime: &Runtime,
     pod: &PodName,
     program: &std::path::Path,
-    wishes: &Wishes,
+    settings: &AttachmentSettings,
     mut entry: Entry,
     interrupt: &mut Interrupt,
 ) -> Result<(Entry, u32)> {
     let mut pause = pin::create(pod, || {
-        switch_loopback_on()?;
+        set_loopback_up()?;
         pause::start(program, pod)
     })?;
     let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
-        wishes.check(entry, result)?;
-        still_there(&mut pause, program)
+        settings.check(entry, result)?;
+        check_still_running(&mut pause, program)
     });
     match attached.await {
         Ok(()) => Ok((entry, pause.id())),
@@ -127,15 +123,15 @@ async fn make(
     }
 }
 
-/// Takes the rest of the pod down. What cannot be undone is said, and left for `pod rm`.
+/// Takes the rest of the pod down. A failure is a warning, and left for `pod rm`.
 fn undo(pod: &PodName, detached: Result<(), Error>, pause: &mut Child) {
-    // Killed and not asked: it has nothing to save, and it must be gone for the namespace to go.
+    // SIGKILL: it has nothing to save, and the namespace can't go before it.
     let _ = pause.kill();
     let _ = pause.wait();
     if let Err(err) = detached.and_then(|()| pin::remove(pod)) {
-        let hint = format!("once that is mended: pausectl pod rm --force {pod}");
+        let hint = format!("once that is fixed, run: pausectl pod rm --force {pod}");
         warn(
-            &err.context(format!("pod {pod} is not wholly undone"))
+            &err.context(format!("pod {pod} could not be removed"))
                 .hint(hint),
         );
     }
@@ -143,9 +139,9 @@ fn undo(pod: &PodName, detached: Result<(), Error>, pause: &mut Child) {
 
 fn refuse_existing(pod: &PodName) -> Result<()> {
     let exists = |what: String| {
-        Err(Error::new(format!("pod {pod} exists already{what}"))
+        Err(Error::new(format!("pod {pod} already exists{what}"))
             .hint(format!(
-                "see: pausectl pod ls; to make it anew: pausectl pod rm {pod}"
+                "see: pausectl pod ls; to recreate it, first: pausectl pod rm {pod}"
             ))
             .into())
     };
@@ -153,22 +149,21 @@ fn refuse_existing(pod: &PodName) -> Result<()> {
         return exists(format!(" ({})", shown(netns.path())));
     }
     let mut socket = RouteSocket::open().during("open a netlink socket on the host")?;
-    // Without its name, but alive in its processes.
+    // Its name is gone, but its processes and its network are not.
     match anchor::attachments(&mut socket, pod)?.first() {
         Some((link, _)) => exists(format!(": {} is its host end", link.name)),
         None => Ok(()),
     }
 }
 
-/// What a reboot or a crash left of a pod with this name. The caller holds its lock, so nobody
-/// is at work on it.
-async fn clear_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error> {
+/// Removes what a reboot or a crash left of a pod with this name. The caller holds its lock.
+async fn remove_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error> {
     let detached = runtime.detach_all(&pod.container_id()).await;
     detached.during_with(|| format!("remove what an earlier pod {pod} left"))?;
     pin::remove(pod)
 }
 
-fn switch_loopback_on() -> Result<(), Error> {
+fn set_loopback_up() -> Result<(), Error> {
     let lo = IfName::parse("lo").expect("a fine name");
     let switch_on = || {
         let mut socket = RouteSocket::open()?;
@@ -187,19 +182,19 @@ fn pause_program(named: Option<&PathBuf>) -> Result<PathBuf> {
     };
     let missing = |why: &str| {
         Error::new(format!("the pause program {} {why}", program.display()))
-            .hint("--pause names it; it usually lies beside pausectl, and is called pause")
+            .hint("give its path with --pause; it is usually the pause beside pausectl")
     };
-    // Resolved here: it is started from another folder.
+    // Resolved here, since it is started from another folder.
     let found = program
         .canonicalize()
         .map_err(|err| missing(&format!("cannot be found: {err}")))?;
     if found.file_name().is_none_or(|name| name != pause::PROGRAM) {
-        return Err(missing("has another name than pause, by which it is known in /proc").into());
+        return Err(missing("must be called pause, which is how it is found in /proc").into());
     }
     Ok(found)
 }
 
-fn still_there(pause: &mut Child, program: &std::path::Path) -> Result<(), Error> {
+fn check_still_running(pause: &mut Child, program: &std::path::Path) -> Result<(), Error> {
     match pause.try_wait() {
         Ok(None) => Ok(()),
         Ok(Some(status)) => Err(Error::new(format!(
@@ -207,7 +202,7 @@ fn still_there(pause: &mut Child, program: &std::path::Path) -> Result<(), Error
             program.display()
         ))),
         Err(err) => Err(Error::new(format!(
-            "cannot look after the pause process: {err}"
+            "cannot wait for the pause process: {err}"
         ))),
     }
 }

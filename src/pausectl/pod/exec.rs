@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{parse_name, unknown};
+use super::name::{parse_name, unknown_pod};
 use crate::{Result, complain, need_root};
 use pausenet_host::Error;
 use pausenet_host::anchor::pin::{self, Pin};
@@ -18,10 +18,10 @@ Examples:
   pausectl pod exec web -- ip address
   pausectl pod exec web -- nginx -g 'daemon off;'
 
-The command joins the pod's network namespace and nothing else: files, processes
-and users are those of the host. It takes pausectl's place, so signals reach it and
-its exit status is the one you see (a shell shows 128 and the number for a signal);
-126 means that it cannot be executed, 127 that there is no such command.";
+The command joins the pod's network namespace and nothing else: files, processes and
+users are those of the host. It replaces pausectl, so it gets signals itself, and its
+exit status is the one you see (a shell shows 128 plus the number for a signal).
+126: the command cannot be executed; 127: there is no such command.";
 
 /// Run a command in a pod's network namespace
 #[derive(Debug, clap::Args)]
@@ -40,15 +40,12 @@ pub struct Exec {
     command: Vec<OsString>,
 }
 
-/// Becomes the command. Returns only when that is not possible, with the exit status.
-///
-/// # Errors
-/// When there is no such pod, or its namespace cannot be joined.
+/// Replaces pausectl by the command. Returns, with the exit status, only if that fails.
 pub fn exec(options: &Exec) -> Result<ExitCode> {
     let pod = parse_name(&options.name)?;
     need_root()?;
     let Pin::Namespace(netns) = pin::look_up(&pod)? else {
-        return Err(unknown(&pod).into());
+        return Err(unknown_pod(&pod).into());
     };
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|err| {
         Error::new(format!(

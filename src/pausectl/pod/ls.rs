@@ -1,4 +1,4 @@
-//! `pausectl pod ls`: which pods there are, as the kernel shows them.
+//! `pausectl pod ls`: the pods, as the kernel shows them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -25,30 +25,30 @@ Examples:
 
 STATE is one of
   running     a pause process holds the pod
-  unanchored  the pause process is gone; processes that joined the pod live on in it
-  empty       nobody lives in it
-  incomplete  there is a name without a namespace: in the making, or left by a crash
-  nameless    there is an attachment, but the pod's name is gone
-MEMBERS counts the processes in the pod beside the pause process. NETWORK is known for
-interfaces that pausenet made.";
+  unanchored  the pause process is gone, but processes that joined the pod remain
+  empty       no process is in it
+  incomplete  a name without a namespace: being created, or left by a crash
+  nameless    an attachment without the pod's name
+MEMBERS counts the processes in the pod, without the pause process. NETWORK is known
+for interfaces that pausenet made.";
 
 /// List the pods
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct List {}
 
-/// How a pod fares.
+/// A pod's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// A pause process holds it.
     Running,
-    /// The pause process is gone, and processes that joined the pod still live in it.
+    /// The pause process is gone, and processes that joined the pod remain.
     Unanchored,
-    /// Nobody lives in it.
+    /// No process is in it.
     Empty,
-    /// There is a name without a namespace: in the making, or left by a crash.
+    /// A name without a namespace: being created, or left by a crash.
     Incomplete,
-    /// There is a namespace with our attachment, but its name is gone.
+    /// A namespace with our attachment, without its name.
     Nameless,
 }
 
@@ -72,30 +72,26 @@ struct Pod {
     interfaces: Vec<Interface>,
 }
 
-/// An interface inside a pod, lo left out.
+/// An interface of a pod, except lo.
 struct Interface {
     link: Option<Link>,
     addresses: Vec<IpNetwork>,
-    /// The other end of a veth, on the host.
     host_end: Option<Link>,
     /// From the host end's alias.
     attachment: Option<Attachment>,
 }
 
 /// Lists the pods.
-///
-/// # Errors
-/// When the kernel does not answer.
 pub fn ls(output: Output) -> Result<()> {
     need_root()?;
-    let pods = interfaces::apart(look)?;
+    let pods = interfaces::apart(observe_pods)?;
     match output {
         Output::Json => print_json(&json!({"pods": pods.iter().map(json).collect::<Vec<_>>()})),
         Output::Text => print(&text(&pods)),
     }
 }
 
-fn look() -> Result<Vec<Pod>, Error> {
+fn observe_pods() -> Result<Vec<Pod>, Error> {
     let mut host = Host::open()?;
     let attached = host.links.values().filter_map(|link| {
         let attachment = attachment_of_host_end(link)?;
@@ -132,7 +128,7 @@ fn describe(name: PodName, pin: Pin, residents: Residents, host: &mut Host) -> R
     };
     let interfaces = match &pin {
         Pin::Namespace(netns) => interfaces(netns, &name, host)?,
-        Pin::Absent | Pin::Empty => unseen(&name, &host.links),
+        Pin::Absent | Pin::Empty => host_ends_only(&name, &host.links),
     };
     Ok(Pod {
         name,
@@ -156,8 +152,8 @@ fn interfaces(netns: &Netns, pod: &PodName, host: &mut Host) -> Result<Vec<Inter
     Ok(found.into_iter().map(ours).collect())
 }
 
-/// The host ends of a pod whose inside cannot be reached by name.
-fn unseen(pod: &PodName, host_links: &HashMap<u32, Link>) -> Vec<Interface> {
+/// The interfaces of a pod whose namespace has no name: only their host ends are visible.
+fn host_ends_only(pod: &PodName, host_links: &HashMap<u32, Link>) -> Vec<Interface> {
     let ours = host_links.values().filter_map(|link| {
         let attachment = attachment_of_host_end(link)?;
         (attachment.container == pod.container_id()).then(|| Interface {
@@ -193,7 +189,7 @@ impl Interface {
     }
 }
 
-/// One line for each interface; a pod's own columns stand in the first of its lines.
+/// A line for each interface, with the pod's columns repeated.
 fn text(pods: &[Pod]) -> String {
     if pods.is_empty() {
         return "no pods\n".to_owned();

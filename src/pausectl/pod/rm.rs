@@ -1,8 +1,8 @@
-//! `pausectl pod rm`: what `create` made, taken down again, however little is left of it.
+//! `pausectl pod rm`: removes a pod, or whatever is left of it.
 
 use serde_json::json;
 
-use super::{parse_name, unknown};
+use super::name::{parse_name, unknown_pod};
 use crate::options::{NetworkOptions, PluginOptions};
 use crate::{Output, Result, Stop, complain, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
@@ -23,15 +23,15 @@ Examples:
   pausectl pod rm web
   pausectl pod rm --force web db
 
-DEL of the network's plugins first, with the config that the pod was made with
-(kept in /var/lib/cni/results; if it is lost, --conf or the network's name in the
-folder of configurations), then the pause process, then the name. It works as well
-when the pause process is dead, or when the last boot took the namespace.
+Removes the attachment by the plugins' DEL, then the pause process, then the name. DEL
+gets the configuration that the pod was created with (kept in /var/lib/cni/results; if
+that is lost, --conf, or the network of that name in the folder of configurations). A
+pod can be removed even if its pause process is dead or a reboot took its namespace.
 
-While processes that joined the pod still live in it, it is not removed: they would
-lose their network. --force ends them.";
+A pod is not removed while other processes are in it, since they would lose their
+network. --force ends them.";
 
-/// Take pods down
+/// Remove pods
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Remove {
@@ -39,8 +39,8 @@ pub struct Remove {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
-    /// End the processes in the pod too (SIGTERM, then SIGKILL), go on when a plugin's DEL
-    /// fails, and take an unknown pod for one that is gone already
+    /// End the processes in the pod, too (SIGTERM, then SIGKILL), go on if a plugin's DEL fails,
+    /// and accept that a pod does not exist
     #[arg(long, short)]
     force: bool,
 
@@ -51,10 +51,10 @@ pub struct Remove {
     plugins: PluginOptions,
 }
 
-/// Removes pods. One that cannot be removed does not keep the others.
+/// Removes pods. A failure does not stop the others.
 ///
 /// # Errors
-/// The last failure; earlier ones have been said.
+/// The last failure; earlier ones are printed.
 pub fn rm(options: &Remove, output: Output) -> Result<()> {
     let pods = options.names.iter().map(|name| parse_name(name));
     let pods = pods.collect::<Result<Vec<_>>>()?;
@@ -63,8 +63,8 @@ pub fn rm(options: &Remove, output: Output) -> Result<()> {
     let mut outcome = Ok(());
     for pod in &pods {
         match remove(pod, options) {
-            Ok(Was::There) => removed.push(pod.as_str()),
-            Ok(Was::GoneAlready) => {}
+            Ok(Removal::Removed) => removed.push(pod.as_str()),
+            Ok(Removal::AlreadyGone) => {}
             Err(err) => {
                 if let Err(earlier) = std::mem::replace(&mut outcome, Err(err)) {
                     complain(&earlier);
@@ -85,48 +85,48 @@ pub fn rm(options: &Remove, output: Output) -> Result<()> {
     outcome.map_err(Stop::Failed)
 }
 
-/// What there is of a pod.
-struct Remains {
+/// What exists of a pod.
+struct PodState {
     netns: Option<Netns>,
     residents: Residents,
-    /// What is remembered of its attachments.
-    remembered: Vec<Entry>,
-    /// Host ends that the kernel has.
+    /// Its attachments in the result cache.
+    cached: Vec<Entry>,
+    /// Its host ends in the kernel.
     attached: Vec<(Link, Attachment)>,
 }
 
-enum Was {
-    There,
-    GoneAlready,
+enum Removal {
+    Removed,
+    AlreadyGone,
 }
 
-fn remove(pod: &PodName, options: &Remove) -> Result<Was, Error> {
+fn remove(pod: &PodName, options: &Remove) -> Result<Removal, Error> {
     let _lock = anchor::lock(pod)?;
-    let Some(remains) = Remains::of(pod)? else {
+    let Some(state) = PodState::of(pod)? else {
         return if options.force {
-            Ok(Was::GoneAlready)
+            Ok(Removal::AlreadyGone)
         } else {
-            Err(unknown(pod))
+            Err(unknown_pod(pod))
         };
     };
-    refuse_members(pod, &remains.residents, options.force)?;
-    let detached = block_on(detach(pod, &remains, options));
-    or_go_on(detached, options.force)?;
-    if let Some(id) = remains.netns.as_ref().and_then(|netns| netns.id().ok()) {
-        or_go_on(
-            end_processes(id, remains.residents, options.force),
+    refuse_members(pod, &state.residents, options.force)?;
+    let detached = block_on(detach(pod, &state, options));
+    continue_if_forced(detached, options.force)?;
+    if let Some(id) = state.netns.as_ref().and_then(|netns| netns.id().ok()) {
+        continue_if_forced(
+            end_processes(id, state.residents, options.force),
             options.force,
         )?;
     }
-    drop(remains.netns);
+    drop(state.netns);
     pin::remove(pod)?;
-    Ok(Was::There)
+    Ok(Removal::Removed)
 }
 
-impl Remains {
+impl PodState {
     /// None when there is no such pod.
     fn of(pod: &PodName) -> Result<Option<Self>, Error> {
-        let mut socket = open_host()?;
+        let mut socket = open_route_socket()?;
         let pin = pin::look_up(pod)?;
         let is_absent = matches!(pin, Pin::Absent);
         let netns = match pin {
@@ -139,14 +139,14 @@ impl Remains {
                 .unwrap_or_default(),
             None => Residents::default(),
         };
-        let remains = Self {
+        let state = Self {
             netns,
             residents,
-            remembered: cache::of_container(&pod.container_id())?,
+            cached: cache::of_container(&pod.container_id())?,
             attached: anchor::attachments(&mut socket, pod)?,
         };
-        let is_known = !is_absent || !remains.remembered.is_empty() || !remains.attached.is_empty();
-        Ok(is_known.then_some(remains))
+        let is_known = !is_absent || !state.cached.is_empty() || !state.attached.is_empty();
+        Ok(is_known.then_some(state))
     }
 }
 
@@ -159,28 +159,28 @@ fn refuse_members(pod: &PodName, residents: &Residents, force: bool) -> Result<(
         "pod {pod} is in use by {}; nothing was changed",
         members.join(", ")
     ))
-    .hint("end them first, or let --force do it"))
+    .hint("end them first, or use --force"))
 }
 
-/// DEL of every attachment, those that are remembered and those that only the kernel knows.
-async fn detach(pod: &PodName, remains: &Remains, options: &Remove) -> Result<(), Error> {
+/// DEL of every attachment, in the cache or only in the kernel.
+async fn detach(pod: &PodName, state: &PodState, options: &Remove) -> Result<(), Error> {
     let runtime = options.plugins.runtime();
-    let netns = remains.netns.as_ref().map(|netns| netns.path().to_owned());
+    let netns = state.netns.as_ref().map(|netns| netns.path().to_owned());
     let mut outcome = Ok(());
-    for remembered in &remains.remembered {
+    for remembered in &state.cached {
         let mut entry = remembered.clone();
         entry.parameters.netns.clone_from(&netns);
         let deleted = runtime.detach(&entry).await;
         let deleted = match deleted {
             Err(err) if !options.force => Err(err),
-            // With force, an entry that cannot be undone must not stay for ever.
+            // With --force, an entry whose DEL fails must not stay for ever.
             other => entry.forget().and(other),
         };
         outcome = outcome.and(deleted);
     }
-    for (link, attachment) in &remains.attached {
+    for (link, attachment) in &state.attached {
         let is_this = |entry: &Entry| entry.parameters.attachment == *attachment;
-        if remains.remembered.iter().any(is_this) {
+        if state.cached.iter().any(is_this) {
             continue;
         }
         let parameters = Parameters {
@@ -196,12 +196,12 @@ async fn detach(pod: &PodName, remains: &Remains, options: &Remove) -> Result<()
         outcome = outcome.and(deleted.during_with(|| format!("remove {} of pod {pod}", link.name)));
     }
     if options.force {
-        outcome = outcome.and(cut_links(pod));
+        outcome = outcome.and(delete_links(pod));
     }
     outcome
 }
 
-/// The network of an attachment of which nothing but its alias is known.
+/// The configuration for an attachment that is not in the cache, by the network in its alias.
 fn find_network(options: &NetworkOptions, attachment: &Attachment) -> Result<NetworkList, Error> {
     let name = attachment.network.as_str();
     let list = match &options.conf {
@@ -210,23 +210,23 @@ fn find_network(options: &NetworkOptions, attachment: &Attachment) -> Result<Net
     };
     if list.name != attachment.network {
         return Err(Error::new(format!(
-            "--conf is of network {}, the pod of {name}",
+            "--conf has network {}, but the pod is attached to {name}",
             list.name
         )));
     }
     Ok(list)
 }
 
-/// Links of the pod that no DEL has removed.
-fn cut_links(pod: &PodName) -> Result<(), Error> {
-    let mut socket = open_host()?;
+/// Deletes links of the pod that DEL left.
+fn delete_links(pod: &PodName) -> Result<(), Error> {
+    let mut socket = open_route_socket()?;
     for (link, _) in anchor::links(&mut socket, pod)? {
         link::delete(&mut socket, link.index).during_with(|| format!("remove {}", link.name))?;
     }
     Ok(())
 }
 
-/// The pause process, and with force all others, those included that they start meanwhile.
+/// Ends the pause process, and with force all others, even those started meanwhile.
 fn end_processes(netns: NetnsId, first: Residents, force: bool) -> Result<(), Error> {
     const ROUNDS: usize = 10;
     let mut residents = first;
@@ -244,12 +244,12 @@ fn end_processes(netns: NetnsId, first: Residents, force: bool) -> Result<(), Er
             .unwrap_or_default();
     }
     Err(Error::new(
-        "processes in the pod are started faster than they can be ended",
+        "new processes start in the pod faster than they can be ended",
     ))
 }
 
-/// With force, a failure is said and does not stop what follows.
-fn or_go_on(outcome: Result<(), Error>, force: bool) -> Result<(), Error> {
+/// With force, turns a failure into a warning.
+fn continue_if_forced(outcome: Result<(), Error>, force: bool) -> Result<(), Error> {
     match outcome {
         Err(err) if force => {
             warn(&err);
@@ -259,6 +259,6 @@ fn or_go_on(outcome: Result<(), Error>, force: bool) -> Result<(), Error> {
     }
 }
 
-fn open_host() -> Result<RouteSocket, Error> {
+fn open_route_socket() -> Result<RouteSocket, Error> {
     RouteSocket::open().during("open a netlink socket on the host")
 }

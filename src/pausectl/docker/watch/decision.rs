@@ -1,92 +1,92 @@
-//! What is to be done for one container's network: from what there is, and nothing else. Not
-//! from what has happened: events may be lost, and the daemon and this service may be restarted
-//! at any moment.
+//! What to do about one container's network: a pure function of the observed state, not of events,
+//! since these may be lost, and Docker and this service may restart at any moment.
 
 use pausenet::kernel::netns::NetnsId;
 
-use super::super::network_location::Home;
+use super::super::network_location::NetworkLocation;
 use super::super::record::Kind;
 
-/// The container, as Docker and the kernel show it.
+/// The container's state, according to Docker and the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// Docker has none.
+pub enum ContainerState {
+    /// Docker has no such container.
     Absent,
     Stopped,
-    /// Docker is about to start it again.
+    /// Docker is about to restart it.
     Restarting,
     Running(NetnsId),
-    /// Docker says that it runs, and its process is gone.
+    /// Docker reports it as running, but its process is gone.
     Ending,
 }
 
-/// All that a decision depends on.
+/// Everything that a decision depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct Observed {
     pub kind: Kind,
-    /// It is no container of Docker's, but a process or a path.
-    pub outside: bool,
-    /// It is to have a network. False after a person has taken it away.
+    /// A rescued process or namespace outside Docker.
+    pub not_in_docker: bool,
+    /// It should have a network. False after `pausectl docker detach`.
     pub wanted: bool,
-    /// The namespace is its own: Docker made it with --net=none.
-    pub own_namespace: bool,
-    /// Something is remembered of an attachment.
-    pub remembered: bool,
-    pub seen: Seen,
-    pub home: Home,
+    /// It has a namespace of its own: it was created with --net=none.
+    pub has_own_netns: bool,
+    /// The result cache has its attachment.
+    pub is_cached: bool,
+    pub state: ContainerState,
+    pub location: NetworkLocation,
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// All is as it should be, or as somebody wants it.
-    Fine,
+pub enum Decision {
+    /// All is as it should be, or as the user wants it.
+    NoAction,
     Attach,
-    /// The namespace that was attached is gone, and the container has a new one.
-    AttachAgain,
-    /// Nobody is left.
+    /// The attached namespace is gone, and the container has a new one.
+    Reattach,
+    /// No process uses the network any more.
     Detach,
-    /// It was restarted, and the network is with members in its old namespace.
+    /// Report: it was restarted, and members hold the network in its old namespace.
     Split,
-    /// It is gone, and the network is with members.
+    /// Report: it is gone, and members hold the network.
     Orphaned,
-    /// Its label asks for what cannot be had.
-    NotOurs,
-    /// Look again soon.
-    Unclear,
+    /// Report: it has a label, but no namespace of its own.
+    UnusableLabel,
+    /// Its state is changing: look again soon.
+    Recheck,
 }
 
-/// Decides.
-pub fn decide(facts: &Facts) -> Verdict {
-    let lived = facts.home.netns();
-    match (facts.seen, lived) {
-        (Seen::Ending, _) => Verdict::Unclear,
-        (Seen::Running(netns), Some(home)) if netns == home => Verdict::Fine,
-        // Never taken from those who live there.
-        (_, Some(_)) if facts.kind == Kind::Rescued => Verdict::Fine,
-        (Seen::Running(_), Some(_)) => Verdict::Split,
-        (Seen::Restarting, Some(_)) => Verdict::Fine,
-        (Seen::Absent | Seen::Stopped, Some(_)) => Verdict::Orphaned,
-        // A namespace that is held by a path may be empty for good.
-        (_, None) if facts.outside && facts.home == Home::Empty => Verdict::Fine,
-        (_, None) if facts.kind == Kind::Rescued => detach(facts),
-        (Seen::Running(_), None) if !facts.wanted => detach(facts),
-        (Seen::Running(_), None) if !facts.own_namespace => Verdict::NotOurs,
-        (Seen::Running(_), None) if facts.remembered => Verdict::AttachAgain,
-        (Seen::Running(_), None) => Verdict::Attach,
-        // It comes back, and finds its address still kept.
-        (Seen::Restarting, None) => Verdict::Fine,
-        (Seen::Absent | Seen::Stopped, None) => detach(facts),
+pub fn decide(observed: &Observed) -> Decision {
+    let occupied = observed.location.netns();
+    match (observed.state, occupied) {
+        (ContainerState::Ending, _) => Decision::Recheck,
+        (ContainerState::Running(netns), Some(location)) if netns == location => Decision::NoAction,
+        // Never taken from the processes there.
+        (_, Some(_)) if observed.kind == Kind::Rescued => Decision::NoAction,
+        (ContainerState::Running(_), Some(_)) => Decision::Split,
+        (ContainerState::Restarting, Some(_)) => Decision::NoAction,
+        (ContainerState::Absent | ContainerState::Stopped, Some(_)) => Decision::Orphaned,
+        // A namespace held by a path may stay empty.
+        (_, None) if observed.not_in_docker && observed.location == NetworkLocation::Unoccupied => {
+            Decision::NoAction
+        }
+        (_, None) if observed.kind == Kind::Rescued => detach(observed),
+        (ContainerState::Running(_), None) if !observed.wanted => detach(observed),
+        (ContainerState::Running(_), None) if !observed.has_own_netns => Decision::UnusableLabel,
+        (ContainerState::Running(_), None) if observed.is_cached => Decision::Reattach,
+        (ContainerState::Running(_), None) => Decision::Attach,
+        // It comes back, and its address is kept for it.
+        (ContainerState::Restarting, None) => Decision::NoAction,
+        (ContainerState::Absent | ContainerState::Stopped, None) => detach(observed),
     }
 }
 
-fn detach(facts: &Facts) -> Verdict {
-    let is_left = facts.remembered || facts.home != Home::Gone;
-    // What is remembered of the container itself goes with it.
-    if is_left || facts.seen == Seen::Absent {
-        Verdict::Detach
+fn detach(observed: &Observed) -> Decision {
+    let is_left = observed.is_cached || observed.location != NetworkLocation::Gone;
+    // The record of a removed container goes with it.
+    if is_left || observed.state == ContainerState::Absent {
+        Decision::Detach
     } else {
-        Verdict::Fine
+        Decision::NoAction
     }
 }
 
@@ -94,16 +94,16 @@ fn detach(facts: &Facts) -> Verdict {
 mod tests {
     use super::*;
 
-    const SEEN: [fn(NetnsId, NetnsId) -> Seen; 6] = [
-        |_, _| Seen::Absent,
-        |_, _| Seen::Stopped,
-        |_, _| Seen::Restarting,
-        |own, _| Seen::Running(own),
-        |_, other| Seen::Running(other),
-        |_, _| Seen::Ending,
+    const STATES: [fn(NetnsId, NetnsId) -> ContainerState; 6] = [
+        |_, _| ContainerState::Absent,
+        |_, _| ContainerState::Stopped,
+        |_, _| ContainerState::Restarting,
+        |own, _| ContainerState::Running(own),
+        |_, other| ContainerState::Running(other),
+        |_, _| ContainerState::Ending,
     ];
 
-    /// Two namespaces that are not the same.
+    /// Two different namespaces.
     fn two() -> (NetnsId, NetnsId) {
         let own = NetnsId::of_process(std::process::id()).unwrap();
         let other = std::thread::spawn(|| {
@@ -113,31 +113,31 @@ mod tests {
         (own, other.join().unwrap())
     }
 
-    /// Every case there is.
-    fn all() -> Vec<Facts> {
+    /// Every combination.
+    fn all() -> Vec<Observed> {
         let (own, other) = two();
         let homes = [
-            Home::Gone,
-            Home::Empty,
-            Home::Lived {
+            NetworkLocation::Gone,
+            NetworkLocation::Unoccupied,
+            NetworkLocation::Occupied {
                 netns: own,
                 pids: vec![1],
             },
         ];
         let mut all = Vec::new();
         for kind in [Kind::Anchor, Kind::Attached, Kind::Rescued] {
-            for seen in SEEN.map(|seen| seen(own, other)) {
-                for home in homes.clone() {
+            for state in STATES.map(|state| state(own, other)) {
+                for location in homes.clone() {
                     for bits in 0..16 {
                         let bit = |at: u8| bits >> at & 1 == 1;
-                        all.push(Facts {
+                        all.push(Observed {
                             kind,
-                            outside: bit(0),
+                            not_in_docker: bit(0),
                             wanted: bit(1),
-                            own_namespace: bit(2),
-                            remembered: bit(3),
-                            seen,
-                            home: home.clone(),
+                            has_own_netns: bit(2),
+                            is_cached: bit(3),
+                            state,
+                            location: location.clone(),
                         });
                     }
                 }
@@ -147,52 +147,62 @@ mod tests {
     }
 
     #[test]
-    fn who_lives_in_a_network_is_never_deprived_of_it() {
-        for facts in all() {
-            let verdict = decide(&facts);
-            if facts.home.netns().is_some() {
-                let changes = [Verdict::Attach, Verdict::AttachAgain, Verdict::Detach];
-                assert!(!changes.contains(&verdict), "{facts:?}: {verdict:?}");
+    fn a_network_in_use_is_never_taken_away() {
+        for observed in all() {
+            let decision = decide(&observed);
+            if observed.location.netns().is_some() {
+                let changes = [Decision::Attach, Decision::Reattach, Decision::Detach];
+                assert!(!changes.contains(&decision), "{observed:?}: {decision:?}");
             }
         }
     }
 
     #[test]
-    fn nothing_is_left_when_nobody_is() {
-        for facts in all() {
-            let nobody = facts.home != Home::Gone || facts.remembered;
-            let absent = matches!(facts.seen, Seen::Absent | Seen::Stopped);
-            if absent && nobody && facts.home.netns().is_none() && !facts.outside {
-                assert_eq!(decide(&facts), Verdict::Detach, "{facts:?}");
+    fn an_unused_network_is_removed() {
+        for observed in all() {
+            let is_left_over = observed.location != NetworkLocation::Gone || observed.is_cached;
+            let absent = matches!(
+                observed.state,
+                ContainerState::Absent | ContainerState::Stopped
+            );
+            if absent
+                && is_left_over
+                && observed.location.netns().is_none()
+                && !observed.not_in_docker
+            {
+                assert_eq!(decide(&observed), Decision::Detach, "{observed:?}");
             }
         }
     }
 
     #[test]
-    fn what_a_person_has_detached_is_not_attached() {
-        for facts in all().into_iter().filter(|facts| !facts.wanted) {
-            let verdict = decide(&facts);
-            let attaches = [Verdict::Attach, Verdict::AttachAgain];
-            assert!(!attaches.contains(&verdict), "{facts:?}: {verdict:?}");
+    fn a_detached_container_is_not_attached_again() {
+        for observed in all().into_iter().filter(|observed| !observed.wanted) {
+            let decision = decide(&observed);
+            let attaches = [Decision::Attach, Decision::Reattach];
+            assert!(!attaches.contains(&decision), "{observed:?}: {decision:?}");
         }
     }
 
     #[test]
-    fn a_container_runs_and_has_its_network_or_gets_it() {
-        let wanted = all().into_iter().filter(|facts| {
-            facts.wanted && facts.own_namespace && !facts.outside && facts.kind != Kind::Rescued
+    fn a_running_container_has_its_network_or_gets_it() {
+        let wanted = all().into_iter().filter(|observed| {
+            observed.wanted
+                && observed.has_own_netns
+                && !observed.not_in_docker
+                && observed.kind != Kind::Rescued
         });
-        for facts in wanted {
-            let Seen::Running(netns) = facts.seen else {
+        for observed in wanted {
+            let ContainerState::Running(netns) = observed.state else {
                 continue;
             };
-            let expected = match (facts.home.netns(), facts.remembered) {
-                (Some(home), _) if home == netns => Verdict::Fine,
-                (Some(_), _) => Verdict::Split,
-                (None, true) => Verdict::AttachAgain,
-                (None, false) => Verdict::Attach,
+            let expected = match (observed.location.netns(), observed.is_cached) {
+                (Some(location), _) if location == netns => Decision::NoAction,
+                (Some(_), _) => Decision::Split,
+                (None, true) => Decision::Reattach,
+                (None, false) => Decision::Attach,
             };
-            assert_eq!(decide(&facts), expected, "{facts:?}");
+            assert_eq!(decide(&observed), expected, "{observed:?}");
         }
     }
 }

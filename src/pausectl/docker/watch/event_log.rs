@@ -1,5 +1,5 @@
-//! What the service says: a line for each thing that it does, and one for each thing that it
-//! cannot mend, when that begins. A line is text, or one JSON object.
+//! The service's output: a line for each thing that it did, and one for each problem that it cannot
+//! fix, when the problem begins or changes. A line is text, or one JSON object.
 
 use std::collections::BTreeMap;
 
@@ -7,32 +7,32 @@ use serde_json::{Value, json};
 
 use crate::{Output, Result, print};
 
-/// The lines, and what they have said.
-pub struct Voice {
+/// Prints events and problems; a problem that persists is printed once.
+pub struct EventLog {
     output: Output,
-    /// What stands, by whom and what it is about.
-    standing: BTreeMap<(String, Topic), String>,
-    /// The same of the round that is going on.
-    now: BTreeMap<(String, Topic), String>,
+    /// The problems of the last pass, by container and kind.
+    previous: BTreeMap<(String, ProblemKind), String>,
+    /// The same of this pass.
+    current: BTreeMap<(String, ProblemKind), String>,
 }
 
-/// What a standing complaint is about.
+/// What a previous last_error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Topic {
-    /// A network cannot be made or removed.
-    ApiError,
-    /// A label asks for what cannot be had.
+pub enum ProblemKind {
+    /// A network could not be made or removed.
+    Failure,
+    /// A label that cannot be honoured.
     Label,
-    /// An anchor is gone, or elsewhere than its members.
+    /// An anchor that is gone, or not with its members.
     Anchor,
-    /// A member cannot be restarted, or has to be.
+    /// A member that cannot be restarted, or must be.
     Member,
 }
 
-impl Topic {
+impl ProblemKind {
     fn as_str(self) -> &'static str {
         match self {
-            Self::ApiError => "failure",
+            Self::Failure => "failure",
             Self::Label => "label",
             Self::Anchor => "anchor",
             Self::Member => "member",
@@ -40,20 +40,17 @@ impl Topic {
     }
 }
 
-impl Voice {
+impl EventLog {
     pub fn new(output: Output) -> Self {
         Self {
             output,
-            standing: BTreeMap::new(),
-            now: BTreeMap::new(),
+            previous: BTreeMap::new(),
+            current: BTreeMap::new(),
         }
     }
 
-    /// Something was done.
-    ///
-    /// # Errors
-    /// When nobody can be told any more.
-    pub fn done(&self, event: &str, name: &str, text: &str, more: Value) -> Result<()> {
+    /// Prints an event: something was done.
+    pub fn event(&self, event: &str, name: &str, text: &str, more: Value) -> Result<()> {
         match self.output {
             Output::Text if name.is_empty() => print(&format!("{text}\n")),
             Output::Text => print(&format!("{name}: {text}\n")),
@@ -67,16 +64,19 @@ impl Voice {
         }
     }
 
-    /// Something that stands; said when it begins, or changes. `repair` is the command that
-    /// ends it.
-    ///
-    /// # Errors
-    /// When nobody can be told any more.
-    pub fn stands(&mut self, topic: Topic, name: &str, text: &str, repair: &str) -> Result<()> {
+    /// Reports a problem; prints it if it is new, or has changed since the last pass. `repair` is the
+    /// command that fixes it, or empty.
+    pub fn problem(
+        &mut self,
+        topic: ProblemKind,
+        name: &str,
+        text: &str,
+        repair: &str,
+    ) -> Result<()> {
         let key = (name.to_owned(), topic);
         let whole = format!("{text}; {repair}");
-        let is_new = self.standing.get(&key) != Some(&whole);
-        self.now.insert(key, whole);
+        let is_new = self.previous.get(&key) != Some(&whole);
+        self.current.insert(key, whole);
         if !is_new {
             return Ok(());
         }
@@ -90,8 +90,8 @@ impl Voice {
         }
     }
 
-    /// The round is over: what was not said in it does not stand any more.
-    pub fn end_of_round(&mut self) {
-        self.standing = std::mem::take(&mut self.now);
+    /// Ends a pass: problems that it did not report are over.
+    pub fn end_pass(&mut self) {
+        self.previous = std::mem::take(&mut self.current);
     }
 }

@@ -1,234 +1,254 @@
-//! An anchor's members, seen to by the watcher: restarted where that is wished and helps, or told
-//! of with the command that repairs each.
+//! The members of a watched anchor: restarted if --restart-members allows it and it helps, or else
+//! reported with the command that repairs each.
 
 use serde_json::json;
 
-use super::super::members::{anew, bereft, is_orphan, left_behind};
+use super::super::members::{is_orphaned, members_elsewhere, recreate_command, stranded};
 use super::super::network_location::netns_of;
-use super::super::reanchor::Scene;
+use super::super::reanchor::AnchorState;
 use super::super::record;
-use super::super::restart_members::{Brought, bring};
-use super::decision::{Facts, Seen, Verdict};
-use super::event_log::{Topic, Voice};
-use super::pass::{Broken, Case, Round, Subject};
+use super::super::restart_members::{MemberRestarts, restart_members};
+use super::decision::{ContainerState, Decision, Observed};
+use super::event_log::{EventLog, ProblemKind};
+use super::pass::{Assessment, Pass, PassError, WatchTarget};
 use crate::Stop;
 use crate::docker_api::{Container, ContainerName, ErrorKind, NetworkMode};
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::Interrupt;
 
-impl<'a> Case<'a> {
+impl<'a> Assessment<'a> {
     pub fn new(
-        subject: &'a Subject<'a>,
-        facts: Facts,
-        verdict: Verdict,
+        target: &'a WatchTarget<'a>,
+        observed: Observed,
+        decision: Decision,
         containers: &'a [Container],
     ) -> Self {
-        let anchor = subject.container.filter(|_| verdict == Verdict::Split);
+        let anchor = target.container.filter(|_| decision == Decision::Split);
         Self {
-            bereft: anchor.map_or_else(Vec::new, |anchor| bereft(&facts.home, anchor, containers)),
-            subject,
-            facts,
-            verdict,
+            stranded: anchor.map_or_else(Vec::new, |anchor| {
+                stranded(&observed.location, anchor, containers)
+            }),
+            target,
+            observed,
+            decision,
             containers,
         }
     }
 
-    /// The anchor, where it runs.
+    /// The anchor and its namespace, if it runs.
     fn anchor(&self) -> Option<(&Container, NetnsId)> {
-        match (self.subject.container, self.facts.seen) {
-            (Some(anchor), Seen::Running(netns)) => Some((anchor, netns)),
+        match (self.target.container, self.observed.state) {
+            (Some(anchor), ContainerState::Running(netns)) => Some((anchor, netns)),
             _ => None,
         }
     }
 
-    /// It has its network, or has just got it.
-    fn is_at_home(&self) -> bool {
-        match self.verdict {
-            Verdict::Attach | Verdict::AttachAgain => true,
-            Verdict::Fine => self
+    /// The anchor has its network, or just got it.
+    fn has_its_network(&self) -> bool {
+        match self.decision {
+            Decision::Attach | Decision::Reattach => true,
+            Decision::NoAction => self
                 .anchor()
-                .is_some_and(|(_, netns)| self.facts.home.netns() == Some(netns)),
+                .is_some_and(|(_, netns)| self.observed.location.netns() == Some(netns)),
             _ => false,
         }
     }
 
-    /// The network could go where the anchor is, and nobody would lose it.
-    pub fn could_follow(&self) -> bool {
-        let anchor = self.subject.container;
-        let own_namespace = anchor.is_some_and(|anchor| anchor.network == NetworkMode::None);
-        own_namespace && self.bereft.is_empty()
+    /// The network can move to the anchor's namespace without loss for anything.
+    pub fn can_move_network(&self) -> bool {
+        let anchor = self.target.container;
+        let has_own_netns = anchor.is_some_and(|anchor| anchor.network == NetworkMode::None);
+        has_own_netns && self.stranded.is_empty()
     }
 }
 
-impl Round<'_> {
-    /// Lets the network follow the anchor.
-    pub(super) async fn follow(
+impl Pass<'_> {
+    /// Moves the network to the anchor's namespace.
+    pub(super) async fn move_network(
         &self,
-        case: &Case<'_>,
-        voice: &mut Voice,
+        assessment: &Assessment<'_>,
+        log: &mut EventLog,
         interrupt: &mut Interrupt,
     ) -> Result<(), Stop> {
-        let subject = case.subject;
-        let (Some(record), Some(container)) = (subject.record.clone(), subject.container) else {
+        let target = assessment.target;
+        let (Some(record), Some(container)) = (target.record.clone(), target.container) else {
             return Ok(());
         };
         let name = container.name.clone();
-        let mut scene = Scene {
+        let mut state = AnchorState {
             docker: self.docker.clone(),
             name: name.clone(),
             old: Some(container.clone()),
             record,
-            home: case.facts.home.clone(),
-            containers: case.containers.to_owned(),
+            location: assessment.observed.location.clone(),
+            containers: assessment.containers.to_owned(),
         };
-        let brought = scene.follow(&self.rules.runtime, interrupt).await?;
+        let restarts = state
+            .move_network_to_anchor(&self.config.runtime, interrupt)
+            .await?;
         let text = format!(
             "has its network again ({})",
-            scene.record.addresses.join(", ")
+            state.record.addresses.join(", ")
         );
-        tell_of_brought(&name, &text, &brought, voice)
+        log_restarts(&name, &text, &restarts, log)
     }
 
-    /// `is_done`: nothing that was to be done before has failed.
-    pub(super) async fn see_to_members(
+    /// `succeeded`: nothing before this has failed.
+    pub(super) async fn handle_members(
         &self,
-        case: &Case<'_>,
-        is_done: bool,
-        voice: &mut Voice,
-    ) -> Result<(), Broken> {
-        let brings = is_done && self.rules.restart_members;
-        if brings && case.verdict == Verdict::Split && case.could_follow() {
+        assessment: &Assessment<'_>,
+        succeeded: bool,
+        log: &mut EventLog,
+    ) -> Result<(), PassError> {
+        let restarting = succeeded && self.config.restart_members;
+        if restarting && assessment.decision == Decision::Split && assessment.can_move_network() {
             return Ok(()); // They were restarted with it.
         }
-        match case.anchor() {
-            // An attempt that was broken off, or had failed.
-            Some((anchor, netns)) if brings && case.is_at_home() => {
-                let brought = bring(self.docker, &anchor.id, netns, case.containers).await;
-                if !brought.is_nothing() {
-                    tell_of_brought(&anchor.name, "has its network", &brought, voice)?;
+        match assessment.anchor() {
+            // Left over from an attempt that was interrupted or failed.
+            Some((anchor, netns)) if restarting && assessment.has_its_network() => {
+                let restarts =
+                    restart_members(self.docker, &anchor.id, netns, assessment.containers).await;
+                if !restarts.is_empty() {
+                    log_restarts(&anchor.name, "has its network", &restarts, log)?;
                 }
             }
             Some((anchor, netns)) => {
-                self.tell_of_left_behind(case, anchor, netns, voice).await?;
+                self.report_members_elsewhere(assessment, anchor, netns, log)
+                    .await?;
             }
             None => {}
         }
-        self.tell_of_orphans(case, voice).await
+        self.report_orphaned_members(assessment, log).await
     }
 
-    /// Members in an old namespace of an anchor that Docker still knows by the same ID.
-    async fn tell_of_left_behind(
+    /// Members in an old namespace of an anchor that still has the same ID.
+    async fn report_members_elsewhere(
         &self,
-        case: &Case<'_>,
+        assessment: &Assessment<'_>,
         anchor: &Container,
         netns: NetnsId,
-        voice: &mut Voice,
-    ) -> Result<(), Broken> {
+        log: &mut EventLog,
+    ) -> Result<(), PassError> {
         let name = &anchor.name;
-        let home = case.facts.home.netns().filter(|home| *home != netns);
-        if home.is_some() && case.facts.kind == record::Kind::Rescued {
-            return Ok(()); // The network is theirs, for what it is worth.
+        let location = assessment
+            .observed
+            .location
+            .netns()
+            .filter(|location| *location != netns);
+        if location.is_some() && assessment.observed.kind == record::Kind::Rescued {
+            return Ok(()); // Its namespace was rescued, and the members have the network.
         }
-        let lives = format!("lives in an old namespace of {name}");
-        let alone = "restarted by itself it would be in the new one, without a network";
-        for member in left_behind(&anchor.id, Some(netns), case.containers) {
-            let (text, repair) = match home {
+        let place = format!("is in an old namespace of {name}");
+        let alone = "restarted alone, it would be in the new one without a network";
+        for member in members_elsewhere(&anchor.id, Some(netns), assessment.containers) {
+            let (text, repair) = match location {
                 None => (
-                    format!("{lives}; to bring it into the new one"),
+                    format!("{place}; to move it to the new one"),
                     format!("docker restart {member}"),
                 ),
-                Some(_) if case.could_follow() => (
-                    format!("{lives}; {alone}; to bring all there, and the network"),
+                Some(_) if assessment.can_move_network() => (
+                    format!("{place}; {alone}; to move all members and the network there"),
                     format!("pausectl docker reanchor {name} --restart-members"),
                 ),
-                Some(home) if netns_of(member) == Some(home) => (
-                    format!("{lives}, with its network; {alone}; to have the anchor there again"),
+                Some(location) if netns_of(member) == Some(location) => (
+                    format!("{place}, with its network; {alone}; to have the anchor there again"),
                     format!("pausectl docker reanchor {name}"),
                 ),
                 Some(_) => {
-                    let text = format!("{lives}, without a network; to make it anew");
-                    self.tell_of_anew(member, name, false, &text, voice).await?;
+                    let text = format!("{place}, without a network; to recreate it");
+                    self.report_recreate_command(member, name, false, &text, log)
+                        .await?;
                     continue;
                 }
             };
-            voice.stands(Topic::Member, member.name.as_str(), &text, &repair)?;
+            log.problem(ProblemKind::Member, member.name.as_str(), &text, &repair)?;
         }
         Ok(())
     }
 
-    /// Members that no restart repairs.
-    async fn tell_of_orphans(&self, case: &Case<'_>, voice: &mut Voice) -> Result<(), Broken> {
-        let name = case.subject.name();
+    /// Members that cannot be restarted, since the anchor that they joined was removed.
+    async fn report_orphaned_members(
+        &self,
+        assessment: &Assessment<'_>,
+        log: &mut EventLog,
+    ) -> Result<(), PassError> {
+        let name = assessment.target.name();
         let Ok(anchor) = ContainerName::parse(&name) else {
             return Ok(());
         };
-        let home = case.facts.home.netns();
-        let at_home = case.anchor().is_some_and(|(_, netns)| Some(netns) == home);
-        let members = case.facts.home.containers(case.containers);
+        let location = assessment.observed.location.netns();
+        let is_anchored = assessment
+            .anchor()
+            .is_some_and(|(_, netns)| Some(netns) == location);
+        let members = assessment
+            .observed
+            .location
+            .containers(assessment.containers);
         for member in members
             .into_iter()
-            .filter(|member| is_orphan(member, case.containers, None))
+            .filter(|member| is_orphaned(member, assessment.containers, None))
         {
-            // An anchor that was put back looks for a survivor, and is one itself.
-            let container = case.subject.container;
+            // A replaced anchor is itself a member: it joined one of the others.
+            let container = assessment.target.container;
             if container.is_some_and(|own| own.id == member.id) {
                 continue;
             }
             let text = format!(
-                "a restart would fail, for it looks for an earlier {name} that was removed; to make it anew"
+                "cannot be restarted, for it refers to an earlier {name} that was removed; to recreate it"
             );
-            self.tell_of_anew(member, &anchor, at_home, &text, voice)
+            self.report_recreate_command(member, &anchor, is_anchored, &text, log)
                 .await?;
         }
         Ok(())
     }
 
-    async fn tell_of_anew(
+    async fn report_recreate_command(
         &self,
         member: &Container,
         anchor: &ContainerName,
-        at_home: bool,
+        is_anchored: bool,
         text: &str,
-        voice: &mut Voice,
-    ) -> Result<(), Broken> {
+        log: &mut EventLog,
+    ) -> Result<(), PassError> {
         let name = member.name.as_str();
-        match anew(self.docker, member, anchor, at_home).await {
-            Ok(anew) => {
-                let text = format!("{text} ({})", anew.caution);
-                Ok(voice.stands(Topic::Member, name, &text, &anew.command)?)
+        match recreate_command(self.docker, member, anchor, is_anchored).await {
+            Ok(recreate) => {
+                let text = format!("{text} ({})", recreate.caution);
+                Ok(log.problem(ProblemKind::Member, name, &text, &recreate.command)?)
             }
-            // It has gone meanwhile.
+            // It was removed meanwhile.
             Err(failure) if failure.kind == ErrorKind::NotFound => Ok(()),
             Err(failure) if failure.kind == ErrorKind::Other => {
-                let text = format!("{text}, see what it was made with: {failure}");
-                Ok(voice.stands(Topic::Member, name, &text, "")?)
+                let text = format!("{text}, see how it was created: {failure}");
+                Ok(log.problem(ProblemKind::Member, name, &text, "")?)
             }
             Err(failure) => Err(failure.into()),
         }
     }
 }
 
-/// What was restarted is an event; what was not, stands.
-fn tell_of_brought(
+/// Restarts are events; failures are problems.
+fn log_restarts(
     anchor: &ContainerName,
     text: &str,
-    brought: &Brought,
-    voice: &mut Voice,
+    restarts: &MemberRestarts,
+    log: &mut EventLog,
 ) -> Result<(), Stop> {
-    let names = brought.restarted.iter().map(ContainerName::as_str);
+    let names = restarts.restarted.iter().map(ContainerName::as_str);
     let names: Vec<_> = names.collect();
     let text = match names.as_slice() {
         [] => text.to_owned(),
         names => format!("{text}; restarted into it: {}", names.join(", ")),
     };
     let more = json!({"restarted": names});
-    voice.done("followed", anchor.as_str(), &text, more)?;
-    for (member, failure) in &brought.failed {
+    log.event("followed", anchor.as_str(), &text, more)?;
+    for (member, failure) in &restarts.failed {
         let text = format!(
-            "could not be restarted into the network of {anchor} ({failure}); to try it again"
+            "could not be restarted into the network of {anchor} ({failure}); to try again"
         );
         let repair = format!("docker restart {member}");
-        voice.stands(Topic::Member, member.as_str(), &text, &repair)?;
+        log.problem(ProblemKind::Member, member.as_str(), &text, &repair)?;
     }
     Ok(())
 }

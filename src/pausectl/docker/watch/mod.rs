@@ -1,7 +1,7 @@
-//! `pausectl docker watch`: a small service that keeps containers and their networks together.
+//! `pausectl docker watch`: a service that keeps containers attached to their networks.
 //!
-//! It looks at everything anew whenever something happens, and from time to time; what it does
-//! follows from what there is ([`decision`]) and not from what it was told, so it may miss any
+//! It is level-triggered: an event, or a timer, starts a pass over all containers, and what a pass
+//! does follows only from the state that it observes ([`decision`]). So the service can miss any
 //! event, and be killed at any moment.
 
 mod decision;
@@ -14,12 +14,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::listen;
 use crate::docker_api::{ApiError, Docker, ErrorKind, Events};
 use crate::options::{CONF_DIR, DockerOptions, PluginOptions};
-use crate::{Output, Result, Stop};
-use event_log::Voice;
-use pass::{Round, Rules};
+use crate::{Output, Result, Stop, listen_for_signals};
+use event_log::EventLog;
+use pass::{Pass, WatchConfig};
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
 
@@ -29,45 +28,45 @@ Examples:
   pausectl docker watch --restart-members --output json
   pausectl docker watch --once
 
-Containers that are looked after: those made by pausectl docker up, attached or rescued,
-and those with a label:
+It looks after containers that pausectl docker up, attach or rescue gave a network, and
+those with a label:
 
   pausenet.network=NET      attach it to this network when it starts (with --net=none)
-  pausenet.ip=ADDRESS       ask for this address
-  pausenet.publish=PORTS    ports as for pausectl docker publish, with commas between
+  pausenet.ip=ADDRESS       request this address
+  pausenet.publish=PORTS    ports as for pausectl docker publish, separated by commas
 
-A network stays with those who live in it, whoever dies. A restarted anchor gets its
-address and ports again when nobody else has them. When nobody is left, the network is
-taken down. What only a person can decide is said once, with the command that does it.";
+A network stays with the containers in it, whichever of them dies. A restarted anchor
+gets its address and ports again if they are free. When a network has no containers
+left, it is taken down. What needs your decision is reported once, with the command.";
 
-/// How long to wait for the daemon to come back, at first and at most.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long to wait before connecting again: at first, and at most.
+const RECONNECT_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Events come in swarms: what follows one so closely is looked at together with it.
-const SWARM: Duration = Duration::from_millis(50);
+/// Events come in bursts: those that follow one within this time lead to one pass.
+const BURST: Duration = Duration::from_millis(50);
 
-/// When somebody else was at work on a container, or it was just ending.
-const SOON: Duration = Duration::from_millis(200);
+/// When a container was locked by somebody else, or just exiting.
+const RECHECK_DELAY: Duration = Duration::from_millis(200);
 
-/// Attach labelled containers as they start, and look after anchors and their members
+/// Attach labelled containers when they start, and look after anchors and their members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Watch {
-    /// When an anchor was restarted, let its network follow it and restart its members into it,
-    /// the oldest first, unless somebody would lose it for good; without this, the network stays
-    /// where they are
+    /// When an anchor is restarted, move its network to it and restart its members into it, oldest
+    /// first, unless a container would lose the network for good. Without this option, the network
+    /// stays with the members
     #[arg(long)]
     restart_members: bool,
 
-    /// Look once, do what there is to do, and end
+    /// Do one pass and exit
     #[arg(long)]
     once: bool,
 
-    /// Look again after so long, even if nothing seems to have happened
+    /// The longest time between two passes
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     interval: u64,
 
-    /// The folder with the configurations of the networks that labels name
+    /// The folder of network configurations, for labels
     #[arg(long, value_name = "DIR", env = "PAUSENET_CONF_DIR", default_value = CONF_DIR)]
     conf_dir: PathBuf,
 
@@ -78,67 +77,67 @@ pub struct Watch {
     docker: DockerOptions,
 }
 
-/// Watches until a signal comes.
+/// Watches until a signal comes, across restarts of the daemon.
 ///
 /// # Errors
-/// Wrong usage, and when nobody can be told what was done. The daemon's absence is waited out.
+/// Wrong usage, and a broken stdout.
 pub fn watch(options: &Watch, output: Output) -> Result<()> {
     let socket = options.docker.socket()?;
-    let rules = Rules {
+    let config = WatchConfig {
         runtime: options.plugins.runtime(),
         conf_dir: options.conf_dir.clone(),
         restart_members: options.restart_members,
     };
     let outcome = block_on(async {
-        let mut interrupt = listen()?;
-        let mut voice = Voice::new(output);
+        let mut interrupt = listen_for_signals()?;
+        let mut log = EventLog::new(output);
         if options.once {
             let docker = Docker::connect(&socket).await?;
-            Round::new(&docker, &rules)
-                .run(&mut voice, &mut interrupt)
+            Pass::new(&docker, &config)
+                .run(&mut log, &mut interrupt)
                 .await?;
             return Ok(());
         }
-        let mut patience = PATIENCE.0;
-        let mut complaint = String::new();
+        let mut delay = RECONNECT_DELAY.0;
+        let mut last_error = String::new();
         loop {
-            let ended = follow(options, &rules, &mut voice, &mut interrupt, || {
-                patience = PATIENCE.0;
-                complaint.clear();
+            let connection = watch_daemon(options, &config, &mut log, &mut interrupt, || {
+                delay = RECONNECT_DELAY.0;
+                last_error.clear();
             });
-            // Reached only when the daemon is not there, or does not answer.
-            let failure = match ended.await {
+            // The daemon is not there, or does not reply.
+            let failure = match connection.await {
                 Ok(failure) => failure,
                 Err(stop) => return Err(stop),
             };
-            if failure.error.message != complaint {
-                voice.done(
+            if failure.error.message != last_error {
+                log.event(
                     "waiting",
                     "",
                     &format!("waiting for Docker: {failure}"),
                     json!({}),
                 )?;
-                complaint = failure.error.message;
+                last_error = failure.error.message;
             }
             tokio::select! {
-                () = tokio::time::sleep(patience) => {}
+                () = tokio::time::sleep(delay) => {}
                 signal = interrupt.next() => return Err(Stop::Interrupted(signal)),
             }
-            patience = (patience * 2).min(PATIENCE.1);
+            delay = (delay * 2).min(RECONNECT_DELAY.1);
         }
     });
     match outcome {
-        // Asked to leave, it does; the networks stay as they are.
+        // A signal is a request to exit; the networks stay as they are.
         Err(Stop::Interrupted(_)) => Ok(()),
         outcome => outcome,
     }
 }
 
-/// Follows one life of the daemon, to its end.
-async fn follow(
+/// Watches until the connection to the daemon ends; returns why it did.
+async fn watch_daemon(
     options: &Watch,
-    rules: &Rules,
-    voice: &mut Voice,
+    config: &WatchConfig,
+    log: &mut EventLog,
     interrupt: &mut Interrupt,
     mut connected: impl FnMut(),
 ) -> Result<ApiError> {
@@ -148,33 +147,33 @@ async fn follow(
         Err(failure) => return Ok(failure),
     };
     connected();
-    voice.done(
+    log.event(
         "watching",
         "",
         &format!("watching Docker at {socket}"),
         json!({}),
     )?;
-    // From before the first look, so that nothing falls between the two.
+    // Since before the first pass, so that no event is missed in between.
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let mut events = docker.events(since.as_secs().saturating_sub(1));
     loop {
-        let next = match Round::new(&docker, rules).run(voice, interrupt).await {
-            Ok(pass::Next::AfterAnEvent) => Duration::from_secs(options.interval),
-            Ok(pass::Next::Soon) => SOON,
-            Err(pass::Broken::Docker(failure)) if failure.kind == ErrorKind::Other => {
-                voice.done("failure", "", &failure.to_string(), json!({}))?;
+        let next = match Pass::new(&docker, config).run(log, interrupt).await {
+            Ok(pass::NextPass::OnEvent) => Duration::from_secs(options.interval),
+            Ok(pass::NextPass::Soon) => RECHECK_DELAY,
+            Err(pass::PassError::Docker(failure)) if failure.kind == ErrorKind::Other => {
+                log.event("failure", "", &failure.to_string(), json!({}))?;
                 Duration::from_secs(options.interval)
             }
-            Err(pass::Broken::Docker(failure)) => return Ok(failure),
-            Err(pass::Broken::Stop(stop)) => return Err(stop),
+            Err(pass::PassError::Docker(failure)) => return Ok(failure),
+            Err(pass::PassError::Stop(stop)) => return Err(stop),
         };
         tokio::select! {
             signal = interrupt.next() => return Err(Stop::Interrupted(signal)),
             () = tokio::time::sleep(next) => {}
             event = events.next() => match event {
-                Some(Ok(_)) => swarm(&mut events).await,
+                Some(Ok(_)) => drain_burst(&mut events).await,
                 Some(Err(failure)) => return Ok(failure),
                 None => return Ok(ApiError::stream_closed(&socket)),
             },
@@ -182,8 +181,8 @@ async fn follow(
     }
 }
 
-/// Takes what follows closely. How the stream ends, the next look at it tells.
-async fn swarm(events: &mut Events) {
+/// Reads the rest of a burst. The next read reports the end of the stream, if it came.
+async fn drain_burst(events: &mut Events) {
     let all = async { while let Some(Ok(_)) = events.next().await {} };
-    let _ = tokio::time::timeout(SWARM, all).await;
+    let _ = tokio::time::timeout(BURST, all).await;
 }

@@ -1,21 +1,21 @@
-//! One look at everything, and what follows from it.
+//! One pass: observes every container that is ours to look after, and acts on each.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::attachment::{self, Place};
+use super::super::attachment::{self, TargetNetns};
 use super::super::etc_hosts;
-use super::super::network_location::{Home, Namespaces, netns_of};
-use super::super::record::{self, NETWORK_LABEL, Record, Template};
-use super::super::who;
-use super::decision::{Facts, Seen, Verdict, decide};
-use super::event_log::{Topic, Voice};
+use super::super::lookup::member_names;
+use super::super::network_location::{Namespaces, NetworkLocation, netns_of};
+use super::super::record::{self, IDENTITY_LABEL, NETWORK_LABEL, Record, Template};
+use super::decision::{ContainerState, Decision, Observed, decide};
+use super::event_log::{EventLog, ProblemKind};
 use crate::Stop;
-use crate::attachment_settings::Wishes;
+use crate::attachment_settings::AttachmentSettings;
 use crate::docker_api::{ApiError, Container, ContainerFilter, Docker, NetworkMode, State};
-use crate::published_ports::Port;
+use crate::published_ports::PublishedPort;
 use pausenet::apply::Host;
 use pausenet::cni::{self, ContainerId, IfName};
 use pausenet::kernel::RouteSocket;
@@ -23,184 +23,187 @@ use pausenet_host::Error;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
-/// The labels with what a container asks of its network.
+/// The labels with settings of a container's attachment.
 const IP_LABEL: &str = "pausenet.ip";
 const PUBLISH_LABEL: &str = "pausenet.publish";
 
-/// What holds for every round.
-pub struct Rules {
+/// The options of every pass.
+pub struct WatchConfig {
     pub runtime: Runtime,
     pub conf_dir: PathBuf,
     pub restart_members: bool,
 }
 
-/// When to look again.
+/// When the next pass is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    AfterAnEvent,
+pub enum NextPass {
+    OnEvent,
     Soon,
 }
 
-/// Why a round was broken off.
-pub enum Broken {
-    /// The daemon does not answer.
+/// Why a pass was aborted.
+pub enum PassError {
+    /// The daemon failed to reply.
     Docker(ApiError),
     Stop(Stop),
 }
 
-impl From<ApiError> for Broken {
+impl From<ApiError> for PassError {
     fn from(failure: ApiError) -> Self {
         Self::Docker(failure)
     }
 }
 
-impl From<Stop> for Broken {
+impl From<Stop> for PassError {
     fn from(stop: Stop) -> Self {
         Self::Stop(stop)
     }
 }
 
-impl From<Error> for Broken {
+impl From<Error> for PassError {
     fn from(err: Error) -> Self {
         Self::Stop(err.into())
     }
 }
 
-impl From<cni::Error> for Broken {
+impl From<cni::Error> for PassError {
     fn from(err: cni::Error) -> Self {
         Self::Stop(err.into())
     }
 }
 
-impl From<Broken> for Stop {
-    fn from(broken: Broken) -> Self {
+impl From<PassError> for Stop {
+    fn from(broken: PassError) -> Self {
         match broken {
-            Broken::Docker(failure) => failure.into(),
-            Broken::Stop(stop) => stop,
+            PassError::Docker(failure) => failure.into(),
+            PassError::Stop(stop) => stop,
         }
     }
 }
 
-/// A round.
-pub struct Round<'a> {
+/// A pass over all containers.
+pub struct Pass<'a> {
     pub(super) docker: &'a Docker,
-    pub(super) rules: &'a Rules,
+    pub(super) config: &'a WatchConfig,
 }
 
-/// Somebody to look after.
-pub struct Subject<'a> {
+/// A container (or rescued process or namespace) to look after.
+pub struct WatchTarget<'a> {
     identity: ContainerId,
     pub record: Option<Record>,
     pub container: Option<&'a Container>,
 }
 
-/// One subject, and what is to be done for it.
-pub struct Case<'a> {
-    pub subject: &'a Subject<'a>,
-    pub facts: Facts,
-    pub verdict: Verdict,
+/// A target, its observed state, and what to do about it.
+pub struct Assessment<'a> {
+    pub target: &'a WatchTarget<'a>,
+    pub observed: Observed,
+    pub decision: Decision,
     pub containers: &'a [Container],
-    /// Who would lose the network for good if it went where the anchor is now.
-    pub bereft: Vec<String>,
+    /// What would lose the network for good if it moved to the anchor's namespace.
+    pub stranded: Vec<String>,
 }
 
-impl<'a> Round<'a> {
-    pub fn new(docker: &'a Docker, rules: &'a Rules) -> Self {
-        Self { docker, rules }
+impl<'a> Pass<'a> {
+    pub fn new(docker: &'a Docker, config: &'a WatchConfig) -> Self {
+        Self { docker, config }
     }
 
-    /// Looks at everything, and does what there is to do. One subject's failure is said, and
-    /// does not stop the others.
+    /// Runs the pass. One target's failure is reported, and does not stop the others.
     ///
     /// # Errors
-    /// The daemon's silence; a signal.
-    pub async fn run(&self, voice: &mut Voice, interrupt: &mut Interrupt) -> Result<Next, Broken> {
+    /// When the daemon does not reply, and on a signal.
+    pub async fn run(
+        &self,
+        log: &mut EventLog,
+        interrupt: &mut Interrupt,
+    ) -> Result<NextPass, PassError> {
         let containers = self.docker.list(ContainerFilter::All).await?;
         let namespaces = Namespaces::read()?;
         let mut socket = Host::open_socket()?;
-        let mut next = Next::AfterAnEvent;
-        for subject in subjects(&containers, voice)? {
-            // Somebody else is at work on it: a person, or another of us.
-            let Some(_lock) = record::try_lock(&subject.identity)? else {
-                next = Next::Soon;
+        let mut next = NextPass::OnEvent;
+        for target in targets(&containers, log)? {
+            // Another pausectl is working on it.
+            let Some(_lock) = record::try_lock(&target.identity)? else {
+                next = NextPass::Soon;
                 continue;
             };
-            // As it is now that nobody else is.
-            let subject = Subject {
-                record: record::of(&subject.identity),
-                ..subject
+            // As it is now, under the lock.
+            let target = WatchTarget {
+                record: record::load(&target.identity),
+                ..target
             };
-            let mut facts = subject.facts(&namespaces, &mut socket)?;
-            let mut verdict = decide(&facts);
-            if !matches!(verdict, Verdict::Fine | Verdict::Unclear) {
-                // Looked at once more before anything is changed: processes come and go while
-                // /proc is read.
-                facts = subject.facts(&Namespaces::read()?, &mut socket)?;
-                verdict = decide(&facts);
+            let mut observed = target.observed(&namespaces, &mut socket)?;
+            let mut decision = decide(&observed);
+            if !matches!(decision, Decision::NoAction | Decision::Recheck) {
+                // Observed again before anything is changed: processes come and go while /proc
+                // is read.
+                observed = target.observed(&Namespaces::read()?, &mut socket)?;
+                decision = decide(&observed);
             }
-            if verdict == Verdict::Unclear {
-                next = Next::Soon;
+            if decision == Decision::Recheck {
+                next = NextPass::Soon;
             }
-            let case = Case::new(&subject, facts, verdict, &containers);
-            let is_done = self.act(&case, voice, interrupt).await?;
-            self.see_to_members(&case, is_done, voice).await?;
+            let assessment = Assessment::new(&target, observed, decision, &containers);
+            let succeeded = self.apply(&assessment, log, interrupt).await?;
+            self.handle_members(&assessment, succeeded, log).await?;
             if let Some(signal) = interrupt.pending().await {
                 return Err(Stop::Interrupted(signal).into());
             }
         }
-        voice.end_of_round();
+        log.end_pass();
         Ok(next)
     }
 
-    /// True when nothing has failed.
-    async fn act(
+    /// True on success.
+    async fn apply(
         &self,
-        case: &Case<'_>,
-        voice: &mut Voice,
+        assessment: &Assessment<'_>,
+        log: &mut EventLog,
         interrupt: &mut Interrupt,
-    ) -> Result<bool, Broken> {
-        let Case {
-            subject,
-            facts,
+    ) -> Result<bool, PassError> {
+        let Assessment {
+            target,
+            observed,
             containers,
             ..
-        } = case;
-        let name = subject.name();
-        let done = match case.verdict {
-            Verdict::Fine | Verdict::Unclear => Ok(()),
-            verdict @ (Verdict::Attach | Verdict::AttachAgain) => {
-                self.attach(subject, verdict, voice, interrupt).await
+        } = assessment;
+        let name = target.name();
+        let done = match assessment.decision {
+            Decision::NoAction | Decision::Recheck => Ok(()),
+            decision @ (Decision::Attach | Decision::Reattach) => {
+                self.attach(target, decision, log, interrupt).await
             }
-            Verdict::Detach => self.detach(subject, voice).await,
-            Verdict::Split if self.rules.restart_members && case.could_follow() => {
-                self.follow(case, voice, interrupt).await
+            Decision::Detach => self.detach(target, log).await,
+            Decision::Split if self.config.restart_members && assessment.can_move_network() => {
+                self.move_network(assessment, log, interrupt).await
             }
-            Verdict::Split => tell_of_split(case, voice),
-            Verdict::Orphaned => voice.stands(
-                Topic::Anchor,
+            Decision::Split => report_split(assessment, log),
+            Decision::Orphaned => log.problem(
+                ProblemKind::Anchor,
                 &name,
                 &format!(
-                    "is gone, and its network stays with {}; to give them an anchor again",
-                    who(&facts.home, containers)
+                    "is gone, but its network stays with {}; to give them a new anchor",
+                    member_names(&observed.location, containers)
                 ),
                 &format!("pausectl docker reanchor {name}"),
             ),
-            Verdict::NotOurs => voice.stands(
-                Topic::Label,
+            Decision::UnusableLabel => log.problem(
+                ProblemKind::Label,
                 &name,
                 &format!(
-                    "its label {NETWORK_LABEL} asks for a network, but Docker made it with \
-                     --net={}; make it with",
-                    subject.mode()
+                    "its label {NETWORK_LABEL} requests a network, but it was created with \
+                     --net={}; recreate it with",
+                    target.mode()
                 ),
                 "--net=none",
             ),
         };
         match done {
             Ok(()) => Ok(true),
-            // Not the daemon's absence: that shows at the next request.
+            // If the daemon is down, the next request will show it.
             Err(Stop::Failed(err)) => {
-                voice.stands(Topic::ApiError, &name, &err.to_string(), "")?;
+                log.problem(ProblemKind::Failure, &name, &err.to_string(), "")?;
                 Ok(false)
             }
             Err(stop) => Err(stop.into()),
@@ -209,25 +212,24 @@ impl<'a> Round<'a> {
 
     async fn attach(
         &self,
-        subject: &Subject<'_>,
-        verdict: Verdict,
-        voice: &mut Voice,
+        target: &WatchTarget<'_>,
+        decision: Decision,
+        log: &mut EventLog,
         interrupt: &mut Interrupt,
     ) -> Result<(), Stop> {
-        let Some((container, pid)) = subject
-            .container
-            .and_then(|found| Some((found, found.pid?)))
+        let Some((container, pid)) = target.container.and_then(|found| Some((found, found.pid?)))
         else {
             return Ok(());
         };
-        let mut record = self.wanted(subject, container)?;
-        let place = Place::of_process(pid)?;
-        if verdict == Verdict::AttachAgain {
-            attachment::detach(&self.rules.runtime, &record).await?;
+        let mut record = self.desired(target, container)?;
+        let target_netns = TargetNetns::of_process(pid)?;
+        if decision == Decision::Reattach {
+            attachment::detach(&self.config.runtime, &record).await?;
         }
         let result =
-            attachment::attach_again(&self.rules.runtime, &mut record, &place, interrupt).await?;
-        etc_hosts::name_addresses(self.docker, &record).await;
+            attachment::reattach(&self.config.runtime, &mut record, &target_netns, interrupt)
+                .await?;
+        etc_hosts::set_addresses(self.docker, &record).await;
         let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
         let text = format!(
             "attached to network {}: {} on {}",
@@ -236,15 +238,16 @@ impl<'a> Round<'a> {
             record.ifname
         );
         let more = json!({"network": record.list.name.as_str(), "addresses": addresses});
-        voice.done("attached", &record.name, &text, more)
+        log.event("attached", &record.name, &text, more)
     }
 
-    /// What the container is to have: as before, if it is the same; else as its labels say.
-    fn wanted(&self, subject: &Subject<'_>, container: &Container) -> Result<Record, Error> {
+    /// The desired attachment: that of its record if it is the same container (or an anchor), else
+    /// what its labels say.
+    fn desired(&self, target: &WatchTarget<'_>, container: &Container) -> Result<Record, Error> {
         let is_same = |record: &&Record| {
             record.container.as_ref() == Some(&container.id) || record.kind == record::Kind::Anchor
         };
-        if let Some(record) = subject.record.as_ref().filter(is_same) {
+        if let Some(record) = target.record.as_ref().filter(is_same) {
             return Ok(Record {
                 container: Some(container.id.clone()),
                 name: container.name.to_string(),
@@ -253,93 +256,97 @@ impl<'a> Round<'a> {
         }
         let label = |name: &str| container.labels.get(name).map(String::as_str);
         let wrong = |name: &str, why: String| Error::new(format!("label {name}: {why}"));
-        let list = NetworkList::find(&self.rules.conf_dir, label(NETWORK_LABEL))?;
+        let list = NetworkList::find(&self.config.conf_dir, label(NETWORK_LABEL))?;
         let ips: Vec<_> = label(IP_LABEL).into_iter().map(str::to_owned).collect();
-        let mut wishes = Wishes::parse(&ips, None).map_err(|why| wrong(IP_LABEL, why))?;
+        let mut settings =
+            AttachmentSettings::parse(&ips, None).map_err(|why| wrong(IP_LABEL, why))?;
         let ports = label(PUBLISH_LABEL)
             .into_iter()
             .flat_map(|text| text.split(','));
-        wishes.ports =
-            Port::parse_all(ports.map(str::trim)).map_err(|why| wrong(PUBLISH_LABEL, why))?;
-        wishes.ports.iter().try_for_each(Port::refuse_served)?;
+        settings.ports = PublishedPort::parse_all(ports.map(str::trim))
+            .map_err(|why| wrong(PUBLISH_LABEL, why))?;
+        settings
+            .ports
+            .iter()
+            .try_for_each(PublishedPort::refuse_if_in_use)?;
         Ok(Record {
-            identity: subject.identity.clone(),
+            identity: target.identity.clone(),
             kind: record::Kind::Attached,
             container: Some(container.id.clone()),
             name: container.name.to_string(),
             wanted: true,
             ifname: IfName::parse("eth0").map_err(Error::new)?,
             list,
-            wishes,
-            addresses: subject
+            settings,
+            addresses: target
                 .record
                 .as_ref()
                 .map_or_else(Vec::new, |record| record.addresses.clone()),
-            template: Some(Template::of(container)),
+            template: Some(Template::from_container(container)),
         })
     }
 
-    async fn detach(&self, subject: &Subject<'_>, voice: &mut Voice) -> Result<(), Stop> {
-        let Some(record) = &subject.record else {
+    async fn detach(&self, target: &WatchTarget<'_>, log: &mut EventLog) -> Result<(), Stop> {
+        let Some(record) = &target.record else {
             return Ok(());
         };
-        let was_attached = attachment::remembered(record).is_some();
-        attachment::detach(&self.rules.runtime, record).await?;
-        // A stopped container is to have its address and its ports again.
-        if subject.container.is_none() || record.kind == record::Kind::Rescued {
-            record.forget()?;
+        let was_attached = attachment::cached_entry(record).is_some();
+        attachment::detach(&self.config.runtime, record).await?;
+        // A stopped container gets its address and ports again when it starts.
+        if target.container.is_none() || record.kind == record::Kind::Rescued {
+            record.delete()?;
         }
         if !was_attached {
             return Ok(());
         }
         let text = format!(
-            "detached from network {}: nobody is left in it",
+            "detached from network {}: no process is left in it",
             record.list.name
         );
         let more = json!({"network": record.list.name.as_str(), "addresses": record.addresses});
-        voice.done("detached", &record.name, &text, more)
+        log.event("detached", &record.name, &text, more)
     }
 }
 
-/// The anchor is in another namespace than its network.
-fn tell_of_split(case: &Case<'_>, voice: &mut Voice) -> Result<(), Stop> {
-    let name = case.subject.name();
-    let known = case.subject.record.as_ref();
+/// The anchor is not in the namespace of its network.
+fn report_split(assessment: &Assessment<'_>, log: &mut EventLog) -> Result<(), Stop> {
+    let name = assessment.target.name();
+    let known = assessment.target.record.as_ref();
     let known = known.and_then(|record| record.container.as_ref());
-    let what = match known == case.subject.container.map(|own| &own.id) {
+    let what = match known == assessment.target.container.map(|own| &own.id) {
         true => "was restarted",
-        false => "was made anew",
+        false => "was recreated",
     };
     let mut text = format!(
-        "{what}, and its network stays with {} in the old namespace",
-        who(&case.facts.home, case.containers)
+        "{what}, but its network stays with {} in the old namespace",
+        member_names(&assessment.observed.location, assessment.containers)
     );
     let mut repair = format!("pausectl docker reanchor {name}");
-    if case.could_follow() {
+    if assessment.can_move_network() {
         repair.push_str(&format!(
-            " (or, to restart them into the new one: {repair} --restart-members)"
+            " (or, to restart them into the new namespace: {repair} --restart-members)"
         ));
-    } else if !case.bereft.is_empty() {
+    } else if !assessment.stranded.is_empty() {
         text.push_str(&format!(
-            " (no restart brings {} into the new one)",
-            case.bereft.join(", ")
+            " (a restart cannot move {} into the new one)",
+            assessment.stranded.join(", ")
         ));
     }
-    text.push_str("; to give them the anchor again");
-    voice.stands(Topic::Anchor, &name, &text, &repair)
+    text.push_str("; to give them a new anchor");
+    log.problem(ProblemKind::Anchor, &name, &text, &repair)
 }
 
-/// Everybody to look after: who has a label, and who is remembered.
-fn subjects<'a>(
+/// Everything to look after: containers with a label, and what has a record.
+fn targets<'a>(
     containers: &'a [Container],
-    voice: &mut Voice,
-) -> Result<Vec<Subject<'a>>, Broken> {
-    let mut subjects: BTreeMap<ContainerId, Subject<'a>> = BTreeMap::new();
-    for record in record::all() {
+    log: &mut EventLog,
+) -> Result<Vec<WatchTarget<'a>>, PassError> {
+    let mut targets: BTreeMap<ContainerId, WatchTarget<'a>> = BTreeMap::new();
+    for record in record::load_all() {
         let own = record.container.as_ref();
-        subjects.insert(
+        targets.insert(
             record.identity.clone(),
-            Subject {
+            WatchTarget {
                 container: containers
                     .iter()
                     .find(|container| Some(&container.id) == own),
@@ -355,29 +362,37 @@ fn subjects<'a>(
         let identity = match record::identity_of(container) {
             Ok(identity) => identity,
             Err(err) => {
-                voice.stands(Topic::Label, container.name.as_str(), &err.to_string(), "")?;
+                log.problem(
+                    ProblemKind::Label,
+                    container.name.as_str(),
+                    &err.to_string(),
+                    "",
+                )?;
                 continue;
             }
         };
-        let subject = subjects.entry(identity.clone()).or_insert(Subject {
+        let target = targets.entry(identity.clone()).or_insert(WatchTarget {
             identity,
             record: None,
             container: None,
         });
-        match subject.container {
-            None => subject.container = Some(container),
+        match target.container {
+            None => target.container = Some(container),
             Some(other) if other.id != container.id && container.pid.is_some() => {
-                let text = format!("claims to be {}, as {other} does", subject.identity);
-                voice.stands(Topic::Label, container.name.as_str(), &text, "")?;
+                let text = format!(
+                    "its label {IDENTITY_LABEL} is {}, which {other} has too",
+                    target.identity
+                );
+                log.problem(ProblemKind::Label, container.name.as_str(), &text, "")?;
             }
             Some(_) => {}
         }
     }
-    Ok(subjects.into_values().collect())
+    Ok(targets.into_values().collect())
 }
 
-impl Subject<'_> {
-    /// As people call it.
+impl WatchTarget<'_> {
+    /// The container's or record's name.
     pub fn name(&self) -> String {
         match (self.container, &self.record) {
             (Some(container), _) => container.name.to_string(),
@@ -391,37 +406,41 @@ impl Subject<'_> {
             .map_or_else(String::new, |container| container.network.to_string())
     }
 
-    fn facts(&self, namespaces: &Namespaces, socket: &mut RouteSocket) -> Result<Facts, Error> {
-        let remembered = self.record.as_ref().and_then(attachment::remembered);
-        let home = match &self.record {
-            Some(record) => namespaces.home(socket, &record.attachment(), remembered.as_ref())?,
-            None => Home::Gone,
+    fn observed(
+        &self,
+        namespaces: &Namespaces,
+        socket: &mut RouteSocket,
+    ) -> Result<Observed, Error> {
+        let remembered = self.record.as_ref().and_then(attachment::cached_entry);
+        let location = match &self.record {
+            Some(record) => namespaces.locate(socket, &record.attachment(), remembered.as_ref())?,
+            None => NetworkLocation::Gone,
         };
         let record = self.record.as_ref();
-        Ok(Facts {
+        Ok(Observed {
             kind: record.map_or(record::Kind::Attached, |record| record.kind),
-            outside: record.is_some_and(|record| record.container.is_none()),
-            // What was detached was that container, not one made after it.
+            not_in_docker: record.is_some_and(|record| record.container.is_none()),
+            // The user detached that container, not one created later under its name.
             wanted: record.is_none_or(|record| {
                 record.wanted
                     || self
                         .container
                         .is_some_and(|own| record.container.as_ref() != Some(&own.id))
             }),
-            own_namespace: self
+            has_own_netns: self
                 .container
                 .is_some_and(|container| container.network == NetworkMode::None),
-            remembered: remembered.is_some(),
-            seen: self.container.map_or(Seen::Absent, seen),
-            home,
+            is_cached: remembered.is_some(),
+            state: self.container.map_or(ContainerState::Absent, state),
+            location,
         })
     }
 }
 
-fn seen(container: &Container) -> Seen {
+fn state(container: &Container) -> ContainerState {
     match container.state {
-        State::Restarting => Seen::Restarting,
-        _ if container.pid.is_none() => Seen::Stopped,
-        _ => netns_of(container).map_or(Seen::Ending, Seen::Running),
+        State::Restarting => ContainerState::Restarting,
+        _ if container.pid.is_none() => ContainerState::Stopped,
+        _ => netns_of(container).map_or(ContainerState::Ending, ContainerState::Running),
     }
 }
