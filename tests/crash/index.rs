@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pausenet::cni::{ContainerId, IfName};
 use pausenet::ipam::range::RangeSet;
-use pausenet::ipam::store::{Holder, Search, Store};
+use pausenet::ipam::store::{Holder, SearchResult, Store};
 use serde_json::{Value, json};
 
 use crate::error::each_refused;
@@ -117,7 +117,7 @@ impl LargeStore {
             let free = set
                 .candidates(Some(last))
                 .find(|(ip, _)| !taken.contains(ip));
-            let free = free.map(|(ip, range)| Search::Free(ip, range));
+            let free = free.map(|(ip, range)| SearchResult::Free(ip, range));
             assert_eq!(
                 by_index.search(&set, Some(last)),
                 free,

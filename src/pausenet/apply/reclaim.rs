@@ -18,7 +18,7 @@ use super::host::{Host, is_locked};
 use crate::cni::request::Attachment;
 use crate::cni::{During, NetworkName, Result};
 use crate::ipam::Ipam;
-use crate::ipam::store::{Origin, Stale};
+use crate::ipam::store::{Origin, StaleReservation};
 use crate::kernel::boot;
 use crate::kernel::running_plugins::RunningPlugins;
 use crate::kernel::{KernelError, RouteSocket, address, link};
@@ -126,7 +126,10 @@ pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<us
 }
 
 /// Those that no interface has; none at all when one of the namespaces cannot be seen.
-fn without_interface(socket: &mut RouteSocket, mut held: Vec<Stale>) -> Result<Vec<Stale>> {
+fn without_interface(
+    socket: &mut RouteSocket,
+    mut held: Vec<StaleReservation>,
+) -> Result<Vec<StaleReservation>> {
     if held.is_empty() {
         return Ok(held);
     }
@@ -162,7 +165,7 @@ fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, KernelErr
     Ok(Some(in_use))
 }
 
-fn is_unlocked(network: &NetworkName, held: &Stale) -> bool {
+fn is_unlocked(network: &NetworkName, held: &StaleReservation) -> bool {
     Attachment::of_network(network, &held.container, &held.ifname)
         .is_some_and(|attachment| !is_locked(&attachment))
 }

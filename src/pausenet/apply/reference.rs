@@ -9,7 +9,7 @@ use crate::cni::link::LinkConf;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Interface};
 use crate::cni::{During, Family, IfName, NetworkName, Result};
-use crate::ipam::store::Stale;
+use crate::ipam::store::StaleReservation;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::expr::address_bytes;
@@ -189,7 +189,11 @@ fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
 
 /// Removes the masquerade rules of a network's attachments that are not among `valid`, and all
 /// rules of those `stale` ones whose addresses are still known.
-pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> Result<()> {
+pub fn collect(
+    network: &NetworkName,
+    valid: &[Attachment],
+    stale: &[StaleReservation],
+) -> Result<()> {
     let start = masquerade_network(network.as_str());
     let is_stale = |rule: &Rule| {
         rule.comment.starts_with(&start)
@@ -222,7 +226,7 @@ pub fn collect(network: &NetworkName, valid: &[Attachment], stale: &[Stale]) -> 
         Ok(rules)
     })?;
     let attachment =
-        |stale: &Stale| Attachment::of_network(network, &stale.container, &stale.ifname);
+        |stale: &StaleReservation| Attachment::of_network(network, &stale.container, &stale.ifname);
     // Each location once, for a rule can't be removed twice: an attachment may have two addresses.
     let mut locations: Vec<RuleLocation> = Vec::new();
     for attachment in stale.iter().filter_map(attachment) {

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 
+use super::allocation::{Allocated, Allocation, Outcome};
 use super::range::{self, RangeSet};
 use super::resolv_conf;
-use super::store::{Holder, Origins, Search, Stale, Store};
-use super::{Allocated, Allocation, Outcome};
-use crate::cni::error::invalid;
-
+use super::store::{Holder, Origins, SearchResult, StaleReservation, Store};
 use crate::cni::config::{self, Ipam, cidr};
+use crate::cni::error::invalid;
 use crate::cni::request::{Attachment, Network};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion};
@@ -166,7 +165,7 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 5 when the store cannot be used.
-    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
+    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self.existing_store()? {
             Some(store) => store.stale(keep),
             None => Ok(Vec::new()),
@@ -180,7 +179,7 @@ impl HostLocal {
     /// Code 5, after having freed what could be; those of `choose`.
     pub fn reclaim(
         &self,
-        choose: impl FnOnce(Vec<Stale>, &Origins) -> Result<Vec<Stale>>,
+        choose: impl FnOnce(Vec<StaleReservation>, &Origins) -> Result<Vec<StaleReservation>>,
     ) -> Result<usize> {
         match self.existing_store()? {
             Some(mut store) => store.reclaim(choose),
@@ -335,8 +334,8 @@ fn allocate_one(
     }
     let last = store.last_reserved(index);
     match store.search(set, last) {
-        Some(Search::Exhausted(in_use)) => return Err(exhausted(store, index, set, in_use)),
-        Some(Search::Free(ip, range)) if store.reserve(ip, holder, index)? => {
+        Some(SearchResult::Exhausted(in_use)) => return Err(exhausted(store, index, set, in_use)),
+        Some(SearchResult::Free(ip, range)) if store.reserve(ip, holder, index)? => {
             return Ok(given(ip, range));
         }
         _ => {}

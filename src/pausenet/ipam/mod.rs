@@ -4,71 +4,33 @@
 //! the specification says (section 4). [`range`] is pure; [`store`] and the index
 //! that it has beside it are the only places that touch the disk.
 
-mod fixed;
+mod allocation;
 pub mod host_local;
 mod index;
 pub mod range;
 pub mod resolv_conf;
+mod static_ipam;
 pub mod store;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-
-use fixed::Fixed;
+pub use allocation::{Allocated, Allocation, Outcome};
 pub use host_local::HostLocal;
 use ipnetwork::IpNetwork;
-use store::Stale;
+use static_ipam::StaticIpam;
+use store::StaleReservation;
 
 use crate::cni::config;
 use crate::cni::delegate::Delegate;
 use crate::cni::request::{Attachment, Network, Request};
-use crate::cni::result::{AddResult, Dns, Route};
+use crate::cni::result::AddResult;
 use crate::cni::{Code, During, Error, Result, SpecVersion};
-
-/// What an attachment gets, in the order of the range sets.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Allocation {
-    pub addresses: Vec<Allocated>,
-    pub routes: Vec<Route>,
-    pub dns: Dns,
-}
-
-/// One address with its subnet's prefix length and its gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allocated {
-    pub address: IpNetwork,
-    pub gateway: Option<IpAddr>,
-}
-
-impl Allocation {
-    /// What a delegate's result gives.
-    fn from_result(result: AddResult) -> Self {
-        let addresses = result.ips.into_iter().map(|ip| Allocated {
-            address: ip.address,
-            gateway: ip.gateway,
-        });
-        Self {
-            addresses: addresses.collect(),
-            routes: result.routes,
-            dns: result.dns,
-        }
-    }
-}
-
-/// What became of an allocation.
-#[derive(Debug)]
-pub enum Outcome {
-    Allocated(Allocation),
-    /// The attachment has addresses already: it exists, or an ADD was killed.
-    AlreadyHeld(Vec<IpAddr>),
-}
 
 /// The IPAM of a network.
 #[derive(Debug)]
 pub enum Ipam {
     HostLocal(HostLocal),
-    Static(Fixed),
+    Static(StaticIpam),
     Delegated(Delegated),
 }
 
@@ -92,7 +54,7 @@ impl Ipam {
         let object = || config::parse_part("ipam", &conf.object);
         Ok(Some(match conf.plugin.as_str() {
             "host-local" => Self::HostLocal(HostLocal::new(network, &object()?)?),
-            "static" => Self::Static(Fixed::new(network, &object()?)),
+            "static" => Self::Static(StaticIpam::new(network, &object()?)),
             other => Self::Delegated(Delegated {
                 plugin: Delegate::find(other, &network.path).during("ipam")?,
                 config: network.raw.clone(),
@@ -180,7 +142,7 @@ impl Ipam {
     ///
     /// # Errors
     /// Code 5 when the store cannot be used.
-    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<Stale>> {
+    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self {
             Self::HostLocal(ipam) => ipam.stale(keep),
             Self::Static(_) | Self::Delegated(_) => Ok(Vec::new()),

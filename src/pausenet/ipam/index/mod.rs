@@ -67,7 +67,7 @@ const MOST_PAGES: u64 = 65_536;
 /// What the index says cannot be right, or cannot be read, or does not fit in: the store has to be
 /// read.
 #[derive(Debug)]
-pub struct Wrong;
+pub struct Inconsistent;
 
 /// The index of one store.
 pub struct Index {
@@ -196,8 +196,8 @@ impl Index {
     /// The addresses whose files have this content.
     ///
     /// # Errors
-    /// [`Wrong`].
-    pub fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Wrong> {
+    /// [`Inconsistent`].
+    pub fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Inconsistent> {
         let hash = hash(0, content.as_bytes());
         let mut found = Vec::new();
         for at in self.holder_pages(hash) {
@@ -207,20 +207,20 @@ impl Index {
                 return Ok(found);
             }
         }
-        Err(Wrong)
+        Err(Inconsistent)
     }
 
     /// Notes that an address is taken, by a file with this content. Empty, it names nobody.
     ///
     /// # Errors
-    /// [`Wrong`], also when there is no room.
-    pub fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Wrong> {
+    /// [`Inconsistent`], also when there is no room.
+    pub fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
         self.set_taken(ip, true)?;
         if content.is_empty() {
             return Ok(());
         }
         if self.header.holders * 4 >= self.header.holder_pages * SLOTS as u64 * 3 {
-            return Err(Wrong);
+            return Err(Inconsistent);
         }
         let hash = hash(0, content.as_bytes());
         for at in self.holder_pages(hash) {
@@ -231,14 +231,14 @@ impl Index {
             }
             page.pass_by();
         }
-        Err(Wrong)
+        Err(Inconsistent)
     }
 
     /// Notes that an address is free whose file had this content.
     ///
     /// # Errors
-    /// [`Wrong`].
-    pub fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Wrong> {
+    /// [`Inconsistent`].
+    pub fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
         self.set_taken(ip, false)?;
         if content.is_empty() {
             return Ok(());
@@ -247,21 +247,21 @@ impl Index {
         for at in self.holder_pages(hash) {
             let page = self.change(at)?;
             if page.take(hash, ip) {
-                self.header.holders = self.header.holders.checked_sub(1).ok_or(Wrong)?;
+                self.header.holders = self.header.holders.checked_sub(1).ok_or(Inconsistent)?;
                 return Ok(());
             }
             if !page.is_passed_by() {
                 break;
             }
         }
-        Err(Wrong)
+        Err(Inconsistent)
     }
 
     /// The first address from `from` to `to` (of one family) that nobody has.
     ///
     /// # Errors
-    /// [`Wrong`].
-    pub fn next_free(&mut self, from: IpAddr, to: IpAddr) -> Result<Option<IpAddr>, Wrong> {
+    /// [`Inconsistent`].
+    pub fn next_free(&mut self, from: IpAddr, to: IpAddr) -> Result<Option<IpAddr>, Inconsistent> {
         let mut from = from;
         loop {
             let found = match self.neighbours(from)? {
@@ -285,8 +285,8 @@ impl Index {
     /// How many addresses from `from` to `to` (of one family) are taken.
     ///
     /// # Errors
-    /// [`Wrong`].
-    pub fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Wrong> {
+    /// [`Inconsistent`].
+    pub fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Inconsistent> {
         let mut count = 0;
         for at in 0..self.header.neighbour_pages {
             let page = self.page(1 + self.header.holder_pages + at)?;
@@ -308,8 +308,8 @@ impl Index {
     /// Whether an address is taken.
     ///
     /// # Errors
-    /// [`Wrong`].
-    pub fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Wrong> {
+    /// [`Inconsistent`].
+    pub fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Inconsistent> {
         let (_, page) = self.neighbours(ip)?;
         Ok(page.is_some_and(|page| page.is_taken(ip)))
     }
@@ -317,10 +317,10 @@ impl Index {
     /// Compares with the number of addresses that the folder has.
     ///
     /// # Errors
-    /// [`Wrong`] when there are others.
-    pub fn compare(&mut self, listed: usize) -> Result<(), Wrong> {
+    /// [`Inconsistent`] when there are others.
+    pub fn compare(&mut self, listed: usize) -> Result<(), Inconsistent> {
         if self.header.taken != listed as u64 {
-            return Err(Wrong);
+            return Err(Inconsistent);
         }
         (self.header.compared, self.changed) = (true, true);
         Ok(())
@@ -331,31 +331,31 @@ impl Index {
         self.header.compared
     }
 
-    fn set_taken(&mut self, ip: IpAddr, taken: bool) -> Result<(), Wrong> {
+    fn set_taken(&mut self, ip: IpAddr, taken: bool) -> Result<(), Inconsistent> {
         self.header.compared = false;
         let (at, page) = self.neighbours(ip)?;
         if page.is_none() {
             if self.header.neighbours * 4 >= self.header.neighbour_pages * 3 {
-                return Err(Wrong);
+                return Err(Inconsistent);
             }
             self.header.neighbours += 1;
             self.change(at)?.assign(Place::of_neighbours(ip));
         }
         let page = self.change(at)?;
         if page.is_taken(ip) == taken {
-            return Err(Wrong);
+            return Err(Inconsistent);
         }
         page.set_taken(ip, taken);
         let sum = match taken {
             true => self.header.taken.checked_add(1),
             false => self.header.taken.checked_sub(1),
         };
-        self.header.taken = sum.ok_or(Wrong)?;
+        self.header.taken = sum.ok_or(Inconsistent)?;
         Ok(())
     }
 
     /// The page of an address and its neighbours; or the number of the one that would be theirs.
-    fn neighbours(&mut self, ip: IpAddr) -> Result<(u64, Option<&Page>), Wrong> {
+    fn neighbours(&mut self, ip: IpAddr) -> Result<(u64, Option<&Page>), Inconsistent> {
         let place = Place::of_neighbours(ip);
         let pages = self.header.neighbour_pages;
         for at in pages_from(self.header.holder_pages + 1, pages, place.hash(), pages) {
@@ -365,31 +365,31 @@ impl Index {
                 Some(_) => {}
             }
         }
-        Err(Wrong)
+        Err(Inconsistent)
     }
 
     fn holder_pages(&self, hash: u64) -> impl Iterator<Item = u64> + use<> {
         pages_from(1, self.header.holder_pages, hash, FARTHEST)
     }
 
-    fn page(&mut self, at: u64) -> Result<&Page, Wrong> {
+    fn page(&mut self, at: u64) -> Result<&Page, Inconsistent> {
         Ok(&self.load(at)?.0)
     }
 
-    fn change(&mut self, at: u64) -> Result<&mut Page, Wrong> {
+    fn change(&mut self, at: u64) -> Result<&mut Page, Inconsistent> {
         self.changed = true;
         let (page, changed) = self.load(at)?;
         *changed = true;
         Ok(page)
     }
 
-    fn load(&mut self, at: u64) -> Result<&mut (Page, bool), Wrong> {
+    fn load(&mut self, at: u64) -> Result<&mut (Page, bool), Inconsistent> {
         use std::collections::btree_map::Entry;
         match self.pages.entry(at) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(place) => {
-                let file = self.file.as_ref().ok_or(Wrong)?;
-                let page = read(file, at, self.header.salt).map_err(|_| Wrong)?;
+                let file = self.file.as_ref().ok_or(Inconsistent)?;
+                let page = read(file, at, self.header.salt).map_err(|_| Inconsistent)?;
                 Ok(place.insert(Box::new((page, false))))
             }
         }

@@ -33,7 +33,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, Stat};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Stale, Store};
+use super::folder::Store;
+use super::holder::StaleReservation;
 use crate::cni::Result;
 use crate::kernel::boot::boot_id;
 use crate::kernel::folder_stamp::FolderStamp;
@@ -53,12 +54,12 @@ pub struct Origin {
 
 /// A file that nobody has put another in the place of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Same {
+struct FileIdentity {
     inode: u64,
     ctime: (i64, i64),
 }
 
-impl Same {
+impl FileIdentity {
     fn of(stat: &Stat) -> Self {
         Self {
             inode: stat.st_ino,
@@ -69,10 +70,10 @@ impl Same {
 
 /// The list of a store.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Earlier {
+pub(super) struct EarlierFiles {
     /// When it was made, by the monotonic clock.
     noted: Duration,
-    files: HashMap<IpAddr, Same>,
+    files: HashMap<IpAddr, FileIdentity>,
 }
 
 impl Store {
@@ -83,7 +84,7 @@ impl Store {
     /// Code 5, after having freed what could be; those of `choose`.
     pub fn reclaim(
         &mut self,
-        choose: impl FnOnce(Vec<Stale>, &Origins) -> Result<Vec<Stale>>,
+        choose: impl FnOnce(Vec<StaleReservation>, &Origins) -> Result<Vec<StaleReservation>>,
     ) -> Result<usize> {
         let (held, taken) = self.held()?;
         let dead = choose(held, &self.origins(&taken))?;
@@ -98,7 +99,7 @@ impl Store {
             let boot = boot_id().ok()?;
             let list = fs::read_to_string(&place)
                 .ok()
-                .and_then(|text| Earlier::parse(&text, boot.trim()));
+                .and_then(|text| EarlierFiles::parse(&text, boot.trim()));
             // None, or one that has outlived a start on a /run that does: now is the first use.
             list.or_else(|| write(&place, boot.trim(), self, taken).ok())
         });
@@ -134,7 +135,7 @@ impl Store {
 /// Where the address files of a store come from.
 pub struct Origins<'a> {
     store: &'a Store,
-    list: Earlier,
+    list: EarlierFiles,
     now: Duration,
 }
 
@@ -148,7 +149,7 @@ impl Origins<'_> {
             }
             Err(_) => SystemTime::UNIX_EPOCH,
         };
-        let is_of_earlier = self.list.files.get(&ip) == Some(&Same::of(&stat));
+        let is_of_earlier = self.list.files.get(&ip) == Some(&FileIdentity::of(&stat));
         let since = self.now.saturating_sub(self.list.noted);
         Some(Origin {
             made,
@@ -157,7 +158,7 @@ impl Origins<'_> {
     }
 }
 
-impl Earlier {
+impl EarlierFiles {
     /// None when it is not whole, or of another boot.
     fn parse(text: &str, boot: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.lines();
@@ -170,7 +171,7 @@ impl Earlier {
             let inode = words.next()?.parse().ok()?;
             let (seconds, nanoseconds) = words.next()?.split_once('.')?;
             let ctime = (seconds.parse().ok()?, nanoseconds.parse().ok()?);
-            Some((ip, Same { inode, ctime }))
+            Some((ip, FileIdentity { inode, ctime }))
         };
         let files = lines.map(file).collect::<Option<_>>()?;
         is_ours.then_some(Self { noted, files })
@@ -178,7 +179,7 @@ impl Earlier {
 
     fn text(&self, boot: &str) -> String {
         let mut text = format!("{FORMAT} {boot} {}\n", self.noted.as_secs());
-        for (ip, Same { inode, ctime }) in &self.files {
+        for (ip, FileIdentity { inode, ctime }) in &self.files {
             let _ = writeln!(text, "{ip} {inode} {}.{}", ctime.0, ctime.1);
         }
         text
@@ -186,13 +187,13 @@ impl Earlier {
 }
 
 /// Makes the list of a store with these addresses.
-fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Result<Earlier> {
-    let mut list = Earlier {
+fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Result<EarlierFiles> {
+    let mut list = EarlierFiles {
         noted: now(),
         files: HashMap::with_capacity(taken.len()),
     };
     for ip in taken {
-        list.files.insert(*ip, Same::of(&store.stat(*ip)?));
+        list.files.insert(*ip, FileIdentity::of(&store.stat(*ip)?));
     }
     // Nobody else has this name: we have the store's lock.
     let draft = place.with_extension("new");
@@ -312,7 +313,7 @@ mod tests {
         place.put("10.1.0.2");
         assert_eq!(place.earlier(), ["10.1.0.2"]);
         let file = place.dir().join("10.1.0.2");
-        let ctime = |file: &Path| Same::of(&rustix::fs::stat(file).unwrap()).ctime;
+        let ctime = |file: &Path| FileIdentity::of(&rustix::fs::stat(file).unwrap()).ctime;
         let before = ctime(&file);
         // A quick inode may be the same; the clock that stamps files has to go on.
         while ctime(&file) == before {
@@ -354,20 +355,20 @@ mod tests {
 
     #[test]
     fn a_list_is_read_as_it_was_written() {
-        let same = |inode| Same {
+        let same = |inode| FileIdentity {
             inode,
             ctime: (1_700_000_000, 7),
         };
-        let list = Earlier {
+        let list = EarlierFiles {
             noted: Duration::from_secs(4711),
             files: [("10.1.0.2", 1), ("fd00::2", u64::MAX)]
                 .map(|(ip, inode)| (ip.parse().unwrap(), same(inode)))
                 .into(),
         };
         assert_eq!(
-            Earlier::parse(&list.text("boot"), "boot"),
+            EarlierFiles::parse(&list.text("boot"), "boot"),
             Some(list.clone())
         );
-        assert_eq!(Earlier::parse(&list.text("boot"), "reboot"), None);
+        assert_eq!(EarlierFiles::parse(&list.text("boot"), "reboot"), None);
     }
 }

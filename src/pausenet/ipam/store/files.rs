@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
-use super::{Holder, Store};
+use super::folder::Store;
+use super::holder::Holder;
 
 impl Store {
     /// Makes an address file appear with its content, so that a kill in between leaves none:

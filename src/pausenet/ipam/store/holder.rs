@@ -33,14 +33,14 @@ impl Holder {
 
 /// An address that nobody valid holds, and who holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stale {
+pub struct StaleReservation {
     pub ip: IpAddr,
     pub container: String,
     /// Empty in files of the old form.
     pub ifname: String,
 }
 
-impl Stale {
+impl StaleReservation {
     /// What a file tells; None when it tells no holder.
     pub fn of(ip: IpAddr, content: &str) -> Option<Self> {
         let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));

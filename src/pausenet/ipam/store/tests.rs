@@ -1,5 +1,8 @@
 //! The files alone; the answers of a whole `host-local` are looked at in [`crate::ipam`].
 
+use std::fs;
+use std::net::IpAddr;
+
 use super::*;
 use crate::cni::{ContainerId, IfName};
 

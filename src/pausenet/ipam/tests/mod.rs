@@ -4,6 +4,7 @@ mod model;
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};

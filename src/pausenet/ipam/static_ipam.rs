@@ -1,8 +1,8 @@
-//! The behaviour of the reference's `static`: the config says the addresses.
+//! IPAM `static`, as the reference plugin behaves: the addresses are in the configuration.
 
 use ipnetwork::IpNetwork;
 
-use super::{Allocated, Allocation};
+use super::allocation::{Allocated, Allocation};
 use crate::cni::args::RequestedIp;
 use crate::cni::config;
 use crate::cni::error::invalid;
@@ -12,14 +12,14 @@ use crate::cni::{Family, Result, SpecVersion};
 
 /// `static` for one network.
 #[derive(Debug)]
-pub struct Fixed {
+pub struct StaticIpam {
     addresses: Vec<Allocated>,
     routes: Vec<Route>,
     dns: Dns,
     version: SpecVersion,
 }
 
-impl Fixed {
+impl StaticIpam {
     /// Takes a network's `ipam` object.
     pub fn new(network: &Network, conf: &config::Ipam) -> Self {
         let addresses = conf.addresses.iter().map(|fixed| Allocated {

@@ -1,0 +1,45 @@
+//! What an allocation of addresses gives (pure).
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::cni::result::{AddResult, Dns, Route};
+
+/// What an attachment gets, in the order of the range sets.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    pub addresses: Vec<Allocated>,
+    pub routes: Vec<Route>,
+    pub dns: Dns,
+}
+
+/// One address with its subnet's prefix length and its gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocated {
+    pub address: IpNetwork,
+    pub gateway: Option<IpAddr>,
+}
+
+impl Allocation {
+    /// The addresses, routes and DNS in the result of a delegated plugin.
+    pub(super) fn from_result(result: AddResult) -> Self {
+        let addresses = result.ips.into_iter().map(|ip| Allocated {
+            address: ip.address,
+            gateway: ip.gateway,
+        });
+        Self {
+            addresses: addresses.collect(),
+            routes: result.routes,
+            dns: result.dns,
+        }
+    }
+}
+
+/// The outcome of a request for addresses.
+#[derive(Debug)]
+pub enum Outcome {
+    Allocated(Allocation),
+    /// The attachment already holds these addresses: it exists, or an earlier ADD was killed.
+    AlreadyHeld(Vec<IpAddr>),
+}

@@ -1,0 +1,437 @@
+//! [`Store`]: a locked store, and every operation on its reservations.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, RawDir, SeekFrom};
+
+use super::holder::{Holder, StaleReservation};
+use crate::cni::error::io as io_error;
+use crate::cni::{OnPath, Result};
+use crate::ipam::index::{Inconsistent, Index, WORTHWHILE};
+use crate::ipam::range::{Range, RangeSet};
+
+/// The store of one network, locked for as long as this lives.
+pub struct Store {
+    dir: PathBuf,
+    pub(super) folder: OwnedFd,
+    /// Where indexes are; None when there is to be none.
+    pub(super) indexes: Option<PathBuf>,
+    index: IndexState,
+    /// Closing it drops the lock.
+    _lock: OwnedFd,
+}
+
+/// What is known of the store's index.
+enum IndexState {
+    NotLookedFor,
+    /// There is none that can be believed.
+    Absent,
+    Present(Box<Index>),
+}
+
+/// What an index says of a range set.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SearchResult<'a> {
+    /// The address that is next.
+    Free(IpAddr, &'a Range),
+    /// None is free; this many are in use.
+    Exhausted(u128),
+}
+
+impl Store {
+    /// Opens a network's store, made if it is not there, and waits for its lock.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn open(dir: &Path) -> Result<Self> {
+        match Self::lock(dir) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(dir).on_path("cannot make the address store", dir)?;
+                Self::lock(dir)
+            }
+            other => other,
+        }
+        .on_path("cannot lock the address store", dir)
+    }
+
+    /// Like [`Store::open`], but None when there is no store.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn open_existing(dir: &Path) -> Result<Option<Self>> {
+        match Self::lock(dir) {
+            Ok(store) => Ok(Some(store)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(io_error("cannot lock the address store", dir, err)),
+        }
+    }
+
+    /// The same with an index in this folder, once it is worth while.
+    pub fn with_index(mut self, indexes: &Path) -> Self {
+        self.indexes = Some(indexes.to_owned());
+        self
+    }
+
+    fn lock(dir: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(dir, flags, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        // The reference's mode: who cannot open it cannot hold it, and block every ADD.
+        let lock = rustix::fs::openat(&folder, "lock", flags, Mode::from(0o750))?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            folder,
+            indexes: None,
+            index: IndexState::NotLookedFor,
+            _lock: lock,
+        })
+    }
+
+    /// The folder, for messages.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Takes an address for a holder and moves the cursor of its range set there. False when
+    /// it is taken already.
+    ///
+    /// # Errors
+    /// Code 5; the address is then not taken.
+    pub fn reserve(&mut self, ip: IpAddr, holder: &Holder, set: usize) -> Result<bool> {
+        let name = ip.to_string();
+        match self.publish(&name, holder) {
+            Ok(()) => {}
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                self.ask(|index| index.is_taken(ip)?.then_some(()).ok_or(Inconsistent));
+                return Ok(false);
+            }
+            Err(err) => return Err(io_error("cannot reserve", &self.dir.join(name), err)),
+        }
+        let cursor = cursor(set);
+        if let Err(err) = self.write_cursor(&cursor, &name) {
+            let _ = self.remove_file(&name);
+            return Err(io_error("cannot write", &self.dir.join(cursor), err));
+        }
+        self.ask(|index| index.add(ip, holder.content()));
+        Ok(true)
+    }
+
+    /// The address that was last taken from a range set.
+    pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        // Unreadable or half-written, it costs the round robin once: not worth an error.
+        self.read(&cursor(set)).ok()?.trim().parse().ok()
+    }
+
+    /// Every address that a holder has, files of the old form included.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn held_by(&mut self, holder: &Holder) -> Result<Vec<IpAddr>> {
+        let (exact, old) = self.find(holder)?;
+        Ok(exact.into_iter().chain(old).collect())
+    }
+
+    /// Frees every address that a holder has. Files of the old form, which name only a
+    /// container, count when there is none of the new, as in the reference.
+    ///
+    /// # Errors
+    /// Code 5, after having freed what could be.
+    pub fn release(&mut self, holder: &Holder) -> Result<()> {
+        let (exact, old) = self.find(holder)?;
+        let (addresses, content) = match exact.is_empty() {
+            false => (exact, holder.content()),
+            true => (old, holder.old_form()),
+        };
+        let mut outcome = Ok(());
+        for ip in addresses {
+            match self.remove_file(&ip.to_string()) {
+                Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                    outcome = Err(self.cannot("free", ip, err));
+                }
+                _ => {
+                    self.ask(|index| index.remove(ip, content));
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Every address whose file tells a container and an interface that `keep` does not want
+    /// kept, with both. What tells no holder is kept: it may be an ADD of the reference in the
+    /// making.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
+        let content = |ip: IpAddr| StaleReservation::of(ip, self.content(ip).ok()?.trim());
+        let held = self.taken()?.into_iter().filter_map(content);
+        Ok(held
+            .filter(|held| !keep(&held.container, &held.ifname))
+            .collect())
+    }
+
+    /// Frees every address that [`Store::stale`] tells.
+    ///
+    /// # Errors
+    /// Code 5, after having freed what could be.
+    pub fn release_others(&mut self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+        let (mut held, _) = self.held()?;
+        held.retain(|held| !keep(&held.container, &held.ifname));
+        self.free(held).map(drop)
+    }
+
+    /// All that tell a holder, and all that are taken.
+    pub(super) fn held(&mut self) -> Result<(Vec<StaleReservation>, Vec<IpAddr>)> {
+        let (mut held, mut taken) = (Vec::new(), Vec::new());
+        self.read_all(|ip, content| {
+            held.extend(StaleReservation::of(ip, content));
+            taken.push(ip);
+        })?;
+        Ok((held, taken))
+    }
+
+    pub(super) fn free(&mut self, all: Vec<StaleReservation>) -> Result<usize> {
+        let mut outcome = Ok(0);
+        for held in all {
+            outcome = match self.remove_file(&held.ip.to_string()) {
+                Err(err) => Err(self.cannot("free", held.ip, err)),
+                Ok(()) => {
+                    self.ask(|index| index.remove(held.ip, &held.content()));
+                    outcome.map(|freed| freed + 1)
+                }
+            };
+        }
+        outcome
+    }
+
+    /// Whether an address file could be made.
+    ///
+    /// # Errors
+    /// Code 5, naming the folder.
+    pub fn probe(&self) -> Result<()> {
+        rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
+            .on_path("cannot write to the address store", &self.dir)
+    }
+
+    /// True when the holder has this address.
+    pub fn holds(&self, ip: IpAddr, holder: &Holder) -> bool {
+        self.content(ip).is_ok_and(|content| {
+            let content = content.trim();
+            content == holder.content() || content == holder.old_form()
+        })
+    }
+
+    /// Every address that is taken.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn taken(&self) -> Result<Vec<IpAddr>> {
+        let unreadable = |err: rustix::io::Errno| io_error("cannot list", &self.dir, err);
+        let mut taken = Vec::new();
+        // The folder's own descriptor, from its start: a second one would have to be opened.
+        rustix::fs::seek(&self.folder, SeekFrom::Start(0)).map_err(unreadable)?;
+        let mut buffer = [MaybeUninit::uninit(); 8 * 1024];
+        let mut entries = RawDir::new(&self.folder, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(unreadable)?;
+            taken.extend(parse_name(OsStr::from_bytes(entry.file_name().to_bytes())));
+        }
+        Ok(taken)
+    }
+
+    /// How many addresses of a range set are in use.
+    ///
+    /// # Errors
+    /// Code 5, naming the path.
+    pub fn in_use(&mut self, set: &RangeSet) -> Result<u128> {
+        match self.ask(|index| set.count_by(|from, to| index.count(from, to))) {
+            Some(in_use) => Ok(in_use),
+            None => Ok(set.count(&self.taken()?)),
+        }
+    }
+
+    /// The address of a range set that is next after `last`, as the index tells. None when it
+    /// tells nothing: then the folder does.
+    pub fn search<'a>(
+        &mut self,
+        set: &'a RangeSet,
+        last: Option<IpAddr>,
+    ) -> Option<SearchResult<'a>> {
+        let found = self.ask(|index| {
+            let free = set.first_free(last, |from, to| index.next_free(from, to))?;
+            Ok(match free {
+                Some((ip, range)) => Some(SearchResult::Free(ip, range)),
+                // An ADD is not refused without a look at the folder.
+                None if !index.is_compared() => None,
+                None => Some(SearchResult::Exhausted(
+                    set.count_by(|from, to| index.count(from, to))?,
+                )),
+            })
+        });
+        found.flatten()
+    }
+
+    /// Tells the index how many addresses the folder has.
+    pub fn compare(&mut self, listed: usize) {
+        self.ask(|index| index.compare(listed));
+    }
+
+    /// The holder's addresses by files of the new form and of the old.
+    fn find(&mut self, holder: &Holder) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
+        if let Some(found) = self.look_up(holder)? {
+            return Ok(found);
+        }
+        let (mut exact, mut old) = (Vec::new(), Vec::new());
+        self.read_all(|ip, content| {
+            if content == holder.content() {
+                exact.push(ip);
+            } else if content == holder.old_form() {
+                old.push(ip);
+            }
+        })?;
+        exact.sort();
+        old.sort();
+        Ok((exact, old))
+    }
+
+    /// The same by the index, if each file agrees.
+    fn look_up(&mut self, holder: &Holder) -> Result<Option<(Vec<IpAddr>, Vec<IpAddr>)>> {
+        let mut found = [Vec::new(), Vec::new()];
+        for (content, found) in [holder.content(), holder.old_form()]
+            .into_iter()
+            .zip(&mut found)
+        {
+            let Some(mut addresses) = self.ask(|index| index.addresses_of(content)) else {
+                return Ok(None);
+            };
+            for ip in &addresses {
+                match self.content(*ip) {
+                    Ok(read) if read.trim() == content => {}
+                    Err(err) if is_shortage(&err) => return Err(self.cannot("read", *ip, err)),
+                    _ => {
+                        self.ask(|_| Err::<(), _>(Inconsistent));
+                        return Ok(None);
+                    }
+                }
+            }
+            addresses.sort();
+            *found = addresses;
+        }
+        Ok(Some(found.into()))
+    }
+
+    /// Reads every address file: the address, and the content without white space around. What
+    /// cannot be read is somebody's, but not provably anybody's.
+    ///
+    /// It makes the index anew on the way. The first who comes here after a start of the host finds
+    /// no index, and leaves word of what was there.
+    fn read_all(&mut self, mut visit: impl FnMut(IpAddr, &str)) -> Result<()> {
+        let taken = self.taken()?;
+        self.note_earlier(&taken);
+        let mut index = match &self.indexes {
+            Some(root) if taken.len() >= WORTHWHILE => {
+                Index::new(root, self.folder.as_fd(), &taken)
+            }
+            _ => None,
+        };
+        for ip in &taken {
+            let content = match self.content(*ip) {
+                Ok(content) => content,
+                Err(err) if is_shortage(&err) => return Err(self.cannot("read", *ip, err)),
+                Err(err) => {
+                    if !is_garbage(&err) {
+                        // Next time it may be readable, and then it has to be found.
+                        index = None;
+                    }
+                    String::new()
+                }
+            };
+            let content = content.trim();
+            visit(*ip, content);
+            index = index.and_then(|mut index| index.add(*ip, content).is_ok().then_some(index));
+        }
+        let index = index.and_then(|mut index| index.compare(taken.len()).is_ok().then_some(index));
+        self.index = match index {
+            Some(index) => IndexState::Present(Box::new(index)),
+            None => IndexState::Absent,
+        };
+        Ok(())
+    }
+
+    /// Asks or tells the index something. None when there is none to be believed, or it turns out
+    /// wrong: that is the end of it.
+    fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&mut Index) -> Result<T, Inconsistent>,
+    ) -> Option<T> {
+        if let (IndexState::NotLookedFor, Some(root)) = (&self.index, &self.indexes) {
+            self.index = match Index::open(root, self.folder.as_fd()) {
+                Some(index) => IndexState::Present(Box::new(index)),
+                None => IndexState::Absent,
+            };
+        }
+        let IndexState::Present(index) = &mut self.index else {
+            return None;
+        };
+        let answer = question(index).ok();
+        if answer.is_none()
+            && let IndexState::Present(wrong) =
+                std::mem::replace(&mut self.index, IndexState::Absent)
+        {
+            wrong.discard();
+        }
+        answer
+    }
+
+    fn cannot(&self, what: &str, ip: IpAddr, err: io::Error) -> crate::cni::Error {
+        io_error(
+            &format!("cannot {what}"),
+            &self.dir.join(ip.to_string()),
+            err,
+        )
+    }
+}
+
+impl Drop for Store {
+    /// While the lock is held still.
+    fn drop(&mut self) {
+        if let IndexState::Present(index) = std::mem::replace(&mut self.index, IndexState::Absent) {
+            index.commit(self.folder.as_fd());
+        }
+    }
+}
+
+/// True for what ails this process or this moment and not the file: a holder's address must not
+/// pass for somebody else's because of that.
+fn is_shortage(err: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(err).is_some_and(|errno| shortages.contains(&errno))
+}
+
+/// True for what is no text and never will be.
+fn is_garbage(err: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory};
+    matches!(err.kind(), InvalidData | IsADirectory)
+}
+
+fn cursor(set: usize) -> String {
+    format!("last_reserved_ip.{set}")
+}
+
+/// An address file's name; None for the lock, the cursors and anything else. Only the form in
+/// which the address is written counts, or two names could mean one address.
+fn parse_name(name: &OsStr) -> Option<IpAddr> {
+    let text = name.to_str()?;
+    text.parse::<IpAddr>()
+        .ok()
+        .filter(|ip| ip.to_string() == text)
+}
