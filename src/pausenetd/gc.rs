@@ -15,10 +15,10 @@ use std::time::SystemTime;
 use ipnetwork::IpNetwork;
 
 use pausenet::apply::{host_end, reclaim, remove, remove_debris, rules, try_lock};
-use pausenet::cni::config;
 use pausenet::cni::env::Verb;
 use pausenet::cni::request::{Attachment, Network};
 use pausenet::cni::{NetworkName, Plugin};
+use pausenet::cni::{config, json};
 use pausenet::ipam::Ipam;
 use pausenet::ipam::range::RangeSet;
 use pausenet::ipam::store::Store;
@@ -83,7 +83,7 @@ pub fn collect(
 
 /// The network as the plugin itself parses it.
 fn network(config: &str) -> Result<Network> {
-    let list: serde_json::Value = config::parse(config.as_bytes())?;
+    let list: serde_json::Value = json::parse(config.as_bytes())?;
     let mut plugin = list["plugins"][0].clone();
     plugin["name"] = list["name"].clone();
     plugin["cniVersion"] = "1.1.0".into();

@@ -69,7 +69,7 @@ fn parse<T>(
 
 /// Parses a subnet with a prefix length and without host bits.
 pub(crate) fn subnet(text: &str) -> Option<IpNetwork> {
-    let net = pausenet::cni::config::cidr::parse(text).ok()?;
+    let net = pausenet::cni::json::cidr::parse(text).ok()?;
     (net.ip() == net.network()).then_some(net)
 }
 

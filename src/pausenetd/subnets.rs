@@ -215,7 +215,7 @@ mod tests {
             let mut given: Vec<IpNetwork> = Vec::new();
             for net in subnets {
                 let overlaps = given.iter().any(|other| {
-                    other.is_ipv4() == net.is_ipv4()
+                    Family::from(*other) == Family::from(net)
                         && (other.contains(net.network()) || net.contains(other.network()))
                 });
                 prop_assert_eq!(owners.insert(net, "x").is_err(), overlaps);

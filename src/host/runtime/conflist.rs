@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{During, Error, OnPath, Result};
-use pausenet::cni::config::nullable;
+use pausenet::cni::json::nullable;
 use pausenet::cni::{NetworkName, SpecVersion};
 
 /// A network: its plugins in their order.

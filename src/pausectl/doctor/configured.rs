@@ -8,7 +8,7 @@ use super::programs::Programs;
 use super::snapshot::Snapshot;
 use pausenet::cni::args::Args;
 use pausenet::cni::request::{Network, Request};
-use pausenet::cni::{ContainerId, IfName, Plugin, config};
+use pausenet::cni::{ContainerId, IfName, Plugin, json};
 use pausenet::ipam::HostLocal;
 use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -75,5 +75,5 @@ pub fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
 /// The address store of a network, if it uses host-local.
 pub fn host_local(network: &Network) -> Option<HostLocal> {
     let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;
-    HostLocal::new(network, &config::parse_part("ipam", &ipam.object).ok()?).ok()
+    HostLocal::new(network, &json::parse_part("ipam", &ipam.object).ok()?).ok()
 }

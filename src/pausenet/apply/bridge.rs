@@ -106,8 +106,8 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     };
     match link::create_bridge(socket, &new) {
         // Another ADD was faster.
-        Err(refusal) if refusal.is(rustix::io::Errno::EXIST) => {}
-        Err(refusal) if plan.vlans.is_some() && refusal.is(rustix::io::Errno::OPNOTSUPP) => {
+        Err(err) if err.is(rustix::io::Errno::EXIST) => {}
+        Err(err) if plan.vlans.is_some() && err.is(rustix::io::Errno::OPNOTSUPP) => {
             return Err(vlan::no_filtering());
         }
         outcome => outcome.during_with(|| format!("create bridge {name}"))?,

@@ -80,8 +80,8 @@ pub fn forget(network: &NetworkName) -> Result<bool> {
 /// iptables-legacy.
 pub fn obstacles(traffic: &[AllowedTraffic]) -> Result<Vec<Obstacle>> {
     let chains = match forward_chains() {
-        Err(refusal) if is_unknown(&refusal) => Vec::new(),
-        chains => chains.map_err(|refusal| explain(refusal, "list the chains of nftables"))?,
+        Err(err) if is_unknown(&err) => Vec::new(),
+        chains => chains.map_err(|err| explain(err, "list the chains of nftables"))?,
     };
     let mut old = Vec::new();
     for family in Family::ALL {
@@ -128,7 +128,7 @@ fn find_missing_rules(traffic: &[AllowedTraffic]) -> Result<(Vec<NewRule>, Optio
     let (mut nft, tables) = docker_user_tables(&tables_of(traffic))?;
     let missing_rules = match &mut nft {
         Some(nft) => rules_to_add(nft, &tables, traffic)
-            .map_err(|refusal| explain(refusal, "list the rules in Docker's chain DOCKER-USER"))?,
+            .map_err(|err| explain(err, "list the rules in Docker's chain DOCKER-USER"))?,
         None => Vec::new(),
     };
     Ok((missing_rules, nft))
@@ -142,8 +142,8 @@ fn docker_user_tables(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
         Ok((nft, tables))
     });
     match answer {
-        Err(refusal) if is_unknown(&refusal) => Ok((None, Vec::new())),
-        Err(refusal) => Err(explain(refusal, "look for Docker's chain DOCKER-USER")),
+        Err(err) if is_unknown(&err) => Ok((None, Vec::new())),
+        Err(err) => Err(explain(err, "look for Docker's chain DOCKER-USER")),
         Ok((nft, tables)) => Ok((Some(nft), tables)),
     }
 }
@@ -156,11 +156,11 @@ fn tables(nft: &mut Nft, asked: &[Table]) -> Result<Vec<Table>, KernelError> {
 }
 
 /// A kernel without nftables has no chains in it.
-fn is_unknown(refusal: &KernelError) -> bool {
+fn is_unknown(err: &KernelError) -> bool {
     use rustix::io::Errno;
     [Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT]
         .into_iter()
-        .any(|errno| refusal.is(errno))
+        .any(|errno| err.is(errno))
 }
 
 fn rules_to_add(

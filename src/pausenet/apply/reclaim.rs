@@ -69,7 +69,7 @@ impl ReclaimEvidence {
 /// The processes and the host's start, as far as they show whether another plugin's ADD is about to
 /// use an address.
 pub struct ProcessSnapshot {
-    callers: Option<RunningPlugins>,
+    running_plugins: Option<RunningPlugins>,
     start: Option<SystemTime>,
     now: SystemTime,
 }
@@ -78,7 +78,7 @@ impl ProcessSnapshot {
     /// Lists the processes of this moment.
     pub fn take(now: SystemTime) -> Self {
         Self {
-            callers: RunningPlugins::list(),
+            running_plugins: RunningPlugins::list(),
             start: boot::started_at(now),
             now,
         }
@@ -86,12 +86,12 @@ impl ProcessSnapshot {
 
     /// What is known of a container's address.
     pub fn evidence(&self, container: &str, origin: Origin) -> ReclaimEvidence {
-        let callers = self.callers.as_ref();
+        let running = self.running_plugins.as_ref();
         let age = self.now.duration_since(origin.made).ok();
         // Where the start is not known, everything may have been made since.
         let since_start = self.start.is_none_or(|start| start <= origin.made);
         ReclaimEvidence {
-            plugin_running: callers.map(|callers| callers.serve(container)),
+            plugin_running: running.map(|running| running.serve(container)),
             age,
             known_for: origin.earlier,
             made_since_boot: age.is_some() && since_start,
@@ -240,7 +240,7 @@ mod tests {
     fn what_was_made_since_the_start_is_told_by_the_clock() {
         let now = SystemTime::UNIX_EPOCH + 100 * HOUR;
         let processes = |start| ProcessSnapshot {
-            callers: None,
+            running_plugins: None,
             start,
             now,
         };

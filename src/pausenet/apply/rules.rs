@@ -168,7 +168,7 @@ fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Eleme
         .map(|wanted| (&wanted.set, wanted.element.key.clone()))
         .collect();
     nft.look_up(&wanted)
-        .map_err(|refusal| explain(refusal, "look up elements in nftables"))
+        .map_err(|err| explain(err, "look up elements in nftables"))
 }
 
 /// Whether nftables can be asked and changed.
@@ -177,7 +177,7 @@ pub fn ready() -> Result<()> {
     open()?
         .generation()
         .map(drop)
-        .map_err(|refusal| explain(refusal, attempt))
+        .map_err(|err| explain(err, attempt))
 }
 
 /// Removes the elements that an attachment has.
@@ -259,7 +259,7 @@ fn has_ended(
     const LIMIT: Duration = Duration::from_millis(50);
     let start = Instant::now();
     loop {
-        let left = owned(nft).map_err(|refusal| explain(refusal, REMOVAL))?;
+        let left = owned(nft).map_err(|err| explain(err, REMOVAL))?;
         if left.is_empty() {
             return Ok(true);
         }
@@ -304,10 +304,8 @@ pub(super) fn amend(
     find: impl Fn(&mut Nft) -> Result<Vec<Change>, KernelError>,
 ) -> Result<bool> {
     for _ in 0..TRIES {
-        let generation = nft
-            .generation()
-            .map_err(|refusal| explain(refusal, attempt))?;
-        let changes = find(nft).map_err(|refusal| explain(refusal, attempt))?;
+        let generation = nft.generation().map_err(|err| explain(err, attempt))?;
+        let changes = find(nft).map_err(|err| explain(err, attempt))?;
         if changes.is_empty() {
             return Ok(false);
         }
@@ -330,9 +328,9 @@ pub fn open() -> Result<Nft> {
     Nft::open().during("open a netlink socket for nftables")
 }
 
-pub(super) fn explain(refusal: KernelError, attempt: &str) -> Error {
-    let unknown = refusal.is(rustix::io::Errno::INVAL) || refusal.is(rustix::io::Errno::OPNOTSUPP);
-    let err = refusal.during(attempt);
+pub(super) fn explain(err: KernelError, attempt: &str) -> Error {
+    let unknown = err.is(rustix::io::Errno::INVAL) || err.is(rustix::io::Errno::OPNOTSUPP);
+    let err = err.during(attempt);
     if unknown {
         return err.hint(
             "the kernel needs nf_tables with nat, masq, fib and ct \

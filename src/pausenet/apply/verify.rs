@@ -8,7 +8,7 @@ use super::{bandwidth, container};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{Code, During, Error, IfName, Result};
+use crate::cni::{Code, During, Error, Family, IfName, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
@@ -276,10 +276,9 @@ fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<
     let present = route::list(inside).during("list the routes in the container")?;
     for promised_route in &promised.routes {
         let via: Option<IpAddr> = promised_route.gw.or_else(|| {
-            let gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
-            gateways
-                .into_iter()
-                .find(|gateway| gateway.is_ipv4() == promised_route.dst.is_ipv4())
+            let family = Family::from(promised_route.dst);
+            let mut gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
+            gateways.find(|gateway| Family::from(*gateway) == family)
         });
         let table = promised_route.table.unwrap_or(route::MAIN_TABLE);
         let found = present.iter().any(|have| {

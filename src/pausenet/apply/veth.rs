@@ -38,7 +38,7 @@ pub(super) fn create(
     let mut outcome = link::create_veth(&mut host.socket, &new);
     if outcome
         .as_ref()
-        .is_err_and(|refusal| refusal.is(rustix::io::Errno::EXIST))
+        .is_err_and(|err| err.is(rustix::io::Errno::EXIST))
     {
         if !clear_debris(&mut host.socket, &plan.attachment)? {
             return Err(name_taken(&plan.attachment, netns));
@@ -48,14 +48,14 @@ pub(super) fn create(
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }
-    outcome.map_err(|refusal| {
-        if refusal.is(rustix::io::Errno::EXIST) {
+    outcome.map_err(|err| {
+        if err.is(rustix::io::Errno::EXIST) {
             return name_taken(&plan.attachment, netns);
         }
         // The pair may be there, and only the reply was lost.
         let _ = clear_debris(&mut host.socket, &plan.attachment);
         let port = bridge.map_or_else(String::new, |bridge| format!(", port of {}", bridge.name));
-        refusal.during(format!(
+        err.during(format!(
             "create the veth pair {} (host{port}) and {} (in {})",
             plan.host_end.name,
             plan.attachment.ifname,
@@ -74,7 +74,7 @@ pub fn ensure_name_is_free(host: &Host, netns: &Netns, attachment: &Attachment) 
     match link::get(&mut socket, Which::Name(name)) {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err(name_taken(attachment, netns)),
-        Err(refusal) => Err(refusal.during(format!("look up {name} in the container"))),
+        Err(err) => Err(err.during(format!("look up {name} in the container"))),
     }
 }
 
@@ -153,8 +153,8 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool>
     for answer in answers {
         let found = match answer {
             Ok(messages) => link::first(messages).filter(|link| is_of(link, attachment)),
-            Err(refusal) if refusal.is(rustix::io::Errno::NODEV) => None,
-            Err(refusal) => return Err(refusal.during(attempt())),
+            Err(err) if err.is(rustix::io::Errno::NODEV) => None,
+            Err(err) => return Err(err.during(attempt())),
         };
         if let Some(found) = found {
             found_host_end |= found.name == host_end.as_str();

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{Code, Error, MacAddr, Result};
+use super::error::{Code, Error, Result};
+use super::names::MacAddr;
 
 /// What we understand of `CNI_ARGS`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

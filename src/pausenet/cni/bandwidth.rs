@@ -3,36 +3,21 @@
 
 use serde::Deserialize;
 
-use super::{Code, Error, Result};
+use super::error::{Code, Error, Result};
+use super::json::nullable;
 
 /// The object as it was written: bits per second, and bits. containerd writes the names of its Go
 /// fields.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BandwidthKeys {
-    #[serde(
-        default,
-        alias = "IngressRate",
-        deserialize_with = "super::config::nullable"
-    )]
+    #[serde(default, alias = "IngressRate", deserialize_with = "nullable")]
     pub ingress_rate: u64,
-    #[serde(
-        default,
-        alias = "IngressBurst",
-        deserialize_with = "super::config::nullable"
-    )]
+    #[serde(default, alias = "IngressBurst", deserialize_with = "nullable")]
     pub ingress_burst: u64,
-    #[serde(
-        default,
-        alias = "EgressRate",
-        deserialize_with = "super::config::nullable"
-    )]
+    #[serde(default, alias = "EgressRate", deserialize_with = "nullable")]
     pub egress_rate: u64,
-    #[serde(
-        default,
-        alias = "EgressBurst",
-        deserialize_with = "super::config::nullable"
-    )]
+    #[serde(default, alias = "EgressBurst", deserialize_with = "nullable")]
     pub egress_burst: u64,
 }
 

@@ -1,7 +1,7 @@
 //! One call of the plugin: the verb, and what it is about.
 
-use super::Result;
 use super::env::{Environment, Verb};
+use super::error::Result;
 use super::plugin::Plugin;
 use super::request::{Network, Request};
 

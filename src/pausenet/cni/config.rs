@@ -1,18 +1,18 @@
 //! The network configuration as it was written: types only, nothing checked but the JSON.
 //!
-//! [`super::request`] turns it into something that cannot be wrong. Unknown keys are passed
-//! over, as the specification asks; `null` counts as absent, as in the reference.
+//! [`super::request`] checks the values. Unknown keys are ignored, as the specification asks;
+//! `null` counts as absent, as in the reference.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::de::{Deserializer, Error as _};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::invalid;
+use super::bandwidth::BandwidthKeys;
+use super::error::{Result, invalid};
+use super::json::{cidr, nullable};
 use super::result::{Dns, Route};
-use super::{Code, Error, Result};
 
 /// What every plugin's configuration has (specification, section 1).
 #[derive(Debug, Clone, Deserialize)]
@@ -94,30 +94,6 @@ pub struct LinkKeys {
 pub struct FirewallKeys {
     /// `auto`, the default, or `off`.
     pub firewall: Option<String>,
-}
-
-/// Keys of the reference's `portmap`, with the capability; see [`super::ports`].
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PortKeys {
-    /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
-    pub backend: Option<String>,
-    pub snat: Option<bool>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub masq_all: bool,
-    pub mark_masq_bit: Option<i64>,
-    pub external_set_mark_chain: Option<String>,
-    pub conditions_v4: Option<Vec<String>>,
-    pub conditions_v6: Option<Vec<String>>,
-    pub runtime_config: Option<PortRuntime>,
-}
-
-/// The capability `portMappings` in `runtimeConfig`.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PortRuntime {
-    #[serde(default, deserialize_with = "nullable")]
-    pub port_mappings: Vec<super::ports::PortEntry>,
 }
 
 /// An entry of `vlanTrunk`: one VLAN, a range, or both.
@@ -215,28 +191,7 @@ pub struct RuntimeConfig {
     pub ips: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ip_ranges: Vec<Vec<Range>>,
-    pub bandwidth: Option<super::bandwidth::BandwidthKeys>,
-}
-
-/// Reads stdin's bytes, as whichever keys are wanted.
-///
-/// # Errors
-/// Code 6, with what is wrong and where.
-pub fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
-    if bytes.trim_ascii().is_empty() {
-        return Err(Error::new(Code::Decode, "no network config on stdin")
-            .hint("the runtime writes the config to stdin; by hand: pausenet < conf.json"));
-    }
-    serde_json::from_slice(bytes)
-        .map_err(|err| Error::new(Code::Decode, format!("network config: {err}")))
-}
-
-/// Reads a part of the config that has been parsed as JSON already.
-///
-/// # Errors
-/// Code 6, with what is wrong.
-pub fn parse_part<T: for<'de> Deserialize<'de>>(what: &str, part: &Value) -> Result<T> {
-    T::deserialize(part).map_err(|err| Error::new(Code::Decode, format!("{what}: {err}")))
+    pub bandwidth: Option<BandwidthKeys>,
 }
 
 /// Checks a key that names a backend for rules: both of the reference's mean the same, and ours
@@ -252,45 +207,10 @@ pub fn check_backend(key: &str, backend: Option<&str>) -> Result<()> {
     }
 }
 
-/// For fields where `null` means the default.
-pub fn nullable<'de, D, T>(deserializer: D) -> std::result::Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Addresses in CIDR notation. Unlike ipnetwork's own form, the prefix length has to be there.
-pub mod cidr {
-    use super::*;
-
-    /// Parses `10.1.0.5/16`.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong.
-    pub fn parse(text: &str) -> std::result::Result<IpNetwork, String> {
-        let net = text.parse::<IpNetwork>().ok();
-        net.filter(|_| text.contains('/'))
-            .ok_or_else(|| format!("{text:?} is not an address with a prefix length (CIDR)"))
-    }
-
-    pub fn serialize<S: Serializer>(
-        net: &IpNetwork,
-        to: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
-        net.serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> std::result::Result<IpNetwork, D::Error> {
-        parse(&String::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::error::Code;
+    use super::super::json::parse;
     use super::*;
     use proptest::prelude::*;
 
@@ -304,24 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_line_and_column() {
+    fn an_error_names_line_and_column() {
         let err = parse::<LinkKeys>(b"{\"name\": \"x\",\n \"isGateway\": \"yes\"}").unwrap_err();
         assert!(err.msg.contains("line 2"), "{}", err.msg);
     }
 
     #[test]
-    fn unknown_keys_and_nulls_are_passed_over() {
+    fn unknown_keys_and_nulls_are_ignored() {
         let text = r#"{"name": "x", "isGateway": null, "ipam": null, "futureKey": {"a": [1]}}"#;
         let conf: NetConf = parse(text.as_bytes()).unwrap();
         let link: LinkKeys = parse(text.as_bytes()).unwrap();
         assert!(!link.is_gateway && conf.ipam.is_none());
-    }
-
-    #[test]
-    fn an_address_without_a_prefix_length_is_no_subnet() {
-        assert!(cidr::parse("10.0.0.0").is_err());
-        assert!(cidr::parse("10.0.0.0/33").is_err());
-        assert!(cidr::parse("10.0.0.0/8").is_ok());
     }
 
     proptest! {

@@ -1,12 +1,12 @@
 //! Delegation: another plugin does a part of the work (specification, section 4).
 
-use crate::cni::During;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::error::{Code, During, Error, Result};
 use super::result::AddResult;
-use super::{Code, Error, Result, SpecVersion};
+use super::version::SpecVersion;
 
 /// A plugin that the config names, found in CNI_PATH.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ impl Delegate {
     /// Looks for a plugin in the folders of CNI_PATH, in their order.
     ///
     /// # Errors
-    /// Code 7 for a name that is no file name, or that is in none of the folders.
+    /// Code 7 for a name that is not a file name, or that is in none of the folders.
     pub fn find(name: &str, path: &[PathBuf]) -> Result<Self> {
         if name.contains(['/', '\\', '\0']) || matches!(name, "." | "..") {
             return Err(Error::new(
@@ -40,10 +40,11 @@ impl Delegate {
         })
     }
 
-    /// Has it serve the verb that we serve, with our environment and the config as it came in.
+    /// Runs it for the verb that we serve, with our environment and the config as it came in.
+    /// Returns its stdout.
     ///
     /// # Errors
-    /// The delegate's own, with its name in front; 5 when it cannot be run.
+    /// The delegate's own error, with its name in front; code 5 when it cannot be run.
     pub fn call(&self, verb: &str, config: &[u8]) -> Result<Vec<u8>> {
         let name = self.program.display();
         let failed = |what: &str, err: std::io::Error| {
@@ -56,7 +57,7 @@ impl Delegate {
             .spawn()
             .map_err(|err| failed("start", err))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // One that answers without reading everything has closed its end: no fault.
+            // A plugin may close stdin and write its result without reading all of the config.
             let _ = stdin.write_all(config);
         }
         let output = child
@@ -65,17 +66,17 @@ impl Delegate {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        Err(refusal(&output.stdout, &output.status).context(format!("delegate {name}")))
+        Err(failure(&output.stdout, &output.status).context(format!("delegate {name}")))
     }
 
-    /// The same for ADD, whose answer is a result.
+    /// The same for ADD, whose output is a result.
     ///
     /// # Errors
-    /// As [`Delegate::call`]; 6 when the answer is no result.
+    /// As [`Delegate::call`]; code 6 when its output is not a result.
     pub fn add(&self, config: &[u8], version: SpecVersion) -> Result<AddResult> {
         let name = self.program.display();
-        let answer = self.call("ADD", config)?;
-        serde_json::from_slice(&answer)
+        let stdout = self.call("ADD", config)?;
+        serde_json::from_slice(&stdout)
             .map_err(|err| Error::new(Code::Decode, err.to_string()))
             .and_then(|json| AddResult::from_json(&json, version))
             .during_with(|| format!("answer of delegate {name}"))
@@ -88,9 +89,9 @@ fn is_program(file: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The delegate's error object, or what can be said without one.
-fn refusal(answer: &[u8], status: &std::process::ExitStatus) -> Error {
-    Error::from_json(answer).unwrap_or_else(|| {
+/// The delegate's error object; without one, an error with its exit status.
+fn failure(stdout: &[u8], status: &std::process::ExitStatus) -> Error {
+    Error::from_json(stdout).unwrap_or_else(|| {
         Error::new(
             Code::Internal,
             format!("ended with {status} and no error object"),
@@ -118,11 +119,11 @@ mod tests {
     #[test]
     fn the_delegate_s_error_keeps_its_code() {
         let status = std::os::unix::process::ExitStatusExt::from_raw(256);
-        let err = refusal(
+        let err = failure(
             br#"{"cniVersion":"1.0.0","code":11,"msg":"full","details":"d"}"#,
             &status,
         );
         assert_eq!((err.code, err.msg.as_str()), (Code::TryAgainLater, "full"));
-        assert_eq!(refusal(b"panic: x", &status).code, Code::Internal);
+        assert_eq!(failure(b"panic: x", &status).code, Code::Internal);
     }
 }

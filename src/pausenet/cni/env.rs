@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::args::Args;
-use super::{Code, ContainerId, Error, IfName, Result};
+use super::error::{Code, Error, Result};
+use super::names::{ContainerId, IfName};
 
 /// What the runtime wants (specification, section 2, "CNI operations").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

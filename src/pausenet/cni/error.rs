@@ -123,6 +123,7 @@ impl Error {
     }
 
     /// The error as the specification's JSON object (section 5, "Error").
+    #[expect(clippy::expect_used, reason = "strings and a number always serialise")]
     pub fn to_json(&self, cni_version: &str) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]

@@ -1,8 +1,9 @@
 //! The link of a config, checked: a port of a bridge, or a routed link of its own.
 
-use super::config::{self, FirewallKeys, LinkKeys, check_backend};
-use super::error::invalid;
-use super::{Code, Error, IfName, Result};
+use super::config::{FirewallKeys, LinkKeys, check_backend};
+use super::error::{Code, Error, Result, invalid};
+use super::json;
+use super::names::IfName;
 
 /// How the container is connected to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl Firewall {
     /// # Errors
     /// Code 6 when it is no text, 7 for a word that is unknown.
     pub fn new(raw: &[u8]) -> Result<Self> {
-        let keys: FirewallKeys = config::parse(raw)?;
+        let keys: FirewallKeys = json::parse(raw)?;
         match keys.firewall.as_deref() {
             None | Some("" | "auto") => Ok(Self::Auto),
             Some("off") => Ok(Self::Off),

@@ -14,6 +14,7 @@ pub mod delegate;
 pub mod env;
 pub mod error;
 pub mod family;
+pub mod json;
 pub mod link;
 pub mod names;
 pub mod plugin;

@@ -3,7 +3,7 @@
 //! Each of these ends up in a path, a link's alias or a log line; a value of one of these
 //! types has been checked for all of them.
 
-use super::{Code, Error, Result};
+use super::error::{Code, Error, Result};
 
 /// How long a network name may be. Both become file names, and fit into a link's alias
 /// together with an interface name (255 bytes: see [`crate::plan::alias`]).

@@ -1,13 +1,13 @@
 //! Port mappings: the capability `portMappings` and the keys of the reference's `portmap`.
 
-use crate::cni::Family;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{self, PortKeys};
-use super::error::invalid;
-use super::{Code, Error, Result};
+use super::config::check_backend;
+use super::error::{Code, Error, Result, invalid};
+use super::family::Family;
+use super::json::{self, nullable};
 
 /// Layer 4 protocols that can be mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,6 +49,30 @@ impl std::fmt::Display for Protocol {
     }
 }
 
+/// Keys of the reference's `portmap`, with the capability.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortKeys {
+    /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
+    pub backend: Option<String>,
+    pub snat: Option<bool>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub masq_all: bool,
+    pub mark_masq_bit: Option<i64>,
+    pub external_set_mark_chain: Option<String>,
+    pub conditions_v4: Option<Vec<String>>,
+    pub conditions_v6: Option<Vec<String>>,
+    pub runtime_config: Option<PortRuntime>,
+}
+
+/// The capability `portMappings` in `runtimeConfig`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRuntime {
+    #[serde(default, deserialize_with = "nullable")]
+    pub port_mappings: Vec<PortEntry>,
+}
+
 /// An entry of `portMappings` as it was written (CONVENTIONS.md of the specification). containerd
 /// writes capability arguments under the names of its Go fields, which plugins in Go take for the same.
 #[derive(Debug, Clone, Deserialize)]
@@ -58,17 +82,13 @@ pub struct PortEntry {
     pub host_port: i64,
     #[serde(alias = "ContainerPort")]
     pub container_port: i64,
-    #[serde(
-        default,
-        alias = "Protocol",
-        deserialize_with = "super::config::nullable"
-    )]
+    #[serde(default, alias = "Protocol", deserialize_with = "nullable")]
     pub protocol: String,
     #[serde(
         default,
         rename = "hostIP",
         alias = "HostIP",
-        deserialize_with = "super::config::nullable"
+        deserialize_with = "nullable"
     )]
     pub host_ip: String,
 }
@@ -119,7 +139,7 @@ impl PortsConf {
     /// # Errors
     /// Code 7 for what cannot be a mapping; 2 for keys that only iptables could serve.
     pub fn new(config: &[u8]) -> Result<Option<Self>> {
-        let conf: PortKeys = config::parse(config)?;
+        let conf: PortKeys = json::parse(config)?;
         Self::check(&conf)
     }
 
@@ -130,7 +150,7 @@ impl PortsConf {
             .flat_map(|runtime| &runtime.port_mappings);
         let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
-        config::check_backend("backend", conf.backend.as_deref())?;
+        check_backend("backend", conf.backend.as_deref())?;
         for (at, mapping) in mappings.iter().enumerate() {
             let same = |other: &&PortMapping| {
                 (other.host_ip, other.host_port, other.protocol)

@@ -1,7 +1,6 @@
 //! The request: environment and config together, checked. What gets past here can be refused
 //! by the kernel or the store, but is not wrong in itself.
 
-use crate::cni::During;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,14 +8,16 @@ use serde_json::Value;
 
 use super::args::{Args, RequestedIp};
 use super::bandwidth::Bandwidth;
-use super::config::{self, LinkKeys, NetConf, Range, ValidAttachment};
+use super::config::{LinkKeys, NetConf, Range, ValidAttachment};
 use super::env::{Environment, Verb};
-use super::error::invalid;
+use super::error::{Code, During, Error, Result, invalid};
+use super::json;
 use super::link::{Firewall, LinkConf, Mode, link, mtu};
+use super::names::{ContainerId, IfName, MacAddr, NetworkName};
 use super::plugin::Plugin;
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
-use super::{Code, ContainerId, Error, IfName, MacAddr, NetworkName, Result, SpecVersion};
+use super::version::SpecVersion;
 
 /// What names an attachment: one interface of one container on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -144,7 +145,7 @@ impl Network {
     /// # Errors
     /// Codes 1, 2, 6 and 7 of the specification, naming the field and its value.
     pub fn new(plugin: Plugin, verb: Verb, path: &[PathBuf], raw: Vec<u8>) -> Result<Self> {
-        Self::read(plugin, verb, path, &config::parse(&raw)?, raw)
+        Self::read(plugin, verb, path, &json::parse(&raw)?, raw)
     }
 
     fn read(
@@ -253,7 +254,7 @@ impl Wiring {
     }
 
     fn read_link(&mut self, raw: &[u8], fixed: Option<Mode>, has_ipam: bool) -> Result<()> {
-        let keys: LinkKeys = config::parse(raw)?;
+        let keys: LinkKeys = json::parse(raw)?;
         self.link = Some(link(&keys, fixed, has_ipam)?);
         self.mtu = mtu(&keys)?;
         self.masquerade = keys.ip_masq;
@@ -310,7 +311,7 @@ impl Request {
         path: &[PathBuf],
         raw: Vec<u8>,
     ) -> Result<Self> {
-        let conf: NetConf = config::parse(&raw)?;
+        let conf: NetConf = json::parse(&raw)?;
         let network = Network::read(plugin, verb, path, &conf, raw)?;
         let runtime = conf.runtime_config.unwrap_or_default();
         let args = conf.args.and_then(|args| args.cni).unwrap_or_default();

@@ -8,8 +8,11 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::{cidr, nullable};
-use super::{Code, Error, IfName, MacAddr, Result, SpecVersion};
+use super::error::{Code, Error, Result};
+use super::family::Family;
+use super::json::{cidr, nullable};
+use super::names::{IfName, MacAddr};
+use super::version::SpecVersion;
 
 /// What an attachment looks like: interfaces, addresses, routes and name servers.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
@@ -200,7 +203,7 @@ impl AddResult {
         Ok(result)
     }
 
-    /// The MAC of the container's interface of this name, if the result tells it.
+    /// The MAC of the container's interface of this name, if the result has it.
     pub fn mac_of(&self, ifname: &IfName) -> Option<MacAddr> {
         let ours = |interface: &&Interface| {
             interface.name == ifname.as_str() && !interface.sandbox.is_empty()
@@ -222,14 +225,15 @@ impl AddResult {
     }
 
     /// The result as JSON of the given version. What the version does not know is left out.
+    #[expect(clippy::expect_used, reason = "all keys are strings")]
     pub fn to_json(&self, version: SpecVersion) -> String {
         let mut written = Written {
             version: version.as_str(),
             ..Written::default()
         };
         if version < SpecVersion::V0_3_0 {
-            written.ip4 = self.old_ip(IpNetwork::is_ipv4);
-            written.ip6 = self.old_ip(IpNetwork::is_ipv6);
+            written.ip4 = self.old_ip(Family::Ipv4);
+            written.ip6 = self.old_ip(Family::Ipv6);
         } else {
             let interfaces = self.interfaces.iter();
             written.interfaces = interfaces.map(|link| known(link, version)).collect();
@@ -244,8 +248,9 @@ impl AddResult {
         serde_json::to_string(&written).expect("a struct's names are text")
     }
 
-    /// One address per family is all that the old form can say.
-    fn old_ip(&self, of_family: impl Fn(&IpNetwork) -> bool) -> Option<OldIpConfig> {
+    /// The old form holds one address per family.
+    fn old_ip(&self, family: Family) -> Option<OldIpConfig> {
+        let of_family = |net: &IpNetwork| Family::from(*net) == family;
         let ip = self.ips.iter().find(|ip| of_family(&ip.address))?;
         let routes = self.routes.iter().filter(|route| of_family(&route.dst));
         Some(OldIpConfig {
@@ -301,7 +306,10 @@ struct NumberedIp<'a> {
 
 impl<'a> NumberedIp<'a> {
     fn new(ip: &'a IpConfig, version: SpecVersion) -> Self {
-        let number = if ip.address.is_ipv4() { "4" } else { "6" };
+        let number = match Family::from(ip.address) {
+            Family::Ipv4 => "4",
+            Family::Ipv6 => "6",
+        };
         Self {
             version: (version < SpecVersion::V1_0_0).then_some(number),
             ip,

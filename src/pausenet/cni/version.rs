@@ -1,6 +1,6 @@
 //! The versions of the specification, oldest first.
 
-use super::{Code, Error, Result};
+use super::error::{Code, Error, Result};
 
 /// A version of the CNI specification that we speak. Ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -20,8 +20,8 @@ use ipnetwork::IpNetwork;
 use static_ipam::StaticIpam;
 use store::StaleReservation;
 
-use crate::cni::config;
 use crate::cni::delegate::Delegate;
+use crate::cni::json;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::AddResult;
 use crate::cni::{Code, During, Error, Result, SpecVersion};
@@ -51,7 +51,7 @@ impl Ipam {
         let Some(conf) = &network.ipam else {
             return Ok(None);
         };
-        let object = || config::parse_part("ipam", &conf.object);
+        let object = || json::parse_part("ipam", &conf.object);
         Ok(Some(match conf.plugin.as_str() {
             "host-local" => Self::HostLocal(HostLocal::new(network, &object()?)?),
             "static" => Self::Static(StaticIpam::new(network, &object()?)),

@@ -14,7 +14,7 @@ use crate::cni::link::{LinkConf, PortIsolation};
 use crate::cni::ports::PortsConf;
 use crate::cni::request::{Attachment, IpamConf, Request};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{IfName, MacAddr, Result};
+use crate::cni::{Family, IfName, MacAddr, Result};
 use crate::ipam::Allocation;
 
 /// An attachment as it should be.
@@ -110,16 +110,18 @@ pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> 
             ));
         }
     };
-    let gateway_of = |v4: bool| {
+    let gateway_of = |family: Family| {
         let gateways = allocation
             .addresses
             .iter()
             .filter_map(|given| given.gateway);
-        gateways.into_iter().find(|gateway| gateway.is_ipv4() == v4)
+        gateways
+            .into_iter()
+            .find(|gateway| Family::from(*gateway) == family)
     };
     let mut routes = mode.routes;
     routes.extend(allocation.routes.iter().map(|route| PlannedRoute {
-        via: route.gw.or_else(|| gateway_of(route.dst.is_ipv4())),
+        via: route.gw.or_else(|| gateway_of(route.dst.into())),
         source: None,
         route: route.clone(),
     }));

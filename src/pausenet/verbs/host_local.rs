@@ -70,6 +70,6 @@ fn ipam(request: &Request) -> Result<HostLocal> {
             "host-local without \"ipam\" in the config",
         ));
     };
-    let object = crate::cni::config::parse_part("ipam", &conf.object)?;
+    let object = crate::cni::json::parse_part("ipam", &conf.object)?;
     HostLocal::new(&request.network, &object)
 }

@@ -9,8 +9,8 @@ use crate::doctor::finding::Finding;
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::{LiveAttachment, PeerAddresses, Snapshot};
 use pausenet::apply::Host;
-use pausenet::cni::IfName;
 use pausenet::cni::link::{GatewayRole, LinkConf};
+use pausenet::cni::{Family, IfName};
 use pausenet::kernel::sysctl::Sysctl;
 use pausenet::kernel::{RouteSocket, route};
 use pausenet_host::Result;
@@ -22,19 +22,18 @@ pub(super) const CHECK: Check = Check {
     run,
 };
 
-/// Set to 1 what every ADD that needs it sets to 1.
+/// Sets to 1 what every ADD that needs it sets to 1.
 #[derive(Debug, Clone)]
 enum SysctlRepair {
-    ForwardIpv4,
-    ForwardIpv6,
+    Forward(Family),
     RouteLocalnet(IfName),
 }
 
 impl SysctlRepair {
     fn sysctl(&self) -> Sysctl<'_> {
         match self {
-            Self::ForwardIpv4 => Sysctl::ForwardIpv4,
-            Self::ForwardIpv6 => Sysctl::ForwardIpv6,
+            Self::Forward(Family::Ipv4) => Sysctl::ForwardIpv4,
+            Self::Forward(Family::Ipv6) => Sysctl::ForwardIpv6,
             Self::RouteLocalnet(link) => Sysctl::RouteLocalnet(link),
         }
     }
@@ -67,8 +66,8 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
 /// What the attachments that run now need.
 #[derive(Debug, Default)]
 struct Needs {
-    /// Networks whose pods are routed, by family: IPv4 first.
-    routed: [BTreeSet<String>; 2],
+    /// Networks whose pods are routed, by family.
+    routed: BTreeMap<Family, BTreeSet<String>>,
     /// Links to which ports published at 127.0.0.1 are forwarded, with one attachment of each.
     localhost: BTreeMap<IfName, String>,
     /// The IPv4 addresses behind each link.
@@ -96,7 +95,8 @@ impl Needs {
                 let seen = live.addresses.iter().flatten();
                 let name = network.name.to_string();
                 for net in seen.filter(|_| is_routed) {
-                    needs.routed[usize::from(net.is_ipv6())].insert(name.clone());
+                    let routed = needs.routed.entry(Family::from(*net)).or_default();
+                    routed.insert(name.clone());
                     if let Some(link) = link.clone().filter(|_| net.is_ipv4()) {
                         needs.addresses.entry(link).or_default().push(net.ip());
                     }
@@ -130,14 +130,11 @@ fn set(sysctl: Sysctl) -> String {
 }
 
 fn forwarding(needs: &Needs) -> Vec<Finding> {
-    let families = [
-        ("IPv4", SysctlRepair::ForwardIpv4),
-        ("IPv6", SysctlRepair::ForwardIpv6),
-    ];
     let mut findings = Vec::new();
-    for ((family, repair), networks) in families.into_iter().zip(&needs.routed) {
+    for (family, networks) in &needs.routed {
+        let repair = SysctlRepair::Forward(*family);
         let sysctl = repair.sysctl();
-        if networks.is_empty() || sysctl.get().is_ok_and(|value| value != "0") {
+        if sysctl.get().is_ok_and(|value| value != "0") {
             continue;
         }
         let networks = networks.iter().cloned().collect::<Vec<_>>().join(", ");
@@ -148,7 +145,7 @@ fn forwarding(needs: &Needs) -> Vec<Finding> {
             )
             .means("they reach the host and nothing beyond it")
             .how(set(sysctl))
-            .repair(repair.clone()),
+            .repair(repair),
         );
     }
     findings

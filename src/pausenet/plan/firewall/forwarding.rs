@@ -77,7 +77,7 @@ pub fn allowed_traffic(network: &Network, addresses: &[IpNetwork]) -> Vec<Allowe
 
 /// The rules for DOCKER-USER in a table that are not among those it has, to be put where they
 /// belong.
-pub fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]) -> Vec<NewRule> {
+pub(crate) fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]) -> Vec<NewRule> {
     let last = present.last();
     let before = last
         .filter(|rule| rule.unconditional == Some(TerminalVerdict::Return))
@@ -90,13 +90,13 @@ pub fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]) -> Ve
 }
 
 /// The tables that packets of these traffic are asked about in.
-pub fn tables_of(traffic: &[AllowedTraffic]) -> Vec<Table> {
+pub(crate) fn tables_of(traffic: &[AllowedTraffic]) -> Vec<Table> {
     let concerns = |table: &Table| traffic.iter().any(|allowed| allowed.is_of(table.family));
     TABLES.into_iter().filter(concerns).collect()
 }
 
 /// Whether a rule with this comment was made for a network.
-pub fn is_of_network(comment: &str, network: &NetworkName) -> bool {
+pub(crate) fn is_of_network(comment: &str, network: &NetworkName) -> bool {
     comment.starts_with(&comment_start(network))
 }
 

@@ -9,7 +9,7 @@ use crate::kernel::nft::{Policy, Rule, TableFamily, TerminalVerdict};
 
 /// A base chain of nftables that is asked about forwarded packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwardChain {
+pub(crate) struct ForwardChain {
     pub family: TableFamily,
     pub table: String,
     pub name: String,
@@ -20,7 +20,7 @@ pub struct ForwardChain {
 
 /// The chain FORWARD of iptables-legacy, where its table is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LegacyForward {
+pub(crate) struct LegacyForward {
     pub family: Family,
     /// Whether its policy is DROP.
     pub drops: bool,
@@ -65,7 +65,7 @@ pub enum Remedy {
 ///
 /// A firewall is taken to let a network through if one of its rules names the network's bridge or
 /// subnet: what the rule says beyond that is the administrator's decision.
-pub fn obstacles(
+pub(crate) fn obstacles(
     chains: &[ForwardChain],
     legacy: &[LegacyForward],
     traffic: &[AllowedTraffic],

@@ -10,7 +10,7 @@ use crate::doctor::configured::{bridge_of, host_local, request};
 use crate::doctor::finding::Finding;
 use crate::doctor::programs::Programs;
 use crate::doctor::snapshot::{Snapshot, is_link_local, shown};
-use pausenet::cni::{IfName, NetworkName, Plugin};
+use pausenet::cni::{Family, IfName, NetworkName, Plugin};
 use pausenet::ipam::range::Range;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::route::{self, MAIN_TABLE, Present};
@@ -69,7 +69,7 @@ pub fn conflicts(ranges: &[NetworkRange], snapshot: &Snapshot) -> Vec<Finding> {
 }
 
 fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
-    a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
+    Family::from(a) == Family::from(b) && (a.contains(b.network()) || b.contains(a.network()))
 }
 
 fn overlaps(ranges: &[NetworkRange]) -> Vec<Finding> {
@@ -151,7 +151,7 @@ impl Host {
 fn conflicts_with_host(own: &NetworkRange, ranges: &[NetworkRange], host: &Host) -> Vec<Finding> {
     let mut findings = Vec::new();
     let subnet = own.range.subnet;
-    let full = if subnet.is_ipv4() { 32 } else { 128 };
+    let full = Family::from(subnet).bits();
     let mut reported = Vec::new();
     for (index, net) in &host.addresses {
         let within = subnet.contains(net.ip());
