@@ -18,7 +18,10 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
         return;
     };
     let before = docker.host();
-    let folder = Path::new(CHECKOUT).join("conf/docker");
+    let folder = Path::new(CHECKOUT)
+        .join("conf/docker")
+        .canonicalize()
+        .unwrap();
     let compose = |args: &[&str]| {
         let mut command = docker.command(program.to_str().unwrap());
         let command = command.current_dir(&folder).args(["-p", "shop"]).args(args);
