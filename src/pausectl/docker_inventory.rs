@@ -1,5 +1,5 @@
-//! What Docker knows of the containers that `explain`, `ls` and `graph` find in the kernel, and
-//! what we have written down ourselves. All three do without, if there is no Docker.
+//! What Docker and our own records know of the containers that `explain`, `ls` and `graph` find in
+//! the kernel. All three work without Docker.
 
 use std::time::Duration;
 
@@ -17,38 +17,37 @@ use pausenet_host::anchor::registration::Registered;
 use pausenet_host::anchor::scan::{EngineFacts, Removed};
 use pausenet_host::block_on;
 
-/// How long the daemon may take: without its names the answer is still worth having.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long Docker may take: the output is useful without its names.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is asked for.
+/// Whether to ask when stopped containers ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// Names and networks.
-    Names,
-    /// And when those that do not run have ended: a request for each of them.
-    History,
+pub enum EndTimes {
+    Skip,
+    /// With a request for each of them.
+    Ask,
 }
 
-/// Asks Docker, if there is one. When there is one that does not answer, gives what is to be
-/// said of that: the kernel knows the rest.
+/// Reads the records and asks Docker. If Docker runs and does not answer, the second value says
+/// why.
 ///
 /// # Errors
-/// Wrong usage, when the socket is none.
-pub fn ask(options: &DockerOptions, depth: Depth) -> Result<(EngineFacts, Option<Error>)> {
+/// Wrong usage: the address of Docker's socket is malformed.
+pub fn read(options: &DockerOptions, end_times: EndTimes) -> Result<(EngineFacts, Option<Error>)> {
     let socket = options.socket()?;
     let asked = block_on(async {
         let asking = async {
             let docker = Docker::connect(&socket).await?;
-            questions(&docker, depth).await
+            ask(&docker, end_times).await
         };
-        Ok::<_, Stop>(tokio::time::timeout(PATIENCE, asking).await)
+        Ok::<_, Stop>(tokio::time::timeout(TIMEOUT, asking).await)
     })?;
     let problem = match asked {
         Ok(Ok(told)) => return Ok((with_records(told), None)),
         Ok(Err(failure)) if failure.kind == ErrorKind::NotRunning => None,
         Ok(Err(failure)) => Some(Error::from(failure).context("going on without Docker")),
         Err(_) => {
-            let seconds = PATIENCE.as_secs();
+            let seconds = TIMEOUT.as_secs();
             let what = format!("going on without Docker: no answer at {socket} in {seconds} s");
             Some(Error::new(what))
         }
@@ -72,7 +71,7 @@ fn registered(record: Record) -> Registered {
     }
 }
 
-async fn questions(docker: &Docker, depth: Depth) -> Result<EngineFacts, ApiError> {
+async fn ask(docker: &Docker, end_times: EndTimes) -> Result<EngineFacts, ApiError> {
     let mut told = EngineFacts {
         docker_answered: true,
         ..EngineFacts::default()
@@ -82,10 +81,10 @@ async fn questions(docker: &Docker, depth: Depth) -> Result<EngineFacts, ApiErro
         let by_id = ContainerRef::from(&overview.id);
         let mut container = container(overview);
         if !runs {
-            let at = match depth {
-                Depth::Names => None,
-                // Gone in between: then nobody can miss it.
-                Depth::History => docker.finished_at(&by_id).await.unwrap_or_default(),
+            let at = match end_times {
+                EndTimes::Skip => None,
+                // It may have been removed in between.
+                EndTimes::Ask => docker.finished_at(&by_id).await.unwrap_or_default(),
             };
             container.life = Life::Stopped {
                 at: at.as_deref().map(whole_seconds),
@@ -98,7 +97,7 @@ async fn questions(docker: &Docker, depth: Depth) -> Result<EngineFacts, ApiErro
     Ok(told)
 }
 
-/// In our words. What kubelet has told Docker of a pod stands in labels.
+/// A container as the survey knows it. Its pod is in kubelet's labels.
 fn container(mut overview: ContainerSummary) -> Container {
     let identity = overview.labels.remove(IDENTITY_LABEL);
     let mut label = |key: &str| overview.labels.remove(&format!("io.kubernetes.{key}"));
@@ -146,7 +145,7 @@ fn removed(removal: RemovedContainer) -> Removed {
     }
 }
 
-/// Nobody wants Docker's nanoseconds.
+/// Without Docker's nanoseconds.
 fn whole_seconds(rfc3339: &str) -> String {
     match rfc3339.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
@@ -159,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_told_in_seconds() {
+    fn times_are_shown_in_seconds() {
         assert_eq!(
             whole_seconds("2026-11-24T11:20:03.123456789Z"),
             "2026-11-24T11:20:03Z"

@@ -1,5 +1,4 @@
-//! The commands of `pausectl`: each reads what a person typed, calls the rooms of the library,
-//! and says what came of it. Help texts stand with the options they are about.
+//! The commands of `pausectl`, a module for each.
 //!
 //! Anchors in Docker, from the problem to the clean-up: [`with_docker`]. What the commands print:
 //! [`screens`].
@@ -32,24 +31,24 @@ use pausenet::cni;
 use pausenet_host::Error;
 use pausenet_host::runtime::{self, Interrupt};
 
-/// How answers are written.
+/// The output format.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for a terminal.
     #[default]
     Text,
-    /// For programs: one JSON value.
+    /// One JSON value.
     Json,
 }
 
-/// How a command ends when it does not end well.
+/// Why a command ended without success.
 #[derive(Debug)]
 pub enum Stop {
-    /// It was asked for something that cannot be meant: status 2, as for any wrong usage.
+    /// Wrong usage: status 2.
     Usage(Error),
     /// Status 1.
     Failed(Error),
-    /// By a signal: status 128 and its number, as shells have it.
+    /// By a signal: status 128 plus its number, as in a shell.
     Interrupted(i32),
 }
 
@@ -88,16 +87,16 @@ impl From<runtime::Stop> for Stop {
     }
 }
 
-/// The exit status of a command; what went wrong goes to stderr.
+/// Prints the error of a command, and gives its exit status.
 pub fn finish(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Failed(err)) => {
-            complain(&err);
+            print_error(&err);
             ExitCode::FAILURE
         }
         Err(Stop::Usage(err)) => {
-            complain(&err);
+            print_error(&err);
             ExitCode::from(2)
         }
         Err(Stop::Interrupted(signal)) => {
@@ -107,15 +106,15 @@ pub fn finish(outcome: Result<()>) -> ExitCode {
     }
 }
 
-/// An error on stderr: what was attempted and what came back, then what to do about it.
-fn complain(err: &Error) {
+/// Prints an error and its hint to stderr.
+fn print_error(err: &Error) {
     say("error", "31", &err.message);
     if !err.hint.is_empty() {
         say("hint", "36", &err.hint);
     }
 }
 
-/// Something that did not stop the command.
+/// Prints an error that did not stop the command.
 fn warn(err: &Error) {
     say("warning", "33", &err.message);
     if !err.hint.is_empty() {
@@ -126,7 +125,7 @@ fn warn(err: &Error) {
 fn say(kind: &str, colour: &str, text: &str) {
     let mut to = std::io::stderr().lock();
     let colourful = to.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-    // Without stderr there is nobody to tell.
+    // Nothing can be done about a closed stderr.
     let _ = if colourful {
         writeln!(to, "\x1b[1;{colour}m{kind}:\x1b[0m {text}")
     } else {
@@ -134,12 +133,12 @@ fn say(kind: &str, colour: &str, text: &str) {
     };
 }
 
-/// Writes an answer to stdout. A reader who has left is no error.
+/// Writes to stdout. A closed pipe is not an error.
 fn print(text: &str) -> Result<()> {
     let mut to = std::io::stdout().lock();
     match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
         Err(err) if err.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::new(format!("cannot write the answer: {err}")).into())
+            Err(Error::new(format!("cannot write to stdout: {err}")).into())
         }
         _ => Ok(()),
     }
@@ -149,13 +148,13 @@ fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
-/// Everything here is about namespaces and links, and the kernel gives neither away.
+/// The kernel shows other processes' namespaces only to root.
 fn need_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::new("network namespaces are for root")
-        .hint("sudo, or be root in a user namespace of your own: unshare -Urnm (and mount a tmpfs on /run and /var/lib there)")
+    Err(Error::new("only root can use network namespaces")
+        .hint("use sudo, or become root in a user namespace: unshare -Urnm (and mount a tmpfs on /run and /var/lib there)")
         .into())
 }
 

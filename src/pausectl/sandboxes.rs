@@ -1,4 +1,4 @@
-//! What `explain`, `ls` and `graph` look at, and how it is written in JSON.
+//! The sandboxes of this host, for `explain`, `ls` and `graph`, and their JSON.
 
 use serde_json::{Value, json};
 
@@ -11,37 +11,37 @@ use pausenet_host::anchor::sandbox::{
 use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan};
 use pausenet_host::{Error, Result};
 
-/// The kernel's second process, and with the first one the oldest there is.
+/// The highest process ID that only the machine's own namespace has: 1 is init, 2 kthreadd.
 const KTHREADD: u32 = 2;
 
-/// Which namespaces are looked at.
+/// Which namespaces are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those that an attachment of ours leads to.
+    /// Those with an attachment of ours.
     Attached,
     /// All but the host's.
-    Everything,
+    All,
 }
 
-/// The host and its sandboxes, as far as they could be looked at.
-pub struct Sight {
+/// The host and its sandboxes.
+pub struct HostSandboxes {
     pub host: Host,
     pub sandboxes: Vec<Sandbox>,
-    /// Why others could not.
+    /// Why others could not be read.
     pub problems: Vec<Error>,
 }
 
-impl Sight {
-    /// Looks.
+impl HostSandboxes {
+    /// Reads them from the kernel.
     ///
     /// # Errors
-    /// When the host itself cannot be looked at.
-    pub fn take(scope: Scope, told: &EngineFacts) -> Result<Self> {
+    /// The host's own namespace, links or processes cannot be read.
+    pub fn read(scope: Scope, told: &EngineFacts) -> Result<Self> {
         interfaces::apart(|| {
             let mut host = Host::open()?;
             let scan = NamespaceScan::take(host.id()?, told)?;
-            // Run in a namespace of its own, pausectl sees that of the machine as one of many.
-            let is_the_machine_s = |netns| {
+            // If pausectl runs in a namespace of its own, the machine's is one of the others.
+            let is_the_machines = |netns| {
                 let members = scan.members(netns).iter();
                 let mut processes = members.flat_map(|member| &member.processes);
                 processes.any(|process| process.pid <= KTHREADD)
@@ -51,12 +51,12 @@ impl Sight {
                     let number = host.number_of(open).unwrap_or_default();
                     host.is_attached(number)
                 }
-                Scope::Everything => !is_the_machine_s(netns),
+                Scope::All => !is_the_machines(netns),
             };
             let mut sandboxes = Vec::new();
             let mut problems = Vec::new();
-            for story in scan.describe(&mut host, told, wanted) {
-                match story {
+            for sandbox in scan.describe(&mut host, told, wanted) {
+                match sandbox {
                     Ok(sandbox) => sandboxes.push(sandbox),
                     Err(err) => problems.push(err),
                 }

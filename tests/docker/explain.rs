@@ -160,7 +160,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
     );
     insta::assert_snapshot!(page("hwchiu2"), @r"
     hwchiu2 does not run (it ended at TIME), so it has no network namespace.
-    It cannot be started: it was made with the network of container ID-OF-HWCHIU, and that no longer exists.
+    It cannot be started: it was made with the network of container ID-OF-HWCHIU, which no longer exists.
     ");
     docker.stop();
 }

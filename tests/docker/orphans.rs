@@ -167,7 +167,7 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     docker.run(&["stop", "-t", "0", "web"]);
     let stopped = pausectl(&docker, &["explain", "web"]);
     assert!(
-        stopped.ends_with("The namespace that it had lives on, with api: pausectl explain api\n"),
+        stopped.ends_with("Its former namespace lives on with api: pausectl explain api\n"),
         "{stopped}"
     );
     docker.run(&["rm", "web"]);

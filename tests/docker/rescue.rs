@@ -51,7 +51,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
 
     Owner
       hwchiu2  Docker container ID-OF-HWCHIU2, image hwchiu/netutils, process PID-OF-HWCHIU2 (sleep)
-            pausectl rescue gave it a network, in its own name
+            pausectl rescue attached it under its own name
 
     Interfaces
       eth0  10.1.0.2/24  MAC

@@ -30,7 +30,7 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
 
     Owner
       PAUSE (pause)  a process in no container
-            it stands for the pod
+            it is the pod's anchor
 
     Shared by
       SLEEP (sleep)  a process in no container
@@ -77,7 +77,7 @@ fn a_pod_without_its_pause_process_is_orphaned() {
     Network namespace NETNS: orphaned
 
     Owner
-      /run/pausenet/netns/web  the file holds it
+      /run/pausenet/netns/web  this file holds it
 
     Members
       SLEEP (sleep)  a process in no container
@@ -113,11 +113,11 @@ fn a_namespace_made_by_hand_is_explained_too() {
     Network namespace NETNS: empty
 
     Owner
-      /run/netns/blue  the file holds it
+      /run/netns/blue  this file holds it
 
     Interfaces
-      inside  10.9.0.2/24  MAC  switched off
-            made by hand, or by somebody unknown
+      inside  10.9.0.2/24  MAC  down
+            made by hand or by an unknown program
             host end hostside, on no bridge
     ");
 }
@@ -203,8 +203,8 @@ fn an_invalid_target_is_refused_with_the_reason() {
         ("/proc/self/ns/mnt", 1, "not a network namespace"),
         ("/proc/4194304/ns/net", 1, "does not exist"),
         ("/run/nothing", 1, "does not exist"),
-        ("pid:x", 2, "is no process ID"),
-        ("", 2, "is no target"),
+        ("pid:x", 2, "is not a process ID"),
+        ("", 2, "is not a target"),
     ] {
         let stderr = host.fails(status, &["explain", target]);
         assert!(stderr.contains(reason), "{target}: {stderr}");

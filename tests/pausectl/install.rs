@@ -112,7 +112,7 @@ fn uninstall_keeps_files_that_replaced_ours() {
     );
     let said = folders.ok(&["--uninstall"]);
     assert!(
-        said.contains("it is not what pausectl put there; the one from before is kept in"),
+        said.contains("it is not the file that pausectl installed; the previous one is kept in"),
         "{said}"
     );
     assert_eq!(folders.read("bridge"), b"theirs, newer");
@@ -153,7 +153,7 @@ fn uninstall_keeps_files_that_were_there_before() {
     let before = folders.files();
     let said = folders.ok(&["v1"]);
     assert!(
-        said.contains("the same was there before pausectl came"),
+        said.contains("an identical file was there before"),
         "{said}"
     );
     assert_eq!(folders.files(), before);
@@ -174,7 +174,7 @@ fn a_dry_run_reports_the_steps_and_changes_nothing() {
         said,
         format!(
             "would install {bin}/pausenet\n\
-             would replace {bin}/bridge: what was there is kept in {bin}/.pausenet-replaced/bridge\n\
+             would replace {bin}/bridge: the previous file is kept in {bin}/.pausenet-replaced/bridge\n\
              would install {}/10-podnet.conflist\n",
             net.display()
         )

@@ -1,15 +1,15 @@
-//! A container that no engine has any more, by its name or ID: what is left of it. Its namespace
-//! may live on with others, and a network of ours is in its name still.
+//! A container that no engine knows any more, by its name or ID: what is left of it. Its namespace
+//! may live on with other members, and an attachment of ours may still have its name.
 
-use super::target::{Candidate, Found, is_beginning};
+use super::candidate::{Candidate, Found, is_id_prefix};
 use pausenet_host::Result;
 use pausenet_host::anchor::container::short_id;
 use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
 use pausenet_host::anchor::text::plain;
 
-/// Where such a name or ID leads: to each namespace that lives on, or else to the last container
-/// of that name that was removed.
+/// What such a name or ID may mean: each namespace that lives on, or else the last removed
+/// container of that name.
 pub fn candidates(
     text: &str,
     scan: &NamespaceScan,
@@ -19,11 +19,11 @@ pub fn candidates(
     let is_meant = |removed: &&Removed| {
         removed.name.as_deref() == Some(text)
             || removed.id == text
-            || is_beginning(text, &removed.id)
+            || is_id_prefix(text, &removed.id)
     };
     let removed: Vec<_> = told.removed.iter().filter(is_meant).collect();
-    let candidate = |call: &str, found| Candidate {
-        call: format!("container:{}", plain(short_id(call))),
+    let candidate = |id: &str, found| Candidate {
+        target: format!("container:{}", plain(short_id(id))),
         what: format!("{}, which is gone", plain(text)),
         found,
     };
@@ -31,13 +31,13 @@ pub fn candidates(
     for netns in scan.namespaces() {
         let mut left = scan.left(netns);
         let is_left =
-            |id: &&str| is_beginning(text, id) || removed.iter().any(|removed| removed.id == **id);
+            |id: &&str| is_id_prefix(text, id) || removed.iter().any(|removed| removed.id == **id);
         if let Some(id) = left.find(is_left) {
             found.push(candidate(id, Found::Namespace(netns, None)));
         }
     }
     for (netns, holder) in scan.held(host, told)? {
-        if holder.is_called(text, |id| id == text || is_beginning(text, id)) {
+        if holder.is_called(text, |id| id == text || is_id_prefix(text, id)) {
             let id = holder.container.as_deref().unwrap_or(&holder.id);
             found.push(candidate(id, Found::Namespace(netns, None)));
         }

@@ -1,14 +1,16 @@
-//! `pausectl explain`: who owns a network, who shares it, and what happens when one of them dies.
+//! `pausectl explain`: who owns a network, who shares it, and what happens when one of them ends.
 
+mod candidate;
 mod gone;
 mod target;
 mod text;
 
 use serde_json::{Value, json};
 
-use crate::docker_inventory::{self, Depth};
+use crate::docker_inventory::{self, EndTimes};
 use crate::options::DockerOptions;
 use crate::{Output, Result, Stop, need_root, print, print_json, sandboxes, warn};
+use candidate::Found;
 use pausenet_host::Error;
 use pausenet_host::anchor::advice::advice;
 use pausenet_host::anchor::container::Container;
@@ -16,7 +18,6 @@ use pausenet_host::anchor::death::{death_effects, summary};
 use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::sandbox::Sandbox;
 use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
-use target::Found;
 pub(super) use target::Target;
 
 const EXAMPLES: &str = "\
@@ -28,12 +29,11 @@ Examples:
   pausectl explain default/two-containers  a pod of Kubernetes
   pausectl explain web --output json
 
-pid:4711, pod:web and container:web say what is meant, where a name means several
-things. It reads /proc and the kernel, and needs nobody else; when Docker answers, its
-containers have their names.";
+If a name means several things, choose one with pid:4711, pod:web or container:web.
+Everything is read from /proc and the kernel; Docker adds the names of its containers.";
 
-/// Tell who owns the network of a container, a process or a pod, who shares it, and what
-/// happens when one of them dies
+/// Show who owns the network of a container, a process or a pod, who shares it, and what
+/// happens when one of them ends
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
@@ -44,11 +44,13 @@ pub struct Explain {
     docker: DockerOptions,
 }
 
-/// What there is to say.
-enum Story {
+/// What a target turned out to be.
+enum Explanation {
+    /// A sandbox, and the index of the member that was asked for.
     Sandbox(Box<Sandbox>, Option<usize>),
+    /// A process or container on the host's own network.
     Host(String),
-    /// And who lives on in its namespace.
+    /// A stopped container, and the members that live on in its former namespace.
     Stopped(Box<Container>, Vec<String>),
     Removed(Removed),
 }
@@ -56,48 +58,48 @@ enum Story {
 /// Runs the command.
 ///
 /// # Errors
-/// When there is no such target, or several; when the kernel does not answer.
+/// Nothing or several things match TARGET, or the caller is not root.
 pub fn explain(options: &Explain, output: Output) -> Result<()> {
     let target = Target::parse(&options.target).map_err(|why| Stop::Usage(Error::new(why)))?;
     need_root()?;
-    let (told, problem) = docker_inventory::ask(&options.docker, Depth::History)?;
+    let (told, problem) = docker_inventory::read(&options.docker, EndTimes::Ask)?;
     problem.iter().for_each(warn);
-    let story = interfaces::apart(|| look(&target, &told))?;
-    match (output, &story) {
-        (Output::Json, _) => print_json(&as_json(&story)),
-        (Output::Text, Story::Sandbox(sandbox, about)) => print(&text::story(sandbox, *about)),
-        (Output::Text, Story::Host(who)) => print(&text::host(who)),
-        (Output::Text, Story::Stopped(container, survivors)) => {
+    let explanation = interfaces::apart(|| explain_target(&target, &told))?;
+    match (output, &explanation) {
+        (Output::Json, _) => print_json(&as_json(&explanation)),
+        (Output::Text, Explanation::Sandbox(sandbox, about)) => {
+            print(&text::sandbox(sandbox, *about))
+        }
+        (Output::Text, Explanation::Host(name)) => print(&text::host(name)),
+        (Output::Text, Explanation::Stopped(container, survivors)) => {
             print(&text::stopped(container, survivors, &told))
         }
-        (Output::Text, Story::Removed(removed)) => print(&text::removed(removed)),
+        (Output::Text, Explanation::Removed(removed)) => print(&text::removed(removed)),
     }
 }
 
-fn look(target: &Target, told: &EngineFacts) -> Result<Story, Error> {
+fn explain_target(target: &Target, told: &EngineFacts) -> Result<Explanation, Error> {
     let mut host = Host::open()?;
     let mut scan = NamespaceScan::take(host.id()?, told)?;
     let (netns, about) = match target.find(&mut scan, told, &mut host)? {
         Found::Namespace(netns, about) => (netns, about),
-        Found::Host(who) => return Ok(Story::Host(who)),
+        Found::Host(name) => return Ok(Explanation::Host(name)),
         Found::Stopped(container) => {
             let survivors = scan.survivors(&container.id);
-            return Ok(Story::Stopped(Box::new(container), survivors));
+            return Ok(Explanation::Stopped(Box::new(container), survivors));
         }
-        Found::Removed(removed) => return Ok(Story::Removed(removed)),
+        Found::Removed(removed) => return Ok(Explanation::Removed(removed)),
     };
     let mut found = scan.describe(&mut host, told, |_, _, other| other == netns);
     match found.pop() {
-        Some(sandbox) => Ok(Story::Sandbox(Box::new(sandbox?), about)),
-        None => Err(Error::new(
-            "the network namespace has ended while it was looked at",
-        )),
+        Some(sandbox) => Ok(Explanation::Sandbox(Box::new(sandbox?), about)),
+        None => Err(Error::new("the network namespace has ended meanwhile")),
     }
 }
 
-fn as_json(story: &Story) -> Value {
-    match story {
-        Story::Sandbox(sandbox, about) => {
+fn as_json(explanation: &Explanation) -> Value {
+    match explanation {
+        Explanation::Sandbox(sandbox, about) => {
             let death_effects: Vec<_> = death_effects(sandbox)
                 .into_iter()
                 .map(|effect| json!({"who": effect.member, "then": effect.effect}))
@@ -113,14 +115,14 @@ fn as_json(story: &Story) -> Value {
             json["advice"] = json!(advice);
             json
         }
-        Story::Stopped(container, survivors) => json!({
+        Explanation::Stopped(container, survivors) => json!({
             "state": "dead",
             "container": sandboxes::container(container),
             "survivors": survivors,
         }),
-        Story::Removed(Removed { id, name, at, .. }) => {
+        Explanation::Removed(Removed { id, name, at, .. }) => {
             json!({"state": "removed", "container": {"id": id, "name": name}, "at": at})
         }
-        Story::Host(_) => json!({"state": "host"}),
+        Explanation::Host(_) => json!({"state": "host"}),
     }
 }

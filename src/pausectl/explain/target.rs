@@ -1,22 +1,19 @@
-//! What a person means by TARGET: parsed from the text, then looked for among those who live.
+//! The argument TARGET: parsed, then looked up among namespaces, processes and containers.
 
 use std::path::{Path, PathBuf};
 
+use super::candidate::{Candidate, Found, is_id_prefix};
 use super::gone;
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet_host::anchor::cgroup::is_hex;
 use pausenet_host::anchor::container::{Container, Life, NetworkFrom};
 use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::pod_of_ours;
 use pausenet_host::anchor::sandbox::Member;
-use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan};
 use pausenet_host::anchor::text::plain;
 use pausenet_host::{Error, Result};
 
-/// How few digits of an ID are enough. With fewer, each small number would mean a container too.
-const SHORTEST_ID: usize = 4;
-
-/// What was typed.
+/// A parsed TARGET.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     File(PathBuf),
@@ -27,40 +24,19 @@ pub enum Target {
     Name(String),
 }
 
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// A namespace, and which of its members is meant.
-    Namespace(NetnsId, Option<usize>),
-    /// Somebody on the host's own network.
-    Host(String),
-    /// A container that does not run.
-    Stopped(Container),
-    /// A container that is no more, and of whose network nothing is left.
-    Removed(Removed),
-}
-
-/// One meaning of a name.
-pub(super) struct Candidate {
-    /// For a list of candidates: how to call this one and no other.
-    pub call: String,
-    pub what: String,
-    pub found: Found,
-}
-
 impl Target {
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence that says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.contains('\0') {
-            return Err(format!("{text:?} is no target"));
+            return Err(format!("{text:?} is not a target"));
         }
         if text.starts_with(['/', '.']) {
             return Ok(Self::File(text.into()));
         }
         Ok(match text.split_once(':') {
             Some(("pid", pid)) => Self::Process(
-                parse_pid(pid).ok_or_else(|| format!("{:?} is no process ID", plain(pid)))?,
+                parse_pid(pid).ok_or_else(|| format!("{:?} is not a process ID", plain(pid)))?,
             ),
             Some(("pod", name)) => Self::Pod(name.to_owned()),
             Some(("container", name)) => Self::Container(name.to_owned()),
@@ -68,11 +44,10 @@ impl Target {
         })
     }
 
-    /// Looks for it. A file that leads to a namespace makes that one known to `scan`.
+    /// Looks it up. A namespace that a file leads to is added to `scan`.
     ///
     /// # Errors
-    /// For a file that is none; 7 when nothing or several things are meant; 101 when the
-    /// kernel refuses.
+    /// Nothing or several things match, or a file is not a network namespace.
     pub fn find(
         &self,
         scan: &mut NamespaceScan,
@@ -91,7 +66,7 @@ impl Target {
                 all.extend(containers(name, scan, told));
                 all.extend(parse_pid(name).and_then(|pid| {
                     Some(Candidate {
-                        call: format!("pid:{pid}"),
+                        target: format!("pid:{pid}"),
                         what: "a process".to_owned(),
                         found: process(pid, scan)?,
                     })
@@ -149,12 +124,12 @@ fn process(pid: u32, scan: &NamespaceScan) -> Option<Found> {
 
 fn no_process(pid: u32) -> Error {
     if Path::new(&format!("/proc/{pid}")).exists() {
-        let msg = format!("process {pid} shows no network namespace");
+        let msg = format!("the network namespace of process {pid} cannot be seen");
         return Error::new(msg)
-            .hint("a process that has ended and waits to be reaped has none; that of another user's is not shown");
+            .hint("a zombie has none, and a process of another user does not show it");
     }
     Error::new(format!("there is no process {pid}"))
-        .hint("it may have ended meanwhile; what it shared lives on with others, if it has any")
+        .hint("it may have ended; a namespace that it shared lives on with the other members")
 }
 
 fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
@@ -164,14 +139,14 @@ fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
     })
 }
 
-/// Pods of ours, and of Kubernetes.
+/// Pods of pausectl and of Kubernetes.
 fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
     let (mut found, mut kube) = (Vec::new(), Vec::new());
     for netns in scan.namespaces() {
         let mut files = scan.held_by(netns).iter();
         if files.any(|file| pod_of_ours(file).is_some_and(|pod| pod.as_str() == name)) {
             found.push(Candidate {
-                call: format!("pod:{name}"),
+                target: format!("pod:{name}"),
                 what: "a pod of pausectl".to_owned(),
                 found: Found::Namespace(netns, None),
             });
@@ -188,13 +163,13 @@ fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
         .iter()
         .map(|(whole, pid, _)| (whole.as_str(), *pid))
         .collect();
-    let calls = calls(&names);
+    let targets = unambiguous_targets(&names);
     found.extend(
-        calls
+        targets
             .into_iter()
             .zip(&kube)
-            .map(|(call, (_, _, netns))| Candidate {
-                call,
+            .map(|(target, (_, _, netns))| Candidate {
+                target,
                 what: "a pod of Kubernetes".to_owned(),
                 found: Found::Namespace(*netns, None),
             }),
@@ -202,12 +177,12 @@ fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
     found
 }
 
-/// How to call each pod of Kubernetes and no other. Several nodes may live on one host, of as many
-/// clusters: then names are not enough, but processes are.
-fn calls(pods: &[(&str, u32)]) -> Vec<String> {
-    let is_alone = |name: &str| pods.iter().filter(|(other, _)| *other == name).count() == 1;
+/// For each pod of Kubernetes, the TARGET that means it and no other. If nodes of several clusters
+/// are on one host, names are not enough, but processes are.
+fn unambiguous_targets(pods: &[(&str, u32)]) -> Vec<String> {
+    let is_unique = |name: &str| pods.iter().filter(|(other, _)| *other == name).count() == 1;
     pods.iter()
-        .map(|(name, pid)| match is_alone(name) {
+        .map(|(name, pid)| match is_unique(name) {
             true => format!("pod:{name}"),
             false => format!("pid:{pid}"),
         })
@@ -227,12 +202,7 @@ fn containers(name: &str, scan: &NamespaceScan, told: &EngineFacts) -> Vec<Candi
     if !exact.is_empty() {
         return exact;
     }
-    of(&|container| is_beginning(name, &container.id))
-}
-
-/// True when `text` may stand for an ID.
-pub(super) fn is_beginning(text: &str, id: &str) -> bool {
-    text.len() >= SHORTEST_ID && is_hex(text) && id.starts_with(text)
+    of(&|container| is_id_prefix(name, &container.id))
 }
 
 fn candidate(container: &Container, found: &Found) -> Candidate {
@@ -240,13 +210,13 @@ fn candidate(container: &Container, found: &Found) -> Candidate {
         .engine
         .map_or("a container", |engine| engine.as_str());
     Candidate {
-        call: format!("container:{}", container.short_id()),
+        target: format!("container:{}", container.short_id()),
         what: format!("{} ({engine})", plain(container.title())),
         found: found.clone(),
     }
 }
 
-/// Those that live in a namespace, and those that an engine knows besides.
+/// The containers with processes, and the others that an engine knows.
 fn all_containers<'a>(
     scan: &'a NamespaceScan,
     told: &'a EngineFacts,
@@ -260,8 +230,8 @@ fn all_containers<'a>(
         }
     }
     let others = told.containers.iter().filter(|told| {
-        let mut living = all.iter();
-        !living.any(|(container, _)| container.id == told.id)
+        let mut running = all.iter();
+        !running.any(|(container, _)| container.id == told.id)
     });
     let others: Vec<_> = others
         .map(|container| {
@@ -277,7 +247,7 @@ fn all_containers<'a>(
     all
 }
 
-/// The one that is meant. Several that lead to the same place are one.
+/// The only candidate. Several that lead to the same thing count as one.
 fn only(text: &str, candidates: Vec<Candidate>, told: &EngineFacts) -> Result<Found> {
     let same = |one: &Found, other: &Found| match (one, other) {
         (Found::Namespace(one, _), Found::Namespace(other, _)) => one == other,
@@ -295,10 +265,10 @@ fn only(text: &str, candidates: Vec<Candidate>, told: &EngineFacts) -> Result<Fo
     }
     let all = std::iter::once(&first).chain(&others);
     let all: Vec<_> = all
-        .map(|one| format!("{} is {}", one.call, one.what))
+        .map(|one| format!("{} is {}", one.target, one.what))
         .collect();
     let msg = format!("{} means {} things", plain(text), all.len());
-    Err(Error::new(msg).hint(format!("say which: {}", all.join(", "))))
+    Err(Error::new(msg).hint(format!("choose one: {}", all.join(", "))))
 }
 
 fn unknown(text: &str, told: &EngineFacts) -> Error {
@@ -308,8 +278,8 @@ fn unknown(text: &str, told: &EngineFacts) -> Error {
              or a pod"
         }
         false => {
-            "Docker did not answer, so its containers are known by ID only; --docker says \
-             where it listens. A target is a container's name or ID, a process ID, the path of a \
+            "Docker did not answer, so its containers are known by ID only; name its socket \
+             with --docker. A target is a container's name or ID, a process ID, the path of a \
              network namespace, or a pod"
         }
     };
@@ -322,7 +292,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn targets_are_told_apart_by_their_form() {
+    fn targets_are_parsed_by_their_form() {
         for (text, target) in [
             ("/run/netns/x", Target::File("/run/netns/x".into())),
             ("./x", Target::File("./x".into())),
@@ -348,15 +318,18 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_one_name_are_called_by_their_processes() {
+    fn pods_with_one_name_are_named_by_their_processes() {
         let pods = [("default/web", 1), ("default/db", 2), ("default/web", 3)];
-        assert_eq!(calls(&pods), ["pid:1", "pod:default/db", "pid:3"]);
+        assert_eq!(
+            unambiguous_targets(&pods),
+            ["pid:1", "pod:default/db", "pid:3"]
+        );
     }
 
     #[test]
-    fn what_leads_to_different_places_is_ambiguous() {
-        let candidate = |call: &str, found| Candidate {
-            call: call.to_owned(),
+    fn candidates_that_lead_to_different_things_are_ambiguous() {
+        let candidate = |target: &str, found| Candidate {
+            target: target.to_owned(),
             what: "x".to_owned(),
             found,
         };
@@ -369,7 +342,7 @@ mod tests {
         let stopped = candidate("container:0a", Found::Stopped(Container::new("0a")));
         let err = only("web", vec![pod(), stopped], &told).unwrap_err();
         assert_eq!(err.message, "web means 2 things");
-        assert_eq!(err.hint, "say which: pod:web is x, container:0a is x");
+        assert_eq!(err.hint, "choose one: pod:web is x, container:0a is x");
         assert!(
             only("web", Vec::new(), &told)
                 .unwrap_err()

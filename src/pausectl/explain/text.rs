@@ -1,4 +1,4 @@
-//! The screens of `pausectl explain`.
+//! The text output of `pausectl explain`.
 
 use pausenet_host::anchor::advice::advice;
 use pausenet_host::anchor::container::{Container, Life, short_id};
@@ -8,74 +8,74 @@ use pausenet_host::anchor::sandbox::{Member, Owner, OwnerReason, Sandbox, Sandbo
 use pausenet_host::anchor::scan::{EngineFacts, Removed};
 use pausenet_host::anchor::text::{list, plain};
 
-/// How wide a page is.
+/// The width of the text, in columns.
 const WIDTH: usize = 100;
 
-/// How narrow a column of text may become beside long names.
+/// The least width of a column beside long names.
 const NARROWEST: usize = 40;
 
-/// The whole story of a namespace; `about` is the member that was asked for.
-pub fn story(sandbox: &Sandbox, about: Option<usize>) -> String {
-    let mut page = Page::default();
+/// All about a sandbox; `about` is the index of the member that was asked for.
+pub fn sandbox(sandbox: &Sandbox, about: Option<usize>) -> String {
+    let mut screen = Screen::default();
     for line in wrap(&summary(sandbox, about), WIDTH) {
-        page.line(&line);
+        screen.line(&line);
     }
-    page.head(&format!(
+    screen.head(&format!(
         "Network namespace {}: {}",
         sandbox.netns.number(),
         sandbox.state().as_str()
     ));
-    owner(&mut page, sandbox);
+    owner(&mut screen, sandbox);
     let sharers: Vec<_> = sandbox
         .sharers()
         .map(|member| [member.title(), member_line(member)])
         .collect();
     if !sharers.is_empty() {
-        page.head(if sandbox.anchor().is_some() {
+        screen.head(if sandbox.anchor().is_some() {
             "Shared by"
         } else {
             "Members"
         });
-        page.rows(&sharers);
+        screen.rows(&sharers);
     }
-    page.head("Interfaces");
+    screen.head("Interfaces");
     if sandbox.interfaces.is_empty() {
-        page.rows(&[["lo".to_owned(), "alone".to_owned()]]);
+        screen.rows(&[["lo".to_owned(), "alone".to_owned()]]);
     }
     for wire in &sandbox.interfaces {
-        page.rows(&interface(wire));
+        screen.rows(&interface(wire));
     }
     let death_effects = death_effects(sandbox);
     if !death_effects.is_empty() {
-        page.head("What happens when one of them ends");
-        page.rows(&together(death_effects));
+        screen.head("What happens when one of them ends");
+        screen.rows(&grouped(death_effects));
     }
     let advice = advice(sandbox, about);
     if !advice.is_empty() {
-        page.head("What to do");
+        screen.head("What to do");
         for advice in advice {
-            page.line(&format!(
+            screen.line(&format!(
                 "  {}{}",
                 advice.what,
                 if advice.commands.is_empty() { "" } else { ":" }
             ));
             for command in advice.commands {
-                page.line(&format!("    {command}"));
+                screen.line(&format!("    {command}"));
             }
         }
     }
-    page.0
+    screen.0
 }
 
-/// Somebody without a namespace of its own.
-pub fn host(who: &str) -> String {
+/// A process or container on the host's network.
+pub fn host(name: &str) -> String {
     format!(
         "{} is on the host's own network: it has no namespace of its own, and no anchor.\n",
-        plain(who)
+        plain(name)
     )
 }
 
-/// A container that does not run.
+/// A stopped container.
 pub fn stopped(container: &Container, survivors: &[String], told: &EngineFacts) -> String {
     let title = plain(container.title());
     let since = match &container.life {
@@ -87,30 +87,30 @@ pub fn stopped(container: &Container, survivors: &[String], told: &EngineFacts) 
         let joined = told.containers.iter().find(|other| other.id == id);
         text.push_str(&match joined {
             None => format!(
-                "It cannot be started: it was made with the network of container {}, and that no \
+                "It cannot be started: it was made with the network of container {}, which no \
                  longer exists.\n",
                 plain(short_id(id))
             ),
             Some(other) if other.life == Life::Running => format!(
-                "Started again, it shares the network of {}.\n",
+                "If it is started again, it shares the network of {}.\n",
                 plain(other.title())
             ),
             Some(other) => format!(
-                "It shares the network of {}, which does not run either: start that one first.\n",
+                "It shares the network of {}, which does not run either: start that first.\n",
                 plain(other.title())
             ),
         });
     }
     if let Some(first) = survivors.first() {
         text.push_str(&format!(
-            "The namespace that it had lives on, with {}: pausectl explain {first}\n",
+            "Its former namespace lives on with {}: pausectl explain {first}\n",
             list(survivors, "and")
         ));
     }
     text
 }
 
-/// A container that is no more.
+/// A removed container.
 pub fn removed(removed: &Removed) -> String {
     let name = removed.name.as_deref().unwrap_or(short_id(&removed.id));
     let at = removed.at.as_deref();
@@ -121,14 +121,14 @@ pub fn removed(removed: &Removed) -> String {
     )
 }
 
-fn owner(page: &mut Page, sandbox: &Sandbox) {
-    page.head("Owner");
+fn owner(screen: &mut Screen, sandbox: &Sandbox) {
+    screen.head("Owner");
     let row = match &sandbox.owner {
         Owner::Member(at, reason) => {
             let member = &sandbox.members[*at];
-            page.rows(&[
+            screen.rows(&[
                 [member.title(), member_line(member)],
-                [String::new(), why(*reason).to_owned()],
+                [String::new(), self::reason(*reason).to_owned()],
             ]);
             return;
         }
@@ -141,30 +141,30 @@ fn owner(page: &mut Page, sandbox: &Sandbox) {
         }
         Owner::File(path) => [
             plain(&path.to_string_lossy()),
-            "the file holds it".to_owned(),
+            "this file holds it".to_owned(),
         ],
         Owner::Nobody => [
-            "nobody".to_owned(),
-            "nobody that can be seen from here".to_owned(),
+            "none".to_owned(),
+            "no owner can be seen from here".to_owned(),
         ],
     };
-    page.rows(&[row]);
+    screen.rows(&[row]);
 }
 
-fn why(reason: OwnerReason) -> &'static str {
+fn reason(reason: OwnerReason) -> &'static str {
     match reason {
         OwnerReason::Sandbox => "it is the pod's sandbox",
-        OwnerReason::PodOfOurs => "it stands for the pod",
+        OwnerReason::PodOfOurs => "it is the pod's anchor",
         OwnerReason::Joined => "the others were started onto its network",
         OwnerReason::MadeFor => "the namespace was made for it",
-        OwnerReason::Pause => "it runs a pause",
-        OwnerReason::Oldest => "it is the oldest here",
-        OwnerReason::Rescued => "pausectl rescue gave it a network, in its own name",
-        OwnerReason::Registered => "the network is in its name",
+        OwnerReason::Pause => "it runs pause",
+        OwnerReason::Oldest => "it is the oldest member",
+        OwnerReason::Rescued => "pausectl rescue attached it under its own name",
+        OwnerReason::Registered => "the network is attached under its name",
     }
 }
 
-/// What a member is, after its name.
+/// What a member is, for the line after its name.
 fn member_line(member: &Member) -> String {
     let first = member.first();
     let process = match member.processes.len() {
@@ -174,7 +174,7 @@ fn member_line(member: &Member) -> String {
     let Some(container) = &member.container else {
         return match member.processes.len() {
             1 => "a process in no container".to_owned(),
-            many => format!("a process and {} below it, in no container", many - 1),
+            many => format!("a process and {} descendants, in no container", many - 1),
         };
     };
     let engine = container
@@ -212,7 +212,7 @@ fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
     }
     addresses.extend(link.mac.map(|mac| mac.to_string()));
     if !link.up {
-        addresses.push("switched off".to_owned());
+        addresses.push("down".to_owned());
     }
     let made = match &wire.origin {
         Origin::Pausenet { network } => format!("network {network}, made by pausenet"),
@@ -230,9 +230,9 @@ fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
             format!("network {}, made by Docker", plain(network))
         }
         Origin::Docker { network: None } => "made by Docker, it seems".to_owned(),
-        Origin::Unknown => "made by hand, or by somebody unknown".to_owned(),
+        Origin::Unknown => "made by hand or by an unknown program".to_owned(),
     };
-    let way = match (&wire.interface.host_end, &wire.bridge) {
+    let host_end = match (&wire.interface.host_end, &wire.bridge) {
         (Some(host_end), Some(bridge)) => {
             format!(
                 "host end {}, a port of {}",
@@ -241,18 +241,18 @@ fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
             )
         }
         (Some(host_end), None) => format!("host end {}, on no bridge", plain(&host_end.name)),
-        (None, _) if link.kind.is_empty() => "no end on the host".to_owned(),
-        (None, _) => format!("a {} without an end on the host", plain(&link.kind)),
+        (None, _) if link.kind.is_empty() => "no host end".to_owned(),
+        (None, _) => format!("a {} without a host end", plain(&link.kind)),
     };
     vec![
         [plain(&link.name), addresses.join("  ")],
         [String::new(), made],
-        [String::new(), way],
+        [String::new(), host_end],
     ]
 }
 
-/// Members with the same fate in one row.
-fn together(death_effects: Vec<DeathEffect>) -> Vec<[String; 2]> {
+/// Members whose end has the same effect, in one row.
+fn grouped(death_effects: Vec<DeathEffect>) -> Vec<[String; 2]> {
     let mut rows: Vec<(Vec<String>, String)> = Vec::new();
     for DeathEffect {
         member: who,
@@ -269,11 +269,11 @@ fn together(death_effects: Vec<DeathEffect>) -> Vec<[String; 2]> {
         .collect()
 }
 
-/// Text in sections.
+/// Text in sections with headings.
 #[derive(Default)]
-struct Page(String);
+struct Screen(String);
 
-impl Page {
+impl Screen {
     fn line(&mut self, text: &str) {
         self.0.push_str(text);
         self.0.push('\n');
@@ -297,21 +297,22 @@ impl Page {
     }
 }
 
-/// Breaks a text into lines at spaces; a word that is too long stays whole.
+/// Breaks a text into lines at spaces; a word that is too long is not broken.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(NARROWEST);
-    let mut lines = vec![String::new()];
+    let mut lines = Vec::new();
+    let mut line = String::new();
     for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is always one");
         if line.is_empty() {
             line.push_str(word);
         } else if line.chars().count() + 1 + word.chars().count() <= width {
             line.push(' ');
             line.push_str(word);
         } else {
-            lines.push(word.to_owned());
+            lines.push(std::mem::replace(&mut line, word.to_owned()));
         }
     }
+    lines.push(line);
     lines
 }
 

@@ -1,5 +1,5 @@
-//! What a picture shows, before it is drawn: places on the host, namespaces, and the links
-//! between them. All texts in it are fit for people's eyes.
+//! What a diagram shows, before it is drawn: the host's bridges, the namespaces, and the links
+//! between them. All texts in it are safe to print.
 
 use std::collections::HashMap;
 
@@ -10,42 +10,41 @@ use pausenet_host::anchor::origin::Origin;
 use pausenet_host::anchor::sandbox::{Sandbox, SandboxInterface, State};
 use pausenet_host::anchor::text::plain;
 
-/// A picture.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Picture {
-    pub places: Vec<Place>,
-    pub rooms: Vec<Room>,
+pub struct Diagram {
+    pub groups: Vec<BridgeGroup>,
+    pub namespaces: Vec<Namespace>,
 }
 
-/// Where links leave the host: a bridge, or the host itself.
+/// A bridge and the links on it; one group holds the links on no bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct BridgeGroup {
     pub title: String,
     pub details: Vec<String>,
-    pub links: Vec<Cable>,
+    pub links: Vec<Edge>,
 }
 
-/// A link from a place into a room.
+/// A veth pair from a bridge to a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cable {
+pub struct Edge {
     pub host_end: String,
     pub interface: String,
-    /// Which room it leads to.
-    pub room: usize,
+    /// The index of its namespace.
+    pub namespace: usize,
 }
 
-/// A namespace.
+/// A network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
+pub struct Namespace {
     pub title: String,
     pub state: State,
     pub members: Vec<String>,
-    /// Interfaces that do not lead to the host.
+    /// Interfaces without a host end.
     pub others: Vec<String>,
 }
 
-impl Picture {
-    /// Of the host's links and addresses, and the namespaces.
+impl Diagram {
+    /// From the host's links and addresses, and the sandboxes.
     pub fn new(
         links: &HashMap<u32, Link>,
         addresses: &[(u32, IpNetwork)],
@@ -56,61 +55,61 @@ impl Picture {
             .filter(|link| link.kind == "bridge")
             .collect();
         bridges.sort_by_key(|link| link.index);
-        let mut places: Vec<_> = bridges
+        let mut groups: Vec<_> = bridges
             .iter()
-            .map(|bridge| Place {
+            .map(|bridge| BridgeGroup {
                 title: format!("bridge {}", plain(&bridge.name)),
-                details: of_link(bridge.index, addresses),
-                links: cables(sandboxes, Some(&bridge.name)),
+                details: addresses_of(bridge.index, addresses),
+                links: edges(sandboxes, Some(&bridge.name)),
             })
             .collect();
-        let routed = cables(sandboxes, None);
+        let routed = edges(sandboxes, None);
         if !routed.is_empty() {
-            places.push(Place {
+            groups.push(BridgeGroup {
                 title: "on no bridge".to_owned(),
                 details: Vec::new(),
                 links: routed,
             });
         }
         Self {
-            places,
-            rooms: sandboxes.iter().map(room).collect(),
+            groups,
+            namespaces: sandboxes.iter().map(namespace).collect(),
         }
     }
 
-    /// The rooms that no link leads to.
-    pub fn apart(&self) -> impl Iterator<Item = &Room> {
-        let linked = |room: usize| {
-            let mut cables = self.places.iter().flat_map(|place| &place.links);
-            cables.any(|cable| cable.room == room)
+    /// The namespaces without a link to the host.
+    pub fn unlinked(&self) -> impl Iterator<Item = &Namespace> {
+        let linked = |namespace: usize| {
+            let mut edges = self.groups.iter().flat_map(|group| &group.links);
+            edges.any(|edge| edge.namespace == namespace)
         };
-        let rooms = self.rooms.iter().enumerate();
-        rooms
+        let namespaces = self.namespaces.iter().enumerate();
+        namespaces
             .filter(move |(at, _)| !linked(*at))
-            .map(|(_, room)| room)
+            .map(|(_, namespace)| namespace)
     }
 }
 
-impl Room {
-    /// The first line about it.
+impl Namespace {
+    /// The first line of its box.
     pub fn head(&self) -> String {
         format!("{}: {}", self.title, self.state.as_str())
     }
 
-    /// The lines below that.
+    /// The other lines.
     pub fn lines(&self) -> impl Iterator<Item = &String> {
         self.members.iter().chain(&self.others)
     }
 }
 
-impl Cable {
+impl Edge {
     /// Both ends.
     pub fn label(&self) -> String {
         format!("{} - {}", self.host_end, self.interface)
     }
 }
 
-fn of_link(index: u32, addresses: &[(u32, IpNetwork)]) -> Vec<String> {
+fn addresses_of(index: u32, addresses: &[(u32, IpNetwork)]) -> Vec<String> {
     let is_shown = |address: &IpNetwork| match address {
         IpNetwork::V4(_) => true,
         IpNetwork::V6(net) => !net.ip().is_unicast_link_local(),
@@ -121,24 +120,24 @@ fn of_link(index: u32, addresses: &[(u32, IpNetwork)]) -> Vec<String> {
     own.map(|(_, address)| address.to_string()).collect()
 }
 
-fn cables(sandboxes: &[Sandbox], bridge: Option<&str>) -> Vec<Cable> {
-    let mut cables = Vec::new();
-    for (room, sandbox) in sandboxes.iter().enumerate() {
+fn edges(sandboxes: &[Sandbox], bridge: Option<&str>) -> Vec<Edge> {
+    let mut edges = Vec::new();
+    for (namespace, sandbox) in sandboxes.iter().enumerate() {
         for wire in sandbox
             .interfaces
             .iter()
             .filter(|wire| wire.bridge.as_deref() == bridge)
         {
             if let Some(host_end) = &wire.interface.host_end {
-                cables.push(Cable {
+                edges.push(Edge {
                     host_end: plain(&host_end.name),
                     interface: interface(wire),
-                    room,
+                    namespace,
                 });
             }
         }
     }
-    cables
+    edges
 }
 
 fn interface(wire: &SandboxInterface) -> String {
@@ -152,7 +151,7 @@ fn interface(wire: &SandboxInterface) -> String {
     words.join(" ")
 }
 
-fn room(sandbox: &Sandbox) -> Room {
+fn namespace(sandbox: &Sandbox) -> Namespace {
     let anchor = sandbox.anchor().map(|anchor| {
         let title = anchor.title();
         match anchor.container {
@@ -168,7 +167,7 @@ fn room(sandbox: &Sandbox) -> Room {
         .interfaces
         .iter()
         .filter(|wire| wire.interface.host_end.is_none());
-    Room {
+    Namespace {
         title: sandbox.title(),
         state: sandbox.state(),
         members: anchor.into_iter().chain(sharers).collect(),

@@ -1,44 +1,55 @@
-//! The picture for Graphviz.
+//! A diagram in the language of Graphviz.
 
 use std::fmt::Write;
 
-use super::diagram::{Picture, Place, Room};
+use super::diagram::{BridgeGroup, Diagram, Namespace};
 use pausenet_host::anchor::sandbox::State;
 
-/// Draws it.
-pub fn draw(picture: &Picture) -> String {
+pub fn draw(diagram: &Diagram) -> String {
     let mut text = "graph pausenet {\n  rankdir=LR;\n  node [shape=box, fontname=monospace];\n  \
                     edge [fontname=monospace, fontsize=10];\n"
         .to_owned();
     // Writing to a String does not fail.
-    for (at, place) in picture.places.iter().enumerate() {
-        let _ = writeln!(text, "  place{at} [label={}, style=bold];", of_place(place));
+    for (at, group) in diagram.groups.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "  group{at} [label={}, style=bold];",
+            group_label(group)
+        );
     }
-    for (at, room) in picture.rooms.iter().enumerate() {
-        let style = match room.state {
+    for (at, namespace) in diagram.namespaces.iter().enumerate() {
+        let style = match namespace.state {
             State::Alive => "solid",
             State::Orphaned => "dashed",
             State::Empty => "dotted",
         };
-        let _ = writeln!(text, "  room{at} [label={}, style={style}];", of_room(room));
+        let _ = writeln!(
+            text,
+            "  namespace{at} [label={}, style={style}];",
+            namespace_label(namespace)
+        );
     }
-    for (at, place) in picture.places.iter().enumerate() {
-        for cable in &place.links {
-            let label = quoted([&cable.host_end, &cable.interface].into_iter());
-            let _ = writeln!(text, "  place{at} -- room{} [label={label}];", cable.room);
+    for (at, group) in diagram.groups.iter().enumerate() {
+        for edge in &group.links {
+            let label = quoted([&edge.host_end, &edge.interface].into_iter());
+            let _ = writeln!(
+                text,
+                "  group{at} -- namespace{} [label={label}];",
+                edge.namespace
+            );
         }
     }
     text.push_str("}\n");
     text
 }
 
-fn of_place(place: &Place) -> String {
-    quoted(std::iter::once(&place.title).chain(&place.details))
+fn group_label(group: &BridgeGroup) -> String {
+    quoted(std::iter::once(&group.title).chain(&group.details))
 }
 
-fn of_room(room: &Room) -> String {
-    let head = room.head();
-    quoted(std::iter::once(&head).chain(room.lines()))
+fn namespace_label(namespace: &Namespace) -> String {
+    let head = namespace.head();
+    quoted(std::iter::once(&head).chain(namespace.lines()))
 }
 
 /// Lines, to the left, as a string of the language.
@@ -52,7 +63,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Reads a string of the language back: what is left behind it, and its lines.
+    /// Parses a string of the language: its lines, and the text after it.
     fn read(text: &str) -> (String, &str) {
         let mut lines = String::new();
         let mut characters = text.strip_prefix('"').unwrap().char_indices();
@@ -66,7 +77,7 @@ mod tests {
                 other => lines.push(other),
             }
         }
-        panic!("it has no end: {text}");
+        panic!("unterminated: {text}");
     }
 
     proptest! {

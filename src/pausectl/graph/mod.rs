@@ -1,5 +1,5 @@
-//! `pausectl graph`: bridges, the links that leave them, and the namespaces those lead to, as a
-//! picture.
+//! `pausectl graph`: the host's bridges, the namespaces behind them, and the links between them, as
+//! a diagram.
 
 mod diagram;
 mod dot;
@@ -8,11 +8,11 @@ mod tree;
 
 use serde_json::{Value, json};
 
-use crate::docker_inventory::{self, Depth};
+use crate::docker_inventory::{self, EndTimes};
 use crate::options::DockerOptions;
-use crate::sandboxes::{self, Scope, Sight};
+use crate::sandboxes::{self, HostSandboxes, Scope};
 use crate::{Output, Result, Stop, need_root, print, print_json, warn};
-use diagram::Picture;
+use diagram::Diagram;
 use pausenet::kernel::address;
 use pausenet_host::anchor::interfaces;
 use pausenet_host::{During, Error};
@@ -24,13 +24,13 @@ Examples:
   pausectl graph --format dot | dot -Tpng > network.png
   pausectl graph --output json
 
-Every network namespace but the host's is shown, whoever made it.";
+It shows every network namespace except the host's.";
 
-/// Draw the bridges of this host, the namespaces behind them, and who lives there
+/// Draw this host's bridges, the namespaces behind them, and the members of each
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Graph {
-    /// What kind of picture; by default a tree
+    /// The format of the drawing [default: tree]
     #[arg(long, value_enum)]
     format: Option<Format>,
 
@@ -38,7 +38,6 @@ pub struct Graph {
     docker: DockerOptions,
 }
 
-/// A kind of picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// Text, for a terminal.
@@ -52,11 +51,11 @@ enum Format {
 /// Runs the command.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// The caller is not root, or the host cannot be read.
 pub fn graph(options: &Graph, output: Output) -> Result<()> {
-    let draw: fn(&Picture) -> String = match (output, options.format) {
+    let draw: fn(&Diagram) -> String = match (output, options.format) {
         (Output::Json, Some(_)) => {
-            let why = "--format is a picture and --output json is the data: only one of them";
+            let why = "--format and --output json exclude each other: use only one of them";
             return Err(Stop::Usage(Error::new(why)));
         }
         (_, Some(Format::Dot)) => dot::draw,
@@ -64,17 +63,17 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
         (_, Some(Format::Tree) | None) => tree::draw,
     };
     need_root()?;
-    let (told, problem) = docker_inventory::ask(&options.docker, Depth::Names)?;
-    let Sight {
+    let (told, problem) = docker_inventory::read(&options.docker, EndTimes::Skip)?;
+    let HostSandboxes {
         mut host,
         sandboxes,
         problems,
-    } = Sight::take(Scope::Everything, &told)?;
+    } = HostSandboxes::read(Scope::All, &told)?;
     problem.iter().chain(&problems).for_each(warn);
     let addresses = address::list(&mut host.socket).during("list the host's addresses")?;
     match output {
         Output::Json => print_json(&as_json(&host, &addresses, &sandboxes)),
-        Output::Text => print(&draw(&Picture::new(&host.links, &addresses, &sandboxes))),
+        Output::Text => print(&draw(&Diagram::new(&host.links, &addresses, &sandboxes))),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The picture for a browser: places on the left, rooms on the right, a line for each link.
+//! A diagram for a browser: bridges on the left, namespaces on the right, a curve for each link.
 
 use std::fmt::Write;
 
-use super::diagram::Picture;
+use super::diagram::Diagram;
 use pausenet_host::anchor::sandbox::State;
 
 /// Sizes, in pixels.
@@ -16,7 +16,7 @@ const STYLE: &str = "\
     text { font: 13px monospace; fill: #222; white-space: pre; }
     rect { fill: #fff; stroke: #555; rx: 4px; }
     path { fill: none; stroke: #888; }
-    .place { fill: #eef3fb; stroke: #3465a4; }
+    .bridge { fill: #eef3fb; stroke: #3465a4; }
     .alive { stroke: #3a7d34; }
     .orphaned { stroke: #b3261e; stroke-dasharray: 6 3; }
     .empty { stroke: #999; stroke-dasharray: 2 3; }
@@ -74,46 +74,48 @@ impl Block {
     }
 }
 
-/// Draws it.
-pub fn draw(picture: &Picture) -> String {
-    let mut places: Vec<_> = picture
-        .places
+pub fn draw(diagram: &Diagram) -> String {
+    let mut groups: Vec<_> = diagram
+        .groups
         .iter()
-        .map(|place| {
-            let lines = std::iter::once(&place.title).chain(&place.details);
-            Block::new("place", lines.cloned().collect())
+        .map(|group| {
+            let lines = std::iter::once(&group.title).chain(&group.details);
+            Block::new("bridge", lines.cloned().collect())
         })
         .collect();
-    let mut rooms: Vec<_> = picture
-        .rooms
+    let mut namespaces: Vec<_> = diagram
+        .namespaces
         .iter()
-        .map(|room| {
-            let class = match room.state {
+        .map(|namespace| {
+            let class = match namespace.state {
                 State::Alive => "alive",
                 State::Orphaned => "orphaned",
                 State::Empty => "empty",
             };
-            let head = room.head();
-            let lines = std::iter::once(&head).chain(room.lines());
+            let head = namespace.head();
+            let lines = std::iter::once(&head).chain(namespace.lines());
             Block::new(class, lines.cloned().collect())
         })
         .collect();
 
-    let cables = || picture.places.iter().flat_map(|place| &place.links);
-    let longest = cables().map(|cable| cable.label().chars().count()).max();
-    let left = places.iter().map(|block| block.width).max().unwrap_or(0);
+    let edges = || diagram.groups.iter().flat_map(|group| &group.links);
+    let longest = edges().map(|edge| edge.label().chars().count()).max();
+    let left = groups.iter().map(|block| block.width).max().unwrap_or(0);
     let gap = longest.unwrap_or(0) * CHARACTER + 6 * MARGIN;
     let mut y = MARGIN;
-    for at in order(picture) {
-        rooms[at].x = MARGIN + left + gap;
-        rooms[at].y = y;
-        // Each of its links has a label above its line.
-        let links = cables().filter(|cable| cable.room == at).count();
-        y += rooms[at].height().max((links + 1) * LINE) + MARGIN;
+    for at in order(diagram) {
+        namespaces[at].x = MARGIN + left + gap;
+        namespaces[at].y = y;
+        // Each link has a label above its curve.
+        let links = edges().filter(|edge| edge.namespace == at).count();
+        y += namespaces[at].height().max((links + 1) * LINE) + MARGIN;
     }
     let mut below = MARGIN;
-    for (block, place) in places.iter_mut().zip(&picture.places) {
-        let middles = place.links.iter().map(|cable| rooms[cable.room].middle());
+    for (block, group) in groups.iter_mut().zip(&diagram.groups) {
+        let middles = group
+            .links
+            .iter()
+            .map(|edge| namespaces[edge.namespace].middle());
         let (first, last) = (middles.clone().min(), middles.max());
         let middle = first
             .zip(last)
@@ -123,9 +125,9 @@ pub fn draw(picture: &Picture) -> String {
         below = block.y + block.height() + MARGIN;
     }
 
-    let right = rooms
+    let right = namespaces
         .iter()
-        .chain(&places)
+        .chain(&groups)
         .map(|block| block.x + block.width)
         .max();
     let (width, height) = (right.unwrap_or(0) + MARGIN, y.max(below));
@@ -135,49 +137,52 @@ pub fn draw(picture: &Picture) -> String {
         r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">"#
     );
     text.push_str(STYLE);
-    let mut ports = vec![0; rooms.len()];
-    for (block, place) in places.iter().zip(&picture.places) {
-        for cable in &place.links {
-            let room = &rooms[cable.room];
-            let port = room.y + LINE + ports[cable.room] * LINE;
-            ports[cable.room] += 1;
+    let mut ports = vec![0; namespaces.len()];
+    for (block, group) in groups.iter().zip(&diagram.groups) {
+        for edge in &group.links {
+            let namespace = &namespaces[edge.namespace];
+            let port = namespace.y + LINE + ports[edge.namespace] * LINE;
+            ports[edge.namespace] += 1;
             let start = block.x + block.width;
-            let bend = room.x - gap + 3 * MARGIN;
+            let bend = namespace.x - gap + 3 * MARGIN;
             let label = bend + 2 * MARGIN;
-            let (middle, end) = (block.middle(), room.x);
+            let (middle, end) = (block.middle(), namespace.x);
             let _ = writeln!(
                 text,
                 r#"  <path d="M {start} {middle} C {bend} {middle} {bend} {port} {label} {port} H {end}"/>"#
             );
             let above = port - 4;
-            let words = escaped(&cable.label());
+            let text_label = escaped(&edge.label());
             let _ = writeln!(
                 text,
-                r#"  <text class="link" x="{label}" y="{above}">{words}</text>"#
+                r#"  <text class="link" x="{label}" y="{above}">{text_label}</text>"#
             );
         }
     }
-    places
+    groups
         .iter()
-        .chain(&rooms)
+        .chain(&namespaces)
         .for_each(|block| block.write(&mut text));
     text.push_str("</svg>\n");
     text
 }
 
-/// Rooms from top to bottom: in the order of the places, so that few lines cross.
-fn order(picture: &Picture) -> Vec<usize> {
+/// Namespaces from top to bottom, in the order of the bridges, so that few curves cross.
+fn order(diagram: &Diagram) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::new();
-    let linked = picture.places.iter().flat_map(|place| &place.links);
-    for room in linked.map(|cable| cable.room).chain(0..picture.rooms.len()) {
-        if !order.contains(&room) {
-            order.push(room);
+    let linked = diagram.groups.iter().flat_map(|group| &group.links);
+    for namespace in linked
+        .map(|edge| edge.namespace)
+        .chain(0..diagram.namespaces.len())
+    {
+        if !order.contains(&namespace) {
+            order.push(namespace);
         }
     }
     order
 }
 
-/// Text as XML has it. Control characters are none that XML could have, in whatever form.
+/// Text escaped for XML, which has no form for control characters.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -198,43 +203,43 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::diagram::{Cable, Place, Room};
+    use super::super::diagram::{BridgeGroup, Edge, Namespace};
     use super::*;
     use proptest::prelude::*;
 
-    fn picture(name: &str) -> Picture {
-        let cable = |room| Cable {
+    fn diagram(name: &str) -> Diagram {
+        let edge = |namespace| Edge {
             host_end: name.to_owned(),
             interface: name.to_owned(),
-            room,
+            namespace,
         };
-        let room = Room {
+        let namespace = Namespace {
             title: name.to_owned(),
             state: State::Alive,
             members: vec![name.to_owned()],
             others: Vec::new(),
         };
-        let place = Place {
+        let group = BridgeGroup {
             title: name.to_owned(),
             details: vec![name.to_owned()],
-            links: vec![cable(0), cable(1), cable(0)],
+            links: vec![edge(0), edge(1), edge(0)],
         };
-        Picture {
-            places: vec![place.clone(), place],
-            rooms: vec![room.clone(), room.clone(), room],
+        Diagram {
+            groups: vec![group.clone(), group],
+            namespaces: vec![namespace.clone(), namespace.clone(), namespace],
         }
     }
 
     #[test]
-    fn an_empty_picture_is_one_too() {
-        let drawn = draw(&Picture::default());
+    fn an_empty_diagram_is_valid() {
+        let drawn = draw(&Diagram::default());
         roxmltree::Document::parse(&drawn).unwrap();
     }
 
     proptest! {
         #[test]
-        fn whatever_names_there_are_it_is_xml_and_shows_them(name: String) {
-            let drawn = draw(&picture(&name));
+        fn any_names_give_valid_xml_that_shows_them(name: String) {
+            let drawn = draw(&diagram(&name));
             let document = roxmltree::Document::parse(&drawn).unwrap();
             let texts = document.descendants().filter(|node| node.has_tag_name("text"));
             prop_assert_eq!(texts.count(), 2 * 2 + 3 * 2 + 6);
@@ -243,7 +248,7 @@ mod tests {
 
         #[test]
         fn boxes_do_not_overlap(name in "[a-z]{0,30}") {
-            let drawn = draw(&picture(&name));
+            let drawn = draw(&diagram(&name));
             let document = roxmltree::Document::parse(&drawn).unwrap();
             let number = |node: &roxmltree::Node, key| node.attribute(key).unwrap().parse::<usize>().unwrap();
             let boxes: Vec<_> = document

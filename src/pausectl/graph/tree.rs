@@ -1,49 +1,48 @@
-//! The picture as a tree of text.
+//! A diagram as a tree of text.
 
-use super::diagram::{Picture, Room};
+use super::diagram::{Diagram, Namespace};
 
-/// A line, and those that hang below it.
+/// A line, and the lines below it.
 struct Node {
     text: String,
     below: Vec<Node>,
 }
 
-/// Draws it.
-pub fn draw(picture: &Picture) -> String {
-    let mut drawn = vec![false; picture.rooms.len()];
-    let mut places: Vec<Node> = Vec::new();
-    for place in &picture.places {
+pub fn draw(diagram: &Diagram) -> String {
+    let mut drawn = vec![false; diagram.namespaces.len()];
+    let mut groups: Vec<Node> = Vec::new();
+    for group in &diagram.groups {
         let mut below = Vec::new();
-        for cable in &place.links {
-            let room = &picture.rooms[cable.room];
-            let again = std::mem::replace(&mut drawn[cable.room], true);
-            let room = match again {
-                true => leaf(format!("{} (see above)", room.head())),
-                false => branch(room),
+        for edge in &group.links {
+            let namespace = &diagram.namespaces[edge.namespace];
+            let again = std::mem::replace(&mut drawn[edge.namespace], true);
+            let namespace = match again {
+                true => leaf(format!("{} (see above)", namespace.head())),
+                false => branch(namespace),
             };
             below.push(Node {
-                text: cable.label(),
-                below: vec![room],
+                text: edge.label(),
+                below: vec![namespace],
             });
         }
-        let title = std::iter::once(&place.title).chain(&place.details);
-        places.push(Node {
+        let title = std::iter::once(&group.title).chain(&group.details);
+        groups.push(Node {
             text: title.map(String::as_str).collect::<Vec<_>>().join("  "),
             below,
         });
     }
-    let apart: Vec<_> = picture.apart().map(branch).collect();
-    if !apart.is_empty() {
-        places.push(Node {
+    let unlinked: Vec<_> = diagram.unlinked().map(branch).collect();
+    if !unlinked.is_empty() {
+        groups.push(Node {
             text: "no link to the host".to_owned(),
-            below: apart,
+            below: unlinked,
         });
     }
-    if places.is_empty() {
+    if groups.is_empty() {
         return "host: no bridge, and no other network namespace\n".to_owned();
     }
     let mut text = "host\n".to_owned();
-    write(&places, "", &mut text);
+    write(&groups, "", &mut text);
     text
 }
 
@@ -54,10 +53,10 @@ fn leaf(text: String) -> Node {
     }
 }
 
-fn branch(room: &Room) -> Node {
+fn branch(namespace: &Namespace) -> Node {
     Node {
-        text: room.head(),
-        below: room.lines().cloned().map(leaf).collect(),
+        text: namespace.head(),
+        below: namespace.lines().cloned().map(leaf).collect(),
     }
 }
 

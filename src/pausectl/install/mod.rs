@@ -30,29 +30,28 @@ Examples:
   pausectl install --conf conf/10-podnet.conflist
   pausectl install --uninstall
 
-Each file is put in place at once: a runtime that looks for a plugin finds the one
-from before or the new one, at any moment, and so after a crash. What stood under a
-name is kept in DIR/.pausenet-replaced/NAME, with owner, mode and times, and comes back
-with --uninstall. The network's configuration comes last: a node is ready for pods when
-it appears. Killed half way, run it again, or --uninstall.
+Each file is replaced in one step: at any moment, also after a crash, a runtime finds
+either the previous plugin or the new one. The previous file is kept as
+DIR/.pausenet-replaced/NAME with its owner, mode and times, and --uninstall restores it.
+The network's configuration is written last, since it makes the node ready for pods. After
+an interruption, run the command again or --uninstall.
 
-Running it again renews what an earlier one has put there. A file is taken for ours if
-its SHA-256 is in DIR/.pausenet-replaced/.record. Anything else is left alone by
---uninstall, such as a plugin that a package manager has put over ours since, and a
-pausenet that was there before.
+Run it again to upgrade what it installed. A file counts as ours if its SHA-256 is in
+DIR/.pausenet-replaced/.record. --uninstall leaves all other files alone, such as a plugin
+that a package manager has put in the place of ours, or a pausenet that was there before.
 
-Pods need the plugin they were wired with for their end: --uninstall when they are gone,
-or when the plugin that comes back can delete them (`bridge` and `host-local` can).";
+Pods need the plugin that made their interface for DEL: --uninstall when they are gone, or
+when the restored plugin can delete them (`bridge` and `host-local` can).";
 
-/// Put the plugin where a container runtime looks for it, or take it away again
+/// Put the plugin where a container runtime looks for it, or remove it again
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Install {
-    /// The folder of plugins; made if it is not there
+    /// The folder of plugins; it is made if it does not exist
     #[arg(long, value_name = "DIR", default_value = DIR)]
     dir: PathBuf,
 
-    /// Put it in the place of these plugins of the reference too. They are kept
+    /// Replace these reference plugins too; the previous files are kept
     #[arg(
         long = "as",
         value_name = "NAMES",
@@ -62,33 +61,33 @@ pub struct Install {
     )]
     names: Vec<Plugin>,
 
-    /// A network's configuration to put into --conf-dir, under the file's own name: .conflist
-    /// for a list, .conf or .json for a single plugin
+    /// A network configuration to copy into --conf-dir; its name ends in .conflist for a list, in
+    /// .conf or .json for a single plugin
     #[arg(long, value_name = "FILE")]
     conf: Option<PathBuf>,
 
-    /// The folder of configurations [default: /etc/cni/net.d; for --uninstall those that were
-    /// installed into]
+    /// The folder of network configurations [default: /etc/cni/net.d; with --uninstall, every
+    /// folder that was installed into]
     #[arg(long, value_name = "DIR")]
     conf_dir: Option<PathBuf>,
 
-    /// The plugin; by default the `pausenet` beside pausectl
+    /// The plugin [default: the `pausenet` beside pausectl]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 
-    /// Bring back what was there before
+    /// Restore what was there before
     #[arg(long, conflicts_with_all = ["names", "conf", "from"])]
     uninstall: bool,
 
-    /// Say what would be done, and do nothing
+    /// Print what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Installs or uninstalls, and says what that was.
+/// Installs or uninstalls, and reports it.
 ///
 /// # Errors
-/// What stood in the way. What was done until then is said, and stays.
+/// The first step that failed. What was done before it is reported, and stays.
 pub fn install(options: &Install, output: Output) -> Result<()> {
     let mut report = Report {
         dry_run: options.dry_run,
@@ -104,12 +103,12 @@ pub fn install(options: &Install, output: Output) -> Result<()> {
         return Err(Stop::Usage(Error::new(why)));
     }
     let outcome = if options.uninstall {
-        take_away(options, &place, &mut report)
+        uninstall(options, &place, &mut report)
     } else {
-        put_there(options, &place, &mut report)
+        put_files(options, &place, &mut report)
     };
     match (&outcome, output) {
-        // Of a failure before the first step there is nothing to say but itself.
+        // Nothing was done, so the error alone is printed.
         (Err(_), _) if report.lines.is_empty() => {}
         (_, Output::Json) => print_json(&report.json(&options.dir))?,
         (_, Output::Text) => print(&report.text(&options.dir))?,
@@ -117,7 +116,7 @@ pub fn install(options: &Install, output: Output) -> Result<()> {
     outcome
 }
 
-fn put_there(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
+fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
     let source = match &options.from {
         Some(file) => file.clone(),
         None => own_folder().unwrap_or_default().join("pausenet"),
@@ -128,7 +127,7 @@ fn put_there(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     let conf_dir = options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR));
     let conf_dir = absolute(conf_dir)?;
 
-    // Until the end: who uninstalls meanwhile must not miss the network that comes last.
+    // Held to the end, so that an --uninstall at the same time does not miss the network.
     holding(place, report.dry_run, |held| {
         let names = names(&options.names, place)?;
         let wanted = names.iter().map(|name| NewFile {
@@ -139,15 +138,15 @@ fn put_there(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
         });
         let plugins: Vec<_> = wanted.collect();
         if let Some(network) = &network {
-            network.warn_of_what_it_needs(&options.dir, &names);
-            network.warn_of_an_earlier_one(&conf_dir);
+            network.warn_of_missing_plugins(&options.dir, &names);
+            network.warn_of_an_earlier_file(&conf_dir);
         }
         put_all(place, &plugins, held, report)?;
         let Some(network) = &network else {
             return Ok(());
         };
         if let Some(held) = held {
-            // Before anything is in it: a crash in between must not hide it from --uninstall.
+            // Before the first file: after a crash, --uninstall must find the folder.
             let mut record = place.record()?;
             if record.conf_dirs.insert(conf_dir.clone()) {
                 place.save(&record, held)?;
@@ -160,7 +159,7 @@ fn put_there(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     })
 }
 
-/// Does `work` while nobody else changes the place. A dry run waits for nobody and holds nothing.
+/// Does `work` with the place locked. A dry run locks nothing.
 fn holding(
     place: &ManagedFolder,
     dry_run: bool,
@@ -174,7 +173,7 @@ fn holding(
     outcome.and(place.leave(held).map_err(Stop::Failed))
 }
 
-/// Has all files there, in their order. Without a hold on the place it is only said.
+/// Puts all files in place, in order. Without a lock it only reports what it would do.
 fn put_all(
     place: &ManagedFolder,
     files: &[NewFile],
@@ -182,7 +181,7 @@ fn put_all(
     report: &mut Report,
 ) -> Result<()> {
     let mut record = place.record()?;
-    // What cannot be is found out before the first change.
+    // Finds what cannot be done before the first change.
     for wanted in files {
         place.plan(wanted, &record)?;
     }
@@ -202,7 +201,7 @@ fn put_all(
     Ok(())
 }
 
-fn take_away(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
+fn uninstall(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
     let held = match report.dry_run {
         true => None,
         false => place.hold_existing()?,
@@ -211,7 +210,7 @@ fn take_away(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     if let Some(dir) = &options.conf_dir {
         conf_dirs.insert(absolute(dir)?);
     }
-    // In the other order: no runtime is to be told of a plugin that is gone.
+    // Networks first: a runtime must not find a network whose plugin is gone.
     for dir in conf_dirs {
         let conf_place = ManagedFolder::new(dir);
         let conf_held = match report.dry_run {
@@ -223,10 +222,10 @@ fn take_away(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     take_all(place, held, report)
 }
 
-/// Takes all files of ours away. In a dry run it is only said.
+/// Removes all files of ours. In a dry run it only reports them.
 fn take_all(place: &ManagedFolder, held: Option<FolderLock>, report: &mut Report) -> Result<()> {
     if held.is_none() && !report.dry_run {
-        // Nothing has been put there.
+        // Nothing was installed.
         return Ok(());
     }
     let record = place.record()?;
@@ -244,7 +243,7 @@ fn take_all(place: &ManagedFolder, held: Option<FolderLock>, report: &mut Report
 fn read_plugin(source: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(source).map_err(|err| {
         let err = refusal("cannot read the plugin", source, &err);
-        err.hint("--from FILE says where it is; by default it lies beside pausectl")
+        err.hint("name it with --from FILE; by default it is beside pausectl")
     })
 }
 
@@ -253,7 +252,7 @@ fn is_same_folder(one: &Path, other: &Path) -> bool {
     canonical(one).is_ok_and(|one| canonical(other).is_ok_and(|other| one == other))
 }
 
-/// Works on the same folder whatever the working directory of the next one is.
+/// So that the record names the same folder from any working directory.
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path).map_err(|err| refusal("cannot find", path, &err))
 }

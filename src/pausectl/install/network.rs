@@ -1,4 +1,4 @@
-//! A network's configuration, read and judged before it is put where a runtime takes it up.
+//! A network configuration, read and checked before it is installed.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use pausenet_host::install::file::Digest;
 use pausenet_host::install::managed_folder::NewFile;
 use pausenet_host::runtime::conflist::{self, NetworkList};
 
-/// A network's configuration that is to be installed.
+/// A network configuration to install.
 pub struct Network {
     list: NetworkList,
     name: String,
@@ -27,19 +27,19 @@ impl Network {
         let name = name.filter(|name| !name.starts_with('.')).ok_or_else(|| {
             usage(
                 "a runtime would not find a file of this name",
-                "name it like 10-podnet.conflist",
+                "use a name such as 10-podnet.conflist",
             )
         })?;
         let ending = Path::new(name).extension().and_then(OsStr::to_str);
         match (list.is_list, ending) {
             (true, Some("conflist")) | (false, Some("conf" | "json")) => {}
             (true, _) => {
-                let why = "runtimes take a list of plugins only from a file that ends in .conflist";
+                let why = "runtimes read a list of plugins only from a file that ends in .conflist";
                 return Err(usage(why, "rename the file"));
             }
             (false, _) => {
                 let why =
-                    "runtimes take a single plugin only from a file that ends in .conf or .json";
+                    "runtimes read a single plugin only from a file that ends in .conf or .json";
                 return Err(usage(
                     why,
                     "rename the file, or make it a list: {\"plugins\": [...]}",
@@ -63,7 +63,7 @@ impl Network {
         }
     }
 
-    pub fn warn_of_what_it_needs(&self, dir: &Path, installed: &[String]) {
+    pub fn warn_of_missing_plugins(&self, dir: &Path, installed: &[String]) {
         for plugin in &self.list.plugins {
             let name = plugin.r#type.as_str();
             if !installed.contains(&plugin.r#type) && !dir.join(name).exists() {
@@ -80,7 +80,7 @@ impl Network {
         }
     }
 
-    pub fn warn_of_an_earlier_one(&self, conf_dir: &Path) {
+    pub fn warn_of_an_earlier_file(&self, conf_dir: &Path) {
         let files = conflist::files(conf_dir).unwrap_or_default();
         let first = files.first().and_then(|file| file.file_name());
         if let Some(first) = first.filter(|first| *first < OsStr::new(&self.name)) {
@@ -91,7 +91,8 @@ impl Network {
                 conf_dir.display()
             );
             warn(
-                &Error::new(msg).hint("the runtime takes the first: its pods stay on that network"),
+                &Error::new(msg)
+                    .hint("the runtime uses the first file, so pods stay on that network"),
             );
         }
     }

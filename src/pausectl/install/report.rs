@@ -1,4 +1,4 @@
-//! What an install did, or would do, in words and as JSON.
+//! What an install did or would do, as text and as JSON.
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +7,17 @@ use serde_json::{Value, json};
 use crate::options::shown;
 use pausenet_host::install::managed_folder::{ManagedFolder, PutAction, RemoveAction};
 
-/// What was done, or would be.
 pub struct Report {
     pub dry_run: bool,
     pub lines: Vec<Line>,
-    /// Files that were replaced and that nobody brings back.
+    /// Kept files that --uninstall does not restore.
     pub older: Vec<PathBuf>,
 }
 
 pub struct Line {
     file: PathBuf,
     action: Action,
-    /// Where the one is that ours has replaced.
+    /// Where the previous file is kept.
     kept: Option<PathBuf>,
     note: &'static str,
 }
@@ -38,11 +37,11 @@ impl Line {
         let (action, note) = match put {
             PutAction::New => (Action::Install, ""),
             PutAction::Renew => (Action::Renew, ""),
-            PutAction::Replace => (Action::Replace, "what was there is kept"),
-            PutAction::Nothing { ours: true } => (Action::Leave, "it is as it should be"),
+            PutAction::Replace => (Action::Replace, "the previous file is kept"),
+            PutAction::Nothing { ours: true } => (Action::Leave, "it is up to date"),
             PutAction::Nothing { ours: false } => (
                 Action::Leave,
-                "the same was there before pausectl came, and stays with --uninstall",
+                "an identical file was there before, and --uninstall keeps it",
             ),
         };
         Self {
@@ -59,12 +58,14 @@ impl Line {
             RemoveAction::Remove => (Action::Remove, "", None),
             RemoveAction::Nothing => return None,
             RemoveAction::Untouched => (Action::Leave, "it had not been replaced yet", None),
-            RemoveAction::Leave { keeps: None } => {
-                (Action::Leave, "it is not what pausectl put there", None)
-            }
+            RemoveAction::Leave { keeps: None } => (
+                Action::Leave,
+                "it is not the file that pausectl installed",
+                None,
+            ),
             RemoveAction::Leave { keeps } => (
                 Action::Leave,
-                "it is not what pausectl put there; the one from before is kept",
+                "it is not the file that pausectl installed; the previous one is kept",
                 keeps,
             ),
         };
@@ -130,7 +131,7 @@ impl Report {
         }
         for file in &self.older {
             text.push_str(&format!(
-                "kept {}: replaced earlier, and nothing needs it now\n",
+                "kept {}: replaced earlier, and not needed now\n",
                 shown(file)
             ));
         }

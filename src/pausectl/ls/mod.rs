@@ -6,9 +6,9 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::docker_inventory::{self, Depth};
+use crate::docker_inventory::{self, EndTimes};
 use crate::options::DockerOptions;
-use crate::sandboxes::{Scope, Sight};
+use crate::sandboxes::{HostSandboxes, Scope};
 use crate::{Output, Result, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::address;
@@ -26,30 +26,30 @@ use pausenet_host::table::table;
 const EXAMPLES: &str = "\
 Examples:
   pausectl ls
-  pausectl ls --all      interfaces too that pausenet did not make
-  pausectl ls --watch    again whenever something changes, until Ctrl-C
+  pausectl ls --all      also interfaces that pausenet did not make
+  pausectl ls --watch    print it again on every change, until Ctrl-C
   pausectl ls --watch --output json | jq -c .attachments[].state
 
 STATE is one of
-  alive     who owns the network lives in it; ANCHOR is its process
-  orphaned  the owner is gone or elsewhere, and others live on in it
-  empty     nobody lives in it, and a file holds it
-  unseen    nobody that can be seen from here leads to it
-MEMBERS are those who share the network with its owner. --watch prints one JSON value a
-line with --output json, and ends with status 130 on Ctrl-C.";
+  alive     the owner of the network is in it; ANCHOR is its process
+  orphaned  the owner is gone or elsewhere, but other members are in it
+  empty     it has no members, but a file holds it
+  unseen    nothing that can be seen from here leads to it
+MEMBERS share the network with its owner. With --output json, --watch prints one JSON value
+per line. It ends with status 130 on Ctrl-C.";
 
-/// How many members a line of the table names.
+/// How many members a row names before it only counts them.
 const NAMED: usize = 3;
 
-/// List the attachments on this host: networks, containers, addresses, and who lives there
+/// List the attachments on this host: networks, containers, addresses, members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct List {
-    /// Interfaces too that pausenet did not make
+    /// List also interfaces that pausenet did not make
     #[arg(long, short)]
     all: bool,
 
-    /// Again whenever something changes
+    /// Print the list again on every change
     #[arg(long, short)]
     watch: bool,
 
@@ -57,10 +57,10 @@ pub struct List {
     docker: DockerOptions,
 }
 
-/// One line: an interface of a container.
+/// An interface of a container.
 struct Row {
     network: Option<String>,
-    /// By its name, where it is known.
+    /// Its name if it is known, else its ID.
     container: String,
     container_id: Option<String>,
     interface: String,
@@ -76,7 +76,7 @@ struct Row {
 /// Runs the command.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// The caller is not root, the host cannot be read, or a signal ends `--watch`.
 pub fn ls(options: &List, output: Output) -> Result<()> {
     need_root()?;
     if options.watch {
@@ -90,20 +90,20 @@ pub fn ls(options: &List, output: Output) -> Result<()> {
     }
 }
 
-/// The lines, and what could not be looked at.
-type Look = (Vec<Row>, Vec<Error>);
+/// The rows, and why others could not be read.
+type Listing = (Vec<Row>, Vec<Error>);
 
-fn rows(options: &List) -> Result<Look> {
-    let (told, problem) = docker_inventory::ask(&options.docker, Depth::Names)?;
+fn rows(options: &List) -> Result<Listing> {
+    let (told, problem) = docker_inventory::read(&options.docker, EndTimes::Skip)?;
     let scope = match options.all {
-        true => Scope::Everything,
+        true => Scope::All,
         false => Scope::Attached,
     };
-    let Sight {
+    let HostSandboxes {
         mut host,
         sandboxes,
         mut problems,
-    } = Sight::take(scope, &told)?;
+    } = HostSandboxes::read(scope, &told)?;
     problems.extend(problem);
     let mut rows = Vec::new();
     let mut seen = HashSet::new();
@@ -145,7 +145,7 @@ fn rows(options: &List) -> Result<Look> {
 fn row(sandbox: &Sandbox, wire: &SandboxInterface, attachment: Option<&Attachment>) -> Row {
     let id = attachment.map(|attachment| attachment.container.as_str());
     let container = match attachment {
-        Some(attachment) => named(sandbox, attachment),
+        Some(attachment) => container_name(sandbox, attachment),
         None => sandbox.title(),
     };
     let addresses = wire.interface.addresses.iter().map(ToString::to_string);
@@ -168,8 +168,8 @@ fn row(sandbox: &Sandbox, wire: &SandboxInterface, attachment: Option<&Attachmen
     }
 }
 
-/// The container of an attachment, as people call it.
-fn named(sandbox: &Sandbox, attachment: &Attachment) -> String {
+/// The name of an attachment's container, as Docker or the processes have it.
+fn container_name(sandbox: &Sandbox, attachment: &Attachment) -> String {
     let id = attachment.container.as_str();
     let is_it = |member: &&Member| {
         let container = member.container.as_ref();
@@ -183,23 +183,23 @@ fn named(sandbox: &Sandbox, attachment: &Attachment) -> String {
         None => {
             let mut missing = sandbox.missing.iter();
             let gone = missing.find(|missing| missing.id.as_deref() == Some(id));
-            gone.map_or_else(|| called(attachment), MissingContainer::title)
+            gone.map_or_else(|| name_from_id(attachment), MissingContainer::title)
         }
     }
 }
 
-/// The container of an attachment, as its ID alone tells.
-fn called(attachment: &Attachment) -> String {
+/// The name of an attachment's container, from its ID alone.
+fn name_from_id(attachment: &Attachment) -> String {
     let id = attachment.container.as_str();
     match PodName::of_container(&attachment.container) {
         Some(pod) => pod.to_string(),
-        // So anchors in Docker are registered, by their names.
+        // Anchors in Docker have their name in the ID.
         None => short_id(id.strip_prefix(ANCHOR_PREFIX).unwrap_or(id)).to_owned(),
     }
 }
 
-/// A host end whose other end is where nobody leads: in a namespace that only an open file
-/// holds, or a mount that is not seen from here.
+/// A host end whose other end is in a namespace that cannot be seen from here: only an open file or
+/// a mount elsewhere holds it.
 fn unseen_row(host: &mut Host, link: &Link, attachment: Attachment) -> Row {
     let addresses = link
         .peer_netns
@@ -213,7 +213,7 @@ fn unseen_row(host: &mut Host, link: &Link, attachment: Attachment) -> Row {
     let addresses = addresses.into_iter().filter(|net| routable(&net.ip()));
     let bridge = link.controller.and_then(|index| host.links.get(&index));
     Row {
-        container: called(&attachment),
+        container: name_from_id(&attachment),
         network: Some(attachment.network.to_string()),
         container_id: Some(attachment.container.to_string()),
         interface: attachment.ifname.to_string(),
@@ -291,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_of_members_is_counted() {
+    fn many_members_are_counted() {
         let names = |many: usize| (1..=many).map(|at| format!("m{at}")).collect::<Vec<_>>();
         assert_eq!(members(&names(0)), "");
         assert_eq!(members(&names(3)), "m1, m2, m3");

@@ -1,7 +1,8 @@
-//! `pausectl ls --watch`: the list again whenever it has changed.
+//! `pausectl ls --watch`: prints the list again whenever it has changed.
 //!
-//! The kernel tells of links and addresses, in all namespaces that a veth of the host leads to.
-//! It tells nobody of processes that end, so they are looked after now and then.
+//! The kernel sends a notification for each change of links and addresses, in every namespace that
+//! a veth of the host leads to. It sends none when a process ends, so the list is read again at
+//! intervals too.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::{Look, as_json, as_text};
+use super::{Listing, as_json, as_text};
 use crate::{Output, Result, Stop, warn};
 use pausenet::kernel::netlink::Group;
 use pausenet::kernel::{KernelError, RouteSocket};
@@ -18,27 +19,27 @@ use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
 use pausenet_host::{During, Error};
 
-/// How often processes are looked after.
-const ROUND: Duration = Duration::from_secs(2);
+/// How often the list is read without a notification.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Changes come in bursts: an attachment is a dozen of them.
-const BURST: Duration = Duration::from_millis(50);
+/// How long to wait for the rest of a burst: an attachment causes a dozen notifications.
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 
-/// Shows the list until a signal comes, or the reader has left.
+/// Prints the list until a signal comes or stdout is closed.
 ///
 /// # Errors
-/// The signal; when the kernel does not answer.
-pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<()> {
+/// The signal, or the host cannot be read.
+pub fn watch(output: Output, list: impl Fn() -> Result<Listing> + Sync) -> Result<()> {
     block_on(async {
-        let attempt = "listen to the kernel's news of links";
+        let attempt = "listen to the kernel's notifications of links";
         let mut interrupt = Interrupt::listen()
             .map_err(|err| Error::new(format!("cannot listen for signals: {err}")))?;
-        // Listened to before the first look, so that nothing slips through between the two.
-        let mut news = News::open().during(attempt)?;
+        // Before the list is first read, so that no change in between is missed.
+        let mut changes = LinkChanges::subscribe().during(attempt)?;
         let mut shown = String::new();
         loop {
-            // On a thread of its own, for it waits for Docker with a loop like this one.
-            let (rows, problems) = interfaces::apart(&look)?;
+            // On its own thread: it waits for Docker with an event loop of its own.
+            let (rows, problems) = interfaces::apart(&list)?;
             if shown.is_empty() {
                 problems.iter().for_each(warn);
             }
@@ -47,18 +48,18 @@ pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<(
                 Output::Json => format!("{}\n", as_json(&rows)),
             };
             if text != shown {
-                if show(&text, output, shown.is_empty())? == Reader::Left {
+                if show(&text, output, shown.is_empty())? == Stdout::Closed {
                     return Ok(());
                 }
                 shown = text;
             }
             tokio::select! {
                 signal = interrupt.next() => return Err(Stop::Interrupted(signal)),
-                () = sleep(ROUND) => {}
-                heard = news.next() => {
-                    heard.during(attempt)?;
-                    sleep(BURST).await;
-                    news.forget().during(attempt)?;
+                () = sleep(POLL_INTERVAL) => {}
+                change = changes.next() => {
+                    change.during(attempt)?;
+                    sleep(SETTLE_TIME).await;
+                    changes.discard_pending().during(attempt)?;
                 }
             }
         }
@@ -66,16 +67,16 @@ pub fn watch(output: Output, look: impl Fn() -> Result<Look> + Sync) -> Result<(
 }
 
 #[derive(PartialEq)]
-enum Reader {
-    There,
-    Left,
+enum Stdout {
+    Open,
+    Closed,
 }
 
-fn show(text: &str, output: Output, first: bool) -> Result<Reader> {
+fn show(text: &str, output: Output, first: bool) -> Result<Stdout> {
     let mut to = io::stdout().lock();
     let written = match output {
         Output::Text if to.is_terminal() => {
-            // Drawn over the old one, without a blank in between.
+            // Over the old list, without clearing the screen first.
             let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
             let start = if first { "\x1b[2J\x1b[H" } else { "\x1b[H" };
             write!(to, "{start}{lines}\x1b[J")
@@ -84,49 +85,49 @@ fn show(text: &str, output: Output, first: bool) -> Result<Reader> {
         _ => write!(to, "{text}"),
     };
     match written.and_then(|()| to.flush()) {
-        Ok(()) => Ok(Reader::There),
-        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(Reader::Left),
-        Err(err) => Err(Error::new(format!("cannot write the answer: {err}")).into()),
+        Ok(()) => Ok(Stdout::Open),
+        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(Stdout::Closed),
+        Err(err) => Err(Error::new(format!("cannot write to stdout: {err}")).into()),
     }
 }
 
-/// What the kernel tells of links and addresses.
-struct News(mpsc::Receiver<std::result::Result<(), KernelError>>);
+/// Notifications that a link or an address has changed.
+struct LinkChanges(mpsc::Receiver<std::result::Result<(), KernelError>>);
 
-impl News {
-    /// A thread waits for them; it ends soon after this value.
-    fn open() -> std::result::Result<Self, KernelError> {
+impl LinkChanges {
+    /// Starts a thread that waits for them; it ends soon after this value is dropped.
+    fn subscribe() -> std::result::Result<Self, KernelError> {
         let mut socket = RouteSocket::open()?;
         socket.subscribe_everywhere(&[Group::Links, Group::Ipv4Addresses, Group::Ipv6Addresses])?;
-        // One that nobody has taken yet stands for all that follow.
-        let (tell, hear) = mpsc::channel(1);
+        // One that is not taken yet stands for all that follow.
+        let (sender, receiver) = mpsc::channel(1);
         std::thread::spawn(move || {
-            while !tell.is_closed() {
-                let heard = socket.wait_event(Instant::now() + ROUND);
-                let over = heard.is_err();
-                if let Some(news) = heard.map(|any| any.then_some(())).transpose() {
-                    let _ = tell.try_send(news);
+            while !sender.is_closed() {
+                let event = socket.wait_event(Instant::now() + POLL_INTERVAL);
+                let has_failed = event.is_err();
+                if let Some(change) = event.map(|any| any.then_some(())).transpose() {
+                    let _ = sender.try_send(change);
                 }
-                if over {
+                if has_failed {
                     break;
                 }
             }
         });
-        Ok(Self(hear))
+        Ok(Self(receiver))
     }
 
-    /// Waits for some.
+    /// Waits for the next one.
     async fn next(&mut self) -> std::result::Result<(), KernelError> {
         match self.0.recv().await {
-            Some(news) => news,
+            Some(change) => change,
             None => Err(io::Error::from(ErrorKind::BrokenPipe).into()),
         }
     }
 
-    /// Throws away what has come: the list is read anew anyway.
-    fn forget(&mut self) -> std::result::Result<(), KernelError> {
+    /// Discards those that have come: the list is about to be read.
+    fn discard_pending(&mut self) -> std::result::Result<(), KernelError> {
         match self.0.try_recv() {
-            Ok(news) => news,
+            Ok(change) => change,
             Err(_) => Ok(()),
         }
     }

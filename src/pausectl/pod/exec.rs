@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::name::{parse_name, unknown_pod};
-use crate::{Result, complain, need_root};
+use crate::{Result, need_root, print_error};
 use pausenet_host::Error;
 use pausenet_host::anchor::pin::{self, Pin};
 
@@ -57,7 +57,7 @@ pub fn exec(options: &Exec) -> Result<ExitCode> {
         unreachable!("clap requires a command");
     };
     let err = Command::new(program).args(arguments).exec();
-    complain(&Error::new(format!(
+    print_error(&Error::new(format!(
         "cannot run {program:?} in pod {pod}: {err}"
     )));
     Ok(ExitCode::from(match err.kind() {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::name::{parse_name, unknown_pod};
 use crate::options::{NetworkOptions, PluginOptions};
-use crate::{Output, Result, Stop, complain, need_root, print, print_json, warn};
+use crate::{Output, Result, Stop, need_root, print, print_error, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link};
@@ -67,7 +67,7 @@ pub fn rm(options: &Remove, output: Output) -> Result<()> {
             Ok(Removal::AlreadyGone) => {}
             Err(err) => {
                 if let Err(earlier) = std::mem::replace(&mut outcome, Err(err)) {
-                    complain(&earlier);
+                    print_error(&earlier);
                 }
             }
         }
