@@ -17,7 +17,7 @@ use pausenet_host::runtime::conflist::NetworkList;
 
 /// The command-line options of an attachment.
 #[derive(Debug, clap::Args)]
-pub struct AttachmentOptions {
+pub(crate) struct AttachmentOptions {
     /// Publish a port: forward HOSTPORT of the host to PORT of the container
     #[arg(long, short, value_name = "[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]")]
     publish: Vec<String>,
@@ -40,7 +40,7 @@ impl AttachmentOptions {
     ///
     /// # Errors
     /// A message that names the option.
-    pub fn parse(&self) -> Result<(IfName, AttachmentSettings), String> {
+    pub(crate) fn parse(&self) -> Result<(IfName, AttachmentSettings), String> {
         let ifname = IfName::parse(&self.ifname).map_err(|why| format!("--ifname: {why}"))?;
         let mut settings = AttachmentSettings::parse(&self.ips, self.mac.as_deref())?;
         settings.ports = PublishedPort::parse_all(self.publish.iter().map(String::as_str))
@@ -50,11 +50,11 @@ impl AttachmentOptions {
 }
 
 /// The capability for port mappings (CONVENTIONS.md of the CNI specification).
-pub const PORT_MAPPINGS: &str = "portMappings";
+pub(crate) const PORT_MAPPINGS: &str = "portMappings";
 
 /// What was requested, validated.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttachmentSettings {
+pub(crate) struct AttachmentSettings {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ impl AttachmentSettings {
     ///
     /// # Errors
     /// A message that names the option.
-    pub fn parse(ips: &[String], mac: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn parse(ips: &[String], mac: Option<&str>) -> Result<Self, String> {
         for ip in ips {
             parse_ip(ip).map_err(|why| format!("--ip: {why}"))?;
         }
@@ -86,7 +86,7 @@ impl AttachmentSettings {
     ///
     /// # Errors
     /// When ports are requested and no plugin of the network maps ports.
-    pub fn parameters(
+    pub(crate) fn parameters(
         &self,
         list: &NetworkList,
         container: ContainerId,
@@ -139,7 +139,7 @@ impl AttachmentSettings {
     ///
     /// # Errors
     /// Names the setting that the network did not provide.
-    pub fn check(&self, entry: &Entry, result: &Value) -> Result<(), Error> {
+    pub(crate) fn check(&self, entry: &Entry, result: &Value) -> Result<(), Error> {
         let result = AddResult::from_json(result, entry.list.version)?;
         let refuse = |what: &str| {
             let msg = format!("network {} did not provide {what}", entry.list.name);
@@ -165,7 +165,7 @@ impl AttachmentSettings {
 }
 
 /// The error for a network none of whose plugins maps ports.
-pub fn no_port_mappings(list: &NetworkList) -> Error {
+pub(crate) fn no_port_mappings(list: &NetworkList) -> Error {
     Error::new(format!(
         "network {} does not support published ports",
         list.name

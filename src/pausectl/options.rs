@@ -11,11 +11,11 @@ use pausenet_host::runtime::Runtime;
 use pausenet_host::runtime::conflist::NetworkList;
 
 /// The default folder of network configurations.
-pub const CONF_DIR: &str = "/etc/pausenet/net.d";
+pub(crate) const CONF_DIR: &str = "/etc/pausenet/net.d";
 
 /// ContainerFilter network is meant.
 #[derive(Debug, clap::Args)]
-pub struct NetworkOptions {
+pub(crate) struct NetworkOptions {
     /// The network's configuration: a conflist, or a single plugin's config
     #[arg(long, value_name = "FILE", conflicts_with = "network")]
     pub conf: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub struct NetworkOptions {
 
 impl NetworkOptions {
     /// The selected network, or the first.
-    pub fn load(&self) -> Result<NetworkList, Error> {
+    pub(crate) fn load(&self) -> Result<NetworkList, Error> {
         match &self.conf {
             Some(file) => NetworkList::read(file),
             None => NetworkList::find(&self.conf_dir, self.network.as_deref()),
@@ -47,7 +47,7 @@ impl NetworkOptions {
 
 /// Where to find plugins, and how long they may run.
 #[derive(Debug, clap::Args)]
-pub struct PluginOptions {
+pub(crate) struct PluginOptions {
     /// Folders of CNI plugins, separated by colons [default: the folder of pausectl,
     /// /opt/cni/bin, /usr/lib/cni]
     #[arg(long, value_name = "DIRS", env = "CNI_PATH")]
@@ -60,7 +60,7 @@ pub struct PluginOptions {
 
 impl PluginOptions {
     /// The runtime that these options describe.
-    pub fn runtime(&self) -> Runtime {
+    pub(crate) fn runtime(&self) -> Runtime {
         let path = match &self.cni_path {
             Some(path) if !path.is_empty() => std::env::split_paths(path).collect(),
             _ => own_folder()
@@ -77,7 +77,7 @@ impl PluginOptions {
 
 /// Selects the Docker daemon.
 #[derive(Debug, clap::Args)]
-pub struct DockerOptions {
+pub(crate) struct DockerOptions {
     /// Docker's socket: PATH or unix://PATH
     #[arg(long, value_name = "SOCKET", env = "DOCKER_HOST", default_value = Socket::DEFAULT)]
     pub docker: String,
@@ -86,7 +86,7 @@ pub struct DockerOptions {
 impl DockerOptions {
     /// # Errors
     /// Wrong usage, if it is not a socket's path.
-    pub fn socket(&self) -> Result<Socket, Stop> {
+    pub(crate) fn socket(&self) -> Result<Socket, Stop> {
         Socket::parse(&self.docker).map_err(|why| {
             let what = format!("--docker or DOCKER_HOST: {why}");
             Stop::Usage(Error::new(what))
@@ -94,16 +94,16 @@ impl DockerOptions {
     }
 
     /// The daemon behind it.
-    pub async fn connect(&self) -> Result<Docker, Stop> {
+    pub(crate) async fn connect(&self) -> Result<Docker, Stop> {
         Ok(Docker::connect(&self.socket()?).await?)
     }
 }
 
 /// The folder of the pausectl program.
-pub fn own_folder() -> Option<PathBuf> {
+pub(crate) fn own_folder() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.to_owned())
 }
 
-pub fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     path.display().to_string()
 }

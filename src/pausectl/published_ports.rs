@@ -11,7 +11,7 @@ use pausenet_host::Error;
 /// A published port. Its JSON is an element of the capability `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PublishedPort {
+pub(crate) struct PublishedPort {
     pub host_port: u16,
     pub container_port: u16,
     pub protocol: Protocol,
@@ -22,7 +22,7 @@ pub struct PublishedPort {
 impl PublishedPort {
     /// # Errors
     /// A message that shows the notation.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let invalid = |why: &str| {
             format!(
                 "{text:?} {why}; the form is [HOSTIP:]HOSTPORT:PORT[/tcp|udp|sctp], such as 8080:80"
@@ -70,7 +70,9 @@ impl PublishedPort {
     }
 
     /// Parses several; a host port may occur once.
-    pub fn parse_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Self>, String> {
+    pub(crate) fn parse_all<'a>(
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<Self>, String> {
         let mut ports: Vec<Self> = Vec::new();
         for text in texts {
             let port = Self::parse(text)?;
@@ -83,13 +85,13 @@ impl PublishedPort {
     }
 
     /// True when both use the same port of the host.
-    pub fn has_same_host_side(&self, other: &Self) -> bool {
+    pub(crate) fn has_same_host_side(&self, other: &Self) -> bool {
         (self.host_port, self.protocol, self.host_ip)
             == (other.host_port, other.protocol, other.host_ip)
     }
 
     /// The host's side, such as `127.0.0.1:8080/tcp`.
-    pub fn host_side(&self) -> String {
+    pub(crate) fn host_side(&self) -> String {
         let protocol = self.protocol;
         match self.host_ip {
             Some(ip) => format!("{}/{protocol}", SocketAddr::new(ip, self.host_port)),
@@ -99,7 +101,7 @@ impl PublishedPort {
 
     /// Refuses a port on which a program of the host listens: a published port takes precedence,
     /// and publishing port 22 by mistake would lock the user out.
-    pub fn refuse_if_in_use(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_if_in_use(&self) -> Result<(), Error> {
         let at = SocketAddr::new(
             self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             self.host_port,

@@ -1,7 +1,7 @@
 //! Quoting for commands that are printed for the user to paste into a shell.
 
 /// The words as one line, each quoted if necessary.
-pub fn line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
+pub(crate) fn line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
     let quoted: Vec<_> = words.into_iter().map(|word| quote(word.as_ref())).collect();
     quoted.join(" ")
 }

@@ -9,12 +9,6 @@
 //! - the built [`programs`], and the real clients from the [`lab`]
 //! - what packets do: [`traffic`], [`pings`], and behind a firewall that drops: [`firewall`]
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a library of tests: a failure here fails the test"
-)]
-
 mod call;
 mod commands;
 mod config;

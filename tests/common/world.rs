@@ -21,6 +21,7 @@ pub struct World {
 }
 
 impl World {
+    #[expect(clippy::new_without_default, reason = "it changes where the thread is")]
     /// Moves the calling thread into fresh network and mount namespaces.
     pub fn new() -> Self {
         assert!(

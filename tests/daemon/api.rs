@@ -13,7 +13,7 @@ use common::wait::{wait_for, wait_until};
 use common::{World, lab};
 
 /// Programs from the lab. Look them up before the world is created.
-pub struct Tools {
+pub(crate) struct Tools {
     kubernetes: PathBuf,
     /// Of CNI 1.1.
     pub cnitool: PathBuf,
@@ -22,7 +22,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    pub fn find() -> Option<Self> {
+    pub(crate) fn find() -> Option<Self> {
         Some(Self {
             kubernetes: lab::kubernetes()?,
             cnitool: lab::cnitool()?,
@@ -32,7 +32,7 @@ impl Tools {
 }
 
 /// A control plane that ends with its test, and its world.
-pub struct Api {
+pub(crate) struct Api {
     pub world: World,
     control_plane: Child,
     /// The folder with the logs of its programs.
@@ -41,7 +41,7 @@ pub struct Api {
 }
 
 impl Api {
-    pub fn start(tools: &Tools, options: &[&str]) -> Self {
+    pub(crate) fn start(tools: &Tools, options: &[&str]) -> Self {
         let world = World::new();
         let mut control_plane = Command::new(Path::new(CHECKOUT).join("scripts/lab/kubernetes.sh"))
             .arg("control-plane")
@@ -69,12 +69,12 @@ impl Api {
 
     /// Runs kubectl, which must succeed. Returns its output.
     #[track_caller]
-    pub fn kubectl(&self, args: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         self.kubectl_with(args, "")
     }
 
     #[track_caller]
-    pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> String {
+    pub(crate) fn kubectl_with(&self, args: &[&str], stdin: &str) -> String {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -107,7 +107,7 @@ impl Api {
 
     /// A control plane with our manifest applied, the host for node1 without a Node object yet, and a
     /// kubeconfig of the daemon's account.
-    pub fn for_one_node(tools: &Tools) -> (Self, Node, PathBuf) {
+    pub(crate) fn for_one_node(tools: &Tools) -> (Self, Node, PathBuf) {
         let api = Self::start(tools, &[]);
         let kubeconfig = api.apply_manifest();
         let node = Node::new(&api.world, "node1", 1);
@@ -115,7 +115,7 @@ impl Api {
     }
 
     /// Applies conf/kubernetes, and returns a kubeconfig of its account.
-    pub fn apply_manifest(&self) -> PathBuf {
+    pub(crate) fn apply_manifest(&self) -> PathBuf {
         let conf = Path::new(CHECKOUT).join("conf/kubernetes");
         self.kubectl(&["apply", "-k", conf.to_str().unwrap()]);
         let account = ["-n", "kube-system", "serviceaccount", "pausenet"];
@@ -143,7 +143,7 @@ impl Api {
     }
 
     /// Creates a Node as its kubelet would. Without a podCIDR in `spec`, the controllers assign one.
-    pub fn create_node(&self, node: &Node, spec: Value) {
+    pub(crate) fn create_node(&self, node: &Node, spec: Value) {
         let addresses = json!([
             {"type": "Hostname", "address": node.name},
             {"type": "InternalIP", "address": node.address()},
@@ -161,12 +161,12 @@ impl Api {
     }
 
     /// The first podCIDR of a Node.
-    pub fn pod_cidr(&self, node: &str) -> String {
+    pub(crate) fn pod_cidr(&self, node: &str) -> String {
         self.kubectl(&["get", "node", node, "-o", "jsonpath={.spec.podCIDR}"])
     }
 
     /// Changes a Node's address, as its kubelet would.
-    pub fn set_address(&self, node: &str, address: &str) {
+    pub(crate) fn set_address(&self, node: &str, address: &str) {
         let path = format!("/api/v1/nodes/{node}/status");
         let mut object = self.get(&["node", node]);
         object["status"]["addresses"] = json!([{"type": "InternalIP", "address": address}]);
@@ -178,7 +178,7 @@ impl Api {
     }
 
     /// Stops the API server until [`Self::resume`].
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         fs::write(self.home.join("kube-apiserver.hold"), "").unwrap();
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let Ok(command) = fs::read(process.path().join("cmdline")) else {
@@ -196,7 +196,7 @@ impl Api {
         wait_until("it does not answer", || !self.answers());
     }
 
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         fs::remove_file(self.home.join("kube-apiserver.hold")).unwrap();
         wait_until("it answers again", || self.answers());
     }
@@ -209,7 +209,7 @@ impl Api {
 
     /// Checks in the audit log that the daemons' account requested only nodes, and was allowed to.
     #[track_caller]
-    pub fn assert_nothing_was_forbidden(&self) {
+    pub(crate) fn assert_nothing_was_forbidden(&self) {
         let log = fs::read_to_string(self.home.join("audit.log"));
         assert_nothing_was_forbidden(&log.unwrap());
     }

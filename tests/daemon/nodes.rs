@@ -14,16 +14,16 @@ use common::wait::wait_until;
 use common::{Container, World, ip};
 
 /// The limit for any wait.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of the daemon's probes, in its node's namespace.
-pub const LISTEN: &str = "127.0.0.1:9112";
+pub(crate) const LISTEN: &str = "127.0.0.1:9112";
 
 /// The folder with scripts/ and conf/.
 pub use common::programs::CHECKOUT;
 
 /// Creates the bridge of the nodes, for tests without the lab's.
-pub fn make_bridge() {
+pub(crate) fn make_bridge() {
     ip("link add lab0 type bridge forward_delay 0");
     ip("addr add 192.168.77.254/24 dev lab0");
     ip("addr add fd00:77::254/64 dev lab0 nodad");
@@ -31,7 +31,7 @@ pub fn make_bridge() {
 }
 
 /// A host on the nodes' bridge, by the last part of its addresses.
-pub fn host(world: &World, name: &str, last: u8) -> Container {
+pub(crate) fn host(world: &World, name: &str, last: u8) -> Container {
     let host = world.container(name);
     ip(&format!(
         "link add {name} type veth peer name eth0 netns {name}"
@@ -44,7 +44,7 @@ pub fn host(world: &World, name: &str, last: u8) -> Container {
 }
 
 /// A node with its own folders in place of /opt/cni/bin, /etc/cni/net.d and /run/pausenet/ipam.
-pub struct Node {
+pub(crate) struct Node {
     pub name: &'static str,
     pub host: Container,
     pub last: u8,
@@ -52,7 +52,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(world: &World, name: &'static str, last: u8) -> Self {
+    pub(crate) fn new(world: &World, name: &'static str, last: u8) -> Self {
         let dir = Path::new("/run/nodes").join(name);
         fs::create_dir_all(&dir).unwrap();
         Self {
@@ -63,21 +63,21 @@ impl Node {
         }
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("192.168.77.{}", self.last)
     }
 
-    pub fn conflist(&self) -> PathBuf {
+    pub(crate) fn conflist(&self) -> PathBuf {
         self.dir.join("net.d/10-pausenet.conflist")
     }
 
     /// The command of this node's daemon, with the capabilities of the manifest only.
-    pub fn command(&self, kubeconfig: &Path) -> Command {
+    pub(crate) fn command(&self, kubeconfig: &Path) -> Command {
         self.command_that_may(kubeconfig, "+net_admin,+dac_override")
     }
 
     /// The same with other capabilities, in setpriv's syntax.
-    pub fn command_that_may(&self, kubeconfig: &Path, capabilities: &str) -> Command {
+    pub(crate) fn command_that_may(&self, kubeconfig: &Path, capabilities: &str) -> Command {
         let mut command = self.host.command("setpriv");
         command
             .arg(format!("--bounding-set=-all,{capabilities}"))
@@ -96,12 +96,12 @@ impl Node {
         command
     }
 
-    pub fn start(&self, kubeconfig: &Path) -> Daemon {
+    pub(crate) fn start(&self, kubeconfig: &Path) -> Daemon {
         self.start_as(self.command(kubeconfig))
     }
 
     /// Starts a command made by [`Node::command`].
-    pub fn start_as(&self, mut command: Command) -> Daemon {
+    pub(crate) fn start_as(&self, mut command: Command) -> Daemon {
         let log = self.dir.join("log");
         let file = fs::File::options().create(true).append(true).open(&log);
         let child = command.stderr(file.unwrap()).spawn().unwrap();
@@ -109,12 +109,12 @@ impl Node {
     }
 
     /// Sends a GET to the daemon. Returns status and body.
-    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
         self.host.enter(|| get(LISTEN, path))
     }
 
     #[track_caller]
-    pub fn await_ready(&self) {
+    pub(crate) fn await_ready(&self) {
         wait_until(
             &format!("{} is ready: {:?}", self.name, self.get("/readyz")),
             || self.get("/readyz").is_some_and(|(status, _)| status == 200),
@@ -122,26 +122,26 @@ impl Node {
     }
 
     /// The value of a metric, by its name and labels.
-    pub fn metric(&self, name: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().parse().ok()
     }
 
     /// The daemon's routes, as `ip` prints them.
-    pub fn routes(&self) -> Vec<String> {
+    pub(crate) fn routes(&self) -> Vec<String> {
         let routes = [4, 6].map(|family| self.host.ip(&format!("-{family} route show proto 112")));
         let text = routes.concat();
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 
-    pub fn has_route(&self, start: &str) -> bool {
+    pub(crate) fn has_route(&self, start: &str) -> bool {
         self.routes().iter().any(|route| route.starts_with(start))
     }
 
     /// Attaches a pod with cnitool, as a runtime would. Returns its addresses.
     #[track_caller]
-    pub fn add(&self, cnitool: &Path, pod: &Container) -> Vec<IpAddr> {
+    pub(crate) fn add(&self, cnitool: &Path, pod: &Container) -> Vec<IpAddr> {
         let result = self.cnitool(cnitool, "add", pod);
         let result: serde_json::Value = serde_json::from_str(&result).unwrap();
         let ips = result["ips"].as_array().unwrap();
@@ -153,7 +153,7 @@ impl Node {
 
     /// The same with a published port.
     #[track_caller]
-    pub fn add_with_port(&self, cnitool: &Path, pod: &Container, port: u16) -> IpAddr {
+    pub(crate) fn add_with_port(&self, cnitool: &Path, pod: &Container, port: u16) -> IpAddr {
         let ports = serde_json::json!({"portMappings": [
             {"hostPort": port, "containerPort": 80, "protocol": "tcp"}
         ]});
@@ -169,7 +169,7 @@ impl Node {
     }
 
     #[track_caller]
-    pub fn cnitool(&self, cnitool: &Path, verb: &str, pod: &Container) -> String {
+    pub(crate) fn cnitool(&self, cnitool: &Path, verb: &str, pod: &Container) -> String {
         let output = self.cnitool_command(cnitool, verb, pod).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -177,7 +177,7 @@ impl Node {
         text
     }
 
-    pub fn cnitool_command(&self, cnitool: &Path, verb: &str, pod: &Container) -> Command {
+    pub(crate) fn cnitool_command(&self, cnitool: &Path, verb: &str, pod: &Container) -> Command {
         let mut command = self.host.command(cnitool.to_str().unwrap());
         command
             .args([verb, "pausenet"])
@@ -189,7 +189,7 @@ impl Node {
     }
 
     /// The addresses in use in the store.
-    pub fn taken(&self) -> Vec<String> {
+    pub(crate) fn taken(&self) -> Vec<String> {
         let names = fs::read_dir(self.dir.join("ipam/pausenet"));
         let mut names: Vec<_> = names
             .into_iter()
@@ -203,32 +203,32 @@ impl Node {
 }
 
 /// A running pausenetd. It is killed at the end of the test.
-pub struct Daemon {
+pub(crate) struct Daemon {
     pub child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
     /// Its log, after the logs of earlier daemons on this node.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
     #[track_caller]
-    pub fn await_log(&self, text: &str) {
+    pub(crate) fn await_log(&self, text: &str) {
         wait_until(&format!("{text:?} in:\n{}", self.log()), || {
             self.log().contains(text)
         });
     }
 
     /// Kills it with SIGKILL.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Stops it with SIGTERM. Returns the exit status.
-    pub fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap().code()
@@ -246,7 +246,7 @@ impl Drop for Daemon {
 }
 
 /// Sends a GET over plain HTTP in the calling thread's namespace. None if there is no answer.
-pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -260,7 +260,7 @@ pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
 }
 
 /// A kubeconfig for an unreachable API server.
-pub fn unreachable_kubeconfig() -> PathBuf {
+pub(crate) fn unreachable_kubeconfig() -> PathBuf {
     let file = Path::new("/run/nodes/nobody.kubeconfig");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     write_kubeconfig(file, "http://127.0.0.1:1", "", "x");
@@ -268,7 +268,7 @@ pub fn unreachable_kubeconfig() -> PathBuf {
 }
 
 /// Writes a kubeconfig; `ca` is the server's certificate in base64, or empty.
-pub fn write_kubeconfig(file: &Path, server: &str, ca: &str, token: &str) {
+pub(crate) fn write_kubeconfig(file: &Path, server: &str, ca: &str, token: &str) {
     let text = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",

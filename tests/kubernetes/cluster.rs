@@ -14,7 +14,7 @@ use common::wait::wait_until;
 use common::{World, lab};
 
 /// The control plane. Machines join it.
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub script: Script,
     images: Images,
     _world: World,
@@ -22,7 +22,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts it. None where the lab has no Kubernetes; the test is skipped then.
-    pub fn start(options: &[&str]) -> Option<Self> {
+    pub(crate) fn start(options: &[&str]) -> Option<Self> {
         lab::kubernetes()?;
         let images = Images::find()?;
         let world = World::new();
@@ -36,7 +36,7 @@ impl Cluster {
     }
 
     /// `kubectl` as administrator.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("env"); // env looks up kubectl in the PATH of these variables
         command.env_clear().envs(&self.script.env).arg("kubectl");
         command.stdin(Stdio::null());
@@ -44,14 +44,14 @@ impl Cluster {
     }
 
     /// Runs `kubectl` with arguments separated by spaces.
-    pub fn output(&self, args: &str) -> Output {
+    pub(crate) fn output(&self, args: &str) -> Output {
         let args = args.split_whitespace();
         self.command().args(args).output().unwrap()
     }
 
     /// Runs `kubectl`, which must succeed. Returns its output.
     #[track_caller]
-    pub fn kubectl(&self, args: &str) -> String {
+    pub(crate) fn kubectl(&self, args: &str) -> String {
         let output = self.output(args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "kubectl {args}: {stderr}");
@@ -60,7 +60,7 @@ impl Cluster {
 
     /// Applies manifests.
     #[track_caller]
-    pub fn apply(&self, manifests: &str) {
+    pub(crate) fn apply(&self, manifests: &str) {
         let mut apply = self.command();
         apply.args(["apply", "-f", "-"]);
         apply.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -73,7 +73,7 @@ impl Cluster {
 
     /// `kubectl exec` of a shell command in a container.
     #[track_caller]
-    pub fn exec(&self, pod: &str, container: &str, script: &str) -> String {
+    pub(crate) fn exec(&self, pod: &str, container: &str, script: &str) -> String {
         let mut command = self.command();
         command.args(["exec", pod, "-c", container, "--", "sh", "-c", script]);
         let output = command.output().unwrap();
@@ -84,7 +84,7 @@ impl Cluster {
 
     /// An object from the API server; Null if it does not exist.
     #[track_caller]
-    pub fn get(&self, what: &str) -> Value {
+    pub(crate) fn get(&self, what: &str) -> Value {
         let said = self.kubectl(&format!("get {what} --ignore-not-found -o json"));
         if said.is_empty() {
             return Value::Null;
@@ -94,7 +94,7 @@ impl Cluster {
 
     /// Waits for a condition of an object, as `kubectl wait` watches for it.
     #[track_caller]
-    pub fn wait(&self, condition: &str, what: &str) {
+    pub(crate) fn wait(&self, condition: &str, what: &str) {
         let output = self.output(&format!("wait --timeout=180s --for={condition} {what}"));
         if !output.status.success() {
             let state = self.kubectl(&format!("describe {what}"));
@@ -103,20 +103,20 @@ impl Cluster {
     }
 
     /// Stops it, and checks that nothing is left.
-    pub fn end(self) {
+    pub(crate) fn end(self) {
         self.script.end(&["KUBE_HOME"]);
     }
 }
 
 /// The container runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Runtime {
+pub(crate) enum Runtime {
     Docker,
     Containerd,
 }
 
 /// A machine with a kubelet. Its script has namespaces of its own.
-pub struct Node {
+pub(crate) struct Node {
     pub name: String,
     pub runtime: Runtime,
     /// The folder for /var/lib, if it should outlive the machine.
@@ -126,19 +126,24 @@ pub struct Node {
 }
 
 /// A node with kube-proxy, for Services.
-pub const WITH_SERVICES: &[&str] = &["--kube-proxy"];
+pub(crate) const WITH_SERVICES: &[&str] = &["--kube-proxy"];
 /// The same in a dual-stack cluster.
-pub const OF_BOTH_FAMILIES: &[&str] = &["--dual-stack", "--kube-proxy"];
+pub(crate) const OF_BOTH_FAMILIES: &[&str] = &["--dual-stack", "--kube-proxy"];
 
 impl Node {
     /// Starts node1, node2 or node3, with the images of the lab. With `disk`, /var/lib is there and is
     /// kept.
-    pub fn start(cluster: &Cluster, name: &str, runtime: Runtime, disk: Option<&Path>) -> Self {
+    pub(crate) fn start(
+        cluster: &Cluster,
+        name: &str,
+        runtime: Runtime,
+        disk: Option<&Path>,
+    ) -> Self {
         Self::with(cluster, name, runtime, disk, &[])
     }
 
     /// The same with options for the node.
-    pub fn with(
+    pub(crate) fn with(
         cluster: &Cluster,
         name: &str,
         runtime: Runtime,
@@ -157,12 +162,12 @@ impl Node {
     }
 
     /// Kills everything on the machine; all its namespaces end.
-    pub fn switch_off(&mut self) {
+    pub(crate) fn switch_off(&mut self) {
         self.script.stop();
     }
 
     /// Starts the machine again with its disk.
-    pub fn switch_on(&mut self, cluster: &Cluster) {
+    pub(crate) fn switch_on(&mut self, cluster: &Cluster) {
         let disk = self.disk.as_deref();
         self.script = start(cluster, &self.name, self.runtime, disk, self.options);
         self.load_all(cluster);
@@ -175,7 +180,7 @@ impl Node {
     }
 
     /// Loads the images of a file.
-    pub fn load(&self, file: &str) {
+    pub(crate) fn load(&self, file: &str) {
         match self.runtime {
             Runtime::Docker => self
                 .script
@@ -185,7 +190,7 @@ impl Node {
     }
 
     /// The node's IPv4 podCIDR.
-    pub fn pods(&self, cluster: &Cluster) -> IpNetwork {
+    pub(crate) fn pods(&self, cluster: &Cluster) -> IpNetwork {
         let mut pods = None;
         wait_until("the node has a podCIDR", || {
             let node = cluster.get(&format!("node {}", self.name));
@@ -196,7 +201,7 @@ impl Node {
     }
 
     /// Stops it, and checks that nothing is left.
-    pub fn end(self) {
+    pub(crate) fn end(self) {
         self.script.end(&["NODE_HOME"]);
     }
 }
@@ -223,6 +228,6 @@ fn start(
 }
 
 /// The address of a pod, once it has one.
-pub fn pod_ip(pod: &Value) -> Option<IpAddr> {
+pub(crate) fn pod_ip(pod: &Value) -> Option<IpAddr> {
     pod["status"]["podIP"].as_str()?.parse().ok()
 }

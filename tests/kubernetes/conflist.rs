@@ -13,22 +13,22 @@ use common::allocated_in;
 use common::wait::wait_until;
 
 /// The network's name in it.
-pub const NETWORK: &str = "pausenet";
+pub(crate) const NETWORK: &str = "pausenet";
 
 /// What the daemon writes for a node with these pods.
-pub fn of_the_daemon(pods: IpNetwork) -> Value {
+pub(crate) fn of_the_daemon(pods: IpNetwork) -> Value {
     use clap::Parser;
     let options = Options::try_parse_from(["pausenetd"]).unwrap();
     serde_json::from_str(&render(&options.settings(), &[pods], None)).unwrap()
 }
 
 /// The addresses in use on the network.
-pub fn addresses() -> Vec<String> {
+pub(crate) fn addresses() -> Vec<String> {
     allocated_in(&Path::new("/run/pausenet/ipam").join(NETWORK))
 }
 
 /// The life of a pod on a node whose network is replaced by this one.
-pub fn on_a_node(scene: &Scene) {
+pub(crate) fn on_a_node(scene: &Scene) {
     let script = &scene.node.script;
     let pods = scene.node.pods(&scene.cluster);
     install(&scene.node, &of_the_daemon(pods));

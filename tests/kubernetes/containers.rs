@@ -11,7 +11,7 @@ use crate::cluster::{Node, Runtime};
 
 /// A running container, according to its runtime.
 #[derive(Debug, Clone)]
-pub struct Running {
+pub(crate) struct Running {
     pub id: String,
     /// With Docker only.
     pub name: String,
@@ -20,7 +20,7 @@ pub struct Running {
 
 impl Node {
     /// The running containers of a pod: those of the manifest by name, and the anchor as `POD`.
-    pub fn running(&self, pod: &str) -> BTreeMap<String, Running> {
+    pub(crate) fn running(&self, pod: &str) -> BTreeMap<String, Running> {
         match self.runtime {
             Runtime::Docker => self.running_in_docker(pod),
             Runtime::Containerd => self.running_in_containerd(pod),
@@ -75,7 +75,7 @@ impl Node {
     }
 
     /// All our host ends.
-    pub fn host_ends(&self) -> Vec<Link> {
+    pub(crate) fn host_ends(&self) -> Vec<Link> {
         self.script.inside(|| {
             let mut links = link::list(&mut RouteSocket::open().unwrap()).unwrap();
             links.retain(|link| link.group == LINK_GROUP && link.kind == "veth");

@@ -12,17 +12,17 @@ use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 
 /// A client that makes a connection for each call, so that it outlives the daemon.
-pub struct Cri {
+pub(crate) struct Cri {
     socket: PathBuf,
 }
 
 impl Cri {
-    pub fn new(socket: PathBuf) -> Self {
+    pub(crate) fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// Whether the network is ready, and why not. A daemon that doesn't answer is a reason too.
-    pub fn network(&self) -> Result<(), String> {
+    pub(crate) fn network(&self) -> Result<(), String> {
         let status: StatusResponse = self.call("Status", StatusRequest {})?;
         let conditions = status.status.unwrap_or_default().conditions;
         let mut conditions = conditions.into_iter();
@@ -32,12 +32,12 @@ impl Cri {
     }
 
     /// Makes a pod's sandbox, wired and all.
-    pub fn run_sandbox(&self, config: &SandboxConfig) -> Result<String, String> {
+    pub(crate) fn run_sandbox(&self, config: &SandboxConfig) -> Result<String, String> {
         self.run_sandbox_within(config, KUBELETS)
     }
 
     /// The same, with a limit for how long it may take.
-    pub fn run_sandbox_within(
+    pub(crate) fn run_sandbox_within(
         &self,
         config: &SandboxConfig,
         limit: Duration,
@@ -49,25 +49,30 @@ impl Cri {
         Ok(made.id)
     }
 
-    pub fn stop_sandbox(&self, id: &str) -> Result<(), String> {
+    pub(crate) fn stop_sandbox(&self, id: &str) -> Result<(), String> {
         let _: Nothing = self.call("StopPodSandbox", SandboxId { id: id.into() })?;
         Ok(())
     }
 
-    pub fn remove_sandbox(&self, id: &str) -> Result<(), String> {
+    pub(crate) fn remove_sandbox(&self, id: &str) -> Result<(), String> {
         let _: Nothing = self.call("RemovePodSandbox", SandboxId { id: id.into() })?;
         Ok(())
     }
 
     /// A sandbox's state.
-    pub fn sandbox(&self, id: &str) -> Sandbox {
+    pub(crate) fn sandbox(&self, id: &str) -> Sandbox {
         let request = SandboxId { id: id.into() };
         let answer: SandboxStatus = self.call("PodSandboxStatus", request).unwrap();
         answer.status.unwrap()
     }
 
     /// Makes a container in a sandbox, and starts it.
-    pub fn run_container(&self, sandbox: &str, config: &SandboxConfig, image: &str) -> String {
+    pub(crate) fn run_container(
+        &self,
+        sandbox: &str,
+        config: &SandboxConfig,
+        image: &str,
+    ) -> String {
         let metadata = ContainerMetadata {
             name: image.replace('/', "-"),
         };
@@ -88,7 +93,7 @@ impl Cri {
     }
 
     /// Whether a container runs.
-    pub fn is_running(&self, container: &str) -> bool {
+    pub(crate) fn is_running(&self, container: &str) -> bool {
         let request = ContainerId {
             id: container.into(),
         };
@@ -176,7 +181,7 @@ struct Condition {
 
 /// A pod, as kubelet tells it.
 #[derive(Clone, PartialEq, Message)]
-pub struct SandboxConfig {
+pub(crate) struct SandboxConfig {
     #[prost(message, tag = "1")]
     pub metadata: Option<SandboxMetadata>,
     #[prost(map = "string, string", tag = "6")]
@@ -186,7 +191,7 @@ pub struct SandboxConfig {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct SandboxMetadata {
+pub(crate) struct SandboxMetadata {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(string, tag = "2")]
@@ -196,7 +201,7 @@ pub struct SandboxMetadata {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct LinuxSandbox {
+pub(crate) struct LinuxSandbox {
     #[prost(string, tag = "1")]
     pub cgroup_parent: String,
 }
@@ -221,7 +226,7 @@ struct SandboxStatus {
 
 /// What the runtime says of a sandbox.
 #[derive(Clone, PartialEq, Message)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// 0 when it is ready, else 1.
     #[prost(int32, tag = "3")]
     pub state: i32,
@@ -230,7 +235,7 @@ pub struct Sandbox {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct SandboxNetwork {
+pub(crate) struct SandboxNetwork {
     #[prost(string, tag = "1")]
     pub ip: String,
 }

@@ -20,7 +20,7 @@ enum Ends {
 }
 
 /// kubelet is killed during an ADD and started again. The pod then has one attachment.
-pub fn of_kubelet_during_add(scene: &Scene) {
+pub(crate) fn of_kubelet_during_add(scene: &Scene) {
     for (pod, ends) in [("early", Ends::Kubelet), ("late", Ends::KubeletAndPlugin)] {
         let script = &scene.node.script;
         script.inside(close_the_gate);

@@ -13,12 +13,12 @@ fn script(name: &str, args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_owned()).unwrap()
 }
 
 /// The numbers of the steps in the output.
-pub fn steps(said: &str) -> Vec<usize> {
+pub(crate) fn steps(said: &str) -> Vec<usize> {
     let number = |line: &str| line.trim_start().split_once(". ")?.0.parse().ok();
     said.lines().filter_map(number).collect()
 }

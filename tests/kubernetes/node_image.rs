@@ -8,7 +8,7 @@ use common::daemon::stripped;
 use common::programs;
 
 /// The folder with the binaries that Cargo built for the tests.
-pub fn binaries() -> PathBuf {
+pub(crate) fn binaries() -> PathBuf {
     let binaries = [
         programs::pausenetd(),
         programs::pausenet(),
@@ -20,7 +20,7 @@ pub fn binaries() -> PathBuf {
 }
 
 /// Builds the image pausenet/node of these binaries.
-pub fn node_image() -> PathBuf {
+pub(crate) fn node_image() -> PathBuf {
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-node.tar");
     let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
         .args(["--node", "--binaries"])

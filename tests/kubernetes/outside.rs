@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// The addresses of the outside, as in URLs, and its port.
-pub const OUTSIDE: [&str; 2] = ["192.168.77.254", "[fd00:77::254]"];
-pub const OUTSIDE_PORT: u16 = 8080;
+pub(crate) const OUTSIDE: [&str; 2] = ["192.168.77.254", "[fd00:77::254]"];
+pub(crate) const OUTSIDE_PORT: u16 = 8080;
 
 /// An HTTP server outside the cluster that records the source addresses of its clients.
-pub struct Outside {
+pub(crate) struct Outside {
     /// None stops the server.
     pub seen: Arc<Mutex<Option<BTreeSet<IpAddr>>>>,
     thread: Option<JoinHandle<()>>,
@@ -19,7 +19,7 @@ pub struct Outside {
 
 impl Outside {
     /// Starts it in the calling thread's network namespace.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind(("::", OUTSIDE_PORT)).unwrap();
         let seen = Arc::new(Mutex::new(Some(BTreeSet::new())));
         let own = seen.clone();

@@ -18,7 +18,7 @@ use common::{allocated, lab};
 const MANY: usize = 100;
 
 /// The pod of pause.yaml from creation to deletion, with the death of each container in between.
-pub fn of_two_containers(scene: &Scene) {
+pub(crate) fn of_two_containers(scene: &Scene) {
     starts(scene);
     its_containers_share_the_network_of_our_pause(scene);
     pausectl_lists_one_anchor_with_its_members(scene);
@@ -225,7 +225,7 @@ fn a_pause_that_dies_leaves_nothing(scene: &Scene) {
 
 /// Many pods are created and deleted at once: each has an address of its own, and nothing is left
 /// afterwards.
-pub fn of_many(scene: &Scene) {
+pub(crate) fn of_many(scene: &Scene) {
     let manifests: String = (0..MANY)
         .map(|number| manifest(&format!("idle-{number}")))
         .collect();

@@ -21,13 +21,13 @@ use common::wait::{wait_same, wait_until};
 use common::{Container, NetState, allocated, run};
 
 /// The pod of conf/kubernetes/pause.yaml.
-pub const POD: &str = "two-containers";
+pub(crate) const POD: &str = "two-containers";
 
 /// Held while a test runs one of the few concurrent clusters.
-pub type Turn = MutexGuard<'static, ()>;
+pub(crate) type Turn = MutexGuard<'static, ()>;
 
 /// Waits for a turn. Two clusters run at a time: more would slow each other down.
-pub fn turn() -> Turn {
+pub(crate) fn turn() -> Turn {
     static PLACES: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let place = NEXT.fetch_add(1, Ordering::Relaxed) % PLACES.len();
@@ -39,12 +39,12 @@ pub fn turn() -> Turn {
 static PODS: RwLock<()> = RwLock::new(());
 
 /// Waits until no other scene has pods, and keeps others from starting.
-pub fn alone() -> RwLockWriteGuard<'static, ()> {
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
     PODS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 // Dropped in this order.
-pub struct Scene {
+pub(crate) struct Scene {
     pub node: Node,
     pub cluster: Cluster,
     before: State,
@@ -55,7 +55,7 @@ pub struct Scene {
 
 /// What pods change on their node.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
+pub(crate) struct State {
     net: NetState,
     addresses: Vec<String>,
     /// The elements of nftables.
@@ -66,7 +66,7 @@ pub struct State {
 
 impl Scene {
     /// A node that is ready for pods: with a bridge for Docker, in mode ptp for containerd.
-    pub fn start(runtime: Runtime) -> Option<Self> {
+    pub(crate) fn start(runtime: Runtime) -> Option<Self> {
         let scene = Self::bare(runtime, None)?;
         install(&scene.node, &network(&scene.node, &scene.cluster));
         scene.cluster.wait("condition=Ready", "node/node1");
@@ -75,7 +75,7 @@ impl Scene {
     }
 
     /// A node without a network. With `disk`, its /var/lib is there.
-    pub fn bare(runtime: Runtime, disk: Option<&Path>) -> Option<Self> {
+    pub(crate) fn bare(runtime: Runtime, disk: Option<&Path>) -> Option<Self> {
         let turn = turn();
         let pods = PODS.read().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
@@ -93,13 +93,13 @@ impl Scene {
     }
 
     /// Prints progress and the time it took (visible with --nocapture).
-    pub fn note(&self, what: &str) {
+    pub(crate) fn note(&self, what: &str) {
         let passed = self.noted.replace(Instant::now()).elapsed();
         eprintln!("{:?}: {what}, {passed:.1?}", self.node.runtime);
     }
 
     /// Creates the pod of conf/kubernetes/pause.yaml, and waits until it runs.
-    pub fn apply(&self) {
+    pub(crate) fn apply(&self) {
         let file = Path::new(CHECKOUT).join("conf/kubernetes/pause.yaml");
         self.cluster
             .kubectl(&format!("apply -f {}", file.display()));
@@ -107,38 +107,38 @@ impl Scene {
     }
 
     /// The running containers of a pod on the node.
-    pub fn running(&self, pod: &str) -> BTreeMap<String, Running> {
+    pub(crate) fn running(&self, pod: &str) -> BTreeMap<String, Running> {
         self.node.running(pod)
     }
 
     /// The host end of a container's attachment.
-    pub fn host_end(&self, id: &str) -> Option<Link> {
+    pub(crate) fn host_end(&self, id: &str) -> Option<Link> {
         let alias = format!("pausenet podnet {id} eth0");
         let mut links = self.host_ends().into_iter();
         links.find(|link| link.alias.as_deref() == Some(&*alias))
     }
 
     /// All our host ends.
-    pub fn host_ends(&self) -> Vec<Link> {
+    pub(crate) fn host_ends(&self) -> Vec<Link> {
         self.node.host_ends()
     }
 
     /// Waits until nothing of any pod is left on the node.
     #[track_caller]
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         wait_same("nothing of any pod is left", || {
             (self.node.script.inside(State::read), self.before.clone())
         });
     }
 
     /// A pod's object from the API server.
-    pub fn pod(&self, name: &str) -> Value {
+    pub(crate) fn pod(&self, name: &str) -> Value {
         self.cluster.get(&format!("pod {name}"))
     }
 
     /// Waits until a container of a pod is ready after this many restarts.
     #[track_caller]
-    pub fn wait_restarted(&self, pod: &str, container: &str, restarts: u64) {
+    pub(crate) fn wait_restarted(&self, pod: &str, container: &str, restarts: u64) {
         wait_until("the container is started again", || {
             let pod = self.pod(pod);
             let mut states = pod["status"]["containerStatuses"]
@@ -152,7 +152,7 @@ impl Scene {
 
     /// The pod's address, checked to be in the node's podCIDR.
     #[track_caller]
-    pub fn address(&self, pod: &str) -> std::net::IpAddr {
+    pub(crate) fn address(&self, pod: &str) -> std::net::IpAddr {
         let address = pod_ip(&self.pod(pod)).expect("a pod with an address");
         let pods = self.node.pods(&self.cluster);
         assert!(pods.contains(address), "{address} of {pods}");
@@ -160,7 +160,7 @@ impl Scene {
     }
 
     /// Stops everything, and checks that nothing is left.
-    pub fn end(self) {
+    pub(crate) fn end(self) {
         self.node.end();
         self.cluster.end();
     }
@@ -168,7 +168,7 @@ impl Scene {
 
 impl State {
     /// Reads the state of the calling thread's namespaces, without the bridge, which may stay.
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let mut net = NetState::read();
         let bridge = net.links.iter().find(|link| link.name == "cni0");
         if let Some(index) = bridge.map(|link| link.index) {
@@ -203,7 +203,7 @@ fn elements() -> Vec<String> {
 }
 
 /// A pod that does nothing.
-pub fn manifest(name: &str) -> String {
+pub(crate) fn manifest(name: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: idle}}}}\nspec:\n  \
          terminationGracePeriodSeconds: 0\n  containers:\n  \
@@ -212,7 +212,7 @@ pub fn manifest(name: &str) -> String {
 }
 
 /// The network of a node's pods.
-pub fn network(node: &Node, cluster: &Cluster) -> Value {
+pub(crate) fn network(node: &Node, cluster: &Cluster) -> Value {
     let (version, link) = match node.runtime {
         Runtime::Docker => ("0.4.0", json!({"bridge": "cni0", "isDefaultGateway": true})),
         Runtime::Containerd => ("1.0.0", json!({"mode": "ptp"})),
@@ -233,7 +233,7 @@ pub fn network(node: &Node, cluster: &Cluster) -> Value {
 }
 
 /// Puts the plugin and a conflist where the runtime looks for them. The conflist comes last.
-pub fn install(node: &Node, network: &Value) {
+pub(crate) fn install(node: &Node, network: &Value) {
     node.script.inside(|| {
         let plugin = Path::new(programs::pausenet());
         for name in ["pausenet", "loopback"] {
@@ -245,7 +245,7 @@ pub fn install(node: &Node, network: &Value) {
 }
 
 /// A link of the calling thread's network.
-pub fn link(name: &str) -> Option<Link> {
+pub(crate) fn link(name: &str) -> Option<Link> {
     let mut links = link::list(&mut RouteSocket::open().unwrap())
         .unwrap()
         .into_iter();
@@ -253,14 +253,14 @@ pub fn link(name: &str) -> Option<Link> {
 }
 
 /// A container's network, as its process sees it.
-pub fn view(pid: u32) -> Container {
+pub(crate) fn view(pid: u32) -> Container {
     Container {
         path: format!("/proc/{pid}/ns/net").into(),
     }
 }
 
 /// Whether two processes share a network.
-pub fn share_a_network(one: u32, other: u32) -> bool {
+pub(crate) fn share_a_network(one: u32, other: u32) -> bool {
     let [one, other] = [one, other].map(NetnsId::of_process);
     one.expect("a process that runs") == other.expect("a process that runs")
 }

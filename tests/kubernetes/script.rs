@@ -22,7 +22,7 @@ use common::wait::wait_until;
 pub use common::programs::CHECKOUT;
 
 /// Scripts that run, each within the one before it.
-pub struct Script {
+pub(crate) struct Script {
     child: Child,
     /// The environment of a command in it.
     pub env: BTreeMap<String, OsString>,
@@ -32,7 +32,7 @@ pub struct Script {
 
 impl Script {
     /// Starts scripts, each of which has the next one as its command.
-    pub fn start(scripts: &[&[&str]], env: &BTreeMap<String, OsString>) -> Self {
+    pub(crate) fn start(scripts: &[&[&str]], env: &BTreeMap<String, OsString>) -> Self {
         let lab = Path::new(CHECKOUT).join("scripts/lab");
         let mut words = scripts.iter().flat_map(|script| {
             let program = lab.join(script[0]).into_os_string();
@@ -73,17 +73,17 @@ impl Script {
     }
 
     /// One of the variables that the script has set.
-    pub fn variable(&self, name: &str) -> &str {
+    pub(crate) fn variable(&self, name: &str) -> &str {
         self.env[name].to_str().unwrap()
     }
 
     /// Runs `work` on a thread in the machine's network and mounts.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(self.pid, work)
     }
 
     /// Runs a program of the machine.
-    pub fn output(&self, program: &str, args: &[&str]) -> Output {
+    pub(crate) fn output(&self, program: &str, args: &[&str]) -> Output {
         self.inside(|| {
             let mut command = Command::new("env");
             command.env_clear().envs(&self.env);
@@ -94,7 +94,7 @@ impl Script {
 
     /// What a program of the machine prints, which has to succeed.
     #[track_caller]
-    pub fn run(&self, program: &str, args: &[&str]) -> String {
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
         let output = self.output(program, args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} {args:?}: {stderr}");
@@ -102,21 +102,21 @@ impl Script {
     }
 
     /// Kills one of the daemons. It is started again.
-    pub fn kill(&self, daemon: &str) {
+    pub(crate) fn kill(&self, daemon: &str) {
         let old = self.daemon(daemon);
         kill(old);
         self.wait_for_another(daemon, old);
     }
 
     /// Waits until a daemon that was killed is started again.
-    pub fn wait_for_another(&self, daemon: &str, old: u32) {
+    pub(crate) fn wait_for_another(&self, daemon: &str, old: u32) {
         wait_until("the daemon is started again", || {
             self.find_daemon(daemon).is_some_and(|pid| pid != old)
         });
     }
 
     /// The process of a daemon that a script of the node keeps.
-    pub fn daemon(&self, daemon: &str) -> u32 {
+    pub(crate) fn daemon(&self, daemon: &str) -> u32 {
         self.find_daemon(daemon).expect("a daemon that runs")
     }
 
@@ -131,18 +131,18 @@ impl Script {
     }
 
     /// Loads the images of a file into containerd.
-    pub fn load_into_containerd(&self, file: &str) -> String {
+    pub(crate) fn load_into_containerd(&self, file: &str) -> String {
         self.run("ctr", &["-n", "k8s.io", "images", "import", file])
     }
 
     /// Ends it: its daemons and their containers are killed, all at once.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
     }
 
     /// Ends it as a test's end does, and sees that nothing of `folders` is left.
-    pub fn end(mut self, folders: &[&str]) {
+    pub(crate) fn end(mut self, folders: &[&str]) {
         self.stop();
         for folder in folders {
             let home = PathBuf::from(self.variable(folder));
@@ -168,7 +168,7 @@ impl Drop for Script {
 }
 
 /// Images for the runtimes of the lab. They have to be asked for before the world begins.
-pub struct Images {
+pub(crate) struct Images {
     /// pausenet/pause, of the binary that Cargo has built for the tests.
     pub pause: PathBuf,
     /// hwchiu/netutils, nginx and busybox.
@@ -177,7 +177,7 @@ pub struct Images {
 
 impl Images {
     /// All of them; none, and the test skipped, where they are not to be had.
-    pub fn find() -> Option<Self> {
+    pub(crate) fn find() -> Option<Self> {
         let applications = lab::docker()?.images;
         let pause = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubernetes-pause.tar");
         let output = Command::new(Path::new(CHECKOUT).join("scripts/image.sh"))
@@ -195,13 +195,13 @@ impl Images {
     }
 
     /// Each file.
-    pub fn files(&self) -> [&str; 2] {
+    pub(crate) fn files(&self) -> [&str; 2] {
         [&self.pause, &self.applications].map(|file| file.to_str().unwrap())
     }
 }
 
 /// Runs `work` on a thread in the network and mounts of a process.
-pub fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // Root and working directory become this thread's own.
@@ -224,12 +224,12 @@ pub fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
 
 /// Ends a process at once.
 #[track_caller]
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
 }
 
 /// Every process of the machine.
-pub fn processes() -> impl Iterator<Item = u32> {
+pub(crate) fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

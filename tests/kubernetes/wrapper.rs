@@ -5,24 +5,24 @@ use std::os::unix::fs::PermissionsExt;
 
 const PLUGIN: &str = "/opt/cni/bin/pausenet";
 /// The path of the plugin meanwhile.
-pub const REAL: &str = "/opt/real/pausenet";
+pub(crate) const REAL: &str = "/opt/real/pausenet";
 
 /// Replaces the plugin by a script, in the calling thread's mount namespace.
-pub fn put(script: &str) {
+pub(crate) fn put(script: &str) {
     fs::create_dir_all("/opt/real").unwrap();
     fs::rename(PLUGIN, REAL).unwrap();
     replace(script);
 }
 
 /// Replaces the script by another one.
-pub fn replace(script: &str) {
+pub(crate) fn replace(script: &str) {
     fs::write("/opt/cni/bin/.new", format!("#!/bin/sh\n{script}")).unwrap();
     fs::set_permissions("/opt/cni/bin/.new", fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename("/opt/cni/bin/.new", PLUGIN).unwrap();
 }
 
 /// Restores the plugin. A running script continues.
-pub fn remove() {
+pub(crate) fn remove() {
     fs::copy(REAL, "/opt/cni/bin/.new").unwrap();
     fs::rename("/opt/cni/bin/.new", PLUGIN).unwrap();
 }

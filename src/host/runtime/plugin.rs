@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use pausenet::cni::{self, env::Verb};
 
 /// A call that is ready to be made.
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     pub program: &'a Path,
     pub verb: Verb,
     pub parameters: &'a Parameters,
@@ -59,7 +59,7 @@ impl Call<'_> {
     /// # Errors
     /// What the plugin says, when it fails; that it takes too long; a signal, if there
     /// is somebody to listen for it. The plugin is dead then.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         interrupt: Option<&mut Interrupt>,
     ) -> std::result::Result<Vec<u8>, Stop> {

@@ -15,19 +15,19 @@ use pausenet_host::runtime::cache::{self, Entry};
 use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
 
 /// A network namespace to attach, opened, with the path that the plugins get.
-pub struct TargetNetns {
+pub(crate) struct TargetNetns {
     netns: Netns,
     path: PathBuf,
 }
 
 impl TargetNetns {
     /// The namespace of a process. The host's own is an error.
-    pub fn of_process(pid: u32) -> Result<Self, Error> {
+    pub(crate) fn of_process(pid: u32) -> Result<Self, Error> {
         Self::open(netns_path(pid))
     }
 
     /// The namespace at a path. The host's own is an error.
-    pub fn open(path: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, Error> {
         let netns = Netns::open(&path)?;
         if netns.is_same(&Netns::own()?).unwrap_or(false) {
             return Err(Error::new(format!(
@@ -39,7 +39,7 @@ impl TargetNetns {
         Ok(Self { netns, path })
     }
 
-    pub fn netns(&self) -> &Netns {
+    pub(crate) fn netns(&self) -> &Netns {
         &self.netns
     }
 
@@ -51,7 +51,7 @@ impl TargetNetns {
 
 /// Attaches a namespace as the record says, or changes nothing. Takes the identity's network from
 /// any other namespace: see [`super::lookup::refuse_if_members_remain`].
-pub async fn attach(
+pub(crate) async fn attach(
     runtime: &Runtime,
     record: &mut Record,
     target_netns: &TargetNetns,
@@ -101,7 +101,7 @@ pub async fn attach(
 }
 
 /// Attaches a container again, with its last addresses if they are still free.
-pub async fn reattach(
+pub(crate) async fn reattach(
     runtime: &Runtime,
     record: &mut Record,
     target_netns: &TargetNetns,
@@ -141,7 +141,7 @@ fn undo(record: &Record, before: Option<Record>, detached: Result<(), Error>) {
 }
 
 /// Runs DEL for the container's attachment.
-pub async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
+pub(crate) async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
     runtime.detach_all(&record.identity).await?;
     let mut socket = Host::open_socket()?;
     if apply::host_end(&mut socket, &record.attachment())?.is_some() {
@@ -160,7 +160,7 @@ pub async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
 }
 
 /// The result cache's entry for the record's attachment.
-pub fn cached_entry(record: &Record) -> Option<Entry> {
+pub(crate) fn cached_entry(record: &Record) -> Option<Entry> {
     let attachment = record.attachment();
     let entries = cache::of_container(&record.identity).ok()?;
     entries

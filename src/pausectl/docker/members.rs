@@ -12,7 +12,7 @@ use pausenet_host::anchor::cgroup;
 
 /// Members of an anchor, and members of those, that are in another namespace than `netns`, oldest
 /// first.
-pub fn members_elsewhere<'a>(
+pub(crate) fn members_elsewhere<'a>(
     anchor: &DockerId,
     netns: Option<NetnsId>,
     containers: &'a [Container],
@@ -39,7 +39,7 @@ pub fn members_elsewhere<'a>(
 
 /// What would lose the network if it moved to the anchor's namespace: every process there that no
 /// restart of a member moves along. Container names, or `process PID`.
-pub fn stranded(
+pub(crate) fn stranded(
     location: &NetworkLocation,
     anchor: &Container,
     containers: &[Container],
@@ -75,7 +75,11 @@ fn container_of(pid: u32, containers: &[Container]) -> Option<&Container> {
 }
 
 /// True when a container joins one that Docker does not have any more. `gone` counts as removed.
-pub fn is_orphaned(member: &Container, containers: &[Container], gone: Option<&Container>) -> bool {
+pub(crate) fn is_orphaned(
+    member: &Container,
+    containers: &[Container],
+    gone: Option<&Container>,
+) -> bool {
     let NetworkMode::Container(owner) = &member.network else {
         return false;
     };
@@ -87,7 +91,7 @@ pub fn is_orphaned(member: &Container, containers: &[Container], gone: Option<&C
 
 /// A shell command that recreates a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecreateCommand {
+pub(crate) struct RecreateCommand {
     pub command: String,
     /// What the user should know before running it.
     pub caution: String,
@@ -95,7 +99,7 @@ pub struct RecreateCommand {
 
 /// The command that recreates a member in the network of an anchor. While the anchor itself is not
 /// in the network's namespace (`is_anchored` is false), the command reanchors it first.
-pub async fn recreate_command(
+pub(crate) async fn recreate_command(
     docker: &Docker,
     member: &Container,
     anchor: &ContainerName,
@@ -260,13 +264,13 @@ mod tests {
             ("service", "client"),
             ("oneoff", "False"),
             ("project.working_dir", folder),
-            ("project.config_files", "Cargo.toml,Cargo.lock"),
+            ("project.config_files", "Cargo.toml,lib.rs"),
             ("version", "1.29.2"),
         ];
         let words = recreate_with_compose(&container(&labels))
             .unwrap()
             .join(" ");
-        let files = format!("-f {folder}/Cargo.toml -f {folder}/Cargo.lock");
+        let files = format!("-f {folder}/Cargo.toml -f {folder}/lib.rs");
         let rest = "up -d --force-recreate --no-deps client";
         assert_eq!(
             words,

@@ -19,7 +19,7 @@ use pausenet_host::{During, Error};
 
 /// Where an attachment's interface is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NetworkLocation {
+pub(crate) enum NetworkLocation {
     /// Nowhere: the kernel does not have it.
     Gone,
     /// In a namespace without processes.
@@ -29,16 +29,16 @@ pub enum NetworkLocation {
 }
 
 /// All network namespaces with processes in them, and these processes.
-pub struct Namespaces(HashMap<NetnsId, Vec<Process>>);
+pub(crate) struct Namespaces(HashMap<NetnsId, Vec<Process>>);
 
 impl Namespaces {
     /// Reads /proc.
-    pub fn read() -> Result<Self, Error> {
+    pub(crate) fn read() -> Result<Self, Error> {
         Ok(Self(processes::by_namespace(|_| true)?))
     }
 
     /// Finds an attachment. The cache entry is for attachments made by other plugins than ours.
-    pub fn locate(
+    pub(crate) fn locate(
         &self,
         socket: &mut RouteSocket,
         attachment: &Attachment,
@@ -71,7 +71,7 @@ impl Namespaces {
 
 impl NetworkLocation {
     /// The namespace, if processes are in it.
-    pub fn netns(&self) -> Option<NetnsId> {
+    pub(crate) fn netns(&self) -> Option<NetnsId> {
         match self {
             Self::Occupied { netns, .. } => Some(*netns),
             Self::Gone | Self::Unoccupied => None,
@@ -79,7 +79,7 @@ impl NetworkLocation {
     }
 
     /// The containers in it.
-    pub fn containers<'a>(&self, all: &'a [Container]) -> Vec<&'a Container> {
+    pub(crate) fn containers<'a>(&self, all: &'a [Container]) -> Vec<&'a Container> {
         let Some(location) = self.netns() else {
             return Vec::new();
         };
@@ -89,16 +89,16 @@ impl NetworkLocation {
 }
 
 /// The namespace of a running container.
-pub fn netns_of(container: &Container) -> Option<NetnsId> {
+pub(crate) fn netns_of(container: &Container) -> Option<NetnsId> {
     NetnsId::of_process(container.pid?)
 }
 
-pub fn netns_path(pid: u32) -> PathBuf {
+pub(crate) fn netns_path(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 
 /// True when the namespace has an interface of this name.
-pub fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
+pub(crate) fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
     let inside = interfaces::apart(|| interfaces::Host::open()?.look_into(netns))?;
     let mut inside = inside.iter();
     Ok(inside.any(|interface| interface.link.name == name.as_str()))

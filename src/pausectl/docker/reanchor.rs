@@ -72,7 +72,7 @@ pub struct Reanchor {
 ///
 /// # Errors
 /// When pausectl knows of no such network, or no process is left in it.
-pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
+pub(crate) fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
     let name = ContainerName::parse(&options.name).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
     block_on(async {
@@ -116,7 +116,7 @@ pub fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
 }
 
 /// An anchor and its network, as observed once. The caller holds the identity's lock.
-pub struct AnchorState {
+pub(crate) struct AnchorState {
     pub docker: Docker,
     pub name: ContainerName,
     /// The container with the anchor's name, in whatever state.
@@ -281,7 +281,7 @@ impl AnchorState {
         if self.old.is_none() {
             return Ok(self.name.clone());
         }
-        ContainerName::parse(&format!("{}.reanchor", self.name)).map_err(|why| Error::new(why))
+        ContainerName::parse(&format!("{}.reanchor", self.name)).map_err(Error::new)
     }
 
     /// Removes what a killed attempt left under the interim name.

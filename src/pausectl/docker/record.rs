@@ -27,15 +27,15 @@ const DIR: &str = "/var/lib/pausenet/docker";
 const LOCKS: &str = "/run/pausenet/lock/docker";
 
 /// The label that names the network to attach a container to.
-pub const NETWORK_LABEL: &str = "pausenet.network";
+pub(crate) const NETWORK_LABEL: &str = "pausenet.network";
 
 /// The label with the identity of a container's network (CNI_CONTAINERID).
-pub const IDENTITY_LABEL: &str = "pausenet.anchor";
+pub(crate) const IDENTITY_LABEL: &str = "pausenet.anchor";
 
 /// How pausectl came to attach a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Created by `pausectl docker up`.
     Anchor,
     /// Attached by command, or for its label.
@@ -46,7 +46,7 @@ pub enum Kind {
 
 /// What pausectl remembers under an identity.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub(crate) struct Record {
     pub identity: ContainerId,
     pub kind: Kind,
     /// None for a process or a namespace outside Docker.
@@ -66,7 +66,7 @@ pub struct Record {
 
 /// The properties of a container that its replacement gets.
 #[derive(Debug, Clone)]
-pub struct Template {
+pub(crate) struct Template {
     pub image: String,
     pub restart: RestartPolicy,
     pub hostname: Option<String>,
@@ -105,7 +105,7 @@ struct TemplateFile {
 
 /// The identity of an anchor. It derives from the name, so that the network of a removed anchor can
 /// still be found by name.
-pub fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
+pub(crate) fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
     ContainerId::parse(&format!("{ANCHOR_PREFIX}{name}")).map_err(|_| {
         Error::new(format!("{name} is too long for the name of an anchor"))
             .hint("at most 121 bytes are allowed")
@@ -116,7 +116,7 @@ pub fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
 ///
 /// # Errors
 /// When the label is not a valid identity.
-pub fn identity_of(container: &Container) -> Result<ContainerId, Error> {
+pub(crate) fn identity_of(container: &Container) -> Result<ContainerId, Error> {
     let text = container.labels.get(IDENTITY_LABEL);
     ContainerId::parse(text.map_or(container.id.as_str(), String::as_str)).map_err(|err| {
         Error::new(format!(
@@ -128,7 +128,7 @@ pub fn identity_of(container: &Container) -> Result<ContainerId, Error> {
 }
 
 impl Template {
-    pub fn from_container(container: &Container) -> Self {
+    pub(crate) fn from_container(container: &Container) -> Self {
         Self {
             image: container.image.clone(),
             restart: container.restart,
@@ -140,17 +140,17 @@ impl Template {
 }
 
 /// Locks an identity, waiting for whoever holds the lock.
-pub fn lock(identity: &ContainerId) -> Result<Lock, Error> {
+pub(crate) fn lock(identity: &ContainerId) -> Result<Lock, Error> {
     Ok(Lock::take(Path::new(LOCKS), identity)?)
 }
 
 /// Locks an identity without waiting; None if it is locked.
-pub fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
+pub(crate) fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
     Ok(Lock::try_take(Path::new(LOCKS), identity)?)
 }
 
 impl Record {
-    pub fn attachment(&self) -> Attachment {
+    pub(crate) fn attachment(&self) -> Attachment {
         Attachment {
             network: self.list.name.clone(),
             container: self.identity.clone(),
@@ -159,7 +159,7 @@ impl Record {
     }
 
     /// The labels of an anchor with this record: our own, and those of its predecessor.
-    pub fn labels(&self) -> Vec<(String, String)> {
+    pub(crate) fn labels(&self) -> Vec<(String, String)> {
         let template = self.template.as_ref();
         let mut labels = template.map_or_else(BTreeMap::new, |template| template.labels.clone());
         labels.insert(IDENTITY_LABEL.into(), self.identity.to_string());
@@ -168,11 +168,12 @@ impl Record {
     }
 
     /// Replaces the file atomically. The caller holds the identity's lock.
-    pub fn write(&self) -> Result<(), Error> {
+    pub(crate) fn write(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         cache::replace(&file, &self.to_json()).on_path("cannot write", &file)
     }
 
+    #[expect(clippy::expect_used, reason = "a map of strings has a JSON form")]
     fn to_json(&self) -> Vec<u8> {
         let file_form = RecordFile {
             identity: self.identity.to_string(),
@@ -198,7 +199,7 @@ impl Record {
     }
 
     /// Removes the file. A missing one is success.
-    pub fn delete(&self) -> Result<(), Error> {
+    pub(crate) fn delete(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         match fs::remove_file(&file) {
             Err(err) if err.kind() != ErrorKind::NotFound => {
@@ -242,12 +243,12 @@ impl Record {
 }
 
 /// The record of an identity. None if there is none, or if it cannot be read.
-pub fn load(identity: &ContainerId) -> Option<Record> {
+pub(crate) fn load(identity: &ContainerId) -> Option<Record> {
     read(&file(identity)).filter(|record| record.identity == *identity)
 }
 
 /// All records, sorted by identity.
-pub fn load_all() -> Vec<Record> {
+pub(crate) fn load_all() -> Vec<Record> {
     let entries = fs::read_dir(DIR).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     files.retain(|file| file.extension().is_some_and(|ending| ending == "json"));

@@ -26,7 +26,7 @@ use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
 /// The default image of an anchor.
-pub const IMAGE: &str = "pausenet/pause";
+pub(crate) const IMAGE: &str = "pausenet/pause";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,7 +89,7 @@ pub struct Up {
 }
 
 /// Creates and attaches an anchor, or leaves nothing.
-pub fn up(options: &Up, output: Output) -> Result<()> {
+pub(crate) fn up(options: &Up, output: Output) -> Result<()> {
     let name = ContainerName::parse(&options.name).map_err(Stop::usage)?;
     let (ifname, settings) = options.settings.parse().map_err(Stop::usage)?;
     let restart = RestartPolicy::parse(&options.restart)
@@ -221,7 +221,7 @@ async fn create_and_attach(
 }
 
 /// Fails when Docker does not have the image: pulling it is left to the user.
-pub async fn require_image(docker: &Docker, image: &str) -> Result<(), Error> {
+pub(crate) async fn require_image(docker: &Docker, image: &str) -> Result<(), Error> {
     if docker.has_image(image).await? {
         return Ok(());
     }
@@ -233,7 +233,11 @@ pub async fn require_image(docker: &Docker, image: &str) -> Result<(), Error> {
 }
 
 /// Starts a container and returns its PID.
-pub async fn start(docker: &Docker, id: &DockerId, interrupt: &mut Interrupt) -> Result<u32> {
+pub(crate) async fn start(
+    docker: &Docker,
+    id: &DockerId,
+    interrupt: &mut Interrupt,
+) -> Result<u32> {
     let container = ContainerRef::from(id);
     docker.start(&container).await?;
     if let Some(signal) = interrupt.pending().await {

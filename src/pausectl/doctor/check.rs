@@ -5,7 +5,7 @@ use super::snapshot::Snapshot;
 
 /// One check of `pausectl doctor`.
 #[derive(Debug)]
-pub struct Check {
+pub(crate) struct Check {
     /// As in `--check NAME`.
     pub name: &'static str,
     /// What it looks at, for `--list`.

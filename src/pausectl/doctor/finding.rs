@@ -9,7 +9,7 @@ use pausenet_host::Error;
 
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub(crate) enum Severity {
     Ok,
     /// Worth knowing: nothing is wrong, or nothing can be said from here.
     Note,
@@ -17,7 +17,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Note => "note",
@@ -27,11 +27,11 @@ impl Severity {
 }
 
 /// Where everything can be seen.
-pub const OUTSIDE: &str = "run it as root of the machine, outside of containers";
+pub(crate) const OUTSIDE: &str = "run it as root of the machine, outside of containers";
 
 /// One thing that a check found.
 #[derive(Debug)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub severity: Severity,
     /// What it is about: an address, a link, a file.
     pub subject: String,
@@ -46,19 +46,19 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub fn problem(subject: impl Display, what: impl Into<String>) -> Self {
+    pub(crate) fn problem(subject: impl Display, what: impl Into<String>) -> Self {
         Self::new(Severity::Problem, subject, what)
     }
 
-    pub fn note(subject: impl Display, what: impl Into<String>) -> Self {
+    pub(crate) fn note(subject: impl Display, what: impl Into<String>) -> Self {
         Self::new(Severity::Note, subject, what)
     }
 
-    pub fn ok(subject: impl Display, what: impl Into<String>) -> Self {
+    pub(crate) fn ok(subject: impl Display, what: impl Into<String>) -> Self {
         Self::new(Severity::Ok, subject, what)
     }
 
-    pub fn new(severity: Severity, subject: impl Display, what: impl Into<String>) -> Self {
+    pub(crate) fn new(severity: Severity, subject: impl Display, what: impl Into<String>) -> Self {
         Self {
             severity,
             subject: subject.to_string(),
@@ -70,7 +70,7 @@ impl Finding {
     }
 
     /// Something that could not be read. That is not a problem by itself.
-    pub fn not_checked(subject: impl Display, err: impl Into<Error>) -> Self {
+    pub(crate) fn not_checked(subject: impl Display, err: impl Into<Error>) -> Self {
         let err = err.into();
         let how = match err.hint {
             // The plugin's advice is for the plugin.
@@ -83,24 +83,24 @@ impl Finding {
     }
 
     #[must_use]
-    pub fn means(mut self, means: impl Into<String>) -> Self {
+    pub(crate) fn means(mut self, means: impl Into<String>) -> Self {
         self.means = means.into();
         self
     }
 
     #[must_use]
-    pub fn how(mut self, how: impl Into<String>) -> Self {
+    pub(crate) fn how(mut self, how: impl Into<String>) -> Self {
         self.how = how.into();
         self
     }
 
     #[must_use]
-    pub fn repair(mut self, repair: impl Repair + 'static) -> Self {
+    pub(crate) fn repair(mut self, repair: impl Repair + 'static) -> Self {
         self.repair = Some(Box::new(repair));
         self
     }
 
-    pub fn json(&self, check: &str) -> Value {
+    pub(crate) fn json(&self, check: &str) -> Value {
         json!({
             "check": check,
             "severity": self.severity.as_str(),

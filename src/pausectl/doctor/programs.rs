@@ -11,7 +11,7 @@ use pausenet_host::runtime::add_calls;
 use pausenet_host::runtime::find_plugin;
 
 /// The names under which the plugin is installed.
-pub const NAMES: [&str; 6] = [
+pub(crate) const NAMES: [&str; 6] = [
     "pausenet",
     "bridge",
     "ptp",
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// A program with one of these names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Program {
+pub(crate) enum Program {
     /// Pausenet, with this version.
     Ours(String),
     Another,
@@ -35,14 +35,14 @@ pub enum Program {
 
 /// The first program of each name along CNI_PATH.
 #[derive(Debug)]
-pub struct Programs {
+pub(crate) struct Programs {
     path: Vec<PathBuf>,
     found: HashMap<&'static str, (PathBuf, Program)>,
 }
 
 impl Programs {
     /// Finds them and asks each for its version.
-    pub fn find(path: &[PathBuf]) -> Self {
+    pub(crate) fn find(path: &[PathBuf]) -> Self {
         let mut found = HashMap::new();
         for name in NAMES {
             // The one that a runtime would call, or else a file that it cannot call.
@@ -59,24 +59,24 @@ impl Programs {
         }
     }
 
-    pub fn path(&self) -> &[PathBuf] {
+    pub(crate) fn path(&self) -> &[PathBuf] {
         &self.path
     }
 
     /// Whether the plugin of this name is pausenet.
-    pub fn is_ours(&self, name: &str) -> bool {
+    pub(crate) fn is_ours(&self, name: &str) -> bool {
         matches!(self.found.get(name), Some((_, Program::Ours(_))))
     }
 
     /// What computing the requests of an attachment needs to know of them.
-    pub fn known(&self) -> add_calls::Plugins<'_> {
+    pub(crate) fn known(&self) -> add_calls::Plugins<'_> {
         add_calls::Plugins {
             path: &self.path,
             portmap_is_ours: self.is_ours("portmap"),
         }
     }
 
-    pub fn get(&self, name: &str) -> Option<&(PathBuf, Program)> {
+    pub(crate) fn get(&self, name: &str) -> Option<&(PathBuf, Program)> {
         self.found.get(name)
     }
 }

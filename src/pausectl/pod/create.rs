@@ -163,6 +163,7 @@ async fn remove_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error>
     pin::remove(pod)
 }
 
+#[expect(clippy::expect_used, reason = "lo is a name")]
 fn set_loopback_up() -> Result<(), Error> {
     let lo = IfName::parse("lo").expect("a fine name");
     let switch_on = || {

@@ -13,7 +13,7 @@ use crate::Result;
 
 /// A program, and the name it is called by (argv[0]).
 #[derive(Debug, Clone)]
-pub struct Program {
+pub(crate) struct Program {
     pub path: PathBuf,
     pub name: String,
     /// PATH, for the programs it starts.
@@ -21,10 +21,10 @@ pub struct Program {
 }
 
 /// The programs of the machine, iptables included.
-pub const EVERYTHING: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const EVERYTHING: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Program {
-    pub fn new(path: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = path
             .file_name()
@@ -39,12 +39,12 @@ impl Program {
     }
 
     /// The same program with another PATH.
-    pub fn searching(self, search: &'static str) -> Self {
+    pub(crate) fn searching(self, search: &'static str) -> Self {
         Self { search, ..self }
     }
 
     /// The same program under another name.
-    pub fn called(path: &Path, name: &str) -> Self {
+    pub(crate) fn called(path: &Path, name: &str) -> Self {
         Self {
             name: name.to_owned(),
             ..Self::new(path)
@@ -52,7 +52,7 @@ impl Program {
     }
 
     /// A command for it, with exactly these variables and PATH.
-    pub fn command<'a>(&self, vars: impl IntoIterator<Item = (&'a str, String)>) -> Command {
+    pub(crate) fn command<'a>(&self, vars: impl IntoIterator<Item = (&'a str, String)>) -> Command {
         let mut command = Command::new(&self.path);
         command
             .arg0(&self.name)
@@ -67,13 +67,13 @@ impl Program {
 }
 
 /// The time of a call, and its output.
-pub struct CallResult {
+pub(crate) struct CallResult {
     pub time: Duration,
     pub value: Value,
 }
 
 /// Runs a command to its end. A failure is an error that contains the output.
-pub fn timed(mut command: Command, stdin: &[u8]) -> Result<CallResult> {
+pub(crate) fn timed(mut command: Command, stdin: &[u8]) -> Result<CallResult> {
     let start = Instant::now();
     let mut child = command.spawn()?;
     if let Some(mut pipe) = child.stdin.take() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::Result;
 
 #[derive(Debug, Serialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub processor: String,
     pub cores: usize,
     pub memory_gb: u64,
@@ -27,7 +27,7 @@ pub struct Machine {
 
 impl Machine {
     /// Reads the properties of the machine. The script passes `commit` and `reference`.
-    pub fn read(commit: &str, reference: &str, extent: &'static str) -> Self {
+    pub(crate) fn read(commit: &str, reference: &str, extent: &'static str) -> Self {
         let field = |file: &str, key: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let line = text
@@ -67,7 +67,7 @@ const MOMENT: Duration = Duration::from_millis(60);
 /// Waits until the processors are nearly idle, but no longer than `limit`. The kernel works on new links
 /// for seconds after the call that made them returned: their multicast goes to every port of a bridge,
 /// and into every namespace behind one.
-pub fn wait_idle(limit: Duration) -> Result<()> {
+pub(crate) fn wait_idle(limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     let mut before = Ticks::read()?;
     while Instant::now() < deadline {

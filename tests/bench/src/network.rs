@@ -12,7 +12,7 @@ use crate::call::{CallResult, Program, timed};
 
 /// The programs that are measured.
 #[derive(Debug, Clone)]
-pub struct Tools {
+pub(crate) struct Tools {
     pub pausenet: PathBuf,
     pub pausectl: PathBuf,
     pub pause: PathBuf,
@@ -22,33 +22,33 @@ pub struct Tools {
 }
 
 impl Tools {
-    pub fn peer(&self, name: &str) -> Program {
+    pub(crate) fn peer(&self, name: &str) -> Program {
         Program::new(self.peers.join(name))
     }
 
     /// Our plugin, called by this name.
-    pub fn ours(&self, name: &str) -> Program {
+    pub(crate) fn ours(&self, name: &str) -> Program {
         Program::called(&self.pausenet, name)
     }
 }
 
 /// An attachment: a container and its number.
 #[derive(Debug, Clone)]
-pub struct Attachment {
+pub(crate) struct Attachment {
     /// Its address, ports and names are derived from this.
     pub number: usize,
     pub netns: PathBuf,
 }
 
 impl Attachment {
-    pub fn new(number: usize, netns: &Path) -> Self {
+    pub(crate) fn new(number: usize, netns: &Path) -> Self {
         Self {
             number,
             netns: netns.to_owned(),
         }
     }
 
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("bench{:04}", self.number)
     }
 
@@ -77,20 +77,20 @@ impl Attachment {
 }
 
 /// The first port of the host that is mapped to the attachment of this number.
-pub fn first_port(number: usize, count: usize) -> usize {
+pub(crate) fn first_port(number: usize, count: usize) -> usize {
     20_000 + number * count
 }
 
 /// A plugin of a network.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub(crate) struct Step {
     pub program: Program,
     pub config: Value,
 }
 
 /// A network of plugins.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub(crate) struct Network {
     pub steps: Vec<Step>,
     /// CNI_PATH.
     pub path: String,
@@ -99,7 +99,7 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(tools: &Tools, steps: Vec<Step>) -> Self {
+    pub(crate) fn new(tools: &Tools, steps: Vec<Step>) -> Self {
         Self {
             steps,
             path: tools.peers.display().to_string(),
@@ -108,12 +108,12 @@ impl Network {
     }
 
     /// The same with port mappings.
-    pub fn with_ports(self, ports: usize) -> Self {
+    pub(crate) fn with_ports(self, ports: usize) -> Self {
         Self { ports, ..self }
     }
 
     /// Runs ADD. Returns the total time of the plugins, and the last one's result.
-    pub fn add(&self, at: &Attachment) -> Result<CallResult> {
+    pub(crate) fn add(&self, at: &Attachment) -> Result<CallResult> {
         let mut total = CallResult {
             time: Duration::ZERO,
             value: Value::Null,
@@ -129,7 +129,7 @@ impl Network {
     }
 
     /// Runs CHECK.
-    pub fn check(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+    pub(crate) fn check(&self, at: &Attachment, result: &Value) -> Result<Duration> {
         let mut total = Duration::ZERO;
         for step in &self.steps {
             total += self.call(step, "CHECK", at, result)?.time;
@@ -138,7 +138,7 @@ impl Network {
     }
 
     /// Runs DEL with the cached result, as runtimes do.
-    pub fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+    pub(crate) fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
         let mut total = Duration::ZERO;
         for step in self.steps.iter().rev() {
             total += self.call(step, "DEL", at, result)?.time;
@@ -147,7 +147,7 @@ impl Network {
     }
 
     /// Runs GC with the attachments that are valid.
-    pub fn gc(&self, valid: &[Attachment]) -> Result<Duration> {
+    pub(crate) fn gc(&self, valid: &[Attachment]) -> Result<Duration> {
         let valid: Vec<_> = valid
             .iter()
             .map(|at| json!({"containerID": at.id(), "ifname": "eth0"}))
@@ -173,12 +173,12 @@ impl Network {
     }
 
     /// A plugin's command line and environment.
-    pub fn command(&self, step: &Step, verb: &str, at: &Attachment) -> Command {
+    pub(crate) fn command(&self, step: &Step, verb: &str, at: &Attachment) -> Command {
         step.program.command(at.vars(verb, &self.path))
     }
 
     /// What a plugin reads on stdin.
-    pub fn stdin(&self, step: &Step, at: &Attachment, result: &Value) -> String {
+    pub(crate) fn stdin(&self, step: &Step, at: &Attachment, result: &Value) -> String {
         let mut config = self.config(step);
         if !result.is_null() {
             config["prevResult"] = result.clone();
@@ -199,7 +199,7 @@ impl Network {
 
 /// What the floor creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     Bridge,
     /// A bridge, with an nftables element.
     Masquerade,
@@ -208,7 +208,7 @@ pub enum Shape {
 
 /// The floor's network.
 #[derive(Debug, Clone)]
-pub struct Floor {
+pub(crate) struct Floor {
     pub program: Program,
     pub shape: Shape,
     /// The bridge's index, where there is one.
@@ -217,17 +217,17 @@ pub struct Floor {
 
 impl Floor {
     /// Makes the attachment.
-    pub fn add(&self, at: &Attachment) -> Result<CallResult> {
+    pub(crate) fn add(&self, at: &Attachment) -> Result<CallResult> {
         self.call("add", at)
     }
 
     /// Removes it.
-    pub fn del(&self, at: &Attachment) -> Result<Duration> {
+    pub(crate) fn del(&self, at: &Attachment) -> Result<Duration> {
         Ok(self.call("del", at)?.time)
     }
 
     /// Its command line. It uses the same subnet as the plugins, and numbers far from theirs.
-    pub fn command(&self, verb: &str, at: &Attachment) -> Command {
+    pub(crate) fn command(&self, verb: &str, at: &Attachment) -> Command {
         let number = at.number;
         let address = format!("10.1.{}.{}", 100 + number / 250, 1 + number % 250);
         let mut command = self.program.command([]);
@@ -256,14 +256,14 @@ impl Floor {
 
 /// What attaches containers.
 #[derive(Debug, Clone)]
-pub enum Implementation {
+pub(crate) enum Implementation {
     Plugins(Network),
     Floor(Floor),
 }
 
 impl Implementation {
     /// Creates an attachment.
-    pub fn add(&self, at: &Attachment) -> Result<CallResult> {
+    pub(crate) fn add(&self, at: &Attachment) -> Result<CallResult> {
         match self {
             Self::Plugins(network) => network.add(at),
             Self::Floor(floor) => floor.add(at),
@@ -271,7 +271,7 @@ impl Implementation {
     }
 
     /// Runs CHECK; None for the floor, which has none.
-    pub fn check(&self, at: &Attachment, result: &Value) -> Result<Option<Duration>> {
+    pub(crate) fn check(&self, at: &Attachment, result: &Value) -> Result<Option<Duration>> {
         match self {
             Self::Plugins(network) => network.check(at, result).map(Some),
             Self::Floor(_) => Ok(None),
@@ -279,7 +279,7 @@ impl Implementation {
     }
 
     /// Removes it.
-    pub fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+    pub(crate) fn del(&self, at: &Attachment, result: &Value) -> Result<Duration> {
         match self {
             Self::Plugins(network) => network.del(at, result),
             Self::Floor(floor) => floor.del(at),

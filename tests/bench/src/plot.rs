@@ -40,7 +40,7 @@ struct Group {
 }
 
 /// Draws the medians of the benchmarks that ran; nothing if none did.
-pub fn draw(results: &Results, path: &Path) -> Result<()> {
+pub(crate) fn draw(results: &Results, path: &Path) -> Result<()> {
     let groups = groups(results);
     let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
     if bars == 0 {

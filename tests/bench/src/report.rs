@@ -12,7 +12,7 @@ use crate::targets::Target;
 
 /// A whole run.
 #[derive(Serialize)]
-pub struct Report<'a> {
+pub(crate) struct Report<'a> {
     pub machine: &'a Machine,
     /// How many benchmarks are in it, and out of how many.
     #[serde(rename = "works")]
@@ -24,7 +24,7 @@ pub struct Report<'a> {
 
 impl Report<'_> {
     /// As tables.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = self.machine.to_string();
         let (done, of) = self.benchmarks;
         if done < of {

@@ -9,11 +9,11 @@ use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Side};
 use crate::world::{NFT_ONLY, World, index_of};
 
 /// The bridge's name.
-pub const BRIDGE: &str = "bench0";
+pub(crate) const BRIDGE: &str = "bench0";
 
 /// The kind of network: the link mode, and what is on it besides addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scenario {
+pub(crate) enum Scenario {
     Bridge,
     Masquerade,
     /// A bridge and three published ports.
@@ -30,7 +30,7 @@ pub enum Scenario {
 }
 
 /// All of them, in the order of the report.
-pub const ALL: [Scenario; 9] = [
+pub(crate) const ALL: [Scenario; 9] = [
     Scenario::Bridge,
     Scenario::Masquerade,
     Scenario::Ports,
@@ -44,7 +44,7 @@ pub const ALL: [Scenario; 9] = [
 
 impl Scenario {
     /// Its name in the report and on the command line.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Masquerade => "bridge-masquerade",
@@ -59,7 +59,7 @@ impl Scenario {
     }
 
     /// The sides that are measured.
-    pub fn sides(self) -> Vec<Side> {
+    pub(crate) fn sides(self) -> Vec<Side> {
         match self {
             Self::Bridge | Self::Masquerade | Self::Ptp => vec![REFERENCE, OURS, FLOOR],
             // kind's conflist leaves the backend to portmap, which uses iptables.
@@ -69,7 +69,7 @@ impl Scenario {
     }
 
     /// The network of one side, for use in this world.
-    pub fn implementation(
+    pub(crate) fn implementation(
         self,
         tools: &Tools,
         side: Side,
@@ -83,7 +83,7 @@ impl Scenario {
     }
 
     /// The network of the reference plugins.
-    pub fn theirs(self, tools: &Tools, side: Side) -> Network {
+    pub(crate) fn theirs(self, tools: &Tools, side: Side) -> Network {
         // If it finds iptables, DEL of the nftables backend uses that too.
         let search = match side {
             IPTABLES => EVERYTHING,
@@ -119,7 +119,7 @@ impl Scenario {
     }
 
     /// The network of our plugin.
-    pub fn ours(self, tools: &Tools) -> Network {
+    pub(crate) fn ours(self, tools: &Tools) -> Network {
         let called = |name: &str, config: Value| Step {
             program: tools.ours(name),
             config,
@@ -173,20 +173,20 @@ impl Scenario {
 }
 
 /// The number of the attachment that is present all the time.
-pub const RESIDENT: usize = 0;
+pub(crate) const RESIDENT: usize = 0;
 
 /// The folder in a world with the IPAM plugins to delegate to.
 const DELEGATES: &str = "/run/delegates";
 
 /// A host prepared for a scenario: the shared objects and one attachment are present, so that the
 /// measured attachment is neither the first nor the last.
-pub struct Setup {
+pub(crate) struct Setup {
     pub world: World,
     pub implementation: Implementation,
 }
 
 impl Setup {
-    pub fn new(scenario: Scenario, tools: &Tools, side: Side) -> Result<Self> {
+    pub(crate) fn new(scenario: Scenario, tools: &Tools, side: Side) -> Result<Self> {
         let world = World::new()?;
         let resident = world.containers("resident", 1)?.remove(0);
         let first = match side {

@@ -3,18 +3,18 @@
 use serde::Serialize;
 
 /// The implementation that is measured.
-pub type Side = &'static str;
+pub(crate) type Side = &'static str;
 
 /// The reference plugins; with nftables where there is a choice.
-pub const REFERENCE: Side = "reference";
+pub(crate) const REFERENCE: Side = "reference";
 /// The same with iptables.
-pub const IPTABLES: Side = "reference/iptables";
-pub const OURS: Side = "pausenet";
-pub const FLOOR: Side = "floor";
+pub(crate) const IPTABLES: Side = "reference/iptables";
+pub(crate) const OURS: Side = "pausenet";
+pub(crate) const FLOOR: Side = "floor";
 
 /// The unit of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Unit {
+pub(crate) enum Unit {
     #[serde(rename = "ms")]
     Milliseconds,
     #[serde(rename = "1/s")]
@@ -29,11 +29,11 @@ pub enum Unit {
 
 impl Unit {
     /// Whether more of it is better.
-    pub fn more_is_better(self) -> bool {
+    pub(crate) fn more_is_better(self) -> bool {
         matches!(self, Self::PerSecond | Self::Gigabits)
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
             Self::PerSecond => "/s",
@@ -46,7 +46,7 @@ impl Unit {
 
 /// The samples of one side for one case, in the order in which they were taken.
 #[derive(Debug, Clone, Serialize)]
-pub struct Series {
+pub(crate) struct Series {
     #[serde(rename = "work")]
     pub benchmark: String,
     pub case: String,
@@ -57,18 +57,18 @@ pub struct Series {
 
 impl Series {
     /// See [`quantile`].
-    pub fn quantile(&self, part: f64) -> f64 {
+    pub(crate) fn quantile(&self, part: f64) -> f64 {
         quantile(&self.samples, part)
     }
 
-    pub fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 }
 
 /// The quantile `part` (0 to 1) of the samples, interpolated between the two nearest ranks; NaN without
 /// samples.
-pub fn quantile(samples: &[f64], part: f64) -> f64 {
+pub(crate) fn quantile(samples: &[f64], part: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(last) = sorted.len().checked_sub(1) else {
@@ -81,7 +81,7 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
 
 /// The median ratio of samples of `one` to the samples of `other` taken beside them. The ratio of the
 /// medians if they were not taken in pairs.
-pub fn paired(one: &Series, other: &Series) -> f64 {
+pub(crate) fn paired(one: &Series, other: &Series) -> f64 {
     if one.samples.len() != other.samples.len() {
         return one.median() / other.median();
     }
@@ -92,13 +92,13 @@ pub fn paired(one: &Series, other: &Series) -> f64 {
 
 /// All results of a run.
 #[derive(Debug, Default, Serialize)]
-pub struct Results {
+pub(crate) struct Results {
     pub series: Vec<Series>,
 }
 
 impl Results {
     /// Adds a sample.
-    pub fn add(&mut self, benchmark: &str, case: &str, side: Side, unit: Unit, sample: f64) {
+    pub(crate) fn add(&mut self, benchmark: &str, case: &str, side: Side, unit: Unit, sample: f64) {
         let found = self
             .series
             .iter_mut()
@@ -115,14 +115,14 @@ impl Results {
         }
     }
 
-    pub fn get(&self, benchmark: &str, case: &str, side: Side) -> Option<&Series> {
+    pub(crate) fn get(&self, benchmark: &str, case: &str, side: Side) -> Option<&Series> {
         self.series
             .iter()
             .find(|found| found.benchmark == benchmark && found.case == case && found.side == side)
     }
 
     /// The ratio of the medians of `one` and `other`.
-    pub fn ratio(&self, benchmark: &str, case: &str, one: Side, other: Side) -> Option<f64> {
+    pub(crate) fn ratio(&self, benchmark: &str, case: &str, one: Side, other: Side) -> Option<f64> {
         let (one, other) = (
             self.get(benchmark, case, one)?,
             self.get(benchmark, case, other)?,
@@ -132,7 +132,13 @@ impl Results {
 
     /// The median ratio of samples that were taken side by side: a disturbance of the machine affects
     /// both of them.
-    pub fn paired_ratio(&self, benchmark: &str, case: &str, one: Side, other: Side) -> Option<f64> {
+    pub(crate) fn paired_ratio(
+        &self,
+        benchmark: &str,
+        case: &str,
+        one: Side,
+        other: Side,
+    ) -> Option<f64> {
         let (one, other) = (
             self.get(benchmark, case, one)?,
             self.get(benchmark, case, other)?,
@@ -141,7 +147,7 @@ impl Results {
     }
 
     /// All cases in order, without duplicates: benchmark, case, unit.
-    pub fn cases(&self) -> Vec<(&str, &str, Unit)> {
+    pub(crate) fn cases(&self) -> Vec<(&str, &str, Unit)> {
         let mut cases: Vec<(&str, &str, Unit)> = Vec::new();
         for series in &self.series {
             let case = (series.benchmark.as_str(), series.case.as_str(), series.unit);

@@ -10,7 +10,7 @@ use crate::traffic::Kind;
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
-pub struct Target {
+pub(crate) struct Target {
     #[serde(rename = "work")]
     pub promise: String,
     pub wanted: String,
@@ -20,7 +20,7 @@ pub struct Target {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Met {
+pub(crate) enum Met {
     #[serde(rename = "yes")]
     Yes,
     #[serde(rename = "no")]
@@ -30,7 +30,7 @@ pub enum Met {
 }
 
 impl Met {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Yes => "yes",
             Self::No => "no",
@@ -47,7 +47,7 @@ enum Bound {
 }
 
 /// All rows, from the medians of one run.
-pub fn all(results: &Results, extent: Extent) -> Vec<Target> {
+pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
     use Bound::{AtLeast, AtMost};
     let table = Table { results };
     let mut rows = Vec::new();

@@ -15,11 +15,11 @@ use crate::series::Unit;
 use crate::world::in_container;
 
 /// The port of servers.
-pub const PORT: u16 = 8000;
+pub(crate) const PORT: u16 = 8000;
 
 /// The kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// One TCP stream.
     Stream,
     /// UDP packets of 64 bytes.
@@ -31,7 +31,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stream => "TCP stream",
             Self::SmallPackets => "UDP 64 bytes",
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    pub fn unit(self) -> Unit {
+    pub(crate) fn unit(self) -> Unit {
         match self {
             Self::Stream => Unit::Gigabits,
             Self::SmallPackets | Self::Echo | Self::Connections => Unit::PerSecond,
@@ -75,7 +75,7 @@ fn at<T: Send>(end: End, container: &Path, work: impl FnOnce() -> Result<T> + Se
 
 /// Sends for about `limit` from the namespace `client` to `target`, which leads to `server`. Returns the
 /// rate in the unit of `kind`.
-pub fn run(
+pub(crate) fn run(
     kind: Kind,
     server: &Path,
     client: &Path,

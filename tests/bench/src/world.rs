@@ -19,17 +19,17 @@ use crate::Result;
 const NAMESPACES: &str = "/run/netns";
 
 /// A folder in each world that contains only the program nft.
-pub const NFT_ONLY: &str = "/run/nft-alone";
+pub(crate) const NFT_ONLY: &str = "/run/nft-alone";
 
 /// A host: its network and mounts. It ends with this value and its last process.
-pub struct World {
+pub(crate) struct World {
     net: File,
     mounts: File,
 }
 
 impl World {
     /// Creates a host with a loopback only.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
             mount(
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Moves the calling thread here. Processes it starts later start here too.
-    pub fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         // A thread that shares its working directory with others may not change mounts.
         unshare(CloneFlags::CLONE_FS)?;
         setns(self.mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
@@ -79,7 +79,7 @@ impl World {
     }
 
     /// Runs `work` here, on a thread of its own.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_thread(|| {
             self.enter()?;
             work()
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Creates containers named `PREFIX0`, `PREFIX1` and so on. Their loopback is up.
-    pub fn containers(&self, prefix: &str, count: usize) -> Result<Vec<PathBuf>> {
+    pub(crate) fn containers(&self, prefix: &str, count: usize) -> Result<Vec<PathBuf>> {
         self.inside(|| {
             let make = |at| {
                 let path = Path::new(NAMESPACES).join(format!("{prefix}{at}"));
@@ -106,7 +106,7 @@ impl World {
 }
 
 /// Runs `work` on a thread that may move to other namespaces.
-pub fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic),
@@ -114,7 +114,10 @@ pub fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> 
 }
 
 /// Runs `work` in a container of the world of the calling thread.
-pub fn in_container<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn in_container<T: Send>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
     on_thread(|| {
         setns(File::open(path)?.as_fd(), CloneFlags::CLONE_NEWNET)?;
         work()
@@ -122,7 +125,7 @@ pub fn in_container<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Sen
 }
 
 /// Sets a link of the calling thread's namespace up.
-pub fn set_link_up(name: &str) -> Result<()> {
+pub(crate) fn set_link_up(name: &str) -> Result<()> {
     let mut socket = RouteSocket::open()?;
     let index = index_of(name)?;
     link::set_up(&mut socket, index, false).during_with(|| format!("switch on {name}"))?;
@@ -130,7 +133,7 @@ pub fn set_link_up(name: &str) -> Result<()> {
 }
 
 /// The index of a link of the calling thread's namespace.
-pub fn index_of(name: &str) -> Result<u32> {
+pub(crate) fn index_of(name: &str) -> Result<u32> {
     let name = IfName::parse(name)?;
     let found = link::get(&mut RouteSocket::open()?, Which::Name(&name))
         .during_with(|| format!("look up {name}"))?;

@@ -8,7 +8,7 @@ use super::super::record::Kind;
 
 /// The container's state, according to Docker and the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContainerState {
+pub(crate) enum ContainerState {
     /// Docker has no such container.
     Absent,
     Stopped,
@@ -21,7 +21,7 @@ pub enum ContainerState {
 
 /// Everything that a decision depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     pub kind: Kind,
     /// A rescued process or namespace outside Docker.
     pub not_in_docker: bool,
@@ -37,7 +37,7 @@ pub struct Observed {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// All is as it should be, or as the user wants it.
     NoAction,
     Attach,
@@ -55,7 +55,7 @@ pub enum Decision {
     Recheck,
 }
 
-pub fn decide(observed: &Observed) -> Decision {
+pub(crate) fn decide(observed: &Observed) -> Decision {
     let occupied = observed.location.netns();
     match (observed.state, occupied) {
         (ContainerState::Ending, _) => Decision::Recheck,

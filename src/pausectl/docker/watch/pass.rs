@@ -28,7 +28,7 @@ const IP_LABEL: &str = "pausenet.ip";
 const PUBLISH_LABEL: &str = "pausenet.publish";
 
 /// The options of every pass.
-pub struct WatchConfig {
+pub(crate) struct WatchConfig {
     pub runtime: Runtime,
     pub conf_dir: PathBuf,
     pub restart_members: bool,
@@ -36,7 +36,7 @@ pub struct WatchConfig {
 
 /// When the next pass is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NextPass {
+pub(crate) enum NextPass {
     OnEvent,
     Soon,
 }
@@ -82,20 +82,20 @@ impl From<PassError> for Stop {
 }
 
 /// A pass over all containers.
-pub struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     pub(super) docker: &'a Docker,
     pub(super) config: &'a WatchConfig,
 }
 
 /// A container (or rescued process or namespace) to look after.
-pub struct WatchTarget<'a> {
+pub(crate) struct WatchTarget<'a> {
     identity: ContainerId,
     pub record: Option<Record>,
     pub container: Option<&'a Container>,
 }
 
 /// A target, its observed state, and what to do about it.
-pub struct Assessment<'a> {
+pub(crate) struct Assessment<'a> {
     pub target: &'a WatchTarget<'a>,
     pub observed: Observed,
     pub decision: Decision,
@@ -105,7 +105,7 @@ pub struct Assessment<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(docker: &'a Docker, config: &'a WatchConfig) -> Self {
+    pub(crate) fn new(docker: &'a Docker, config: &'a WatchConfig) -> Self {
         Self { docker, config }
     }
 
@@ -113,7 +113,7 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// When the daemon does not reply, and on a signal.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         log: &mut EventLog,
         interrupt: &mut Interrupt,
@@ -393,7 +393,7 @@ fn targets<'a>(
 
 impl WatchTarget<'_> {
     /// The container's or record's name.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match (self.container, &self.record) {
             (Some(container), _) => container.name.to_string(),
             (None, Some(record)) => record.name.clone(),

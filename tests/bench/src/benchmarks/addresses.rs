@@ -28,7 +28,7 @@ enum Cursor {
     Dense,
 }
 
-pub fn benchmarks() -> Vec<Benchmark> {
+pub(crate) fn benchmarks() -> Vec<Benchmark> {
     let mut benchmarks = Vec::new();
     for in_use in [0, 1_000, 10_000, 60_000] {
         let name = name(in_use);
@@ -53,7 +53,7 @@ pub fn benchmarks() -> Vec<Benchmark> {
 }
 
 /// The name of the benchmark with this many addresses in use.
-pub fn name(in_use: u32) -> String {
+pub(crate) fn name(in_use: u32) -> String {
     format!("host-local/{in_use}")
 }
 
@@ -91,12 +91,12 @@ fn run(context: &mut Context, name: &str, in_use: u32, cursor: Cursor) -> Result
 }
 
 /// The case of one verb, taken in turn with [`empty_in_turn`].
-pub fn in_turn(verb: &str) -> String {
+pub(crate) fn in_turn(verb: &str) -> String {
     format!("{verb} in turn")
 }
 
 /// The case of the same verb in an empty store of the same side.
-pub fn empty_in_turn(verb: &str) -> String {
+pub(crate) fn empty_in_turn(verb: &str) -> String {
     format!("{verb} in turn, at 0")
 }
 
@@ -174,7 +174,7 @@ fn ours(tools: &Tools) -> Network {
 }
 
 /// The number of addresses in use in the store of the calling thread's world.
-pub fn in_use() -> Result<usize> {
+pub(crate) fn in_use() -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(FOLDER)? {
         let name = entry?.file_name();

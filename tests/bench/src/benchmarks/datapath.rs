@@ -21,7 +21,7 @@ use crate::world::{World, in_container, set_link_up, settle};
 use std::os::fd::AsFd;
 
 /// The benchmark's name in the report.
-pub const NAME: &str = "datapath";
+pub(crate) const NAME: &str = "datapath";
 
 /// The length of a sample. Samples are short and taken in turn, so that a disturbance of the machine
 /// affects one sample only, or one of each side.
@@ -34,13 +34,13 @@ const EXTRA_ROUNDS: usize = 3;
 const HOST: &str = "192.0.2.1";
 const OUTSIDE: &str = "192.0.2.2";
 
-pub fn benchmarks() -> Vec<Benchmark> {
+pub(crate) fn benchmarks() -> Vec<Benchmark> {
     vec![Benchmark::new(NAME, true, run)]
 }
 
 /// Where traffic comes from and goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     PodToPod,
     /// Through masquerade.
     PodToOutside,
@@ -55,7 +55,7 @@ const DIRECTIONS: [(Direction, &str); 3] = [
 ];
 
 /// The case of one kind of traffic in one direction with this many attachments.
-pub fn case(direction: Direction, kind: Kind, count: usize) -> String {
+pub(crate) fn case(direction: Direction, kind: Kind, count: usize) -> String {
     let direction = DIRECTIONS
         .iter()
         .find(|(found, _)| *found == direction)
@@ -64,7 +64,7 @@ pub fn case(direction: Direction, kind: Kind, count: usize) -> String {
 }
 
 /// The numbers of attachments to measure with.
-pub fn counts(extent: Extent) -> &'static [usize] {
+pub(crate) fn counts(extent: Extent) -> &'static [usize] {
     extent.pick(&[100], &[2, 100, 1_000])
 }
 

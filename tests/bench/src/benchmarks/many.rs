@@ -27,7 +27,7 @@ fn samples_before(extent: Extent) -> usize {
     extent.pick(10, 25)
 }
 
-pub fn benchmarks() -> Vec<Benchmark> {
+pub(crate) fn benchmarks() -> Vec<Benchmark> {
     [Scenario::Bridge, Scenario::Ptp]
         .into_iter()
         .map(|scenario| Benchmark::new(name(scenario), true, move |context| run(context, scenario)))
@@ -35,12 +35,12 @@ pub fn benchmarks() -> Vec<Benchmark> {
 }
 
 /// The name of the benchmark that fills a host with attachments of a scenario.
-pub fn name(scenario: Scenario) -> String {
+pub(crate) fn name(scenario: Scenario) -> String {
     format!("{}/nth", scenario.name())
 }
 
 /// The case of one verb for the n-th attachment.
-pub fn case(verb: &str, n: usize) -> String {
+pub(crate) fn case(verb: &str, n: usize) -> String {
     format!("{verb} at {n}")
 }
 

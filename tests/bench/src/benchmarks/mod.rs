@@ -1,12 +1,12 @@
 //! The benchmarks, one topic per file.
 
-pub mod addresses;
-pub mod datapath;
-pub mod footprint;
-pub mod many;
-pub mod pause;
-pub mod verbs;
-pub mod workers;
+pub(crate) mod addresses;
+pub(crate) mod datapath;
+pub(crate) mod footprint;
+pub(crate) mod many;
+pub(crate) mod pause;
+pub(crate) mod verbs;
+pub(crate) mod workers;
 
 use crate::Result;
 use crate::network::Tools;
@@ -14,7 +14,7 @@ use crate::series::Results;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// Every promise, in two minutes.
     Quick,
     Full,
@@ -22,7 +22,7 @@ pub enum Extent {
 
 impl Extent {
     /// The value for this extent.
-    pub fn pick<T>(self, quick: T, full: T) -> T {
+    pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
         match self {
             Self::Quick => quick,
             Self::Full => full,
@@ -31,7 +31,7 @@ impl Extent {
 }
 
 /// What a benchmark gets.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     pub tools: &'a Tools,
     pub extent: Extent,
     pub results: &'a mut Results,
@@ -39,7 +39,7 @@ pub struct Context<'a> {
 
 /// The order of the sides in a round. Over the rounds, each side comes first equally often, and equally
 /// often after each other side, because work that a side leaves to the kernel disturbs the next one.
-pub fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
     let is_backward = round / sides % 2 == 1;
     (0..sides).map(move |turn| match is_backward {
         false => (round + turn) % sides,
@@ -51,7 +51,7 @@ pub fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
 type Run = dyn Fn(&mut Context) -> Result<()>;
 
 /// A benchmark and its name.
-pub struct Benchmark {
+pub(crate) struct Benchmark {
     pub name: String,
     /// Part of the quick run.
     pub quick: bool,
@@ -72,13 +72,13 @@ impl Benchmark {
     }
 
     /// Runs it.
-    pub fn run(&self, context: &mut Context) -> Result<()> {
+    pub(crate) fn run(&self, context: &mut Context) -> Result<()> {
         (self.run)(context)
     }
 }
 
 /// All benchmarks, in the order of the report.
-pub fn all() -> Vec<Benchmark> {
+pub(crate) fn all() -> Vec<Benchmark> {
     let mut benchmarks = Vec::new();
     benchmarks.extend(verbs::benchmarks());
     benchmarks.extend(addresses::benchmarks());

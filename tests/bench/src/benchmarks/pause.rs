@@ -9,12 +9,12 @@ use crate::Result;
 use crate::series::{OURS, Side, Unit};
 
 /// What others use in place of a pause process.
-pub const BUSYBOX: Side = "busybox sleep";
+pub(crate) const BUSYBOX: Side = "busybox sleep";
 
 /// The benchmark's name in the report.
-pub const NAME: &str = "pause";
+pub(crate) const NAME: &str = "pause";
 
-pub fn benchmarks() -> Vec<Benchmark> {
+pub(crate) fn benchmarks() -> Vec<Benchmark> {
     vec![Benchmark::new(NAME, true, run)]
 }
 

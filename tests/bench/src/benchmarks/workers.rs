@@ -13,7 +13,7 @@ use crate::scenario::{Scenario, Setup};
 use crate::series::{OURS, REFERENCE, Unit, quantile};
 use crate::world::{World, settle};
 
-pub fn benchmarks() -> Vec<Benchmark> {
+pub(crate) fn benchmarks() -> Vec<Benchmark> {
     let mut benchmarks = Vec::new();
     for scenario in [Scenario::Bridge, Scenario::Masquerade] {
         for (count, workers) in [200, 500]
@@ -32,7 +32,7 @@ pub fn benchmarks() -> Vec<Benchmark> {
 }
 
 /// The name of the benchmark with this many attachments and workers.
-pub fn name(scenario: Scenario, count: usize, workers: usize) -> String {
+pub(crate) fn name(scenario: Scenario, count: usize, workers: usize) -> String {
     format!("{}/{count}-by-{workers}", scenario.name())
 }
 
@@ -132,7 +132,7 @@ fn in_parallel(
 }
 
 /// Creates attachments, a few at a time, for a benchmark that needs a full host.
-pub fn attach_all(
+pub(crate) fn attach_all(
     world: &World,
     implementation: &Implementation,
     attachments: &[Attachment],

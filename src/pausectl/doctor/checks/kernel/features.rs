@@ -2,7 +2,7 @@
 
 /// Something that a kernel may or may not support.
 #[derive(Debug, Clone, Copy)]
-pub struct Feature {
+pub(crate) struct Feature {
     pub name: &'static str,
     /// The build options of a kernel that supports it.
     pub option: &'static str,
@@ -10,7 +10,7 @@ pub struct Feature {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum NeededBy {
+pub(crate) enum NeededBy {
     /// Every pod.
     Pods,
     /// Networks with one of these keys in their configuration, or with this capability.
@@ -20,77 +20,77 @@ pub enum NeededBy {
 }
 
 const PORTS: NeededBy = NeededBy::Keys(&["ipMasq"], Some("portMappings"));
-pub const NFTABLES: Feature = Feature {
+pub(crate) const NFTABLES: Feature = Feature {
     name: "nftables for IPv4 and IPv6",
     option: "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
     needed_by: PORTS,
 };
-pub const NAT: Feature = Feature {
+pub(crate) const NAT: Feature = Feature {
     name: "nat in nftables",
     option: "CONFIG_NFT_NAT",
     needed_by: PORTS,
 };
-pub const MASQUERADE: Feature = Feature {
+pub(crate) const MASQUERADE: Feature = Feature {
     name: "masquerade in nftables",
     option: "CONFIG_NFT_MASQ",
     needed_by: PORTS,
 };
-pub const CONNTRACK: Feature = Feature {
+pub(crate) const CONNTRACK: Feature = Feature {
     name: "connection tracking in nftables",
     option: "CONFIG_NFT_CT",
     needed_by: PORTS,
 };
-pub const FIB: Feature = Feature {
+pub(crate) const FIB: Feature = Feature {
     name: "route look-ups in nftables",
     option: "CONFIG_NFT_FIB_INET",
     needed_by: NeededBy::Keys(&[], Some("portMappings")),
 };
-pub const MAPS: Feature = Feature {
+pub(crate) const MAPS: Feature = Feature {
     name: "maps of ports in nftables",
     option: "CONFIG_NF_TABLES and CONFIG_NFT_NAT, of Linux 4.1 or newer",
     needed_by: NeededBy::Keys(&[], Some("portMappings")),
 };
-pub const FLOWS: Feature = Feature {
+pub(crate) const FLOWS: Feature = Feature {
     name: "deleting tracked connections",
     option: "CONFIG_NF_CT_NETLINK",
     needed_by: NeededBy::Keys(&[], Some("portMappings")),
 };
-pub const FRAMES: Feature = Feature {
+pub(crate) const FRAMES: Feature = Feature {
     name: "nftables for frames on bridges",
     option: "CONFIG_NF_TABLES_BRIDGE",
     needed_by: NeededBy::Keys(&["macspoofchk"], None),
 };
-pub const VETH: Feature = Feature {
+pub(crate) const VETH: Feature = Feature {
     name: "veth pairs",
     option: "CONFIG_VETH",
     needed_by: NeededBy::Pods,
 };
-pub const BRIDGE: Feature = Feature {
+pub(crate) const BRIDGE: Feature = Feature {
     name: "bridges",
     option: "CONFIG_BRIDGE",
     needed_by: NeededBy::Keys(&["bridge", "isGateway", "isDefaultGateway"], None),
 };
-pub const VLAN: Feature = Feature {
+pub(crate) const VLAN: Feature = Feature {
     name: "VLANs on bridges",
     option: "CONFIG_BRIDGE_VLAN_FILTERING",
     needed_by: NeededBy::Keys(&["vlan", "vlanTrunk"], None),
 };
-pub const SHAPING: Feature = Feature {
+pub(crate) const SHAPING: Feature = Feature {
     name: "token buckets",
     option: "CONFIG_NET_SCH_TBF",
     needed_by: NeededBy::Keys(&[], Some("bandwidth")),
 };
-pub const IFB: Feature = Feature {
+pub(crate) const IFB: Feature = Feature {
     name: "limits on what containers send",
     option: "CONFIG_IFB, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
     needed_by: NeededBy::Keys(&[], Some("bandwidth")),
 };
-pub const IPV6: Feature = Feature {
+pub(crate) const IPV6: Feature = Feature {
     name: "IPv6",
     option: "CONFIG_IPV6",
     needed_by: NeededBy::Other("networks with IPv6 subnets"),
 };
-pub const BR_NETFILTER: Feature = Feature {
+pub(crate) const BR_NETFILTER: Feature = Feature {
     name: "IP rules for frames on bridges",
     option: "CONFIG_BRIDGE_NETFILTER (modprobe br_netfilter)",
     needed_by: NeededBy::Other(

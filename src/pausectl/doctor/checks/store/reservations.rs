@@ -11,7 +11,7 @@ use pausenet_host::Result;
 
 /// An address file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     pub ip: IpAddr,
     /// Container and interface. None: the file names no container.
     pub holder: Option<(String, String)>,
@@ -21,7 +21,7 @@ pub struct Reservation {
 
 /// The store of one network.
 #[derive(Debug)]
-pub struct NetworkStore {
+pub(crate) struct NetworkStore {
     pub dir: PathBuf,
     pub network: String,
     /// By address.
@@ -33,7 +33,7 @@ impl NetworkStore {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn read(dir: PathBuf, processes: &ProcessSnapshot) -> Result<Option<Self>> {
+    pub(crate) fn read(dir: PathBuf, processes: &ProcessSnapshot) -> Result<Option<Self>> {
         let Some(store) = Store::open_existing(&dir)? else {
             return Ok(None);
         };

@@ -9,23 +9,23 @@ const REQUEST: u16 = 1;
 const CREATE_EXCLUSIVELY: u16 = 0x400 | 0x200;
 
 /// IFLA_… and RT_SCOPE_… numbers.
-pub const IFNAME: u16 = 3;
-pub const MASTER: u16 = 10;
-pub const ALIAS: u16 = 20;
-pub const GROUP: u16 = 27;
-pub const EXT_MASK: u16 = 29;
+pub(crate) const IFNAME: u16 = 3;
+pub(crate) const MASTER: u16 = 10;
+pub(crate) const ALIAS: u16 = 20;
+pub(crate) const GROUP: u16 = 27;
+pub(crate) const EXT_MASK: u16 = 29;
 /// RTEXT_FILTER_SKIP_STATS.
-pub const SKIP_STATS: u32 = 8;
-pub const UNIVERSE: u8 = 0;
-pub const LINK: u8 = 253;
-pub const HOST: u8 = 254;
+pub(crate) const SKIP_STATS: u32 = 8;
+pub(crate) const UNIVERSE: u8 = 0;
+pub(crate) const LINK: u8 = 253;
+pub(crate) const HOST: u8 = 254;
 const LINK_INFO: u16 = 18;
 const NET_NS_FD: u16 = 28;
 const NESTED: u16 = 0x8000;
 
 /// The message types: RTM_… numbers, and those of nftables with the subsystem in the upper byte.
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub(crate) enum Kind {
     NewVeth,
     GetLink,
     SetLink,
@@ -56,7 +56,7 @@ impl Kind {
 }
 
 /// Messages for one send, and a socket in the namespace they are for.
-pub struct Batch {
+pub(crate) struct Batch {
     socket: Socket,
     bytes: Vec<u8>,
     /// Where the last message starts.
@@ -66,7 +66,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn new(protocol: isize) -> io::Result<Self> {
         let mut batch = Self {
             socket: Socket::new(protocol)?,
             bytes: Vec::with_capacity(1024),
@@ -80,7 +80,7 @@ impl Batch {
     }
 
     /// Starts a message; what is added later belongs to it.
-    pub fn start(&mut self, kind: Kind) -> &mut Self {
+    pub(crate) fn start(&mut self, kind: Kind) -> &mut Self {
         self.finish();
         self.at = self.bytes.len();
         self.expected_replies += usize::from(matches!(kind, Kind::GetLink));
@@ -126,18 +126,18 @@ impl Batch {
         self.set_length(at, 2);
     }
 
-    pub fn text(&mut self, kind: u16, text: &str) {
+    pub(crate) fn text(&mut self, kind: u16, text: &str) {
         let mut value = text.as_bytes().to_vec();
         value.push(0);
         self.attribute(kind, &value);
     }
 
-    pub fn number(&mut self, kind: u16, number: u32) {
+    pub(crate) fn number(&mut self, kind: u16, number: u32) {
         self.attribute(kind, &number.to_ne_bytes());
     }
 
     /// struct ifinfomsg.
-    pub fn link(&mut self, index: u32, up: bool) {
+    pub(crate) fn link(&mut self, index: u32, up: bool) {
         let up = u32::from(up).to_ne_bytes();
         self.push(&[0; 4]);
         self.push(&index.to_ne_bytes());
@@ -145,7 +145,7 @@ impl Batch {
         self.push(&up);
     }
 
-    pub fn veth_peer(&mut self, index: u32, name: &str, netns: i32) {
+    pub(crate) fn veth_peer(&mut self, index: u32, name: &str, netns: i32) {
         self.nest(LINK_INFO | NESTED, |info| {
             info.text(1, "veth");
             info.nest(2 | NESTED, |data| {
@@ -159,14 +159,14 @@ impl Batch {
     }
 
     /// struct ifaddrmsg with its address.
-    pub fn address(&mut self, index: u32, address: [u8; 4], prefix: u8) {
+    pub(crate) fn address(&mut self, index: u32, address: [u8; 4], prefix: u8) {
         self.push(&[2, prefix, 0, 0]);
         self.push(&index.to_ne_bytes());
         self.attribute(2, &address);
     }
 
     /// struct rtmsg with destination, link and gateway.
-    pub fn route(&mut self, dst: ([u8; 4], u8), link: u32, via: Option<[u8; 4]>, scope: u8) {
+    pub(crate) fn route(&mut self, dst: ([u8; 4], u8), link: u32, via: Option<[u8; 4]>, scope: u8) {
         const MAIN_TABLE: u8 = 254;
         const PROTOCOL_BOOT: u8 = 3;
         const UNICAST: u8 = 1;
@@ -182,7 +182,7 @@ impl Batch {
     }
 
     /// An element of a set in the table `inet pausenet`, whose key is an address.
-    pub fn element(&mut self, kind: Kind, set: &str, address: [u8; 4]) {
+    pub(crate) fn element(&mut self, kind: Kind, set: &str, address: [u8; 4]) {
         const INET: u8 = 1;
         self.start(kind).push(&[INET, 0, 0, 0]);
         self.text(1, "pausenet");
@@ -197,7 +197,7 @@ impl Batch {
 
     /// Sends all messages. The kernel handles them within the send, and replies only to requests and with
     /// errors, so all replies can be read right after it.
-    pub fn send(mut self) -> io::Result<()> {
+    pub(crate) fn send(mut self) -> io::Result<()> {
         const DONT_WAIT: i32 = 0x40;
         const ERROR: u16 = 2;
         self.finish();
