@@ -28,7 +28,7 @@
 //! 3. `verbs/mod.rs` finds the verb's function: `verbs/add.rs`. It takes the attachment's lock
 //!    (`apply/host.rs`) and goes through the next four rooms in turn.
 //! 4. `ipam/mod.rs` picks an IPAM; `ipam/host_local.rs` takes an address from its ranges and writes
-//!    it down in `ipam/store/mod.rs`.
+//!    it down in `ipam/store/folder.rs`.
 //! 5. `plan/attachment.rs`: what the kernel should look like. Modes are in `plan/bridge.rs` and
 //!    `plan/ptp.rs`, names and aliases in `plan/identity.rs`, elements of nftables in
 //!    `plan/rules/mod.rs`.

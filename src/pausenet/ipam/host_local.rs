@@ -95,7 +95,7 @@ impl HostLocal {
     pub fn allocate(&self, attachment: &Attachment, requested: &[IpAddr]) -> Result<Outcome> {
         // Read first: what fails here must not have taken an address.
         let dns = self.dns()?;
-        let wishes = self.wishes(requested)?;
+        let requested_by_set = self.requested_by_set(requested)?;
         let holder = Holder::of(attachment);
         let mut store = self.store()?;
         let held = store.held_by(&holder)?;
@@ -103,8 +103,8 @@ impl HostLocal {
             return Ok(Outcome::AlreadyHeld(held));
         }
         let mut addresses = Vec::with_capacity(self.sets.len());
-        for (index, (set, wish)) in self.sets.iter().zip(wishes).enumerate() {
-            match allocate_one(&mut store, &holder, index, set, wish) {
+        for (index, (set, requested)) in self.sets.iter().zip(requested_by_set).enumerate() {
+            match allocate_one(&mut store, &holder, index, set, requested) {
                 Ok(given) => addresses.push(given),
                 Err(err) => {
                     store.release(&holder)?;
@@ -120,9 +120,6 @@ impl HostLocal {
     }
 
     /// Frees whatever the attachment has. Nothing to free is success.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn release(&self, attachment: &Attachment) -> Result<()> {
         match self.existing_store()? {
             Some(mut store) => store.release(&Holder::of(attachment)),
@@ -132,9 +129,6 @@ impl HostLocal {
 
     /// Writes down that an attachment has an address, which it has in the kernel already. False
     /// when the address is somebody's in the store, or in none of the ranges.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn restore(&self, attachment: &Attachment, ip: IpAddr) -> Result<bool> {
         let Some(set) = self.sets.iter().position(|set| set.range_of(ip).is_some()) else {
             return Ok(false);
@@ -143,9 +137,6 @@ impl HostLocal {
     }
 
     /// What the attachment has now, as far as it lies in the ranges.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
         let Some(mut store) = self.existing_store()? else {
             return Ok(Vec::new());
@@ -163,9 +154,6 @@ impl HostLocal {
     }
 
     /// Every address of an attachment that `keep` does not want kept.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self.existing_store()? {
             Some(store) => store.stale(keep),
@@ -218,9 +206,6 @@ impl HostLocal {
 
     /// The first address of `expected` that lies in our ranges and that the store does not
     /// give to the attachment.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn first_not_held(
         &self,
         attachment: &Attachment,
@@ -236,17 +221,17 @@ impl HostLocal {
     }
 
     /// For each set the requested address that it is to give: the first that it contains.
-    fn wishes(&self, requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
+    fn requested_by_set(&self, requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
         let mut open = requested.to_vec();
-        let mut wishes = Vec::with_capacity(self.sets.len());
+        let mut requested_by_set = Vec::with_capacity(self.sets.len());
         for set in &self.sets {
             let found = open.iter().position(|ip| set.range_of(*ip).is_some());
-            wishes.push(found.map(|at| open.remove(at)));
+            requested_by_set.push(found.map(|at| open.remove(at)));
         }
-        // The same address asked for twice, in CNI_ARGS and a capability say, is one wish.
-        open.retain(|ip| !wishes.contains(&Some(*ip)));
+        // The same address asked for twice, in CNI_ARGS and a capability say, counts once.
+        open.retain(|ip| !requested_by_set.contains(&Some(*ip)));
         match open.first() {
-            None => Ok(wishes),
+            None => Ok(requested_by_set),
             Some(ip) => {
                 let sets: Vec<_> = self.sets.iter().map(RangeSet::to_string).collect();
                 Err(invalid(format!(
@@ -302,19 +287,23 @@ fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<Vec<Range
     Ok(sets)
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "the prefix length is that of a subnet of the same family"
+)]
 fn allocate_one(
     store: &mut Store,
     holder: &Holder,
     index: usize,
     set: &RangeSet,
-    wish: Option<IpAddr>,
+    requested: Option<IpAddr>,
 ) -> Result<Allocated> {
     let given = |ip, range: &range::Range| Allocated {
         address: IpNetwork::new(ip, range.subnet.prefix())
             .expect("the prefix length of a subnet of the same family"),
         gateway: Some(range.gateway),
     };
-    if let Some((ip, range)) = wish.and_then(|ip| Some((ip, set.range_of(ip)?))) {
+    if let Some((ip, range)) = requested.and_then(|ip| Some((ip, set.range_of(ip)?))) {
         if ip == range.gateway {
             return Err(invalid(format!(
                 "requested address {ip} is the gateway of {}",
@@ -327,7 +316,7 @@ fn allocate_one(
                 format!("requested address {ip} is taken"),
             )
             .hint(format!(
-                "{} names its holder",
+                "its holder is written in {}",
                 store.dir().join(ip.to_string()).display()
             )));
         }

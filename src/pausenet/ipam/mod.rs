@@ -106,9 +106,6 @@ impl Ipam {
     }
 
     /// The addresses that an attachment has, as far as the IPAM knows.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn held(&self, request: &Request) -> Result<Vec<IpNetwork>> {
         match self {
             Self::HostLocal(ipam) => ipam.held(&request.attachment),
@@ -139,9 +136,6 @@ impl Ipam {
     }
 
     /// The addresses that [`Ipam::collect`] would give back, as far as the IPAM knows.
-    ///
-    /// # Errors
-    /// Code 5 when the store cannot be used.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self {
             Self::HostLocal(ipam) => ipam.stale(keep),

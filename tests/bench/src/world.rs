@@ -143,7 +143,7 @@ pub(crate) fn index_of(name: &str) -> Result<u32> {
 /// Waits until the kernel has destroyed all unused namespaces. It does so one after the other, and a
 /// measurement in the meantime would wait for its locks. To find out, a link with one end in a namespace
 /// that is released last is watched: it goes when that namespace does.
-pub fn settle() -> Result<()> {
+pub(crate) fn settle() -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
     on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;

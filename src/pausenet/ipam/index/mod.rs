@@ -53,24 +53,24 @@ use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
 
 /// From how many addresses on it pays.
-pub const WORTHWHILE: usize = 8;
+pub(crate) const WORTHWHILE: usize = 8;
 
 /// A new version for each change of the format.
 const FORMAT: u32 = 1;
 
 /// How many pages a search may go on to: more, and the index is worn out.
-const FARTHEST: u64 = 16;
+const MAX_PROBES: u64 = 16;
 
 /// What more pages than this hold is not dense enough for an index of this kind.
-const MOST_PAGES: u64 = 65_536;
+const MAX_PAGES: u64 = 65_536;
 
 /// What the index says cannot be right, or cannot be read, or does not fit in: the store has to be
 /// read.
 #[derive(Debug)]
-pub struct Inconsistent;
+pub(crate) struct Inconsistent;
 
 /// The index of one store.
-pub struct Index {
+pub(crate) struct Index {
     path: PathBuf,
     /// None when it has just been made.
     file: Option<File>,
@@ -100,7 +100,7 @@ struct Header {
 
 impl Index {
     /// The index of a folder, if there is one that can be believed.
-    pub fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
+    pub(crate) fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let path = place(root, &stamp);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -120,7 +120,7 @@ impl Index {
 
     /// An empty index with room for these addresses and as many again. None when they are too
     /// far apart, or there can be none.
-    pub fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
+    pub(crate) fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let neighbours: BTreeSet<_> = addresses
             .iter()
@@ -140,7 +140,7 @@ impl Index {
             compared: false,
         };
         let pages = header.holder_pages + header.neighbour_pages;
-        (pages <= MOST_PAGES).then(|| Self {
+        (pages <= MAX_PAGES).then(|| Self {
             path: place(root, &stamp),
             file: None,
             pages: (1..=pages)
@@ -154,7 +154,7 @@ impl Index {
     /// Writes what has changed, and a new stamp on the folder: the stamp first, so that a half
     /// written index has an old one, and the header last. One that cannot be written, or does not
     /// pay any more, is removed.
-    pub fn commit(mut self, folder: BorrowedFd) {
+    pub(crate) fn commit(mut self, folder: BorrowedFd) {
         if !self.changed {
             return;
         }
@@ -165,7 +165,7 @@ impl Index {
     }
 
     /// Removes an index that has turned out wrong.
-    pub fn discard(self) {
+    pub(crate) fn discard(self) {
         let _ = fs::remove_file(&self.path);
     }
 
@@ -197,13 +197,13 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Inconsistent> {
+    pub(crate) fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Inconsistent> {
         let hash = hash(0, content.as_bytes());
         let mut found = Vec::new();
         for at in self.holder_pages(hash) {
             let page = self.page(at)?;
             found.extend(page.addresses(hash));
-            if !page.is_passed_by() {
+            if !page.has_overflowed() {
                 return Ok(found);
             }
         }
@@ -214,7 +214,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`], also when there is no room.
-    pub fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
+    pub(crate) fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
         self.set_taken(ip, true)?;
         if content.is_empty() {
             return Ok(());
@@ -229,7 +229,7 @@ impl Index {
                 self.header.holders += 1;
                 return Ok(());
             }
-            page.pass_by();
+            page.set_overflowed();
         }
         Err(Inconsistent)
     }
@@ -238,7 +238,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
+    pub(crate) fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
         self.set_taken(ip, false)?;
         if content.is_empty() {
             return Ok(());
@@ -250,7 +250,7 @@ impl Index {
                 self.header.holders = self.header.holders.checked_sub(1).ok_or(Inconsistent)?;
                 return Ok(());
             }
-            if !page.is_passed_by() {
+            if !page.has_overflowed() {
                 break;
             }
         }
@@ -261,7 +261,11 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub fn next_free(&mut self, from: IpAddr, to: IpAddr) -> Result<Option<IpAddr>, Inconsistent> {
+    pub(crate) fn next_free(
+        &mut self,
+        from: IpAddr,
+        to: IpAddr,
+    ) -> Result<Option<IpAddr>, Inconsistent> {
         let mut from = from;
         loop {
             let found = match self.neighbours(from)? {
@@ -286,7 +290,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Inconsistent> {
+    pub(crate) fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Inconsistent> {
         let mut count = 0;
         for at in 0..self.header.neighbour_pages {
             let page = self.page(1 + self.header.holder_pages + at)?;
@@ -309,7 +313,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Inconsistent> {
+    pub(crate) fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Inconsistent> {
         let (_, page) = self.neighbours(ip)?;
         Ok(page.is_some_and(|page| page.is_taken(ip)))
     }
@@ -318,7 +322,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`] when there are others.
-    pub fn compare(&mut self, listed: usize) -> Result<(), Inconsistent> {
+    pub(crate) fn compare(&mut self, listed: usize) -> Result<(), Inconsistent> {
         if self.header.taken != listed as u64 {
             return Err(Inconsistent);
         }
@@ -327,7 +331,7 @@ impl Index {
     }
 
     /// Whether it has not changed since it was compared.
-    pub fn is_compared(&self) -> bool {
+    pub(crate) fn is_compared(&self) -> bool {
         self.header.compared
     }
 
@@ -369,7 +373,7 @@ impl Index {
     }
 
     fn holder_pages(&self, hash: u64) -> impl Iterator<Item = u64> + use<> {
-        pages_from(1, self.header.holder_pages, hash, FARTHEST)
+        pages_from(1, self.header.holder_pages, hash, MAX_PROBES)
     }
 
     fn page(&mut self, at: u64) -> Result<&Page, Inconsistent> {

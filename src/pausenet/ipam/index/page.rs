@@ -15,25 +15,25 @@ use crate::cni::Family;
 use crate::ipam::range::{address, number};
 
 /// Bytes in a page.
-pub const SIZE: usize = 544;
+pub(crate) const SIZE: usize = 544;
 
 /// Bytes of it that are not the checksum.
-pub const BODY: usize = 536;
+pub(crate) const BODY: usize = 536;
 
 /// How many neighbours share a page.
-pub const NEIGHBOURS: u128 = 4096;
+pub(crate) const NEIGHBOURS: u128 = 4096;
 
 /// Holders that a page has room for.
-pub const SLOTS: usize = 21;
+pub(crate) const SLOTS: usize = 21;
 
 const HASH: usize = 8;
 const PLACE: usize = 17;
 const SLOT: usize = HASH + PLACE;
-const PASSED_BY: usize = SLOTS * SLOT;
+const OVERFLOWED: usize = SLOTS * SLOT;
 
 /// An address as 17 bytes: 4 or 6, and its number. None is all zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place([u8; PLACE]);
+pub(crate) struct Place([u8; PLACE]);
 
 impl Place {
     fn new(family: Family, number: u128) -> Self {
@@ -47,7 +47,7 @@ impl Place {
     }
 
     /// The address; None when there is none.
-    pub fn ip(self) -> Option<IpAddr> {
+    pub(crate) fn ip(self) -> Option<IpAddr> {
         let number = u128::from_be_bytes(self.0[1..].try_into().ok()?);
         match self.0[0] {
             4 => Some(address(number, Family::Ipv4)),
@@ -57,12 +57,12 @@ impl Place {
     }
 
     /// The first of an address's neighbours, which stands for all of them.
-    pub fn of_neighbours(ip: IpAddr) -> Self {
+    pub(crate) fn of_neighbours(ip: IpAddr) -> Self {
         Self::new(ip.into(), number(ip) / NEIGHBOURS * NEIGHBOURS)
     }
 
     /// A hash to find its page by.
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         hash(0, &self.0)
     }
 }
@@ -75,7 +75,7 @@ impl From<IpAddr> for Place {
 
 /// The standard library's hash, with its fixed key. Another version of it may reckon otherwise:
 /// then no checksum of an older index is right.
-pub fn hash(seed: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write_u64(seed);
     hasher.write(bytes);
@@ -84,29 +84,30 @@ pub fn hash(seed: u64, bytes: &[u8]) -> u64 {
 
 /// One page.
 #[derive(Clone)]
-pub struct Page([u8; SIZE]);
+pub(crate) struct Page([u8; SIZE]);
 
 impl Page {
     /// A page that nothing is in.
-    pub fn blank() -> Self {
+    pub(crate) fn blank() -> Self {
         Self([0; SIZE])
     }
 
     /// A page as it was sealed; None when it is not as it was.
-    pub fn unsealed(bytes: [u8; SIZE], seed: u64) -> Option<Self> {
+    pub(crate) fn unsealed(bytes: [u8; SIZE], seed: u64) -> Option<Self> {
         let sum = hash(seed, &bytes[..BODY]).to_le_bytes();
         (bytes[BODY..] == sum).then_some(Self(bytes))
     }
 
     /// Its bytes, with the checksum.
-    pub fn sealed(&mut self, seed: u64) -> &[u8; SIZE] {
+    pub(crate) fn sealed(&mut self, seed: u64) -> &[u8; SIZE] {
         let sum = hash(seed, &self.0[..BODY]).to_le_bytes();
         self.0[BODY..].copy_from_slice(&sum);
         &self.0
     }
 
     /// All but the checksum.
-    pub fn body(&mut self) -> &mut [u8; BODY] {
+    #[expect(clippy::expect_used, reason = "the body is shorter than the page")]
+    pub(crate) fn body(&mut self) -> &mut [u8; BODY] {
         self.0.first_chunk_mut().expect("the body is the shorter")
     }
 }
@@ -114,35 +115,36 @@ impl Page {
 /// A page of holders.
 impl Page {
     /// The addresses of a holder, by hash.
-    pub fn addresses(&self, hash: u64) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn addresses(&self, hash: u64) -> impl Iterator<Item = IpAddr> {
         self.slots()
             .filter(move |(found, _)| *found == hash)
             .filter_map(|(_, place)| place.ip())
     }
 
     /// Puts a holder's address into a slot. False when all are in use.
-    pub fn put(&mut self, hash: u64, ip: IpAddr) -> bool {
+    pub(crate) fn put(&mut self, hash: u64, ip: IpAddr) -> bool {
         self.replace(|(_, place)| place.ip().is_none(), (hash, ip.into()))
     }
 
     /// Takes a holder's address out. False when it is not in.
-    pub fn take(&mut self, hash: u64, ip: IpAddr) -> bool {
+    pub(crate) fn take(&mut self, hash: u64, ip: IpAddr) -> bool {
         let empty = Place([0; PLACE]);
         self.replace(|slot| slot == (hash, ip.into()), (0, empty))
     }
 
     /// Whether the search for a holder has to go on in the next page.
-    pub fn is_passed_by(&self) -> bool {
-        self.0[PASSED_BY] != 0
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.0[OVERFLOWED] != 0
     }
 
     /// Somebody did not fit in.
-    pub fn pass_by(&mut self) {
-        self.0[PASSED_BY] = 1;
+    pub(crate) fn set_overflowed(&mut self) {
+        self.0[OVERFLOWED] = 1;
     }
 
+    #[expect(clippy::expect_used, reason = "a slot is 8 and 17 bytes")]
     fn slots(&self) -> impl Iterator<Item = (u64, Place)> {
-        let slots = self.0[..PASSED_BY].chunks_exact(SLOT);
+        let slots = self.0[..OVERFLOWED].chunks_exact(SLOT);
         slots.map(|slot| {
             let (hash, place) = slot.split_at(HASH);
             let hash = u64::from_le_bytes(hash.try_into().expect("8 bytes"));
@@ -164,31 +166,32 @@ impl Page {
 /// A page of neighbours.
 impl Page {
     /// Whose page it is; None when it is nobody's yet.
-    pub fn neighbours(&self) -> Option<Place> {
+    #[expect(clippy::expect_used, reason = "a page is longer than what it is about")]
+    pub(crate) fn neighbours(&self) -> Option<Place> {
         let place = Place(*self.0.first_chunk().expect("a page is longer"));
         (place.0[0] != 0).then_some(place)
     }
 
     /// Makes a blank page theirs.
-    pub fn assign(&mut self, neighbours: Place) {
+    pub(crate) fn assign(&mut self, neighbours: Place) {
         self.0[..PLACE].copy_from_slice(&neighbours.0);
     }
 
     /// Whether an address is taken.
-    pub fn is_taken(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_taken(&self, ip: IpAddr) -> bool {
         let at = bit(ip);
         self.bits()[at / 8] & (1 << (at % 8)) != 0
     }
 
     /// Notes whether an address is taken.
-    pub fn set_taken(&mut self, ip: IpAddr, taken: bool) {
+    pub(crate) fn set_taken(&mut self, ip: IpAddr, taken: bool) {
         let at = bit(ip);
         let byte = &mut self.0[PLACE + at / 8];
         *byte = *byte & !(1 << (at % 8)) | u8::from(taken) << (at % 8);
     }
 
     /// The first address at or after this one that is not taken.
-    pub fn next_free(&self, ip: IpAddr) -> Option<IpAddr> {
+    pub(crate) fn next_free(&self, ip: IpAddr) -> Option<IpAddr> {
         let from = bit(ip);
         let mut free = self.words().enumerate().skip(from / 64).map(|(at, word)| {
             let asked = if at == from / 64 {
@@ -204,7 +207,7 @@ impl Page {
     }
 
     /// How many of these are taken. Both are of this page.
-    pub fn count(&self, bits: Range<usize>) -> u128 {
+    pub(crate) fn count(&self, bits: Range<usize>) -> u128 {
         let within = |at: &usize| self.bits()[at / 8] & (1 << (at % 8)) != 0;
         if bits == (0..NEIGHBOURS as usize) {
             return self.words().map(|word| u128::from(word.count_ones())).sum();
@@ -216,6 +219,7 @@ impl Page {
         &self.0[PLACE..][..NEIGHBOURS as usize / 8]
     }
 
+    #[expect(clippy::expect_used, reason = "chunks of 8 bytes")]
     fn words(&self) -> impl Iterator<Item = u64> {
         let words = self.bits().chunks_exact(8);
         words.map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))

@@ -143,7 +143,7 @@ fn one_that_does_not_pay_any_more_is_removed() {
 }
 
 #[test]
-fn what_cannot_be_right_is_said_to_be_wrong() {
+fn an_inconsistent_index_is_reported() {
     let place = Place::new();
     let index = || place.with(&hundred());
     assert!(index().add(v4(2), "again").is_err());

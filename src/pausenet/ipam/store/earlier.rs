@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// Leaves the list, unless there is one. It costs two looks when there is.
-    pub(super) fn note_earlier(&self, taken: &[IpAddr]) {
+    pub(super) fn record_present_at_boot(&self, taken: &[IpAddr]) {
         let Some(indexes) = &self.indexes else {
             return;
         };
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn of_earlier_is_what_was_there_at_the_first_use() {
+    fn files_present_at_the_first_use_are_of_the_earlier_boot() {
         let place = Place::new();
         place.put("10.1.0.2");
         place.put("fd00::2");

@@ -47,9 +47,6 @@ pub enum SearchResult<'a> {
 
 impl Store {
     /// Opens a network's store, made if it is not there, and waits for its lock.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn open(dir: &Path) -> Result<Self> {
         match Self::lock(dir) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
@@ -62,9 +59,6 @@ impl Store {
     }
 
     /// Like [`Store::open`], but None when there is no store.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn open_existing(dir: &Path) -> Result<Option<Self>> {
         match Self::lock(dir) {
             Ok(store) => Ok(Some(store)),
@@ -131,9 +125,6 @@ impl Store {
     }
 
     /// Every address that a holder has, files of the old form included.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn held_by(&mut self, holder: &Holder) -> Result<Vec<IpAddr>> {
         let (exact, old) = self.find(holder)?;
         Ok(exact.into_iter().chain(old).collect())
@@ -154,7 +145,7 @@ impl Store {
         for ip in addresses {
             match self.remove_file(&ip.to_string()) {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                    outcome = Err(self.cannot("free", ip, err));
+                    outcome = Err(self.io_error("free", ip, err));
                 }
                 _ => {
                     self.ask(|index| index.remove(ip, content));
@@ -167,9 +158,6 @@ impl Store {
     /// Every address whose file tells a container and an interface that `keep` does not want
     /// kept, with both. What tells no holder is kept: it may be an ADD of the reference in the
     /// making.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         let content = |ip: IpAddr| StaleReservation::of(ip, self.content(ip).ok()?.trim());
         let held = self.taken()?.into_iter().filter_map(content);
@@ -202,7 +190,7 @@ impl Store {
         let mut outcome = Ok(0);
         for held in all {
             outcome = match self.remove_file(&held.ip.to_string()) {
-                Err(err) => Err(self.cannot("free", held.ip, err)),
+                Err(err) => Err(self.io_error("free", held.ip, err)),
                 Ok(()) => {
                     self.ask(|index| index.remove(held.ip, &held.content()));
                     outcome.map(|freed| freed + 1)
@@ -213,9 +201,6 @@ impl Store {
     }
 
     /// Whether an address file could be made.
-    ///
-    /// # Errors
-    /// Code 5, naming the folder.
     pub fn probe(&self) -> Result<()> {
         rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
             .on_path("cannot write to the address store", &self.dir)
@@ -230,9 +215,6 @@ impl Store {
     }
 
     /// Every address that is taken.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn taken(&self) -> Result<Vec<IpAddr>> {
         let unreadable = |err: rustix::io::Errno| io_error("cannot list", &self.dir, err);
         let mut taken = Vec::new();
@@ -248,9 +230,6 @@ impl Store {
     }
 
     /// How many addresses of a range set are in use.
-    ///
-    /// # Errors
-    /// Code 5, naming the path.
     pub fn in_use(&mut self, set: &RangeSet) -> Result<u128> {
         match self.ask(|index| set.count_by(|from, to| index.count(from, to))) {
             Some(in_use) => Ok(in_use),
@@ -286,7 +265,7 @@ impl Store {
 
     /// The holder's addresses by files of the new form and of the old.
     fn find(&mut self, holder: &Holder) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
-        if let Some(found) = self.look_up(holder)? {
+        if let Some(found) = self.find_in_index(holder)? {
             return Ok(found);
         }
         let (mut exact, mut old) = (Vec::new(), Vec::new());
@@ -303,7 +282,7 @@ impl Store {
     }
 
     /// The same by the index, if each file agrees.
-    fn look_up(&mut self, holder: &Holder) -> Result<Option<(Vec<IpAddr>, Vec<IpAddr>)>> {
+    fn find_in_index(&mut self, holder: &Holder) -> Result<Option<(Vec<IpAddr>, Vec<IpAddr>)>> {
         let mut found = [Vec::new(), Vec::new()];
         for (content, found) in [holder.content(), holder.old_form()]
             .into_iter()
@@ -315,7 +294,7 @@ impl Store {
             for ip in &addresses {
                 match self.content(*ip) {
                     Ok(read) if read.trim() == content => {}
-                    Err(err) if is_shortage(&err) => return Err(self.cannot("read", *ip, err)),
+                    Err(err) if is_shortage(&err) => return Err(self.io_error("read", *ip, err)),
                     _ => {
                         self.ask(|_| Err::<(), _>(Inconsistent));
                         return Ok(None);
@@ -335,7 +314,7 @@ impl Store {
     /// no index, and leaves word of what was there.
     fn read_all(&mut self, mut visit: impl FnMut(IpAddr, &str)) -> Result<()> {
         let taken = self.taken()?;
-        self.note_earlier(&taken);
+        self.record_present_at_boot(&taken);
         let mut index = match &self.indexes {
             Some(root) if taken.len() >= WORTHWHILE => {
                 Index::new(root, self.folder.as_fd(), &taken)
@@ -345,7 +324,7 @@ impl Store {
         for ip in &taken {
             let content = match self.content(*ip) {
                 Ok(content) => content,
-                Err(err) if is_shortage(&err) => return Err(self.cannot("read", *ip, err)),
+                Err(err) if is_shortage(&err) => return Err(self.io_error("read", *ip, err)),
                 Err(err) => {
                     if !is_garbage(&err) {
                         // Next time it may be readable, and then it has to be found.
@@ -391,7 +370,7 @@ impl Store {
         answer
     }
 
-    fn cannot(&self, what: &str, ip: IpAddr, err: io::Error) -> crate::cni::Error {
+    fn io_error(&self, what: &str, ip: IpAddr, err: io::Error) -> crate::cni::Error {
         io_error(
             &format!("cannot {what}"),
             &self.dir.join(ip.to_string()),

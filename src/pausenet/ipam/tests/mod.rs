@@ -215,14 +215,14 @@ fn requests_of_all_sources_are_served_together_each_by_its_set() {
     assert_eq!(
         addresses(host_local.unwrap().allocate()).unwrap(),
         ["10.1.0.10/24", "10.2.0.20/24", "10.3.0.2/24", "fd00::44/64"],
-        "the same address asked for twice is one wish"
+        "the same address asked for twice is one requested"
     );
 }
 
 #[test]
 fn a_request_that_cannot_be_had_takes_nothing() {
     let ipam = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
-    for (wish, code, words) in [
+    for (requested, code, words) in [
         ("IP=10.2.0.1", Code::InvalidConfig, "is the gateway"),
         ("IP=10.2.0.9", Code::TryAgainLater, "10.2.0.9 is taken"),
         ("IP=10.3.0.9", Code::InvalidConfig, "in no range set"),
@@ -234,17 +234,17 @@ fn a_request_that_cannot_be_had_takes_nothing() {
         fs::write(stores.dir().join("10.2.0.9"), "other\r\neth0").unwrap();
         let before = stores.taken();
 
-        let host_local = stores.host_local("c1", wish, &ipam, &json!({}));
+        let host_local = stores.host_local("c1", requested, &ipam, &json!({}));
         let err = host_local.unwrap().allocate().unwrap_err();
 
-        assert_eq!(err.code, code, "{wish}: {err}");
-        assert!(err.msg.contains(words), "{wish}: {err}");
-        assert_eq!(stores.taken(), before, "{wish}");
+        assert_eq!(err.code, code, "{requested}: {err}");
+        assert!(err.msg.contains(words), "{requested}: {err}");
+        assert_eq!(stores.taken(), before, "{requested}");
     }
 }
 
 #[test]
-fn two_wishes_for_one_set_cannot_both_be_had() {
+fn two_requests_for_one_set_are_refused() {
     let stores = Stores::new();
     let beside = json!({"runtimeConfig": {"ips": ["10.1.0.8", "10.1.0.9"]}});
     let host_local = stores.host_local("c1", "", &subnet("10.1.0.0/24"), &beside);
@@ -282,7 +282,7 @@ fn a_crowded_range_gives_its_last_free_address() {
 }
 
 #[test]
-fn exhaustion_tells_the_range_how_many_and_where_and_takes_nothing() {
+fn exhaustion_names_the_range_its_size_and_the_store_and_takes_nothing() {
     let stores = Stores::new();
     let ipam = json!({"ranges": [
         [{"subnet": "fd00::/64"}],
@@ -309,12 +309,14 @@ fn exhaustion_tells_the_range_how_many_and_where_and_takes_nothing() {
 }
 
 #[test]
-fn what_is_held_already_is_told_and_not_doubled() {
+fn a_second_allocation_is_refused_and_names_the_first() {
     let stores = Stores::new();
     let ipam = subnet("10.1.0.0/24");
     stores.allocate("c1", &ipam).unwrap();
-    for wish in ["", "IP=10.1.0.50"] {
-        let host_local = stores.host_local("c1", wish, &ipam, &json!({})).unwrap();
+    for requested in ["", "IP=10.1.0.50"] {
+        let host_local = stores
+            .host_local("c1", requested, &ipam, &json!({}))
+            .unwrap();
         match host_local.allocate().unwrap() {
             Outcome::AlreadyHeld(held) => assert_eq!(held, stores.taken()),
             Outcome::Allocated(given) => panic!("{given:?}"),

@@ -57,7 +57,7 @@ impl Model {
         }
     }
 
-    fn add(&mut self, container: u8, wish: Option<IpAddr>) -> Answer {
+    fn add(&mut self, container: u8, requested: Option<IpAddr>) -> Answer {
         let held = self.held.iter();
         let held: Vec<_> = held
             .filter(|(_, held)| held.container() == container)
@@ -72,7 +72,7 @@ impl Model {
             let next = cursor.map_or(0, |at| at + 1);
             let mut order = (next..next + set.len()).map(|at| at % set.len());
             let free = |at: &usize| !self.held.contains_key(&set[*at]);
-            let wished = wish.and_then(|wish| set.iter().position(|ip| *ip == wish));
+            let wished = requested.and_then(|requested| set.iter().position(|ip| *ip == requested));
             let found = match wished {
                 Some(at) => Some(at).filter(free),
                 None => order.find(free),
@@ -192,8 +192,10 @@ impl Played {
         Some(found.next()?.unwrap().path())
     }
 
-    fn host_local(&self, container: u8, wish: Option<IpAddr>) -> Bound {
-        let args = wish.map(|wish| format!("IP={wish}")).unwrap_or_default();
+    fn host_local(&self, container: u8, requested: Option<IpAddr>) -> Bound {
+        let args = requested
+            .map(|requested| format!("IP={requested}"))
+            .unwrap_or_default();
         let container = format!("c{container}");
         let host_local = self
             .stores
@@ -201,8 +203,8 @@ impl Played {
         host_local.unwrap()
     }
 
-    fn add(&self, container: u8, wish: Option<IpAddr>) -> Answer {
-        match self.host_local(container, wish).allocate() {
+    fn add(&self, container: u8, requested: Option<IpAddr>) -> Answer {
+        match self.host_local(container, requested).allocate() {
             Ok(Outcome::Allocated(given)) => Answer::Given(
                 given
                     .addresses
@@ -254,12 +256,12 @@ fn play(calls: Vec<Call>, crowd: u8) {
             Call::Add(c) => assert_eq!(played.add(*c, None), model.add(*c, None)),
             Call::AddWith(c, host) => {
                 // Within either set; 10.1.0.4 would be the gateway.
-                let wish = match host {
+                let requested = match host {
                     4 => "fd00::4".to_owned(),
                     host => format!("10.1.0.{host}"),
                 };
-                let wish = wish.parse().ok();
-                assert_eq!(played.add(*c, wish), model.add(*c, wish));
+                let requested = requested.parse().ok();
+                assert_eq!(played.add(*c, requested), model.add(*c, requested));
             }
             Call::Collect(from) => {
                 model.keep(*from);
