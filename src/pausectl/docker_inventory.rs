@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether to ask when stopped containers ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndTimes {
+pub(crate) enum EndTimes {
     Skip,
     /// With a request for each of them.
     Ask,
@@ -33,7 +33,10 @@ pub enum EndTimes {
 ///
 /// # Errors
 /// Wrong usage: the address of Docker's socket is malformed.
-pub fn read(options: &DockerOptions, end_times: EndTimes) -> Result<(EngineFacts, Option<Error>)> {
+pub(crate) fn read(
+    options: &DockerOptions,
+    end_times: EndTimes,
+) -> Result<(EngineFacts, Option<Error>)> {
     let socket = options.socket()?;
     let asked = block_on(async {
         let asking = async {

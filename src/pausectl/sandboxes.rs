@@ -16,7 +16,7 @@ const KTHREADD: u32 = 2;
 
 /// Which namespaces are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Those with an attachment of ours.
     Attached,
     /// All but the host's.
@@ -24,7 +24,7 @@ pub enum Scope {
 }
 
 /// The host and its sandboxes.
-pub struct HostSandboxes {
+pub(crate) struct HostSandboxes {
     pub host: Host,
     pub sandboxes: Vec<Sandbox>,
     /// Why others could not be read.
@@ -36,7 +36,7 @@ impl HostSandboxes {
     ///
     /// # Errors
     /// The host's own namespace, links or processes cannot be read.
-    pub fn read(scope: Scope, told: &EngineFacts) -> Result<Self> {
+    pub(crate) fn read(scope: Scope, told: &EngineFacts) -> Result<Self> {
         interfaces::apart(|| {
             let mut host = Host::open()?;
             let scan = NamespaceScan::take(host.id()?, told)?;
@@ -71,7 +71,7 @@ impl HostSandboxes {
 }
 
 /// A namespace, with all that is known of it.
-pub fn sandbox(sandbox: &Sandbox) -> Value {
+pub(crate) fn sandbox(sandbox: &Sandbox) -> Value {
     let members = sandbox.members.iter().map(member).collect::<Vec<_>>();
     let interfaces = sandbox.interfaces.iter().map(wire).collect::<Vec<_>>();
     json!({
@@ -121,7 +121,7 @@ fn because(reason: OwnerReason) -> &'static str {
 }
 
 /// A member: a container, or processes in none.
-pub fn member(member: &Member) -> Value {
+pub(crate) fn member(member: &Member) -> Value {
     let processes = member.processes.iter();
     let processes: Vec<_> = processes
         .map(|process| json!({"pid": process.pid, "name": process.name, "pause": process.is_pause}))
@@ -134,7 +134,7 @@ pub fn member(member: &Member) -> Value {
 }
 
 /// A container, as far as it is known.
-pub fn container(container: &Container) -> Value {
+pub(crate) fn container(container: &Container) -> Value {
     let pod = container.pod.as_ref();
     json!({
         "id": container.id,
@@ -146,7 +146,7 @@ pub fn container(container: &Container) -> Value {
 }
 
 /// An interface.
-pub fn wire(wire: &SandboxInterface) -> Value {
+pub(crate) fn wire(wire: &SandboxInterface) -> Value {
     let link = &wire.interface.link;
     let addresses = wire.interface.addresses.iter().map(ToString::to_string);
     json!({

@@ -19,7 +19,7 @@ use common::programs;
 use common::wait::wait_until;
 
 /// The folder with scripts/ and conf/.
-pub use common::programs::CHECKOUT;
+pub(crate) use common::programs::CHECKOUT;
 
 /// Scripts that run, each within the one before it.
 pub(crate) struct Script {

@@ -10,7 +10,7 @@ const SHORTEST_ID: usize = 4;
 
 /// What a target leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// A namespace, and the index of the member that is meant.
     Namespace(NetnsId, Option<usize>),
     /// A process or container on the host's own network; its name.
@@ -22,7 +22,7 @@ pub enum Found {
 }
 
 /// One meaning of a name.
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The TARGET that means this one and no other.
     pub target: String,
     /// A description, for a list of candidates.
@@ -31,6 +31,6 @@ pub struct Candidate {
 }
 
 /// Whether `text` is the beginning of an ID, and long enough.
-pub fn is_id_prefix(text: &str, id: &str) -> bool {
+pub(crate) fn is_id_prefix(text: &str, id: &str) -> bool {
     text.len() >= SHORTEST_ID && is_hex(text) && id.starts_with(text)
 }

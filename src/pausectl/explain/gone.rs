@@ -10,7 +10,7 @@ use pausenet_host::anchor::text::plain;
 
 /// What such a name or ID may mean: each namespace that lives on, or else the last removed
 /// container of that name.
-pub fn candidates(
+pub(crate) fn candidates(
     text: &str,
     scan: &NamespaceScan,
     told: &EngineFacts,

@@ -15,7 +15,7 @@ use pausenet_host::{Error, Result};
 
 /// A parsed TARGET.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     File(PathBuf),
     Process(u32),
     Pod(String),
@@ -27,7 +27,7 @@ pub enum Target {
 impl Target {
     /// # Errors
     /// A sentence that says what is wrong with the text.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.contains('\0') {
             return Err(format!("{text:?} is not a target"));
         }
@@ -48,7 +48,7 @@ impl Target {
     ///
     /// # Errors
     /// Nothing or several things match, or a file is not a network namespace.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         scan: &mut NamespaceScan,
         told: &EngineFacts,

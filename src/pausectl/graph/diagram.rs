@@ -11,14 +11,14 @@ use pausenet_host::anchor::sandbox::{Sandbox, SandboxInterface, State};
 use pausenet_host::anchor::text::plain;
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Diagram {
+pub(crate) struct Diagram {
     pub groups: Vec<BridgeGroup>,
     pub namespaces: Vec<Namespace>,
 }
 
 /// A bridge and the links on it; one group holds the links on no bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BridgeGroup {
+pub(crate) struct BridgeGroup {
     pub title: String,
     pub details: Vec<String>,
     pub links: Vec<Edge>,
@@ -26,7 +26,7 @@ pub struct BridgeGroup {
 
 /// A veth pair from a bridge to a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edge {
+pub(crate) struct Edge {
     pub host_end: String,
     pub interface: String,
     /// The index of its namespace.
@@ -35,7 +35,7 @@ pub struct Edge {
 
 /// A network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Namespace {
+pub(crate) struct Namespace {
     pub title: String,
     pub state: State,
     pub members: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Namespace {
 
 impl Diagram {
     /// From the host's links and addresses, and the sandboxes.
-    pub fn new(
+    pub(crate) fn new(
         links: &HashMap<u32, Link>,
         addresses: &[(u32, IpNetwork)],
         sandboxes: &[Sandbox],
@@ -78,7 +78,7 @@ impl Diagram {
     }
 
     /// The namespaces without a link to the host.
-    pub fn unlinked(&self) -> impl Iterator<Item = &Namespace> {
+    pub(crate) fn unlinked(&self) -> impl Iterator<Item = &Namespace> {
         let linked = |namespace: usize| {
             let mut edges = self.groups.iter().flat_map(|group| &group.links);
             edges.any(|edge| edge.namespace == namespace)
@@ -92,19 +92,19 @@ impl Diagram {
 
 impl Namespace {
     /// The first line of its box.
-    pub fn head(&self) -> String {
+    pub(crate) fn head(&self) -> String {
         format!("{}: {}", self.title, self.state.as_str())
     }
 
     /// The other lines.
-    pub fn lines(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &String> {
         self.members.iter().chain(&self.others)
     }
 }
 
 impl Edge {
     /// Both ends.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         format!("{} - {}", self.host_end, self.interface)
     }
 }

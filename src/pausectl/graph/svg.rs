@@ -74,7 +74,7 @@ impl Block {
     }
 }
 
-pub fn draw(diagram: &Diagram) -> String {
+pub(crate) fn draw(diagram: &Diagram) -> String {
     let mut groups: Vec<_> = diagram
         .groups
         .iter()
