@@ -37,7 +37,7 @@ pub struct PodElements {
 struct ExpectedElements {
     /// The index of its host end. While that link exists, the attachment is the same one.
     host_end: u32,
-    wishes: Vec<DesiredElement>,
+    desired_elements: Vec<DesiredElement>,
 }
 
 impl PodElements {
@@ -64,25 +64,26 @@ impl PodElements {
         }
         self.generation = None;
         let mut is_complete = self.refresh(socket)?;
-        let wishes = self
+        let desired_elements = self
             .expected
             .values()
-            .flat_map(|expected| expected.wishes.iter().cloned());
-        let wishes: Vec<_> = wishes.collect();
+            .flat_map(|expected| expected.desired_elements.iter().cloned());
+        let desired_elements: Vec<_> = desired_elements.collect();
         let mut count = 0;
         let mut outcome = Ok(());
-        if !wishes.is_empty() {
+        if !desired_elements.is_empty() {
             let present = ObservedElements::read(nft).during(attempt)?;
             // An element has no effect without its chain.
-            let chains_are_missing = !present.incomplete_chains(&wishes).is_empty();
+            let chains_are_missing = !present.incomplete_chains(&desired_elements).is_empty();
             if chains_are_missing {
                 is_complete = false;
-                rules::restore_shared(&wishes)?;
+                rules::restore_shared(&desired_elements)?;
             }
             for (attachment, expected) in &self.expected {
-                let missing = present.missing(&expected.wishes);
+                let missing = present.missing(&expected.desired_elements);
                 if missing.is_empty() {
-                    count += usize::from(chains_are_missing && !expected.wishes.is_empty());
+                    count +=
+                        usize::from(chains_are_missing && !expected.desired_elements.is_empty());
                     continue;
                 }
                 is_complete = false;
@@ -135,15 +136,18 @@ impl PodElements {
             portmap_is_ours: false,
         };
         let add_calls = add_calls::remembered(&entry, &[], plugins);
-        let wishes: Vec<_> = add_calls.iter().flat_map(AddCall::wishes).collect();
+        let desired_elements: Vec<_> = add_calls
+            .iter()
+            .flat_map(AddCall::desired_elements)
+            .collect();
         let belongs_to_this_attachment = !add_calls.is_empty()
-            && (wishes.is_empty()
+            && (desired_elements.is_empty()
                 || add_calls
                     .iter()
                     .all(|add_call| has_remembered_addresses(socket, host_end, add_call)));
         belongs_to_this_attachment.then_some(ExpectedElements {
             host_end: host_end.index,
-            wishes,
+            desired_elements,
         })
     }
 }

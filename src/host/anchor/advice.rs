@@ -45,7 +45,7 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
     }
     match &sandbox.owner {
         Owner::Missing(absent) if sandbox.interfaces.is_empty() => {
-            advice.push(anew("or start", member));
+            advice.push(recreate_advice("or start", member));
             if matches!(absent.was, LastKnownState::Restarted(_)) {
                 advice.push(Advice::new(
                     format!(
@@ -60,7 +60,7 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
         Owner::Member(_, OwnerReason::Rescued | OwnerReason::Registered)
             if lost(sandbox, member).is_some() =>
         {
-            advice.push(anew("when it suits you, start", member));
+            advice.push(recreate_advice("when it suits you, start", member));
         }
         Owner::Member(..) if !sandbox.left_behind.is_empty() => {
             advice.push(Advice::new(
@@ -108,7 +108,7 @@ fn rescue(member: &Member, is_docker: bool) -> Advice {
     )
 }
 
-fn anew(when: &str, member: &Member) -> Advice {
+fn recreate_advice(when: &str, member: &Member) -> Advice {
     Advice::new(
         format!(
             "{when} {} anew, onto an anchor that applications may leave and join",

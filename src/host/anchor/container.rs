@@ -33,7 +33,7 @@ pub struct KubePod {
 /// What a container is to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Nothing that somebody told us.
+    /// No source has reported one.
     Any,
     /// A pod's sandbox: it is there for the network.
     Sandbox,
@@ -109,19 +109,19 @@ impl Container {
     }
 
     /// Adds what its engine says, which knows best.
-    pub fn learn(&mut self, told: &Self) {
-        self.engine = told.engine.or(self.engine);
-        self.name = told.name.clone().or(self.name.take());
-        self.image = told.image.clone().or(self.image.take());
-        self.pod = told.pod.clone().or(self.pod.take());
-        if told.role != Role::Any {
-            self.role = told.role;
+    pub fn merge_reported(&mut self, reported: &Self) {
+        self.engine = reported.engine.or(self.engine);
+        self.name = reported.name.clone().or(self.name.take());
+        self.image = reported.image.clone().or(self.image.take());
+        self.pod = reported.pod.clone().or(self.pod.take());
+        if reported.role != Role::Any {
+            self.role = reported.role;
         }
-        if told.network != NetworkFrom::Unknown {
-            self.network = told.network.clone();
+        if reported.network != NetworkFrom::Unknown {
+            self.network = reported.network.clone();
         }
-        self.identity = told.identity.clone().or(self.identity.take());
-        self.endpoints.clone_from(&told.endpoints);
+        self.identity = reported.identity.clone().or(self.identity.take());
+        self.endpoints.clone_from(&reported.endpoints);
     }
 }
 

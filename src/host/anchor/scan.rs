@@ -81,7 +81,7 @@ impl NamespaceScan {
                 .filter_map(|member| member.container.as_mut())
             {
                 if let Some(facts) = known.get(container.id.as_str()) {
-                    container.learn(facts);
+                    container.merge_reported(facts);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub struct AddCall {
 
 impl AddCall {
     /// What nftables should hold for it.
-    pub fn wishes(&self) -> Vec<DesiredElement> {
+    pub fn desired_elements(&self) -> Vec<DesiredElement> {
         verbs::desired_elements(self.plugin, &self.request)
     }
 }

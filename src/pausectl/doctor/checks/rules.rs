@@ -37,7 +37,7 @@ enum RuleRepair {
         attachment: Attachment,
         /// The index of its host end: while that exists, it is the same attachment.
         host_end: u32,
-        wishes: Vec<DesiredElement>,
+        desired_elements: Vec<DesiredElement>,
     },
     /// Put back tables, sets, chains and rules that attachments share.
     PutBackShared(Vec<DesiredElement>),
@@ -52,7 +52,9 @@ enum RuleRepair {
 impl Repair for RuleRepair {
     fn done(&self) -> String {
         match self {
-            Self::PutBack { wishes, .. } => format!("put back {}", shown(wishes)),
+            Self::PutBack {
+                desired_elements, ..
+            } => format!("put back {}", shown(desired_elements)),
             Self::PutBackShared(_) => "put back".to_owned(),
             Self::Remove { keys, .. } => format!("removed {}", elements(keys.len())),
         }
@@ -63,10 +65,10 @@ impl Repair for RuleRepair {
             Self::PutBack {
                 attachment,
                 host_end: index,
-                wishes,
-            } => Ok(restore_elements(attachment, *index, wishes)?),
-            Self::PutBackShared(wishes) => {
-                rules::restore_shared(wishes)?;
+                desired_elements,
+            } => Ok(restore_elements(attachment, *index, desired_elements)?),
+            Self::PutBackShared(desired_elements) => {
+                rules::restore_shared(desired_elements)?;
                 Ok(true)
             }
             Self::Remove {
@@ -93,7 +95,7 @@ struct Expected {
     host_end: u32,
     /// It is in the runtime's result cache.
     is_cached: bool,
-    wishes: Vec<DesiredElement>,
+    desired_elements: Vec<DesiredElement>,
 }
 
 fn run(snapshot: &Snapshot) -> Vec<Finding> {
@@ -150,10 +152,10 @@ fn expected(snapshot: &Snapshot) -> Vec<Expected> {
         attachment: live.attachment.clone(),
         host_end: live.host_end.index,
         is_cached: live.is_cached,
-        wishes: live
+        desired_elements: live
             .add_calls
             .iter()
-            .flat_map(add_calls::AddCall::wishes)
+            .flat_map(add_calls::AddCall::desired_elements)
             .collect(),
     });
     let mut expected: Vec<_> = ours.collect();
@@ -176,7 +178,7 @@ fn expected(snapshot: &Snapshot) -> Vec<Expected> {
                     attachment: attachment.clone(),
                     host_end: host_end.index,
                     is_cached: true,
-                    wishes: add_call.wishes(),
+                    desired_elements: add_call.desired_elements(),
                 });
             }
         }
@@ -201,7 +203,7 @@ fn host_end_of<'a>(result: &AddResult, links: &'a [Link]) -> Option<&'a Link> {
 fn missing(present: &ObservedElements, expected: &[Expected]) -> Vec<Finding> {
     let mut findings = Vec::new();
     // Elements need the shared objects, so those are put back first.
-    let all = expected.iter().flat_map(|one| one.wishes.clone());
+    let all = expected.iter().flat_map(|one| one.desired_elements.clone());
     let all: Vec<_> = all.collect();
     let chains = present.incomplete_chains(&all);
     if !chains.is_empty() {
@@ -216,7 +218,7 @@ fn missing(present: &ObservedElements, expected: &[Expected]) -> Vec<Finding> {
         );
     }
     for expected in expected {
-        let gone = present.missing(&expected.wishes);
+        let gone = present.missing(&expected.desired_elements);
         // An ADD or DEL that is at work changes them.
         if gone.is_empty() || is_locked(&expected.attachment) || !link_exists(expected.host_end) {
             continue;
@@ -236,7 +238,7 @@ fn missing(present: &ObservedElements, expected: &[Expected]) -> Vec<Finding> {
                 .repair(RuleRepair::PutBack {
                     attachment: expected.attachment.clone(),
                     host_end: expected.host_end,
-                    wishes: gone,
+                    desired_elements: gone,
                 }),
         );
     }
@@ -244,12 +246,12 @@ fn missing(present: &ObservedElements, expected: &[Expected]) -> Vec<Finding> {
 }
 
 /// Elements by what they do.
-fn shown(wishes: &[DesiredElement]) -> String {
+fn shown(desired_elements: &[DesiredElement]) -> String {
     let mut kinds: Vec<String> = Vec::new();
-    for wish in wishes {
-        let set = wish.set.name.as_str();
+    for desired in desired_elements {
+        let set = desired.set.name.as_str();
         let kind = match set {
-            _ if set.starts_with("ports") => port(&wish.element),
+            _ if set.starts_with("ports") => port(&desired.element),
             _ if set.starts_with("masquerade_all") || set.starts_with("hairpin_") => {
                 "masquerade for its ports".to_owned()
             }
@@ -262,7 +264,7 @@ fn shown(wishes: &[DesiredElement]) -> String {
         }
     }
     if kinds.is_empty() {
-        return elements(wishes.len());
+        return elements(desired_elements.len());
     }
     kinds.join(", ")
 }
