@@ -1,4 +1,4 @@
-//! What to do for those who have lost a network, or whose network has lost its owner.
+//! What to do about members that lost their network, or whose network lost its owner.
 
 use super::cgroup::Engine;
 use super::container::short_id;
@@ -9,11 +9,11 @@ use super::sandbox::{
 };
 use super::text::{list, plain};
 
-/// Something to do, and the commands that do it.
+/// A piece of advice, and the commands that carry it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
     pub what: String,
-    /// None where there is something to know, and nothing to do.
+    /// Empty when there is something to know but nothing to run.
     pub commands: Vec<String>,
 }
 
@@ -26,7 +26,8 @@ impl Advice {
     }
 }
 
-/// What to do about a namespace whose owner is gone, for one of its members; nothing for others.
+/// What to do about a namespace whose owner is gone, for the member `about`, or else for the first
+/// one. Empty for any other namespace.
 pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
     let Some(member) = sandbox.members.get(about.unwrap_or(0)) else {
         return Vec::new();
@@ -93,9 +94,9 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
     advice
 }
 
-/// A network for who has none.
+/// Gives a member without a network a new one.
 fn rescue(member: &Member, is_docker: bool) -> Advice {
-    // `rescue` knows names from Docker alone.
+    // `pausectl rescue` only knows the names of Docker containers.
     let known = member.container.as_ref().filter(|_| is_docker);
     let known = known.and_then(|container| container.name.clone());
     let target = known.unwrap_or_else(|| member.first().pid.to_string());
@@ -121,7 +122,7 @@ fn recreate_advice(when: &str, member: &Member) -> Advice {
     )
 }
 
-/// For an orphaned namespace that still has its network: it needs an owner again.
+/// For an orphaned namespace that still has its network: how to give it a new owner.
 fn with_a_network(sandbox: &Sandbox, absent: &MissingContainer, member: &Member) -> Vec<Advice> {
     let mut advice = Vec::new();
     let elsewhere = match &absent.was {
@@ -130,7 +131,7 @@ fn with_a_network(sandbox: &Sandbox, absent: &MissingContainer, member: &Member)
     };
     let holder = sandbox.holder.as_ref();
     if holder.is_some_and(|holder| holder.by == RegisteredBy::Anchoring) {
-        // Where it is still there, it may have another name by now.
+        // A container that still exists may have been renamed.
         let name = match (holder, &absent.was) {
             (Some(holder), LastKnownState::Removed { .. } | LastKnownState::Unknown) => {
                 plain(holder.title())
@@ -166,7 +167,7 @@ fn with_a_network(sandbox: &Sandbox, absent: &MissingContainer, member: &Member)
     advice
 }
 
-/// By a command that knows the network.
+/// Adds `pausectl docker reanchor`, which knows the network from its record.
 fn reanchor(name: &str, elsewhere: Option<&OtherNamespace>, advice: &mut Vec<Advice>) {
     let command = format!("pausectl docker reanchor {name}");
     match elsewhere {
@@ -174,7 +175,7 @@ fn reanchor(name: &str, elsewhere: Option<&OtherNamespace>, advice: &mut Vec<Adv
             "put a new anchor into this namespace, without a restart",
             std::slice::from_ref(&command),
         )),
-        // Its new namespace goes with it, so nobody may live there.
+        // Reanchoring removes the anchor's new namespace, so it must have no other members.
         Some(OtherNamespace { with, .. }) if with.is_empty() => advice.push(Advice::new(
             format!("put a new {name} into this namespace in place of the restarted one, without a restart"),
             std::slice::from_ref(&command),
@@ -192,7 +193,7 @@ fn reanchor(name: &str, elsewhere: Option<&OtherNamespace>, advice: &mut Vec<Adv
     }
 }
 
-/// As Docker knows it, whether we have its name or not.
+/// What to call the member in a docker command: its name, the start of its ID, or its PID.
 fn for_docker(member: &Member) -> String {
     let container = member.container.as_ref();
     container.map_or_else(
@@ -201,7 +202,7 @@ fn for_docker(member: &Member) -> String {
     )
 }
 
-/// True when Docker starts the member onto that container.
+/// Whether Docker starts the member in the network of that container.
 fn joins(member: &Member, absent: &MissingContainer) -> bool {
     let joined = member.joined();
     joined.is_some() && joined == absent.id.as_deref()

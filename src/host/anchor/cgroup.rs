@@ -1,18 +1,18 @@
-//! Which container a process is in, as the path of its control group tells.
+//! Which container a process is in, according to the path of its control group.
 //!
-//! Runtimes put a container's ID into that path, each in its own form, and always as 64
-//! hexadecimal digits. (containerd's `ctr` takes any name; for that one [`super::supervisor`]
-//! asks the shim.)
+//! Each runtime formats that path differently, but all put the container's ID into it, as 64
+//! hexadecimal digits. (containerd's `ctr` accepts any name as an ID; for that,
+//! [`super::supervisor`] reads the shim.)
 
-/// A container in a control group's path.
+/// A container named in the path of a control group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub id: String,
-    /// What the form of the path tells; None for a form that several have.
+    /// Derived from the form of the path; None for a form that several engines use.
     pub engine: Option<Engine>,
 }
 
-/// Who runs a container.
+/// The container engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Engine {
     Docker,
@@ -22,7 +22,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Its name in sentences.
+    /// Its name as shown to the user.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Docker => "Docker",
@@ -33,10 +33,10 @@ impl Engine {
     }
 }
 
-/// The container that /proc/PID/cgroup tells of. The innermost one, where they are nested.
+/// Finds the container in the content of /proc/PID/cgroup; the innermost one if they are nested.
 pub fn container(file: &str) -> Option<Named> {
-    // `ID:CONTROLLERS:PATH`, a line for each hierarchy; 0 is the one of cgroup v2. A container
-    // may be in some of them only.
+    // One line `ID:CONTROLLERS:PATH` for each hierarchy; ID 0 is cgroup v2. A container may be
+    // in only some of them.
     file.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
         of_path(path)
@@ -69,7 +69,7 @@ fn of_part(part: &str) -> Option<Named> {
         ("", None),
     ];
     let part = part.strip_suffix(".scope").unwrap_or(part);
-    // CRI's with cgroupfs and a slice in front: `SLICE:cri-containerd:ID`.
+    // CRI with the cgroupfs driver and a slice as prefix: `SLICE:cri-containerd:ID`.
     let part = match part.rsplit_once(':') {
         Some((rest, id)) if rest.ends_with("cri-containerd") => {
             return is_id(id).then(|| Named {
@@ -88,12 +88,12 @@ fn of_part(part: &str) -> Option<Named> {
     })
 }
 
-/// What runtimes call a container: 64 hexadecimal digits.
+/// Whether the text is a container ID as runtimes generate them: 64 hexadecimal digits.
 pub fn is_id(text: &str) -> bool {
     text.len() == 64 && is_hex(text)
 }
 
-/// Such digits, as many as there are.
+/// Whether the text is all hexadecimal digits, of any number.
 pub fn is_hex(text: &str) -> bool {
     text.bytes()
         .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))

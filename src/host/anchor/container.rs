@@ -1,4 +1,4 @@
-//! A container as all sources together know it: the kernel, the process behind it, and its
+//! A container, put together from three sources: the kernel, its supervisor process, and its
 //! engine.
 
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::cgroup::Engine;
 use pausenet::cni::MacAddr;
 
-/// One container. What is not known is None.
+/// One container. Unknown fields are None.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
@@ -16,9 +16,9 @@ pub struct Container {
     pub pod: Option<KubePod>,
     pub role: Role,
     pub network: NetworkFrom,
-    /// The ID that its network is registered under, where that is another than its own.
+    /// The CNI container ID that its network is registered under, if that is not its own ID.
     pub identity: Option<String>,
-    /// The networks that Docker has attached it to.
+    /// The networks that Docker attached it to.
     pub endpoints: Vec<Endpoint>,
     pub life: Life,
 }
@@ -30,33 +30,33 @@ pub struct KubePod {
     pub name: String,
 }
 
-/// What a container is to others.
+/// The part a container plays in a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// No source has reported one.
+    /// No source reported a role.
     Any,
-    /// A pod's sandbox: it is there for the network.
+    /// A pod's sandbox: it exists to hold the network.
     Sandbox,
     /// An application in a pod.
     Application,
 }
 
-/// Where a container has its network namespace from.
+/// Where a container's network namespace comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkFrom {
     Unknown,
-    /// Made for it.
+    /// Created for this container.
     Itself,
-    /// It has none of its own.
+    /// It uses the host's.
     Host,
-    /// That of a process, by /proc/PID/ns/net as it was when the container started.
+    /// That of a process: /proc/PID/ns/net at the time the container started.
     Process(u32),
     File(PathBuf),
-    /// That of another container, by ID: Docker remembers it.
+    /// That of another container, by ID, as recorded by Docker.
     Container(String),
 }
 
-/// A network of Docker's, on a container.
+/// A container's connection to a Docker network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub network: String,
@@ -67,14 +67,14 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Life {
     Running,
-    /// It exists, and does not run. When it ended, in the engine's words (RFC 3339).
+    /// It exists but is not running. `at` is when it stopped, as the engine prints it (RFC 3339).
     Stopped {
         at: Option<String>,
     },
 }
 
 impl Container {
-    /// The ID of the container onto whose network its engine starts it.
+    /// The ID of the container whose network its engine makes it join at each start.
     pub fn joined(&self) -> Option<&str> {
         match &self.network {
             NetworkFrom::Container(id) => Some(id),
@@ -82,7 +82,7 @@ impl Container {
         }
     }
 
-    /// One of which nothing but the ID is known.
+    /// A container of which only the ID is known.
     pub fn new(id: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -98,17 +98,17 @@ impl Container {
         }
     }
 
-    /// What a person calls it: its name, or the beginning of its ID.
+    /// What to call it: its name, or the start of its ID.
     pub fn title(&self) -> &str {
         self.name.as_deref().unwrap_or(self.short_id())
     }
 
-    /// The ID as engines show it in lists.
+    /// The ID, shortened as engines show it in lists.
     pub fn short_id(&self) -> &str {
         short_id(&self.id)
     }
 
-    /// Adds what its engine says, which knows best.
+    /// Merges in what the engine reports, which takes precedence over what is known already.
     pub fn merge_reported(&mut self, reported: &Self) {
         self.engine = reported.engine.or(self.engine);
         self.name = reported.name.clone().or(self.name.take());
@@ -125,7 +125,7 @@ impl Container {
     }
 }
 
-/// The beginning of an ID.
+/// The start of an ID.
 pub fn short_id(id: &str) -> &str {
     match super::cgroup::is_id(id) {
         true => &id[..12],

@@ -1,5 +1,5 @@
-//! What happens to a network when a member dies, and a summary of who shares it: sentences, made of
-//! the facts.
+//! Describes in sentences what happens to a network when a member dies, and which members share
+//! it. Pure.
 
 use super::cgroup::Engine;
 use super::container::{Role, short_id};
@@ -10,14 +10,14 @@ use super::sandbox::{
 };
 use super::text::{list, plain};
 
-/// What happens when one of the members dies.
+/// The effect of one member's death.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeathEffect {
     pub member: String,
     pub effect: String,
 }
 
-/// One for each member, the owner first.
+/// The effects of death, one for each member, the owner first.
 pub fn death_effects(sandbox: &Sandbox) -> Vec<DeathEffect> {
     let others: Vec<_> = sandbox.sharers().map(Member::title).collect();
     let owner = sandbox.anchor().map(|anchor| DeathEffect {
@@ -119,7 +119,7 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
     said
 }
 
-/// True when Docker looks for the other at each start of the one.
+/// Whether Docker looks for `other` at each start of `member`.
 fn joins(member: &Member, other: &Member) -> bool {
     member.joined().is_some_and(|id| other.has_id(id))
 }
@@ -145,7 +145,7 @@ fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
     }
 }
 
-/// The rest of a sentence about one that Docker cannot start any more; empty for others.
+/// Ends the sentence about a member that Docker can no longer start; empty for any other.
 fn cannot_return(sandbox: &Sandbox, member: &Member) -> String {
     lost(sandbox, member).map_or_else(String::new, |id| {
         format!(
@@ -161,7 +161,7 @@ fn is_missing(sandbox: &Sandbox, id: &str) -> bool {
     missing.any(|missing| missing.id.as_deref() == Some(id))
 }
 
-/// The container that Docker looks for in vain when it starts this one.
+/// The ID of the removed container that Docker would look for when it starts this member.
 pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str> {
     let joined = member.joined()?;
     let removed = sandbox.missing.iter().find(|missing| {
@@ -171,7 +171,7 @@ pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str>
     removed?.id.as_deref()
 }
 
-/// What happens when the last one dies.
+/// What happens when the last member dies.
 fn alone(sandbox: &Sandbox) -> String {
     if let Some(file) = sandbox.held_by.first() {
         return format!(
@@ -193,7 +193,7 @@ fn alone(sandbox: &Sandbox) -> String {
     }
 }
 
-/// The names of interfaces by who made them.
+/// The names of the interfaces with a wanted origin.
 pub(super) fn names(sandbox: &Sandbox, wanted: impl Fn(&Origin) -> bool) -> Vec<String> {
     let wires = sandbox
         .interfaces
@@ -202,7 +202,7 @@ pub(super) fn names(sandbox: &Sandbox, wanted: impl Fn(&Origin) -> bool) -> Vec<
     wires.map(|wire| plain(&wire.interface.link.name)).collect()
 }
 
-/// The story in a sentence, about one of the members or the namespace as a whole.
+/// A summary in one sentence, of the member `about` or of the namespace as a whole.
 pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
     let sharers: Vec<_> = sandbox.sharers().map(Member::title).collect();
     let subject = about
@@ -267,7 +267,8 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
     }
 }
 
-/// The story of a member with a network of its own where another's was.
+/// The summary for an owner that outlived the container whose network it shared, and now has a
+/// network of its own.
 fn outlived(sandbox: &Sandbox, owner: &Member, sharers: &[String]) -> String {
     let lost: Vec<_> = sandbox
         .missing
@@ -295,7 +296,7 @@ fn outlived(sandbox: &Sandbox, owner: &Member, sharers: &[String]) -> String {
     )
 }
 
-/// What holds of one or of several.
+/// Word forms that agree with one subject or several.
 struct Grammar {
     was: &'static str,
     its: &'static str,
@@ -356,7 +357,7 @@ fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> S
         }
         (_, []) => format!(
             "{who} {has} lost {its} network: {} with {its} owner {owner}, {gone}; only lo is left.",
-            // So Docker calls the first of them, and the others by number.
+            // Docker names interfaces eth0, eth1 and so on.
             match absent.networks.as_slice() {
                 [_] => "eth0 is gone".to_owned(),
                 many => {
@@ -373,7 +374,7 @@ fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> S
     }
 }
 
-/// What became of the owner, as the rest of a sentence.
+/// What happened to the owner, as the end of a sentence.
 pub fn gone(absent: &MissingContainer) -> String {
     let moment = |what: &str, at: &Option<String>| match at {
         Some(at) => format!("which {what} at {}", plain(at)),

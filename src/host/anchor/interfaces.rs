@@ -1,4 +1,4 @@
-//! What a network namespace looks like from inside, and which links on the host lead into it.
+//! The interfaces inside a network namespace, and the links on the host that lead into it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,27 +10,27 @@ use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::kernel::{KernelError, RouteSocket, address, link};
 use pausenet::plan::attachment_of_host_end;
 
-/// The host as it was when it was opened: its links, and a way back to it.
+/// A snapshot of the host's links, and a handle to return to its namespace.
 pub struct Host {
     pub netns: Netns,
     pub socket: RouteSocket,
     pub links: HashMap<u32, Link>,
-    /// The numbers of namespaces that attachments of ours lead to.
+    /// The IDs (nsid) of namespaces that our attachments lead to.
     attached: HashSet<i32>,
 }
 
-/// An interface inside a namespace, lo left out.
+/// An interface inside a namespace, other than lo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     pub link: Link,
-    /// Without those that the kernel gives every interface by itself.
+    /// Without those that the kernel assigns by itself.
     pub addresses: Vec<IpNetwork>,
-    /// The other end of a veth, if it is on the host.
+    /// The other end of the veth pair, if it is on the host.
     pub host_end: Option<Link>,
 }
 
 impl Host {
-    /// Reads the host that the calling thread is on.
+    /// Reads the links in the calling thread's namespace, which has to be the host's.
     pub fn open() -> Result<Self> {
         let list = || {
             let mut socket = RouteSocket::open()?;
@@ -49,14 +49,14 @@ impl Host {
         })
     }
 
-    /// Its namespace.
+    /// The host's network namespace.
     pub fn id(&self) -> Result<NetnsId> {
         self.netns
             .id()
             .map_err(|err| Error::new(format!("look at our own network namespace: {err}")))
     }
 
-    /// The number that the host has for a namespace, and by which its links tell where they lead.
+    /// The host's ID for a namespace (nsid): host ends refer to their peer's namespace by it.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -66,7 +66,7 @@ impl Host {
             .during_with(|| format!("ask for the number of {}", netns.path().display()))
     }
 
-    /// True when an attachment of ours leads to the namespace with this number.
+    /// Whether one of our attachments leads to the namespace with this nsid.
     pub fn is_attached(&self, number: Option<i32>) -> bool {
         number.is_some_and(|number| self.attached.contains(&number))
     }
@@ -74,7 +74,7 @@ impl Host {
     /// The interfaces of a namespace. The calling thread enters it and comes back.
     ///
     /// # Errors
-    /// When it cannot be entered, 101 when the kernel refuses.
+    /// The namespace cannot be entered, or the kernel does not list its links or addresses.
     pub fn look_into(&mut self, netns: &Netns) -> Result<Vec<Interface>> {
         let attempt = || format!("look into {}", netns.path().display());
         let number = self.number_of(netns)?;
@@ -89,8 +89,8 @@ impl Host {
         Ok(found.into_iter().map(with_host_end).collect())
     }
 
-    /// Indices repeat between namespaces: each end names the other, and the host's end the
-    /// namespace too, or they are no pair.
+    /// The host end of a link's veth pair. Indices repeat between namespaces, so each end has to
+    /// name the other, and the host end has to name the namespace too.
     fn host_end(&self, inside: &Link, number: Option<i32>) -> Option<&Link> {
         let host_end = self.links.get(&inside.peer?)?;
         let is_pair = host_end.kind == "veth"
@@ -101,8 +101,8 @@ impl Host {
     }
 }
 
-/// Runs `work`, which enters namespaces, on a thread of its own: this process must not look
-/// like a member of them to others.
+/// Runs `work`, which enters namespaces, on a separate thread: other programs must not take
+/// this process for a member of them.
 ///
 /// # Errors
 /// `work`'s own.

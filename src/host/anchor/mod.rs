@@ -1,11 +1,11 @@
-//! Pause processes, the network namespaces that they hold, and who lives in them.
+//! Pause processes, the network namespaces they hold, and the members of those.
 //!
 //! A pod here is a network namespace with a name: [`pin`] binds it to a file under
-//! /run/pausenet/netns, so that it can be found, and outlives everybody in it. [`pause`] is the
-//! process that stands for it, and [`processes`] tells who else is inside. What these tell is read
-//! from the kernel each time; nothing is written down that could become untrue.
+//! /run/pausenet/netns, so that it can be found and outlives all processes in it. [`pause`] is its
+//! anchor process, and [`processes`] finds the other processes inside. All of this is read from the
+//! kernel each time; nothing is stored that could go out of date.
 //!
-//! CNI is not spoken here: [`crate::runtime`] does.
+//! Calls to CNI plugins are in [`crate::runtime`].
 
 pub mod advice;
 pub mod cgroup;
@@ -39,15 +39,15 @@ use pausenet::kernel::lock::Lock;
 use pausenet::kernel::{RouteSocket, link};
 use pausenet::plan::Ownership;
 
-/// Where the locks of pods are.
+/// The folder of the pods' lock files.
 pub const LOCKS: &str = "/run/pausenet/lock/pods";
 
-/// Waits until nobody else makes or removes the pod.
+/// Locks the pod; waits while another process creates or removes it.
 pub fn lock(pod: &PodName) -> Result<Lock> {
     Ok(Lock::take(Path::new(LOCKS), pod)?)
 }
 
-/// The host ends on this host whose alias names the pod as container.
+/// The host ends whose alias names the pod as their container.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -57,7 +57,7 @@ pub fn attachments(socket: &mut RouteSocket, pod: &PodName) -> Result<Vec<(Link,
     Ok(links)
 }
 
-/// Every link on this host whose alias names the pod as container: host ends, and IFBs.
+/// Every link on the host whose alias names the pod as its container: host ends and IFBs.
 ///
 /// # Errors
 /// When the kernel refuses.

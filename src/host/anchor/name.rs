@@ -1,12 +1,12 @@
-//! A pod's name, and the container ID that is made from it.
+//! A pod's name, and the CNI container ID derived from it.
 
 use pausenet::cni::ContainerId;
 
-/// What container IDs of ours begin with. Runtimes' IDs are long hexadecimal numbers, so none
-/// begins with a `p`, and whoever meets one in an address store or an alias knows whose it is.
+/// The prefix of our container IDs. Runtimes' IDs are long hexadecimal numbers, so none begins with
+/// `p`, and one of ours is recognized in an address store or an alias.
 const PREFIX: &str = "pausectl-";
 
-/// The name of a pod: a container ID in form, and so fit for a file's name.
+/// The name of a pod: it has the form of a container ID, so it is a valid file name too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodName {
     name: String,
@@ -15,7 +15,7 @@ pub struct PodName {
 
 impl PodName {
     /// # Errors
-    /// A sentence that says what a name has to look like.
+    /// A sentence that says which names are valid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let id = |text: &str| ContainerId::parse(text).ok();
         match (id(text), id(&format!("{PREFIX}{text}"))) {
@@ -34,7 +34,7 @@ impl PodName {
         }
     }
 
-    /// The pod that a container ID of ours belongs to.
+    /// The pod of a container ID; None if the ID is not ours.
     pub fn of_container(id: &ContainerId) -> Option<Self> {
         Self::parse(id.as_str().strip_prefix(PREFIX)?).ok()
     }

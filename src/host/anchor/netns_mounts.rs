@@ -1,5 +1,5 @@
-//! Files that hold network namespaces: bind mounts, as `ip netns add`, Docker and CNI's runtimes
-//! make them. A held namespace outlives everybody in it.
+//! Files that hold network namespaces: bind mounts, as made by `ip netns add`, Docker and CNI
+//! runtimes. A held namespace outlives all processes in it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::{OnPath, Result};
 use pausenet::kernel::netns::NetnsId;
 
-/// The caller's mounts.
+/// The mounts that the calling thread sees.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// The files that hold each network namespace, in this mount namespace.
@@ -21,7 +21,7 @@ pub fn list() -> Result<HashMap<NetnsId, Vec<PathBuf>>> {
         let Some((number, path)) = mount(line) else {
             continue;
         };
-        // Another mount may lie on this one.
+        // Another mount may cover this one.
         if let Some(netns) = NetnsId::of_file(&path).filter(|netns| netns.number() == number) {
             held.entry(netns).or_default().push(path);
         }
@@ -33,8 +33,8 @@ pub fn list() -> Result<HashMap<NetnsId, Vec<PathBuf>>> {
     Ok(held)
 }
 
-/// The number of the network namespace that a line of mountinfo is about, and where it is
-/// mounted (proc_pid_mountinfo(5): fields 4 and 5).
+/// The inode number of the network namespace in a line of mountinfo, and where it is mounted:
+/// fields 4 and 5 (proc_pid_mountinfo(5)).
 fn mount(line: &[u8]) -> Option<(u64, PathBuf)> {
     let mut fields = line.split(|byte| *byte == b' ');
     let root = std::str::from_utf8(fields.nth(3)?).ok()?;
@@ -46,7 +46,7 @@ fn mount(line: &[u8]) -> Option<(u64, PathBuf)> {
     ))
 }
 
-/// The kernel writes spaces, tabs, line feeds and backslashes as `\` and three octal digits.
+/// Undoes the kernel's escapes: space, tab, line feed and backslash are `\` and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,4 +1,4 @@
-//! Who made an interface of a container, as far as can be told.
+//! Which program created an interface of a container, as far as is known.
 
 use serde_json::Value;
 
@@ -9,40 +9,40 @@ use pausenet::cni::{MacAddr, NetworkName};
 use pausenet::kernel::netns::NetnsId;
 use pausenet::plan::attachment_of_host_end;
 
-/// Who made an interface.
+/// The program that created an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Our plugin: the host end's alias says so.
+    /// Our plugin, according to the host end's alias.
     Pausenet {
         network: NetworkName,
     },
-    /// Other plugins: a runtime's cache of results says so.
+    /// Other plugins, according to a runtime's result cache.
     Cni {
         network: String,
         plugins: Vec<String>,
     },
-    /// Docker: it says so, or the bridge is named as Docker names them; then the network is not
-    /// known.
+    /// Docker, according to Docker itself, or because the bridge has a name in Docker's form; the
+    /// network is unknown then.
     Docker {
         network: Option<String>,
     },
     Unknown,
 }
 
-/// What a runtime has cached of an attachment that CNI's plugins made.
+/// An attachment in a runtime's result cache.
 #[derive(Debug, Clone)]
 pub struct CachedAttachment {
     pub network: String,
     pub plugins: Vec<String>,
     pub container: String,
     pub ifname: String,
-    /// The namespace that it was made in, if that is there still.
+    /// The namespace it was made in, if that still exists.
     pub netns: Option<NetnsId>,
     pub macs: Vec<MacAddr>,
 }
 
 impl Origin {
-    /// Decides who made an interface in a namespace with these containers.
+    /// Finds the origin of an interface in a namespace with these containers.
     pub fn of<'a>(
         interface: &Interface,
         bridge: Option<&str>,
@@ -110,7 +110,7 @@ impl Origin {
     }
 }
 
-/// `docker0`, or `br-` and the beginning of a network's ID.
+/// Whether this is `docker0`, or `br-` and the start of a network ID.
 fn is_bridge_of_docker(name: &str) -> bool {
     name == "docker0"
         || name
@@ -118,7 +118,7 @@ fn is_bridge_of_docker(name: &str) -> bool {
             .is_some_and(|id| id.len() == 12 && is_hex(id))
 }
 
-/// The MACs that a result of CNI, of any version, names.
+/// The MAC addresses in a CNI result of any version.
 pub fn macs(result: Option<&Value>) -> Vec<MacAddr> {
     let interfaces = result.and_then(|result| result["interfaces"].as_array());
     let macs = interfaces

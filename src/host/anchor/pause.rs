@@ -1,4 +1,4 @@
-//! The pause process of a pod: started, told from the other processes, and ended.
+//! Starts and ends the pause process of a pod.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -16,11 +16,11 @@ use crate::{Error, Result};
 use pausenet::kernel::netns::NetnsId;
 use pausenet::kernel::syscalls::spawn_in_own_session;
 
-/// How long a process may take to leave after SIGTERM. (Ours does so at once.)
+/// How long a process may take to exit after SIGTERM. (Our pause exits at once.)
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Starts the pause process in the calling thread's namespaces. It outlives the caller: in a
-/// session of its own, with no files, no environment, and / as its folder.
+/// Starts the pause process in the calling thread's namespaces. It outlives the caller: it has a
+/// session of its own, no open files, no environment, and / as its working directory.
 ///
 /// # Errors
 /// An error that names the program.
@@ -42,11 +42,11 @@ pub fn start(program: &Path, pod: &PodName) -> Result<Child> {
     })
 }
 
-/// Ends a process, unless it has left the namespace: SIGTERM first, and SIGKILL when that does
-/// not help. One that is gone already is no error.
+/// Ends a process, unless it has left the namespace: by SIGTERM, and by SIGKILL if it does not exit
+/// in time. A process that is gone already is no error.
 ///
 /// # Errors
-/// When it may not be ended, or does not end.
+/// The caller may not signal it, or it does not exit.
 pub fn end(process: &Process, netns: NetnsId) -> Result<()> {
     end_by_pid(process.pid, netns)
         .map_err(|err| Error::new(format!("end process {process}: the kernel says: {err}")))
@@ -61,7 +61,7 @@ fn end_by_pid(pid: u32, netns: NetnsId) -> io::Result<()> {
         Err(err) if gone(err) => return Ok(()),
         handle => handle?,
     };
-    // The number may have come to mean another process until the handle was open.
+    // The PID may have been reused before the handle was opened.
     if NetnsId::of_process(pid) != Some(netns) {
         return Ok(());
     }

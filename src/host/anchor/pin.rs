@@ -1,4 +1,4 @@
-//! Network namespaces with a name: each bound to a file, as `ip netns` does it.
+//! Network namespaces with a name: each is bound to a file, as by `ip netns`.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::ErrorKind;
@@ -12,16 +12,16 @@ use crate::{Error, OnPath, Result};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::syscalls::enter_new_network_namespace;
 
-/// Where the files are.
+/// The folder of these files.
 const DIR: &str = "/run/pausenet/netns";
 
-/// What there is under a pod's name.
+/// What exists under a pod's name.
 #[derive(Debug)]
 pub enum Pin {
     Absent,
     Namespace(Netns),
-    /// A file with no namespace bound to it: in the making, or left by a crash. Whoever holds
-    /// the pod's lock knows which.
+    /// A file without a namespace bound to it: being created, or left by a crash. A caller that
+    /// holds the pod's lock knows that it is the latter.
     Empty,
 }
 
@@ -30,7 +30,7 @@ pub fn path(pod: &PodName) -> PathBuf {
     Path::new(DIR).join(pod.as_str())
 }
 
-/// The pod that a file holding a namespace stands for, if it is one of ours.
+/// The pod of a file that holds a namespace; None if the file is not ours.
 pub fn pod_of_ours(file: &Path) -> Option<PodName> {
     let name = file.strip_prefix(DIR).ok()?;
     PodName::parse(name.to_str()?).ok()
@@ -46,7 +46,7 @@ pub fn look_up(pod: &PodName) -> Result<Pin> {
     }
 }
 
-/// Every pod, by name.
+/// Lists the names of all pods.
 pub fn list() -> Result<Vec<PodName>> {
     let dir = Path::new(DIR);
     let entries = match fs::read_dir(dir) {
@@ -62,11 +62,11 @@ pub fn list() -> Result<Vec<PodName>> {
     Ok(pods)
 }
 
-/// Makes a new namespace, bound to the pod's file, and runs `inside` there, on a thread that
-/// does nothing else. Undone when `inside` fails.
+/// Creates a namespace, binds it to the pod's file, and runs `inside` in it on a separate thread.
+/// If `inside` fails, the namespace is removed again.
 ///
 /// # Errors
-/// When there is such a file; 101 when the kernel refuses; `inside`'s own.
+/// The file exists already, the kernel refuses the namespace or the mount, or `inside` fails.
 pub fn create<T: Send>(pod: &PodName, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = path(pod);
     DirBuilder::new()
@@ -116,15 +116,15 @@ fn bind_new_namespace(path: &Path) -> Result<()> {
     })
 }
 
-/// Takes a pod's name away; its namespace ends with the last process in it. Nothing to remove
-/// is success.
+/// Removes a pod's name; its namespace ends with the last process in it. Succeeds if there is
+/// nothing to remove.
 pub fn remove(pod: &PodName) -> Result<()> {
     let path = path(pod);
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     loop {
         match unmount(&path, flags) {
             Ok(()) => {} // once more: two may lie on one another
-            // No mount, or no file.
+            // Not a mount, or no such file.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
             Err(err) => {
                 return Err(Error::new(format!(
@@ -134,7 +134,7 @@ pub fn remove(pod: &PodName) -> Result<()> {
             }
         }
     }
-    // This also takes it from mount namespaces that have a copy of the mount.
+    // This also detaches the mount's copies in other mount namespaces.
     match fs::remove_file(&path) {
         Err(err) if err.kind() != ErrorKind::NotFound => {
             Err(Error::io("cannot remove", &path, err))

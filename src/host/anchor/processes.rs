@@ -1,4 +1,4 @@
-//! Who lives in a network namespace: /proc, walked once.
+//! The processes in each network namespace, from one walk over /proc.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ use pausenet::kernel::netns::NetnsId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pub pid: u32,
-    /// The kernel's short name of it.
+    /// Its name in /proc/PID/stat (comm).
     pub name: String,
     /// It runs a program called pause.
     pub is_pause: bool,
@@ -25,7 +25,7 @@ pub struct Process {
 
 #[cfg(test)]
 impl Process {
-    /// One outside of containers.
+    /// A process outside of containers.
     pub fn for_test(pid: u32, name: &str) -> Self {
         Self {
             pid,
@@ -47,13 +47,13 @@ impl std::fmt::Display for Process {
 /// The processes of one namespace.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Residents {
-    /// The process that stands for the pod: of those that run a pause, the oldest.
+    /// The pod's anchor: the oldest process that runs a pause.
     pub anchor: Option<Process>,
     pub members: Vec<Process>,
 }
 
-/// Counts the processes of some namespaces. A process counts where its first thread lives; a
-/// zombie, which has left its namespaces, nowhere.
+/// The processes in some namespaces. A process counts in the namespace of its first thread; a
+/// zombie has left its namespaces and counts in none.
 ///
 /// # Errors
 /// When /proc cannot be read.
@@ -65,7 +65,7 @@ pub fn residents_of(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents
         .collect())
 }
 
-/// The same, for all namespaces that the caller wants: the processes of each, the oldest first.
+/// The processes in each namespace that `wanted` accepts, the oldest first.
 ///
 /// # Errors
 /// When /proc cannot be read.
@@ -91,7 +91,7 @@ pub fn by_namespace(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId,
 }
 
 impl Residents {
-    /// Of processes from the oldest to the youngest.
+    /// Takes the processes in order from the oldest to the youngest.
     fn of(mut processes: Vec<Process>) -> Self {
         let at = processes.iter().position(|process| process.is_pause);
         Self {
@@ -101,10 +101,10 @@ impl Residents {
     }
 }
 
-/// The file name of the pause program, by which it is known in /proc.
+/// The file name by which a pause program is recognized in /proc.
 pub const PROGRAM: &str = "pause";
 
-/// True when the process runs a program called pause, even one whose file is gone by now.
+/// Whether the process runs a program called pause, even if its file has been deleted.
 fn is_pause(pid: u32) -> bool {
     let exe = fs::read_link(format!("/proc/{pid}/exe"));
     exe.is_ok_and(|exe| {
@@ -128,7 +128,8 @@ fn read(pid: u32) -> Option<Process> {
     })
 }
 
-/// Fields 2, 4 and 22 of /proc/PID/stat. The name is in parentheses and may contain some.
+/// Fields 2 (comm), 4 (ppid) and 22 (starttime) of /proc/PID/stat. The comm is in parentheses and
+/// may contain parentheses itself.
 fn fields(stat: &str) -> Option<(&str, u32, u64)> {
     let (_, rest) = stat.split_once('(')?;
     let (name, rest) = rest.rsplit_once(')')?;

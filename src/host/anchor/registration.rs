@@ -1,54 +1,54 @@
-//! In whose name a network of ours is. The alias of its host end says the ID that it is registered
-//! under; what `pausectl docker` and `pausectl rescue` have written down says the rest, also when
-//! the engine has long forgotten the container.
+//! Which container one of our networks is registered for. The alias of the host end holds the CNI
+//! container ID; the records of `pausectl docker` and `pausectl rescue` hold the rest, even after
+//! the engine has removed the container.
 
 use super::container::short_id;
 use super::origin::CachedAttachment;
 
-/// What the IDs of anchors begin with; their names follow.
+/// The prefix of anchors' CNI container IDs; the anchor's name follows it.
 pub const ANCHOR_PREFIX: &str = "docker-";
 
-/// What pausectl has written down of an ID (CNI_CONTAINERID).
+/// What pausectl has recorded about a CNI container ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
     pub id: String,
-    /// What people call its container.
+    /// The name of its container.
     pub name: String,
-    /// The engine's ID of that. None: it is no container, but a process or a path.
+    /// The engine's ID of that container. None if it is a process or a path instead.
     pub container: Option<String>,
-    /// It had lost another's network.
+    /// `pausectl rescue` attached it, after it had lost the network it shared.
     pub rescued: bool,
 }
 
-/// In whose name a network is.
+/// The container that a network is registered for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     pub id: String,
-    /// None when nobody has told.
+    /// None if unknown.
     pub name: Option<String>,
-    /// The engine's ID of its container, where that is another and known.
+    /// The engine's ID of its container, if it is known and differs from `id`.
     pub container: Option<String>,
     pub by: RegisteredBy,
 }
 
-/// Who has put it in that name.
+/// The program that registered the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RegisteredBy {
     /// `pausectl docker`, which can anchor it again.
     Anchoring,
     /// `pausectl rescue`.
     Rescue,
-    /// Somebody else, who ran the plugins. Of that `pausectl docker` knows nothing.
+    /// Another program that ran the plugins; `pausectl docker` has no record of it.
     Others,
 }
 
 impl Registration {
-    /// Whose a network is that is registered under this ID.
+    /// The registration of the network with this CNI container ID.
     pub fn of(id: &str, registered: &[Registered], cached: &[CachedAttachment]) -> Self {
         if let Some(found) = registered.iter().find(|found| found.id == id) {
             return Self::from(found);
         }
-        // The record is lost: the ID is the name, and the cache of results knows the network.
+        // The record is lost, but the ID contains the name, and the result cache the network.
         let name = id.strip_prefix(ANCHOR_PREFIX);
         let is_cached = cached.iter().any(|cached| cached.container == id);
         Self {
@@ -63,13 +63,13 @@ impl Registration {
         }
     }
 
-    /// True when a person may mean it by this: a name, an ID, or the beginning of one.
+    /// Whether `text`, as typed by the user, refers to it: by name, ID, or the start of an ID.
     pub fn is_called(&self, text: &str, is_beginning: impl Fn(&str) -> bool) -> bool {
         let ids = [Some(&self.id), self.container.as_ref()];
         self.name.as_deref() == Some(text) || ids.into_iter().flatten().any(|id| is_beginning(id))
     }
 
-    /// What a person calls it.
+    /// What to call it: its name, or the start of its ID.
     pub fn title(&self) -> &str {
         self.name.as_deref().unwrap_or(short_id(&self.id))
     }

@@ -1,5 +1,5 @@
-//! What is known of one network namespace: who owns it, who shares it, which network it has, and
-//! who made that. Pure: [`super::scan`] gathers the facts.
+//! What is known about one network namespace: its owner, its members, its network, and the origin
+//! of each interface. Pure: [`super::scan`] gathers the facts.
 
 use std::path::PathBuf;
 
@@ -19,29 +19,30 @@ use pausenet::plan::attachment_of_host_end;
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     pub netns: NetnsId,
-    /// Who lives in it, the oldest first.
+    /// Its members, the oldest first.
     pub members: Vec<Member>,
-    /// Files that hold it.
+    /// The files that hold it.
     pub held_by: Vec<PathBuf>,
     pub interfaces: Vec<SandboxInterface>,
     pub owner: Owner,
-    /// Containers that members were started onto, and that are not with them.
+    /// Containers whose network members joined, and that are not in this namespace.
     pub missing: Vec<MissingContainer>,
-    /// Who was started onto a member and lives in another namespace: that of before a restart.
+    /// Containers that joined a member's network and were left in its former namespace when it was
+    /// restarted.
     pub left_behind: Vec<String>,
-    /// In whose name its network is, if that is one of ours.
+    /// The container that its network is registered for, if the network is ours.
     pub holder: Option<Registration>,
 }
 
-/// A container, or a process that is in none.
+/// A container, or a process outside of containers.
 #[derive(Debug, Clone)]
 pub struct Member {
     pub container: Option<Container>,
-    /// Those in this namespace, the oldest first; never empty.
+    /// Its processes in this namespace, the oldest first; never empty.
     pub processes: Vec<Process>,
 }
 
-/// An interface and where it comes from.
+/// An interface and its origin.
 #[derive(Debug, Clone)]
 pub struct SandboxInterface {
     pub interface: Interface,
@@ -50,16 +51,16 @@ pub struct SandboxInterface {
     pub origin: Origin,
 }
 
-/// Who stands for the namespace, and why we say so.
+/// The owner of the namespace, with the reason for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// One of the members, by its place.
+    /// One of the members, by index.
     Member(usize, OwnerReason),
-    /// It was started for a container that is not in it any more.
+    /// A container that is not in the namespace any more.
     Missing(MissingContainer),
-    /// A file; nobody else is known.
+    /// Only a file holds it; no other owner is known.
     File(PathBuf),
-    /// Nobody that can be seen from here.
+    /// No owner that is visible from here.
     Nobody,
 }
 
@@ -70,7 +71,7 @@ pub enum OwnerReason {
     Sandbox,
     /// It is the pause of a pod of ours.
     PodOfOurs,
-    /// The others were started onto its network.
+    /// The others joined its network.
     Joined,
     /// The namespace was made for it.
     MadeFor,
@@ -78,24 +79,24 @@ pub enum OwnerReason {
     Pause,
     /// It is the oldest process.
     Oldest,
-    /// `pausectl rescue` gave it a network, when it had lost another's.
+    /// `pausectl rescue` gave it a network, after it had lost the one it shared.
     Rescued,
     /// The network is registered under its ID.
     Registered,
 }
 
-/// A container that others were started onto, and that is not with them.
+/// A container whose network others joined, and that is not in their namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingContainer {
     /// None when only its process is known to be gone.
     pub id: Option<String>,
     pub name: Option<String>,
     pub was: LastKnownState,
-    /// Docker's networks that it had, and took along.
+    /// The Docker networks that it had; their interfaces are gone with it.
     pub networks: Vec<String>,
 }
 
-/// What became of it. Times are in RFC 3339.
+/// What happened to it. Times are in RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LastKnownState {
     Removed {
@@ -104,7 +105,7 @@ pub enum LastKnownState {
     Stopped {
         at: Option<String>,
     },
-    /// It runs, in another namespace: it was restarted.
+    /// It was restarted, and runs in another namespace.
     Restarted(OtherNamespace),
     Unknown,
 }
@@ -112,25 +113,25 @@ pub enum LastKnownState {
 /// The namespace of a container that was restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherNamespace {
-    /// Its engine makes it anew at each start. False: it was that of another container.
+    /// Its engine creates this namespace for it at each start. False if it is another container's.
     pub is_its_own: bool,
-    /// Who else lives there.
+    /// The other members there.
     pub with: Vec<String>,
 }
 
-/// How a namespace fares.
+/// The state of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Its owner lives in it.
+    /// Its owner is in it.
     Alive,
-    /// Its owner is gone or elsewhere, and others live on in it.
+    /// Its owner is gone or in another namespace, and other members are still in it.
     Orphaned,
-    /// Nobody lives in it.
+    /// It has no members.
     Empty,
 }
 
 impl State {
-    /// Its name on screens and in JSON.
+    /// Its name in text and JSON output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Alive => "alive",
@@ -158,7 +159,7 @@ impl Member {
         }
     }
 
-    /// See [`Container::joined`].
+    /// The ID of the container whose network it joins; see [`Container::joined`].
     pub fn joined(&self) -> Option<&str> {
         self.container.as_ref()?.joined()
     }
@@ -168,7 +169,7 @@ impl Member {
         &self.processes[0]
     }
 
-    /// True when a network of ours that is registered under this ID is its own.
+    /// Whether one of our networks, registered under this ID, belongs to it.
     fn has_identity(&self, id: &str) -> bool {
         let container = self.container.as_ref();
         container.is_some_and(|found| found.id == id || found.identity.as_deref() == Some(id))
@@ -182,7 +183,7 @@ impl Member {
         self.container.as_ref().is_some_and(|found| found.id == id)
     }
 
-    /// True when the namespace was made for it. podman makes a file of it first.
+    /// Whether the namespace was created for it. podman binds the namespace to a file first.
     fn has_its_own(&self) -> bool {
         self.container
             .as_ref()
@@ -209,18 +210,18 @@ impl Member {
 }
 
 impl Sandbox {
-    /// How it fares.
+    /// Its state.
     pub fn state(&self) -> State {
         match (&self.owner, self.members.as_slice()) {
             (_, []) => State::Empty,
             (Owner::Missing(_), _) => State::Orphaned,
-            // A pod of ours without its pause: its name holds it, and nobody stands for it.
+            // One of our pods without its pause: the file holds it, but it has no anchor.
             (Owner::File(_), _) if self.pod().is_some() => State::Orphaned,
             _ => State::Alive,
         }
     }
 
-    /// The member that owns it, if one does.
+    /// The member that owns it, if any.
     pub fn anchor(&self) -> Option<&Member> {
         match self.owner {
             Owner::Member(at, _) => self.members.get(at),
@@ -228,7 +229,7 @@ impl Sandbox {
         }
     }
 
-    /// The others.
+    /// The members other than the owner.
     pub fn sharers(&self) -> impl Iterator<Item = &Member> {
         let owner = match self.owner {
             Owner::Member(at, _) => Some(at),
@@ -240,12 +241,12 @@ impl Sandbox {
             .map(|(_, member)| member)
     }
 
-    /// The pod of ours that it is, by the file that holds it.
+    /// Which of our pods it is, according to the file that holds it.
     pub fn pod(&self) -> Option<super::name::PodName> {
         self.held_by.iter().find_map(|path| pod_of_ours(path))
     }
 
-    /// What a person calls it: after its owner, or the pod.
+    /// What to call it: by its owner, or by the pod.
     pub fn title(&self) -> String {
         if let Some(pod) = self.pod() {
             return pod.to_string();
@@ -264,7 +265,7 @@ impl Sandbox {
         }
     }
 
-    /// Attachments of ours in it.
+    /// Our attachments in it.
     pub fn attachments(&self) -> impl Iterator<Item = (&SandboxInterface, Attachment)> {
         let ours =
             |wire: &SandboxInterface| attachment_of_host_end(wire.interface.host_end.as_ref()?);
@@ -274,7 +275,7 @@ impl Sandbox {
     }
 }
 
-/// Decides who owns a namespace. `absent` tells what became of a container that is not in it.
+/// Finds the owner of a namespace. `absent` looks up what happened to a container outside of it.
 pub fn owner(
     members: &[Member],
     held_by: &[PathBuf],
@@ -312,7 +313,7 @@ pub fn owner(
     match (root, pause, told) {
         (Some(at), ..) if members.len() == 1 => Owner::Member(at, OwnerReason::MadeFor),
         (Some(at), ..) => Owner::Member(at, OwnerReason::Joined),
-        // Somebody has put a pause in the place of the old owner.
+        // A pause has replaced the old owner.
         (None, Some(at), _) => Owner::Member(at, OwnerReason::Pause),
         (None, None, Some(id)) => Owner::Missing(absent(&id)),
         (None, None, None) => Owner::Missing(MissingContainer {
@@ -325,8 +326,9 @@ pub fn owner(
 }
 
 impl Owner {
-    /// Corrects what members' own stories say by whose network is here now: that of a member,
-    /// which has outlived another's; or of one that only we remember the name of.
+    /// Corrects a missing owner by the registration of the network that is here now. It may be
+    /// registered for a member that has outlived the missing container; or only the record may have
+    /// the missing container's name.
     pub fn corrected(self, members: &[Member], holder: Option<&Registration>) -> Self {
         let (Self::Missing(absent), Some(holder)) = (&self, holder) else {
             return self;
@@ -337,7 +339,7 @@ impl Owner {
         match (own, holder.by) {
             (Some(at), RegisteredBy::Rescue) => Self::Member(at, OwnerReason::Rescued),
             (Some(at), _) => Self::Member(at, OwnerReason::Registered),
-            // A process or a path: not the one that its container was started onto.
+            // The rescue of a process or a path says nothing about the missing container.
             (None, RegisteredBy::Rescue) => self,
             (None, _) => Self::Missing(MissingContainer {
                 name: absent.name.clone().or_else(|| holder.name.clone()),
@@ -347,7 +349,7 @@ impl Owner {
     }
 }
 
-/// Of members that nobody says anything of.
+/// The owner of members whose engines report nothing about their network.
 fn unled(members: &[Member], held_by: &[PathBuf], pause: Option<usize>) -> Owner {
     match (pause, members.is_empty(), held_by.first()) {
         (Some(at), ..) => Owner::Member(at, OwnerReason::Pause),
@@ -357,7 +359,7 @@ fn unled(members: &[Member], held_by: &[PathBuf], pause: Option<usize>) -> Owner
     }
 }
 
-/// Follows members that were started onto one another. A circle ends where it began.
+/// Follows members that joined one another's networks, to the last one. Ends in a cycle too.
 fn root_of(members: &[Member], first: String) -> String {
     let mut id = first;
     for _ in members {

@@ -1,5 +1,5 @@
-//! Gathers the facts that [`super::sandbox`] is made of: /proc, walked once; the mounts;
-//! the processes behind containers; the links inside of each namespace, entered once.
+//! Gathers the facts for [`super::sandbox`]: one walk over /proc, the mounts, the supervisor
+//! processes of containers, and the links inside each namespace, which is entered once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,16 +20,16 @@ use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::plan::attachment_of_host_end;
 
-/// What engines say of their containers.
+/// What engines report about their containers.
 #[derive(Debug, Default)]
 pub struct EngineFacts {
-    /// Those that exist, running or not.
+    /// The containers that exist, running or not.
     pub containers: Vec<Container>,
-    /// Those that an engine remembers to have removed.
+    /// Removed containers, according to an engine's history.
     pub removed: Vec<Removed>,
-    /// What pausectl itself has written down of networks.
+    /// pausectl's own records of networks.
     pub registered: Vec<Registered>,
-    /// Whether Docker has answered: then what it does not know does not exist.
+    /// Docker has answered, so a container it does not know does not exist.
     pub docker_answered: bool,
 }
 
@@ -38,13 +38,13 @@ pub struct EngineFacts {
 pub struct Removed {
     pub id: String,
     pub name: Option<String>,
-    /// In RFC 3339.
+    /// The time of the removal, in RFC 3339.
     pub at: Option<String>,
-    /// Docker's networks that it had.
+    /// The Docker networks that it had.
     pub networks: Vec<String>,
 }
 
-/// Who lives in which namespace, the host's left out.
+/// The members of each network namespace, other than the host's.
 pub struct NamespaceScan {
     host: NetnsId,
     homes: BTreeMap<NetnsId, Occupants>,
@@ -54,12 +54,12 @@ pub struct NamespaceScan {
 struct Occupants {
     members: Vec<Member>,
     held_by: Vec<PathBuf>,
-    /// A file that leads there, and need not hold it.
+    /// A file that opens the namespace; it need not hold it.
     way: Option<PathBuf>,
 }
 
 impl NamespaceScan {
-    /// Walks /proc, and asks who is behind the containers.
+    /// Walks /proc and the mounts, and identifies containers by their supervisors.
     ///
     /// # Errors
     /// When /proc cannot be read.
@@ -93,30 +93,30 @@ impl NamespaceScan {
         Ok(Self { host, homes })
     }
 
-    /// The namespaces.
+    /// The namespaces found, without the host's.
     pub fn namespaces(&self) -> impl Iterator<Item = NetnsId> {
         self.homes.keys().copied()
     }
 
-    /// Makes a namespace known that somebody has named by a file.
+    /// Adds a namespace that the user named by a file.
     pub fn add(&mut self, netns: NetnsId, file: &Path) {
         let home = self.homes.entry(netns).or_default();
         home.way = Some(file.to_owned());
     }
 
-    /// Who lives in one.
+    /// The members of a namespace.
     pub fn members(&self, netns: NetnsId) -> &[Member] {
         self.homes.get(&netns).map_or(&[], |home| &home.members)
     }
 
-    /// The files that hold one.
+    /// The files that hold a namespace.
     pub fn held_by(&self, netns: NetnsId) -> &[PathBuf] {
         self.homes.get(&netns).map_or(&[], |home| &home.held_by)
     }
 
-    /// Describes the namespaces that are wanted. One that ends meanwhile, or changes
-    /// all the time, does not keep the others: it is an error among them. The calling
-    /// thread enters each; see [`super::interfaces::apart`].
+    /// Describes the wanted namespaces. One that ends meanwhile, or keeps changing, is an error in
+    /// the list and does not affect the others. The calling thread enters each of them; see
+    /// [`super::interfaces::apart`].
     pub fn describe(
         &self,
         host: &mut Host,
@@ -186,7 +186,7 @@ impl NamespaceScan {
         }
     }
 
-    /// The namespaces that attachments of ours lead to, and in whose name these are.
+    /// The namespaces that our attachments lead to, and what each attachment is registered for.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -213,7 +213,7 @@ impl NamespaceScan {
         Ok(held)
     }
 
-    /// Who was started onto a container and lives on without it.
+    /// The titles of members that joined this container's network.
     pub fn survivors(&self, id: &str) -> Vec<String> {
         let members = self.homes.values().flat_map(|home| &home.members);
         members
@@ -222,12 +222,12 @@ impl NamespaceScan {
             .collect()
     }
 
-    /// The containers that members of a namespace were started onto, and that are not in it.
+    /// The IDs of containers whose network members joined, and that are not in the namespace.
     pub fn left(&self, netns: NetnsId) -> impl Iterator<Item = &str> {
         joined_elsewhere(self.members(netns))
     }
 
-    /// By whatever leads there.
+    /// Opens a namespace through any process or file that leads to it.
     fn open(&self, netns: NetnsId) -> Option<Netns> {
         let home = self.homes.get(&netns)?;
         let processes = home.members.iter().flat_map(|member| &member.processes);
@@ -239,7 +239,7 @@ impl NamespaceScan {
         })
     }
 
-    /// What became of a container that is not where those are who joined it.
+    /// What happened to a container that is not in the namespace of those that joined it.
     fn absent(&self, id: &str, facts: &EngineFacts) -> MissingContainer {
         let known = facts.containers.iter().find(|container| container.id == id);
         let removed = facts.removed.iter().find(|removed| removed.id == id);
@@ -276,7 +276,7 @@ impl NamespaceScan {
         }
     }
 
-    /// Who was started onto one of these members, and lives elsewhere.
+    /// The titles of those that joined one of these members and are in another namespace.
     fn left_behind(&self, netns: NetnsId, members: &[Member]) -> Vec<String> {
         let containers = members
             .iter()
@@ -290,7 +290,7 @@ impl NamespaceScan {
             .collect()
     }
 
-    /// Where a container lives, and who with it.
+    /// The namespace that a container is in now.
     fn elsewhere(&self, id: &str) -> Option<OtherNamespace> {
         let is_it = |member: &&Member| member.has_id(id);
         self.homes.values().find_map(|home| {
@@ -315,7 +315,7 @@ fn joins_one_of(member: &Member, ids: &HashSet<&str>) -> bool {
     member.joined().is_some_and(|id| ids.contains(id))
 }
 
-/// In whose names the attachments with these host ends are.
+/// The registrations of the attachments with these host ends.
 fn holders<'a>(
     ends: impl Iterator<Item = &'a Link>,
     facts: &EngineFacts,
@@ -325,8 +325,8 @@ fn holders<'a>(
         .map(|own| Registration::of(own.container.as_str(), &facts.registered, cached))
 }
 
-/// In whose name a network here is: as its host end says, or else what is remembered of the
-/// container that all were started onto.
+/// The registration of the network here: by its host end, or else by pausectl's record of the
+/// container that the members joined.
 fn holder(
     members: &[Member],
     interfaces: &[SandboxInterface],
@@ -337,7 +337,7 @@ fn holder(
         .iter()
         .filter_map(|wire| wire.interface.host_end.as_ref());
     let mut held: Vec<_> = holders(ends, facts, cached).collect();
-    // The one that tells most.
+    // Those registered by pausectl come first.
     held.sort_by_key(|holder| holder.by);
     let by_end = held.into_iter().next();
     by_end.or_else(|| {
@@ -354,7 +354,7 @@ fn holder(
     })
 }
 
-/// The containers that members were started onto, but for those that are members too.
+/// The IDs of containers whose network members joined, and that are no members themselves.
 fn joined_elsewhere(members: &[Member]) -> impl Iterator<Item = &str> {
     let containers = || {
         members
@@ -368,8 +368,8 @@ fn joined_elsewhere(members: &[Member]) -> impl Iterator<Item = &str> {
     joined.into_iter()
 }
 
-/// Puts the processes of one namespace together: those of a container, and those of a family
-/// outside of containers. A pause stands alone.
+/// Groups the processes of one namespace into members: by container, and outside of containers by
+/// family (a process and its descendants). A pause is a member of its own.
 fn group(
     processes: Vec<Process>,
     supervisors: &mut HashMap<u32, Option<Supervisor>>,
@@ -426,7 +426,7 @@ fn container_of(
     Some(container)
 }
 
-/// What runtimes remember of attachments.
+/// The attachments in runtimes' result caches.
 fn cached() -> Vec<CachedAttachment> {
     let read = |entry: cache::Entry| {
         let attachment = entry.parameters.attachment;

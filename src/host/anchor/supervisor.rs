@@ -1,9 +1,9 @@
-//! What the process behind a container says of it: containerd's shim (Docker's too), or the
-//! conmon of podman and CRI-O.
+//! What the supervisor process of a container says about it: containerd's shim (Docker's too), or
+//! the conmon of podman and CRI-O.
 //!
-//! It is the parent of whatever runs in the container, and lives outside of it. Its command line
-//! names the container, and a shim's working directory is the bundle, whose config.json tells
-//! the rest. So names of Kubernetes need no socket.
+//! It runs outside of the container, as the parent of the container's processes. Its command line
+//! names the container, and a shim's working directory is the bundle, whose config.json has the
+//! rest. So the names of Kubernetes pods are known without a runtime's socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,30 +13,30 @@ use serde::Deserialize;
 use super::cgroup::{Engine, is_id};
 use super::container::{Container, KubePod, NetworkFrom, Role};
 
-/// containerd's namespace of Docker's containers.
+/// The containerd namespace of Docker's containers.
 const MOBY: &str = "moby";
 
-/// What keeps a container.
+/// The supervisor of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Supervisor {
     Shim {
         pid: u32,
-        /// containerd's, which sorts containers by their client.
+        /// The containerd namespace: one for each client of containerd.
         namespace: String,
-        /// Of the first container that it was started for; others of one pod follow.
+        /// The ID of the container it was started for; it serves later ones of the same pod too.
         id: String,
     },
     Conmon {
         pid: u32,
         id: String,
         name: Option<String>,
-        /// As conmon was told it.
+        /// The path of the bundle on conmon's command line.
         bundle: PathBuf,
     },
 }
 
 impl Supervisor {
-    /// None for any other process.
+    /// Reads the supervisor from a process's command line; None for any other process.
     pub fn read(pid: u32) -> Option<Self> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         if !name.starts_with("containerd-shim") && !name.starts_with("conmon") {
@@ -67,8 +67,8 @@ impl Supervisor {
         })
     }
 
-    /// The container that a process of this supervisor's is in. `named` is the ID in the
-    /// process's control group, if it has one.
+    /// The container of a process below this supervisor. `named` is the ID in the process's
+    /// control group, if there is one.
     pub fn container(&self, named: Option<&str>) -> Container {
         match self {
             Self::Conmon {
@@ -81,7 +81,7 @@ impl Supervisor {
                     name: name.clone(),
                     ..Container::new(named.unwrap_or(id))
                 };
-                // Its path is that of conmon's own mounts.
+                // The path is valid in conmon's mount namespace.
                 let inside = bundle.strip_prefix("/").unwrap_or(bundle);
                 let file = Path::new(&format!("/proc/{pid}/root")).join(inside);
                 if let Ok(spec) = fs::read(file.join("config.json")) {
@@ -96,7 +96,7 @@ impl Supervisor {
                         MOBY => Engine::Docker,
                         _ => Engine::Containerd,
                     }),
-                    // ctr's IDs are names.
+                    // With ctr, the ID is the name.
                     name: (!is_id(id)).then(|| id.to_owned()),
                     ..Container::new(id)
                 };
@@ -109,7 +109,7 @@ impl Supervisor {
     }
 }
 
-/// The file that describes a container; a pod's lie side by side.
+/// The config.json of a container; the bundles of a pod's containers share a parent folder.
 fn bundle(shim: u32, id: &str) -> Option<PathBuf> {
     let is_plain = !id.is_empty() && !id.contains('/') && id != "." && id != "..";
     is_plain.then(|| {
@@ -118,7 +118,7 @@ fn bundle(shim: u32, id: &str) -> Option<PathBuf> {
     })
 }
 
-/// The parts of a runtime specification that we read.
+/// The fields we read from the OCI runtime specification's config.json.
 #[derive(Deserialize)]
 struct Spec {
     #[serde(default)]
@@ -153,7 +153,7 @@ fn describe(container: &mut Container, spec: &[u8]) {
         None => NetworkFrom::Host,
         Some(namespace) => network_from(Path::new(&namespace.path)),
     };
-    // nerdctl's IDs are no names, and it writes its labels there.
+    // nerdctl generates its IDs, and writes its labels to the annotations.
     let name = spec.annotations.remove("nerdctl/name");
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         container.name = Some(name);

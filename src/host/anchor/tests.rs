@@ -1,4 +1,4 @@
-//! Who owns a namespace and what happens to it, decided from facts that are made up here.
+//! The owner of a namespace and the effects of its members' deaths, for made-up facts.
 
 use std::path::PathBuf;
 
@@ -79,13 +79,13 @@ fn holder(id: &str, name: Option<&str>, by: RegisteredBy) -> Registration {
     }
 }
 
-/// What is advised, one command after another.
+/// The commands of all the advice, in order.
 fn commands(sandbox: &Sandbox) -> Vec<String> {
     let advice = advice(sandbox, Some(0)).into_iter();
     advice.flat_map(|advice| advice.commands).collect()
 }
 
-/// Docker has removed whoever is asked for.
+/// Docker has removed the container.
 fn removed(id: &str) -> MissingContainer {
     MissingContainer {
         id: Some(id.to_owned()),
@@ -132,7 +132,7 @@ fn the_owner_is_whom_the_others_were_started_onto() {
     assert_eq!(scene.state(), State::Alive);
     assert_eq!(summary(&scene, Some(1)), "b shares the network of a.");
     assert_eq!(summary(&scene, Some(0)), "a owns its network; b shares it.");
-    // Through another one, and older than the owner.
+    // A container that joined through another one, and is older than the owner.
     let scene = sandbox(
         vec![joined("c", "b"), joined("b", "a"), own("a")],
         Vec::new(),
@@ -363,8 +363,8 @@ fn without_a_word_from_anybody_the_oldest_process_owns_it() {
 }
 
 proptest! {
-    /// Whatever containers claim of one another, circles too, everybody has one fate, and no
-    /// name reaches the terminal as it is.
+    /// Whatever the containers claim to have joined, in cycles too, each member has one effect of
+    /// death, and no name is printed unescaped.
     #[test]
     fn everybody_has_a_fate(
         joins in proptest::collection::vec(0..7usize, 0..6),

@@ -1,7 +1,7 @@
-//! Text for terminals, made of names that may be anything.
+//! Makes names of any content safe to print on a terminal.
 
-/// A name as it may stand on a terminal: what could move the cursor, hide or reorder text is
-/// written as an escape. (A process, an interface or a container may be called anything.)
+/// Escapes every character that could move the cursor, hide text or reorder it. (Processes,
+/// interfaces and containers may have any name.)
 pub fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
