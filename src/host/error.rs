@@ -1,24 +1,24 @@
-//! What went wrong on this host, for the person who has to mend it.
+//! The error type of the tools and the daemon: what failed on this host, and how to fix it.
 
 use std::fmt::Display;
 use std::path::Path;
 
 use pausenet::cni;
 
-/// A failure of a tool or of the daemon: a sentence, what to do about it, and, where a plugin (or
-/// the plugin's own code) failed, its error.
+/// A failure of a tool or of the daemon: a sentence, a hint, and the CNI error if a plugin (or the
+/// plugin's own code) failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}{}{hint}", if hint.is_empty() { "" } else { "; " })]
 pub struct Error {
-    /// What was attempted, on what, and what came back.
+    /// What was attempted, on what, and the outcome.
     pub message: String,
-    /// What the reader can do about it; may be empty.
+    /// What the user can do about it; may be empty.
     pub hint: String,
     #[source]
     source: Option<cni::Error>,
 }
 
-/// What most functions return that touch the host.
+/// The result of most functions that act on the host.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -36,7 +36,7 @@ impl Error {
         Self::new(format!("{action} {}: {err}", path.display()))
     }
 
-    /// Adds what the reader can do about it, behind an earlier hint.
+    /// Appends what the user can do about it to the hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         let hint = hint.into();
@@ -48,7 +48,7 @@ impl Error {
         self
     }
 
-    /// Puts what was being done in front of the message; the hint stays.
+    /// Prefixes the message with what was being done; the hint stays the same.
     #[must_use]
     pub fn context(mut self, what: impl Display) -> Self {
         self.message = format!("{what}: {}", self.message);
@@ -56,12 +56,12 @@ impl Error {
     }
 }
 
-/// Says what was attempted when a call fails, as [`cni::During`] does:
+/// Adds to an error what was attempted, like [`cni::During`]:
 /// `link::list(socket).during("list the host's links")?`.
 pub trait During<T> {
     fn during(self, attempt: impl Display) -> Result<T>;
 
-    /// The same for a text that is made only if the call has failed.
+    /// The same, with a text that is built only on failure.
     fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Result<T>;
 }
 
@@ -85,7 +85,8 @@ impl<T> During<T> for Result<T> {
     }
 }
 
-/// The same for what is done to a file: `fs::read_dir(dir).on_path("cannot list", dir)?`.
+/// Adds to an I/O error what was attempted on which file:
+/// `fs::read_dir(dir).on_path("cannot list", dir)?`.
 pub trait OnPath<T> {
     fn on_path(self, action: &str, path: &Path) -> Result<T>;
 }

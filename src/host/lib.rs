@@ -1,8 +1,8 @@
-//! What both `pausectl` and `pausenetd` need of a host.
+//! What `pausectl` and `pausenetd` share.
 //!
-//! * [`runtime`]: the other side of the protocol: a network's plugins, run on a pod.
-//! * [`anchor`]: pause processes, the namespaces they hold, and who lives in those.
-//! * [`install`]: files put in place without a moment in between, and taken away again.
+//! * [`runtime`]: the runtime's side of CNI: runs a network's plugins for a pod.
+//! * [`anchor`]: pause processes, the namespaces they hold, and the members of those.
+//! * [`install`]: puts files in place atomically, and removes them again.
 //! * [`table`]: plain text tables for output.
 
 pub mod anchor;

@@ -1,6 +1,6 @@
-//! Plain tables: columns as wide as their widest cell, two spaces between them.
+//! Plain text tables: each column is as wide as its widest cell, with two spaces between columns.
 
-/// Rows below a head. A cell without text is shown as `-`.
+/// Formats rows below a header. An empty cell is shown as `-`.
 pub fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let shown = |cell: &str| match cell {
         "" => "-".to_owned(),

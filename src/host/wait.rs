@@ -1,11 +1,11 @@
-//! The asynchronous part of a command.
+//! Runs the asynchronous part of a command.
 
 use crate::error::Error;
 
-/// Runs the asynchronous part of a command. One thread is enough: it waits for one program.
+/// Runs a future to its end on the calling thread. One thread is enough to wait for one program.
 ///
 /// # Errors
-/// When the kernel gives no event queue; `work`'s own.
+/// The async runtime cannot be started, or `work` fails.
 pub fn block_on<T, E: From<Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,6 +1,5 @@
-//! Single files: what stands under a name, and the few ways of changing that, each of which
-//! happens at once or not at all. What is whose is not for this file to know: see
-//! [`super::managed_folder`].
+//! Single files: what exists under a name, and the few atomic ways to change it. Which files are
+//! ours is the business of [`super::managed_folder`].
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -14,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Error, Result};
 
-/// A file's content by its SHA-256, in hexadecimal digits as `sha256sum` prints them.
+/// The SHA-256 of a file's content, in hexadecimal digits as printed by `sha256sum`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Digest(String);
 
@@ -31,7 +30,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// What stands under a name.
+/// What exists under a name.
 #[derive(Debug, Clone)]
 pub enum Found {
     Nothing,
@@ -40,14 +39,14 @@ pub enum Found {
         mode: u32,
         inode: Inode,
     },
-    /// A symbolic link; where it leads is nothing to us.
+    /// A symbolic link, which is not followed.
     Link {
         target: PathBuf,
         inode: Inode,
     },
 }
 
-/// Which file of the machine it is.
+/// The identity of a file: its device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {
     device: u64,
@@ -55,10 +54,10 @@ pub struct Inode {
 }
 
 impl Found {
-    /// Looks, and follows no link.
+    /// Reads what is at a path, without following links.
     ///
     /// # Errors
-    /// It cannot be read, or it is a folder or a device.
+    /// It is not readable, or it is a folder or a device.
     pub fn at(path: &Path) -> Result<Self> {
         let cannot = |err| refusal("cannot read", path, &err);
         let meta = match fs::symlink_metadata(path) {
@@ -85,7 +84,7 @@ impl Found {
         })
     }
 
-    /// The same file by another name, or one that nobody could tell from it.
+    /// Whether both are the same file, or equal in content and mode.
     pub fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (
@@ -113,17 +112,17 @@ impl Found {
     }
 }
 
-/// Writes a file that nobody looks for yet, down to the disk.
+/// Writes a file that no other program uses yet, and syncs it to disk.
 ///
 /// # Errors
-/// The kernel's; what was written is gone again.
+/// The file cannot be written; the unfinished one is removed.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     remove(path)?;
     let write = || -> io::Result<()> {
         let mut open = OpenOptions::new();
         let mut file = open.write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(content)?;
-        // The mode that was asked for, whatever the umask is.
+        // The requested mode, regardless of the umask.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()
     };
@@ -133,8 +132,8 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     })
 }
 
-/// Gives a file a second name, `to`, where nothing stands. The file itself is then kept, with
-/// owner, mode and times. Where the filesystem has no hard links it becomes a copy, written as
+/// Gives a file a second name, `to`, that is not in use. A hard link keeps the file itself, with
+/// its owner, mode and times. On a filesystem without hard links the file is copied instead, to
 /// `draft` first.
 pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
     let Err(err) = fs::hard_link(from, to) else {
@@ -151,7 +150,7 @@ pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
     }
     let content = fs::read(from).map_err(cannot)?;
     write(draft, &content, meta.mode() & 0o7777)?;
-    // First the owner: changing it takes set-id bits away.
+    // The owner first: changing it clears the set-id bits.
     std::os::unix::fs::chown(draft, Some(meta.uid()), Some(meta.gid()))
         .and_then(|()| fs::set_permissions(draft, meta.permissions()))
         .and_then(|()| File::open(draft)?.set_modified(meta.modified()?))
@@ -159,7 +158,7 @@ pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
     rename(draft, to)
 }
 
-/// A second name for a file of ours, if it can be had.
+/// Hard-links one of our files to `to`. False if the filesystem does not allow it.
 pub fn link(from: &Path, to: &Path) -> Result<bool> {
     remove(to)?;
     match fs::hard_link(from, to) {
@@ -169,19 +168,19 @@ pub fn link(from: &Path, to: &Path) -> Result<bool> {
     }
 }
 
-/// What link(2) says where there are no hard links, or no more of them.
+/// Whether link(2) failed because the filesystem has no hard links, or allows no more of them.
 fn has_no_links(err: &io::Error) -> bool {
     let none = [Errno::PERM, Errno::MLINK, Errno::OPNOTSUPP, Errno::NOSYS];
     Errno::from_io_error(err).is_some_and(|errno| none.contains(&errno))
 }
 
-/// Puts `from` in the place of `to`: whoever opens that gets the one or the other.
+/// Atomically replaces `to` by `from`.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|err| refusal("cannot put in place", to, &err))?;
     sync_folder_of(to)
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
@@ -189,18 +188,18 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the names in a file's folder last through a power cut, and in this order.
+/// Syncs a file's folder to disk, so that changes of its names survive a power failure, in order.
 pub fn sync_folder_of(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     match synced {
-        // Some filesystems have nothing of the kind.
+        // Some filesystems cannot sync folders.
         Err(err) if err.kind() == ErrorKind::InvalidInput => Ok(()),
         other => other.map_err(|err| refusal("cannot sync", dir, &err)),
     }
 }
 
-/// What the kernel said, and what to do about it.
+/// The error for a failed operation on a file, with a hint for common causes.
 pub fn refusal(action: &str, path: &Path, err: &io::Error) -> Error {
     let hint = match Errno::from_io_error(err) {
         Some(Errno::ACCESS | Errno::PERM) => {

@@ -1,28 +1,29 @@
-//! A folder in which files of ours take the places of others, which come back later.
+//! A folder in which our files replace others, which can be restored later.
 //!
-//! Beside them, in a folder that no runtime looks into, is all that this needs to know:
+//! Its state is in a subfolder that runtimes ignore:
 //!
 //! ```text
-//! <dir>/NAME                              ours, or somebody else's
-//! <dir>/.pausenet-replaced/NAME           the one that stood there before ours
-//! <dir>/.pausenet-replaced/.record        what we put where: the SHA-256 of each file
-//! <dir>/.pausenet-replaced/.older/NAME.1  replaced earlier, when somebody put one over ours
-//! <dir>/.pausenet-replaced/.new           a file on its way
+//! <dir>/NAME                              our file, or a foreign one
+//! <dir>/.pausenet-replaced/NAME           the file that ours replaced
+//! <dir>/.pausenet-replaced/.record        the SHA-256 of each file of ours, by name
+//! <dir>/.pausenet-replaced/.older/NAME.1  replaced earlier, before a foreign file replaced ours
+//! <dir>/.pausenet-replaced/.new           our next file, until it is renamed to NAME
 //! ```
 //!
-//! A file is ours if the record has its content under its name; nothing is executed or guessed
-//! to find out. The steps that put a file in place come in such an order that a process killed
-//! between any two of them has lost nothing:
+//! A file is ours if the record has the digest of its content under its name; no file is executed
+//! to find out. The steps to put a file in place are ordered so that a process killed between any
+//! two of them loses nothing:
 //!
-//! 1. ours is written as `.new`, down to the disk;
-//! 2. the other's gets a second name in `.pausenet-replaced`: a hard link, so that it is still
-//!    in its place;
-//! 3. the record gets the digest of ours;
-//! 4. `.new` is renamed over the name.
+//! 1. our file is written to `.new` and synced to disk;
+//! 2. the foreign file gets a second name in `.pausenet-replaced`: a hard link, so that it also
+//!    stays in place;
+//! 3. the digest of our file is added to the record;
+//! 4. `.new` is renamed to the name.
 //!
-//! Killed before 4, what stands there is not what the record says, so it is not ours, and the
-//! one in `.pausenet-replaced` is the same file: it replaces nothing. All of it is on one
-//! filesystem; one process at a time works on it, holding flock(2) on `.pausenet-replaced`.
+//! After a crash before step 4, the file under the name does not match the record, so it is not
+//! ours, and its second name in `.pausenet-replaced` is the same inode: nothing was replaced.
+//! Everything is on one filesystem. Only one process at a time changes it, holding flock(2) on
+//! `.pausenet-replaced`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
@@ -44,17 +45,17 @@ pub struct ManagedFolder {
     dir: PathBuf,
 }
 
-/// What was put there.
+/// The record of the files that were put there.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// By name: the content that is ours, and while it is being renewed, that of before too.
+    /// By name: the digest of our file, and of the previous one while it is being replaced.
     files: BTreeMap<String, BTreeSet<Digest>>,
-    /// Folders of network configurations that were installed along with it.
+    /// Folders of the network configurations that were installed together with these files.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub conf_dirs: BTreeSet<PathBuf>,
 }
 
-/// A file that is to be there.
+/// A file to put in place.
 #[derive(Debug)]
 pub struct NewFile<'a> {
     pub name: String,
@@ -63,35 +64,35 @@ pub struct NewFile<'a> {
     pub mode: u32,
 }
 
-/// What it takes to have it there.
+/// What has to be done to put a file in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutAction {
-    /// Nothing: it is there. If it is not ours, it stays when ours go.
+    /// Nothing: it is there already. If it is not ours, uninstall leaves it.
     Nothing { ours: bool },
-    /// Nothing is in its place.
+    /// No file has this name yet.
     New,
-    /// Ours is, with other content.
+    /// Replace our own file, which has other content.
     Renew,
-    /// Somebody else's is, which is kept.
+    /// Replace a foreign file, which is kept.
     Replace,
 }
 
-/// What it takes to have ours gone.
+/// What has to be done to remove our file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RemoveAction {
-    /// The one that stood there before comes back.
+    /// Restore the file that ours replaced.
     Restore,
-    /// There was none before.
+    /// Remove it; it replaced no file.
     Remove,
-    /// It is gone already, and there is none to come back.
+    /// Nothing: it is gone already, and it replaced no file.
     Nothing,
-    /// What stands there is what stood there before; the second name is given up.
+    /// Remove the second name only: the file that ours replaced, or should have, is in place.
     Untouched,
-    /// What stands there is not ours, so it stays; so does what ours had replaced, if anything.
+    /// Leave the file, which is not ours, and the file that ours had replaced, if any.
     Leave { keeps: Option<PathBuf> },
 }
 
-/// Held while a place is being changed; ends with the process, however that ends.
+/// The lock on a folder that is being changed. The kernel releases it when the process ends.
 #[derive(Debug)]
 pub struct FolderLock {
     _folder: File,
@@ -106,12 +107,12 @@ impl ManagedFolder {
         self.dir.join(name)
     }
 
-    /// Where the one that stood under this name is kept.
+    /// The path where the replaced file of this name is kept.
     pub fn kept(&self, name: &str) -> PathBuf {
         self.dir.join(KEPT).join(name)
     }
 
-    /// Waits until nobody else is changing it. The folder is made if it is not there.
+    /// Locks the folder; waits while another process changes it. Creates a missing folder.
     pub fn hold(&self) -> Result<FolderLock> {
         make_folder(&self.dir)?;
         loop {
@@ -122,7 +123,7 @@ impl ManagedFolder {
         }
     }
 
-    /// The same, but None when nothing has been put there.
+    /// The same, but returns None if nothing has been put there.
     pub fn hold_existing(&self) -> Result<Option<FolderLock>> {
         let path = self.dir.join(KEPT);
         let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
@@ -135,17 +136,17 @@ impl ManagedFolder {
             rustix::io::retry_on_intr(lock)
                 .map_err(|err| refusal("cannot lock", &path, &err.into()))?;
             let held = folder.metadata().map(id);
-            // The one we waited for may have removed it: what we hold is then nobody's.
+            // The previous holder may have removed the folder: our lock is on a deleted one then.
             if held.is_ok_and(|held| fs::metadata(&path).is_ok_and(|named| id(named) == held)) {
                 return Ok(Some(FolderLock { _folder: folder }));
             }
         }
     }
 
-    /// What was put there; nothing, if there is no record.
+    /// Reads the record; it is empty if there is no file.
     ///
     /// # Errors
-    /// When it cannot be read, or is not a record.
+    /// The file cannot be read or parsed.
     pub fn record(&self) -> Result<Record> {
         let path = self.kept(".record");
         let text = match fs::read(&path) {
@@ -160,10 +161,10 @@ impl ManagedFolder {
         })
     }
 
-    /// Writes the record anew.
+    /// Replaces the record.
     ///
     /// # Errors
-    /// The kernel's; the old one is then still there.
+    /// The file cannot be written; the old record is unchanged then.
     pub fn save(&self, record: &Record, _held: &FolderLock) -> Result<()> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|err| Error::new(format!("the record is no JSON: {err}")))?;
@@ -188,11 +189,11 @@ impl ManagedFolder {
         })
     }
 
-    /// Has a file there, made by `like` (a file of ours with the same content) if possible.
-    /// `examine` sees it before it is put in place, and may refuse.
+    /// Puts a file in place, as a hard link to `like` (one of our files with the same content) if
+    /// possible. `examine` checks it before it is put in place, and may refuse it.
     ///
     /// # Errors
-    /// The kernel's, and those of `examine`; what stood there then still does.
+    /// A file cannot be written, or `examine` fails; the file that was there is unchanged then.
     pub fn put(
         &self,
         wanted: &NewFile,
@@ -229,7 +230,7 @@ impl ManagedFolder {
         Ok(put)
     }
 
-    /// Gives somebody else's file a second name, by which it stays.
+    /// Keeps a foreign file by giving it a second name.
     fn keep(&self, name: &str) -> Result<()> {
         let (path, kept) = (self.path(name), self.kept(name));
         let earlier = Found::at(&kept)?;
@@ -243,7 +244,7 @@ impl ManagedFolder {
         file::sync_folder_of(&kept)
     }
 
-    /// Makes room for another one to be kept: this is from before somebody put theirs over ours.
+    /// Moves an earlier kept file away to keep another one: a foreign file has replaced ours since.
     fn put_by(&self, name: &str) -> Result<()> {
         let older = self.dir.join(KEPT).join(".older");
         make_folder(&older)?;
@@ -258,7 +259,7 @@ impl ManagedFolder {
         file::rename(&self.kept(name), &free)
     }
 
-    /// The names that [`ManagedFolder::take`] is for.
+    /// The names that [`ManagedFolder::take`] applies to: those in the record, and of kept files.
     pub fn names(&self, record: &Record) -> Result<BTreeSet<String>> {
         let path = self.dir.join(KEPT);
         let cannot = |err: std::io::Error| refusal("cannot list", &path, &err);
@@ -284,7 +285,7 @@ impl ManagedFolder {
         let leave = || RemoveAction::Leave {
             keeps: has_kept.then(|| self.kept(name)),
         };
-        // A link count of two: killed before ours came.
+        // Both names are the same inode: an install was killed before it put our file in place.
         if has_kept && kept.inode() == now.inode() {
             return Ok(RemoveAction::Untouched);
         }
@@ -298,10 +299,10 @@ impl ManagedFolder {
         })
     }
 
-    /// Takes ours away, and brings back what it had replaced.
+    /// Removes our file, and restores the one it replaced.
     ///
     /// # Errors
-    /// The kernel's; what stood there then still does.
+    /// A file cannot be read or changed; what was there is unchanged then.
     pub fn take(&self, name: &str, record: &Record, _held: &FolderLock) -> Result<RemoveAction> {
         let take = self.plan_take(name, record)?;
         match take {
@@ -316,7 +317,7 @@ impl ManagedFolder {
         Ok(take)
     }
 
-    /// Lets go of a place to which nothing was done.
+    /// Unlocks a folder; removes its state if that is empty.
     pub fn leave(&self, held: FolderLock) -> Result<()> {
         if self.record()? == Record::default() && self.names(&Record::default())?.is_empty() {
             self.forget(held)?;
@@ -324,7 +325,7 @@ impl ManagedFolder {
         Ok(())
     }
 
-    /// Nothing here is ours any more: removes the record, and the folder if nothing is kept.
+    /// Removes the record, because no file is ours any more, and the subfolder if no file is kept.
     pub fn forget(&self, _held: FolderLock) -> Result<()> {
         for own in [".new", ".draft", ".record.new", ".record"] {
             file::remove(&self.kept(own))?;
@@ -339,7 +340,7 @@ impl ManagedFolder {
         Ok(())
     }
 
-    /// Files that were replaced, and that nothing will bring back by itself.
+    /// Replaced files that uninstall does not restore.
     pub fn older(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.kept(".older"));
         let mut files: Vec<_> = entries
@@ -354,7 +355,7 @@ impl ManagedFolder {
 }
 
 impl Record {
-    /// Whether what stands under a name is ours.
+    /// Whether the file found under a name is ours.
     pub fn has(&self, name: &str, found: &Found) -> bool {
         match found {
             Found::File { digest, .. } => self
@@ -365,12 +366,12 @@ impl Record {
         }
     }
 
-    /// Names of the files that were put there.
+    /// The names of the files that were put there.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 
-    /// A file is about to be put there, perhaps in the place of another that is ours.
+    /// Adds a file that is about to be put there, perhaps in place of another one of ours.
     fn add(&mut self, name: &str, digest: &Digest, now: &Found) {
         let mut digests = BTreeSet::from([digest.clone()]);
         if let (true, Found::File { digest, .. }) = (self.has(name, now), now) {
@@ -380,7 +381,7 @@ impl Record {
     }
 }
 
-/// Makes a folder and those above it.
+/// Creates a folder and its parents.
 fn make_folder(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

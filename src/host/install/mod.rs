@@ -1,7 +1,7 @@
-//! The plugin and its networks in the folders where runtimes look for them, and what was there
-//! before.
+//! Installs the plugin and its networks in the folders where runtimes look for them, and restores
+//! what was there before.
 //!
-//! How files change places without a moment in between is in [`managed_folder`].
+//! [`managed_folder`] replaces the files atomically.
 
 pub mod file;
 pub mod managed_folder;
@@ -18,8 +18,8 @@ use serde_json::Value;
 use self::managed_folder::ManagedFolder;
 use crate::block_on;
 
-/// The names that the plugin is to have: its own, those that were asked for, and those that an
-/// earlier install has given it and that are still ours. One version under all of them.
+/// The names to install the plugin under: its own, the requested ones, and those of an earlier
+/// install that are still ours, so that all of them get the same version.
 pub fn names(asked: &[Plugin], place: &ManagedFolder) -> Result<Vec<String>, Error> {
     let asked = asked.iter().map(|plugin| plugin.name().to_owned());
     let mut names: Vec<_> = std::iter::once(Plugin::Pausenet.name().to_owned())
@@ -36,8 +36,9 @@ pub fn names(asked: &[Plugin], place: &ManagedFolder) -> Result<Vec<String>, Err
     Ok(names)
 }
 
-/// Runs the plugin where it will be called from, though nobody else knows it there yet: one of
-/// another machine's kind, or on a filesystem without programs, must not replace one that works.
+/// Runs the plugin from the folder it will be called from, before runtimes can find it there: one
+/// built for another architecture, or on a filesystem mounted noexec, must not replace one that
+/// works.
 pub fn try_out(program: &Path) -> Result<(), Error> {
     const LIMIT: Duration = Duration::from_secs(10);
     let wrong = |why: String| {
@@ -66,7 +67,7 @@ pub fn try_out(program: &Path) -> Result<(), Error> {
     }
 }
 
-/// The folder that runtimes know, of a file that is on its way there.
+/// The folder that runtimes use, given the temporary file in its subfolder.
 fn folder(program: &Path) -> String {
     let dir = program.parent().and_then(Path::parent);
     dir.unwrap_or(program).display().to_string()
