@@ -1,5 +1,5 @@
-//! What a plugin of ours was asked for at ADD, put together again from what a runtime remembers,
-//! or, where nobody does, from the network's configuration.
+//! Reconstructs the ADD calls of our plugins: from a runtime's result cache, or, for an attachment
+//! without an entry there, from the network's configuration.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -17,32 +17,32 @@ use pausenet::cni::result::{AddResult, Interface, IpConfig};
 use pausenet::plan::rules::DesiredElement;
 use pausenet::verbs;
 
-/// What has to be known of the plugins that a runtime calls.
+/// What has to be known about the plugins that a runtime calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Plugins<'a> {
-    /// Where they are.
+    /// The folders that hold them (CNI_PATH).
     pub path: &'a [PathBuf],
-    /// Whether the `portmap` among them is ours.
+    /// The `portmap` among them is ours.
     pub portmap_is_ours: bool,
 }
 
-/// One plugin's part of an attachment.
+/// The ADD of one plugin for an attachment.
 #[derive(Debug)]
 pub struct AddCall {
     pub plugin: Plugin,
-    /// With the attachment's addresses in its prevResult.
+    /// Its prevResult has the attachment's addresses.
     pub request: Request,
 }
 
 impl AddCall {
-    /// What nftables should hold for it.
+    /// The elements that nftables should hold for it.
     pub fn desired_elements(&self) -> Vec<DesiredElement> {
         verbs::desired_elements(self.plugin, &self.request)
     }
 }
 
-/// The ADD calls of an attachment that we wired, as its runtime remembers it. `seen` are the
-/// addresses that the interface has, for an ADD whose result nobody wrote down.
+/// The ADD calls of an attachment that we wired, from its runtime's result cache. `seen` are the
+/// addresses of the interface; they are used if the entry has no result.
 pub fn remembered(entry: &Entry, seen: &[IpNetwork], plugins: Plugins) -> Vec<AddCall> {
     let pairs = entry.parameters.args.iter();
     let args: Vec<_> = pairs.map(|[key, value]| format!("{key}={value}")).collect();
@@ -57,8 +57,8 @@ pub fn remembered(entry: &Entry, seen: &[IpNetwork], plugins: Plugins) -> Vec<Ad
     source.add_calls(seen)
 }
 
-/// The ADD calls of an attachment that nobody remembers: what the network is now is all that is
-/// known. It may be another one than at ADD, and mapped ports are not in it.
+/// The ADD calls of an attachment without an entry in a result cache, from the network's current
+/// configuration. That may have changed since the ADD, and does not contain published ports.
 pub fn configured(
     list: &NetworkList,
     attachment: &Attachment,
@@ -76,7 +76,7 @@ pub fn configured(
     source.add_calls(seen)
 }
 
-/// The ports that our `portmap` mapped to a container which another's plugin wired.
+/// The ADD calls of our `portmap` for a container that a foreign plugin wired.
 pub fn chained(entry: &Entry, plugins: Plugins) -> Vec<AddCall> {
     let mut add_calls = remembered(entry, &[], plugins);
     add_calls.retain(|add_call| add_call.plugin == Plugin::Portmap);
@@ -102,7 +102,7 @@ impl Source<'_> {
         let plugin = &self.list.plugins[at];
         let called = Plugin::called(OsStr::new(&plugin.r#type));
         let is_ours = match called {
-            // The first one wires: the host end is ours, so it was ours too, by whatever name.
+            // The first plugin wires: the host end is ours, so the plugin was too, under any name.
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => at == 0,
             Plugin::Portmap => self.plugins.portmap_is_ours,
             Plugin::HostLocal | Plugin::Loopback => false,
@@ -131,7 +131,7 @@ impl Source<'_> {
         })
     }
 
-    /// A result for what is there. The container's MAC is not known.
+    /// A result made from the interface's addresses. The container's MAC address is not known.
     fn as_seen(&self, seen: &[IpNetwork]) -> AddResult {
         let inside = Interface {
             name: self.attachment.ifname.to_string(),

@@ -1,4 +1,4 @@
-//! An attachment made whole or not at all, and taken down by what is remembered of it.
+//! Makes an attachment completely or not at all, and deletes one by its entry in the result cache.
 
 use serde_json::Value;
 
@@ -9,22 +9,22 @@ use super::run::{Progress, Runtime};
 use crate::Result;
 use pausenet::cni::ContainerId;
 
-/// An attachment that was not made, and what came of undoing its beginnings.
+/// An attachment that was not made, and the outcome of its removal.
 #[derive(Debug)]
 pub struct NotAttached {
     /// Why it was not made.
     pub stop: Stop,
-    /// The first failure of a DEL; the result cache keeps the attachment then, for a later try.
+    /// The first failure of a DEL; the result cache keeps the attachment then, for another attempt.
     pub undone: Result<()>,
 }
 
 impl Runtime {
-    /// Makes an attachment: ADD of each plugin, written to the result cache before (so that a
-    /// crash leaves nothing that cannot be undone) and after. Then `accept` looks at the result;
-    /// if it refuses, a plugin fails, or a signal comes, all is undone by DEL.
+    /// Makes an attachment: ADD of each plugin. The result cache is written before (so that the
+    /// attachment can be deleted after a crash) and again after. Then `accept` checks the result.
+    /// If it refuses, a plugin fails, or a signal arrives, everything is undone by DEL.
     ///
     /// # Errors
-    /// What stood in the way, beside what came of undoing.
+    /// Why the attachment was not made, with the outcome of the DEL.
     pub async fn attach<T>(
         &self,
         entry: &mut Entry,
@@ -61,10 +61,10 @@ impl Runtime {
         entry.forget()
     }
 
-    /// DEL of each plugin of an attachment. What is remembered of it stays.
+    /// DEL of each plugin of an attachment. Its entry in the result cache stays.
     ///
     /// # Errors
-    /// A plugin that is in no folder, before anything was changed; the first failure of one.
+    /// A plugin is in none of the folders (nothing was changed then), or the first failure of one.
     pub async fn detach(&self, entry: &Entry) -> Result<()> {
         self.find_all(&entry.list)?;
         let (plugins, result) = (entry.list.plugins.len(), entry.result.as_ref());
@@ -72,11 +72,11 @@ impl Runtime {
             .await
     }
 
-    /// DEL of everything that is remembered of a container, by name: its namespace may be gone,
-    /// or another's by now. Nothing to remove is success.
+    /// DEL of all attachments of a container in the result cache, without a namespace: that may be
+    /// gone, or its path may lead to another one by now. Succeeds if there are none.
     ///
     /// # Errors
-    /// The first failure; what it was about stays remembered.
+    /// The first failure; the result cache keeps that attachment.
     pub async fn detach_all(&self, container: &ContainerId) -> Result<()> {
         for mut entry in cache::of_container(container)? {
             entry.parameters.netns = None;

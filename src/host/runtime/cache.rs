@@ -1,9 +1,9 @@
-//! What an attachment was made with, remembered for its DEL in libcni's own place and form:
-//! `/var/lib/cni/results/<network>-<container>-<interface>`.
+//! The result cache: what an attachment was made with, kept for its DEL, in libcni's folder and
+//! format: `/var/lib/cni/results/<network>-<container>-<interface>`.
 //!
-//! It is written before the ADD, without a result, so that even an ADD which nobody lived to
-//! undo can be; and again behind it. It says how to undo an attachment, never whether there is
-//! one: that the kernel says.
+//! An entry is written before the ADD, without a result, so that the attachment can be deleted even
+//! if the process is killed during the ADD; and again after the ADD. It says how to delete an
+//! attachment, not whether one exists: that is read from the kernel.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -22,23 +22,23 @@ use pausenet::cni::{ContainerId, IfName, NetworkName};
 /// libcni's folder.
 const DIR: &str = "/var/lib/cni/results";
 
-/// Where kubelet had it keep them, as long as that spoke CNI itself.
+/// The folder that kubelet configured, while it still called CNI plugins itself.
 const OLD_DIR: &str = "/var/lib/cni/cache/results";
 
-/// The first field of libcni's files.
+/// The value of `kind` in libcni's files.
 const KIND: &str = "cniCacheV1";
 
-/// One attachment.
+/// The cache entry of one attachment.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub list: NetworkList,
     pub parameters: Parameters,
-    /// None: its ADD has not succeeded.
+    /// None if its ADD has not succeeded.
     pub result: Option<Value>,
     file: PathBuf,
 }
 
-/// libcni's form of it.
+/// An entry in libcni's format.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CacheFile {
@@ -59,7 +59,7 @@ struct CacheFile {
 }
 
 impl Entry {
-    /// An entry that is not written yet.
+    /// A new entry, not written yet.
     pub fn new(list: NetworkList, parameters: Parameters) -> Self {
         Self {
             file: Path::new(DIR).join(file_name(&parameters.attachment)),
@@ -69,10 +69,10 @@ impl Entry {
         }
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes the entry atomically.
     ///
     /// # Errors
-    /// An error that names the file.
+    /// The file cannot be written; the message names it.
     pub fn write(&self) -> Result<()> {
         let form = CacheFile {
             kind: KIND.into(),
@@ -90,10 +90,10 @@ impl Entry {
         replace(&self.file, &text).on_path("cannot write", &self.file)
     }
 
-    /// The attachment is gone. Nothing to forget is success.
+    /// Removes the entry of an attachment that is gone. Succeeds if there is none.
     ///
     /// # Errors
-    /// An error that names the file.
+    /// The file cannot be removed; the message names it.
     pub fn forget(&self) -> Result<()> {
         match fs::remove_file(&self.file) {
             Err(err) if err.kind() != ErrorKind::NotFound => {
@@ -133,7 +133,7 @@ fn file_name(attachment: &Attachment) -> String {
     format!("{network}-{container}-{ifname}")
 }
 
-/// What is remembered of one attachment. None too when it cannot be read.
+/// The entry of one attachment. None if it does not exist or cannot be read.
 pub fn of(attachment: &Attachment) -> Option<Entry> {
     let name = file_name(attachment);
     let entries = [DIR, OLD_DIR].map(|dir| Entry::read(Path::new(dir).join(&name)));
@@ -141,10 +141,10 @@ pub fn of(attachment: &Attachment) -> Option<Entry> {
     entries.find(|entry| entry.parameters.attachment == *attachment)
 }
 
-/// Every attachment that anybody remembers; what cannot be read is not.
+/// All entries, of any runtime, except unreadable ones.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// A folder cannot be read.
 pub fn list() -> Result<Vec<Entry>> {
     Ok(files(|_| true)?
         .into_iter()
@@ -152,10 +152,10 @@ pub fn list() -> Result<Vec<Entry>> {
         .collect())
 }
 
-/// The attachments of a container, as far as they are remembered. What cannot be read is not.
+/// The entries of a container's attachments, except unreadable ones.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// A folder cannot be read.
 pub fn of_container(container: &ContainerId) -> Result<Vec<Entry>> {
     let part = format!("-{container}-");
     let files = files(|name| name.contains(&part))?;
@@ -183,11 +183,11 @@ fn files(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Writes a file and its folder, whole or not at all. Only one process writes a file at a time:
-/// it holds a lock on what the file is about.
+/// Writes a file atomically; creates its folder if needed. Only one process may write the same file
+/// at a time: the caller holds a lock on the object that the file describes.
 ///
 /// # Errors
-/// The kernel's.
+/// The folder or file cannot be written; the old file is unchanged then.
 pub fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     let dir = file.parent().unwrap_or(file);
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -204,7 +204,7 @@ pub fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
         })
 }
 
-/// Bytes as Go's encoding/json writes them: RFC 4648's base 64, padded.
+/// Bytes as Go's encoding/json writes them: standard base64 with padding (RFC 4648).
 mod base64_bytes {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;

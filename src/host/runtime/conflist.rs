@@ -1,5 +1,5 @@
-//! Network configurations on disk: lists of plugins, and single plugins, which are lists of one
-//! (specification, section 1).
+//! Reads network configurations: lists of plugins, and single plugins, which are treated as lists
+//! of one (specification, section 1).
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,15 +13,15 @@ use crate::{During, Error, OnPath, Result};
 use pausenet::cni::json::nullable;
 use pausenet::cni::{NetworkName, SpecVersion};
 
-/// A network: its plugins in their order.
+/// A network configuration: its plugins, in order.
 #[derive(Debug, Clone)]
 pub struct NetworkList {
     pub name: NetworkName,
     pub version: SpecVersion,
     pub plugins: Vec<Plugin>,
-    /// It was written as a list, though perhaps of one.
+    /// The file has the form of a list, even if of one plugin.
     pub is_list: bool,
-    /// As it was read.
+    /// The text of the file.
     pub text: Vec<u8>,
 }
 
@@ -30,12 +30,12 @@ pub struct NetworkList {
 pub struct Plugin {
     /// The name of its program.
     pub r#type: String,
-    /// The whole object.
+    /// The plugin's whole JSON object.
     pub config: Map<String, Value>,
     capabilities: BTreeMap<String, bool>,
 }
 
-/// The file's own form. A list has `plugins`, a single plugin a `type`.
+/// The format of the file. A list has `plugins`, a single plugin has a `type`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -56,10 +56,10 @@ struct PluginKeys {
 }
 
 impl NetworkList {
-    /// Reads a list or a single plugin's config.
+    /// Parses a list or a single plugin's configuration.
     ///
     /// # Errors
-    /// An error with what is wrong.
+    /// The text is not a valid configuration; the message says why.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let not_json = |err: serde_json::Error| Error::new(format!("network config: {err}"));
         let whole: Value = serde_json::from_slice(text).map_err(not_json)?;
@@ -101,7 +101,7 @@ impl NetworkList {
     /// Finds a network by name in a folder, or takes the first file there.
     ///
     /// # Errors
-    /// An error that names the folder and what there is in it.
+    /// There is no such network; the hint lists the networks in the folder.
     pub fn find(dir: &Path, name: Option<&str>) -> Result<Self> {
         let files = files(dir)?;
         let Some(name) = name else {
@@ -149,13 +149,13 @@ impl Plugin {
         })
     }
 
-    /// True when the plugin declares the capability.
+    /// Whether the plugin's configuration declares the capability.
     pub fn has_capability(&self, name: &str) -> bool {
         self.capabilities.get(name) == Some(&true)
     }
 }
 
-/// The newest of the versions that we speak too.
+/// The newest of a list's versions that we support.
 fn newest(version: Option<&str>, versions: &[String]) -> Result<SpecVersion> {
     let known = versions
         .iter()
@@ -169,10 +169,10 @@ fn newest(version: Option<&str>, versions: &[String]) -> Result<SpecVersion> {
     }
 }
 
-/// The configuration files of a folder in lexical order, by libcni's endings.
+/// The configuration files in a folder, in lexical order: those with libcni's extensions.
 ///
 /// # Errors
-/// An error that names the folder.
+/// The folder cannot be read; the message names it.
 pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let cannot = |err: std::io::Error| match err.kind() {
         std::io::ErrorKind::NotFound => nothing_in(dir),

@@ -1,4 +1,4 @@
-//! Ctrl-C and its like, heard instead of dying of them.
+//! Receives Ctrl-C and similar signals, instead of being ended by them.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals by which a person or the system asks a program to leave.
+/// The signals by which the user or the system ends a program.
 pub struct Interrupt {
     int: Option<Signal>,
     term: Option<Signal>,
@@ -14,11 +14,11 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// From here on the signals do not end the process. One that the caller had us ignore
-    /// stays ignored (nohup; a shell's background jobs).
+    /// From now on the signals do not end the process. One that was ignored when the process
+    /// started stays ignored (nohup, a shell's background jobs).
     ///
     /// # Errors
-    /// The kernel's.
+    /// A signal handler cannot be installed.
     pub fn listen() -> io::Result<Self> {
         let ignored = ignored();
         let hear = |kind: SignalKind| {
@@ -32,7 +32,7 @@ impl Interrupt {
         })
     }
 
-    /// Waits for the next one, and gives back its number.
+    /// Waits for the next signal and returns its number.
     pub async fn next(&mut self) -> i32 {
         tokio::select! {
             () = heard(&mut self.int) => SignalKind::interrupt().as_raw_value(),
@@ -41,7 +41,7 @@ impl Interrupt {
         }
     }
 
-    /// One that has come already.
+    /// Returns a signal that has arrived already, without waiting.
     pub async fn pending(&mut self) -> Option<i32> {
         tokio::time::timeout(Duration::ZERO, self.next()).await.ok()
     }

@@ -1,12 +1,12 @@
-//! The runtime's side of the protocol: what a runtime does with a network configuration
-//! (specification, section 3), for the pods of `pausectl`.
+//! The runtime's side of CNI: what a runtime does with a network configuration (specification,
+//! section 3), for the pods of `pausectl`.
 //!
 //! * [`conflist`] reads a configuration; `plugin` runs one of its plugins; `run` runs all of them, in
 //!   order.
-//! * `attach` makes an attachment whole or not at all.
-//! * [`cache`] remembers what an attachment was made with, where and as libcni does, so that its DEL
-//!   gets the same.
-//! * [`add_calls`] reads from that what each plugin of ours was asked to do at ADD.
+//! * `attach` makes an attachment completely or not at all.
+//! * [`cache`] is the result cache, in libcni's folder and format: it keeps what an attachment was
+//!   made with, so that its DEL gets the same.
+//! * [`add_calls`] reconstructs from it the ADD call of each of our plugins.
 
 pub mod add_calls;
 mod attach;

@@ -1,4 +1,4 @@
-//! What an attachment is made with, and why making it may stop.
+//! The parameters of an attachment, and the reasons why an operation on it stops.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use pausenet::cni::request::Attachment;
 #[derive(Debug)]
 pub enum Stop {
     Failed(Error),
-    /// By this signal, on a person's or the system's wish.
+    /// The user or the system sent this signal.
     Interrupted(i32),
 }
 
@@ -25,10 +25,10 @@ impl From<Error> for Stop {
 #[derive(Debug, Clone)]
 pub struct Parameters {
     pub attachment: Attachment,
-    /// None only for DEL: the namespace is gone.
+    /// None only for DEL, when the namespace is gone.
     pub netns: Option<PathBuf>,
     /// `CNI_ARGS`.
     pub args: Vec<[String; 2]>,
-    /// Each plugin gets those that it declares.
+    /// Capability arguments; each plugin gets those that it declares.
     pub capabilities: Map<String, Value>,
 }

@@ -1,4 +1,4 @@
-//! One call of one plugin, as a program.
+//! Runs the program of a plugin for one call.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,18 +16,18 @@ use super::parameters::{Parameters, Stop};
 use crate::{Error, Result};
 use pausenet::cni::{self, env::Verb};
 
-/// A call that is ready to be made.
+/// One call of a plugin, ready to run.
 pub(crate) struct Call<'a> {
     pub program: &'a Path,
     pub verb: Verb,
     pub parameters: &'a Parameters,
     pub path: &'a [PathBuf],
-    /// For stdin.
+    /// The configuration, for stdin.
     pub config: String,
     pub limit: Duration,
 }
 
-/// Why a plugin was not waited for to its end.
+/// Why a plugin was killed before it ended.
 enum Cut {
     Late,
     Signal(i32),
@@ -36,7 +36,7 @@ enum Cut {
 /// Finds a plugin's program in the folders of CNI_PATH.
 ///
 /// # Errors
-/// An error with the folders.
+/// The plugin is in none of them; the message lists the folders.
 pub fn find(name: &str, path: &[PathBuf]) -> Result<PathBuf> {
     let is_program =
         |file: &PathBuf| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok();
@@ -54,11 +54,11 @@ pub fn find(name: &str, path: &[PathBuf]) -> Result<PathBuf> {
 }
 
 impl Call<'_> {
-    /// Runs the plugin and gives back its stdout.
+    /// Runs the plugin and returns its stdout.
     ///
     /// # Errors
-    /// What the plugin says, when it fails; that it takes too long; a signal, if there
-    /// is somebody to listen for it. The plugin is dead then.
+    /// The plugin's own error, a timeout, or a signal if `interrupt` receives them. The plugin
+    /// does not run any more then.
     pub(crate) async fn run(
         &self,
         interrupt: Option<&mut Interrupt>,
@@ -77,7 +77,7 @@ impl Call<'_> {
         match output {
             Ok(output) => Ok(self.judge(output.map_err(cannot_run)?)?),
             Err(cut) => {
-                // With whatever it has started itself, such as an IPAM plugin.
+                // Together with its children, such as an IPAM plugin.
                 if let Some(group) = group {
                     let _ = kill_process_group(group, Signal::KILL);
                 }
@@ -120,13 +120,13 @@ impl Call<'_> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A Ctrl-C is ours to hear: we undo what the plugin did.
+            // Ctrl-C must reach this process only: it then undoes what the plugin did.
             .process_group(0)
             .kill_on_drop(true);
         command
     }
 
-    /// Writes the config, and reads both outputs to their ends.
+    /// Writes the configuration to stdin, and reads stdout and stderr to the end.
     async fn converse(&self, child: &mut Child) -> io::Result<Output> {
         use tokio::io::AsyncReadExt;
         let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
@@ -135,7 +135,7 @@ impl Call<'_> {
             return Err(io::Error::other("no pipes"));
         };
         let write = async {
-            // A plugin may answer without having read everything.
+            // A plugin may exit without reading all of its stdin.
             let _ = stdin.write_all(self.config.as_bytes()).await;
             drop(stdin);
         };
@@ -157,7 +157,7 @@ impl Call<'_> {
     fn judge(&self, output: Output) -> Result<Vec<u8>> {
         let complaint = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
-            // A plugin that has something to say and still succeeds: not ours to hide.
+            // A successful plugin may print warnings; pass them on.
             eprint!("{complaint}");
             return Ok(output.stdout);
         }
@@ -179,7 +179,7 @@ impl Call<'_> {
     }
 }
 
-/// The next signal; without anybody to listen, never.
+/// Waits for the next signal; forever if signals are not received here.
 async fn next_signal(interrupt: Option<&mut Interrupt>) -> i32 {
     match interrupt {
         Some(interrupt) => interrupt.next().await,

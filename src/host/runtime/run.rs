@@ -1,4 +1,4 @@
-//! Runs the plugins of a network, in their order.
+//! Runs the plugins of a network, in order.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,46 +13,46 @@ use crate::Error;
 use pausenet::cni::SpecVersion;
 use pausenet::cni::env::Verb;
 
-/// Where plugins are, and how long each may take.
+/// The folders of the plugins, and the time limit for each call.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub path: Vec<PathBuf>,
     pub limit: Duration,
 }
 
-/// How far an ADD came: what there may be to undo.
+/// How far an ADD got, so that it can be undone.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// How many plugins were started.
+    /// The number of plugins that were started.
     pub(super) tried: usize,
     /// The result of the last one that succeeded.
     pub(super) result: Option<Value>,
 }
 
 impl Runtime {
-    /// Makes sure that each plugin of a list can be found.
+    /// Checks that each plugin of a list can be found.
     ///
     /// # Errors
-    /// An error that names the plugin and where it was looked for.
+    /// A plugin is in none of the folders; the message names both.
     pub fn find_all(&self, list: &NetworkList) -> Result<(), Error> {
         list.plugins
             .iter()
             .try_for_each(|plugin| plugin::find(&plugin.r#type, &self.path).map(drop))
     }
 
-    /// The program of a plugin.
+    /// Finds the program of a plugin.
     ///
     /// # Errors
-    /// An error that names the plugin and where it was looked for.
+    /// The plugin is in none of the folders; the message names both.
     pub fn program(&self, plugin: &Plugin) -> Result<PathBuf, Error> {
         plugin::find(&plugin.r#type, &self.path)
     }
 
-    /// Adds an attachment: each plugin in turn, with the result of the one before it. What was
-    /// reached is in `progress`, also on failure; the caller undoes it, by [`Runtime::del`].
+    /// Adds an attachment: runs each plugin with the result of the previous one. `progress` records
+    /// how far it got, on failure too; the caller undoes that with [`Runtime::del`].
     ///
     /// # Errors
-    /// The first failure of a plugin; a signal, which ends the plugin that is at work.
+    /// The first failure of a plugin, or a signal, on which the running plugin is killed.
     pub(super) async fn add(
         &self,
         list: &NetworkList,
@@ -84,9 +84,8 @@ impl Runtime {
             .ok_or_else(|| Error::new("a network without plugins has no result").into())
     }
 
-    /// Deletes an attachment: the first `tried` plugins, the last of them first. `result` is
-    /// the final result of the ADD, as far as it is known. A plugin's failure does not stop the
-    /// others.
+    /// Deletes an attachment: runs the first `tried` plugins in reverse order. `result` is the
+    /// final result of the ADD, if known. After a plugin's failure, the others still run.
     ///
     /// # Errors
     /// The first failure.
@@ -97,7 +96,7 @@ impl Runtime {
         tried: usize,
         result: Option<&Value>,
     ) -> Result<(), Error> {
-        // Earlier versions do not know a result here.
+        // Earlier versions pass no result to DEL.
         let result = result.filter(|_| list.version >= SpecVersion::V0_4_0);
         let mut outcome = Ok(());
         for at in (0..tried).rev() {
@@ -149,8 +148,8 @@ fn describe(verb: Verb, list: &NetworkList, at: usize) -> String {
     )
 }
 
-/// What a plugin gets on stdin (specification, section 3, "Deriving execution configuration
-/// from plugin configuration").
+/// The configuration that a plugin gets on stdin (specification, section 3, "Deriving execution
+/// configuration from plugin configuration").
 pub fn execution_config(
     list: &NetworkList,
     plugin: &Plugin,
