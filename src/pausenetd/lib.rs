@@ -2,8 +2,9 @@
 //!
 //! It watches the cluster's Nodes, computes the desired state of this node's network, and applies it
 //! to the kernel and to two folders. It is level-triggered: every event is only a reason to reconcile.
-//! A pass computes the desired state anew, compares it with the observed state, and applies the
-//! difference. So a lost watch, a missed event or a restart at any moment lead to the same state.
+//! Each pass computes the desired state from scratch, compares it with the observed state, and
+//! applies the difference. So a lost watch, a missed event or a restart at any moment lead to the
+//! same state.
 //!
 //! * [`options`]: flags and their environment variables, checked.
 //! * [`node`]: a Node, reduced to what the network depends on.
@@ -12,7 +13,8 @@
 //! * [`routes`], [`masquerade`], [`conflist`], [`plugins`]: each applies one part of it. Routes are set
 //!   in [`routes::ensure`], masquerade in [`masquerade::ensure`], the conflist is written in
 //!   [`conflist::ensure`].
-//! * [`pod_elements`]: restores pods' nftables elements (published ports) that somebody removed.
+//! * [`pod_elements`]: restores pods' nftables elements (published ports) after another program
+//!   removed them.
 //! * [`gc`]: reclaims what no pod can own any more.
 //! * [`reconcile`]: one pass over all of these.
 //! * [`node_watch`], [`monitor`]: what triggers a pass; [`wakeup`] is where both request it.

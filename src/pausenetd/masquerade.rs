@@ -105,7 +105,7 @@ pub enum Outcome {
     Unchanged,
     /// There was none of this daemon's, or the desired state is another one now.
     Created,
-    /// Somebody else had changed or removed the table.
+    /// Another program had changed or removed the table.
     Repaired,
 }
 
@@ -154,7 +154,7 @@ pub fn ensure(
             err
         })?;
         let contents = nft.contents(TABLE).during(attempt)?;
-        // If the generation grew by one, nobody else changed anything: the dump is of our own table.
+        // If the generation grew by one, only our change was made: the dump is of our own table.
         if nft.generation().during(attempt)? == generation.wrapping_add(1) {
             *last_applied = Some(LastApplied {
                 desired: desired.clone(),

@@ -102,7 +102,7 @@ fn install(
         return Ok(Vec::new());
     }
     let held = place.hold()?;
-    // Read again: somebody else may have changed it before we held the lock.
+    // Read again: another process may have changed it before we held the lock.
     let mut record = place.record()?;
     let mut installed = Vec::new();
     let mut template: Option<PathBuf> = None;

@@ -1,5 +1,5 @@
-//! Restores pods' nftables elements, published ports (hostPort) above all, after somebody's
-//! `nft flush ruleset`. The plugin adds them at ADD, and nothing calls it again.
+//! Restores pods' nftables elements, published ports (hostPort) above all, after an
+//! `nft flush ruleset`. The plugin adds them at ADD, and is not called again.
 //!
 //! What should be there comes from the runtime's result cache (libcni's files); the kernel confirms
 //! that the pod is still the one in the cache. Both stay the same for as long as the pod lives, so an
@@ -41,7 +41,7 @@ struct ExpectedElements {
 }
 
 impl PodElements {
-    /// Knows no attachment yet.
+    /// Starts without any attachment; the first [`Self::restore`] looks them up.
     pub fn new(options: &Options) -> Self {
         Self {
             network: options.network.clone(),

@@ -1,4 +1,4 @@
-//! Sets of subnets: aggregation, and who owns which (pure).
+//! Sets of subnets: aggregation, and the owner of each (pure).
 
 use pausenet::cni::Family;
 use std::cmp::Reverse;
