@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const LISTEN: &str = "127.0.0.1:9112";
 
 /// The folder with scripts/ and conf/.
-pub use common::programs::CHECKOUT;
+pub(crate) use common::programs::CHECKOUT;
 
 /// Creates the bridge of the nodes, for tests without the lab's.
 pub(crate) fn make_bridge() {
