@@ -54,7 +54,7 @@ impl NetState {
     }
 }
 
-/// The host of a [`World`] at one moment.
+/// The host of a [`World`](crate::World) at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     pub net: NetState,

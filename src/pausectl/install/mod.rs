@@ -1,7 +1,7 @@
 //! `pausectl install`: the plugin into the folder where a runtime looks for it, under names of
 //! the reference's plugins if wanted, and a network beside it; and all of it back.
 //!
-//! How files change places without a moment in between is in [`managed_folder`].
+//! [`pausenet_host::install::managed_folder`] replaces each file atomically.
 
 mod network;
 mod report;
