@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// A program, and the name it is called by (argv[0]).
+/// A program, and the name it is called by (its `argv[0]`).
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub path: PathBuf,
