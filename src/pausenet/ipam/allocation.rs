@@ -1,4 +1,4 @@
-//! What an allocation of addresses gives (pure).
+//! The result of an allocation (pure).
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use crate::cni::result::{AddResult, Dns, Route};
 
-/// What an attachment gets, in the order of the range sets.
+/// What an attachment gets. The addresses are in the order of the range sets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Allocation {
     pub addresses: Vec<Allocated>,

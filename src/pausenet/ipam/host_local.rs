@@ -1,4 +1,4 @@
-//! The behaviour of the reference's `host-local`.
+//! IPAM `host-local`, compatible with the reference plugin.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,13 +16,13 @@ use crate::cni::request::{Attachment, Network};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion};
 
-/// Where the reference keeps its stores.
+/// The reference's default `dataDir`.
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
 
-/// Where the indexes of stores are: derived, and gone with the next boot.
+/// The folder of the stores' indexes. They are derived from the stores and do not survive a boot.
 pub const INDEXES: &str = "/run/pausenet/index";
 
-/// `host-local` for one network: ranges that have been checked, and where the store is.
+/// `host-local` for one network: its validated ranges and the path of its store.
 #[derive(Debug)]
 pub struct HostLocal {
     sets: Vec<RangeSet>,
@@ -63,12 +63,12 @@ impl HostLocal {
         })
     }
 
-    /// Every range that addresses are given out of.
+    /// Every range to allocate from.
     pub fn ranges(&self) -> impl Iterator<Item = &range::Range> {
         self.sets.iter().flat_map(RangeSet::ranges)
     }
 
-    /// The same with the index in a folder of one's own.
+    /// Replaces [`INDEXES`] as the folder for the index.
     pub fn with_indexes(self, indexes: PathBuf) -> Self {
         Self { indexes, ..self }
     }
@@ -82,18 +82,19 @@ impl HostLocal {
         Ok(store.map(|store| store.with_index(&self.indexes)))
     }
 
-    /// The network's store.
+    /// The path of the network's store.
     pub fn dir(&self) -> &std::path::Path {
         &self.dir
     }
 
-    /// Takes an address from each range set: all of them, or none.
+    /// Allocates an address from each range set, or none at all.
     ///
     /// # Errors
-    /// Code 11 when a set has no free address, or a requested one is taken; 7 when a requested
-    /// one cannot be had at all; 5 when the store cannot be used.
+    /// Code 11 when a set has no free address or a requested one is taken; 7 when a requested
+    /// address can never be allocated (a gateway, or in no range set); 5 when the store cannot be
+    /// used.
     pub fn allocate(&self, attachment: &Attachment, requested: &[IpAddr]) -> Result<Outcome> {
-        // Read first: what fails here must not have taken an address.
+        // Read first: a failure here must not leave an address reserved.
         let dns = self.dns()?;
         let requested_by_set = self.requested_by_set(requested)?;
         let holder = Holder::of(attachment);
@@ -119,7 +120,7 @@ impl HostLocal {
         }))
     }
 
-    /// Frees whatever the attachment has. Nothing to free is success.
+    /// Frees all of the attachment's addresses. Succeeds when it has none.
     pub fn release(&self, attachment: &Attachment) -> Result<()> {
         match self.existing_store()? {
             Some(mut store) => store.release(&Holder::of(attachment)),
@@ -127,8 +128,8 @@ impl HostLocal {
         }
     }
 
-    /// Writes down that an attachment has an address, which it has in the kernel already. False
-    /// when the address is somebody's in the store, or in none of the ranges.
+    /// Reserves an address that the attachment already has in the kernel. False when the address is
+    /// already reserved or outside all ranges.
     pub fn restore(&self, attachment: &Attachment, ip: IpAddr) -> Result<bool> {
         let Some(set) = self.sets.iter().position(|set| set.range_of(ip).is_some()) else {
             return Ok(false);
@@ -136,7 +137,7 @@ impl HostLocal {
         Store::open(&self.dir)?.reserve(ip, &Holder::of(attachment), set)
     }
 
-    /// What the attachment has now, as far as it lies in the ranges.
+    /// The attachment's reserved addresses that lie in the ranges.
     pub fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
         let Some(mut store) = self.existing_store()? else {
             return Ok(Vec::new());
@@ -153,7 +154,7 @@ impl HostLocal {
         IpNetwork::new(ip, range.subnet.prefix()).ok()
     }
 
-    /// Every address of an attachment that `keep` does not want kept.
+    /// The reservations for which `keep` (container, interface) is false.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self.existing_store()? {
             Some(store) => store.stale(keep),
@@ -161,11 +162,11 @@ impl HostLocal {
         }
     }
 
-    /// Frees those of the held addresses that `choose` leaves: it is given all that tell a holder,
-    /// and where their files come from. How many those were.
+    /// Frees the reservations that `choose` returns, and returns how many it freed. `choose` gets
+    /// all reservations that name a holder, and the origins of their files.
     ///
     /// # Errors
-    /// Code 5, after having freed what could be; those of `choose`.
+    /// Code 5, after freeing as many as possible; the errors of `choose`.
     pub fn reclaim(
         &self,
         choose: impl FnOnce(Vec<StaleReservation>, &Origins) -> Result<Vec<StaleReservation>>,
@@ -176,10 +177,10 @@ impl HostLocal {
         }
     }
 
-    /// Frees every address of an attachment that `keep` does not want kept.
+    /// Frees the reservations for which `keep` (container, interface) is false.
     ///
     /// # Errors
-    /// Code 5, after having freed what could be.
+    /// Code 5, after freeing as many as possible.
     pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
         match self.existing_store()? {
             Some(mut store) => store.release_others(keep),
@@ -187,11 +188,11 @@ impl HostLocal {
         }
     }
 
-    /// Whether the next allocation can work: the store can be written, and each set has a free
+    /// Checks that the next allocation can succeed: the store is writable and each set has a free
     /// address.
     ///
     /// # Errors
-    /// Code 11 naming the first set without one; 5 when the store cannot be used.
+    /// Code 11 naming the first set without a free address; 5 when the store cannot be used.
     pub fn ready(&self) -> Result<()> {
         let mut store = self.store()?;
         store.probe()?;
@@ -204,8 +205,8 @@ impl HostLocal {
         Ok(())
     }
 
-    /// The first address of `expected` that lies in our ranges and that the store does not
-    /// give to the attachment.
+    /// The first address of `expected` that lies in our ranges and that the attachment does not
+    /// hold in the store.
     pub fn first_not_held(
         &self,
         attachment: &Attachment,
@@ -220,7 +221,7 @@ impl HostLocal {
         Ok(ours.find(|ip| !store.holds(**ip, &holder)).copied())
     }
 
-    /// For each set the requested address that it is to give: the first that it contains.
+    /// For each set, the first requested address that it contains.
     fn requested_by_set(&self, requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
         let mut open = requested.to_vec();
         let mut requested_by_set = Vec::with_capacity(self.sets.len());
@@ -228,7 +229,7 @@ impl HostLocal {
             let found = open.iter().position(|ip| set.range_of(*ip).is_some());
             requested_by_set.push(found.map(|at| open.remove(at)));
         }
-        // The same address asked for twice, in CNI_ARGS and a capability say, counts once.
+        // An address requested twice, for example in CNI_ARGS and a capability, counts once.
         open.retain(|ip| !requested_by_set.contains(&Some(*ip)));
         match open.first() {
             None => Ok(requested_by_set),
@@ -252,7 +253,8 @@ impl HostLocal {
     }
 }
 
-/// All range sets: those of the runtime first, then the legacy form, then `ranges`.
+/// All range sets in the reference's order: the runtime's `ipRanges`, the legacy `subnet`, then
+/// `ranges`.
 fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<Vec<RangeSet>> {
     let legacy = match ipam
         .legacy_range
@@ -330,8 +332,8 @@ fn allocate_one(
         }
         _ => {}
     }
-    // Try the next few by name, the way of a range with room. In a crowded one that would be
-    // a system call for each neighbour: one listing then tells them all.
+    // Try to create the next few files: enough for a range with room. In a crowded range, that
+    // would cost a system call for each taken address, so list the folder once instead.
     const TRIES: usize = 8;
     let mut candidates = set.candidates(last);
     for (ip, range) in candidates.by_ref().take(TRIES) {

@@ -1,8 +1,7 @@
-//! IPAM: who gives an attachment its addresses.
+//! IPAM (IP address management): allocates the addresses of attachments.
 //!
-//! `host-local` and `static` are built in; any other type is a plugin that is delegated to, as
-//! the specification says (section 4). [`range`] is pure; [`store`] and the index
-//! that it has beside it are the only places that touch the disk.
+//! `host-local` and `static` are built in; any other type names a plugin to delegate to (CNI
+//! specification, section 4). [`range`] is pure; only [`store`] and its index touch the disk.
 
 mod allocation;
 pub mod host_local;
@@ -34,7 +33,7 @@ pub enum Ipam {
     Delegated(Delegated),
 }
 
-/// Another plugin, and what it is told.
+/// A plugin to delegate to, and the config and spec version it is called with.
 #[derive(Debug)]
 pub struct Delegated {
     plugin: Delegate,
@@ -46,7 +45,7 @@ impl Ipam {
     /// The IPAM that a network's config names; None when it names none.
     ///
     /// # Errors
-    /// Code 7 when its config cannot be right, or the plugin is not there.
+    /// Code 7 when its config is invalid or the plugin does not exist.
     pub fn new(network: &Network) -> Result<Option<Self>> {
         let Some(conf) = &network.ipam else {
             return Ok(None);
@@ -63,7 +62,7 @@ impl Ipam {
         }))
     }
 
-    /// Takes addresses for an attachment: all that it is to have, or none.
+    /// Allocates all of an attachment's addresses, or none.
     ///
     /// # Errors
     /// The IPAM's own.
@@ -79,21 +78,22 @@ impl Ipam {
                     .plugin
                     .add(&ipam.config, ipam.version)
                     .inspect_err(|_| {
-                        // It may have taken something before it failed (specification, section 4).
+                        // It may have allocated something before it failed (specification, section
+                        // 4).
                         let _ = ipam.plugin.call("DEL", &ipam.config);
                     })?;
                 Allocation::from_result(result)
             }
         };
         if allocation.addresses.is_empty() {
-            // It may have taken something all the same.
+            // It may have allocated something nevertheless.
             let _ = self.release(&request.attachment);
             return Err(Error::new(Code::InvalidConfig, "ipam gave no address"));
         }
         Ok(Outcome::Allocated(allocation))
     }
 
-    /// Gives back whatever the attachment has. Nothing to give back is success.
+    /// Frees all of the attachment's addresses. Succeeds when it has none.
     ///
     /// # Errors
     /// The IPAM's own.
@@ -105,7 +105,8 @@ impl Ipam {
         }
     }
 
-    /// The addresses that an attachment has, as far as the IPAM knows.
+    /// The addresses that the attachment holds. Empty for a delegated plugin: the specification has
+    /// no verb that lists them.
     pub fn held(&self, request: &Request) -> Result<Vec<IpNetwork>> {
         match self {
             Self::HostLocal(ipam) => ipam.held(&request.attachment),
@@ -114,10 +115,10 @@ impl Ipam {
         }
     }
 
-    /// Whether the attachment still has what its ADD promised.
+    /// Checks that the attachment still holds the addresses in its ADD's result.
     ///
     /// # Errors
-    /// Code 102 for the first address that it has not; the IPAM's own.
+    /// Code 102 naming the first address that it no longer holds; the IPAM's own.
     pub fn check(&self, attachment: &Attachment, promised: &AddResult) -> Result<()> {
         match self {
             Self::HostLocal(ipam) => {
@@ -135,7 +136,7 @@ impl Ipam {
         }
     }
 
-    /// The addresses that [`Ipam::collect`] would give back, as far as the IPAM knows.
+    /// The addresses that [`Ipam::collect`] would free. Empty for a delegated plugin.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self {
             Self::HostLocal(ipam) => ipam.stale(keep),
@@ -143,7 +144,7 @@ impl Ipam {
         }
     }
 
-    /// Gives back the addresses of all attachments that `keep` does not want kept.
+    /// Frees the addresses of all attachments for which `keep` (container, interface) is false.
     ///
     /// # Errors
     /// The IPAM's own.
@@ -155,10 +156,10 @@ impl Ipam {
         }
     }
 
-    /// Whether the next ADD can have addresses.
+    /// Checks that the next ADD could get addresses.
     ///
     /// # Errors
-    /// Code 11 when they are all in use; the IPAM's own.
+    /// Code 11 when all are in use; the IPAM's own.
     pub fn ready(&self) -> Result<()> {
         match self {
             Self::HostLocal(ipam) => ipam.ready(),

@@ -1,4 +1,4 @@
-//! Ranges of addresses and the order in which they are tried (pure; host-local's rules).
+//! Address ranges, and the order in which host-local tries their addresses (pure).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,13 +7,13 @@ use ipnetwork::IpNetwork;
 use crate::cni::Family;
 use crate::cni::config;
 
-/// Addresses that may be given out of one subnet, both ends included.
+/// The addresses of one subnet that may be allocated, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     pub subnet: IpNetwork,
     pub start: IpAddr,
     pub end: IpAddr,
-    /// Never given out.
+    /// Never allocated.
     pub gateway: IpAddr,
 }
 
@@ -22,7 +22,7 @@ impl Range {
     /// last), gateway at network + 1.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the range.
+    /// A sentence that names the fault in the range.
     pub fn new(conf: &config::Range) -> Result<Self, String> {
         let subnet = conf.subnet;
         let bits = Family::from(subnet).bits();
@@ -77,7 +77,7 @@ impl Range {
         Ok(range)
     }
 
-    /// True when the address may be given out of this range (or is its gateway).
+    /// True when the address lies between `start` and `end`; the gateway may be one of them.
     pub fn contains(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.start.is_ipv4()
             && (number(self.start)..=number(self.end)).contains(&number(ip))
@@ -99,13 +99,13 @@ impl std::fmt::Display for Range {
     }
 }
 
-/// Ranges of one family of which an attachment gets one address.
+/// Ranges of one family. An attachment gets one address from each set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
     /// # Errors
-    /// A sentence that says what is wrong with the set.
+    /// A sentence that names the fault in the set.
     pub fn new(conf: &[config::Range]) -> Result<Self, String> {
         let ranges: Vec<_> = conf.iter().map(Range::new).collect::<Result<_, _>>()?;
         let Some(first) = ranges.first() else {
@@ -125,7 +125,7 @@ impl RangeSet {
         Ok(Self(ranges))
     }
 
-    /// Its ranges, in their order.
+    /// The ranges, in the config's order.
     pub fn ranges(&self) -> &[Range] {
         &self.0
     }
@@ -135,24 +135,24 @@ impl RangeSet {
         self.0[0].start.into()
     }
 
-    /// The range that an address belongs to.
+    /// The range that contains an address.
     pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(ip))
     }
 
-    /// True when an address could be given by both sets.
+    /// True when the sets have an address in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().any(|a| other.0.iter().any(|b| a.overlaps(b)))
     }
 
-    /// How many addresses can be given out in all.
+    /// How many addresses the set can allocate, gateways left out.
     pub fn size(&self) -> u128 {
         self.0
             .iter()
             .fold(0, |sum, range| sum.saturating_add(range.size()))
     }
 
-    /// How many of these addresses can be given out by the set.
+    /// How many of these addresses the set can allocate.
     pub fn count(&self, addresses: &[IpAddr]) -> u128 {
         let ours = |ip: &&IpAddr| {
             self.range_of(**ip)
@@ -161,8 +161,8 @@ impl RangeSet {
         addresses.iter().filter(ours).count() as u128
     }
 
-    /// How many addresses of the set are in use, where `count` tells how many are from one
-    /// address to another.
+    /// How many addresses of the set are in use. `count` returns the number in use from one address
+    /// to another, both included.
     ///
     /// # Errors
     /// That of `count`.
@@ -180,8 +180,8 @@ impl RangeSet {
         Ok(sum)
     }
 
-    /// Every address once, gateways left out, in the order to try them: from the one after
-    /// `last` to the end of its range, through the ranges that follow, and around to `last`.
+    /// Every address once, gateways left out, in round-robin order: from the one after `last` to
+    /// the end of its range, through the ranges that follow, and around to `last`.
     pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
         self.pieces(last).into_iter().flat_map(|(range, from, to)| {
             (from..=to)
@@ -191,8 +191,8 @@ impl RangeSet {
         })
     }
 
-    /// The first of the [`RangeSet::candidates`] that is free, where `next_free` tells the first
-    /// free address from one to another.
+    /// The first free address in the order of [`RangeSet::candidates`]. `next_free` returns the
+    /// first free address from one to another, both included.
     ///
     /// # Errors
     /// That of `next_free`.
@@ -217,7 +217,7 @@ impl RangeSet {
         Ok(None)
     }
 
-    /// Pieces of ranges in the order to try them, as inclusive bounds.
+    /// The parts of the ranges in the order to try them, with inclusive bounds.
     fn pieces(&self, last: Option<IpAddr>) -> Vec<(&Range, u128, u128)> {
         let resume = last.and_then(|last| {
             let at = self.0.iter().position(|range| range.contains(last))?;
@@ -253,7 +253,7 @@ impl std::fmt::Display for RangeSet {
     }
 }
 
-/// An address as a number; those of either family begin at 0.
+/// An address as a number. Both families start at 0.
 pub fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u32::from(ip).into(),
@@ -261,10 +261,10 @@ pub fn number(ip: IpAddr) -> u128 {
     }
 }
 
-/// The address of a number.
+/// The inverse of [`number`].
 pub fn address(number: u128, family: Family) -> IpAddr {
     match family {
-        // Ranges keep within their subnet, so an IPv4 number never has more bits.
+        // A range lies within its subnet, so an IPv4 number fits in 32 bits.
         Family::Ipv4 => Ipv4Addr::from(number as u32).into(),
         Family::Ipv6 => Ipv6Addr::from(number).into(),
     }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the cursor: all addresses, each once, none a gateway.
+        /// For any cursor: every address once, and no gateway.
         #[test]
         fn candidates_are_a_permutation(prefix in 24u8..=30, start in any::<u8>(), last in any::<u8>()) {
             let subnet = format!("10.1.0.0/{prefix}");
@@ -377,7 +377,7 @@ mod tests {
             prop_assert!(!seen.contains(&"10.1.0.1".parse().unwrap()));
         }
 
-        /// Told run by run, the first free address is the one that trying each would find.
+        /// A search by intervals finds the same address as trying each candidate.
         #[test]
         fn the_first_free_address_is_the_first_candidate_that_is_not_taken(
             last in proptest::option::of(any::<(bool, u8)>()),

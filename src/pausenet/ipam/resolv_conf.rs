@@ -2,7 +2,7 @@
 
 use crate::cni::result::Dns;
 
-/// Reads the lines that a result can carry; all others are passed over.
+/// Reads the settings that a CNI result can carry and ignores all other lines.
 pub fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines().map(str::trim_start) {

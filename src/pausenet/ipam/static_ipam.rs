@@ -1,4 +1,4 @@
-//! IPAM `static`, as the reference plugin behaves: the addresses are in the configuration.
+//! IPAM `static`, compatible with the reference plugin: the addresses are in the config.
 
 use ipnetwork::IpNetwork;
 
@@ -34,8 +34,8 @@ impl StaticIpam {
         }
     }
 
-    /// The config's addresses and those of CNI_ARGS, or instead of them those of args, or
-    /// instead of them those of the capability.
+    /// Returns the addresses of the first of these that has any: the capability `ips`; the config's
+    /// `args`; the `ipam` object together with CNI_ARGS.
     ///
     /// # Errors
     /// Code 7 for an address without a prefix length, or too many for an old version.
@@ -60,7 +60,7 @@ impl StaticIpam {
         })
     }
 
-    /// What an ADD of the same request gives.
+    /// The addresses that an ADD of the same request gets.
     pub fn held(&self, requested: &RequestedIps) -> Vec<IpNetwork> {
         let addresses = self.addresses(requested).unwrap_or_default();
         addresses.into_iter().map(|given| given.address).collect()

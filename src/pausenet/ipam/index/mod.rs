@@ -1,29 +1,30 @@
-//! An index beside a store: who has which addresses, and which address is the next free one,
-//! without reading the store. A large store has one; a small one is read faster.
+//! The index beside a store: finds a holder's addresses and the next free address without reading
+//! the store. Only large stores have one: reading a small store is faster.
 //!
-//! The files of the store are the truth, and all that is here is derived from them. So an index
-//! is believed only while it cannot be wrong:
+//! The store's files are authoritative, and the index is derived from them. It is used only while
+//! it is provably up to date:
 //!
-//! * Whoever brings it up to date leaves a [`FolderStamp`] on the store's folder and the same in the
-//!   index. A foreign writer, a restored backup, another folder in the same place, or one of us
-//!   killed between a file and the index: each leaves a folder with another stamp.
-//! * It is of this boot. /run may be on a disk, and a crash may write half of what was meant.
-//! * Each page has a checksum that no page of another index has.
-//! * Before an address is freed, its file is read. An address is taken by making its file.
+//! * Each update puts a [`FolderStamp`] on the store's folder and the same stamp in the index.
+//!   Another program that writes to the store, a restored backup, another folder at the same path,
+//!   or a pausenet process killed between writing a file and the index: each leaves a folder with
+//!   another stamp.
+//! * It carries this boot's ID. /run may be on a disk, and a crash may leave a half-written index.
+//! * Each page has a checksum that is salted per index.
+//! * Before an address is freed, its file is read. An address is reserved by creating its file.
 //!
-//! Where any of this fails, the store is read, and the index made anew from it.
+//! If any of this fails, the store is read and the index rebuilt.
 //!
-//! Two things do not show: a file that is written over in place, which no plugin does; and a
-//! change by somebody who does not wait for the lock, in the moment between a change of ours and
-//! its stamp. They do when it is that file's turn, when the range runs out, at the next GC, and
-//! once the folder is changed by somebody else again. Until then an address may stay taken, or
-//! an attachment not be known to have one; none is ever given twice, or taken from who has it.
+//! Two changes go undetected at first: a file overwritten in place, which no plugin does; and a
+//! change by a program that ignores the lock, between one of our changes and its stamp. They are
+//! detected when that file is used, when the range is exhausted, at the next GC, and at the next
+//! change by another program. Until then, an address may stay reserved, or one of an attachment's
+//! addresses be unknown; no address is ever allocated twice or taken from its holder.
 //!
 //! # The file
 //!
-//! `/run/pausenet/index/<device>-<inode of the folder>`, outside of the store, where the
-//! reference would take it for an address. Whoever touches it holds the store's lock. Pages of
-//! 544 bytes ([`page`]):
+//! `/run/pausenet/index/<device>-<inode of the folder>`: outside the store, where the reference
+//! would take it for an address. It is read and written under the store's lock. It consists of
+//! pages of 544 bytes ([`page`]):
 //!
 //! ```text
 //! 0             header: JSON, and zeros
@@ -52,20 +53,19 @@ use crate::kernel::boot::boot_id;
 use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
 
-/// From how many addresses on it pays.
+/// The number of addresses from which an index is faster than reading the store.
 pub(crate) const WORTHWHILE: usize = 8;
 
-/// A new version for each change of the format.
+/// Changes with the format.
 const FORMAT: u32 = 1;
 
-/// How many pages a search may go on to: more, and the index is worn out.
+/// How many pages a search for a holder may visit; if more are needed, the index is rebuilt.
 const MAX_PROBES: u64 = 16;
 
-/// What more pages than this hold is not dense enough for an index of this kind.
+/// Addresses that need more pages than this are too scattered for this kind of index.
 const MAX_PAGES: u64 = 65_536;
 
-/// What the index says cannot be right, or cannot be read, or does not fit in: the store has to be
-/// read.
+/// The index is inconsistent, unreadable or full: the caller has to read the store.
 #[derive(Debug)]
 pub(crate) struct Inconsistent;
 
@@ -75,7 +75,7 @@ pub(crate) struct Index {
     /// None when it has just been made.
     file: Option<File>,
     header: Header,
-    /// Those that were read or made, and whether they are to be written.
+    /// The pages read or created so far, and whether they have to be written.
     pages: BTreeMap<u64, Box<(Page, bool)>>,
     changed: bool,
 }
@@ -85,7 +85,7 @@ struct Header {
     format: u32,
     stamp: FolderStamp,
     boot: String,
-    /// Of this index's checksums alone.
+    /// Salts the checksums of this index.
     salt: u64,
     holder_pages: u64,
     neighbour_pages: u64,
@@ -94,12 +94,12 @@ struct Header {
     /// Pages in use.
     neighbours: u64,
     taken: u64,
-    /// Compared with the folder's listing, and not changed since.
+    /// The index agreed with the folder's listing and has not changed since.
     compared: bool,
 }
 
 impl Index {
-    /// The index of a folder, if there is one that can be believed.
+    /// Opens the index of a folder; None when there is no valid one.
     pub(crate) fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let path = place(root, &stamp);
@@ -118,8 +118,8 @@ impl Index {
         })
     }
 
-    /// An empty index with room for these addresses and as many again. None when they are too
-    /// far apart, or there can be none.
+    /// An empty index with room for twice these addresses. None when they are too scattered, or the
+    /// folder's stamp or the boot ID cannot be read.
     pub(crate) fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let neighbours: BTreeSet<_> = addresses
@@ -151,9 +151,9 @@ impl Index {
         })
     }
 
-    /// Writes what has changed, and a new stamp on the folder: the stamp first, so that a half
-    /// written index has an old one, and the header last. One that cannot be written, or does not
-    /// pay any more, is removed.
+    /// Writes the changed pages and puts a new stamp on the folder: the stamp first and the header
+    /// last, so that a half-written index has an old stamp. An index that cannot be written, or
+    /// that has become too small to be useful, is removed.
     pub(crate) fn commit(mut self, folder: BorrowedFd) {
         if !self.changed {
             return;
@@ -164,7 +164,7 @@ impl Index {
         }
     }
 
-    /// Removes an index that has turned out wrong.
+    /// Removes an inconsistent index.
     pub(crate) fn discard(self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -210,7 +210,7 @@ impl Index {
         Err(Inconsistent)
     }
 
-    /// Notes that an address is taken, by a file with this content. Empty, it names nobody.
+    /// Marks an address as taken by a file with this content. Empty content names no holder.
     ///
     /// # Errors
     /// [`Inconsistent`], also when there is no room.
@@ -234,7 +234,7 @@ impl Index {
         Err(Inconsistent)
     }
 
-    /// Notes that an address is free whose file had this content.
+    /// Marks an address as free whose file had this content.
     ///
     /// # Errors
     /// [`Inconsistent`].
@@ -257,7 +257,7 @@ impl Index {
         Err(Inconsistent)
     }
 
-    /// The first address from `from` to `to` (of one family) that nobody has.
+    /// The first free address from `from` to `to`, both included and of one family.
     ///
     /// # Errors
     /// [`Inconsistent`].
@@ -286,7 +286,7 @@ impl Index {
         }
     }
 
-    /// How many addresses from `from` to `to` (of one family) are taken.
+    /// How many addresses are taken from `from` to `to`, both included and of one family.
     ///
     /// # Errors
     /// [`Inconsistent`].
@@ -318,10 +318,10 @@ impl Index {
         Ok(page.is_some_and(|page| page.is_taken(ip)))
     }
 
-    /// Compares with the number of addresses that the folder has.
+    /// Compares with the number of addresses listed in the folder.
     ///
     /// # Errors
-    /// [`Inconsistent`] when there are others.
+    /// [`Inconsistent`] when the numbers differ.
     pub(crate) fn compare(&mut self, listed: usize) -> Result<(), Inconsistent> {
         if self.header.taken != listed as u64 {
             return Err(Inconsistent);
@@ -330,7 +330,7 @@ impl Index {
         Ok(())
     }
 
-    /// Whether it has not changed since it was compared.
+    /// Whether the index has not changed since [`Index::compare`] succeeded.
     pub(crate) fn is_compared(&self) -> bool {
         self.header.compared
     }
@@ -358,7 +358,8 @@ impl Index {
         Ok(())
     }
 
-    /// The page of an address and its neighbours; or the number of the one that would be theirs.
+    /// The number and the page of an address and its neighbours. No page while none is assigned:
+    /// the number is then that of the page to assign.
     fn neighbours(&mut self, ip: IpAddr) -> Result<(u64, Option<&Page>), Inconsistent> {
         let place = Place::of_neighbours(ip);
         let pages = self.header.neighbour_pages;
@@ -400,7 +401,7 @@ impl Index {
     }
 }
 
-/// Pages of a table in the order in which they are looked at for a hash, `most` of them.
+/// The pages of a table in the order in which they are probed for a hash, at most `most`.
 fn pages_from(first: u64, pages: u64, hash: u64, most: u64) -> impl Iterator<Item = u64> {
     (0..most.min(pages)).map(move |step| first + (hash % pages + step) % pages)
 }
@@ -423,7 +424,7 @@ fn read(file: &File, at: u64, salt: u64) -> io::Result<Page> {
         .ok_or_else(|| io::Error::other("not as it was written"))
 }
 
-/// An empty file in the place of what there is.
+/// Creates an empty file, or empties the one that is there.
 fn create(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::open(path, flags, Mode::from(0o600));

@@ -1,8 +1,8 @@
-//! The pages that an index is made of (pure): sealed with a checksum, and read in one of two ways.
+//! The pages of an index (pure). Each is sealed with a checksum and holds one of two tables.
 //!
 //! ```text
 //!        0 ..  536   a page of holders: 21 slots of 25 bytes: hash (8), address (17); and at 525
-//!                    a 1 once somebody did not fit in and went on to the next page
+//!                    a 1 once a holder did not fit in and was put into the next page
 //!                    a page of neighbours: address of the first (17), a bit for each of 4,096
 //!      536 ..  544   checksum over the page, its number, and the index that it belongs to
 //! ```
@@ -31,7 +31,7 @@ const PLACE: usize = 17;
 const SLOT: usize = HASH + PLACE;
 const OVERFLOWED: usize = SLOTS * SLOT;
 
-/// An address as 17 bytes: 4 or 6, and its number. None is all zeros.
+/// An address as 17 bytes: 4 or 6, then its number. All zeros means no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place([u8; PLACE]);
 
@@ -46,7 +46,7 @@ impl Place {
         Self(bytes)
     }
 
-    /// The address; None when there is none.
+    /// The address; None for all zeros.
     pub(crate) fn ip(self) -> Option<IpAddr> {
         let number = u128::from_be_bytes(self.0[1..].try_into().ok()?);
         match self.0[0] {
@@ -56,12 +56,12 @@ impl Place {
         }
     }
 
-    /// The first of an address's neighbours, which stands for all of them.
+    /// The first of an address's neighbours, which identifies their page.
     pub(crate) fn of_neighbours(ip: IpAddr) -> Self {
         Self::new(ip.into(), number(ip) / NEIGHBOURS * NEIGHBOURS)
     }
 
-    /// A hash to find its page by.
+    /// The hash by which its page is found.
     pub(crate) fn hash(&self) -> u64 {
         hash(0, &self.0)
     }
@@ -73,8 +73,8 @@ impl From<IpAddr> for Place {
     }
 }
 
-/// The standard library's hash, with its fixed key. Another version of it may reckon otherwise:
-/// then no checksum of an older index is right.
+/// The standard library's hash, with its fixed key. If another version of the library computes it
+/// differently, the checksums of older indexes fail and they are rebuilt.
 pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write_u64(seed);
@@ -87,18 +87,18 @@ pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
 pub(crate) struct Page([u8; SIZE]);
 
 impl Page {
-    /// A page that nothing is in.
+    /// An empty page.
     pub(crate) fn blank() -> Self {
         Self([0; SIZE])
     }
 
-    /// A page as it was sealed; None when it is not as it was.
+    /// Verifies a page's checksum; None when it does not match.
     pub(crate) fn unsealed(bytes: [u8; SIZE], seed: u64) -> Option<Self> {
         let sum = hash(seed, &bytes[..BODY]).to_le_bytes();
         (bytes[BODY..] == sum).then_some(Self(bytes))
     }
 
-    /// Its bytes, with the checksum.
+    /// The page's bytes, checksum included.
     pub(crate) fn sealed(&mut self, seed: u64) -> &[u8; SIZE] {
         let sum = hash(seed, &self.0[..BODY]).to_le_bytes();
         self.0[BODY..].copy_from_slice(&sum);
@@ -121,23 +121,23 @@ impl Page {
             .filter_map(|(_, place)| place.ip())
     }
 
-    /// Puts a holder's address into a slot. False when all are in use.
+    /// Puts a holder's address into a free slot. False when all are in use.
     pub(crate) fn put(&mut self, hash: u64, ip: IpAddr) -> bool {
         self.replace(|(_, place)| place.ip().is_none(), (hash, ip.into()))
     }
 
-    /// Takes a holder's address out. False when it is not in.
+    /// Removes a holder's address. False when it is not there.
     pub(crate) fn take(&mut self, hash: u64, ip: IpAddr) -> bool {
         let empty = Place([0; PLACE]);
         self.replace(|slot| slot == (hash, ip.into()), (0, empty))
     }
 
-    /// Whether the search for a holder has to go on in the next page.
+    /// Whether a search for a holder has to continue in the next page.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.0[OVERFLOWED] != 0
     }
 
-    /// Somebody did not fit in.
+    /// Marks the page as full: a holder had to go to a later page.
     pub(crate) fn set_overflowed(&mut self) {
         self.0[OVERFLOWED] = 1;
     }
@@ -165,14 +165,14 @@ impl Page {
 
 /// A page of neighbours.
 impl Page {
-    /// Whose page it is; None when it is nobody's yet.
+    /// The neighbours that the page belongs to; None while it is unassigned.
     #[expect(clippy::expect_used, reason = "a page is longer than what it is about")]
     pub(crate) fn neighbours(&self) -> Option<Place> {
         let place = Place(*self.0.first_chunk().expect("a page is longer"));
         (place.0[0] != 0).then_some(place)
     }
 
-    /// Makes a blank page theirs.
+    /// Assigns a blank page to these neighbours.
     pub(crate) fn assign(&mut self, neighbours: Place) {
         self.0[..PLACE].copy_from_slice(&neighbours.0);
     }
@@ -183,14 +183,14 @@ impl Page {
         self.bits()[at / 8] & (1 << (at % 8)) != 0
     }
 
-    /// Notes whether an address is taken.
+    /// Marks an address as taken or free.
     pub(crate) fn set_taken(&mut self, ip: IpAddr, taken: bool) {
         let at = bit(ip);
         let byte = &mut self.0[PLACE + at / 8];
         *byte = *byte & !(1 << (at % 8)) | u8::from(taken) << (at % 8);
     }
 
-    /// The first address at or after this one that is not taken.
+    /// The first free address of the page at or after this one.
     pub(crate) fn next_free(&self, ip: IpAddr) -> Option<IpAddr> {
         let from = bit(ip);
         let mut free = self.words().enumerate().skip(from / 64).map(|(at, word)| {
@@ -206,7 +206,7 @@ impl Page {
         Some(address(number(ip) + (found - from) as u128, ip.into()))
     }
 
-    /// How many of these are taken. Both are of this page.
+    /// How many of these of the page's addresses are taken.
     pub(crate) fn count(&self, bits: Range<usize>) -> u128 {
         let within = |at: &usize| self.bits()[at / 8] & (1 << (at % 8)) != 0;
         if bits == (0..NEIGHBOURS as usize) {

@@ -1,4 +1,4 @@
-//! The index alone, in a folder of the test's own.
+//! Tests of the index alone, in a temporary folder.
 
 use crate::cni::Family;
 use std::fs;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A folder to have an index of, and one for the index.
+/// A folder to index, and the folder for its index.
 struct Place {
     folder: tempfile::TempDir,
     root: tempfile::TempDir,
@@ -32,7 +32,7 @@ impl Place {
         index.commit(folder.as_fd());
     }
 
-    /// An index of these addresses, the n-th of holder n.
+    /// An index of these addresses; holder n holds the n-th.
     fn with(&self, addresses: &[IpAddr]) -> Index {
         let folder = File::open(self.folder.path()).unwrap();
         let mut index = Index::new(self.root.path(), folder.as_fd(), addresses).unwrap();
@@ -101,7 +101,7 @@ fn it_is_not_believed_once_somebody_else_has_changed_the_folder() {
     assert!(place.open().is_none());
 }
 
-/// A crash may have left half of it on a disk; another version may mean something else.
+/// A crash may leave half of it on a disk; another version may use another format.
 #[test]
 fn that_of_another_boot_or_version_is_not_believed() {
     let changes: [fn(&mut Header); 2] = [
@@ -124,7 +124,7 @@ fn another_folder_has_another_index() {
     one.commit(one.with(&hundred()));
     let folder = File::open(other.folder.path()).unwrap();
     assert!(Index::open(one.root.path(), folder.as_fd()).is_none());
-    // Nor does a copy of the file help.
+    // Nor is a copy of the file accepted.
     other.commit(other.with(&hundred()));
     fs::copy(one.file(), other.file()).unwrap();
     assert!(other.open().is_none());
@@ -167,7 +167,7 @@ fn a_full_one_says_so_and_is_right_until_then() {
     assert!(added > 100, "{added}");
 }
 
-/// A holder that comes and goes leaves nothing that would fill it up.
+/// Holders that come and go do not fill up the index.
 #[test]
 fn it_does_not_wear_out_by_holders_that_come_and_go() {
     let place = Place::new();
@@ -224,7 +224,7 @@ fn where_it_cannot_be_written_there_is_none() {
     assert!(Index::open(&file, folder.as_fd()).is_none());
 }
 
-/// A long dense run, as a crowded network has it.
+/// A long run of taken addresses, as in a crowded network.
 #[test]
 fn the_next_free_address_is_found_across_pages() {
     let place = Place::new();
@@ -247,7 +247,7 @@ fn the_next_free_address_is_found_across_pages() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever happens to the file: it is not believed, or says that it is wrong, or is right.
+    /// Whatever happens to the file, it is rejected, reports an inconsistency, or is right.
     #[test]
     fn a_file_that_was_tampered_with_says_nothing_wrong(
         at in any::<proptest::sample::Index>(),
@@ -260,7 +260,7 @@ proptest! {
         let mut bytes = fs::read(&path).unwrap();
         let at = at.index(bytes.len());
         match fill {
-            // Cut short.
+            // Truncated.
             None => bytes.truncate(at),
             Some(fill) => {
                 let end = (at + length).min(bytes.len());

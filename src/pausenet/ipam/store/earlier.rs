@@ -1,8 +1,8 @@
-//! What a store held already when it was first used since the start of the host: by processes that
-//! are gone, if it was a start.
+//! Records which reservations a store had when it was first used after a boot. After a real boot,
+//! the processes that made them are gone.
 //!
-//! A store under /var outlives a reboot, and nobody will give back what was held before. So the
-//! first of us who reads a store while there is no list of it under /run leaves one:
+//! A store under /var survives a reboot, but no runtime sends a DEL for the containers of before.
+//! So the first pausenet process that reads a store without a list under /run writes one:
 //!
 //! ```text
 //! /run/pausenet/earlier/<device>-<inode of the folder>
@@ -11,14 +11,15 @@
 //!     ...
 //! ```
 //!
-//! /run is emptied by a start of the host, and by one of the container that is a node (kind), which
-//! keeps its boot ID. What comes later, from whomever, is not in the list; what is taken anew has
-//! another file, with another ctime. The list appears at once, whole, under the store's lock; a
-//! lost one is made anew and then has more in it.
+//! /run is emptied when the host boots, and when a container that serves as a node (kind) restarts,
+//! which does not change the boot ID. Reservations made later, by any plugin, are not in the list;
+//! an address that is reserved again has another file with another ctime. The list is written
+//! atomically, under the store's lock. If it is lost, it is written again and then lists more
+//! files.
 //!
-//! So it can have too much in it: when /run was emptied by hand, or when pausenet is new on a host
-//! that other plugins have been at work on, then also what one of those has taken a moment ago.
-//! Being in the list is no proof that an address is free, but it bounds what there is to prove: see
+//! So the list can contain too much: when /run was emptied by hand, or when pausenet is new on a
+//! host where other plugins already run, it includes addresses they reserved a moment ago. An entry
+//! does not prove that an address is free; it only limits what has to be checked: see
 //! `apply::reclaim`.
 
 use std::collections::HashMap;
@@ -40,19 +41,19 @@ use crate::kernel::boot::boot_id;
 use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
 
-/// A new number for each change of the format.
+/// Changes with the format.
 const FORMAT: u32 = 1;
 
-/// Where an address file comes from.
+/// The origin of an address file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// When it was written, by a clock that people set.
+    /// When it was written, by the wall clock.
     pub made: SystemTime,
-    /// It was there when the store was first used since the host's start: how long ago that was.
+    /// How long ago the store was first used after the boot; None if the file is newer than that.
     pub earlier: Option<Duration>,
 }
 
-/// A file that nobody has put another in the place of.
+/// Identifies a file, to notice when another has taken its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileIdentity {
     inode: u64,
@@ -71,17 +72,18 @@ impl FileIdentity {
 /// The list of a store.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct EarlierFiles {
-    /// When it was made, by the monotonic clock.
+    /// When it was written, by the monotonic clock.
     noted: Duration,
     files: HashMap<IpAddr, FileIdentity>,
 }
 
 impl Store {
-    /// Frees those of the held addresses that `choose` leaves: it is given all that tell a holder,
-    /// and where their files come from. Nobody takes one meanwhile. How many those were.
+    /// Frees the reservations that `choose` returns, and returns how many it freed. `choose` gets
+    /// all reservations that name a holder, and the origins of their files. The store stays locked
+    /// meanwhile.
     ///
     /// # Errors
-    /// Code 5, after having freed what could be; those of `choose`.
+    /// Code 5, after freeing as many as possible; the errors of `choose`.
     pub fn reclaim(
         &mut self,
         choose: impl FnOnce(Vec<StaleReservation>, &Origins) -> Result<Vec<StaleReservation>>,
@@ -91,8 +93,8 @@ impl Store {
         self.free(dead)
     }
 
-    /// Where the address files come from. Nothing is known to be of earlier when there can be no
-    /// list.
+    /// The origins of the address files. If the list can be neither read nor written, no file
+    /// counts as earlier.
     pub fn origins(&self, taken: &[IpAddr]) -> Origins<'_> {
         let list = self.indexes.as_deref().and_then(|indexes| {
             let place = place(indexes, self.folder.as_fd()).ok()?;
@@ -100,7 +102,7 @@ impl Store {
             let list = fs::read_to_string(&place)
                 .ok()
                 .and_then(|text| EarlierFiles::parse(&text, boot.trim()));
-            // None, or one that has outlived a start on a /run that does: now is the first use.
+            // No list, or one of an earlier boot on a persistent /run: this is the first use.
             list.or_else(|| write(&place, boot.trim(), self, taken).ok())
         });
         Origins {
@@ -110,12 +112,12 @@ impl Store {
         }
     }
 
-    /// Leaves the list, unless there is one. It costs two looks when there is.
+    /// Writes the list unless it exists. When it does, this costs two system calls.
     pub(super) fn record_present_at_boot(&self, taken: &[IpAddr]) {
         let Some(indexes) = &self.indexes else {
             return;
         };
-        // Without one, what is dead comes back later, and not wrongly.
+        // Without a list, stale addresses are freed later; none is freed wrongly.
         let _ = place(indexes, self.folder.as_fd()).and_then(|place| {
             match rustix::fs::access(&place, rustix::fs::Access::EXISTS) {
                 Err(rustix::io::Errno::NOENT) => {
@@ -132,7 +134,7 @@ impl Store {
     }
 }
 
-/// Where the address files of a store come from.
+/// The origins of a store's address files.
 pub struct Origins<'a> {
     store: &'a Store,
     list: EarlierFiles,
@@ -140,7 +142,7 @@ pub struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    /// That of one. None when there is no file any more.
+    /// The origin of an address file. None when it is gone.
     pub fn of(&self, ip: IpAddr) -> Option<Origin> {
         let stat = self.store.stat(ip).ok()?;
         let made = match u64::try_from(stat.st_mtime) {
@@ -159,7 +161,7 @@ impl Origins<'_> {
 }
 
 impl EarlierFiles {
-    /// None when it is not whole, or of another boot.
+    /// None when it is incomplete or of another boot.
     fn parse(text: &str, boot: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.lines();
         let mut head = lines.next()?.split(' ');
@@ -186,7 +188,7 @@ impl EarlierFiles {
     }
 }
 
-/// Makes the list of a store with these addresses.
+/// Writes the list for a store with these addresses.
 fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Result<EarlierFiles> {
     let mut list = EarlierFiles {
         noted: now(),
@@ -195,7 +197,7 @@ fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Resul
     for ip in taken {
         list.files.insert(*ip, FileIdentity::of(&store.stat(*ip)?));
     }
-    // Nobody else has this name: we have the store's lock.
+    // No other process uses this name: we hold the store's lock.
     let draft = place.with_extension("new");
     let text = list.text(boot);
     let written = match fs::write(&draft, &text) {
@@ -213,14 +215,14 @@ fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Resul
     Ok(list)
 }
 
-/// Beside the folder of the indexes.
+/// The path of the list, beside the folder of the indexes.
 fn place(indexes: &Path, folder: BorrowedFd) -> io::Result<PathBuf> {
     let (device, inode) = FolderStamp::read(folder)?.folder();
     let name = format!("{device:x}-{inode:x}");
     Ok(indexes.with_file_name("earlier").join(name))
 }
 
-/// The time that nobody sets, and that stands still while the host sleeps.
+/// Monotonic time. It cannot be set, and does not advance while the host is suspended.
 fn now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(
@@ -257,17 +259,17 @@ mod tests {
             Store::open(&self.dir()).unwrap().with_index(&indexes)
         }
 
-        /// As a foreign plugin does it.
+        /// Writes an address file as another plugin does.
         fn put(&self, ip: &str) {
             fs::write(self.dir().join(ip), "c\r\neth0").unwrap();
         }
 
-        /// /run is emptied.
+        /// Empties /run, as a boot does.
         fn start_again(&self) {
             fs::remove_dir_all(self.0.path().join("run")).unwrap();
         }
 
-        /// Which addresses are of earlier, once one of us has used the store.
+        /// The addresses that count as earlier after pausenet has used the store.
         fn earlier(&self) -> Vec<String> {
             let mut store = self.store();
             let holder = Holder::new(
@@ -315,7 +317,7 @@ mod tests {
         let file = place.dir().join("10.1.0.2");
         let ctime = |file: &Path| FileIdentity::of(&rustix::fs::stat(file).unwrap()).ctime;
         let before = ctime(&file);
-        // A quick inode may be the same; the clock that stamps files has to go on.
+        // The inode may be reused at once; then only the ctime differs, and the clock has to tick.
         while ctime(&file) == before {
             fs::remove_file(&file).unwrap();
             place.put("10.1.0.2");

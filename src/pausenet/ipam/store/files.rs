@@ -1,4 +1,4 @@
-//! The store's files, each by its name in the folder that is open.
+//! Reads and writes the store's files, by name, relative to the open folder.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,18 +11,18 @@ use super::folder::Store;
 use super::holder::Holder;
 
 impl Store {
-    /// Makes an address file appear with its content, so that a kill in between leaves none:
-    /// written without a name first, then linked to it, which fails where one exists.
+    /// Creates an address file atomically, so that a kill leaves no empty file: it writes an
+    /// unnamed file, then links it to its name, which fails if the name exists.
     pub(super) fn publish(&self, name: &str, holder: &Holder) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
         let Ok(file) = rustix::fs::openat(&self.folder, ".", flags, Mode::from(0o600)) else {
-            // Not every filesystem knows O_TMPFILE; what is really wrong will show again.
+            // Not every filesystem supports O_TMPFILE; any other error will occur again below.
             return self.publish_in_place(name, holder);
         };
         let mut file = File::from(file);
         file.write_all(holder.content().as_bytes())?;
         match rustix::fs::linkat(&file, "", &self.folder, name, AtFlags::EMPTY_PATH) {
-            // Not without CAP_DAC_READ_SEARCH, before Linux 6.10. There is a longer way.
+            // Before Linux 6.10 this needs CAP_DAC_READ_SEARCH; linking through /proc does not.
             Err(rustix::io::Errno::NOENT) => {
                 let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let follow = AtFlags::SYMLINK_FOLLOW;
@@ -38,7 +38,7 @@ impl Store {
         }
     }
 
-    /// The reference's way, where files without a name are not to be had.
+    /// Creates the file as the reference does, where the filesystem has no unnamed files.
     fn publish_in_place(&self, name: &str, holder: &Holder) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, name, flags, Mode::from(0o600))?;
@@ -49,9 +49,10 @@ impl Store {
             })
     }
 
-    /// With the reference's mode: it is for root alone, as the address files are. Written over, and
-    /// cut only where it was longer: to empty it first would have the filesystem give back its place
-    /// and look for one again. (A kill in between leaves a cursor that is wrong, which does no harm.)
+    /// Uses the reference's mode: readable by root alone, like the address files. It overwrites the
+    /// file and truncates it only if it was longer: truncating first would make the filesystem free
+    /// the block and allocate one again. (A kill in between leaves a wrong cursor, which is
+    /// harmless.)
     pub(super) fn write_cursor(&self, cursor: &str, address: &str) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, cursor, flags, Mode::from(0o600))?;
@@ -68,7 +69,7 @@ impl Store {
         self.read(&ip.to_string())
     }
 
-    /// Without asking for the length first: a store is full of small files.
+    /// Does not ask for the length first: the files are small, and a store has many.
     pub(super) fn read(&self, name: &str) -> io::Result<String> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;

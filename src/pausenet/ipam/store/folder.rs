@@ -1,4 +1,4 @@
-//! [`Store`]: a locked store, and every operation on its reservations.
+//! [`Store`]: a locked store and all operations on its reservations.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,36 +17,36 @@ use crate::cni::{OnPath, Result};
 use crate::ipam::index::{Inconsistent, Index, WORTHWHILE};
 use crate::ipam::range::{Range, RangeSet};
 
-/// The store of one network, locked for as long as this lives.
+/// The store of one network, locked until it is dropped.
 pub struct Store {
     dir: PathBuf,
     pub(super) folder: OwnedFd,
-    /// Where indexes are; None when there is to be none.
+    /// The folder of the indexes; None to work without one.
     pub(super) indexes: Option<PathBuf>,
     index: IndexState,
     /// Closing it drops the lock.
     _lock: OwnedFd,
 }
 
-/// What is known of the store's index.
+/// Whether the store's index has been opened.
 enum IndexState {
     NotLookedFor,
-    /// There is none that can be believed.
+    /// No index, or one that failed validation.
     Absent,
     Present(Box<Index>),
 }
 
-/// What an index says of a range set.
+/// What the index knows about a range set.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SearchResult<'a> {
-    /// The address that is next.
+    /// The next free address.
     Free(IpAddr, &'a Range),
-    /// None is free; this many are in use.
+    /// No address is free; this many are in use.
     Exhausted(u128),
 }
 
 impl Store {
-    /// Opens a network's store, made if it is not there, and waits for its lock.
+    /// Opens a network's store, creating it if necessary, and waits for its lock.
     pub fn open(dir: &Path) -> Result<Self> {
         match Self::lock(dir) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
@@ -58,7 +58,7 @@ impl Store {
         .on_path("cannot lock the address store", dir)
     }
 
-    /// Like [`Store::open`], but None when there is no store.
+    /// Like [`Store::open`], but returns None when there is no store.
     pub fn open_existing(dir: &Path) -> Result<Option<Self>> {
         match Self::lock(dir) {
             Ok(store) => Ok(Some(store)),
@@ -67,7 +67,7 @@ impl Store {
         }
     }
 
-    /// The same with an index in this folder, once it is worth while.
+    /// Uses an index in this folder once the store is large enough for one.
     pub fn with_index(mut self, indexes: &Path) -> Self {
         self.indexes = Some(indexes.to_owned());
         self
@@ -77,7 +77,8 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(dir, flags, Mode::empty())?;
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        // The reference's mode: who cannot open it cannot hold it, and block every ADD.
+        // The reference's mode. An unprivileged process cannot open the file, so it cannot hold the
+        // lock and block every ADD.
         let lock = rustix::fs::openat(&folder, "lock", flags, Mode::from(0o750))?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
         Ok(Self {
@@ -89,16 +90,16 @@ impl Store {
         })
     }
 
-    /// The folder, for messages.
+    /// The store's path, for messages.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Takes an address for a holder and moves the cursor of its range set there. False when
-    /// it is taken already.
+    /// Reserves an address for a holder and moves the range set's cursor there. False when it is
+    /// taken.
     ///
     /// # Errors
-    /// Code 5; the address is then not taken.
+    /// Code 5; then the address is not reserved.
     pub fn reserve(&mut self, ip: IpAddr, holder: &Holder, set: usize) -> Result<bool> {
         let name = ip.to_string();
         match self.publish(&name, holder) {
@@ -118,23 +119,23 @@ impl Store {
         Ok(true)
     }
 
-    /// The address that was last taken from a range set.
+    /// The address last reserved from a range set.
     pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
-        // Unreadable or half-written, it costs the round robin once: not worth an error.
+        // If it is unreadable or half-written, round robin starts over once: not worth an error.
         self.read(&cursor(set)).ok()?.trim().parse().ok()
     }
 
-    /// Every address that a holder has, files of the old form included.
+    /// Every address of a holder, files of the old form included.
     pub fn held_by(&mut self, holder: &Holder) -> Result<Vec<IpAddr>> {
         let (exact, old) = self.find(holder)?;
         Ok(exact.into_iter().chain(old).collect())
     }
 
-    /// Frees every address that a holder has. Files of the old form, which name only a
-    /// container, count when there is none of the new, as in the reference.
+    /// Frees every address of a holder. As in the reference, files of the old form, which name only
+    /// a container, count only when there are no files of the new form.
     ///
     /// # Errors
-    /// Code 5, after having freed what could be.
+    /// Code 5, after freeing as many as possible.
     pub fn release(&mut self, holder: &Holder) -> Result<()> {
         let (exact, old) = self.find(holder)?;
         let (addresses, content) = match exact.is_empty() {
@@ -155,9 +156,8 @@ impl Store {
         outcome
     }
 
-    /// Every address whose file tells a container and an interface that `keep` does not want
-    /// kept, with both. What tells no holder is kept: it may be an ADD of the reference in the
-    /// making.
+    /// The reservations for which `keep` (container, interface) is false. Files that name no holder
+    /// are kept: an ADD of the reference may be about to write one.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         let content = |ip: IpAddr| StaleReservation::of(ip, self.content(ip).ok()?.trim());
         let held = self.taken()?.into_iter().filter_map(content);
@@ -166,17 +166,17 @@ impl Store {
             .collect())
     }
 
-    /// Frees every address that [`Store::stale`] tells.
+    /// Frees every reservation that [`Store::stale`] returns.
     ///
     /// # Errors
-    /// Code 5, after having freed what could be.
+    /// Code 5, after freeing as many as possible.
     pub fn release_others(&mut self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
         let (mut held, _) = self.held()?;
         held.retain(|held| !keep(&held.container, &held.ifname));
         self.free(held).map(drop)
     }
 
-    /// All that tell a holder, and all that are taken.
+    /// All reservations that name a holder, and all taken addresses.
     pub(super) fn held(&mut self) -> Result<(Vec<StaleReservation>, Vec<IpAddr>)> {
         let (mut held, mut taken) = (Vec::new(), Vec::new());
         self.read_all(|ip, content| {
@@ -200,13 +200,13 @@ impl Store {
         outcome
     }
 
-    /// Whether an address file could be made.
+    /// Checks that an address file could be created.
     pub fn probe(&self) -> Result<()> {
         rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
             .on_path("cannot write to the address store", &self.dir)
     }
 
-    /// True when the holder has this address.
+    /// True when the holder holds this address.
     pub fn holds(&self, ip: IpAddr, holder: &Holder) -> bool {
         self.content(ip).is_ok_and(|content| {
             let content = content.trim();
@@ -214,11 +214,11 @@ impl Store {
         })
     }
 
-    /// Every address that is taken.
+    /// Every taken address.
     pub fn taken(&self) -> Result<Vec<IpAddr>> {
         let unreadable = |err: rustix::io::Errno| io_error("cannot list", &self.dir, err);
         let mut taken = Vec::new();
-        // The folder's own descriptor, from its start: a second one would have to be opened.
+        // Rewind the folder's descriptor: it saves opening a second one.
         rustix::fs::seek(&self.folder, SeekFrom::Start(0)).map_err(unreadable)?;
         let mut buffer = [MaybeUninit::uninit(); 8 * 1024];
         let mut entries = RawDir::new(&self.folder, &mut buffer);
@@ -237,8 +237,8 @@ impl Store {
         }
     }
 
-    /// The address of a range set that is next after `last`, as the index tells. None when it
-    /// tells nothing: then the folder does.
+    /// Searches the index for the next free address of a range set after `last`. None when the
+    /// index cannot answer: then the caller has to read the folder.
     pub fn search<'a>(
         &mut self,
         set: &'a RangeSet,
@@ -248,7 +248,7 @@ impl Store {
             let free = set.first_free(last, |from, to| index.next_free(from, to))?;
             Ok(match free {
                 Some((ip, range)) => Some(SearchResult::Free(ip, range)),
-                // An ADD is not refused without a look at the folder.
+                // Only the folder may prove that a range is exhausted.
                 None if !index.is_compared() => None,
                 None => Some(SearchResult::Exhausted(
                     set.count_by(|from, to| index.count(from, to))?,
@@ -258,12 +258,12 @@ impl Store {
         found.flatten()
     }
 
-    /// Tells the index how many addresses the folder has.
+    /// Compares the index with the number of addresses listed in the folder.
     pub fn compare(&mut self, listed: usize) {
         self.ask(|index| index.compare(listed));
     }
 
-    /// The holder's addresses by files of the new form and of the old.
+    /// The holder's addresses: those in files of the new form, then those of the old.
     fn find(&mut self, holder: &Holder) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
         if let Some(found) = self.find_in_index(holder)? {
             return Ok(found);
@@ -281,7 +281,7 @@ impl Store {
         Ok((exact, old))
     }
 
-    /// The same by the index, if each file agrees.
+    /// The same from the index, provided that each file agrees. None otherwise.
     fn find_in_index(&mut self, holder: &Holder) -> Result<Option<(Vec<IpAddr>, Vec<IpAddr>)>> {
         let mut found = [Vec::new(), Vec::new()];
         for (content, found) in [holder.content(), holder.old_form()]
@@ -307,11 +307,11 @@ impl Store {
         Ok(Some(found.into()))
     }
 
-    /// Reads every address file: the address, and the content without white space around. What
-    /// cannot be read is somebody's, but not provably anybody's.
+    /// Reads every address file and calls `visit` with the address and the trimmed content. The
+    /// content of an unreadable file is empty: the address is taken, but its holder is unknown.
     ///
-    /// It makes the index anew on the way. The first who comes here after a start of the host finds
-    /// no index, and leaves word of what was there.
+    /// It also rebuilds the index. The first process to get here after a boot finds no index and
+    /// records which files are there.
     fn read_all(&mut self, mut visit: impl FnMut(IpAddr, &str)) -> Result<()> {
         let taken = self.taken()?;
         self.record_present_at_boot(&taken);
@@ -327,7 +327,8 @@ impl Store {
                 Err(err) if is_shortage(&err) => return Err(self.io_error("read", *ip, err)),
                 Err(err) => {
                     if !is_garbage(&err) {
-                        // Next time it may be readable, and then it has to be found.
+                        // It may be readable next time, and then the index would have to know its
+                        // holder.
                         index = None;
                     }
                     String::new()
@@ -345,8 +346,8 @@ impl Store {
         Ok(())
     }
 
-    /// Asks or tells the index something. None when there is none to be believed, or it turns out
-    /// wrong: that is the end of it.
+    /// Runs `question` on the index, opening it first. None when there is no valid index, or it
+    /// turns out inconsistent: then it is discarded.
     fn ask<T>(
         &mut self,
         question: impl FnOnce(&mut Index) -> Result<T, Inconsistent>,
@@ -380,7 +381,7 @@ impl Store {
 }
 
 impl Drop for Store {
-    /// While the lock is held still.
+    /// Writes the index while the lock is still held.
     fn drop(&mut self) {
         if let IndexState::Present(index) = std::mem::replace(&mut self.index, IndexState::Absent) {
             index.commit(self.folder.as_fd());
@@ -388,15 +389,15 @@ impl Drop for Store {
     }
 }
 
-/// True for what ails this process or this moment and not the file: a holder's address must not
-/// pass for somebody else's because of that.
+/// True when the process or the host is short of resources and the file itself is fine: then an
+/// unreadable file must not count as one without a holder.
 fn is_shortage(err: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
     Errno::from_io_error(err).is_some_and(|errno| shortages.contains(&errno))
 }
 
-/// True for what is no text and never will be.
+/// True when the file is not text, so that reading it again cannot help.
 fn is_garbage(err: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, IsADirectory};
     matches!(err.kind(), InvalidData | IsADirectory)
@@ -406,8 +407,8 @@ fn cursor(set: usize) -> String {
     format!("last_reserved_ip.{set}")
 }
 
-/// An address file's name; None for the lock, the cursors and anything else. Only the form in
-/// which the address is written counts, or two names could mean one address.
+/// The address in a file's name; None for the lock, the cursors and anything else. Only the
+/// canonical form counts, or two names could mean one address.
 fn parse_name(name: &OsStr) -> Option<IpAddr> {
     let text = name.to_str()?;
     text.parse::<IpAddr>()

@@ -1,37 +1,37 @@
-//! Who holds an address, as its file tells it, or is to tell it (pure).
+//! The holder written in an address file (pure).
 
 use std::net::IpAddr;
 
 use crate::cni::request::Attachment;
 use crate::cni::{ContainerId, IfName};
 
-/// Who holds an address, as its file tells.
+/// The holder of an address, in the form that its file has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder(String);
 
 impl Holder {
-    /// The content that an attachment's address files have.
+    /// The holder for a container's interface.
     pub fn new(container: &ContainerId, ifname: &IfName) -> Self {
         Self(format!("{container}\r\n{ifname}"))
     }
 
-    /// The same of an attachment.
+    /// The holder for an attachment.
     pub fn of(attachment: &Attachment) -> Self {
         Self::new(&attachment.container, &attachment.ifname)
     }
 
-    /// What an address file of its has in it.
+    /// The content of its address files: `<container>\r\n<interface>`.
     pub fn content(&self) -> &str {
         &self.0
     }
 
-    /// Old versions of the reference wrote the container alone.
+    /// The content that old versions of the reference wrote: the container alone.
     pub fn old_form(&self) -> &str {
         self.0.split("\r\n").next().unwrap_or_default()
     }
 }
 
-/// An address that nobody valid holds, and who holds it.
+/// An address and its holder. The holder may be gone: callers keep or free it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleReservation {
     pub ip: IpAddr,
@@ -41,7 +41,7 @@ pub struct StaleReservation {
 }
 
 impl StaleReservation {
-    /// What a file tells; None when it tells no holder.
+    /// Parses an address file; None when it names no holder.
     pub fn of(ip: IpAddr, content: &str) -> Option<Self> {
         let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
         (!container.is_empty()).then(|| Self {
@@ -51,7 +51,7 @@ impl StaleReservation {
         })
     }
 
-    /// What its file has in it, without white space around.
+    /// The trimmed content of its file.
     pub fn content(&self) -> String {
         match self.ifname.as_str() {
             "" => self.container.clone(),

@@ -1,5 +1,5 @@
-//! The store on disk, in the format of the reference's `host-local`, so that both can use one
-//! store at the same time:
+//! The store on disk, in the format of the reference's `host-local`, so that both plugins can use
+//! one store at the same time:
 //!
 //! ```text
 //! <dataDir>/<network>/10.1.0.5             a file for each address: "<container>\r\n<interface>"
@@ -7,8 +7,8 @@
 //! <dataDir>/<network>/lock                 flock(2), exclusive, around every operation
 //! ```
 //!
-//! A larger store has an index (see `ipam::index`), so that no operation reads every file.
-//! It only saves time: without one, or when it cannot be trusted, the files give the same answer.
+//! A larger store has an index (see `ipam::index`), so that no operation reads every file. The
+//! index only saves time: without a valid one, the files give the same result.
 
 mod earlier;
 mod files;

@@ -1,4 +1,4 @@
-//! The files alone; the answers of a whole `host-local` are looked at in [`crate::ipam`].
+//! Tests of the store alone; those of `host-local` as a whole are in [`crate::ipam`].
 
 use std::fs;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! `host-local` as a whole: from a config to addresses, on a store in a folder of the test's own.
+//! Tests of `host-local` as a whole, from config to addresses, on a store in a temporary folder.
 
 mod model;
 
@@ -14,7 +14,7 @@ use super::*;
 use crate::cni::Plugin;
 use crate::cni::env::Environment;
 
-/// A folder for stores, and configs that use it.
+/// A folder for stores, and `host-local` configured to use it.
 struct Stores(tempfile::TempDir);
 
 impl Stores {
@@ -22,12 +22,12 @@ impl Stores {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// The network's own folder.
+    /// The network's store.
     fn dir(&self) -> std::path::PathBuf {
         self.0.path().join("podnet")
     }
 
-    /// `host-local` for a container, with these keys in `ipam` and beside it.
+    /// `host-local` for a container, with these keys added to `ipam` and to the config around it.
     fn host_local(
         &self,
         container: &str,
@@ -71,7 +71,7 @@ impl Stores {
         host_local.unwrap().release().unwrap();
     }
 
-    /// What is taken, sorted, whoever holds it.
+    /// All taken addresses, sorted.
     fn taken(&self) -> Vec<IpAddr> {
         let store = Store::open_existing(&self.dir()).unwrap();
         let mut taken = store.map_or_else(Vec::new, |store| store.taken().unwrap());
@@ -80,7 +80,7 @@ impl Stores {
     }
 }
 
-/// `host-local` and the attachment that asks it.
+/// `host-local` and the attachment that it allocates for.
 #[derive(Debug)]
 struct Bound {
     ipam: HostLocal,
@@ -253,7 +253,7 @@ fn two_requests_for_one_set_are_refused() {
     assert!(stores.taken().is_empty());
 }
 
-/// Whoever held the address before must not be given it right away: the search goes on.
+/// An address that has just been freed must not be reused at once: the search goes on.
 #[test]
 fn the_search_goes_on_after_what_was_last_given_and_wraps() {
     let stores = Stores::new();

@@ -1,5 +1,5 @@
-//! `host-local` beside a model of it, whatever is called in whatever order, and whatever others do to
-//! its store and its index meanwhile.
+//! Compares `host-local` with a model of it, for any sequence of calls and for any interference of
+//! other programs with its store and its index.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,18 +12,18 @@ use super::{Bound, Stores};
 use crate::cni::Code;
 use crate::ipam::Outcome;
 
-/// The rules in their shortest form: in each set a list of addresses, the place in it where the
-/// search left off, and who holds what.
+/// The rules in their shortest form: for each set its addresses and the position where the search
+/// left off, and the reservations.
 struct Model {
     sets: Vec<(Vec<IpAddr>, Option<usize>)>,
     held: BTreeMap<IpAddr, Held>,
 }
 
-/// What an address file tells.
+/// The holder in an address file, as the number of its container.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Held {
     By(u8),
-    /// In a file that names the container alone.
+    /// In a file of the old form, which names the container alone.
     Once(u8),
 }
 
@@ -105,19 +105,19 @@ enum Call {
     Add(u8),
     AddWith(u8, u8),
     Del(u8),
-    /// Frees what containers from this one on have.
+    /// Frees the addresses of this container and all later ones.
     Collect(u8),
-    /// Somebody else's doings: an address taken, or freed.
+    /// Another program reserves or frees an address.
     Take(u8, Held),
     Free(u8),
-    /// The index is cut to a part of its length, or part of it is overwritten.
+    /// The index is truncated, or part of it is overwritten.
     Cut(proptest::sample::Index),
     Overwrite(proptest::sample::Index),
-    /// The index is as it was when this was called for the last time.
+    /// The index is replaced with its copy of the last such call.
     PutBack,
 }
 
-/// The addresses that the calls are about, and that somebody else takes and frees.
+/// The addresses that the calls, and the other program, reserve and free.
 const SETS: [&[&str]; 2] = [
     &[
         "10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.5", "10.1.0.6", "10.2.0.3", "10.2.0.4",
@@ -152,15 +152,15 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     proptest::collection::vec(call, 1..60)
 }
 
-/// Neighbours that are none of the calls' business.
+/// Taken addresses outside the ranges that the calls use.
 const CROWD: u8 = 40;
 
-/// A store that is small, or has so many neighbours that there is an index.
+/// `host-local` on a store that is small, or that has so many other addresses that it is indexed.
 struct Played {
     stores: Stores,
     crowd: Vec<IpAddr>,
     ipam: Value,
-    /// The index as it once was.
+    /// An earlier copy of the index.
     index: Option<Vec<u8>>,
 }
 
@@ -234,7 +234,7 @@ impl Played {
         fs::write(&path, bytes).unwrap();
     }
 
-    /// Every address that is taken, without the crowd's.
+    /// Every taken address except the crowd's.
     fn taken(&self) -> Vec<IpAddr> {
         let mut taken = self.stores.taken();
         taken.retain(|ip| !self.crowd.contains(ip));
@@ -242,8 +242,8 @@ impl Played {
     }
 }
 
-/// Whatever the order of calls, and whatever others do meanwhile to the store and its index:
-/// nobody is given what another holds, and everybody what round robin prescribes.
+/// Checks for a sequence of calls that no container is given an address that another holds, and
+/// that each gets the one that round robin prescribes.
 fn play(calls: Vec<Call>, crowd: u8) {
     let mut played = Played::new(crowd);
     let mut model = Model::new(&SETS);
@@ -255,7 +255,7 @@ fn play(calls: Vec<Call>, crowd: u8) {
             }
             Call::Add(c) => assert_eq!(played.add(*c, None), model.add(*c, None)),
             Call::AddWith(c, host) => {
-                // Within either set; 10.1.0.4 would be the gateway.
+                // An address of either set; 10.1.0.4 would be the gateway.
                 let requested = match host {
                     4 => "fd00::4".to_owned(),
                     host => format!("10.1.0.{host}"),
@@ -280,7 +280,7 @@ fn play(calls: Vec<Call>, crowd: u8) {
                 let ip = nth(*at);
                 fs::write(played.file(ip), held.content()).unwrap();
                 if model.held.insert(ip, *held).is_some() {
-                    // Written over in place: that alone does not show.
+                    // A file overwritten in place goes undetected without a change of the folder.
                     fs::write(played.file(ip).with_file_name("note"), "").unwrap();
                     fs::remove_file(played.file(ip).with_file_name("note")).unwrap();
                 }
@@ -296,7 +296,7 @@ fn play(calls: Vec<Call>, crowd: u8) {
         let held: Vec<_> = model.held.keys().copied().collect();
         assert_eq!(played.taken(), held, "{call:?}");
     }
-    // One that turns out wrong in the middle of a call is made anew by the next.
+    // An index found inconsistent in the middle of a call is rebuilt by the next.
     for _ in 0..2 {
         played.host_local(0, None).release().unwrap();
     }
