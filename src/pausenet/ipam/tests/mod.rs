@@ -34,7 +34,7 @@ impl Stores {
         args: &str,
         ipam: &Value,
         beside: &Value,
-    ) -> Result<Bound> {
+    ) -> Result<BoundHostLocal> {
         let mut conf = json!({"cniVersion": "1.1.0", "name": "podnet", "ipam": {
             "type": "host-local", "dataDir": self.0.path()}});
         merge(&mut conf, beside);
@@ -54,7 +54,7 @@ impl Stores {
         let conf = conf.to_string().into_bytes();
         let request = Request::new(Plugin::HostLocal, &environment?.unwrap(), conf)?;
         match Ipam::new(&request.network)? {
-            Some(Ipam::HostLocal(ipam)) => Ok(Bound {
+            Some(Ipam::HostLocal(ipam)) => Ok(BoundHostLocal {
                 ipam: ipam.with_indexes(self.0.path().join("index")),
                 request,
             }),
@@ -82,12 +82,12 @@ impl Stores {
 
 /// `host-local` and the attachment that it allocates for.
 #[derive(Debug)]
-struct Bound {
+struct BoundHostLocal {
     ipam: HostLocal,
     request: Request,
 }
 
-impl Bound {
+impl BoundHostLocal {
     fn allocate(&self) -> Result<Outcome> {
         let requested: Vec<_> = self.request.requested_ips.all().collect();
         self.ipam.allocate(&self.request.attachment, &requested)

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Bound, Stores};
+use super::{BoundHostLocal, Stores};
 use crate::cni::Code;
 use crate::ipam::Outcome;
 
@@ -16,34 +16,34 @@ use crate::ipam::Outcome;
 /// left off, and the reservations.
 struct Model {
     sets: Vec<(Vec<IpAddr>, Option<usize>)>,
-    held: BTreeMap<IpAddr, Held>,
+    held: BTreeMap<IpAddr, Reservation>,
 }
 
 /// The holder in an address file, as the number of its container.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Held {
-    By(u8),
+enum Reservation {
+    Current(u8),
     /// In a file of the old form, which names the container alone.
-    Once(u8),
+    OldForm(u8),
 }
 
-impl Held {
+impl Reservation {
     fn container(self) -> u8 {
-        let (Self::By(container) | Self::Once(container)) = self;
+        let (Self::Current(container) | Self::OldForm(container)) = self;
         container
     }
 
     fn content(self) -> String {
         match self {
-            Self::By(container) => format!("c{container}\r\neth0"),
-            Self::Once(container) => format!("c{container}"),
+            Self::Current(container) => format!("c{container}\r\neth0"),
+            Self::OldForm(container) => format!("c{container}"),
         }
     }
 }
 
 #[derive(Debug, PartialEq)]
-enum Answer {
-    Given(Vec<IpAddr>),
+enum AllocationResult {
+    Allocated(Vec<IpAddr>),
     AlreadyHeld(Vec<IpAddr>),
     Refused,
 }
@@ -57,41 +57,48 @@ impl Model {
         }
     }
 
-    fn add(&mut self, container: u8, requested: Option<IpAddr>) -> Answer {
+    fn add(&mut self, container: u8, requested: Option<IpAddr>) -> AllocationResult {
         let held = self.held.iter();
         let held: Vec<_> = held
             .filter(|(_, held)| held.container() == container)
             .collect();
         if !held.is_empty() {
-            let new = |(_, held): &&(_, &Held)| matches!(held, Held::By(_));
+            let new = |(_, held): &&(_, &Reservation)| matches!(held, Reservation::Current(_));
             let (new, old): (Vec<_>, Vec<_>) = held.iter().partition(new);
-            return Answer::AlreadyHeld(new.iter().chain(&old).map(|(ip, _)| **ip).collect());
+            return AllocationResult::AlreadyHeld(
+                new.iter().chain(&old).map(|(ip, _)| **ip).collect(),
+            );
         }
         let mut given = Vec::new();
         for (set, cursor) in &mut self.sets {
             let next = cursor.map_or(0, |at| at + 1);
             let mut order = (next..next + set.len()).map(|at| at % set.len());
             let free = |at: &usize| !self.held.contains_key(&set[*at]);
-            let wished = requested.and_then(|requested| set.iter().position(|ip| *ip == requested));
-            let found = match wished {
+            let requested_at =
+                requested.and_then(|requested| set.iter().position(|ip| *ip == requested));
+            let found = match requested_at {
                 Some(at) => Some(at).filter(free),
                 None => order.find(free),
             };
             let Some(at) = found else {
                 self.del(container);
-                return Answer::Refused;
+                return AllocationResult::Refused;
             };
             *cursor = Some(at);
-            self.held.insert(set[at], Held::By(container));
+            self.held.insert(set[at], Reservation::Current(container));
             given.push(set[at]);
         }
-        Answer::Given(given)
+        AllocationResult::Allocated(given)
     }
 
     fn del(&mut self, container: u8) {
-        let new = Held::By(container);
+        let new = Reservation::Current(container);
         let has_new = self.held.values().any(|held| *held == new);
-        let gone = if has_new { new } else { Held::Once(container) };
+        let gone = if has_new {
+            new
+        } else {
+            Reservation::OldForm(container)
+        };
         self.held.retain(|_, held| *held != gone);
     }
 
@@ -108,7 +115,7 @@ enum Call {
     /// Frees the addresses of this container and all later ones.
     Collect(u8),
     /// Another program reserves or frees an address.
-    Take(u8, Held),
+    Take(u8, Reservation),
     Free(u8),
     /// The index is truncated, or part of it is overwritten.
     Cut(proptest::sample::Index),
@@ -135,8 +142,8 @@ fn nth(address: u8) -> IpAddr {
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let container = 0u8..9;
     let held = prop_oneof![
-        3 => container.clone().prop_map(Held::By),
-        1 => container.clone().prop_map(Held::Once),
+        3 => container.clone().prop_map(Reservation::Current),
+        1 => container.clone().prop_map(Reservation::OldForm),
     ];
     let call = prop_oneof![
         12 => container.clone().prop_map(Call::Add),
@@ -156,7 +163,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 const CROWD: u8 = 40;
 
 /// `host-local` on a store that is small, or that has so many other addresses that it is indexed.
-struct Played {
+struct Scenario {
     stores: Stores,
     crowd: Vec<IpAddr>,
     ipam: Value,
@@ -164,23 +171,23 @@ struct Played {
     index: Option<Vec<u8>>,
 }
 
-impl Played {
+impl Scenario {
     fn new(crowd: u8) -> Self {
         let ipam = json!({"ranges": [
             [{"subnet": "10.1.0.0/29", "gateway": "10.1.0.4"},
              {"subnet": "10.2.0.0/29", "rangeStart": "10.2.0.3", "rangeEnd": "10.2.0.4"}],
             [{"subnet": "fd00::/125"}]]});
-        let played = Self {
+        let scenario = Self {
             stores: Stores::new(),
             crowd: (0..crowd).map(|n| IpAddr::from([10, 9, 0, n])).collect(),
             ipam,
             index: None,
         };
-        fs::create_dir_all(played.stores.dir()).unwrap();
-        for ip in &played.crowd {
-            fs::write(played.file(*ip), "neighbour\r\neth0").unwrap();
+        fs::create_dir_all(scenario.stores.dir()).unwrap();
+        for ip in &scenario.crowd {
+            fs::write(scenario.file(*ip), "neighbour\r\neth0").unwrap();
         }
-        played
+        scenario
     }
 
     fn file(&self, ip: IpAddr) -> std::path::PathBuf {
@@ -192,7 +199,7 @@ impl Played {
         Some(found.next()?.unwrap().path())
     }
 
-    fn host_local(&self, container: u8, requested: Option<IpAddr>) -> Bound {
+    fn host_local(&self, container: u8, requested: Option<IpAddr>) -> BoundHostLocal {
         let args = requested
             .map(|requested| format!("IP={requested}"))
             .unwrap_or_default();
@@ -203,19 +210,19 @@ impl Played {
         host_local.unwrap()
     }
 
-    fn add(&self, container: u8, requested: Option<IpAddr>) -> Answer {
+    fn add(&self, container: u8, requested: Option<IpAddr>) -> AllocationResult {
         match self.host_local(container, requested).allocate() {
-            Ok(Outcome::Allocated(given)) => Answer::Given(
+            Ok(Outcome::Allocated(given)) => AllocationResult::Allocated(
                 given
                     .addresses
                     .iter()
                     .map(|given| given.address.ip())
                     .collect(),
             ),
-            Ok(Outcome::AlreadyHeld(held)) => Answer::AlreadyHeld(held),
+            Ok(Outcome::AlreadyHeld(held)) => AllocationResult::AlreadyHeld(held),
             Err(err) => {
                 assert_eq!(err.code, Code::TryAgainLater);
-                Answer::Refused
+                AllocationResult::Refused
             }
         }
     }
@@ -244,16 +251,16 @@ impl Played {
 
 /// Checks for a sequence of calls that no container is given an address that another holds, and
 /// that each gets the one that round robin prescribes.
-fn play(calls: Vec<Call>, crowd: u8) {
-    let mut played = Played::new(crowd);
+fn run(calls: Vec<Call>, crowd: u8) {
+    let mut scenario = Scenario::new(crowd);
     let mut model = Model::new(&SETS);
     for call in calls {
         match &call {
             Call::Del(c) => {
                 model.del(*c);
-                played.host_local(*c, None).release().unwrap();
+                scenario.host_local(*c, None).release().unwrap();
             }
-            Call::Add(c) => assert_eq!(played.add(*c, None), model.add(*c, None)),
+            Call::Add(c) => assert_eq!(scenario.add(*c, None), model.add(*c, None)),
             Call::AddWith(c, host) => {
                 // An address of either set; 10.1.0.4 would be the gateway.
                 let requested = match host {
@@ -261,7 +268,7 @@ fn play(calls: Vec<Call>, crowd: u8) {
                     host => format!("10.1.0.{host}"),
                 };
                 let requested = requested.parse().ok();
-                assert_eq!(played.add(*c, requested), model.add(*c, requested));
+                assert_eq!(scenario.add(*c, requested), model.add(*c, requested));
             }
             Call::Collect(from) => {
                 model.keep(*from);
@@ -270,7 +277,7 @@ fn play(calls: Vec<Call>, crowd: u8) {
                         .strip_prefix('c')
                         .is_none_or(|c| c.parse::<u8>().unwrap() < *from)
                 };
-                played
+                scenario
                     .host_local(0, None)
                     .ipam
                     .release_others(valid)
@@ -278,29 +285,29 @@ fn play(calls: Vec<Call>, crowd: u8) {
             }
             Call::Take(at, held) => {
                 let ip = nth(*at);
-                fs::write(played.file(ip), held.content()).unwrap();
+                fs::write(scenario.file(ip), held.content()).unwrap();
                 if model.held.insert(ip, *held).is_some() {
                     // A file overwritten in place goes undetected without a change of the folder.
-                    fs::write(played.file(ip).with_file_name("note"), "").unwrap();
-                    fs::remove_file(played.file(ip).with_file_name("note")).unwrap();
+                    fs::write(scenario.file(ip).with_file_name("note"), "").unwrap();
+                    fs::remove_file(scenario.file(ip).with_file_name("note")).unwrap();
                 }
             }
             Call::Free(at) => {
                 let ip = nth(*at);
                 if model.held.remove(&ip).is_some() {
-                    fs::remove_file(played.file(ip)).unwrap();
+                    fs::remove_file(scenario.file(ip)).unwrap();
                 }
             }
-            Call::Cut(_) | Call::Overwrite(_) | Call::PutBack => played.tamper(&call),
+            Call::Cut(_) | Call::Overwrite(_) | Call::PutBack => scenario.tamper(&call),
         }
         let held: Vec<_> = model.held.keys().copied().collect();
-        assert_eq!(played.taken(), held, "{call:?}");
+        assert_eq!(scenario.taken(), held, "{call:?}");
     }
     // An index found inconsistent in the middle of a call is rebuilt by the next.
     for _ in 0..2 {
-        played.host_local(0, None).release().unwrap();
+        scenario.host_local(0, None).release().unwrap();
     }
-    assert!(played.index().is_some() || crowd == 0);
+    assert!(scenario.index().is_some() || crowd == 0);
 }
 
 proptest! {
@@ -308,11 +315,11 @@ proptest! {
 
     #[test]
     fn any_calls_are_answered_as_the_rules_prescribe(calls in calls()) {
-        play(calls, 0);
+        run(calls, 0);
     }
 
     #[test]
     fn an_index_changes_no_answer(calls in calls()) {
-        play(calls, CROWD);
+        run(calls, CROWD);
     }
 }
