@@ -21,8 +21,8 @@ use super::reply::Message;
 pub struct AddOptions {
     /// The kernel makes a route to the address's subnet.
     pub prefix_route: bool,
-    /// An IPv6 address is checked for duplicates before it is used. IPAM has seen to it that
-    /// there is none, so it need not wait.
+    /// The kernel checks an IPv6 address for duplicates before it uses it. IPAM already makes
+    /// addresses unique, so this is usually off and saves the wait.
     pub detect_duplicates: bool,
 }
 
@@ -57,7 +57,7 @@ pub fn add_request(
     )
 }
 
-/// Removes an address. One that is gone already is no error.
+/// Removes an address. Succeeds when it is already gone.
 pub fn remove(socket: &mut RouteSocket, index: u32, address: IpNetwork) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelAddress(message(index, address));
     match socket.request(message, 0) {
@@ -94,7 +94,7 @@ pub fn holder(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, Kerne
     }))
 }
 
-/// The addresses of another namespace, by the number that it has in this one.
+/// The addresses of another namespace, by its ID in this one (netnsid).
 pub fn of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<IpNetwork>, KernelError> {
     let addresses = of_namespace_by_link(socket, id)?;
     Ok(addresses.into_iter().map(|(_, net)| net).collect())
@@ -142,7 +142,7 @@ fn message(index: u32, address: IpNetwork) -> AddressMessage {
     }
 }
 
-/// The local address: IFA_LOCAL, or IFA_ADDRESS where there is none (IPv6).
+/// The local address: IFA_LOCAL, or IFA_ADDRESS without one (IPv6).
 fn read(message: AddressMessage) -> Option<IpNetwork> {
     let prefix = message.header.prefix_len;
     let (mut local, mut address) = (None, None::<IpAddr>);
@@ -156,7 +156,7 @@ fn read(message: AddressMessage) -> Option<IpNetwork> {
     IpNetwork::new(local.or(address)?, prefix).ok()
 }
 
-/// What duplicate address detection found.
+/// The outcome of duplicate address detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detection {
     Unique,
@@ -169,7 +169,7 @@ pub enum Detection {
 /// ETIMEDOUT after `limit`; the kernel's error.
 pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, KernelError> {
     let deadline = Instant::now() + limit;
-    // Subscribed first and asked after that, no change can slip through between the two.
+    // Subscribe before asking, so that no change in between is missed.
     let mut events = RouteSocket::open()?;
     events.subscribe(netlink::Group::Ipv6Addresses)?;
     let mut socket = RouteSocket::open()?;

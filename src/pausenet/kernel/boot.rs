@@ -1,4 +1,4 @@
-//! When this host was started, and the kernel's id for the time since then.
+//! When the host booted, and the kernel's ID for this boot.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The kernel's boot id: a new one after every start.
+/// The kernel's boot ID: different after every boot.
 ///
 /// # Errors
 /// When /proc cannot be read.
@@ -15,8 +15,8 @@ pub fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
-/// When the host was started, or the container that is a node, by the clock as it is set now: PID 1
-/// and /run are no older. None if the age of neither is known.
+/// When the host booted, or the container that serves as a node started, by the wall clock: the age
+/// of PID 1 or of /run. None if neither is known.
 pub fn started_at(now: SystemTime) -> Option<SystemTime> {
     let first = age_of_init().and_then(|age| now.checked_sub(age));
     let run = birth_time("/run").filter(|born| *born <= now);
@@ -34,7 +34,7 @@ fn age_of_init() -> Option<Duration> {
     now.checked_sub(since_boot)
 }
 
-/// When a folder was made, where the filesystem knows (tmpfs since Linux 5.18).
+/// When a folder was created, if the filesystem records it (tmpfs since Linux 5.18).
 fn birth_time(path: &str) -> Option<SystemTime> {
     let stat = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::BTIME).ok()?;
     if stat.stx_mask & StatxFlags::BTIME.bits() == 0 {

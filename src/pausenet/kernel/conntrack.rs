@@ -1,4 +1,4 @@
-//! Connection tracking: forgetting flows whose destination has changed.
+//! Connection tracking: removes flows whose destination has changed.
 
 use std::net::IpAddr;
 
@@ -14,8 +14,8 @@ use super::error::KernelError;
 use super::netlink::{Reply, Request, Socket};
 use crate::cni::Family;
 
-/// Forgets UDP flows to a port of the host's, so that the next packet of each is mapped
-/// anew. TCP flows end by themselves; UDP ones live as long as packets come.
+/// Removes UDP flows to these ports of the host, so that the next packet of each is mapped again.
+/// TCP flows end by themselves; UDP flows last as long as packets arrive.
 pub fn forget_udp(family: Family, ports: &[(Option<IpAddr>, u16)]) -> Result<(), KernelError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let all = message(family, ConntrackMessage::Get(Vec::new()));
@@ -50,7 +50,7 @@ fn message(family: Family, inner: ConntrackMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
 }
 
-/// A flow's first direction.
+/// A flow's original direction.
 fn original(message: NetfilterMessage) -> Option<Vec<Tuple>> {
     let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
         return None;

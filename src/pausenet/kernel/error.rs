@@ -1,4 +1,4 @@
-//! What the kernel answers when it refuses: an error number, and often its own words.
+//! Errors of netlink requests: an error number, and often a text from the kernel.
 
 use std::fmt;
 use std::io;
@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use crate::cni::error::Attempted;
 use crate::cni::{Code, Error};
 
-/// The kernel's error to one request: the error number, and the text of the extended ACK where
-/// there is one.
+/// The kernel's error for one request: the error number, and the text of the extended ACK if
+/// present.
 #[derive(Debug)]
 pub struct KernelError {
     pub error: io::Error,
@@ -69,10 +69,10 @@ impl From<Errno> for KernelError {
     }
 }
 
-/// The first error among requests that were sent together.
+/// The first error of a batch.
 #[derive(Debug)]
 pub struct BatchError {
-    /// Which of them failed, counted from 0.
+    /// The index of the failed request.
     pub request: usize,
     pub error: KernelError,
 }

@@ -1,12 +1,11 @@
-//! A stamp on a folder that shows later whether anybody has added or removed a file in it.
+//! A stamp on a folder that shows later whether a file in it was added or removed.
 //!
-//! Whoever does so sets the folder's mtime and ctime, but to a clock that may stand still for
-//! 10 ms: two changes can leave the same time behind. So a stamp is an mtime that no clock gave:
-//! the second stays as it was, its fraction is drawn by lot. Any change replaces it. A tool that
-//! gives a folder the mtime that it had in a backup (`rsync -a`, `tar x`) cannot give it the
-//! ctime.
+//! Each such change sets the folder's mtime and ctime, but from a clock that may advance only every
+//! 10 ms: two changes can leave the same time. So a stamp is an mtime that no clock sets: it keeps
+//! the second and gets a random fraction. Any change replaces it. A tool that restores a folder's
+//! mtime from a backup (`rsync -a`, `tar x`) cannot restore the ctime.
 //!
-//! What a stamp does not show: a file that is written to in place.
+//! A stamp does not show that a file was written in place.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +13,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{Stat, Timespec, Timestamps, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
 
-/// Which folder it is, and when it last changed.
+/// Identifies a folder and its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FolderStamp {
     device: u64,
@@ -25,7 +24,7 @@ pub struct FolderStamp {
 }
 
 impl FolderStamp {
-    /// Reads the folder's present stamp.
+    /// Reads the folder's current stamp.
     pub fn read(folder: impl AsFd) -> io::Result<Self> {
         Ok(Self::of(&rustix::fs::fstat(folder)?))
     }
@@ -33,7 +32,7 @@ impl FolderStamp {
     /// Gives the folder a new stamp.
     ///
     /// # Errors
-    /// The kernel's; and when the filesystem keeps no fractions of a second.
+    /// The kernel's, and an error if the filesystem does not store fractions of a second.
     pub fn renew(folder: impl AsFd) -> io::Result<Self> {
         let now = Self::read(&folder)?;
         let mut lot = [0; 4];
@@ -54,7 +53,8 @@ impl FolderStamp {
         };
         rustix::fs::futimens(&folder, &times)?;
         let new = Self::read(&folder)?;
-        // The ctime is the clock's: a change that follows at once would leave this mtime, too.
+        // The ctime comes from the clock: if the two are equal, a change right now would set this
+        // mtime again.
         if new.mtime != mtime || new.mtime == new.ctime {
             return Err(io::Error::other(
                 "the folder's mtime cannot be told from others",
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
 
-    /// Far quicker than any clock that the kernel stamps files with.
+    /// Changes faster than the clock that stamps files.
     #[test]
     fn every_change_in_the_folder_shows_however_quick_it_comes() {
         for dir in [
@@ -111,7 +111,7 @@ mod tests {
         let folder = File::open(dir.path()).unwrap();
         let stamp = FolderStamp::renew(&folder).unwrap();
         let before = folder.metadata().unwrap().modified().unwrap();
-        // Until the clock goes on: it does within a tick.
+        // Until the clock advances, within a tick.
         loop {
             fs::write(dir.path().join("x"), "").unwrap();
             fs::remove_file(dir.path().join("x")).unwrap();

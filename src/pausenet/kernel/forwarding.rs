@@ -1,8 +1,8 @@
-//! Whether the host forwards packets, asked by netlink.
+//! Whether the host forwards packets, read by netlink.
 //!
-//! The same stands under /proc/sys/net, but the kernel finds a file there by going through those of
-//! all network namespaces that anybody has looked at: under that one name, each has its own. At a
-//! thousand of them that is 0.7 ms for one number. (`proc_sys_compare` in fs/proc/proc_sysctl.c.)
+//! The same setting is under /proc/sys/net, but to find a file there the kernel searches the cached
+//! entries of all network namespaces, because each has one of that name. With a thousand
+//! namespaces, this takes 0.7 ms for one number. (`proc_sys_compare` in fs/proc/proc_sysctl.c.)
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
@@ -14,7 +14,7 @@ use super::error::KernelError;
 use super::netlink::RouteSocket;
 use crate::cni::Family;
 
-/// Whether the host forwards packets of a family, whatever its single interfaces do:
+/// Whether the host forwards packets of a family, whatever the settings of single interfaces:
 /// `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`.
 ///
 /// # Errors
@@ -32,11 +32,10 @@ const GET_NETCONF: u16 = 82;
 const IFINDEX: u16 = 1;
 const FORWARDING: u16 = 2;
 
-/// No single interface, but the setting of all (NETCONFA_IFINDEX_ALL).
+/// Not one interface, but the setting for all (NETCONFA_IFINDEX_ALL).
 const ALL: i32 = -1;
 
-/// RTM_GETNETCONF: struct netconfmsg, which is the family and three bytes to make it four, and the
-/// interface.
+/// RTM_GETNETCONF: struct netconfmsg (the family, padded to 4 bytes) and the interface.
 struct GetNetconf(Family);
 
 impl NetlinkSerializable for GetNetconf {
@@ -58,7 +57,7 @@ impl NetlinkSerializable for GetNetconf {
     }
 }
 
-/// RTM_NEWNETCONF, as far as somebody asks.
+/// RTM_NEWNETCONF: only the fields used here.
 #[derive(Debug, PartialEq, Eq)]
 struct Netconf {
     forwarding: Option<bool>,

@@ -1,5 +1,6 @@
-//! The tables of iptables-legacy, which nf_tables does not show (linux/netfilter_ipv4/ip_tables.h
-//! and the same for IPv6). Only read: to change one rule is to replace the whole table.
+//! Reads the tables of iptables-legacy, which nf_tables does not show
+//! (linux/netfilter_ipv4/ip_tables.h and its IPv6 counterpart). It does not write them: changing
+//! one rule means replacing the whole table.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -13,8 +14,8 @@ use crate::cni::Family;
 const GET_INFO: i32 = 64;
 const GET_ENTRIES: i32 = 65;
 
-/// struct ipt_getinfo: the table's name (32 bytes), thirteen numbers of 32 bits: among them where
-/// the policy of the chain FORWARD is, and, last, the size of the rules in bytes.
+/// struct ipt_getinfo: the table's name (32 bytes) and thirteen 32-bit numbers, among them the
+/// offset of the FORWARD chain's policy and, last, the size of the rules in bytes.
 const INFO_LENGTH: usize = 84;
 const INFO_FORWARD_POLICY_AT: usize = 64;
 const INFO_SIZE_AT: usize = 80;
@@ -23,10 +24,10 @@ const INFO_SIZE_AT: usize = 80;
 const NAME_LENGTH: usize = 32;
 const RULES_AT: usize = 40;
 
-/// struct xt_standard_target: struct xt_entry_target, then what becomes of the packet.
+/// struct xt_standard_target: struct xt_entry_target, then the verdict.
 const VERDICT_AT: usize = 32;
 
-/// struct xt_error_target, which heads a chain: its own size, "ERROR", the chain's name.
+/// struct xt_error_target, which starts a chain: its size, "ERROR", the chain's name.
 const TARGET_NAME_AT: usize = 2;
 const CHAIN_NAME_AT: usize = 32;
 const CHAIN_NAME_LENGTH: usize = 30;
@@ -39,7 +40,7 @@ pub fn program(family: Family) -> &'static str {
     }
 }
 
-/// The file that names the tables in use.
+/// The file that lists the tables in use.
 fn names_in_use(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
@@ -47,7 +48,7 @@ fn names_in_use(family: Family) -> &'static str {
     }
 }
 
-/// Any socket of the family will do: it says whose tables are meant.
+/// Any socket of the family works: it only selects the family's tables.
 fn open_socket(family: Family) -> io::Result<UdpSocket> {
     match family {
         Family::Ipv4 => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
@@ -63,8 +64,8 @@ fn option_level(family: Family) -> i32 {
     }
 }
 
-/// Where in a rule (struct ipt_entry, ip6t_entry) the offset of its target stands; that of the next
-/// rule is behind it.
+/// Where a rule (struct ipt_entry, ip6t_entry) stores the offset of its target, followed by that of
+/// the next rule.
 fn target_offset_at(family: Family) -> usize {
     match family {
         Family::Ipv4 => 88,
@@ -85,8 +86,8 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<String>, KernelError> {
     ))
 }
 
-/// Whether the chain FORWARD drops what none of its rules decides on, in the calling thread's
-/// network namespace; not if the table `filter` is not in use.
+/// Whether the policy of the chain FORWARD is DROP, in the calling thread's network namespace.
+/// False if the table `filter` is not in use.
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
@@ -95,7 +96,7 @@ pub fn forward_drops(family: Family) -> Result<bool, KernelError> {
     let Some((info, rules)) = read(family, "filter")? else {
         return Ok(false);
     };
-    // The last rule of a chain of the kernel's own is its policy: the table says where it is.
+    // The last rule of a built-in chain is its policy; the table says where it is.
     let verdict = number(&info, INFO_FORWARD_POLICY_AT).and_then(|at| {
         let target = short(rules.get(at..)?, target_offset_at(family))?;
         number(&rules, at + target + VERDICT_AT)
@@ -103,9 +104,9 @@ pub fn forward_drops(family: Family) -> Result<bool, KernelError> {
     Ok(verdict == Some(VERDICT_DROP))
 }
 
-/// What the kernel says about a table, and its rules. None if it is not in use.
+/// A table's info and its rules. None if it is not in use.
 fn read(family: Family, table: &str) -> io::Result<Option<([u8; INFO_LENGTH], Vec<u8>)>> {
-    // To ask for a table is to create it: only where the kernel has it already.
+    // Asking for a table creates it, so ask only for tables in use.
     let names = match fs::read_to_string(names_in_use(family)) {
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
         names => names?,
@@ -116,7 +117,7 @@ fn read(family: Family, table: &str) -> io::Result<Option<([u8; INFO_LENGTH], Ve
     let socket = open_socket(family)?;
     loop {
         match ask(&socket, family, table) {
-            // Somebody replaced the table in between.
+            // Another program replaced the table in between.
             Err(err) if err.kind() == ErrorKind::WouldBlock => {}
             answer => return answer.map(Some),
         }
@@ -140,8 +141,8 @@ fn ask(
     Ok((info, answer.split_off(RULES_AT)))
 }
 
-/// The names at the heads of chains. The kernel's own chains have none; the end of a table is a
-/// head too.
+/// The names of user-defined chains. Built-in chains have none; the end of a table looks like the
+/// start of a chain.
 fn chain_names(mut rules: &[u8], target_offset_at: usize) -> Vec<String> {
     let mut names = Vec::new();
     while let Some(target) = short(rules, target_offset_at)
@@ -168,7 +169,7 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_ne_bytes(bytes.try_into().ok()?)).ok()
 }
 
-/// Text that a zero ends.
+/// NUL-terminated text.
 fn text(bytes: &[u8], at: usize, length: usize) -> Option<&str> {
     let text = bytes
         .get(at..at + length)?

@@ -20,7 +20,7 @@ use super::netlink::{self, ExpectedReply, Request};
 use super::reply::Message;
 use crate::cni::{IfName, MacAddr};
 
-/// Which link is meant.
+/// Selects a link.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
     Index(u32),
@@ -60,7 +60,7 @@ fn links(messages: Vec<Message>) -> impl Iterator<Item = Link> {
     })
 }
 
-/// Looks up one link; None when there is none.
+/// Looks up one link; None when it does not exist.
 pub fn get(socket: &mut RouteSocket, which: Which) -> Result<Option<Link>, KernelError> {
     match socket.one(get_request(which)) {
         Ok(messages) => Ok(first(messages)),
@@ -78,7 +78,7 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<Link>, KernelError> {
     Ok(links(messages).collect())
 }
 
-/// What [`create_bridge`] is to make.
+/// The bridge that [`create_bridge`] makes.
 pub struct NewBridge<'a> {
     pub name: &'a IfName,
     pub mac: MacAddr,
@@ -88,8 +88,8 @@ pub struct NewBridge<'a> {
     pub group: u32,
 }
 
-/// Makes a bridge, switched on. Its MAC is set at birth, so that the kernel does not change it
-/// with the ports that come and go.
+/// Creates a bridge and switches it on. Its MAC is set at creation, so that the kernel does not
+/// change it as ports come and go.
 ///
 /// # Errors
 /// The kernel's error; EEXIST when the name is taken.
@@ -114,11 +114,11 @@ pub fn create_bridge(socket: &mut RouteSocket, new: &NewBridge) -> Result<(), Ke
     Ok(())
 }
 
-/// What [`create_veth`] is to make.
+/// The veth pair that [`create_veth`] makes.
 pub struct NewVeth<'a> {
     pub host_name: &'a IfName,
     pub container_name: &'a IfName,
-    /// The namespace that the container's end is born in.
+    /// The namespace in which the container end is created.
     pub container_netns: BorrowedFd<'a>,
     pub container_mac: MacAddr,
     pub host_mac: MacAddr,
@@ -128,12 +128,12 @@ pub struct NewVeth<'a> {
     pub group: u32,
 }
 
-/// Makes a veth pair in one request: each end in its namespace and with its final name, the
-/// host end switched on and a port of its bridge. Gives back the host end; its `peer` is the
-/// container end's index.
+/// Creates a veth pair in one request: each end in its namespace and with its final name, the host
+/// end switched on and attached to its bridge. Returns the host end; its `peer` is the container
+/// end's index.
 ///
 /// # Errors
-/// The kernel's error; EEXIST when either name is taken (nothing is made then).
+/// The kernel's error; EEXIST when either name is taken (then neither end is created).
 pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, KernelError> {
     let mut peer = LinkUnspec::new_with_name(new.container_name.as_str())
         .address(new.container_mac.0.to_vec())
@@ -155,7 +155,7 @@ pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Kern
         RouteNetlinkMessage::NewLink(host.build()),
         NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO,
     )?;
-    // Kernels before 6.2 do not echo what they made.
+    // Kernels before 6.2 do not echo the new link.
     match first(messages) {
         Some(link) => Ok(link),
         None => {
@@ -164,10 +164,10 @@ pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Kern
     }
 }
 
-/// A request that has a link tell its neighbours whose an IPv4 address is whenever its MAC changes
-/// (`arp_notify`), and switches it on first if wanted, silently; for a batch. The same under /proc/sys
-/// would have the kernel remember the place of each namespace's setting under one name, and look
-/// through all of them whenever anybody asks for one of its kind: a millisecond at a thousand pods.
+/// A request that makes a link announce its IPv4 addresses whenever its MAC changes (`arp_notify`),
+/// and with `up` also switches it on, without announcement; for a batch. Through /proc/sys, the
+/// kernel would cache an entry of the same name for each namespace and search all of them at each
+/// lookup: a millisecond with a thousand pods.
 pub fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
     let mut message = LinkUnspec::new_with_index(index)
         .append_extra_attribute(LinkAttribute::Other(arp_notify()));
@@ -177,8 +177,8 @@ pub fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
     Request::new(RouteNetlinkMessage::SetLink(message.build()), 0)
 }
 
-/// IFLA_AF_SPEC, of AF_INET, IFLA_INET_CONF with one setting (linux/if_link.h). The crate's own form of
-/// it has all settings that there are, and takes a tenth of what pausenet computes in an ADD.
+/// IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF with one setting (linux/if_link.h). The crate's type has
+/// all settings, and building it takes a tenth of an ADD's computing time.
 fn arp_notify() -> DefaultNla {
     const AF_SPEC: u16 = 26;
     const INET: u16 = 2;
@@ -193,7 +193,7 @@ fn arp_notify() -> DefaultNla {
     within(AF_SPEC, within(INET, within(CONF | NLA_F_NESTED, setting)))
 }
 
-/// A request that gives a link its alias, for a batch.
+/// A request that sets a link's alias, for a batch.
 pub fn alias_request(index: u32, alias: &str) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index).alias(alias).build();
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
@@ -237,7 +237,7 @@ pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError>
     Ok(())
 }
 
-/// Removes a link; a veth goes with both its ends. One that is gone already is no error.
+/// Removes a link; of a veth, both ends. Succeeds when it is already gone.
 pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).build();
     match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
@@ -252,10 +252,10 @@ pub fn group_request(index: u32, group: u32) -> Request<RouteNetlinkMessage> {
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 
-/// Removes all links of a group. That there are none is no error.
+/// Removes all links of a group. Succeeds when it is empty.
 ///
 /// # Errors
-/// The kernel's error; EOPNOTSUPP, and nothing is removed, when one of them is a device.
+/// The kernel's error; EOPNOTSUPP when one of them is a physical device: then none is removed.
 pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .link_group(group)
@@ -266,13 +266,13 @@ pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelEr
     }
 }
 
-/// Waits for the kernel's notice that a link carries traffic.
+/// Waits for the kernel's notification that a link is up and running.
 ///
 /// # Errors
 /// ETIMEDOUT after `limit`; ENODEV when the link goes away; the kernel's error.
 pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, KernelError> {
     let deadline = std::time::Instant::now() + limit;
-    // Subscribed first and asked after that, no change can slip through between the two.
+    // Subscribe before asking, so that no change in between is missed.
     let mut events = RouteSocket::open()?;
     events.subscribe(netlink::Group::Links)?;
     let mut socket = RouteSocket::open()?;

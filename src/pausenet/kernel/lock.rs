@@ -1,10 +1,10 @@
-//! One lock for each attachment, so that its ADD, DEL and CHECK never run at the same time,
-//! and a half-made link without a holder of its lock is known to be the debris of a crash.
+//! One lock for each attachment, so that its ADD, DEL and CHECK never run at the same time, and a
+//! half-made link whose lock is free is known to be debris of a crash.
 //!
-//! A lock is a file under /run/pausenet/lock, named like the host end and held by flock(2):
-//! it ends with its process, however that ends. The file is there only while somebody holds
-//! it, or was killed while holding it. (`pausectl` has locks of the same kind for its pods, in a
-//! folder of their own.)
+//! A lock is a file under /run/pausenet/lock, named like the host end and held by flock(2): the
+//! kernel releases it when the process ends, for whatever reason. The file exists only while a
+//! process holds the lock, or after one was killed while holding it. (`pausectl` uses the same kind
+//! of lock for its pods, in another folder.)
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use crate::cni::OnPath;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 
-/// A held lock; dropping it lets go and removes the file.
+/// A held lock. Dropping it removes the file and releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -24,8 +24,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock of this name. The name is one that has been checked: it becomes a
-    /// file's.
+    /// Waits for the lock of this name. The name becomes a file name, so it must have been checked.
     pub fn take(dir: &Path, name: &impl std::fmt::Display) -> Result<Self> {
         let path = dir.join(name.to_string());
         let file = loop {
@@ -37,17 +36,18 @@ impl Lock {
             if is_current(&file, &path) {
                 break file;
             }
-            // The one we waited for has removed the file: what we hold is nobody's lock.
+            // The previous holder has removed the file: our lock is on a file that no other process
+            // can find.
         };
         Ok(Self { path, _file: file })
     }
 
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock if it is free.
     pub fn try_take(dir: &Path, name: &impl std::fmt::Display) -> Result<Option<Self>> {
         let path = dir.join(name.to_string());
         let file = open(&path).on_path("cannot open the lock", &path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // A file that its holder has removed meanwhile: there is somebody at work.
+            // Its holder removed the file in between: another process is at work.
             Ok(()) if !is_current(&file, &path) => Ok(None),
             Ok(()) => Ok(Some(Self { path, _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -56,7 +56,7 @@ impl Lock {
     }
 }
 
-/// The locks in a folder that nobody holds, by name: whoever held them was killed.
+/// The names of the locks in a folder that no process holds. Their holders were killed.
 pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -66,7 +66,7 @@ pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
     for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
         let path = entry.path();
         let Ok(file) = File::open(&path) else {
-            continue; // let go meanwhile
+            continue; // released in between
         };
         let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         if free && is_current(&file, &path) {
@@ -79,7 +79,7 @@ pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is held; whoever waits for it notices and makes a new one.
+        // Remove it while the lock is held; a waiting process notices and creates a new file.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -96,7 +96,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Makes a folder and those above it, writable for us alone whatever the umask is.
+/// Creates a folder and its parents, writable for the owner alone whatever the umask.
 pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()

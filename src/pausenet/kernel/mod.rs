@@ -1,11 +1,11 @@
-//! The thin layer: what the kernel is asked and told, in its own words.
+//! A thin layer over the kernel's interfaces, in the kernel's own terms.
 //!
-//! Every function here is one idea over [`netlink`] or a file under /proc/sys; none decides
-//! anything. Handles are opened once, at the top, and handed down.
+//! Each function wraps one operation on [`netlink`] or a file under /proc or /sys; policy belongs
+//! elsewhere. Sockets and namespaces are opened once, at the top, and handed down.
 //!
-//! Netlink here is synchronous on purpose. The kernel works through a request while it is being
-//! sent, so the answer is there when `send` returns: an event loop would add system calls
-//! (epoll, an eventfd, a wake-up for each answer) and could never overlap anything.
+//! Netlink here is synchronous on purpose. The kernel processes a request while it is being sent,
+//! so the reply is there when `send` returns: an event loop would add system calls (epoll, an
+//! eventfd, a wake-up per reply) and have nothing to overlap.
 
 pub mod address;
 pub mod boot;

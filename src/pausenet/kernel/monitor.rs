@@ -1,6 +1,6 @@
 //! Netlink notifications, as `ip monitor` and `nft monitor` show them: changes of links, addresses
 //! and routes, and of nftables. An event is a reason to read the state again, never the state
-//! itself: the kernel drops notifications when nobody reads them in time ([`Event::Overrun`]).
+//! itself: the kernel drops notifications that are not read in time ([`Event::Overrun`]).
 
 use std::io;
 
@@ -20,13 +20,13 @@ const NFT_GROUP: u32 = 7;
 /// A socket that only receives notifications.
 pub struct Monitor(Socket);
 
-/// What has changed.
+/// A change of the kernel's state.
 #[derive(Debug)]
 pub enum Event {
     Route(Vec<RouteNetlinkMessage>),
-    /// Somebody changed nftables.
+    /// The nftables ruleset changed.
     Nft,
-    /// More than the socket could hold: the kernel dropped some.
+    /// The socket's buffer overflowed: the kernel dropped notifications.
     Overrun,
 }
 
@@ -43,7 +43,7 @@ impl Monitor {
 
     fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        // Without a port of its own, the socket receives no notifications.
+        // A socket without a netlink port ID receives no notifications.
         socket.bind_auto()?;
         for group in groups {
             socket.add_membership(*group)?;
@@ -63,10 +63,10 @@ impl Monitor {
             other => other?,
         };
         if from.port_number() != 0 {
-            // Not from the kernel: any process may send to a socket's address.
+            // Not from the kernel: any process can send to a netlink socket.
             return Ok(Event::Route(Vec::new()));
         }
-        // A message of nftables starts with a type whose upper half is the subsystem's number.
+        // The upper byte of a netfilter message's type is the subsystem.
         const NFNL_SUBSYS_NFTABLES: u8 = 10;
         if bytes.get(5) == Some(&NFNL_SUBSYS_NFTABLES) {
             return Ok(Event::Nft);
@@ -75,7 +75,7 @@ impl Monitor {
     }
 }
 
-/// None if there is a message that cannot be read.
+/// None if a message cannot be read.
 fn messages(mut bytes: &[u8]) -> Option<Vec<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {

@@ -1,7 +1,7 @@
-//! A netlink socket that sends several requests at once and sorts the replies.
+//! A netlink socket that sends several requests at once and matches the replies to them.
 //!
-//! Requests in one send are worked through without a break, but an error does not stop the
-//! ones behind it: only requests that may each stand alone belong in one batch.
+//! The kernel processes the requests of one send in a row, but an error does not stop those after
+//! it: a batch may contain only requests that do not depend on one another.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,35 +17,35 @@ use rustix::io::Errno;
 use super::error::{BatchError, KernelError};
 use super::reply::Message;
 
-/// No reply of the families we speak is larger: that is how much the kernel puts into one part
-/// of a dump. (Twice as much would have the heap grow and shrink with each request.)
+/// The most that the kernel puts into one part of a dump; no reply of our families is larger. (With
+/// twice as much, the heap would grow and shrink with each request.)
 const RECEIVE_BUFFER: usize = 32 * 1024;
 
-/// How often an interrupted dump is started again before giving up.
+/// How often an interrupted dump is tried before giving up.
 const DUMP_TRIES: usize = 16;
 
-/// The kernel's reply to a request that succeeds.
+/// The reply expected to a successful request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedReply {
-    /// Messages, if any, and behind them an ACK or the end of a dump.
+    /// Messages, if any, then an ACK or the end of a dump.
     Ack,
-    /// One message. (An ACK behind it would be one more message to wait for.)
+    /// One message. (An ACK after it would be one more to wait for.)
     Message,
-    /// None; an error belongs to this request alone.
+    /// No reply; an error concerns this request alone.
     Nothing,
-    /// None; an error means that the whole batch has failed, and is the only reply. So it is with
-    /// the messages around an nftables transaction.
+    /// No reply; an error means that the whole batch failed, and is then the only reply. This is
+    /// the case for the messages around an nftables transaction.
     NothingForBatch,
 }
 
 impl ExpectedReply {
-    /// Whether there is something to wait for.
+    /// Whether the kernel sends a reply on success.
     fn is_sent(self) -> bool {
         matches!(self, Self::Ack | Self::Message)
     }
 }
 
-/// A message to the kernel, and the reply that it is to get.
+/// A message to the kernel, and its expected reply.
 #[derive(Debug, Clone)]
 pub struct Request<T> {
     message: T,
@@ -74,21 +74,21 @@ impl<T> Request<T> {
     }
 }
 
-/// What the kernel sent back: messages (often none), or its error.
+/// The kernel's reply: messages (often none), or its error.
 pub type Reply<T> = Result<Vec<T>, KernelError>;
 
 /// A socket of one netlink family, in the namespace where it was opened.
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
-    /// What was received last: one place for all replies.
+    /// The last received data; reused for all replies.
     buffer: Vec<u8>,
 }
 
-/// A socket of the family that links, addresses and routes belong to.
+/// A NETLINK_ROUTE socket: links, addresses and routes.
 pub struct RouteSocket(Socket);
 
-/// What can be listened to (RTNLGRP_… in linux/rtnetlink.h).
+/// The multicast groups to subscribe to (RTNLGRP_… in linux/rtnetlink.h).
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub enum Group {
@@ -102,7 +102,7 @@ impl Socket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open(protocol: isize) -> Result<Self, KernelError> {
         let socket = netlink_sys::Socket::new(protocol)?;
-        // The kernel's own words in errors; short ACKs. Both are as old as Linux 4.12.
+        // Error texts from the kernel, and short ACKs; both since Linux 4.12.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         Ok(Self {
@@ -112,10 +112,10 @@ impl Socket {
         })
     }
 
-    /// Sends requests together and gives back one reply for each, in their order.
+    /// Sends requests together and returns one reply for each, in their order.
     ///
     /// # Errors
-    /// When the socket itself fails; what the kernel refuses is in the replies.
+    /// An error of the socket itself; those of single requests are in the replies.
     pub fn exchange<Q, A>(
         &mut self,
         requests: Vec<Request<Q>>,
@@ -150,11 +150,11 @@ impl Socket {
         self.collect(first, &expected)
     }
 
-    /// Sends requests together. They share one ACK, that of the last: it comes when all have been
-    /// worked through, and behind whatever was refused.
+    /// Sends requests together. Only the last asks for an ACK: it arrives after all have been
+    /// processed, and after all errors.
     ///
     /// # Errors
-    /// The first error and which request it is of, or when the socket itself fails.
+    /// The first error with the index of its request, or an error of the socket itself.
     pub fn all<Q, A>(&mut self, mut requests: Vec<Request<Q>>) -> Result<(), BatchError>
     where
         Q: NetlinkSerializable,
@@ -193,7 +193,7 @@ impl Socket {
         reply.unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    /// Lists objects. A listing that changed while it was read is read again.
+    /// Lists objects. A list that changed while it was read is read again.
     pub fn dump<Q, A>(&mut self, message: Q) -> Reply<A>
     where
         Q: NetlinkSerializable + Clone,
@@ -229,7 +229,7 @@ impl Socket {
                 let message = NetlinkMessage::<T>::deserialize(rest).map_err(io::Error::other)?;
                 let length = (message.header.length as usize).next_multiple_of(4);
                 rest = rest.get(length..).unwrap_or_default();
-                // Not ours: left over from an exchange that failed half-way.
+                // Not for this exchange: left over from one that failed half-way.
                 let at = message.header.sequence_number.wrapping_sub(first) as usize;
                 let Some(reply) = replies.get_mut(at) else {
                     continue;
@@ -275,7 +275,7 @@ impl Socket {
     }
 }
 
-/// The kernel's message behind an error: attribute NLMSGERR_ATTR_MSG after the echoed header.
+/// The kernel's text for an error: attribute NLMSGERR_ATTR_MSG after the echoed header.
 fn extended_ack(echoed: &[u8]) -> Option<String> {
     const HEADER: usize = 16;
     const ATTR_MSG: u16 = 1;
@@ -297,23 +297,22 @@ impl RouteSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, KernelError> {
         let socket = Socket::open(NETLINK_ROUTE)?;
-        // Dumps filtered by the kernel, not by us (Linux 4.20; older ones send everything,
-        // and every caller of `dump` filters what it gets).
+        // Let the kernel filter dumps (since Linux 4.20; older kernels send everything, so every
+        // caller of `dump` filters too).
         let _ = socket.socket.set_netlink_get_strict_chk(true);
         Ok(Self(socket))
     }
 
-    /// Has the kernel tell this socket of every change of a kind. A socket that listens is no
-    /// good for requests any more.
+    /// Subscribes the socket to a group's notifications. It can no longer be used for requests.
     pub fn subscribe(&mut self, group: Group) -> Result<(), KernelError> {
-        // A socket without an address of its own has the kernel's, 0, and is told nothing of
-        // what the kernel does: nobody hears their own news.
+        // A socket without a port ID has the kernel's, 0, and receives none of its notifications:
+        // netlink does not send a message back to its sender.
         self.0.socket.bind_auto()?;
         Ok(self.0.socket.add_membership(group as u32)?)
     }
 
-    /// The same for several kinds, and in all namespaces that have a number in the socket's own
-    /// (the other ends of its veths).
+    /// Subscribes to several groups, in all namespaces that have an ID in the socket's namespace
+    /// (those of the other ends of its veths).
     pub fn subscribe_everywhere(&mut self, groups: &[Group]) -> Result<(), KernelError> {
         self.0.socket.bind_auto()?;
         self.0.socket.set_listen_all_namespaces(true)?;
@@ -323,7 +322,7 @@ impl RouteSocket {
         Ok(())
     }
 
-    /// Waits for news on a listening socket and swallows them. False when the deadline passed.
+    /// Waits for a notification and discards it. False when the deadline has passed.
     pub fn wait_event(&self, deadline: std::time::Instant) -> Result<bool, KernelError> {
         use rustix::event::{PollFd, PollFlags, poll};
         let left = deadline.saturating_duration_since(std::time::Instant::now());
@@ -337,7 +336,7 @@ impl RouteSocket {
             .socket
             .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)
         {
-            // So many that the kernel has dropped some: news all the same.
+            // So many that the kernel dropped some: still an event.
             Err(err) if Errno::from_io_error(&err) == Some(Errno::NOBUFS) => Ok(true),
             news => Ok(news.map(|_| true)?),
         }
@@ -364,12 +363,12 @@ impl RouteSocket {
     /// See [`Socket::all`].
     ///
     /// # Errors
-    /// The first error, after all of them have been worked through.
+    /// The first error, after all requests have been processed.
     pub fn all(&mut self, requests: Vec<Request<RouteNetlinkMessage>>) -> Result<(), BatchError> {
         self.0.all::<_, Message>(requests)
     }
 
-    /// Reads one object by a message that the crate has no type for.
+    /// Reads one object with a message for which the crate has no type.
     pub(super) fn get<Q, A>(&mut self, message: Q) -> Reply<A>
     where
         Q: NetlinkSerializable,

@@ -1,5 +1,5 @@
-//! Network namespaces: opened once by path, checked, and used by file descriptor ever after,
-//! so that a path which comes to mean something else in between cannot lead us astray.
+//! Network namespaces: opened once by path, checked, and then used by file descriptor, so that it
+//! does not matter if the path later leads elsewhere.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use super::reply::Message;
 use super::syscalls;
 use crate::cni::{Code, Error, Result};
 
-/// The filesystem that namespace files live on (NSFS_MAGIC in linux/magic.h).
+/// The filesystem of namespace files (NSFS_MAGIC in linux/magic.h).
 const NSFS_MAGIC: FsWord = 0x6e73_6673;
 
 /// The calling thread's own network namespace.
@@ -35,20 +35,20 @@ pub struct Netns {
 pub struct NetnsId(u64, u64);
 
 impl NetnsId {
-    /// The namespace that a process's first thread lives in; None when the process is gone, or
-    /// not ours to look at.
+    /// The namespace of a process's main thread; None when the process is gone or may not be
+    /// inspected.
     pub fn of_process(pid: u32) -> Option<Self> {
         Self::of_file(Path::new(&format!("/proc/{pid}/ns/net")))
     }
 
-    /// The namespace that a file stands for, if it is one: the caller knows, as of those under
-    /// /proc and of mounts; [`Netns::open`] checks.
+    /// The identity of the namespace behind a file. The caller must know that the file is a network
+    /// namespace, such as one under /proc; [`Netns::open`] checks it.
     pub fn of_file(path: &Path) -> Option<Self> {
         let stat = rustix::fs::stat(path).ok()?;
         Some(Self(stat.st_dev, stat.st_ino))
     }
 
-    /// The number that `readlink /proc/PID/ns/net` shows, and `lsns`.
+    /// The number that `readlink /proc/PID/ns/net` and `lsns` show.
     pub fn number(self) -> u64 {
         self.1
     }
@@ -60,8 +60,8 @@ impl Netns {
         Self::open(Path::new(OWN))
     }
 
-    /// Opens the calling thread's own namespace, by a socket that was opened there: it spares
-    /// the way through /proc.
+    /// Opens the calling thread's own namespace through a socket that was opened there, which is
+    /// faster than through /proc.
     pub fn own_by(socket: &RouteSocket) -> Result<Self> {
         match syscalls::namespace_of_socket(socket) {
             Ok(file) => Ok(Self {
@@ -72,8 +72,8 @@ impl Netns {
         }
     }
 
-    /// Opens a namespace by path and makes sure that it is one: the file has to live on nsfs,
-    /// and the kernel to call it one of the network kind.
+    /// Opens a network namespace by path. Checks that the file is on nsfs and that the kernel
+    /// reports it as a network namespace.
     pub fn open(path: &Path) -> Result<Self> {
         let invalid = |why: &str| {
             Error::new(Code::InvalidNetns, format!("{} {why}", path.display()))
@@ -99,23 +99,23 @@ impl Netns {
         })
     }
 
-    /// The path it was opened by, for results and messages.
+    /// The path by which it was opened, for results and messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// True when both are one namespace.
+    /// True when both are the same namespace.
     pub fn is_same(&self, other: &Self) -> io::Result<bool> {
         Ok(self.id()? == other.id()?)
     }
 
-    /// What tells this namespace from every other that lives at the same time.
+    /// The identity of this namespace among all that exist at the same time.
     pub fn id(&self) -> io::Result<NetnsId> {
         let stat = rustix::fs::fstat(&self.file)?;
         Ok(NetnsId(stat.st_dev, stat.st_ino))
     }
 
-    /// The number that this namespace has in the socket's own; None when it has none there.
+    /// The ID of this namespace in the socket's namespace (netnsid); None when it has none.
     pub fn number(&self, socket: &mut RouteSocket) -> Result<Option<i32>, KernelError> {
         let mut request = NsidMessage::default();
         let file = self.file.as_raw_fd();
@@ -132,8 +132,8 @@ impl Netns {
         }))
     }
 
-    /// Runs `work` inside this namespace, on the calling thread, and comes back to `home`.
-    /// What `work` opens (sockets, files under /proc/sys/net) stays bound to the namespace.
+    /// Runs `work` inside this namespace, on the calling thread, and returns to `home`. Sockets and
+    /// files under /proc/sys/net that `work` opens stay bound to the namespace.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be entered; `work`'s own.

@@ -1,9 +1,9 @@
-//! Routes that carry a protocol number of our own, so that whoever looks at them knows whose they
-//! are (`ip route` prints it as `proto 112`), and we know which are ours to change.
+//! Routes with a protocol number of our own. It marks them as pausenet's for administrators (`ip
+//! route` prints `proto 112`) and for us: we change no others.
 //!
-//! They have a metric of their own too. The kernel tells routes to one destination apart by it, so
-//! replacing one of ours can never hit somebody else's, and a route that a person made with a
-//! usual metric goes before ours.
+//! They have a metric of their own too. The kernel distinguishes routes to the same destination by
+//! it, so replacing one of ours can never replace another program's, and an administrator's route
+//! with a usual metric takes precedence over ours.
 
 use crate::cni::Family;
 use std::net::IpAddr;
@@ -23,25 +23,26 @@ use super::netlink::RouteSocket;
 use super::reply::Message;
 use super::route::{self, MAIN_TABLE};
 
-/// The protocol number of our routes: "p" in ASCII, and nobody's in linux/rtnetlink.h.
+/// The protocol number of our routes: "p" in ASCII, not assigned in linux/rtnetlink.h.
 pub const PROTOCOL: u8 = b'p';
 
-/// Their metric: higher than what the kernel, people and routing daemons use (IPv6: 1024).
+/// Their metric: higher than those that the kernel (IPv6: 1024), administrators and routing daemons
+/// use.
 pub const METRIC: u32 = 11_200;
 
-/// A route of ours.
+/// One of our routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnedRoute {
     pub dst: IpNetwork,
     pub target: Target,
 }
 
-/// Where a route of ours leads.
+/// The target of one of our routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     /// To a neighbour on a link, by index.
     Neighbour { gateway: IpAddr, link: u32 },
-    /// Nowhere: a sender gets an ICMP error at once.
+    /// None: the sender gets an ICMP error at once.
     Unreachable,
 }
 
@@ -57,7 +58,7 @@ impl std::fmt::Display for OwnedRoute {
 /// How a packet to an address would leave this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextHop {
-    /// Straight out of a link, by index: the address is a neighbour's.
+    /// Directly out of a link, by index: the address is on that link.
     OnLink(u32),
     Gateway {
         gateway: IpAddr,
@@ -69,7 +70,7 @@ pub enum NextHop {
     Unreachable,
 }
 
-/// The routes of ours in the main table.
+/// Our routes in the main table.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>, KernelError> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -85,7 +86,7 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<OwnedRoute>, KernelError> {
     Ok(routes)
 }
 
-/// Ours only: an older kernel does not filter, and somebody else may use the same number.
+/// Our routes only: an older kernel does not filter, and another program may use the same number.
 fn read(message: RouteMessage) -> Option<OwnedRoute> {
     if !is_owned(&message) {
         return None;
@@ -103,7 +104,7 @@ fn read(message: RouteMessage) -> Option<OwnedRoute> {
     })
 }
 
-/// Whether a route that the kernel tells of is ours.
+/// Whether a route in a message of the kernel is ours.
 pub fn is_owned(message: &RouteMessage) -> bool {
     let metric = message
         .attributes
@@ -134,17 +135,16 @@ fn message(route: &OwnedRoute) -> Result<RouteMessage, KernelError> {
     Ok(builder.build())
 }
 
-/// Adds a route of ours, where there is none of our metric to that destination.
+/// Adds one of our routes.
 ///
 /// # Errors
-/// The kernel's error; EEXIST when somebody else's has it.
+/// The kernel's error; EEXIST when there is a route with our metric to that destination.
 pub fn add(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::NewRoute(message(route)?);
     socket.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
-/// Puts a route in the place of the one of ours to the same destination: there is no moment without
-/// one.
+/// Replaces our route to the same destination without interruption, or adds it.
 pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::NewRoute(message(route)?);
     socket
@@ -152,7 +152,7 @@ pub fn replace(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Kerne
         .map(drop)
 }
 
-/// Removes a route of ours. One that is gone already is no error.
+/// Removes one of our routes. Succeeds when it is already gone.
 pub fn remove(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelRoute(message(route)?);
     match socket.request(message, 0) {
@@ -161,12 +161,12 @@ pub fn remove(socket: &mut RouteSocket, route: &OwnedRoute) -> Result<(), Kernel
     }
 }
 
-/// Looks up the routes to some addresses, many in one send.
+/// Looks up the routes to some addresses, many per send.
 pub fn next_hops(
     socket: &mut RouteSocket,
     addresses: &[IpAddr],
 ) -> Result<Vec<NextHop>, KernelError> {
-    /// The kernel replies before we read: this many replies fit a socket's receive buffer.
+    /// The kernel replies before we read: this many replies fit into a socket's receive buffer.
     const AT_ONCE: usize = 32;
     let mut next_hops = Vec::with_capacity(addresses.len());
     for addresses in addresses.chunks(AT_ONCE) {
@@ -193,7 +193,7 @@ pub fn next_hops(
     Ok(next_hops)
 }
 
-/// The errors of a lookup that finds no route, or one that refuses.
+/// The errors of a lookup that finds no route, or an unreachable one.
 fn is_unreachable(error: &KernelError) -> bool {
     let errors = [
         Errno::NETUNREACH,
@@ -209,7 +209,7 @@ fn next_hop_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, Ker
         .destination_prefix(address, Family::from(address).bits())
         .map_err(std::io::Error::other)?
         .build();
-    // A lookup may not carry what only a new route has.
+    // The kernel rejects lookups with fields that only new routes have.
     message.header.protocol = RouteProtocol::Unspec;
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.scope = RouteScope::Universe;

@@ -1,21 +1,20 @@
-//! What a socket of rtnetlink brings back.
+//! Messages received from rtnetlink.
 //!
-//! Links are read here, by the few attributes that somebody asks for. The kernel describes a link
-//! in some seventy, most of them nested settings and counters, and to make values of them all
-//! takes longer than the kernel took to write them: a tenth of an ADD. Everything else is small,
-//! and read by the crate.
+//! Links are parsed here, only the few attributes in use. The kernel sends about seventy for a
+//! link, most of them nested settings and counters; parsing them all takes longer than the kernel
+//! takes to write them: a tenth of an ADD. All other messages are small and parsed by the crate.
 
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::cni::MacAddr;
 
-/// A link as the kernel describes it; only what somebody here asks for.
+/// A link as the kernel describes it; only the attributes in use.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Link {
     pub index: u32,
     pub name: String,
-    /// The kernel's name for what it is: `bridge`, `veth`, …; empty for a device.
+    /// The kernel's name for its kind: `bridge`, `veth`, …; empty for a physical device.
     pub kind: String,
     pub mac: Option<MacAddr>,
     pub mtu: u32,
@@ -28,8 +27,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// The other end of a veth, in that end's namespace.
     pub peer: Option<u32>,
-    /// The other end's namespace, by the number that it has in this one; negative when it has
-    /// none. None: this very namespace.
+    /// The ID of the other end's namespace in this one (netnsid); negative when it has none. None:
+    /// this same namespace.
     pub peer_netns: Option<i32>,
     pub alias: Option<String>,
     pub group: u32,
@@ -39,22 +38,22 @@ pub struct Link {
     pub isolated: bool,
     /// Of a bridge.
     pub vlan_filtering: bool,
-    /// Of a bridge: the VLAN that new ports are in; 0 for none.
+    /// Of a bridge: the default VLAN of new ports; 0 for none.
     pub default_vlan: u16,
     /// None without IPv6.
     pub ipv6: Option<Ipv6Settings>,
 }
 
-/// What the kernel tells of /proc/sys/net/ipv6/conf along with a link.
+/// The settings under /proc/sys/net/ipv6/conf that the kernel sends with a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv6Settings {
     /// Whether it takes routes from router advertisements.
     pub accept_ra: u32,
-    /// Whether its addresses are first probed for duplicates.
+    /// Whether new addresses are probed for duplicates.
     pub accept_dad: u32,
 }
 
-/// A message of the kernel's.
+/// A message from the kernel.
 #[derive(Debug)]
 pub enum Message {
     /// RTM_NEWLINK.
@@ -113,8 +112,7 @@ fn read_link(payload: &[u8]) -> Result<Link, DecodeError> {
     Ok(link)
 }
 
-/// IFLA_LINKINFO: what kind of link it is, and of what kind the one is that it is a port of, each
-/// with its settings.
+/// IFLA_LINKINFO: the link's kind, and that of the link it is a port of, each with its settings.
 fn read_info(link: &mut Link, value: &[u8]) -> Result<(), DecodeError> {
     let mut port_of = String::new();
     for info in NlasIterator::new(value) {
@@ -131,7 +129,7 @@ fn read_info(link: &mut Link, value: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// IFLA_AF_SPEC: of AF_INET6, IFLA_INET6_CONF, which is the settings by number.
+/// IFLA_AF_SPEC: IFLA_INET6_CONF of AF_INET6, an array of settings.
 fn read_ipv6(value: &[u8]) -> Result<Option<Ipv6Settings>, DecodeError> {
     const INET6: u16 = 10;
     const CONF: u16 = 2;
@@ -186,7 +184,7 @@ fn read_port(link: &mut Link, value: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// The number at the start; 0 where there is none.
+/// The number at the start; 0 if the value is too short.
 fn number(value: &[u8]) -> u32 {
     value.first_chunk().copied().map_or(0, u32::from_ne_bytes)
 }

@@ -22,7 +22,7 @@ use crate::cni::result::Route;
 /// preferred source address.
 ///
 /// # Errors
-/// A sentence, when destination and next hop do not fit together.
+/// A sentence, when destination and next hop are of different families.
 pub fn add_request(
     index: u32,
     route: &Route,
@@ -72,7 +72,7 @@ pub fn add_request(
     ))
 }
 
-/// A route as the kernel has it, as far as CHECK compares it.
+/// A route in the kernel: the parts that CHECK compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Present {
     pub dst: IpNetwork,
@@ -91,9 +91,9 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, KernelError> {
     Ok(messages.into_iter().filter_map(read).collect())
 }
 
-/// Waits until the namespace answers to IPv6 addresses that it has been given: the kernel accepts
-/// an address first, and takes it into use a moment later, on its own. `open` opens a socket in
-/// the namespace, for the kernel's notice; it is called only if there is something to wait for.
+/// Waits until the namespace answers to its new IPv6 addresses: the kernel accepts an address first
+/// and starts to use it a moment later. `open` opens a socket in the namespace for the kernel's
+/// notifications; it is called only if waiting is necessary.
 ///
 /// # Errors
 /// ETIMEDOUT after `limit`; the kernel's error.
@@ -108,9 +108,9 @@ pub fn wait_local(
         if is_local(socket, address)? {
             continue;
         }
-        // Not before somebody has to wait: the first look at the clock is two page faults.
+        // Only now that waiting is necessary: the first read of the clock costs two page faults.
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
-        // Subscribed first and asked after that, no change can slip through between the two.
+        // Subscribe before asking, so that no change in between is missed.
         let mut events = open()?;
         events.subscribe(Group::Ipv6Routes)?;
         while !is_local(socket, address)? {
@@ -136,14 +136,14 @@ fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, KernelE
     }
 }
 
-/// The link that a packet to this address would leave by; None when there is no way.
+/// The link by which a packet to this address would leave; None when it is unreachable.
 pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
     let bits = Family::from(ip).bits();
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(ip, bits)
         .map_err(std::io::Error::other)?
         .build();
-    // A question may not carry what only a new route has.
+    // The kernel rejects lookups with fields that only new routes have.
     message.header.protocol = RouteProtocol::Unspec;
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.kind = RouteType::Unspec;
@@ -157,7 +157,7 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
     }
 }
 
-/// The table that a route without one is put into.
+/// The default table of a route.
 pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 pub(super) fn read(message: RouteMessage) -> Option<Present> {

@@ -1,5 +1,4 @@
-//! The containers that a CNI plugin is running for right now, found in the environment of all
-//! processes.
+//! The containers for which a CNI plugin is running now, found in the environment of all processes.
 //!
 //! A runtime names the container in `CNI_CONTAINERID`, which every program that the plugin starts
 //! inherits, and the kernel shows it for as long as the process lives. So while an ADD or a DEL of
@@ -17,12 +16,12 @@ const CONTAINER: &[u8] = b"CNI_CONTAINERID=";
 /// The initial PID namespace, which sees all others: PID_NS_INIT_INO of the kernel.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// The containers that some process has in its environment.
+/// The containers named in the environment of a running process.
 #[derive(Debug, Default)]
 pub struct RunningPlugins(HashSet<Vec<u8>>);
 
 impl RunningPlugins {
-    /// Reads the environment of every process. None if some processes may be hidden from us.
+    /// Reads the environment of every process. None if /proc may hide some processes.
     pub fn list() -> Option<Self> {
         if !sees_all_processes() {
             return None;
@@ -36,8 +35,8 @@ impl RunningPlugins {
                 continue;
             }
             if name == "1" {
-                // Not a plugin, and some hosts hide its environment even from root. Where it is not
-                // listed, /proc hides other processes as well (hidepid).
+                // PID 1 is not a plugin, and some hosts hide its environment even from root. If it
+                // is not listed, /proc hides other processes too (hidepid).
                 sees_init = true;
                 continue;
             }
@@ -58,8 +57,8 @@ impl RunningPlugins {
     }
 }
 
-/// A plugin lives in its runtime's PID namespace and so sees the plugins called beside it; another
-/// program may have been started in a PID namespace that the runtime is not in.
+/// A plugin runs in its runtime's PID namespace, so it sees the runtime's other plugins; another
+/// program may run in a PID namespace without the runtime.
 fn sees_all_processes() -> bool {
     let is_called = std::env::var_os("CNI_COMMAND").is_some();
     let sees_caller = rustix::process::getppid().is_some();
@@ -104,14 +103,14 @@ mod tests {
             .spawn()
             .unwrap();
         let environ = format!("/proc/{}/environ", child.id());
-        // The child goes on its own way before the kernel has all of its new program's memory.
+        // `spawn` may return before the kernel has set up the new program's memory.
         let during = loop {
             match fs::read(&environ).unwrap() {
                 nothing if nothing.is_empty() => std::thread::yield_now(),
                 environment => break environment,
             }
         };
-        // Where it can be looked at others, too.
+        // If processes can be inspected here, so can others.
         let listed = RunningPlugins::list();
         child.kill().unwrap();
         child.wait().unwrap();

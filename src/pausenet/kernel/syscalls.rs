@@ -1,5 +1,5 @@
-//! System calls that no crate wraps, or that it wraps as unsafe: all unsafe code of the workspace
-//! but for `pause`, and no more than the calls themselves.
+//! System calls that no crate wraps, or only as unsafe functions: all of the workspace's unsafe
+//! code except that of `pause`.
 #![expect(
     unsafe_code,
     reason = "the one place for calls that have no safe wrapper"
@@ -14,10 +14,10 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// CLONE_NEWNET, the answer of [`namespace_kind`] for a network namespace.
+/// CLONE_NEWNET: what [`namespace_kind`] returns for a network namespace.
 pub const NETWORK: i32 = 0x4000_0000;
 
-/// NS_GET_NSTYPE (linux/nsfs.h, Linux 4.11): which kind of namespace a file of nsfs is.
+/// NS_GET_NSTYPE (linux/nsfs.h, Linux 4.11): the kind of namespace that an nsfs file is.
 struct GetNamespaceType;
 
 // SAFETY: the request takes no argument and writes no memory: the kind is its return value.
@@ -41,9 +41,9 @@ unsafe impl Ioctl for GetNamespaceType {
     }
 }
 
-/// Asks which kind of namespace a file is: one of the kernel's CLONE_NEW… flags.
+/// The kind of namespace that a file is: one of the kernel's CLONE_NEW… flags.
 ///
-/// The file has to be on nsfs: elsewhere the number may mean another request.
+/// The file must be on nsfs: elsewhere the ioctl number may mean another request.
 pub fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
     // SAFETY: see the implementation of `Ioctl` above.
     unsafe { ioctl(file, GetNamespaceType) }
@@ -53,7 +53,7 @@ pub fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
 struct GetSocketNamespace;
 
 // SAFETY: the request takes no argument and writes no memory: what it returns is a new file
-// descriptor, which nobody else has.
+// descriptor that nothing else owns.
 unsafe impl Ioctl for GetSocketNamespace {
     type Output = OwnedFd;
     const IS_MUTATING: bool = false;
@@ -89,25 +89,24 @@ pub fn namespace_of_socket(socket: impl AsFd) -> rustix::io::Result<OwnedFd> {
 /// # Errors
 /// The kernel's: EPERM without CAP_SYS_ADMIN, ENOSPC at the limit of namespaces.
 pub fn enter_new_network_namespace() -> rustix::io::Result<()> {
-    // SAFETY: of all flags only CLONE_FILES is unsafe: it gives the thread other file
-    // descriptors than its values of type OwnedFd speak of. This one leaves them alone.
+    // SAFETY: only the flag CLONE_FILES is unsafe: it would give the thread its own file descriptor
+    // table, which OwnedFd values do not expect. CLONE_NEWNET does not affect descriptors.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
 }
 
-/// Starts a command as the leader of a session of its own: no terminal, and none of the
-/// signals that a terminal sends.
+/// Starts a command as the leader of a new session: without a terminal and its signals.
 ///
 /// # Errors
 /// The kernel's, of fork, setsid and exec.
 pub fn spawn_in_own_session(command: &mut Command) -> io::Result<Child> {
     let become_leader = || Ok(rustix::process::setsid().map(drop)?);
-    // SAFETY: it runs between fork and exec and is one system call: no lock, no allocation.
+    // SAFETY: it runs between fork and exec and makes one system call: no lock, no allocation.
     unsafe { command.pre_exec(become_leader) }.spawn()
 }
 
-/// Lets no program that is started from here on inherit a file of ours, but for stdin, stdout
-/// and stderr. (Files that this process opens itself are not inherited anyway; those that it
-/// was started with may be.) For a time when there is one thread.
+/// Prevents programs started from now on from inheriting files other than stdin, stdout and stderr.
+/// (Files that this process opened itself are not inherited anyway; those it was started with might
+/// be.) Call it while there is only one thread.
 ///
 /// # Errors
 /// When /proc cannot be read.
@@ -118,7 +117,7 @@ pub fn bequeath_no_files() -> io::Result<()> {
             continue;
         };
         if number > 2 {
-            // SAFETY: it was open a moment ago, and there is nobody else to close it.
+            // SAFETY: it was open a moment ago, and no other thread can have closed it.
             let file = unsafe { BorrowedFd::borrow_raw(number) };
             fcntl_setfd(file, FdFlags::CLOEXEC)?;
         }
@@ -126,8 +125,8 @@ pub fn bequeath_no_files() -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a socket option of any shape into `answer`, and says how many bytes came. What stands
-/// in `answer` before is the question, for options that take one.
+/// Reads a socket option into `answer` and returns its length in bytes. For options that take an
+/// argument, `answer` contains it before the call.
 pub fn socket_option(
     socket: impl AsFd,
     level: i32,
@@ -137,8 +136,8 @@ pub fn socket_option(
     let mut length = libc::socklen_t::try_from(answer.len()).map_err(io::Error::other)?;
     let descriptor = socket.as_fd().as_raw_fd();
     let into = answer.as_mut_ptr().cast();
-    // SAFETY: `into` points to `length` bytes that are ours alone while the call lasts, any
-    // value of them is valid, and the kernel writes no more than `length`.
+    // SAFETY: `into` points to `length` bytes that are borrowed exclusively during the call, any
+    // value of them is valid, and the kernel writes at most `length`.
     match unsafe { libc::getsockopt(descriptor, level, option, into, &mut length) } {
         0 => Ok(length as usize),
         _ => Err(io::Error::last_os_error()),

@@ -1,5 +1,5 @@
-//! Kernel settings under /proc/sys/net. They belong to the network namespace of the thread
-//! that opens them.
+//! Kernel settings under /proc/sys/net. They apply to the network namespace of the thread that
+//! opens the file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,27 +9,27 @@ use crate::cni::IfName;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 
-/// A setting that somebody here reads or writes.
+/// A setting that pausenet reads or writes.
 #[derive(Debug, Clone, Copy)]
 pub enum Sysctl<'a> {
     /// The host forwards IPv4.
     ForwardIpv4,
     /// The host forwards IPv6.
     ForwardIpv6,
-    /// An interface takes routes from router advertisements. (CVE-2020-10749: a container
-    /// must not be able to send the host any.)
+    /// An interface accepts router advertisements. (CVE-2020-10749: a container must not be able to
+    /// give the host routes this way.)
     AcceptRa(&'a IfName),
-    /// An interface's IPv6 addresses are first probed for duplicates.
+    /// An interface's new IPv6 addresses are probed for duplicates.
     AcceptDad(&'a IfName),
     /// An interface has no IPv6.
     DisableIpv6(&'a IfName),
-    /// IPv6 addresses outlive the interface being switched off.
+    /// An interface keeps its IPv6 addresses when it is switched off.
     KeepAddrOnDown(&'a IfName),
-    /// An unsolicited neighbour advertisement is sent for a new address.
+    /// An interface sends an unsolicited neighbour advertisement for a new address.
     NdiscNotify(&'a IfName),
     /// 127.0.0.0/8 may be routed out of an interface.
     RouteLocalnet(&'a IfName),
-    /// What comes in by an interface that the way back would not lead by is dropped.
+    /// Packets that arrive on another interface than the one towards their source are dropped.
     RpFilter(&'a IfName),
 }
 
@@ -49,7 +49,7 @@ impl Sysctl<'_> {
         format!("/proc/sys/net/{family}/conf/{scope}/{key}").into()
     }
 
-    /// Its name as sysctl(8) takes it: the interface's own dots are slashes there.
+    /// Its name as sysctl(8) takes it: dots in the interface's name become slashes.
     pub fn name(self) -> String {
         let path = self.path();
         let below = path.strip_prefix("/proc/sys").unwrap_or(&path);
@@ -76,7 +76,7 @@ impl Sysctl<'_> {
             .map_err(|err| io_error(&format!("cannot write {value:?} to"), &path, err))
     }
 
-    /// Writes a value where the setting exists; a host without IPv6 has no IPv6 settings.
+    /// Writes a value if the setting exists; a host without IPv6 has no IPv6 settings.
     pub fn set_if_there(self, value: &str) -> Result<()> {
         let path = self.path();
         match fs::write(&path, value) {
@@ -87,8 +87,8 @@ impl Sysctl<'_> {
         }
     }
 
-    /// Writes a value unless it is set already: writing would be work for the kernel (it goes
-    /// over all interfaces when forwarding changes), and /proc/sys may be read-only.
+    /// Writes a value unless it is already set: writing is expensive (when forwarding changes, the
+    /// kernel visits all interfaces), and /proc/sys may be read-only.
     pub fn ensure(self, value: &str) -> Result<()> {
         let path = self.path();
         match read(&path) {
@@ -98,7 +98,7 @@ impl Sysctl<'_> {
     }
 }
 
-/// In one go: the kernel gives a setting whole or not at all, and all of ours are numbers.
+/// Reads once: the kernel returns a setting whole, and all of ours are short numbers.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = [0; 64];
     let length = File::open(path)?.read(&mut text)?;

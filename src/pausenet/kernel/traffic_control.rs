@@ -1,5 +1,5 @@
-//! Traffic control: token buckets that limit a link, and the detour through an IFB by which
-//! what a link receives can be limited too.
+//! Traffic control: token buckets that limit what a link sends, and redirection through an IFB,
+//! which limits what it receives.
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -17,7 +17,7 @@ use super::reply::Message;
 use crate::cni::IfName;
 use crate::cni::bandwidth::Limit;
 
-/// How long a packet may wait for tokens; what would wait longer is dropped. The reference's.
+/// How long a packet may wait for tokens before it is dropped. The reference's value.
 const LATENCY_MS: u64 = 25;
 
 /// TCA_TBF_PARMS: a struct tc_tbf_qopt.
@@ -38,7 +38,7 @@ pub fn limit(socket: &mut RouteSocket, index: u32, limit: Limit) -> Result<(), K
     Ok(())
 }
 
-/// A token bucket's options (struct tc_tbf_qopt and what came after it, in linux/pkt_sched.h).
+/// A token bucket's options (struct tc_tbf_qopt and later attributes, in linux/pkt_sched.h).
 fn bucket(limit: Limit) -> Vec<DefaultNla> {
     const RATE64: u16 = 4;
     const BURST: u16 = 6;
@@ -51,7 +51,7 @@ fn bucket(limit: Limit) -> Vec<DefaultNla> {
     parameters.extend(rate32.to_ne_bytes());
     parameters.extend([0; 12]); // no peak rate
     parameters.extend(queue.to_ne_bytes());
-    parameters.extend([0; 8]); // buffer and mtu: given by BURST
+    parameters.extend([0; 8]); // buffer and mtu: set by BURST
     vec![
         DefaultNla::new(PARAMETERS, parameters),
         DefaultNla::new(RATE64, limit.rate.to_ne_bytes().to_vec()),
@@ -59,7 +59,7 @@ fn bucket(limit: Limit) -> Vec<DefaultNla> {
     ]
 }
 
-/// Makes an IFB, switched on.
+/// Creates an IFB and switches it on.
 ///
 /// # Errors
 /// The kernel's error; EEXIST when the name is taken.
@@ -79,7 +79,7 @@ pub fn create_ifb(
         .ok_or_else(|| std::io::Error::from(rustix::io::Errno::NODEV).into())
 }
 
-/// Sends everything that one link receives out of another.
+/// Redirects everything that one link receives to another.
 pub fn redirect(socket: &mut RouteSocket, from: u32, to: u32) -> Result<(), KernelError> {
     const INGRESS: TcHandle = TcHandle {
         major: 0xffff,
@@ -103,7 +103,7 @@ pub fn redirect(socket: &mut RouteSocket, from: u32, to: u32) -> Result<(), Kern
     Ok(())
 }
 
-/// A filter that matches every packet and takes it to another link.
+/// A filter that redirects every packet to another link.
 fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
@@ -126,7 +126,7 @@ fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
     ]
 }
 
-/// The rate of a link's token bucket, in bytes per second; None when it has none.
+/// The rate of a link's token bucket in bytes per second; None without a token bucket.
 pub fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, KernelError> {
     let reply = socket.dump(RouteNetlinkMessage::GetQueueDiscipline(message(index)))?;
     Ok(reply.into_iter().find_map(|message| match message {
@@ -143,7 +143,7 @@ fn rate(attributes: &[TcAttribute]) -> Option<u32> {
     if !attributes.contains(&TcAttribute::Kind("tbf".into())) {
         return None;
     }
-    // Of a kind that it does not know, the crate gives the options as they came.
+    // The crate leaves the options of kinds it does not know unparsed.
     let options = attributes.iter().find_map(|attribute| match attribute {
         TcAttribute::Options(options) => options.first(),
         _ => None,

@@ -6,7 +6,7 @@ use rtnetlink::LinkBridgeVlan;
 
 use super::netlink::Request;
 
-/// A request that puts a bridge port into a VLAN, for a batch. `own`: the VLAN is that of
+/// A request that puts a bridge port into a VLAN, for a batch. `own`: it is the port's VLAN for
 /// untagged frames.
 pub fn join_request(port: u32, vid: u16, own: bool) -> Request<RouteNetlinkMessage> {
     let flags = if own {

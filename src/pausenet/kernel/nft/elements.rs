@@ -1,5 +1,5 @@
-//! Elements in the kernel's replies, read by hand: the crate that reads the rest formats the whole
-//! message for each element in it, for an error that never comes, and takes a second for a thousand
+//! Parses elements in the kernel's replies. The crate that parses everything else formats the whole
+//! message for each element, for an error that never occurs, and takes a second for a thousand
 //! elements.
 
 use netlink_packet_core::{
@@ -10,7 +10,7 @@ use netlink_packet_netfilter::NetfilterMessage;
 use super::reply::read_comment;
 use super::ruleset::Element;
 
-/// struct nfgenmsg, which every message of netfilter begins with.
+/// struct nfgenmsg, with which every netfilter message begins.
 const HEADER: usize = 4;
 
 /// Numbers of linux/netfilter/nf_tables.h.
@@ -67,7 +67,7 @@ impl NetlinkDeserializable for ElementMessage {
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         let mut elements = Vec::new();
-        // The subsystem is in the upper half of the type.
+        // The upper byte of the type is the subsystem.
         if header.message_type & 0xff == NFT_MSG_NEWSETELEM {
             let attributes = payload.get(HEADER..).unwrap_or_default();
             for list in NlasIterator::new(attributes) {
@@ -111,7 +111,7 @@ fn read_element(attributes: &[u8]) -> Result<Element, DecodeError> {
     Ok(element)
 }
 
-/// A verdict instead of a value is nothing that maps of ours have.
+/// Our maps hold values, not verdicts.
 fn read_value(data: &[u8]) -> Result<Vec<u8>, DecodeError> {
     for value in NlasIterator::new(data) {
         let value = value?;

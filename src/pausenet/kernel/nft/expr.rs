@@ -1,9 +1,9 @@
-//! What rules are made of: nftables' expressions, one function each, in the kernel's words
+//! nftables expressions, of which rules consist: one function each, in the kernel's terms
 //! (linux/netfilter/nf_tables.h).
 //!
 //! `meta`, `payload`, `cmp`, `bitwise`, `lookup` and `immediate` are the crate's types. It has none
-//! for `fib`, `ct`, `nat`, `masq`, `counter` and `match`: those are made here from attributes by
-//! number. Numbers that go over the wire are big-endian.
+//! for `fib`, `ct`, `nat`, `masq`, `counter` and `match`: those are built here from raw attributes.
+//! Numbers in messages are big-endian.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ use crate::cni::Family;
 /// One step of a rule.
 pub type Expression = ListAttribute<ExpressionAttribute>;
 
-/// A 4-byte register. Values longer than that take several in a row.
+/// A 4-byte register. Longer values take several in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reg(u32);
 
@@ -34,7 +34,7 @@ impl From<Reg> for Register {
 pub const R0: Reg = Reg(8);
 
 impl Reg {
-    /// The register that many 4-byte places further on.
+    /// The register `places` further on.
     pub const fn plus(self, places: u32) -> Self {
         Self(self.0 + places)
     }
@@ -58,12 +58,12 @@ fn expression(name: &str, attributes: Vec<DefaultNla>) -> Expression {
     .into()
 }
 
-/// Loads what `key` says about a packet. Interface names have 16 bytes, the protocols one.
+/// Loads a packet's metadata. Interface names take 16 bytes, protocols one.
 pub fn meta(key: MetaKey, to: Reg) -> Expression {
     Expressions::Meta(vec![Meta::DestinationRegister(to.into()), Meta::Key(key)]).into()
 }
 
-/// Where in a packet a field lies.
+/// The location of a field in a packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
     base: u32,
@@ -97,7 +97,7 @@ impl Field {
         offset: 24,
         len: 16,
     };
-    /// Of TCP, UDP and SCTP alike.
+    /// The same for TCP, UDP and SCTP.
     pub const PORT_DESTINATION: Self = Self {
         base: 2,
         offset: 2,
@@ -132,7 +132,7 @@ pub fn payload(field: Field, to: Reg) -> Expression {
     .into()
 }
 
-/// Goes on with the rule only if the register compares to `bytes` like this.
+/// Continues with the rule only if the comparison of the register with `bytes` is true.
 pub fn cmp(reg: Reg, operator: Operator, bytes: &[u8]) -> Expression {
     Expressions::Cmp(vec![
         Cmp::SourceRegister(reg.into()),
@@ -154,7 +154,8 @@ pub fn mask(reg: Reg, mask: &[u8]) -> Expression {
     .into()
 }
 
-/// Goes on only if the set has the value that starts at `key` (or, inverted, has it not).
+/// Continues only if the set contains the value in the registers from `key` (inverted: does not
+/// contain it).
 pub fn in_set(set: &str, key: Reg, inverted: bool) -> Expression {
     const F_INV: u32 = 1;
     let mut attributes = vec![Lookup::Set(set.into()), Lookup::SourceRegister(key.into())];
@@ -164,7 +165,7 @@ pub fn in_set(set: &str, key: Reg, inverted: bool) -> Expression {
     Expressions::Lookup(attributes).into()
 }
 
-/// Goes on only if the map has the key, with what it maps to in the registers from `to`.
+/// Continues only if the map contains the key, and loads its value into the registers from `to`.
 pub fn in_map(map: &str, key: Reg, to: Reg) -> Expression {
     Expressions::Lookup(vec![
         Lookup::Set(map.into()),
@@ -189,17 +190,17 @@ pub fn fib_destination_type(to: Reg) -> Expression {
     )
 }
 
-/// RTN_LOCAL: an address of the host's own.
+/// RTN_LOCAL: one of the host's own addresses.
 pub const LOCAL: u32 = 2;
 
-/// Loads which part of its connection a packet is, as bits (`ct state`).
+/// Loads the packet's connection state, as bits (`ct state`).
 pub fn ct_state(to: Reg) -> Expression {
     const KEY_STATE: u32 = 0;
     expression("ct", vec![number(1, to.0), number(2, KEY_STATE)])
 }
 
-/// NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED: a packet of a connection that has been let
-/// through before, or of one that it has brought about.
+/// NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED: a packet of a connection that was
+/// accepted before, or of one related to it.
 pub const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
 
 /// Loads the connection's status bits (`ct status`).
@@ -235,12 +236,12 @@ pub fn dnat(family: Family, address: Reg, port: Reg) -> Expression {
     )
 }
 
-/// Changes the source to the address of the interface that the packet leaves by.
+/// Changes the source to the address of the interface by which the packet leaves.
 pub fn masquerade() -> Expression {
     expression("masq", Vec::new())
 }
 
-/// Counts the packets that get here.
+/// Counts the packets that reach it.
 pub fn counter() -> Expression {
     expression(
         "counter",
@@ -248,8 +249,8 @@ pub fn counter() -> Expression {
     )
 }
 
-/// Goes on only if a match of x_tables, in this revision and with this `info`, says yes. What
-/// iptables prints and removes can say some things only by those.
+/// Continues only if an x_tables match of this revision and with this `info` is true. Some
+/// conditions can be expressed only this way in rules that iptables has to print and remove.
 pub fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expression {
     expression(
         "match",
@@ -273,7 +274,7 @@ pub fn verdict(verdict: Verdict) -> Expression {
     .into()
 }
 
-/// What is done with a packet.
+/// A verdict on a packet.
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict<'a> {
     Drop,

@@ -1,7 +1,7 @@
 //! nftables over netlink: transactions of changes, and elements with an owner.
 //!
-//! What a rule can say is in [`expr`]. An element of a set or map names its owner in its comment,
-//! which `nft list ruleset` prints.
+//! The expressions of rules are in [`expr`]. The comment of an element in a set or map names its
+//! owner; `nft list ruleset` prints it.
 
 mod elements;
 pub mod expr;

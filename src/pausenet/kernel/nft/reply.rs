@@ -1,4 +1,4 @@
-//! Reads the kernel's replies about nftables; [`super::request`] makes what they reply to.
+//! Parses the kernel's nftables replies; [`super::request`] builds the requests.
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
@@ -46,7 +46,7 @@ pub(super) fn read_set_name(message: NetfilterMessage) -> Option<String> {
         })
 }
 
-/// The chain in a reply; None if it is of no family that forwards IP packets.
+/// The chain in a reply; None if its family does not forward IP packets.
 pub(super) fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
     let family = match message.header.family {
         NetfilterProtoFamily::Inet => TableFamily::Inet,
@@ -103,11 +103,11 @@ pub(super) fn read_rule(message: NetfilterMessage) -> Option<Rule> {
 /// What an expression does to a packet that reaches it.
 #[derive(Debug, PartialEq)]
 enum Effect {
-    /// Nothing: it counts, or is a comment.
+    /// Nothing: a counter or a comment.
     None,
-    /// The packet goes no further in this chain.
+    /// Ends the packet's way through this chain.
     Ends(TerminalVerdict),
-    /// A condition, or something that lets the packet go on.
+    /// A condition, or something after which the packet continues.
     Other,
 }
 
@@ -167,7 +167,7 @@ fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Ru
     effect
 }
 
-/// The value of an expression's attribute, empty if there is none.
+/// The value of an expression's attribute; empty if it is missing.
 fn value(attributes: &[DefaultNla], kind: u16) -> Vec<u8> {
     let found = attributes.iter().find(|attribute| attribute.kind() == kind);
     found.map_or_else(Vec::new, |attribute| {
@@ -177,12 +177,12 @@ fn value(attributes: &[DefaultNla], kind: u16) -> Vec<u8> {
     })
 }
 
-/// The name of a match or target of x_tables (NFTA_MATCH_NAME, NFTA_TARGET_NAME).
+/// The name of an x_tables match or target (NFTA_MATCH_NAME, NFTA_TARGET_NAME).
 fn x_tables_name(attributes: &[DefaultNla]) -> String {
     text(&value(attributes, 1))
 }
 
-/// Text that a zero ends.
+/// NUL-terminated text.
 fn text(bytes: &[u8]) -> String {
     let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()

@@ -1,4 +1,4 @@
-//! Changes and queries as netlink messages; [`super::reply`] reads what comes back.
+//! Changes and queries as netlink messages; [`super::reply`] parses the replies.
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
@@ -15,7 +15,7 @@ use super::expr::address_bytes;
 use super::ruleset::{Chain, Change, Element, HookPoint, Kind, NewRule, Set, Table, TableFamily};
 use crate::kernel::netlink::{ExpectedReply, Request};
 
-/// NFNL_SUBSYS_NFTABLES, whose transaction it is.
+/// NFNL_SUBSYS_NFTABLES: the subsystem of the transaction.
 const SUBSYSTEM: u16 = 10;
 
 /// Type of the comment in an element's user data (libnftnl's NFTNL_UDATA_SET_ELEM_COMMENT)
@@ -32,14 +32,15 @@ fn message(family: TableFamily, inner: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
 }
 
-/// The begin or end of a transaction. An error to it is the transaction's.
+/// The start or end of a transaction. An error for it is the whole transaction's.
 fn control(inner: ControlMessage) -> Request<NetfilterMessage> {
     let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
     let message = NetfilterMessage::new(header, inner);
     Request::expecting(message, ExpectedReply::NothingForBatch)
 }
 
-/// The begin of a transaction, with the generation (NFNL_BATCH_GENID) that the rest relies on.
+/// The start of a transaction. It fails if the ruleset's generation (NFNL_BATCH_GENID) is no longer
+/// this one.
 pub(super) fn begin(generation: Option<u32>) -> Request<NetfilterMessage> {
     const BATCH_BEGIN: u8 = 16;
     const BATCH_GENID: u16 = 1;
@@ -57,7 +58,7 @@ pub(super) fn end() -> Request<NetfilterMessage> {
     control(ControlMessage::BatchEnd)
 }
 
-/// The messages that make one change.
+/// The messages for one change.
 pub(super) fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
     match change {
         Change::Table(table) => vec![Request::new(
@@ -69,7 +70,7 @@ pub(super) fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
             ),
             NLM_F_CREATE,
         )],
-        // Fields in a row need no flag: that is for rows of intervals.
+        // Concatenated keys need no flag: NFT_SET_CONCAT is for concatenated intervals.
         Change::Set(set) => vec![Request::new(new_set(set, SetFlags::Timeout), NLM_F_CREATE)],
         Change::Chain(chain) => new_chain(chain),
         Change::Add(set, element) => vec![Request::new(
@@ -117,12 +118,12 @@ pub(super) fn change(change: &Change) -> Vec<Request<NetfilterMessage>> {
     }
 }
 
-/// User data by which `nft list` knows that keys are in the host's byte order: type
-/// (libnftnl's NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
+/// User data that marks keys as being in host byte order, for `nft list`: type (libnftnl's
+/// NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
 const HOST_BYTE_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 
-/// nft's number for a data type and its length in bytes. The kernel only looks at the length;
-/// the number is for `nft list`.
+/// nft's number for a data type, and its length in bytes. The kernel uses only the length; `nft
+/// list` uses the number.
 fn described(kind: Kind) -> (u32, u32) {
     match kind {
         Kind::Ipv4 => (7, 4),
@@ -134,7 +135,7 @@ fn described(kind: Kind) -> (u32, u32) {
     }
 }
 
-/// Type and length of several fields in a row, each padded to 4 bytes if there are several.
+/// Type and length of concatenated fields, each padded to 4 bytes if there are several.
 fn concatenated(kinds: &[Kind]) -> (u32, u32) {
     if let [kind] = kinds {
         return described(*kind);
@@ -147,8 +148,8 @@ fn concatenated(kinds: &[Kind]) -> (u32, u32) {
 
 const NFTA_SET_GC_INTERVAL: u16 = 12;
 
-/// How often the kernel frees the memory of elements that have ended, in milliseconds. It is one walk
-/// through the set; packets and questions do not see such an element any more.
+/// How often the kernel frees the memory of expired elements, in milliseconds. It walks the whole
+/// set each time; lookups ignore expired elements anyway.
 const SWEEP_INTERVAL: u32 = 60_000;
 
 fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
@@ -158,7 +159,7 @@ fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
         SetAttribute::Name(set.name.clone()),
         SetAttribute::KeyType(key_type),
         SetAttribute::KeyLen(key_len),
-        // Required, though nothing refers to it: rules look sets up by name.
+        // Required but unused: rules refer to sets by name.
         SetAttribute::Id(1),
     ];
     if !set.data.is_empty() {
@@ -184,7 +185,7 @@ fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
     )
 }
 
-/// Makes the chain, empties it, and fills it: the same end whatever was there before.
+/// Creates the chain, empties it and fills it: the result does not depend on what was there.
 fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
     let (family, table) = (chain.table.family, chain.table.name.to_owned());
     let mut attributes = vec![
@@ -247,7 +248,7 @@ fn new_rule(rule: &NewRule) -> Request<NetfilterMessage> {
         RuleAttribute::UserData(comment(&rule.comment)),
     ];
     attributes.extend(rule.before.map(RuleAttribute::Position));
-    // At a position, to append means behind it.
+    // With a position, NLM_F_APPEND inserts after it.
     let flags = match rule.before {
         Some(_) => NLM_F_CREATE,
         None => NLM_F_CREATE | NLM_F_APPEND,
@@ -288,7 +289,7 @@ fn add_element(set: &Set, element: &Element) -> NetfilterMessage {
     new_element(set, element, owner)
 }
 
-/// Gives an existing element the shortest timeout; the kernel rounds it up to a tick.
+/// Sets an existing element's timeout to the minimum; the kernel rounds it up to a tick.
 fn expire(set: &Set, element: &Element) -> NetfilterMessage {
     const MILLISECONDS: u64 = 1;
     new_element(set, element, SetElementAttribute::Timeout(MILLISECONDS))
@@ -310,10 +311,11 @@ fn new_element(set: &Set, element: &Element, last: SetElementAttribute) -> Netfi
     )
 }
 
-/// A set of intervals: for each its first address, and the first behind it, marked as an end. Where
-/// there is none behind it, the interval is open.
+/// A set of intervals. Each has two elements: its first address, and the first address after it,
+/// marked as an end. An interval up to the last address has no end.
 fn subnet_set(set: &Set, subnets: &[IpNetwork]) -> Vec<Request<NetfilterMessage>> {
-    /// An attribute's length has 16 bits, and the answers to many messages would have no room.
+    /// An attribute's length has 16 bits, and the replies to many messages would overflow the
+    /// buffer.
     const AT_ONCE: usize = 500;
     let key = |bytes| SetElementAttribute::Key(DataAttribute::Value(bytes));
     let mut requests = vec![Request::new(new_set(set, SetFlags::Interval), NLM_F_CREATE)];
@@ -333,7 +335,7 @@ fn subnet_set(set: &Set, subnets: &[IpNetwork]) -> Vec<Request<NetfilterMessage>
     requests
 }
 
-/// The next number, big-endian; None after the last.
+/// The next big-endian number; None after the largest.
 fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     for byte in bytes.iter_mut().rev() {
         let (next, carried) = byte.overflowing_add(1);
@@ -356,8 +358,8 @@ fn elements(set: &Set, elements: Vec<Vec<SetElementAttribute>>) -> SetElementMes
     }
 }
 
-/// A comment as user data: type, length, text, NUL. An owner is never longer than a link's
-/// alias, so it fits.
+/// A comment as user data: type, length, text, NUL. An owner is at most as long as a link's alias,
+/// so it fits.
 fn comment(text: &str) -> Vec<u8> {
     let mut bytes = vec![COMMENT, (text.len() + 1) as u8];
     bytes.extend(text.as_bytes());

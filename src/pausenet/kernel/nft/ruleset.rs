@@ -1,4 +1,4 @@
-//! What a ruleset is made of, and the changes that can be made to it.
+//! The parts of a ruleset, and the changes that can be made to it.
 
 use ipnetwork::IpNetwork;
 use netlink_packet_netfilter::NetfilterMessageInner;
@@ -14,7 +14,7 @@ pub enum TableFamily {
     Ipv4,
     /// IPv6 alone (`ip6`); other programs' tables.
     Ipv6,
-    /// Frames on bridges.
+    /// Bridged frames.
     Bridge,
 }
 
@@ -25,7 +25,7 @@ pub struct Table {
     pub name: &'static str,
 }
 
-/// What a set's keys and a map's data are made of: nft's data types.
+/// nft's data types, for a set's keys and a map's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ipv4,
@@ -36,17 +36,17 @@ pub enum Kind {
     IfName,
 }
 
-/// A set or a map and what it holds.
+/// A set or map, and the types of its elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
     pub table: Table,
     pub name: String,
     pub key: Vec<Kind>,
-    /// What keys map to; empty for a set.
+    /// The types of a map's data; empty for a set.
     pub data: Vec<Kind>,
 }
 
-/// Where, and in which order, a base chain sees packets.
+/// Where and in which order a base chain processes packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hook {
     /// `nat` or `filter`.
@@ -64,12 +64,12 @@ pub enum HookPoint {
     PostRouting,
 }
 
-/// A chain with all its rules. Putting it in place replaces the rules that it had.
+/// A chain with all its rules. Applying it replaces the rules the chain had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     pub table: Table,
     pub name: String,
-    /// None: other chains jump to it.
+    /// None: not a base chain; other chains jump to it.
     pub hook: Option<Hook>,
     pub rules: Vec<Vec<Expression>>,
 }
@@ -79,14 +79,14 @@ pub struct Chain {
 pub struct Element {
     pub key: Vec<u8>,
     pub data: Vec<u8>,
-    /// Its comment: whose it is.
+    /// Its comment: the owner's name.
     pub owner: String,
-    /// It has a timeout, and is gone within a tick of the kernel's clock: its owner has removed it
-    /// by [`Change::Expire`].
+    /// Its owner has removed it by [`Change::Expire`]: it has a timeout, and is gone within a tick
+    /// of the kernel's clock.
     pub expires: bool,
 }
 
-/// A rule of any program's; what its owner can be recognised by.
+/// A rule of any program: the parts that identify its owner.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub chain: String,
@@ -94,7 +94,7 @@ pub struct Rule {
     pub comment: String,
     /// The chains that it jumps or goes to.
     pub jumps: Vec<String>,
-    /// The values that it loads or compares with, addresses among them.
+    /// The values it loads or compares with, such as addresses.
     pub values: Vec<Vec<u8>>,
     /// The verdict on every packet that reaches the rule; None if it has conditions, or lets
     /// packets go on.
@@ -105,7 +105,7 @@ pub struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TerminalVerdict {
     Return,
-    /// Or reject, which tells the sender.
+    /// Drop or reject; reject notifies the sender.
     Drop,
 }
 
@@ -120,7 +120,7 @@ pub struct NewRule {
     pub expressions: Vec<Expression>,
 }
 
-/// A chain of any program's.
+/// A chain of any program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainHead {
     pub family: TableFamily,
@@ -130,14 +130,14 @@ pub struct ChainHead {
     pub forward: Option<Policy>,
 }
 
-/// The verdict on packets that none of a base chain's rules decides on.
+/// A base chain's verdict on packets that no rule decides on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     Accept,
     Drop,
 }
 
-/// What is in a table.
+/// The contents of a table.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Contents {
     pub(super) objects: Vec<NetfilterMessageInner>,
@@ -147,34 +147,34 @@ pub struct Contents {
 /// One step of a transaction.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Makes a table if it is not there.
+    /// Creates a table if it does not exist.
     Table(Table),
-    /// Makes a set or map if it is not there.
+    /// Creates a set or map if it does not exist.
     Set(Set),
-    /// Makes a chain if it is not there, and gives it its rules.
+    /// Creates a chain if it does not exist, and replaces its rules.
     Chain(Chain),
-    /// Adds an element; refused with EEXIST when its key is there.
+    /// Adds an element; fails with EEXIST when its key exists.
     Add(Set, Element),
-    /// Removes an element; refused with ENOENT when its key is not there.
+    /// Removes an element; fails with ENOENT when its key does not exist.
     Remove(Set, Vec<u8>),
-    /// Gives an element a timeout of one tick, if its data are still these; refused otherwise.
+    /// Gives an element a timeout of one tick, if its data are still these; fails otherwise.
     ///
-    /// A process that removes an element waits, in closing the socket, until no packet can be using
-    /// it, and meanwhile holds nftables' lock, which the removal of any link needs
-    /// (nft_rcv_nl_event and nf_tables_netdev_event in net/netfilter). An element that expires is
-    /// freed by the kernel later.
+    /// A process that removes an element waits, while closing the socket, until no packet can be
+    /// using it, and holds nftables' lock meanwhile, which the removal of any link needs
+    /// (nft_rcv_nl_event and nf_tables_netdev_event in net/netfilter). The kernel frees an expired
+    /// element later, without that wait.
     ///
-    /// Kernels before 6.12 ignore the change without an error: see [`Element::expires`]. Refused
-    /// with EINVAL in sets that were made without timeouts.
+    /// Kernels before 6.12 ignore the change without an error: see [`Element::expires`]. Fails with
+    /// EINVAL in sets created without timeouts.
     Expire(Set, Element),
-    /// Adds a rule to a chain that is there.
+    /// Adds a rule to an existing chain.
     Rule(NewRule),
     /// Removes a rule by its handle.
     RemoveRule(Table, Rule),
-    /// Empties and removes a chain that nobody jumps to any more.
+    /// Empties and removes a chain that no rule jumps to any more.
     RemoveChain(Table, String),
-    /// Makes a set of addresses and fills it with subnets, of which no two overlap.
+    /// Creates a set of addresses and fills it with subnets, which must not overlap.
     Subnets(Set, Vec<IpNetwork>),
-    /// Removes a table and all that is in it; refused with ENOENT when it is not there.
+    /// Removes a table and its contents; fails with ENOENT when it does not exist.
     RemoveTable(Table),
 }

@@ -1,4 +1,4 @@
-//! The socket: transactions, and what is in the ruleset now.
+//! The nftables socket: commits transactions and reads the ruleset.
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
 use netlink_packet_netfilter::NetfilterMessage;
@@ -10,7 +10,7 @@ use super::{reply, request};
 use crate::kernel::error::{BatchError, KernelError};
 use crate::kernel::netlink::{Reply, Request, Socket};
 
-/// A socket that speaks nftables, in the namespace where it was opened.
+/// An nftables socket, in the namespace where it was opened.
 pub struct Nft(Socket);
 
 impl Nft {
@@ -19,18 +19,18 @@ impl Nft {
         Socket::open(NETLINK_NETFILTER).map(Self)
     }
 
-    /// The number of the ruleset's present state: every transaction of anybody changes it.
+    /// The ruleset's generation: it changes with every transaction of any program.
     pub fn generation(&mut self) -> Result<u32, KernelError> {
         let messages = self.0.request(request::get_generation(), 0)?;
         let found = messages.into_iter().find_map(reply::read_generation);
         found.ok_or_else(|| std::io::Error::other("no generation in the reply").into())
     }
 
-    /// Makes all changes or none. With a generation, only if the ruleset is still in that
-    /// state; otherwise the error is ERESTART ([`is_outdated`]).
+    /// Makes all changes or none. With a generation, only if it is still the ruleset's; otherwise
+    /// the error is ERESTART ([`is_outdated`]).
     ///
     /// # Errors
-    /// The index of the first change that was refused, and why.
+    /// The index of the first change that failed, and the kernel's error.
     pub fn commit(
         &mut self,
         changes: &[Change],
@@ -53,8 +53,7 @@ impl Nft {
         Ok(())
     }
 
-    /// Looks up elements by key, all in one send. None where there is no such key, set or
-    /// table.
+    /// Looks up elements by key, all in one send. None where the key, set or table does not exist.
     pub fn look_up(
         &mut self,
         wanted: &[(&Set, Vec<u8>)],
@@ -80,7 +79,7 @@ impl Nft {
             .collect()
     }
 
-    /// Every element of a set or map, except those that expire; none when it is not there.
+    /// Every element of a set or map except those that expire; empty when it does not exist.
     pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, KernelError> {
         let question = request::get_elements(table, set);
         let messages = self.list(ElementMessage::Request(question))?;
@@ -91,7 +90,7 @@ impl Nft {
             .collect())
     }
 
-    /// The names of a table's sets and maps; none when it is not there.
+    /// The names of a table's sets and maps; empty when it does not exist.
     pub fn sets(&mut self, table: Table) -> Result<Vec<String>, KernelError> {
         let messages = self.list(request::get_sets(table))?;
         Ok(messages
@@ -100,12 +99,12 @@ impl Nft {
             .collect())
     }
 
-    /// The rules of a table, those of one chain if it is named; none when it is not there.
+    /// The rules of a table, or of one chain in it; empty when it does not exist.
     pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, KernelError> {
         self.rules_of(table.family, table.name, chain)
     }
 
-    /// The same of a table that was found by its name.
+    /// Like [`Nft::rules`], for a table given by family and name.
     pub fn rules_of(
         &mut self,
         family: TableFamily,
@@ -116,7 +115,7 @@ impl Nft {
         Ok(messages.into_iter().filter_map(reply::read_rule).collect())
     }
 
-    /// Which of these chains are there, all asked in one send.
+    /// Which of these chains exist, all queried in one send.
     pub fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
         let requests = chains
             .iter()
@@ -133,15 +132,15 @@ impl Nft {
             .collect()
     }
 
-    /// The chains of every table of IP packets.
+    /// The chains of all tables that process IP packets.
     pub fn chains(&mut self) -> Result<Vec<ChainHead>, KernelError> {
         let messages = self.list(request::get_chains())?;
         let heads = messages.into_iter().filter_map(reply::read_chain);
         Ok(heads.collect())
     }
 
-    /// All that is in a table, as the kernel tells it; to be compared with an earlier telling.
-    /// Empty when the table is not there.
+    /// A table's contents as the kernel sends them, to compare with an earlier read. Empty when the
+    /// table does not exist.
     pub fn contents(&mut self, table: Table) -> Result<Contents, KernelError> {
         let chains = self.list(request::get_chains())?;
         let is_of_table = |message: &NetfilterMessage| {
@@ -157,7 +156,7 @@ impl Nft {
         }
         messages.extend(sets);
         Ok(Contents {
-            // Without the headers, which tell the ruleset's generation.
+            // Without the headers, which contain the ruleset's generation.
             objects: messages.into_iter().map(|message| message.inner).collect(),
             elements,
         })
@@ -174,7 +173,7 @@ impl Nft {
     }
 }
 
-/// True when a commit was refused because the ruleset has changed since.
+/// True when a commit failed because the ruleset had changed.
 pub fn is_outdated(error: &KernelError) -> bool {
     const ERESTART: i32 = 85;
     error.error.raw_os_error() == Some(ERESTART)
