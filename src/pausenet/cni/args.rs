@@ -7,14 +7,14 @@ use ipnetwork::IpNetwork;
 use super::error::{Code, Error, Result};
 use super::names::MacAddr;
 
-/// What we understand of `CNI_ARGS`.
+/// The keys of `CNI_ARGS` that pausenet understands.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Args {
-    /// `MAC`: the address the container's interface is to have.
+    /// `MAC`: the requested MAC of the container's interface.
     pub mac: Option<MacAddr>,
-    /// `IP`: addresses to be allocated, between commas.
+    /// `IP`: requested addresses, separated by commas.
     pub ips: Vec<RequestedIp>,
-    /// `GATEWAY`: gateways for them, between commas.
+    /// `GATEWAY`: gateways for them, separated by commas.
     pub gateways: Vec<IpAddr>,
     /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME`, for messages.
     pub pod: Option<String>,
@@ -70,19 +70,20 @@ impl Args {
     }
 }
 
-/// An address that is asked for.
+/// A requested address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestedIp {
     pub ip: IpAddr,
-    /// Of its subnet, if it came with one. `host-local` goes by its ranges; `static` needs it.
+    /// The prefix length of its subnet, if given. `host-local` uses its ranges' instead; `static`
+    /// needs it.
     pub prefix: Option<u8>,
 }
 
 impl RequestedIp {
-    /// Reads an address, alone or with a prefix length.
+    /// Parses an address with or without a prefix length.
     ///
     /// # Errors
-    /// A sentence that says what is wrong.
+    /// A sentence that names the fault.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         match text.parse::<IpNetwork>() {
             Ok(net) if text.contains('/') => Ok(Self {
@@ -94,17 +95,17 @@ impl RequestedIp {
     }
 }
 
-/// Reads an address. An IPv4 one mapped into IPv6 means the IPv4 one, as in the reference.
+/// Parses an address. An IPv4-mapped IPv6 address becomes IPv4, as in the reference.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
+/// A sentence that names the fault.
 pub fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
     text.parse::<IpAddr>()
         .map(|ip| ip.to_canonical())
         .map_err(|_| format!("{text:?} is not an IP address"))
 }
 
-/// The words Go's strconv.ParseBool takes, since runtimes are mostly written in Go.
+/// Accepts the same values as Go's strconv.ParseBool, since most runtimes are written in Go.
 fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

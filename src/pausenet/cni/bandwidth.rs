@@ -1,13 +1,13 @@
-//! The capability `bandwidth` (CONVENTIONS.md of the specification): how much traffic a
-//! container may have, in its own view of the directions.
+//! The capability `bandwidth` (CONVENTIONS.md of the specification): limits on a container's
+//! traffic. Directions are the container's: ingress is what it receives.
 
 use serde::Deserialize;
 
 use super::error::{Code, Error, Result};
 use super::json::nullable;
 
-/// The object as it was written: bits per second, and bits. containerd writes the names of its Go
-/// fields.
+/// The unchecked object: rates in bits per second, bursts in bits. containerd uses the names of its
+/// Go fields.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BandwidthKeys {
@@ -21,21 +21,21 @@ pub struct BandwidthKeys {
     pub egress_burst: u64,
 }
 
-/// A limit of one direction, as the kernel counts.
+/// The limit of one direction, in the kernel's units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     /// Bytes per second.
     pub rate: u64,
-    /// Bytes that may go at once.
+    /// Bytes that may be sent at once.
     pub burst: u32,
 }
 
-/// The limits of a container. At least one is there.
+/// The limits of a container; at least one is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bandwidth {
-    /// Of what it receives.
+    /// The limit on what it receives.
     pub ingress: Option<Limit>,
-    /// Of what it sends.
+    /// The limit on what it sends.
     pub egress: Option<Limit>,
 }
 
@@ -43,7 +43,7 @@ impl Bandwidth {
     /// Checks the object. None when it limits nothing.
     ///
     /// # Errors
-    /// Code 7, naming what does not fit together.
+    /// Code 7, naming the values that do not fit together.
     pub fn new(keys: &BandwidthKeys) -> Result<Option<Self>> {
         let bandwidth = Self {
             ingress: limit("ingress", keys.ingress_rate, keys.ingress_burst)?,
@@ -69,7 +69,7 @@ fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
         }
         _ => {}
     }
-    // Below a byte there is nothing to send; the kernel counts a burst in 32 bits.
+    // Less than a byte could never be sent; the kernel has 32 bits for a burst.
     let rate_bytes = rate / 8;
     let burst_bytes = u32::try_from(burst / 8)
         .ok()

@@ -1,4 +1,4 @@
-//! One call of the plugin: the verb, and what it is about.
+//! One call of the plugin: a verb with its request.
 
 use super::env::{Environment, Verb};
 use super::error::Result;
@@ -17,7 +17,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// Checks a config together with the environment, as `plugin` reads them.
+    /// Validates config and environment together, by the rules of `plugin`.
     ///
     /// # Errors
     /// Codes 1, 2, 4, 6 and 7 of the specification, naming the field and its value.

@@ -1,7 +1,7 @@
-//! The network configuration as it was written: types only, nothing checked but the JSON.
+//! The network configuration as written: types only; nothing but the JSON is validated.
 //!
-//! [`super::request`] checks the values. Unknown keys are ignored, as the specification asks;
-//! `null` counts as absent, as in the reference.
+//! [`super::request`] validates the values. Unknown keys are ignored, as the specification
+//! requires; `null` counts as absent, as in the reference.
 
 use std::net::IpAddr;
 
@@ -14,24 +14,24 @@ use super::error::{Result, invalid};
 use super::json::{cidr, nullable};
 use super::result::{Dns, Route};
 
-/// What every plugin's configuration has (specification, section 1).
+/// The keys of every plugin's configuration (specification, section 1).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetConf {
     pub cni_version: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
-    /// Its form depends on its `type`; see [`Ipam`] for those that are built in.
+    /// Its form depends on its `type`; [`Ipam`] is that of the built-in ones.
     pub ipam: Option<Value>,
     pub dns: Option<Dns>,
     pub args: Option<ConfArgs>,
     pub runtime_config: Option<RuntimeConfig>,
     /// The result of the plugin before this one, or of the whole ADD; any version.
     pub prev_result: Option<Value>,
-    /// STATUS does not count a network as unavailable because its addresses are all in use.
+    /// STATUS does not report the network as unavailable when all its addresses are in use.
     #[serde(default, deserialize_with = "nullable")]
     pub status_ignores_exhaustion: bool,
-    /// GC: what the runtime still has; everything else goes.
+    /// GC: the attachments that the runtime still has; all others are removed.
     #[serde(rename = "cni.dev/valid-attachments")]
     pub valid_attachments: Option<Vec<ValidAttachment>>,
 }
@@ -45,51 +45,51 @@ pub struct LinkKeys {
     pub mode: Option<String>,
     /// The bridge's name on the host; `cni0` by default.
     pub bridge: Option<String>,
-    /// For both ends of the veth and a new bridge, in bytes; 0 leaves it to the kernel.
+    /// The MTU of both veth ends and of a new bridge, in bytes; 0 leaves it to the kernel.
     pub mtu: Option<u32>,
     /// The bridge gets the gateway's address.
     #[serde(default, deserialize_with = "nullable")]
     pub is_gateway: bool,
-    /// And the container a default route through it; implies `isGateway`.
+    /// The container gets a default route through the bridge; implies `isGateway`.
     #[serde(default, deserialize_with = "nullable")]
     pub is_default_gateway: bool,
     /// Replaces an address on the bridge that differs from the gateway's.
     #[serde(default, deserialize_with = "nullable")]
     pub force_address: bool,
-    /// The bridge sends a container's frames back to it.
+    /// The bridge may send a container's frames back to it.
     #[serde(default, deserialize_with = "nullable")]
     pub hairpin_mode: bool,
     /// The bridge receives every frame.
     #[serde(default, deserialize_with = "nullable")]
     pub promisc_mode: bool,
-    /// The bridge drops what a container sends from another MAC than its own.
+    /// The bridge drops frames that a container sends from another MAC than its own.
     #[serde(default, deserialize_with = "nullable")]
     pub macspoofchk: bool,
-    /// Containers of this bridge do not reach each other through it.
+    /// Containers cannot reach each other through the bridge.
     #[serde(default, deserialize_with = "nullable")]
     pub port_isolation: bool,
-    /// The container's interface stays down; not together with IPAM.
+    /// The container's interface stays down; not allowed together with IPAM.
     #[serde(default, deserialize_with = "nullable")]
     pub disable_container_interface: bool,
-    /// IPv6 addresses are checked for duplicates before they are used.
+    /// The kernel checks IPv6 addresses for duplicates before it uses them.
     #[serde(default, deserialize_with = "nullable")]
     pub enabledad: bool,
-    /// The port's own VLAN, 1 to 4094.
+    /// The port's VLAN for untagged frames, 1 to 4094.
     pub vlan: Option<i64>,
     /// VLANs that the port carries tagged.
     #[serde(default, deserialize_with = "nullable")]
     pub vlan_trunk: Vec<VlanTrunk>,
-    /// The port stays in the bridge's default VLAN too.
+    /// The port also stays in the bridge's default VLAN.
     #[serde(default, deserialize_with = "nullable")]
     pub preserve_default_vlan: bool,
-    /// Traffic to outside the subnet leaves with the host's address.
+    /// Traffic that leaves the subnet is masqueraded: it gets the host's address.
     #[serde(default, deserialize_with = "nullable")]
     pub ip_masq: bool,
     /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
     pub ip_masq_backend: Option<String>,
 }
 
-/// Our own key `firewall`, which is not read where the binary stands for the reference's plugins.
+/// Our own key `firewall`. It is ignored when the binary runs as one of the reference's plugins.
 #[derive(Debug, Clone, Deserialize)]
 pub struct FirewallKeys {
     /// `auto`, the default, or `off`.
@@ -114,8 +114,7 @@ pub struct ValidAttachment {
     pub ifname: String,
 }
 
-/// The `ipam` object of the IPAM that is built in: the keys of the reference's `host-local` and
-/// `static`.
+/// The `ipam` object of the built-in IPAM: the keys of the reference's `host-local` and `static`.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ipam {
@@ -128,12 +127,12 @@ pub struct Ipam {
     pub routes: Vec<Route>,
     /// The folder that holds a store per network; `/var/lib/cni/networks` by default.
     pub data_dir: Option<String>,
-    /// A file in the form of /etc/resolv.conf, whose content becomes the result's `dns`.
+    /// A file in the format of /etc/resolv.conf; its content becomes the result's `dns`.
     pub resolv_conf: Option<String>,
-    /// Of the built-in `static`: the addresses themselves.
+    /// Only for `static`: the addresses.
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<StaticAddress>,
-    /// Of the built-in `static`.
+    /// Only for `static`.
     pub dns: Option<Dns>,
 }
 
@@ -145,20 +144,20 @@ pub struct StaticAddress {
     pub gateway: Option<IpAddr>,
 }
 
-/// A range as it stands in `ranges`.
+/// A range in `ranges`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Range {
     #[serde(with = "cidr")]
     pub subnet: IpNetwork,
-    /// First address to give, inclusive.
+    /// The first address to allocate, inclusive.
     pub range_start: Option<IpAddr>,
-    /// Last address to give, inclusive.
+    /// The last address to allocate, inclusive.
     pub range_end: Option<IpAddr>,
     pub gateway: Option<IpAddr>,
 }
 
-/// The same keys directly in `ipam`, where all of them may be missing.
+/// The same keys directly in `ipam`, where all are optional.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LegacyRange {
@@ -168,7 +167,7 @@ pub struct LegacyRange {
     pub gateway: Option<IpAddr>,
 }
 
-/// `args`: what the runtime adds for all plugins (CONVENTIONS.md of the specification).
+/// `args`: values that the runtime adds for all plugins (CONVENTIONS.md of the specification).
 #[derive(Debug, Default, Clone, Deserialize)]
 pub struct ConfArgs {
     pub cni: Option<ConfArgsCni>,
@@ -194,11 +193,11 @@ pub struct RuntimeConfig {
     pub bandwidth: Option<BandwidthKeys>,
 }
 
-/// Checks a key that names a backend for rules: both of the reference's mean the same, and ours
-/// is nftables.
+/// Checks a key that names a firewall backend. Both of the reference's backends are accepted;
+/// pausenet always uses nftables.
 ///
 /// # Errors
-/// Code 7, for one that is unknown.
+/// Code 7 for an unknown backend.
 pub fn check_backend(key: &str, backend: Option<&str>) -> Result<()> {
     match backend {
         None | Some("" | "iptables" | "nftables") => Ok(()),

@@ -1,4 +1,4 @@
-//! Delegation: another plugin does a part of the work (specification, section 4).
+//! Delegation: runs another plugin for part of the work (specification, section 4).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ pub struct Delegate {
 }
 
 impl Delegate {
-    /// Looks for a plugin in the folders of CNI_PATH, in their order.
+    /// Looks for a plugin in the folders of CNI_PATH, in order.
     ///
     /// # Errors
-    /// Code 7 for a name that is not a file name, or that is in none of the folders.
+    /// Code 7 when the name is not a file name or none of the folders contains it.
     pub fn find(name: &str, path: &[PathBuf]) -> Result<Self> {
         if name.contains(['/', '\\', '\0']) || matches!(name, "." | "..") {
             return Err(Error::new(
@@ -40,8 +40,7 @@ impl Delegate {
         })
     }
 
-    /// Runs it for the verb that we serve, with our environment and the config as it came in.
-    /// Returns its stdout.
+    /// Runs the plugin with `verb`, our environment and the config as received. Returns its stdout.
     ///
     /// # Errors
     /// The delegate's own error, with its name in front; code 5 when it cannot be run.
@@ -69,10 +68,10 @@ impl Delegate {
         Err(failure(&output.stdout, &output.status).context(format!("delegate {name}")))
     }
 
-    /// The same for ADD, whose output is a result.
+    /// Runs the plugin with ADD and parses its result.
     ///
     /// # Errors
-    /// As [`Delegate::call`]; code 6 when its output is not a result.
+    /// Those of [`Delegate::call`]; code 6 when its output is not a result.
     pub fn add(&self, config: &[u8], version: SpecVersion) -> Result<AddResult> {
         let name = self.program.display();
         let stdout = self.call("ADD", config)?;
@@ -89,7 +88,7 @@ fn is_program(file: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The delegate's error object; without one, an error with its exit status.
+/// The delegate's error object, or without one an error with its exit status.
 fn failure(stdout: &[u8], status: &std::process::ExitStatus) -> Error {
     Error::from_json(stdout).unwrap_or_else(|| {
         Error::new(

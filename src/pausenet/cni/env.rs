@@ -1,4 +1,4 @@
-//! The `CNI_*` variables, read once and checked (specification, section 2, "Parameters").
+//! The `CNI_*` variables, read once and validated (specification, section 2, "Parameters").
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use super::args::Args;
 use super::error::{Code, Error, Result};
 use super::names::{ContainerId, IfName};
 
-/// What the runtime wants (specification, section 2, "CNI operations").
+/// The verbs (specification, section 2, "CNI operations").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Add,
@@ -44,14 +44,15 @@ impl Verb {
         .find(|verb| verb.as_str() == text)
     }
 
-    /// ADD, DEL and CHECK speak of one attachment; the others of the whole network or none.
+    /// True for ADD, DEL and CHECK, which concern one attachment; the others concern a whole
+    /// network, or none.
     pub fn is_about_an_attachment(self) -> bool {
         matches!(self, Self::Add | Self::Del | Self::Check)
     }
 }
 
-/// The environment of one request. Which fields are filled depends on the verb:
-/// [`Environment::parse`] has made sure of those that it needs.
+/// The environment of one request. [`Environment::parse`] has ensured that the fields that the verb
+/// requires are set.
 #[derive(Debug, Clone)]
 pub struct Environment {
     pub verb: Verb,
@@ -67,8 +68,8 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads the variables through `lookup`. None when `CNI_COMMAND` is not set at all:
-    /// then a person is calling, not a runtime.
+    /// Reads the variables through `lookup`. None when `CNI_COMMAND` is not set: then a person is
+    /// calling, not a runtime.
     ///
     /// # Errors
     /// Code 4, naming every variable that is missing, or the one that is malformed.
@@ -132,7 +133,7 @@ impl Environment {
     }
 }
 
-/// The variables that a verb cannot do without.
+/// The variables that a verb requires.
 fn required(verb: Verb) -> &'static [&'static str] {
     match verb {
         Verb::Add | Verb::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],

@@ -1,47 +1,47 @@
-//! The error a runtime sees: a code of the specification, what went wrong, and what to do.
+//! The error that a runtime gets: a code, what went wrong, and what to do.
 
 use std::fmt::Display;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Error codes: 1 to 99 are the specification's, from 100 on our own.
+/// Error codes: 1 to 99 are the specification's, those from 100 are our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// The config's `cniVersion` is unknown, or too old for the verb.
     IncompatibleVersion = 1,
-    /// A field's value asks for something that cannot be had here.
+    /// A field's value asks for something that is not supported on this host.
     UnsupportedField = 2,
     /// A `CNI_*` variable is missing or malformed.
     InvalidEnvironment = 4,
     /// Reading stdin, or reading or writing the address store, failed.
     Io = 5,
-    /// What was read is not the JSON it should be.
+    /// The input is not JSON of the expected form.
     Decode = 6,
-    /// The config is well-formed JSON, but cannot be right.
+    /// The config is well-formed JSON, but invalid.
     InvalidConfig = 7,
     /// `CNI_NETNS` is not a network namespace, or is the plugin's own.
     InvalidNetns = 8,
-    /// Nothing is wrong but the moment: the same call may succeed later.
+    /// A temporary failure: the same call may succeed later.
     TryAgainLater = 11,
     /// STATUS: the next ADD cannot work.
     NotAvailable = 50,
-    /// STATUS: nor do existing attachments work fully.
+    /// STATUS: the next ADD cannot work, and existing attachments have limited connectivity.
     LimitedConnectivity = 51,
     /// Ours: the attachment exists already, or its interface name is taken in the container.
     InterfaceExists = 100,
-    /// Ours: the kernel refused a change that it was asked for.
+    /// Ours: the kernel refused a request.
     KernelRefused = 101,
     /// Ours: CHECK found a difference between prevResult and the kernel or the store.
     AttachmentDiffers = 102,
-    /// Ours: a port of the host is mapped to another container already.
+    /// Ours: a host port is already mapped to another container.
     PortTaken = 103,
     /// A fault of the plugin itself.
     Internal = 999,
 }
 
 impl Code {
-    /// The code with this number; one that we do not know is an internal error to us.
+    /// The code with this number; [`Code::Internal`] for an unknown number.
     pub fn from_number(number: u32) -> Self {
         const ALL: [Code; 15] = [
             Code::IncompatibleVersion,
@@ -65,23 +65,23 @@ impl Code {
     }
 }
 
-/// What every fallible function of the plugin returns.
+/// The result type of the plugin's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failed request, in the words of the person who has to mend it.
+/// A failed request, described for the administrator who has to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{msg}{}{details}", if details.is_empty() { "" } else { "; " })]
 pub struct Error {
     /// The code that a runtime branches on.
     pub code: Code,
-    /// What was attempted, on what, and what came back.
+    /// What was attempted, on what, and the reason for the failure.
     pub msg: String,
-    /// What to do about it; may be empty.
+    /// A hint what to do; may be empty.
     pub details: String,
 }
 
 impl Error {
-    /// An error without advice.
+    /// An error without a hint.
     pub fn new(code: Code, msg: impl Into<String>) -> Self {
         Self {
             code,
@@ -90,7 +90,7 @@ impl Error {
         }
     }
 
-    /// Adds what the reader can do about it, behind any earlier hint.
+    /// Appends a hint to any earlier ones.
     #[must_use]
     pub fn hint(mut self, details: impl Into<String>) -> Self {
         let details = details.into();
@@ -102,14 +102,14 @@ impl Error {
         self
     }
 
-    /// Puts what the error is about in front of the message; the hint stays.
+    /// Prefixes the message with its subject; the hint is unchanged.
     #[must_use]
     pub fn context(mut self, what: impl Display) -> Self {
         self.msg = format!("{what}: {}", self.msg);
         self
     }
 
-    /// Another plugin's error object, from what it wrote to stdout; None when that is none.
+    /// Parses another plugin's stdout as an error object; None when it is not one.
     pub fn from_json(stdout: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Wire {
@@ -144,7 +144,7 @@ impl Error {
     }
 }
 
-/// A failure that becomes an [`Error`] as soon as it is known what was attempted.
+/// A failure that becomes an [`Error`] once the attempted operation is added.
 pub trait Attempted {
     fn during(self, attempt: impl Display) -> Error;
 }
@@ -155,12 +155,12 @@ impl Attempted for Error {
     }
 }
 
-/// Says what was attempted when a call fails:
-/// `link::list(socket).during("list the host's links")?`.
+/// Adds the attempted operation to a failure: `link::list(socket).during("list the host's
+/// links")?`.
 pub trait During<T> {
     fn during(self, attempt: impl Display) -> Result<T>;
 
-    /// The same for a text that is made only if the call has failed.
+    /// The same for a text that is built only on failure.
     fn during_with<A: Display>(self, attempt: impl FnOnce() -> A) -> Result<T>;
 }
 
@@ -174,8 +174,8 @@ impl<T, E: Attempted> During<T> for Result<T, E> {
     }
 }
 
-/// The same for what is done to a file: `fs::read_dir(dir).on_path("cannot list", dir)?` names
-/// the path in a code 5 error.
+/// The same for file operations: `fs::read_dir(dir).on_path("cannot list", dir)?` names the path in
+/// a code 5 error.
 pub trait OnPath<T> {
     fn on_path(self, action: &str, path: &Path) -> Result<T>;
 }
@@ -186,12 +186,12 @@ impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
     }
 }
 
-/// Shorthand: an I/O error on a path becomes a code 5 error that names the path.
+/// Shorthand: a code 5 error that names the path of an I/O error.
 pub fn io(action: &str, path: &Path, err: impl Display) -> Error {
     Error::new(Code::Io, format!("{action} {}: {err}", path.display()))
 }
 
-/// Shorthand: a config that is well-formed and cannot be right becomes a code 7 error.
+/// Shorthand: a code 7 error for a config that is well-formed but invalid.
 pub fn invalid(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, what)
 }

@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::error::{Code, Error, Result};
 
-/// Parses the bytes of stdin as any type that holds a config's keys.
+/// Parses the bytes of stdin as a type that has some of a config's keys.
 ///
 /// # Errors
-/// Code 6: the message has the line and column, or says that stdin was empty.
+/// Code 6; the message has the line and column, or says that stdin is empty.
 pub fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
     if bytes.trim_ascii().is_empty() {
         return Err(Error::new(Code::Decode, "no network config on stdin")
@@ -20,8 +20,8 @@ pub fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
         .map_err(|err| Error::new(Code::Decode, format!("network config: {err}")))
 }
 
-/// Reads a part of the config that has been parsed as JSON already. `what` names the part in the
-/// error, which has code 6.
+/// Reads a part of a config that is already parsed as JSON. `what` names the part in the code 6
+/// error.
 pub fn parse_part<T: for<'de> Deserialize<'de>>(what: &str, part: &Value) -> Result<T> {
     T::deserialize(part).map_err(|err| Error::new(Code::Decode, format!("{what}: {err}")))
 }

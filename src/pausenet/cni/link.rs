@@ -1,4 +1,4 @@
-//! The link of a config, checked: a port of a bridge, or a routed link of its own.
+//! The validated link of a config: a bridge port or a routed link.
 
 use super::config::{FirewallKeys, LinkKeys, check_backend};
 use super::error::{Code, Error, Result, invalid};
@@ -10,12 +10,12 @@ use super::names::IfName;
 pub enum LinkConf {
     /// As a port of a bridge.
     Bridge(BridgeConf),
-    /// By a routed link of its own.
+    /// By its own routed link.
     Ptp,
 }
 
 impl LinkConf {
-    /// The bridge that containers are connected to, if they are.
+    /// The bridge, in mode `bridge`.
     pub fn bridge(&self) -> Option<&BridgeConf> {
         match self {
             Self::Bridge(conf) => Some(conf),
@@ -45,32 +45,32 @@ impl LinkConf {
 pub struct BridgeConf {
     pub name: IfName,
     pub gateway: GatewayRole,
-    /// Replace an address on the bridge that is in the gateway's way.
+    /// Replace an address on the bridge that conflicts with the gateway's.
     pub force_address: bool,
     pub frames: FrameMode,
     pub isolation: PortIsolation,
-    /// Drop frames with another source MAC than the container's.
+    /// Drop frames from the container with another source MAC than its own.
     pub mac_spoof_check: bool,
-    /// The container's interface is not switched on.
+    /// Leave the container's interface switched off.
     pub leave_down: bool,
-    /// IPv6 addresses are checked for duplicates before they are used.
+    /// The kernel checks IPv6 addresses for duplicates before it uses them.
     pub detect_duplicates: bool,
     pub vlans: Option<VlanConf>,
 }
 
 impl BridgeConf {
-    /// True when the port sends frames back where they came from.
+    /// True when the port may send frames back where they came from.
     pub fn hairpin(&self) -> bool {
         self.frames == FrameMode::Hairpin
     }
 }
 
-/// What is done about other firewalls of the host, Docker's for one, that drop what is forwarded.
+/// How to handle other firewalls of the host, such as Docker's, that drop forwarded packets.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Firewall {
-    /// They are told to let the network's traffic through, where there is a way to.
+    /// Add rules that accept the network's traffic, where the firewall has a place for them.
     Auto,
-    /// Nothing.
+    /// Do nothing.
     #[default]
     Off,
 }
@@ -79,7 +79,7 @@ impl Firewall {
     /// Reads the config's key `firewall`.
     ///
     /// # Errors
-    /// Code 6 when it is no text, 7 for a word that is unknown.
+    /// Code 6 when it is not a string, 7 for an unknown value.
     pub fn new(raw: &[u8]) -> Result<Self> {
         let keys: FirewallKeys = json::parse(raw)?;
         match keys.firewall.as_deref() {
@@ -91,7 +91,7 @@ impl Firewall {
     }
 }
 
-/// Whether a bridge port reaches other ports of its kind.
+/// Whether bridge ports reach one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortIsolation {
     Open,
@@ -101,26 +101,26 @@ pub enum PortIsolation {
 /// The VLANs of a bridge port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VlanConf {
-    /// The one for untagged frames.
+    /// The VLAN for untagged frames.
     pub own: Option<u16>,
-    /// Those that it carries tagged, ascending.
+    /// The tagged VLANs, ascending.
     pub trunk: Vec<u16>,
-    /// Whether it stays in the bridge's default VLAN too.
+    /// Whether the port also stays in the bridge's default VLAN.
     pub keep_default: bool,
 }
 
-/// What the bridge is to its containers beyond a switch.
+/// What the bridge does besides switching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub enum GatewayRole {
-    /// A switch only.
+    /// Nothing else.
     None,
-    /// It holds the gateway's address, and the host forwards.
+    /// The bridge has the gateway's address, and the host forwards.
     Gateway,
-    /// And containers have a default route through it.
+    /// The same, and containers get a default route through it.
     DefaultGateway,
 }
 
-/// How a frame comes back to the container that sent it; the two ways exclude each other.
+/// How a frame gets back to the container that sent it. The two ways exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameMode {
     Plain,
@@ -141,7 +141,7 @@ pub enum Mode {
 impl Mode {
     const ALL: [Self; 2] = [Self::Bridge, Self::Ptp];
 
-    /// The mode as a config spells it.
+    /// The mode's name in a config.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
@@ -165,7 +165,7 @@ impl Mode {
     }
 }
 
-/// Checks the keys of the link. `fixed` is the mode of a plugin that has one only; without it the
+/// Validates the keys of the link. `fixed` is the mode of a plugin that has only one; otherwise the
 /// config decides.
 ///
 /// # Errors
@@ -182,10 +182,10 @@ pub fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Result<Link
     }
 }
 
-/// The MTU of the link's ends; None leaves it to the kernel.
+/// The MTU of both ends; None leaves it to the kernel.
 ///
 /// # Errors
-/// Code 7 when no veth can have it.
+/// Code 7 when it is out of a veth's range.
 pub fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
     match conf.mtu {
         None | Some(0) => Ok(None),

@@ -1,8 +1,9 @@
-//! The protocol: what a runtime says to a plugin and what the plugin answers.
+//! The CNI protocol: a runtime's input to a plugin, and the plugin's output.
 //!
-//! Nothing here touches the kernel or the disk. The data meets these files in this order:
-//! [`mod@env`] (the `CNI_*` variables), [`config`] (the JSON on stdin, as it was written),
-//! [`request`] (both together, checked), [`call`] (with the verb), and on the way out [`result`] or [`error`].
+//! Nothing here touches the kernel or the disk. Data passes through these files in this order:
+//! [`mod@env`] (the `CNI_*` variables), [`config`] (the JSON on stdin, as written), [`request`]
+//! (both together, validated), [`call`] (with the verb), and on the way out [`result`] or
+//! [`error`].
 //!
 //! Source of every rule: the CNI specification, version 1.1.0.
 

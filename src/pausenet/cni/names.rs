@@ -1,15 +1,15 @@
-//! Names that are parsed once at the door and safe ever after.
+//! Names that are validated once, when parsed, and safe to use from then on.
 //!
-//! Each of these ends up in a path, a link's alias or a log line; a value of one of these
-//! types has been checked for all of them.
+//! They become parts of paths, link aliases and log lines; a value of one of these types is safe in
+//! all of them.
 
 use super::error::{Code, Error, Result};
 
-/// How long a network name may be. Both become file names, and fit into a link's alias
-/// together with an interface name (255 bytes: see [`crate::plan::alias`]).
+/// The maximum length of a network name, in bytes. Network name, container ID and interface name
+/// together have to fit into a link's alias (255 bytes: see [`crate::plan::alias`]).
 const MAX_NETWORK: usize = 100;
 
-/// True for the alphabet that the specification gives to network names and container IDs.
+/// True for the characters that the specification allows in network names and container IDs.
 fn is_plain(text: &str, max: usize) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     text.len() <= max
@@ -17,7 +17,7 @@ fn is_plain(text: &str, max: usize) -> bool {
         && text.chars().all(plain)
 }
 
-/// A hostile value may be long: an error shows its head only.
+/// Shortens a value for an error message: a hostile one may be long.
 fn shown(text: &str) -> String {
     let mut head: String = text.chars().take(64).collect();
     if head.len() < text.len() {
@@ -62,7 +62,7 @@ checked_name! {
 
 impl NetworkName {
     /// # Errors
-    /// Code 7 when the name is not of the specification's form, or over 100 bytes.
+    /// Code 7 when the name is not of the specification's form or is longer than 100 bytes.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::new(Code::InvalidConfig, "missing network name")
@@ -80,11 +80,11 @@ impl NetworkName {
 }
 
 impl ContainerId {
-    /// How long one may be, in bytes; runtimes make them 64 long at most.
+    /// The maximum length in bytes; those of runtimes have at most 64.
     pub const MAX: usize = 128;
 
     /// # Errors
-    /// Code 4 when the ID is not of the specification's form, or over 128 bytes.
+    /// Code 4 when the ID is not of the specification's form or is longer than 128 bytes.
     pub fn parse(text: &str) -> Result<Self> {
         if !is_plain(text, Self::MAX) {
             return Err(Error::new(
@@ -106,7 +106,7 @@ fn plain_form(max: usize) -> String {
 
 impl IfName {
     /// # Errors
-    /// A sentence that says what is wrong with the name; the caller knows where it came from.
+    /// A sentence that names the fault; the caller adds where the name came from.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         let bad = |why: &str| Err(format!("interface name {} {why}", shown(text)));
         match text {
@@ -115,7 +115,7 @@ impl IfName {
             _ if text.len() > 15 => return bad("is longer than 15 bytes"),
             _ => {}
         }
-        // The kernel's dev_valid_name; control characters are ours, for logs and terminals.
+        // The kernel's dev_valid_name; control characters are our addition, for logs and terminals.
         if text.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control()) {
             return bad("contains '/', ':', a space or a control character");
         }
@@ -128,10 +128,10 @@ impl IfName {
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    /// A random address as the kernel makes them: locally administered, unicast.
+    /// A random address like those the kernel makes: locally administered, unicast.
     ///
     /// # Errors
-    /// Code 999 when the kernel has no random bytes.
+    /// Code 999 when the kernel returns no random bytes.
     pub fn random() -> Result<Self> {
         let mut bytes = [0; 6];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
@@ -140,10 +140,10 @@ impl MacAddr {
         Ok(Self(bytes))
     }
 
-    /// Reads `aa:bb:cc:dd:ee:ff` (or with `-`), any case.
+    /// Parses `aa:bb:cc:dd:ee:ff` (or with `-`), in any case.
     ///
     /// # Errors
-    /// A sentence that says what is wrong; the caller knows where the value came from.
+    /// A sentence that names the fault; the caller adds where the value came from.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         let separator = if text.contains('-') { '-' } else { ':' };
         let parts: Vec<_> = text.split(separator).collect();

@@ -1,4 +1,5 @@
-//! The plugins that the binary is, by name: a config's `type`, and what the file is called.
+//! The plugins that the binary can run as. The file name of the binary selects one; it is also the
+//! `type` in a config.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::str::FromStr;
 
 macro_rules! plugins {
     ($($(#[$doc:meta])* $plugin:ident = $name:literal,)*) => {
-        /// Which plugin the binary is.
+        /// The plugin that the binary runs as.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Plugin {
             $($(#[$doc])* $plugin,)*
@@ -16,8 +17,7 @@ macro_rules! plugins {
             /// All of them; [`Plugin::Pausenet`] first.
             pub const ALL: &'static [Self] = &[$(Self::$plugin,)*];
 
-            /// The plugin's name: its `type` in a config, and the file name that makes the binary
-            /// this plugin.
+            /// The plugin's name: its `type` in a config and the file name of the binary.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$plugin => $name,)*
@@ -28,9 +28,9 @@ macro_rules! plugins {
 }
 
 plugins! {
-    /// Link, addresses, masquerade, ports and bandwidth from one config.
+    /// Link, addresses, masquerade, ports and bandwidth in one config.
     Pausenet = "pausenet",
-    /// The reference's of these names, one task each.
+    /// Replacements for the reference's plugins of these names, one task each.
     Bridge = "bridge",
     Ptp = "ptp",
     HostLocal = "host-local",
@@ -47,8 +47,8 @@ impl Plugin {
             .find(|plugin| plugin.name() == name)
     }
 
-    /// The plugin that a program (`argv[0]`) is: any file name that is not one of the reference's
-    /// means pausenet.
+    /// The plugin selected by `argv[0]`. Any file name other than one of the reference's means
+    /// pausenet.
     pub fn called(program: &OsStr) -> Self {
         Path::new(program)
             .file_name()
@@ -57,7 +57,7 @@ impl Plugin {
             .unwrap_or(Self::Pausenet)
     }
 
-    /// Those of the reference, whose place the binary takes under their names.
+    /// The plugins of the reference that the binary replaces.
     pub fn of_the_reference() -> impl Iterator<Item = Self> {
         Self::ALL
             .iter()

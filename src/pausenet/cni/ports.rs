@@ -28,7 +28,7 @@ impl Protocol {
         }
     }
 
-    /// Reads its name, in capitals too; nothing means TCP.
+    /// Parses its name, in any case; the empty string means TCP.
     pub fn parse(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {
             "" | "tcp" => Some(Self::Tcp),
@@ -49,7 +49,7 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// Keys of the reference's `portmap`, with the capability.
+/// The keys of the reference's `portmap`, including the capability.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortKeys {
@@ -73,8 +73,8 @@ pub struct PortRuntime {
     pub port_mappings: Vec<PortEntry>,
 }
 
-/// An entry of `portMappings` as it was written (CONVENTIONS.md of the specification). containerd
-/// writes capability arguments under the names of its Go fields, which plugins in Go take for the same.
+/// An unchecked entry of `portMappings` (CONVENTIONS.md of the specification). containerd writes
+/// the names of its Go fields, which Go's JSON parser accepts because it ignores case.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortEntry {
@@ -93,7 +93,7 @@ pub struct PortEntry {
     pub host_ip: String,
 }
 
-/// A port of the host that leads to a port of the container.
+/// A host port mapped to a port of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortMapping {
     pub host_port: u16,
@@ -101,12 +101,12 @@ pub struct PortMapping {
     pub protocol: Protocol,
     /// None: every address of the host.
     pub host_ip: Option<IpAddr>,
-    /// The family it is for, if `hostIP` says one without saying an address (0.0.0.0, ::).
+    /// The only family of the mapping, if `hostIP` is an unspecified address (0.0.0.0, ::).
     only_family: Option<Family>,
 }
 
 impl PortMapping {
-    /// True when it is for containers' addresses of this family.
+    /// True when the mapping applies to addresses of this family.
     pub fn is_for(&self, family: Family) -> bool {
         self.only_family.is_none_or(|only| only == family)
     }
@@ -123,21 +123,21 @@ impl std::fmt::Display for PortMapping {
     }
 }
 
-/// Port mappings of one request, checked.
+/// The validated port mappings of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortsConf {
     pub mappings: Vec<PortMapping>,
-    /// Neighbours and the host's 127.0.0.1 may use the ports too.
+    /// The ports are also reachable from the same subnet and from the host's 127.0.0.1.
     pub snat: bool,
     /// Every connection through a mapping is masqueraded.
     pub masquerade_all: bool,
 }
 
 impl PortsConf {
-    /// Reads the mappings of a config as it came in. None without any.
+    /// Reads the mappings of a config. None when it has none.
     ///
     /// # Errors
-    /// Code 7 for what cannot be a mapping; 2 for keys that only iptables could serve.
+    /// Code 7 for an invalid mapping; 2 for keys that only work with iptables.
     pub fn new(config: &[u8]) -> Result<Option<Self>> {
         let conf: PortKeys = json::parse(config)?;
         Self::check(&conf)
@@ -178,9 +178,9 @@ impl PortsConf {
     }
 }
 
-/// Keys of the reference that say how packets are marked on their way to masquerade. Ours are
-/// masqueraded without a mark, so a bit for it, or a chain of iptables that sets one, is checked
-/// and not used.
+/// Checks the reference's keys for the packet mark that selects packets to masquerade. pausenet
+/// masquerades without a mark, so a mark bit or an iptables chain that sets it is validated but not
+/// used.
 fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
     let unsupported = |key: &str, value: &dyn std::fmt::Debug, why: &str| {
         Err(Error::new(

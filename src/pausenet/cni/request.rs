@@ -1,5 +1,5 @@
-//! The request: environment and config together, checked. What gets past here can be refused
-//! by the kernel or the store, but is not wrong in itself.
+//! The request: environment and config, validated together. The kernel or the store may still
+//! refuse a valid request.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
 use super::version::SpecVersion;
 
-/// What names an attachment: one interface of one container on one network.
+/// The identity of an attachment: one interface of one container on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Attachment {
     pub network: NetworkName,
@@ -28,7 +28,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Of a network, by names that were written down elsewhere; None if they can be nobody's.
+    /// An attachment of a network, from names stored elsewhere; None if they are invalid.
     pub fn of_network(network: &NetworkName, container: &str, ifname: &str) -> Option<Self> {
         Some(Self {
             network: network.clone(),
@@ -52,45 +52,46 @@ impl std::fmt::Display for Attachment {
     }
 }
 
-/// What the config says about the network, whatever the verb.
+/// The validated config of a network, for all verbs.
 #[derive(Debug, Clone)]
 pub struct Network {
     pub name: NetworkName,
-    /// The config's version, and so the result's.
+    /// The version of the config, and of the result.
     pub version: SpecVersion,
     /// `CNI_PATH`, where delegates are found.
     pub path: Vec<PathBuf>,
-    /// The config as it came in, for delegates.
+    /// The config as received, for delegates.
     pub raw: Vec<u8>,
-    /// None: somebody else wires the container (as in a chained plugin, or IPAM); or it is a DEL,
-    /// and the config cannot tell.
+    /// None: another plugin wires the container (this one is chained, or an IPAM), or the verb is
+    /// DEL and the config's link is invalid.
     pub link: Option<LinkConf>,
-    /// Of both ends of the veth and a new bridge, in bytes; None leaves it to the kernel.
+    /// The MTU of both veth ends and of a new bridge, in bytes; None leaves it to the kernel.
     pub mtu: Option<u32>,
-    /// Traffic to outside the subnet leaves with the host's address.
+    /// Traffic that leaves the subnet is masqueraded: it gets the host's address.
     pub masquerade: bool,
-    /// Whether other firewalls of the host are told to let the network's traffic through.
+    /// Whether to make other firewalls of the host accept the network's traffic.
     pub firewall: Firewall,
-    /// None: no port of the host leads to the container.
+    /// None: no host port is mapped to the container.
     pub ports: Option<PortsConf>,
-    /// Whether port mappings are this plugin's affair at all, now or at an ADD before.
+    /// Whether this plugin maps ports at all, now or in an earlier ADD.
     pub maps_ports: bool,
     /// None: no limit.
     pub bandwidth: Option<Bandwidth>,
     /// None: layer 2 only, no address.
     pub ipam: Option<IpamConf>,
-    /// Range sets of the capability `ipRanges`; they go before the config's own.
+    /// Range sets of the capability `ipRanges`; they precede the config's own.
     pub requested_ranges: Vec<Vec<Range>>,
-    /// Name servers that go before those of the IPAM.
+    /// Name servers that take precedence over the IPAM's.
     pub dns: Dns,
     pub prev_result: Option<AddResult>,
-    /// GC: what the runtime still has. None: it did not say.
+    /// GC: the attachments (container, interface) that the runtime still has. None: the config has
+    /// no list.
     pub valid_attachments: Option<Vec<(String, String)>>,
-    /// STATUS does not count the network as unavailable because its addresses are in use.
+    /// STATUS does not report the network as unavailable when all its addresses are in use.
     pub status_ignores_exhaustion: bool,
 }
 
-/// A network's IPAM: the plugin's name, and its object as it was written.
+/// A network's IPAM: the plugin's name and its `ipam` object.
 #[derive(Debug, Clone)]
 pub struct IpamConf {
     pub plugin: String,
@@ -98,7 +99,7 @@ pub struct IpamConf {
 }
 
 impl IpamConf {
-    /// Whether addresses come from the node's own store.
+    /// Whether addresses come from a store on this node.
     pub fn is_host_local(&self) -> bool {
         self.plugin == "host-local"
     }
@@ -114,11 +115,11 @@ pub struct Request {
     /// The container's namespace may be the plugin's own.
     pub netns_override: bool,
     pub requested_ips: RequestedIps,
-    /// The MAC asked for; the last of CNI_ARGS, args and capabilities that names one.
+    /// The requested MAC. Capabilities take precedence over `args`, and those over CNI_ARGS.
     pub requested_mac: Option<MacAddr>,
 }
 
-/// Addresses that are asked for, by who asks.
+/// Requested addresses, by source.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RequestedIps {
     /// `IP` in CNI_ARGS.
@@ -132,7 +133,7 @@ pub struct RequestedIps {
 }
 
 impl RequestedIps {
-    /// All of them together.
+    /// The addresses of all sources.
     pub fn all(&self) -> impl Iterator<Item = IpAddr> {
         let lists = [&self.env, &self.args, &self.runtime];
         lists.into_iter().flatten().map(|requested| requested.ip)
@@ -140,7 +141,7 @@ impl RequestedIps {
 }
 
 impl Network {
-    /// Checks a config as `plugin` reads it for this verb. `path` is `CNI_PATH`.
+    /// Validates a config by the rules of `plugin` and verb. `path` is `CNI_PATH`.
     ///
     /// # Errors
     /// Codes 1, 2, 6 and 7 of the specification, naming the field and its value.
@@ -172,8 +173,8 @@ impl Network {
         }
         let ipam = ipam(conf)?;
         let wiring = match Wiring::read(plugin, conf, &raw, ipam.is_some()) {
-            // No ADD takes it, but the ADD that this DEL undoes was served: by another plugin,
-            // or with another config. A pod whose DEL is refused stays for ever.
+            // ADD refuses such a config, but the ADD that this DEL undoes succeeded: with another
+            // plugin or another config. A pod whose DEL fails can never be removed.
             Err(_) if verb == Verb::Del => Wiring::default(),
             wiring => wiring?,
         };
@@ -212,7 +213,7 @@ impl Network {
     }
 }
 
-/// What a config says about the link and what goes with it, checked.
+/// The validated settings of the link and its features.
 #[derive(Default)]
 struct Wiring {
     link: Option<LinkConf>,
@@ -243,7 +244,7 @@ impl Wiring {
                     wiring.bandwidth = Bandwidth::new(keys)?;
                 }
             }
-            // These are the tasks of the plugins firewall and bandwidth, chained behind.
+            // These are the tasks of the chained plugins firewall and bandwidth.
             Plugin::Bridge
             | Plugin::Ptp
             | Plugin::HostLocal
@@ -262,8 +263,8 @@ impl Wiring {
     }
 }
 
-/// Whether port mappings in a config are for this plugin. Behind bridge and ptp they are for
-/// portmap, as in the reference.
+/// Whether this plugin handles the port mappings in a config. After bridge and ptp, portmap does,
+/// as in the reference.
 fn maps_ports(plugin: Plugin) -> bool {
     match plugin {
         Plugin::Pausenet | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => true,
@@ -272,7 +273,7 @@ fn maps_ports(plugin: Plugin) -> bool {
 }
 
 impl Request {
-    /// Checks a config together with the environment of an attachment's verb.
+    /// Validates config and environment together, for a verb about an attachment.
     ///
     /// # Errors
     /// Codes 1, 2, 4, 6 and 7 of the specification, naming the field and its value.
@@ -288,11 +289,11 @@ impl Request {
         })
     }
 
-    /// The request of an ADD that was made before, or that a runtime would make: what `plugin`
-    /// reads in its config for this container and interface, but for the namespace.
+    /// The request of an earlier or hypothetical ADD of `plugin` with this config, container and
+    /// interface. It has no namespace.
     ///
     /// # Errors
-    /// Those of that ADD: codes 1, 2, 6 and 7, naming the field and its value.
+    /// The errors of that ADD: codes 1, 2, 6 and 7, naming the field and its value.
     pub fn of_add(
         plugin: Plugin,
         names: (ContainerId, IfName),
@@ -334,7 +335,7 @@ impl Request {
         {
             match MacAddr::parse(&text) {
                 Ok(mac) => requested_mac = Some(mac),
-                // A DEL asks for none.
+                // DEL does not use it.
                 Err(_) if verb == Verb::Del => {}
                 Err(why) => return Err(invalid(why)),
             }
@@ -354,7 +355,7 @@ impl Request {
     }
 }
 
-/// The IPAM that a config names, if it names one.
+/// The IPAM that a config names, if any.
 fn ipam(conf: &NetConf) -> Result<Option<IpamConf>> {
     let Some(object) = conf.ipam.as_ref().filter(|object| !object.is_null()) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The result of an ADD, held in its newest form and written in whatever version was asked for
+//! The result of an ADD. It is stored in the newest form and written in the requested version
 //! (specification, section 5, "ADD Success", and the same section of older versions).
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use super::json::{cidr, nullable};
 use super::names::{IfName, MacAddr};
 use super::version::SpecVersion;
 
-/// What an attachment looks like: interfaces, addresses, routes and name servers.
+/// An attachment's interfaces, addresses, routes and name servers.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 pub struct AddResult {
     #[serde(default, deserialize_with = "nullable")]
@@ -27,7 +27,7 @@ pub struct AddResult {
     pub dns: Dns,
 }
 
-/// An interface that the attachment made, in the container (`sandbox` set) or on the host.
+/// An interface of the attachment, in the container (`sandbox` is set) or on the host.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     pub name: String,
@@ -95,7 +95,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route to `dst` by way of `gw`, everything else left to the kernel.
+    /// A route to `dst` via `gw`, everything else left to the kernel.
     pub fn via(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
         Self {
             dst,
@@ -109,7 +109,7 @@ impl Route {
     }
 }
 
-/// Name servers for the container; the plugin only passes them on.
+/// Name servers for the container. The plugin only passes them on.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
     #[serde(
@@ -139,7 +139,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// True when no name server, domain, search list or option is given.
+    /// True without any name server, domain, search list and option.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -161,12 +161,12 @@ struct OldIpConfig {
 }
 
 impl AddResult {
-    /// Reads a result of any version, such as a `prevResult`.
+    /// Parses a result of any version, such as a `prevResult`.
     ///
-    /// Its own `cniVersion` says which; one without is taken to be of the config's version.
+    /// Its `cniVersion` says which; a result without one has the config's version.
     ///
     /// # Errors
-    /// Code 1 for an unknown version, code 6 for a result that is not of its version's form.
+    /// Code 1 for an unknown version, code 6 for a result that does not have its version's form.
     pub fn from_json(value: &Value, config_version: SpecVersion) -> Result<Self> {
         let version = match value.get("cniVersion").and_then(Value::as_str) {
             Some(text) => SpecVersion::parse(Some(text))?,
@@ -203,7 +203,7 @@ impl AddResult {
         Ok(result)
     }
 
-    /// The MAC of the container's interface of this name, if the result has it.
+    /// The MAC of the container's interface of this name, if the result contains it.
     pub fn mac_of(&self, ifname: &IfName) -> Option<MacAddr> {
         let ours = |interface: &&Interface| {
             interface.name == ifname.as_str() && !interface.sandbox.is_empty()
@@ -212,8 +212,8 @@ impl AddResult {
         MacAddr::parse(&interface.mac).ok()
     }
 
-    /// The addresses that the container's interface of this name got. Results of old versions
-    /// name no interfaces; then they are all the container's.
+    /// The addresses of the container's interface of this name. Results of old versions name no
+    /// interfaces; then all addresses are the container's.
     pub fn addresses_of(&self, ifname: &IfName) -> Vec<IpNetwork> {
         let inside = |index: usize| {
             self.interfaces.get(index).is_none_or(|interface| {
@@ -224,7 +224,7 @@ impl AddResult {
         ours.map(|ip| ip.address).collect()
     }
 
-    /// The result as JSON of the given version. What the version does not know is left out.
+    /// The result as JSON of the given version, without fields that the version lacks.
     #[expect(clippy::expect_used, reason = "all keys are strings")]
     pub fn to_json(&self, version: SpecVersion) -> String {
         let mut written = Written {
@@ -248,7 +248,7 @@ impl AddResult {
         serde_json::to_string(&written).expect("a struct's names are text")
     }
 
-    /// The old form holds one address per family.
+    /// The first address of a family: the old form has one per family.
     fn old_ip(&self, family: Family) -> Option<OldIpConfig> {
         let of_family = |net: &IpNetwork| Family::from(*net) == family;
         let ip = self.ips.iter().find(|ip| of_family(&ip.address))?;
@@ -263,7 +263,7 @@ impl AddResult {
     }
 }
 
-/// A result as one version has it.
+/// A result in the form of one version.
 #[derive(Default, Serialize)]
 struct Written<'a> {
     #[serde(rename = "cniVersion")]
@@ -282,7 +282,7 @@ struct Written<'a> {
     dns: Option<&'a Dns>,
 }
 
-/// What a version knows of an interface.
+/// An interface without the fields that a version lacks.
 fn known(interface: &Interface, version: SpecVersion) -> Cow<'_, Interface> {
     if version >= SpecVersion::V1_1_0 {
         return Cow::Borrowed(interface);

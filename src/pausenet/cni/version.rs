@@ -2,7 +2,7 @@
 
 use super::error::{Code, Error, Result};
 
-/// A version of the CNI specification that we speak. Ordered by age.
+/// A supported version of the CNI specification. Ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(non_camel_case_types)] // the digits are the name
 pub enum SpecVersion {
@@ -27,10 +27,10 @@ impl SpecVersion {
         Self::V1_1_0,
     ];
 
-    /// The newest version we speak.
+    /// The newest supported version.
     pub const NEWEST: Self = Self::V1_1_0;
 
-    /// The version in the words of a config.
+    /// The version as a config's `cniVersion` spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V0_1_0 => "0.1.0",
@@ -46,7 +46,7 @@ impl SpecVersion {
     /// Parses a `cniVersion`. None, or an empty one, means 0.1.0 (specification, section 1).
     ///
     /// # Errors
-    /// Code 1, with the list of what is supported.
+    /// Code 1, with the list of supported versions.
     pub fn parse(text: Option<&str>) -> Result<Self> {
         let Some(text) = text.filter(|text| !text.is_empty()) else {
             return Ok(Self::V0_1_0);
