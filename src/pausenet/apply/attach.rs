@@ -1,5 +1,5 @@
-//! ADD's changes to the kernel, in their order: what is shared first, then the pair, and the
-//! alias last, which makes the attachment whole.
+//! ADD's changes to the kernel, in order: first what is shared, then the veth pair, and last the
+//! alias, which marks the attachment as complete.
 
 use super::host::Host;
 use super::settings::{forward, refuse_router_advertisements};
@@ -12,20 +12,21 @@ use crate::kernel::nft::Nft;
 use crate::plan::Plan;
 use crate::plan::rules::keys_of;
 
-/// What an attachment came to look like, for the result.
+/// The links of a new attachment, for the result.
 #[derive(Debug)]
 pub struct Attached<'plan> {
     pub uplink: Uplink<'plan>,
     pub host_end: Link,
-    /// The detour of what the container sends, if that is limited.
+    /// The IFB that limits what the container sends, if it is limited.
     pub ifb: Option<Link>,
 }
 
-/// Makes the plan so. On failure everything that belongs to this attachment is undone.
+/// Applies the plan. On failure, everything that belongs to this attachment is undone.
 ///
 /// # Errors
-/// Code 100 when the interface or the attachment exists; 103 when a host port is taken; 7 when
-/// the bridge's name is another link's, or it has another address; 5 and 101 when the kernel refuses something.
+/// Code 100 when the interface or the attachment exists; 103 when a host port is taken; 7 when a
+/// link of another kind has the bridge's name, or the bridge has a conflicting address; 5 and 101
+/// when the kernel refuses a change.
 pub fn attach<'plan>(host: &mut Host, netns: &Netns, plan: &'plan Plan) -> Result<Attached<'plan>> {
     let uplink = Uplink::prepare(&mut host.socket, plan)?;
     forward(&mut host.socket, plan.forward)?;
@@ -38,13 +39,13 @@ pub fn attach<'plan>(host: &mut Host, netns: &Netns, plan: &'plan Plan) -> Resul
         host_end,
     };
     pair.complete(host, nft).inspect_err(|_| {
-        // A failure here adds nothing that the reader could use: what is left has no alias, so
-        // the next ADD or DEL takes it for the debris that it is.
+        // An error here would not help the reader: what is left has no alias, so the next ADD or
+        // DEL removes it as debris.
         let _ = veth::remove(&mut host.socket, &plan.attachment);
     })
 }
 
-/// A pair that has no alias yet: until [`complete`](Self::complete) it is half made.
+/// A veth pair without an alias: half made until [`complete`](Self::complete).
 struct NewPair<'a, 'plan> {
     netns: &'a Netns,
     plan: &'plan Plan,
@@ -53,7 +54,7 @@ struct NewPair<'a, 'plan> {
 }
 
 impl<'plan> NewPair<'_, 'plan> {
-    /// Configures both ends. The last change is the alias.
+    /// Configures both ends and sets the alias last.
     fn complete(self, host: &mut Host, nft: Option<Nft>) -> Result<Attached<'plan>> {
         let Self {
             netns,
@@ -97,7 +98,7 @@ impl<'plan> NewPair<'_, 'plan> {
     }
 }
 
-/// Elements of nftables, and what mapped ports need beside them.
+/// Adds the attachment's nftables elements, and the settings that published ports need besides.
 fn claim(host: &mut Host, plan: &Plan, uplink: &Uplink<'_>, nft: Option<Nft>) -> Result<()> {
     rules::claim(nft, &plan.rules, |other| {
         veth::is_gone(&mut host.socket, other)

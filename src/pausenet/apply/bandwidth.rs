@@ -1,5 +1,5 @@
-//! A container's bandwidth. What it receives is limited where the host sends it; what it sends
-//! takes a detour through an IFB, whose sending is limited.
+//! Limits a container's bandwidth: what it receives, on the host end; what it sends, on an IFB to
+//! which the host end redirects it.
 
 use super::veth::is_of;
 use crate::cni::bandwidth::Bandwidth;
@@ -9,7 +9,7 @@ use crate::kernel::link::{Link, Which};
 use crate::kernel::{RouteSocket, link, traffic_control};
 use crate::plan::{LINK_GROUP, alias, ifb_name};
 
-/// Sets the limits of a new attachment; gives back the IFB, if one was needed.
+/// Sets the limits of a new attachment. Returns the IFB, if one was needed.
 pub(super) fn limit(
     socket: &mut RouteSocket,
     attachment: &Attachment,
@@ -25,7 +25,8 @@ pub(super) fn limit(
     };
     let name = ifb_name(attachment);
     let attempt = |what: &str| format!("{what} {name}, to limit what the container sends");
-    // An IFB does not go with its container's namespace: one of an earlier life may be left.
+    // The kernel does not remove an IFB with the container's namespace: one of an earlier
+    // attachment of this name may be left.
     let left = link::get(socket, Which::Name(&name)).during_with(|| attempt("look up"))?;
     if let Some(left) = left.filter(|left| is_of(left, attachment)) {
         link::delete(socket, left.index).during_with(|| attempt("remove the old"))?;
@@ -41,10 +42,10 @@ pub(super) fn limit(
     Ok(Some(ifb))
 }
 
-/// Whether the limits are set as asked for.
+/// Checks that the limits are set as requested.
 ///
 /// # Errors
-/// Code 102 when one is not; 101 when that cannot be told.
+/// Code 102 when one is not; 101 when the kernel cannot be asked.
 pub(super) fn verify(
     socket: &mut RouteSocket,
     attachment: &Attachment,

@@ -1,4 +1,4 @@
-//! The bridge of a network: made on demand, shared, never removed.
+//! The bridge of a network: created on demand, shared, never removed.
 
 use ipnetwork::IpNetwork;
 
@@ -11,19 +11,20 @@ use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
 
-/// The bridge, and where its gateway addresses are.
+/// The bridge, and the link with its gateway addresses.
 #[derive(Debug)]
 pub struct Bridge {
     pub link: Link,
-    /// The host's interface in a VLAN, if the gateways are in one; None: on the bridge itself.
+    /// The host's VLAN interface, if the gateways are in a VLAN. None: they are on the bridge
+    /// itself.
     pub gateway: Option<Link>,
 }
 
-/// Makes the bridge exist as planned.
+/// Creates the bridge if it is missing, and adds what the plan requires.
 ///
 /// # Errors
-/// Code 7 when the name belongs to something else, or another address is in a gateway's way;
-/// 5 and 101 when the kernel refuses something.
+/// Code 7 when a link of another kind has the name, or another address conflicts with a gateway's;
+/// 5 and 101 when the kernel refuses a change.
 pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
     let name = &plan.name;
     let present = find(socket, plan)?;
@@ -67,7 +68,7 @@ pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Brid
     if !plan.gateways.is_empty() {
         ensure_gateways(socket, plan, gateway.as_ref().unwrap_or(&bridge))?;
     }
-    // Not before it is known to be ours to use.
+    // Only now that the bridge is known to be usable.
     refuse_router_advertisements(&bridge, name)?;
     Ok(Bridge {
         link: bridge,
@@ -75,12 +76,13 @@ pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Brid
     })
 }
 
-/// Whether each address has had one MAC only on the bridge ([`STEADY_GROUP`]).
+/// Whether every address on the bridge has always had the same MAC ([`STEADY_GROUP`]).
 pub(super) fn is_steady(bridge: &Link) -> bool {
     bridge.group == STEADY_GROUP
 }
 
-/// Has the bridge be steady no more; for good, and before a container that is not steady is on it.
+/// Marks the bridge as no longer steady, for good. Call it before a container that is not steady is
+/// attached.
 pub(super) fn clear_steady_group(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
     let request = link::group_request(bridge.index, 0);
     socket
@@ -105,15 +107,15 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
         group: STEADY_GROUP,
     };
     match link::create_bridge(socket, &new) {
-        // Another ADD was faster.
+        // Another ADD was first.
         Err(err) if err.is(rustix::io::Errno::EXIST) => {}
         Err(err) if plan.vlans.is_some() && err.is(rustix::io::Errno::OPNOTSUPP) => {
             return Err(vlan::no_filtering());
         }
         outcome => outcome.during_with(|| format!("create bridge {name}"))?,
     }
-    // While its link-local address is being probed, a second or two after the first port, the
-    // host could not ask for a container's MAC, and nothing routed would reach it by IPv6.
+    // While its link-local address is probed, for a second or two after the first port, the host
+    // could not resolve a container's MAC, and routed IPv6 packets would not reach it.
     Sysctl::AcceptDad(name).set_if_there("0")?;
     find(socket, plan)?.ok_or_else(|| {
         Error::new(
@@ -141,7 +143,7 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
             AddressChange::Add(gateway) => {
                 let request = address::add_request(on.index, gateway, address::AddOptions::PLAIN);
                 match socket.one(request) {
-                    // Another ADD was faster.
+                    // Another ADD was first.
                     Err(error) if error.is(rustix::io::Errno::EXIST) => {}
                     outcome => {
                         outcome.during_with(|| format!("add {gateway} to {name}"))?;
@@ -157,7 +159,7 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
     route::wait_local(socket, added, SETTLE_LIMIT, RouteSocket::open)
         .during_with(|| format!("wait for the IPv6 addresses of {name}"))?;
     // A bridge whose MAC was never set takes the lowest of its ports', and containers would lose
-    // their gateway whenever that changes. Setting it to what it is makes it permanent.
+    // their gateway whenever that changes. Setting it to its current value makes it permanent.
     if let Some(mac) = on.mac.filter(|_| !changes.is_empty()) {
         link::set_mac(socket, on.index, mac).during_with(|| format!("keep the MAC of {name}"))?;
     }

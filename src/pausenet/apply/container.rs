@@ -1,4 +1,4 @@
-//! The container's side: addresses, routes, and the settings that belong to its interface.
+//! The container's side: addresses, routes, and the settings of its interface.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{Plan, PlannedRoute};
 
-/// Detection takes a second or two (RFC 4862); the reference waits this long too.
+/// Duplicate address detection takes a second or two (RFC 4862). The reference waits this long too.
 const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
-/// Configures the container's end of a new pair, switched on last but for the routes. Gives
-/// back the socket in the container, for [`settle`] and [`announce`].
+/// Configures the container end of a new pair; only the routes are added after it is switched on.
+/// Returns the socket in the container, for [`settle`] and [`announce`].
 ///
 /// # Errors
-/// Codes 5, 8 and 101, naming what was refused.
+/// Codes 5, 8 and 101, naming the change that failed.
 pub(super) fn configure(
     host: &Host,
     netns: &Netns,
@@ -73,17 +73,17 @@ pub(super) fn settle(
     })
 }
 
-/// Announces the addresses to neighbours, now that the port forwards: those with an entry for the
-/// last holder would go on sending to its MAC for seconds.
+/// Announces the addresses to neighbours, now that the port forwards: a neighbour with a cached
+/// entry for the previous holder would send to its MAC for seconds.
 pub(super) fn announce(socket: &mut RouteSocket, plan: &Plan, index: u32) {
     if plan.container.up && !plan.container.addresses.is_empty() {
-        // The MAC it has: that makes the kernel speak, and changes nothing. Should it refuse,
-        // the neighbours find out by themselves.
+        // Setting the MAC to its current value only triggers the announcement. If that fails,
+        // neighbours learn the MAC by themselves.
         let _ = link::set_mac(socket, index, plan.container.mac);
     }
 }
 
-/// Waits until the kernel has found the IPv6 addresses to be unique on the link.
+/// Waits until the kernel has verified that the IPv6 addresses are unique on the link.
 fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
     let attempt = || format!("duplicate address detection in {}", netns.path().display());
     let outcome = netns.enter(&host.netns, || {
@@ -98,18 +98,18 @@ fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
     }
 }
 
-/// Opens a socket in the namespace that the thread is in.
+/// Opens a socket in the calling thread's namespace.
 pub fn open() -> Result<RouteSocket> {
     RouteSocket::open().during("open a netlink socket in the container")
 }
 
-/// Settings that have to be there before addresses are added and the link comes up.
+/// Makes the settings that must precede the addresses and switching on the link.
 #[expect(clippy::expect_used, reason = "lo is a name")]
 fn settings(plan: &Plan) -> Result<()> {
     let Attachment { ifname, .. } = &plan.attachment;
     if plan.container.has_ipv6() {
         let loopback = IfName::parse("lo").expect("a fine name");
-        // It may be off by default, and adding an address then fails.
+        // IPv6 may be off by default; then adding an address would fail.
         for link in [&loopback, ifname] {
             Sysctl::DisableIpv6(link).ensure("0")?;
         }
@@ -121,8 +121,8 @@ fn settings(plan: &Plan) -> Result<()> {
 
 type Batch = Vec<Request<RouteNetlinkMessage>>;
 
-/// All requests in their order, and what each of them attempts. They address the link by the
-/// index that its creation gave back, so one that fails cannot lead another astray.
+/// All requests in order, and what each attempts, for error messages. They address the link by the
+/// index from its creation, so they cannot hit another link even if one of them fails.
 fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
     let ifname = &plan.attachment.ifname;
     let (mut batch, mut attempts) = (Vec::new(), Vec::new());
@@ -134,7 +134,8 @@ fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
         batch.push(address::add_request(index, given.address, how));
         attempts.push(format!("add address {} to {ifname}", given.address));
     }
-    // When the MAC changes, the kernel announces it: by `announce`, or by a plugin behind this one.
+    // From now on, the kernel announces changes of the MAC, made by `announce` or by a chained
+    // plugin.
     batch.push(link::notify_request(index, plan.container.up));
     attempts.push(match plan.container.up {
         true => format!("switch on {ifname}"),
@@ -148,10 +149,10 @@ fn requests(plan: &Plan, index: u32) -> Result<(Batch, Vec<String>)> {
     Ok((batch, attempts))
 }
 
-/// A request for a planned route, and what it attempts.
+/// A request for a planned route, and what it attempts, for error messages.
 ///
 /// # Errors
-/// Code 7 when destination and next hop do not fit together.
+/// Code 7 when destination and next hop are of different families.
 pub(super) fn route_request(
     index: u32,
     link: &IfName,

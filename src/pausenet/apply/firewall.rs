@@ -1,5 +1,5 @@
-//! Other firewalls of the host: rules that let our traffic through where there is a place for them
-//! (DOCKER-USER), and a search for chains that drop it where there is none.
+//! Other firewalls of the host: adds rules that accept our traffic to DOCKER-USER, if that chain
+//! exists, and finds chains that drop it.
 
 use super::rules::{amend, explain, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
@@ -12,11 +12,11 @@ use crate::plan::firewall::{
 
 const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
 
-/// Sees to it that DOCKER-USER accepts the traffic, where there is such a chain. What is there
-/// already, at whatever place, is left as it is. Gives back the socket by which that was seen.
+/// Makes DOCKER-USER accept the traffic, if the chain exists. Rules that are already there stay
+/// where they are. Returns the nftables socket, if one was opened.
 ///
 /// # Errors
-/// Code 101 when the kernel refuses; 11 when others change the ruleset without a break.
+/// Code 101 when the kernel refuses; 11 when other programs keep changing the ruleset.
 pub fn ensure(traffic: &[AllowedTraffic]) -> Result<Option<Nft>> {
     let (missing_rules, nft) = find_missing_rules(traffic)?;
     if missing_rules.is_empty() {
@@ -31,7 +31,7 @@ pub fn ensure(traffic: &[AllowedTraffic]) -> Result<Option<Nft>> {
     Ok(Some(nft))
 }
 
-/// Whether DOCKER-USER accepts the traffic, where there is such a chain.
+/// Checks that DOCKER-USER accepts the traffic, if the chain exists.
 ///
 /// # Errors
 /// Code 102 for the first rule that is missing; 101 when the kernel refuses.
@@ -55,7 +55,7 @@ pub fn verify(traffic: &[AllowedTraffic]) -> Result<()> {
     .hint("the next ADD on the network makes it again"))
 }
 
-/// Removes what DOCKER-USER has of a network. True when there was something.
+/// Removes a network's rules from DOCKER-USER. True when there were any.
 pub fn forget(network: &NetworkName) -> Result<bool> {
     let (nft, found) = docker_user_tables(&TABLES)?;
     let Some(mut nft) = nft.filter(|_| !found.is_empty()) else {
@@ -76,8 +76,7 @@ pub fn forget(network: &NetworkName) -> Result<bool> {
     )
 }
 
-/// The chains on the host that drop what these networks forward, of nftables and of
-/// iptables-legacy.
+/// The chains of nftables and iptables-legacy that drop these networks' forwarded packets.
 pub fn obstacles(traffic: &[AllowedTraffic]) -> Result<Vec<Obstacle>> {
     let chains = match forward_chains() {
         Err(err) if is_unknown(&err) => Vec::new(),
@@ -119,8 +118,8 @@ fn legacy_forward(family: Family) -> Result<LegacyForward, KernelError> {
     })
 }
 
-/// What DOCKER-USER lacks, and the socket that was asked, if any. A host without Docker is asked
-/// one question, and changes nothing.
+/// The rules that DOCKER-USER lacks, and the socket, if one was opened. On a host without Docker,
+/// this costs one query.
 fn find_missing_rules(traffic: &[AllowedTraffic]) -> Result<(Vec<NewRule>, Option<Nft>)> {
     if traffic.is_empty() {
         return Ok((Vec::new(), None));
@@ -134,8 +133,7 @@ fn find_missing_rules(traffic: &[AllowedTraffic]) -> Result<(Vec<NewRule>, Optio
     Ok((missing_rules, nft))
 }
 
-/// Those of these tables that have a DOCKER-USER, and the socket that was asked; None without
-/// nftables.
+/// Those of the tables that have a DOCKER-USER, and the socket. No socket without nftables.
 fn docker_user_tables(asked: &[Table]) -> Result<(Option<Nft>, Vec<Table>)> {
     let answer = Nft::open().and_then(|mut nft| {
         let tables = tables(&mut nft, asked)?;

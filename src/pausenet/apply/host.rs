@@ -10,15 +10,15 @@ use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
 use crate::plan::host_end_name;
 
-/// Where the locks of attachments are.
+/// The folder of the attachments' locks.
 pub const LOCKS: &str = "/run/pausenet/lock";
 
-/// How long the kernel may take for what it does by itself: a host end that comes up once both
-/// ends are switched on, an IPv6 address that is taken into use. It does either in well under a
-/// millisecond; the limit is there to end in an error and not in a time-out of the runtime.
+/// How long to wait for the kernel's asynchronous work: the host end's carrier after both ends are
+/// switched on, and the activation of an IPv6 address. Both take well under a millisecond; the
+/// limit only makes sure that a failure ends in an error and not in the runtime's time-out.
 pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The lock of an attachment, if it is free.
+/// Takes the lock of an attachment if it is free.
 ///
 /// # Errors
 /// Code 5, naming the path.
@@ -26,7 +26,7 @@ pub fn try_lock(host_end: &IfName) -> Result<Option<Lock>> {
     Lock::try_take(Path::new(LOCKS), host_end)
 }
 
-/// Whether an attachment's lock is held, by an ADD or DEL under way; when in doubt, yes.
+/// Whether an ADD or DEL under way holds the attachment's lock. True when that is unknown.
 pub fn is_locked(attachment: &Attachment) -> bool {
     !matches!(try_lock(&host_end_name(attachment)), Ok(Some(_)))
 }
@@ -51,7 +51,7 @@ impl Host {
         })
     }
 
-    /// Opens the host's side for work on the whole network: no attachment's lock is held.
+    /// Opens a socket on the host's side for work on a whole network, without a lock.
     pub fn open_socket() -> Result<RouteSocket> {
         RouteSocket::open().during("open a netlink socket on the host")
     }

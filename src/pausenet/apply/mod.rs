@@ -1,8 +1,8 @@
-//! Makes a plan so, undoes it, and compares it with what is there.
+//! Applies a plan to the kernel, undoes it, and compares it with the kernel's state.
 //!
-//! The only rooms that know both the plan and the kernel. What is shared by attachments (the
-//! bridge, forwarding) is made when missing and never undone; what belongs to one attachment is
-//! its veth pair, and goes with it.
+//! These are the only modules that use both the plan and the kernel. What attachments share (the
+//! bridge, forwarding) is created when missing and never removed; what belongs to one attachment is
+//! removed together with its veth pair.
 
 mod attach;
 mod bandwidth;

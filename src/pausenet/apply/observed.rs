@@ -1,5 +1,5 @@
-//! What is in our tables of nftables, compared with what should be there: an `nft flush ruleset`
-//! removes ours too, and what it removed can be restored.
+//! Compares our nftables tables with the desired state and restores what is missing, for example
+//! after `nft flush ruleset`.
 
 use std::collections::HashMap;
 
@@ -15,19 +15,19 @@ use crate::kernel::nft::{Change, Element, Nft, Table};
 use crate::plan::host_end_name;
 use crate::plan::rules::{BRIDGE_TABLE, DesiredElement, TABLE, blocks};
 
-/// Where an element is: table, set and key.
+/// The location of an element: table, set and key.
 pub type ElementKey = (Table, String, Vec<u8>);
 
-/// What is in our tables at one moment.
+/// A snapshot of our tables.
 #[derive(Debug, Default)]
 pub struct ObservedElements {
     pub elements: HashMap<ElementKey, Element>,
-    /// How many rules each chain has.
+    /// The number of rules in each chain.
     rules: HashMap<(Table, String), usize>,
 }
 
 impl ObservedElements {
-    /// Reads all of it.
+    /// Reads our tables.
     pub fn read(nft: &mut Nft) -> Result<Self, KernelError> {
         let mut present = Self::default();
         for table in [TABLE, BRIDGE_TABLE] {
@@ -44,7 +44,7 @@ impl ObservedElements {
         Ok(present)
     }
 
-    /// Those of the desired elements that are not there, or are another's.
+    /// The desired elements that are missing or have another owner.
     pub fn missing(&self, desired: &[DesiredElement]) -> Vec<DesiredElement> {
         let missing = desired.iter().filter(|wanted| !self.has(wanted));
         missing.cloned().collect()
@@ -57,7 +57,7 @@ impl ObservedElements {
         found.is_some_and(|found| wanted.is_met_by(found))
     }
 
-    /// The shared chains of the desired elements that have lost rules.
+    /// The shared chains of the desired elements that lack rules.
     pub fn incomplete_chains(&self, desired: &[DesiredElement]) -> Vec<String> {
         let chains = blocks(desired)
             .into_iter()
@@ -73,12 +73,11 @@ impl ObservedElements {
     }
 }
 
-/// Restores elements of an attachment that lives: while its host end has this index, it is the
-/// same attachment. False when it is gone, or when an ADD or DEL is at work, which sees to its
-/// elements itself.
+/// Restores the elements of a live attachment, identified by the index of its host end. False when
+/// it is gone, or when an ADD or DEL is under way, which handles the elements itself.
 ///
 /// # Errors
-/// Code 103 when a port of the host has been taken meanwhile; 101 when the kernel refuses.
+/// Code 103 when a host port has been taken in between; 101 when the kernel refuses.
 pub fn restore_elements(
     attachment: &Attachment,
     index: u32,

@@ -1,5 +1,5 @@
-//! Published ports, and what they need beside nftables: 127.0.0.1 is let through to the container,
-//! and old flows in conntrack are removed.
+//! Published ports, and what they need besides nftables: routing from 127.0.0.1 to the container,
+//! and removal of old conntrack flows.
 
 use ipnetwork::IpNetwork;
 
@@ -15,7 +15,7 @@ use crate::kernel::{conntrack, link, route};
 use crate::plan::Mapper;
 use crate::plan::rules::{desired_port_elements, port_keys};
 
-/// Maps ports to a container that is wired already, all or none.
+/// Maps ports to a container that is already attached: all or none.
 ///
 /// # Errors
 /// Code 103 when a port is taken; 5 and 101 when the kernel refuses.
@@ -32,7 +32,7 @@ pub fn publish(
         &desired_port_elements(ports, addresses, &owner),
         |other| match mapper {
             Mapper::Own => is_gone(&mut host.socket, other),
-            // Whether another's container still lives, only the plugin could say that wired it.
+            // Only the plugin that attached the container knows whether it is still alive.
             Mapper::Chained => false,
         },
     )?;
@@ -46,8 +46,7 @@ pub fn publish(
     })
 }
 
-/// Takes ports away from a container that keeps others. Connections that were made through them
-/// go on.
+/// Removes some of a container's published ports. Established connections through them continue.
 pub fn unpublish(
     attachment: &Attachment,
     mapper: Mapper,
@@ -57,13 +56,13 @@ pub fn unpublish(
 ) -> Result<()> {
     let kept = kept.map_or_else(Vec::new, |kept| port_keys(kept, addresses));
     let mut keys = port_keys(ports, addresses);
-    // What marks the container as one with ports it still needs for the others.
+    // The mark that the container has ports is still needed for the others.
     keys.retain(|key| !kept.contains(key));
     rules::release_keys(&mut rules::open()?, &mapper.owner(attachment), &keys)?;
     forget_flows(ports, addresses)
 }
 
-/// The host's link that leads to the container.
+/// The host's link towards the container.
 fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
     let Some(ipv4) = addresses.iter().find(|address| address.is_ipv4()) else {
         return Ok(None);
@@ -77,7 +76,7 @@ fn towards(host: &mut Host, addresses: &[IpNetwork]) -> Result<Option<IfName>> {
     Ok(link.and_then(|link| IfName::parse(&link.name).ok()))
 }
 
-/// Makes the host deliver to these addresses what is mapped to them. `towards` is the host's link to
+/// Lets the host deliver mapped packets to these addresses. `towards` is the host's link towards
 /// the container.
 pub(super) fn enable_mappings(
     ports: &PortsConf,
@@ -90,7 +89,8 @@ pub(super) fn enable_mappings(
     forget_flows(ports, addresses)
 }
 
-/// A UDP flow in conntrack lives for as long as packets come, and would keep its old destination.
+/// Removes UDP flows from conntrack: a flow lasts as long as packets arrive and would keep its old
+/// destination.
 fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
     for family in Family::ALL {
         if !addresses

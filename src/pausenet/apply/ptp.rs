@@ -1,4 +1,5 @@
-//! Mode `ptp`: the host end holds the gateways' addresses, and routes lead to the container's.
+//! Mode `ptp`: the host end has the gateways' addresses, and the host has routes to the
+//! container's.
 
 use ipnetwork::IpNetwork;
 
@@ -9,7 +10,7 @@ use crate::kernel::link::Link;
 use crate::kernel::{RouteSocket, address, route as kernel_route};
 use crate::plan::PtpPlan;
 
-/// Gives the host end its addresses and routes, and waits until the host answers to them.
+/// Adds the host end's addresses and routes, and waits until the host answers to the addresses.
 pub(super) fn route(
     socket: &mut RouteSocket,
     plan: &PtpPlan,

@@ -1,14 +1,14 @@
-//! Addresses that cannot be in use any more, found when a range has run out.
+//! Frees addresses that are no longer in use, when a range is exhausted.
 //!
-//! An address is in use if some interface has it, and every interface of a network that we
-//! wire is the other end of a link on the host. So the namespaces behind the host's links are
-//! asked for their addresses, without entering them. What none of them has, and no ADD is
-//! under way for, was left by a crash, a reboot, or a runtime that forgot its DEL.
+//! An address is in use if an interface has it, and every interface of a network that pausenet
+//! wires is the other end of a link on the host. So this reads the addresses in the namespaces
+//! behind the host's links, without entering them. An address that none of them has, and that no
+//! ADD is about to use, was left by a crash, a reboot, or a runtime that sent no DEL.
 //!
-//! An ADD of ours that is under way holds its attachment's lock. Other plugins share the store but
-//! not our locks, and from the moment they take an address until an interface has it, nothing in
-//! the kernel shows it. No ADD takes ten minutes; before that, an address is freed only if several
-//! observations agree: see [`ReclaimEvidence`].
+//! A pausenet ADD under way holds its attachment's lock. Other plugins share the store but not the
+//! locks, and between reserving an address and adding it to an interface, nothing in the kernel
+//! shows it. No ADD takes ten minutes; a younger reservation is freed only if several observations
+//! agree: see [`ReclaimEvidence`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -23,28 +23,28 @@ use crate::kernel::boot;
 use crate::kernel::running_plugins::RunningPlugins;
 use crate::kernel::{KernelError, RouteSocket, address, link};
 
-/// An address file that is younger may belong to an ADD, under way, of a plugin that takes no lock
-/// of ours. No ADD takes that long.
+/// A younger address file may belong to an ADD, under way, of a plugin that does not use our locks.
+/// No ADD takes this long.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(600);
 
-/// What is known of an address that no interface has: whether another plugin's ADD can be about to
-/// use it. No observation is trusted alone: people set the clock and empty /run, and a plugin may
-/// have handed its work to a process that does not name the container.
+/// Observations about an address that no interface has: they show whether another plugin's ADD may
+/// be about to use it. None is sufficient alone: the clock may be set and /run emptied, and a
+/// plugin may delegate to a process that does not name the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReclaimEvidence {
-    /// A plugin is running for its container. None when that cannot be seen.
+    /// A plugin is running for its container. None when the processes cannot be listed.
     pub plugin_running: Option<bool>,
-    /// The age of the file, by the clock as it is set now. None: it comes from the future.
+    /// The age of the file by the wall clock. None: its time is in the future.
     pub age: Option<Duration>,
-    /// It was there when the store was first used after the host's start: how long ago that was, by
-    /// the monotonic clock.
+    /// How long ago the store was first used after the boot, by the monotonic clock. None: the file
+    /// was not there then.
     pub known_for: Option<Duration>,
-    /// The file was made since the host's start, by the clock as it is set now.
+    /// The file was written after the boot, by the wall clock.
     pub made_since_boot: bool,
 }
 
 impl ReclaimEvidence {
-    /// Whether the address can be freed (pure).
+    /// Whether the address may be freed (pure).
     pub fn allows_reclaim(&self) -> bool {
         let long_ago = |time: Option<Duration>| time.is_some_and(|time| time > GRACE_PERIOD);
         let waited_for = long_ago(self.age) || long_ago(self.known_for);
@@ -55,19 +55,19 @@ impl ReclaimEvidence {
         }
     }
 
-    /// Whether it was held before the host was started, so that its holder is gone.
+    /// Whether it was reserved before the boot, so that its holder is gone.
     pub fn predates_boot(&self) -> bool {
         self.known_for.is_some() && !self.made_since_boot
     }
 
-    /// Whether a plugin is seen running for its container.
+    /// Whether a plugin is known to be running for its container.
     pub fn plugin_is_running(&self) -> bool {
         self.plugin_running == Some(true)
     }
 }
 
-/// The processes and the host's start, as far as they show whether another plugin's ADD is about to
-/// use an address.
+/// The running plugins and the boot time: what shows whether another plugin's ADD is about to use
+/// an address.
 pub struct ProcessSnapshot {
     running_plugins: Option<RunningPlugins>,
     start: Option<SystemTime>,
@@ -75,7 +75,7 @@ pub struct ProcessSnapshot {
 }
 
 impl ProcessSnapshot {
-    /// Lists the processes of this moment.
+    /// Lists the current processes.
     pub fn take(now: SystemTime) -> Self {
         Self {
             running_plugins: RunningPlugins::list(),
@@ -84,11 +84,11 @@ impl ProcessSnapshot {
         }
     }
 
-    /// What is known of a container's address.
+    /// The observations about a container's address.
     pub fn evidence(&self, container: &str, origin: Origin) -> ReclaimEvidence {
         let running = self.running_plugins.as_ref();
         let age = self.now.duration_since(origin.made).ok();
-        // Where the start is not known, everything may have been made since.
+        // If the boot time is unknown, every file counts as written after it.
         let since_start = self.start.is_none_or(|start| start <= origin.made);
         ReclaimEvidence {
             plugin_running: running.map(|running| running.serve(container)),
@@ -99,10 +99,10 @@ impl ProcessSnapshot {
     }
 }
 
-/// Frees what can be freed of a network's addresses, and returns how many that were.
+/// Frees the unused addresses of a network. Returns how many.
 ///
 /// # Errors
-/// Codes 5 and 101; when in evidence, nothing is freed.
+/// Codes 5 and 101; if an error occurs while collecting observations, nothing is freed.
 pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<usize> {
     let Ipam::HostLocal(ipam) = ipam else {
         return Ok(0);
@@ -120,12 +120,13 @@ pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<us
             origin
                 .is_some_and(|origin| processes.evidence(&held.container, origin).allows_reclaim())
         });
-        // Once more: an ADD that ended before the processes were listed has left an interface by then.
+        // Check again: an ADD that ended before the processes were listed has made its interface by
+        // now.
         without_interface(&mut socket, held)
     })
 }
 
-/// Those that no interface has; none at all when one of the namespaces cannot be seen.
+/// The reservations whose address no interface has. Empty when a namespace cannot be read.
 fn without_interface(
     socket: &mut RouteSocket,
     mut held: Vec<StaleReservation>,
@@ -142,7 +143,7 @@ fn without_interface(
     Ok(held)
 }
 
-/// Every address behind a link of the host's. None when one of the namespaces cannot be seen.
+/// Every address behind the host's links. None when a namespace cannot be read.
 fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, KernelError> {
     let mut namespaces = HashSet::new();
     for link in link::list(socket)? {
@@ -178,7 +179,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Made before the host's start, a minute ago, and no plugin is running.
+    /// Written before the boot a minute ago, and no plugin is running.
     const DEAD: ReclaimEvidence = ReclaimEvidence {
         plugin_running: Some(false),
         age: Some(Duration::from_secs(90)),
@@ -280,14 +281,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever else is said.
+        /// Whatever the other observations are.
         #[test]
         fn nothing_is_freed_that_a_plugin_is_running_for(age in times(), known_for in times(), made_since_boot: bool) {
             let evidence = ReclaimEvidence { plugin_running: Some(true), age, known_for, made_since_boot };
             prop_assert!(!evidence.allows_reclaim());
         }
 
-        /// What came since the first use has ten minutes by the clock.
+        /// A file written after the first use is kept for ten minutes by the clock.
         #[test]
         fn nothing_that_came_later_is_freed_before_its_time(
             age in times(), made_since_boot: bool, plugin_running in proptest::option::of(any::<bool>())

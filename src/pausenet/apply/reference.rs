@@ -1,5 +1,5 @@
-//! Pods that the reference's plugins attached before the node changed to pausenet: found by
-//! prevResult and the store, and removed with all that belongs to them.
+//! Removes attachments that the reference's plugins made before the node switched to pausenet. They
+//! are found by prevResult and the store.
 
 use ipnetwork::IpNetwork;
 
@@ -21,7 +21,7 @@ use crate::plan::reference::{
     masquerade_network, port_chains,
 };
 
-/// The host end that a result names: on the host, and not the network's bridge.
+/// The host end in a result: an interface on the host that is not the network's bridge.
 pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Option<&'a Interface> {
     let bridge = network.link.as_ref().and_then(LinkConf::bridge);
     promised.interfaces.iter().find(|interface| {
@@ -30,9 +30,9 @@ pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Opti
     })
 }
 
-/// Removes the link of an attachment that is not ours: the host end that prevResult names, if
-/// its MAC is still that one; without prevResult the interface in the namespace, only if it
-/// has an address that the store gives to this container.
+/// Removes the link of an attachment made by another plugin: with prevResult, the host end that it
+/// names, if its MAC still matches; without, the interface in the namespace, but only if it has an
+/// address that the container holds in the store.
 pub fn remove_link(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
     match &request.network.prev_result {
         Some(promised) => match promised_host_end(promised, &request.network) {
@@ -60,7 +60,7 @@ fn remove_named(socket: &mut RouteSocket, interface: &Interface) -> Result<()> {
 }
 
 fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
-    // A path that leads nowhere, or to the host, has nothing of the container.
+    // A path that leads nowhere, or to the host's namespace, has no interface of the container.
     let Some(Ok(netns)) = request.netns.as_deref().map(Netns::open) else {
         return Ok(());
     };
@@ -74,7 +74,7 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
     let Some(found) = found.filter(|found| found.kind == "veth") else {
         return Ok(());
     };
-    // The path may lead to another pod by now, on a network with the same addresses.
+    // The path may now lead to another pod, on a network with the same addresses.
     if belongs_to_another_pod(host, request, &found).during_with(attempt)? {
         return Ok(());
     }
@@ -88,8 +88,8 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
     Ok(())
 }
 
-/// Whether the host's end of a container's interface says that it is not of this network: it is
-/// one of ours, which are found by name, or not a port of the network's bridge.
+/// Whether the host end of a container's interface shows that it belongs to another attachment: it
+/// is one of ours, which are found by name, or it is not a port of the network's bridge.
 fn belongs_to_another_pod(
     host: &mut Host,
     request: &Request,
@@ -108,12 +108,12 @@ fn belongs_to_another_pod(
         return Ok(false);
     };
     let bridge = link::get(&mut host.socket, Which::Name(&conf.name))?;
-    // Without the bridge, the link cannot be a port of it.
+    // If the bridge does not exist, the link cannot be its port.
     Ok(bridge.is_some_and(|bridge| port.controller != Some(bridge.index)))
 }
 
-/// Names on stderr those chains of these locations that stay: nf_tables does not show what
-/// iptables-legacy made.
+/// Lists on stderr those of these chains that remain: nf_tables does not show chains of
+/// iptables-legacy.
 pub fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
     for family in Family::ALL {
         let program = iptables_legacy::program(family);
@@ -138,12 +138,12 @@ pub fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
     }
 }
 
-/// Removes what rules the reference's plugins made in these locations.
+/// Removes the reference's rules in these locations.
 pub fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
     remove(|nft| {
         let mut changes = Vec::new();
         for location in locations {
-            // Chain by chain: a table of iptables may have thousands of others.
+            // Read chain by chain: an iptables table may have thousands of other rules.
             let mut rules = Vec::new();
             let own = location.own_chains.iter().map(String::as_str);
             for chain in location.chains.iter().copied().chain(own) {
@@ -155,7 +155,7 @@ pub fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
     })
 }
 
-/// Whether a plugin before us has made rules in one of these locations.
+/// Whether one of these locations has rules of the reference's plugins.
 pub fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
     let attempt = "look for the rules of a plugin before us";
     let mut nft = Nft::open().during(attempt)?;
@@ -171,7 +171,7 @@ pub fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
 }
 
 fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
-    // A chain is there if it has a rule, and chains of the reference are never empty.
+    // A chain of the reference is never empty, so it exists if it has a rule.
     let there = |chain: &&String| rules.iter().any(|rule| rule.chain == **chain);
     let chains: Vec<_> = location.own_chains.iter().filter(there).cloned().collect();
     let mut changes: Vec<_> = rules
@@ -187,8 +187,8 @@ fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
     changes
 }
 
-/// Removes the masquerade rules of a network's attachments that are not among `valid`, and all
-/// rules of those `stale` ones whose addresses are still known.
+/// Removes the masquerade rules of a network's attachments that are not in `valid`, and all rules
+/// of `stale` attachments, whose addresses are still known.
 pub fn collect(
     network: &NetworkName,
     valid: &[Attachment],
@@ -201,8 +201,8 @@ pub fn collect(
                 .iter()
                 .any(|valid| is_masquerade_of(&rule.comment, valid))
     };
-    // A container's port rules tell no network: only one that leads to its address here is ours
-    // to remove.
+    // A container's port rules do not name the network: remove only those that lead to its address
+    // in this network.
     let leads_nowhere = |rule: &Rule| {
         stale.iter().any(|stale| {
             rule.comment == stale.container && rule.values.contains(&address_bytes(stale.ip))
@@ -227,10 +227,10 @@ pub fn collect(
     })?;
     let attachment =
         |stale: &StaleReservation| Attachment::of_network(network, &stale.container, &stale.ifname);
-    // Each location once, for a rule can't be removed twice: an attachment may have two addresses.
+    // Each location once: an attachment may have two addresses, but a rule cannot be removed twice.
     let mut locations: Vec<RuleLocation> = Vec::new();
     for attachment in stale.iter().filter_map(attachment) {
-        // What iptables' chains are named by says no interface.
+        // The names of iptables chains do not depend on the interface.
         let lives = |valid: &Attachment| valid.container == attachment.container;
         let shared = valid.iter().any(lives);
         let found = link_rule_locations(&attachment).into_iter();

@@ -1,8 +1,7 @@
-//! An attachment's elements in nftables: claimed at ADD, released at DEL and GC.
+//! An attachment's nftables elements: claimed by ADD, released by DEL and GC.
 //!
-//! An element's key is what packets carry, an address or a port, and may have had another
-//! owner before. So a removal compares the owner first, and takes effect only if
-//! the ruleset has not changed in between.
+//! An element's key is an address or a port, and may belong to another owner by now. So a removal
+//! first compares the owner, and it takes effect only if the ruleset has not changed in between.
 
 use std::time::{Duration, Instant};
 
@@ -15,18 +14,18 @@ use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
 use crate::plan::rules::{BRIDGE_TABLE, DesiredElement, TABLE, blocks, keys, port_marks, target};
 use crate::plan::{Mapper, alias, element_owner};
 
-/// What removals attempt.
+/// The attempt that errors of removals name.
 const REMOVAL: &str = "remove the attachment's elements from nftables";
 
-/// How often a change is tried again because another one came in between. Each failure means that
-/// another change got through, so this many in a row is a storm.
+/// How often a change is tried when the ruleset changed in between. Each failure means that another
+/// program's change succeeded, so this many in a row are not a coincidence.
 const TRIES: usize = 64;
 
-/// Adds the desired elements, all or none. A socket that is open already is used for it: closing one
-/// costs a turn at nftables' lock.
+/// Adds the desired elements, all or none. Pass an open socket if there is one: closing a socket
+/// has to wait for nftables' lock.
 ///
 /// # Errors
-/// Code 103 when a port of the host is taken; 101 when the kernel refuses.
+/// Code 103 when a host port is taken; 101 when the kernel refuses.
 pub fn claim(
     nft: Option<Nft>,
     desired: &[DesiredElement],
@@ -49,7 +48,7 @@ pub fn claim(
             Err(failed) => failed.error,
         };
         if error.is(rustix::io::Errno::NOENT) {
-            // The first attachment of its kind, or the ruleset was flushed.
+            // This is the first attachment of its kind, or the ruleset was flushed.
             changes = blocks(desired);
             changes.extend(adds.iter().cloned());
             generation = None;
@@ -64,8 +63,8 @@ pub fn claim(
     Err(too_many_changes(attempt()))
 }
 
-/// Restores the objects that these elements need, and the rules of the chains, after a flush of the
-/// ruleset. Elements that are there stay.
+/// Restores the objects that these elements need and the rules of their chains, after the ruleset
+/// was flushed. Existing elements stay.
 pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
     let attempt = "put our tables and chains back into nftables";
     open()?
@@ -73,7 +72,7 @@ pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
         .map_err(|failed| explain(failed.error, attempt))
 }
 
-/// Removals of elements whose owner is dead, or is the attachment itself, of an earlier ADD.
+/// Removals of elements whose owner is gone, or that an earlier ADD of the same attachment left.
 fn removals_for(
     nft: &mut Nft,
     desired: &[DesiredElement],
@@ -91,7 +90,7 @@ fn removals_for(
             || target(&found) == target(&wanted.element)
             || match element_owner(&found.owner) {
                 Some((Mapper::Own, other)) => is_gone(&other),
-                // Whether another plugin's container lives is not for us to judge.
+                // We cannot know whether another plugin's container is still alive.
                 Some((Mapper::Chained, _)) | None => false,
             };
         if !dead {
@@ -115,7 +114,7 @@ fn port_taken(found: &Element) -> Error {
     .hint("choose another hostPort, or give each of the two a hostIP of its own")
 }
 
-/// The host's port in the key of a port map's element: `8080/tcp`.
+/// The host port in the key of a port map's element, for example `8080/tcp`.
 pub fn port_of(element: &Element) -> String {
     // The key ends with the protocol and the port, 4 bytes each.
     let (protocol, port) = match element
@@ -136,10 +135,10 @@ pub fn port_of(element: &Element) -> String {
     format!("{port}/{protocol}")
 }
 
-/// Whether every element that the attachment should have is there and its own.
+/// Checks that every desired element exists and belongs to the attachment.
 ///
 /// # Errors
-/// Code 102 for the first that is not.
+/// Code 102 for the first one that does not.
 pub fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
     if desired.is_empty() {
         return Ok(());
@@ -161,7 +160,7 @@ pub fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
     Ok(())
 }
 
-/// The element that is there under the key of each wanted.
+/// The existing element under the key of each desired one.
 fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Element>>> {
     let wanted: Vec<_> = desired
         .iter()
@@ -171,7 +170,7 @@ fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Eleme
         .map_err(|err| explain(err, "look up elements in nftables"))
 }
 
-/// Whether nftables can be asked and changed.
+/// Checks that nftables can be read and changed.
 pub fn ready() -> Result<()> {
     let attempt = "ask for the generation of nftables";
     open()?
@@ -180,7 +179,7 @@ pub fn ready() -> Result<()> {
         .map_err(|err| explain(err, attempt))
 }
 
-/// Removes the elements that an attachment has.
+/// Removes the elements of an attachment.
 pub fn release(
     nft: &mut Nft,
     request: &Request,
@@ -193,7 +192,7 @@ pub fn release(
     }
 }
 
-/// Removes the port mappings that an attachment may have and its request does not mention.
+/// Removes port mappings of an attachment that its request does not mention.
 pub fn release_forgotten(
     nft: &mut Nft,
     attachment: &Attachment,
@@ -202,7 +201,7 @@ pub fn release_forgotten(
     let owner = alias(attachment);
     let marks = port_marks(addresses);
     let wanted: Vec<_> = marks.iter().map(|(set, key)| (set, key.clone())).collect();
-    // A kernel without nftables has no mappings: that must not be in the way of a DEL.
+    // A kernel without nftables has no mappings, and must not make DEL fail.
     let found = nft.look_up(&wanted).unwrap_or_default();
     if found
         .into_iter()
@@ -214,14 +213,14 @@ pub fn release_forgotten(
     Ok(())
 }
 
-/// Removes every element of an attachment, wherever it is. True when there was one.
+/// Removes every element of an attachment, in all sets. True when there was one.
 pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
     let owner = alias(attachment);
     release_where(nft, |found| found.owner == owner)
 }
 
-/// Removes elements of `owner` under these keys: lets go of them ([`Change::Expire`]), and waits until
-/// they have ended. True when there was one.
+/// Removes the elements of `owner` under these keys: lets them expire ([`Change::Expire`]) and
+/// waits until they have. True when there was one.
 pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
     if keys.is_empty() {
         return Ok(false);
@@ -245,17 +244,17 @@ pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Resu
         Ok(true) if has_ended(nft, &owned)? => return Ok(true),
         _ => {}
     }
-    // The kernel is too old for it, or the set is.
+    // The kernel does not support it, or the set was created without timeouts.
     change(nft, |(set, element)| Change::Remove(set, element.key)).map(|_| true)
 }
 
-/// Waits until elements that were let go of have ended; false when they do not. The kernel
-/// sends no notification of that, but it is soon.
+/// Waits until elements have expired; false when they do not. The kernel sends no notification, but
+/// it takes only a tick.
 fn has_ended(
     nft: &mut Nft,
     owned: &impl Fn(&mut Nft) -> Result<Vec<(Set, Element)>, KernelError>,
 ) -> Result<bool> {
-    /// Some ticks: one takes 10 ms where they are longest.
+    /// A few ticks of at most 10 ms.
     const LIMIT: Duration = Duration::from_millis(50);
     let start = Instant::now();
     loop {
@@ -286,7 +285,7 @@ pub fn release_where(nft: &mut Nft, unwanted: impl Fn(&Element) -> bool) -> Resu
     })
 }
 
-/// A set to remove from: only its name matters then.
+/// A set to remove from: only table and name matter.
 fn by_name(table: Table, name: &str) -> Set {
     Set {
         table,
@@ -296,8 +295,8 @@ fn by_name(table: Table, name: &str) -> Set {
     }
 }
 
-/// Makes the changes that `find` finds due, if the ruleset is still as it was found in. True when
-/// there was something.
+/// Commits the changes that `find` returns, and retries if the ruleset changed in between. True
+/// when there were any.
 pub(super) fn amend(
     nft: &mut Nft,
     attempt: &str,
@@ -312,7 +311,7 @@ pub(super) fn amend(
         match nft.commit(&changes, Some(generation)) {
             Ok(()) => return Ok(true),
             Err(failed) if is_outdated(&failed.error) => {}
-            // Gone in between.
+            // Removed in between.
             Err(failed) if failed.error.is(rustix::io::Errno::NOENT) => {}
             Err(failed) => return Err(explain(failed.error, attempt)),
         }
@@ -322,8 +321,8 @@ pub(super) fn amend(
 
 /// Opens a socket for changes of the ruleset.
 ///
-/// Closing it after a removal waits until no packet can be using what was removed, under a lock
-/// that all changes of anybody need. Who has something else to wait for does that first.
+/// Closing it after a removal waits until no packet can be using what was removed, and holds a lock
+/// meanwhile that every program's changes need. So do other waiting first.
 pub fn open() -> Result<Nft> {
     Nft::open().during("open a netlink socket for nftables")
 }

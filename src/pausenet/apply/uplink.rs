@@ -1,5 +1,5 @@
-//! What a host end is connected to: one variant for each mode, and here what the modes do
-//! differently on the host.
+//! What a host end is connected to: one variant per mode, with what the modes do differently on the
+//! host.
 
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -11,7 +11,7 @@ use crate::kernel::netlink::Request;
 use crate::kernel::{RouteSocket, sysctl::Sysctl};
 use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
 
-/// The plan's link, ready for the host end of one attachment.
+/// A mode's connection, ready for the host end of one attachment.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -22,18 +22,18 @@ pub enum Uplink<'plan> {
         plan: &'plan BridgePlan,
         port: &'plan PortPlan,
         bridge: Bridge,
-        /// Neighbours may know an address of the container by the MAC of its last holder.
+        /// Neighbours may have cached the MAC of an address's previous holder.
         announce: bool,
     },
     Ptp(&'plan PtpPlan),
 }
 
 impl<'plan> Uplink<'plan> {
-    /// Makes what attachments share, where it is missing.
+    /// Creates what attachments share, if it is missing.
     ///
     /// # Errors
-    /// Code 7 when the bridge's name belongs to something else, or another address is in a
-    /// gateway's way; 5 and 101 when the kernel refuses something.
+    /// Code 7 when a link of another kind has the bridge's name, or another address conflicts with
+    /// a gateway's; 5 and 101 when the kernel refuses a change.
     pub(super) fn prepare(socket: &mut RouteSocket, plan: &'plan Plan) -> Result<Self> {
         match &plan.link {
             LinkPlan::Bridge { bridge, port } => {
@@ -54,7 +54,7 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// The link that the host end is born as a port of.
+    /// The bridge to create the host end as a port of.
     pub(super) fn controller(&self) -> Option<&Link> {
         match self {
             Self::Bridge { bridge, .. } => Some(&bridge.link),
@@ -62,7 +62,7 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// The host's link that packets to the container leave by.
+    /// The host's link towards the container.
     pub(super) fn towards_container<'a>(&'a self, plan: &'a Plan) -> &'a IfName {
         match self {
             Self::Bridge { plan, .. } => &plan.name,
@@ -70,7 +70,7 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// What a new host end needs before the container has addresses.
+    /// Makes the settings that a new host end needs before the container has addresses.
     pub(super) fn set_up(&self, plan: &Plan, host_end: &Link) -> Result<()> {
         match self {
             Self::Bridge { .. } => Ok(()),
@@ -79,8 +79,8 @@ impl<'plan> Uplink<'plan> {
                     .ipv6
                     .is_none_or(|settings| settings.accept_dad != 0);
                 if plan.container.has_ipv6() && probed {
-                    // While its link-local address is being probed, the host could not ask for
-                    // the container's MAC, and nothing routed would reach it by IPv6.
+                    // While its link-local address is probed, the host could not resolve the
+                    // container's MAC, and routed IPv6 packets would not reach it.
                     Sysctl::AcceptDad(&plan.host_end.name).set_if_there("0")?;
                 }
                 Ok(())
@@ -88,7 +88,7 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// Connects the host end: VLANs of a port, or addresses and routes.
+    /// Connects the host end: the VLANs of a bridge port, or addresses and routes.
     pub(super) fn connect(
         &self,
         socket: &mut RouteSocket,
@@ -104,7 +104,7 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// Flags that the kernel takes for a link only once it is a port.
+    /// The flags of a bridge port, which the kernel accepts only once the link is a port.
     pub(super) fn port_flags(&self, host_end: &Link) -> Option<Request<RouteNetlinkMessage>> {
         match self {
             Self::Bridge { port, .. } if port.hairpin || port.isolated => Some(link::port_request(
@@ -116,7 +116,7 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// Has the kernel settle the carrier of a bridge whose first port this is: until then, the
+    /// Makes the kernel update the carrier of a bridge when this is its first port: until then, the
     /// bridge drops what the host sends.
     pub(super) fn settle_carrier(&self) -> Option<Request<RouteNetlinkMessage>> {
         match self {
@@ -127,11 +127,11 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// Whether the container announces its addresses once it can be reached.
+    /// Whether the container announces its addresses once it is reachable.
     pub(super) fn announces(&self) -> bool {
         match self {
             Self::Bridge { announce, .. } => *announce,
-            // The host is the one neighbour, and what it knows of a link goes with it.
+            // The host is the only neighbour, and its cache entries disappear with the link.
             Self::Ptp(_) => false,
         }
     }

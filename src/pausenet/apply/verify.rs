@@ -1,4 +1,4 @@
-//! CHECK: what ADD promised in its result, compared with what is there.
+//! CHECK: compares the result of ADD with the kernel's state.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,8 @@ use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{Ownership, host_end_name, is_half_made};
 
-/// Compares the kernel with `promised`, the result of the attachment's ADD. Returns which plugin made it.
+/// Compares the kernel with `promised`, the result of the attachment's ADD. Returns which plugin
+/// attached the container.
 ///
 /// # Errors
 /// Code 102 for the first difference; 8 and 101 when the comparison cannot be made.
@@ -28,8 +29,8 @@ pub fn verify(
     let ifname = &request.attachment.ifname;
     let end = find(&mut inside, ifname, "in the container")
         .map_err(|err| explain_missing_interface(host, &request.attachment, err))?;
-    // First of all whether the two ends are a pair: what differs beyond that on an interface
-    // which is not ours says nothing.
+    // First check that the two ends are a pair: differences on an interface that is not ours mean
+    // nothing.
     let (port, maker) = host_end_of(host, request, promised, &end)
         .map_err(|err| explain_wrong_interface(host, netns, &request.attachment, &end, err))?;
     match &request.network.link {
@@ -58,16 +59,15 @@ pub fn verify(
     Ok(maker)
 }
 
-/// Which plugin connected the container.
+/// The plugin that attached the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WiredBy {
     Pausenet,
-    /// A plugin that the node had before; its rules in nftables are not ours to know.
+    /// The plugin that the node used before; its nftables rules are not checked.
     OtherPlugin,
 }
 
-/// The host end that belongs to the container's end: ours by its name, or else the one that
-/// the result names.
+/// The host end of the container's interface: ours, by its name, or else the one in the result.
 fn host_end_of(
     host: &mut Host,
     request: &Request,
@@ -87,8 +87,8 @@ fn host_end_of(
             WiredBy::OtherPlugin,
         ),
     };
-    // The pair has to be one pair: each end names the other. A namespace that has come to lie
-    // under this path since then has another interface, whatever its name.
+    // Each end must name the other as its peer. If the path now leads to another namespace, its
+    // interface is a different one, even if it has the same name.
     if port.peer != Some(end.index) || end.peer != Some(port.index) {
         return Err(differs(format!(
             "{} in the container is not the other end of {}: CNI_NETNS leads to another namespace \
@@ -109,11 +109,11 @@ fn host_end_of(
     Ok((port, maker))
 }
 
-/// What to do when a path has come to mean another namespace.
+/// The hint for a path that now leads to another namespace.
 const PATH_WAS_REUSED: &str = "a process number in CNI_NETNS (/proc/PID/ns/net) may have been given \
     to another process since ADD; DEL takes the attachment down and leaves that one alone";
 
-/// The container's end was not found: if the host's is there, so is its other end, somewhere.
+/// Explains a missing container end: if the host end exists, its peer exists somewhere else.
 fn explain_missing_interface(host: &mut Host, attachment: &Attachment, err: Error) -> Error {
     match host_end(&mut host.socket, attachment) {
         Ok(Some(port)) if err.code == Code::AttachmentDiffers => err.hint(format!(
@@ -125,7 +125,7 @@ fn explain_missing_interface(host: &mut Host, attachment: &Attachment, err: Erro
     }
 }
 
-/// The container's end is not this attachment's: its host end may name the one that it belongs to.
+/// Explains an interface that belongs to another attachment, which its host end may name.
 fn explain_wrong_interface(
     host: &mut Host,
     netns: &Netns,
@@ -216,7 +216,7 @@ fn bridge_side(
     Ok(())
 }
 
-/// Mode ptp: the host's addresses on the link, and its ways to the container's.
+/// Mode ptp: checks the host's addresses on the link and its routes to the container's.
 fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()> {
     gateways(host, promised, port)?;
     for ip in promised.ips.iter().filter(|ip| ip.gateway.is_some()) {
@@ -233,7 +233,7 @@ fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()>
     Ok(())
 }
 
-/// The host's link towards containers holds the addresses that they take for their gateways.
+/// Checks that the host's link towards the containers has their gateways' addresses.
 fn gateways(host: &mut Host, promised: &AddResult, towards: &Link) -> Result<()> {
     let present = address::of_link(&mut host.socket, towards.index)
         .during_with(|| format!("list the addresses of {}", towards.name))?;
@@ -256,7 +256,7 @@ fn addresses(
 ) -> Result<()> {
     let present = address::of_link(inside, end.index)
         .during_with(|| format!("list the addresses of {}", end.name))?;
-    // An address without an interface is the container's: old results know no interfaces.
+    // An address without an interface is the container's: old results have no interfaces.
     let ours = |index: Option<usize>| index.is_none() || index == promised_end;
     for ip in promised.ips.iter().filter(|ip| ours(ip.interface)) {
         if !present.contains(&ip.address) {

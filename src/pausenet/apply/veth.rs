@@ -1,4 +1,4 @@
-//! The pair of links of one attachment, seen from the host.
+//! The veth pair of one attachment, from the host's side.
 
 use std::os::fd::AsFd;
 
@@ -15,7 +15,7 @@ use crate::plan::{
     LINK_GROUP, Ownership, Plan, alias, host_end_name, ifb_name, is_half_made, lock_name,
 };
 
-/// Makes the pair. Debris of a killed ADD that is in the way is removed first.
+/// Creates the pair. First removes conflicting debris of a killed ADD.
 ///
 /// # Errors
 /// Code 100 when the interface or the attachment exists; 101 when the kernel refuses.
@@ -52,7 +52,7 @@ pub(super) fn create(
         if err.is(rustix::io::Errno::EXIST) {
             return name_taken(&plan.attachment, netns);
         }
-        // The pair may be there, and only the reply was lost.
+        // The pair may exist and only the reply be lost.
         let _ = clear_debris(&mut host.socket, &plan.attachment);
         let port = bridge.map_or_else(String::new, |bridge| format!(", port of {}", bridge.name));
         err.during(format!(
@@ -64,10 +64,10 @@ pub(super) fn create(
     })
 }
 
-/// Makes sure that the container has no interface of the attachment's name.
+/// Checks that the container has no interface of the attachment's name.
 ///
 /// # Errors
-/// Code 100 when it has one; 8 and 101 when the container cannot be asked.
+/// Code 100 when it has one; 8 and 101 when its namespace cannot be read.
 pub fn ensure_name_is_free(host: &Host, netns: &Netns, attachment: &Attachment) -> Result<()> {
     let mut socket = netns.enter(&host.netns, container::open)?;
     let name = &attachment.ifname;
@@ -92,8 +92,8 @@ fn name_taken(attachment: &Attachment, netns: &Netns) -> Error {
     )
 }
 
-/// The host end of an attachment, whole or half made; None when it is gone, or when the
-/// link of its name is not this attachment's.
+/// The host end of an attachment, complete or half made. None when it is gone, or when the link of
+/// this name belongs to another attachment.
 pub fn host_end(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
     let link = look_up(socket, attachment)?;
     Ok(link.filter(|link| is_of(link, attachment)))
@@ -109,11 +109,11 @@ fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<L
     link::get(socket, Which::Name(&name)).during_with(|| format!("look up the host end {name}"))
 }
 
-/// Removes what a killed ADD of this attachment left. True when there was something. The
-/// caller holds the attachment's lock, so no ADD is at work on what is half made.
+/// Removes the debris of a killed ADD of this attachment. True when there was any. The caller holds
+/// the attachment's lock, so no ADD is under way for it.
 ///
 /// # Errors
-/// Code 100 when the host end is whole, or not this attachment's; 101 when the kernel refuses.
+/// Code 100 when the host end is complete or not this attachment's; 101 when the kernel refuses.
 pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool> {
     let Some(found) = look_up(socket, attachment)? else {
         return Ok(false);
@@ -142,8 +142,8 @@ pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result
     }
 }
 
-/// Removes the attachment's links, as far as they are there and the attachment's: the pair,
-/// and the IFB of one whose bandwidth is limited. True when the host end was there.
+/// Removes the attachment's links, if they exist and belong to it: the pair, and the IFB if its
+/// bandwidth is limited. True when the host end existed.
 pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool> {
     let (host_end, ifb) = (host_end_name(attachment), ifb_name(attachment));
     let attempt = || format!("look up {host_end} and {ifb}");
@@ -164,7 +164,7 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool>
     Ok(found_host_end)
 }
 
-/// True when a link of the attachment's name is the attachment's, whole or half made.
+/// True when a link with the attachment's name belongs to it, complete or half made.
 pub(super) fn is_of(link: &Link, attachment: &Attachment) -> bool {
     match Ownership::of(link) {
         Ownership::Attachment(owner) => owner == *attachment,
@@ -173,17 +173,16 @@ pub(super) fn is_of(link: &Link, attachment: &Attachment) -> bool {
     }
 }
 
-/// Whether a link that was found half made is debris: no process holds its lock, and it is
-/// half made still.
+/// Whether a link found half made is debris: its lock is free, and it is still half made.
 ///
 /// # Errors
-/// Codes 5 and 101, when that cannot be told.
+/// Codes 5 and 101 when the lock or the link cannot be checked.
 pub fn is_debris(socket: &mut RouteSocket, found: &Link) -> Result<bool> {
     lock_debris(socket, found).map(|lock| lock.is_some())
 }
 
-/// Removes a half-made link, whichever attachment's it was, unless an ADD is at work on it. True
-/// when it was debris.
+/// Removes a half-made link of any attachment, unless an ADD is under way for it. True when it was
+/// debris.
 pub fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<bool> {
     let Some(_lock) = lock_debris(socket, found)? else {
         return Ok(false);
@@ -193,7 +192,7 @@ pub fn remove_debris(socket: &mut RouteSocket, found: &Link) -> Result<bool> {
     Ok(true)
 }
 
-/// The lock of a link that is debris: it is taken first, and the link looked at once more.
+/// Takes the lock of a link and checks that it is still half made. None when it is not debris.
 fn lock_debris(socket: &mut RouteSocket, found: &Link) -> Result<Option<Lock>> {
     let Some(name) = lock_name(&found.name) else {
         return Ok(None);
@@ -206,7 +205,7 @@ fn lock_debris(socket: &mut RouteSocket, found: &Link) -> Result<Option<Lock>> {
     Ok(now.is_some_and(|now| is_half_made(&now)).then_some(lock))
 }
 
-/// Sets the port's flags, waits until it carries traffic, and writes the alias, last.
+/// Sets the port's flags, waits until the link is running, and sets the alias last.
 pub(super) fn finish(
     socket: &mut RouteSocket,
     plan: &Plan,
@@ -217,8 +216,8 @@ pub(super) fn finish(
     let attempt = || format!("finish the host end {}", host_end.name);
     let mut batch = Vec::with_capacity(4);
     batch.extend(uplink.port_flags(host_end));
-    // Asking for a link's state makes the kernel settle it first (linkwatch_sync_dev), so the
-    // port forwards from here on; older kernels do it a moment later.
+    // Reading a link's state makes the kernel update it first (linkwatch_sync_dev), so the port
+    // forwards from here on; older kernels update it a moment later.
     batch.push(link::get_request(Which::Index(index)));
     batch.extend(uplink.settle_carrier());
     batch.push(link::alias_request(index, &alias(&plan.attachment)));

@@ -1,5 +1,5 @@
-//! VLANs on a bridge: the ports of containers, and the interface by which the host has a
-//! gateway's address in one.
+//! VLANs on a bridge: those of container ports, and the host's VLAN interface with a gateway's
+//! address.
 
 use std::os::fd::AsFd;
 
@@ -11,7 +11,7 @@ use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, link, vlan};
 use crate::plan::host_end_name;
 
-/// Makes sure that a bridge filters VLANs. One that was `made` just now is removed if it does
+/// Checks that a bridge filters VLANs. Removes a bridge that was just created (`made`) if it does
 /// not.
 ///
 /// # Errors
@@ -38,7 +38,7 @@ pub(super) fn require_filtering(socket: &mut RouteSocket, bridge: &Link, made: b
     )))
 }
 
-/// The kernel cannot do what `vlan` and `vlanTrunk` ask for.
+/// The error when the kernel does not support `vlan` and `vlanTrunk`.
 pub(super) fn no_filtering() -> Error {
     Error::new(
         Code::UnsupportedField,
@@ -68,7 +68,7 @@ pub(super) fn join(
             .map(|vid| vlan::join_request(port.index, *vid, false)),
     );
     if vlans.own.is_none() {
-        // As in the reference: a trunk without a VLAN of its own has 1 for untagged frames.
+        // As in the reference: a trunk without its own VLAN uses VLAN 1 for untagged frames.
         batch.push(vlan::join_request(port.index, 1, true));
     }
     socket
@@ -76,8 +76,8 @@ pub(super) fn join(
         .during_with(|| format!("set the VLANs of port {}", port.name))
 }
 
-/// The host's interface in a VLAN of a bridge, `BRIDGE.VLAN`; made if it is not there. Like the
-/// bridge it is shared, and never removed with an attachment.
+/// The host's interface in a VLAN of a bridge, `BRIDGE.VLAN`; created if it is missing. Like the
+/// bridge, it is shared and never removed with an attachment.
 ///
 /// # Errors
 /// Code 7 when its name does not fit; 101 when the kernel refuses.
@@ -104,7 +104,7 @@ pub(super) fn gateway_link(
             host_mac: MacAddr::random()?,
             mtu: Some(bridge.mtu),
             controller: Some(bridge.index),
-            // Not an attachment's: no GC may take it for debris.
+            // It belongs to no attachment, and GC must not take it for debris.
             group: 0,
         },
     )
@@ -127,7 +127,7 @@ pub(super) fn gateway_link(
         })
 }
 
-/// A name for the bridge's end that no attachment has: no container has a dot in front.
+/// A name for the bridge's end: that of the host end of an attachment that cannot exist.
 fn port_name(bridge: &str, link: &IfName) -> Result<IfName> {
     Ok(host_end_name(&Attachment {
         network: NetworkName::parse("pausenet-vlan")?,
