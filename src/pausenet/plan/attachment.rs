@@ -17,7 +17,7 @@ use crate::cni::result::{Dns, Route};
 use crate::cni::{Family, IfName, MacAddr, Result};
 use crate::ipam::Allocation;
 
-/// An attachment as it should be.
+/// The desired state of an attachment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub attachment: Attachment,
@@ -27,15 +27,15 @@ pub struct Plan {
     /// The host forwards for these families.
     pub forward: Families,
     pub container: ContainerPlan,
-    /// What nftables should hold for the attachment.
+    /// The attachment's desired nftables elements.
     pub rules: Vec<rules::DesiredElement>,
-    /// What others' firewalls should let through.
+    /// The traffic that other firewalls should accept.
     pub allowed_traffic: Vec<firewall::AllowedTraffic>,
-    /// Ports of the host that lead to the container.
+    /// The published ports.
     pub ports: Option<PortsConf>,
-    /// How much traffic the container may have.
+    /// The limits on the container's traffic.
     pub bandwidth: Option<Bandwidth>,
-    /// As they were configured, for the result; the container's own list has them filled in.
+    /// The routes as configured, for the result; the container's list has next hops filled in.
     pub routes: Vec<Route>,
     pub dns: Dns,
 }
@@ -69,9 +69,9 @@ struct ModePlan {
     routes: Vec<PlannedRoute>,
 }
 
-/// Plans an attachment. `allocation` is None when the config has no IPAM: then the container
-/// is on layer 2 only. `mac` is for an interface that has no address to make it from
-/// ([`mac_of`]), and for which none is asked for.
+/// Plans an attachment. `allocation` is None when the config has no IPAM: then the container is on
+/// layer 2 only. `mac` is used if no MAC is requested and there is no address to derive one from
+/// ([`mac_of`]).
 ///
 /// # Errors
 /// Code 7 when gateways and addresses do not fit together.

@@ -20,7 +20,7 @@ pub struct BridgePlan {
     pub promiscuous: bool,
     /// Gateway addresses that the bridge is to hold.
     pub gateways: Vec<IpNetwork>,
-    /// Replace an address that is in a gateway's way.
+    /// Replace an address that conflicts with a gateway's.
     pub force_address: bool,
     /// The VLANs that the container's port is in. The gateways are in its own.
     pub vlans: Option<VlanConf>,
@@ -68,7 +68,7 @@ pub(super) fn plan(
     })
 }
 
-/// The first address after the network's own: where a gateway is by convention.
+/// The first host address of the subnet: by convention, the gateway.
 fn first_host(address: IpNetwork) -> Result<IpAddr> {
     let next = match address.network() {
         IpAddr::V4(net) => u32::from(net)
@@ -117,7 +117,7 @@ fn add_default_routes(allocation: &mut Allocation) {
     }
 }
 
-/// A step towards the addresses that a bridge is to hold.
+/// A change to a bridge's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChange {
     Add(IpNetwork),
@@ -131,7 +131,7 @@ pub enum AddressChange {
 /// that this very list wants are never in each other's way.
 ///
 /// # Errors
-/// The address that is in the way.
+/// The conflicting address.
 pub fn bridge_addresses(
     present: &[IpNetwork],
     wanted: &[IpNetwork],
@@ -210,7 +210,7 @@ mod tests {
     }
 
     proptest! {
-        /// Applying the changes once leaves nothing to change.
+        /// After applying the changes, there is nothing left to change.
         #[test]
         fn bridge_addresses_settle(
             present in proptest::collection::vec((any::<[u8; 4]>(), 8u8..31), 0..4),

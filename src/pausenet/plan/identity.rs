@@ -1,5 +1,5 @@
-//! The identity that a host end carries: a name made by hash, and an alias in plain text; and the
-//! MAC that goes with an address.
+//! The identity of a host end, a hashed name and an alias in plain text; and the MAC for an
+//! address.
 //!
 //! The name is what DEL finds it by, with no netns and no memory; the alias names its attachment,
 //! and its presence means that the attachment is whole. All are frozen: a host end made by one
@@ -119,7 +119,7 @@ fn marked(mark: &str, attachment: &Attachment) -> String {
     format!("{mark} {network} {container} {ifname}")
 }
 
-/// What a link on the host is to pausenet.
+/// The owner of a link on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ownership {
     /// A link of this attachment, which is whole.
@@ -191,7 +191,7 @@ impl Mapper {
     }
 }
 
-/// Whose an element in nftables is, by its comment; None for a comment that is not ours.
+/// The owner of an nftables element, from its comment; None for a comment that is not ours.
 pub fn element_owner(comment: &str) -> Option<(Mapper, Attachment)> {
     Mapper::ALL
         .into_iter()

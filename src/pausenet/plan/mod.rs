@@ -1,12 +1,12 @@
-//! The plan: what the kernel should look like when an attachment is whole.
+//! The plan: the desired state of the kernel for a complete attachment.
 //!
-//! A pure function of the request and the allocation. ADD makes what it says, CHECK compares
-//! it with what is there. Nothing here asks the kernel, the disk, the clock or the environment.
+//! A pure function of the request and the allocation. ADD applies it, CHECK compares it with the
+//! kernel's state. Nothing here reads the kernel, the disk, the clock or the environment.
 //!
 //! [`attachment`](plan) puts the parts together: the host end and what it is connected to
 //! ([`LinkPlan`], one variant for each mode), the container's side, elements of nftables
-//! ([`rules`]) and what other firewalls should let through ([`firewall`]). What all of it is
-//! called and marked with is in the file `identity`.
+//! ([`rules`]) and the traffic that other firewalls should accept ([`firewall`]). Names and marks
+//! are in the file `identity`.
 
 mod attachment;
 mod bridge;

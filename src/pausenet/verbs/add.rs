@@ -10,10 +10,10 @@ use crate::ipam::{Allocation, Ipam, Outcome};
 use crate::kernel::netns::Netns;
 use crate::plan::{Plan, host_end_name, plan};
 
-/// Serves ADD: an address first, then the links; undone in the other direction on failure.
+/// Serves ADD: allocates addresses, then creates the links; undoes both in reverse on failure.
 ///
 /// # Errors
-/// Whatever stood in the way; kernel and store are then as before, but for the shared bridge.
+/// The first failure. Kernel and store are then as before, except for the shared bridge.
 pub(super) fn run(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
     let ipam = Ipam::new(&request.network)?;
@@ -47,7 +47,7 @@ pub(super) fn open_netns(request: &Request) -> Result<Netns> {
     }
 }
 
-/// Unless it is allowed, the container's namespace may not be the plugin's own.
+/// Refuses the plugin's own namespace as the container's, unless the request allows it.
 pub(super) fn refuse_own_netns(request: &Request, netns: &Netns, own: &Netns) -> Result<()> {
     if request.netns_override || !netns.is_same(own).unwrap_or(false) {
         return Ok(());
@@ -62,14 +62,14 @@ pub(super) fn refuse_own_netns(request: &Request, netns: &Netns, own: &Netns) ->
     .hint("a container's interface would be made on the host; CNI_NETNS_OVERRIDE=1 allows it"))
 }
 
-/// An address from each range set. Those that a killed ADD of this attachment left are freed
-/// first; those of a finished one are not touched, be it ours or another plugin's.
+/// Allocates the addresses. First frees those that a killed ADD of this attachment left; those of a
+/// completed ADD, ours or another plugin's, are not touched.
 fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> Result<Allocation> {
     let mut outcome = ipam.allocate(request);
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
-    // If the search for dead addresses fails, the exhaustion is the error to report.
+    // If reclaiming addresses fails, the exhaustion is still the error to report.
     if exhausted
         && reclaim(&request.network.name, ipam, SystemTime::now()).is_ok_and(|freed| freed > 0)
     {
@@ -79,7 +79,7 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
         Outcome::Allocated(allocation) => return Ok(allocation),
         Outcome::AlreadyHeld(held) => held,
     };
-    // An error here means that the attachment is whole.
+    // An error here means that the attachment is complete.
     clear_debris(&mut host.socket, &request.attachment)?;
     // Other plugins share the store: the addresses may be those of an interface of theirs.
     ensure_name_is_free(host, netns, &request.attachment)?;

@@ -1,4 +1,4 @@
-//! CHECK: whether an attachment still is what its ADD said.
+//! CHECK: compares an attachment with the result of its ADD.
 
 use super::add::{open_netns, refuse_own_netns};
 use crate::apply::{Host, WiredBy, firewall, rules, verify};
@@ -14,7 +14,8 @@ use crate::plan::rules::{self as planned_rules, DesiredElement};
 /// Serves CHECK.
 ///
 /// # Errors
-/// Code 102 for the first difference, 7 without prevResult, or what made CHECK impossible.
+/// Code 102 for the first difference, 7 without prevResult, or the error that prevented the
+/// comparison.
 pub(super) fn run(request: &Request) -> Result<()> {
     let netns = open_netns(request)?;
     let promised = promised(request)?;
@@ -32,14 +33,14 @@ pub(super) fn run(request: &Request) -> Result<()> {
     }
 }
 
-/// What nftables should hold for an attachment with this result.
+/// The desired nftables elements of an attachment with this result.
 pub(super) fn desired_elements(request: &Request, promised: &AddResult) -> Vec<DesiredElement> {
     let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
     let mac = promised.mac_of(&request.attachment.ifname);
     planned_rules::desired_elements(request, &addresses, mac)
 }
 
-/// No ADD has attached the host's own namespace: the path has come to lead there since.
+/// ADD never attaches the host's own namespace, so the path must lead there only since then.
 fn not_attached(netns: &Netns, err: Error) -> Error {
     let path = netns.path().display();
     Error {

@@ -1,5 +1,5 @@
-//! DEL: undoes an ADD. Needs neither the namespace nor prevResult, and succeeds when there is
-//! nothing left to undo.
+//! DEL: undoes an ADD. It needs neither the namespace nor prevResult, and succeeds when nothing is
+//! left to undo.
 
 use std::panic::resume_unwind;
 
@@ -12,27 +12,27 @@ use crate::ipam::Ipam;
 use crate::kernel::nft::Nft;
 use crate::plan;
 
-/// Serves DEL: links and nftables, and the address last, so that it is free only when nothing of
-/// it is left.
+/// Serves DEL: removes links and nftables elements, and frees the addresses last, when nothing uses
+/// them any more.
 ///
 /// # Errors
-/// Codes 5 and 101, when something is left that could not be removed.
+/// Codes 5 and 101 when something could not be removed.
 pub(super) fn run(request: &Request) -> Result<()> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
     undo(&mut host, ipam.as_ref(), request)
 }
 
-/// Removes whatever there is of the attachment.
+/// Removes everything of the attachment that exists.
 ///
 /// # Errors
-/// Codes 5 and 101, when something is left that could not be removed.
+/// Codes 5 and 101 when something could not be removed.
 pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
     let network = &request.network;
     let has_rules = plan::rules::are_used(network) || plan::rules::may_be_forgotten(network);
     let _closed_last = match has_rules.then(|| addresses(request, ipam)) {
         Some(Ok(addresses)) => Some(remove_links_and_rules(host, ipam, request, &addresses)?),
-        // The link goes all the same.
+        // Remove the link nevertheless.
         Some(Err(err)) => return remove_links(host, ipam, request, None).and(Err(err)),
         None => {
             remove_links(host, ipam, request, None)?;
@@ -45,9 +45,9 @@ pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> R
     }
 }
 
-/// Links and elements at the same time: for each of them the kernel waits until no packet can be
-/// using it any more, which is nearly all that a DEL takes. Gives back the socket of nftables,
-/// which is closed when there is nothing left to wait for: see [`rules::open`].
+/// Removes links and elements in parallel: for each, the kernel waits until no packet can be using
+/// it, which is most of a DEL's time. Returns the nftables socket, to close after all other
+/// waiting: see [`rules::open`].
 fn remove_links_and_rules(
     host: &mut Host,
     ipam: Option<&Ipam>,
@@ -77,7 +77,7 @@ fn side_by_side<A, B: Send>(here: impl FnOnce() -> A, there: impl Fn() -> B + Sy
     )
 }
 
-/// The links of the attachment, ours or another's. Its addresses are looked up if need be.
+/// Removes the attachment's links, ours or another plugin's. Looks up its addresses if necessary.
 fn remove_links(
     host: &mut Host,
     ipam: Option<&Ipam>,
@@ -94,7 +94,7 @@ fn remove_links(
     }
 }
 
-/// The elements of the attachment, those too that the request does not mention.
+/// Removes the attachment's elements, including those that the request does not mention.
 fn release_rules(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
     let mut nft = rules::open()?;
     if plan::rules::are_used(&request.network) {
@@ -108,8 +108,8 @@ fn release_rules(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
     Ok(nft)
 }
 
-/// What a plugin before us may have made: on a node that has changed to ours, its pods are ours
-/// to look after.
+/// Removes what another plugin may have made: on a node that switched to pausenet, its pods are now
+/// ours.
 fn remove_other_plugins_link(
     host: &mut Host,
     request: &Request,
@@ -125,7 +125,7 @@ fn remove_other_plugins_link(
     Ok(())
 }
 
-/// The attachment's addresses: from its result, or else from the IPAM.
+/// The attachment's addresses, from prevResult or else from the IPAM.
 fn addresses(request: &Request, ipam: Option<&Ipam>) -> Result<Vec<IpNetwork>> {
     match (&request.network.prev_result, ipam) {
         (Some(promised), _) if !promised.ips.is_empty() => {

@@ -1,5 +1,5 @@
-//! GC: removes what no valid attachment owns. The runtime's list decides, for it owns the
-//! network; what an ADD is making right now is left alone.
+//! GC: removes everything that no valid attachment owns. The runtime's list decides, because the
+//! runtime owns the network; attachments of an ADD under way are left alone.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::kernel::nft::Element;
 use crate::kernel::{RouteSocket, link};
 use crate::plan::{CONDEMNED_GROUP, Mapper, Ownership, element_owner};
 
-/// The attachments that are not stale: those on the runtime's list, and those with a held lock.
+/// The valid attachments: those on the runtime's list, and those whose lock is held.
 struct ValidAttachments<'a> {
     network: &'a Network,
     listed: HashSet<(&'a str, &'a str)>,
@@ -20,7 +20,7 @@ struct ValidAttachments<'a> {
 
 impl<'a> ValidAttachments<'a> {
     /// # Errors
-    /// Code 7 when the runtime gave no list: that is not an empty one.
+    /// Code 7 when the config has no list: that is not the same as an empty one.
     fn new(network: &'a Network) -> Result<Self> {
         let Some(list) = &network.valid_attachments else {
             return Err(Error::new(
@@ -41,7 +41,7 @@ impl<'a> ValidAttachments<'a> {
             return true;
         }
         if ifname.is_empty() {
-            // An old address file, which names the container alone.
+            // An address file of the old form, which names the container alone.
             return self.listed.iter().any(|(listed, _)| *listed == container);
         }
         Attachment::of_network(&self.network.name, container, ifname)
@@ -55,18 +55,18 @@ impl<'a> ValidAttachments<'a> {
         self.listed.iter().filter_map(parse).collect()
     }
 
-    /// Whether an attachment is this network's and its owner is gone.
+    /// Whether an attachment belongs to this network and is not valid.
     fn is_stale(&self, attachment: &Attachment) -> bool {
         attachment.network == self.network.name
             && !self.contains(attachment.container.as_str(), attachment.ifname.as_str())
     }
 }
 
-/// Serves GC for the plugins that wire containers: links first, then nftables, and the
-/// addresses last.
+/// Serves GC for the plugins that wire containers: removes links, then nftables elements, and frees
+/// the addresses last.
 ///
 /// # Errors
-/// All that went wrong, together, after everything that could be removed was.
+/// All failures together, after removing everything possible.
 pub(super) fn run(network: &Network) -> Result<()> {
     let valid = ValidAttachments::new(network)?;
     let ipam = Ipam::new(network);
@@ -90,7 +90,7 @@ pub(super) fn run(network: &Network) -> Result<()> {
 /// Serves GC for `host-local`.
 ///
 /// # Errors
-/// Code 5 after having freed what could be.
+/// Code 5, after freeing as many addresses as possible.
 pub(super) fn addresses(network: &Network) -> Result<()> {
     let valid = ValidAttachments::new(network)?;
     match Ipam::new(network)? {
@@ -119,7 +119,7 @@ fn links(valid: &ValidAttachments<'_>) -> Result<()> {
     }
     let mut outcome = Ok(());
     for found in &debris {
-        // Unless an ADD is at work on it.
+        // Unless an ADD is under way for it.
         outcome = outcome.and(remove_debris(&mut socket, found).map(drop));
     }
     let Some(group) = (CONDEMNED_GROUP..).find(|group| !groups.contains(group)) else {
@@ -131,12 +131,12 @@ fn links(valid: &ValidAttachments<'_>) -> Result<()> {
     outcome
 }
 
-/// How many links are removed at once. The kernel lets no other process change links meanwhile.
+/// How many links to remove at once. No other process can change links meanwhile.
 const TOGETHER: usize = 64;
 
-/// Removes links by a group that no other link is in, but for those of another GC. For
-/// each removal the kernel waits until no packet can be using what it removes, and it does so
-/// once for all of a group.
+/// Puts links into a group of their own (which only another GC may share) and removes the group.
+/// The kernel waits until no packet can be using the links only once per removal, so once for the
+/// whole group.
 fn remove_together(socket: &mut RouteSocket, links: &[Link], group: u32) -> Result<()> {
     if let [alone] = links {
         return remove(socket, alone);
@@ -172,8 +172,8 @@ fn elements(valid: &ValidAttachments<'_>) -> Result<()> {
     rules::release_where(&mut rules::open()?, is_stale).map(drop)
 }
 
-/// Rules in other firewalls go when the network has no attachment any more. The
-/// bridge stays, but a hole in another's firewall is not to outlive its use.
+/// Removes the network's rules from other firewalls when it has no attachment left. The bridge
+/// stays, but an opening in another firewall must not outlast its use.
 fn firewall(valid: &ValidAttachments<'_>) -> Result<()> {
     if !valid.listed.is_empty() {
         return Ok(());
@@ -182,7 +182,7 @@ fn firewall(valid: &ValidAttachments<'_>) -> Result<()> {
     let links = link::list(&mut socket).during("list the host's links")?;
     let in_use = links.iter().any(|found| match Ownership::of(found) {
         Ownership::Attachment(attachment) => attachment.network == valid.network.name,
-        // Of an ADD at work, and perhaps on this network.
+        // An ADD under way, perhaps on this network.
         Ownership::HalfMade => true,
         Ownership::Foreign => false,
     });
@@ -192,7 +192,7 @@ fn firewall(valid: &ValidAttachments<'_>) -> Result<()> {
     crate::apply::firewall::forget(&valid.network.name).map(drop)
 }
 
-/// Goes on after errors and reports them together.
+/// Combines the errors of several steps into one.
 fn together<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
     let mut errors = outcomes.into_iter().filter_map(Result::err);
     let Some(mut first) = errors.next() else {

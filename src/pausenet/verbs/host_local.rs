@@ -1,4 +1,4 @@
-//! The plugin `host-local`, for other plugins to delegate to: addresses and nothing else.
+//! The plugin `host-local`, to which other plugins delegate: it only allocates addresses.
 
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, IpConfig};
@@ -8,7 +8,7 @@ use crate::ipam::{HostLocal, Outcome};
 /// Serves ADD.
 ///
 /// # Errors
-/// Code 100 when the container has an address for the interface already; the IPAM's own.
+/// Code 100 when the attachment already has an address; the IPAM's own.
 pub(super) fn add(request: &Request) -> Result<String> {
     let ipam = ipam(request)?;
     let requested: Vec<_> = request.requested_ips.all().collect();
@@ -48,8 +48,8 @@ pub(super) fn del(request: &Request) -> Result<()> {
     ipam(request)?.release(&request.attachment)
 }
 
-/// Serves CHECK: as in the reference, any address of the container's will do; which, is for
-/// the plugin to compare that delegates.
+/// Serves CHECK: as in the reference, any address of the attachment is enough; the delegating
+/// plugin compares which.
 ///
 /// # Errors
 /// Code 102 when it has none.

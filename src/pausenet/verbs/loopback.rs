@@ -9,8 +9,7 @@ use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link};
 
-/// Serves ADD. CNI_IFNAME is not looked at: there is one loopback. A result that came in is
-/// passed on.
+/// Serves ADD. Ignores CNI_IFNAME: there is only one loopback. Passes on prevResult.
 pub(super) fn add(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
     let mut inside = enter(&netns)?;
@@ -24,12 +23,12 @@ pub(super) fn add(request: &Request) -> Result<String> {
     Ok(result.to_json(request.network.version))
 }
 
-/// Serves DEL: switches lo off. A namespace that is gone has none.
+/// Serves DEL: switches lo off. Succeeds when the namespace is gone.
 pub(super) fn del(request: &Request) -> Result<()> {
     let Some(Ok(netns)) = request.netns.as_deref().map(Netns::open) else {
         return Ok(());
     };
-    // A dead pod's path may lead to the host by now, whose lo must stay on.
+    // A dead pod's path may now lead to the host's namespace, whose lo must stay on.
     if netns.is_same(&Netns::own()?).unwrap_or(true) && !request.netns_override {
         return Ok(());
     }
@@ -67,7 +66,7 @@ fn find(inside: &mut RouteSocket) -> Result<Link> {
         .ok_or_else(|| Error::new(Code::KernelRefused, "the container has no lo"))
 }
 
-/// lo and the addresses that it has: 127.0.0.1/8, and ::1/128 where there is IPv6.
+/// lo and its addresses: 127.0.0.1/8, and ::1/128 with IPv6.
 fn describe(inside: &mut RouteSocket, lo: &Link, netns: &Netns) -> Result<AddResult> {
     let addresses = address::of_link(inside, lo.index).during("list the addresses of lo")?;
     if let Some(other) = addresses.iter().find(|net| !net.ip().is_loopback()) {

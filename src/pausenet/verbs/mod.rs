@@ -1,6 +1,6 @@
-//! What a runtime asks for: one file for each verb of the plugins that wire containers ([`add`],
-//! [`del`], [`check`], [`gc`], [`status`]), and one for each of the other plugins. [`serve`] is the
-//! table of both.
+//! The verbs that a runtime calls: one file for each verb of the plugins that wire containers
+//! ([`add`], [`del`], [`check`], [`gc`], [`status`]), and one for each of the other plugins.
+//! [`serve`] is the table of both.
 
 mod add;
 mod check;
@@ -17,7 +17,7 @@ use crate::cni::request::Request;
 use crate::cni::{Plugin, Result};
 use crate::plan::rules::DesiredElement;
 
-/// Serves a call. Gives back what goes to stdout: nothing for most verbs.
+/// Serves a call. Returns the text for stdout, which is empty for most verbs.
 ///
 /// # Errors
 /// The verb's own, as the runtime is to see it.
@@ -61,7 +61,7 @@ fn silent(outcome: Result<()>) -> Result<String> {
     outcome.map(|()| String::new())
 }
 
-/// What nftables should hold for an attachment, by the result of its ADD in prevResult.
+/// The desired nftables elements of an attachment, from its ADD's result in prevResult.
 pub fn desired_elements(plugin: Plugin, request: &Request) -> Vec<DesiredElement> {
     let Some(promised) = &request.network.prev_result else {
         return Vec::new();

@@ -8,7 +8,7 @@ use crate::cni::{Code, Error, Result};
 use crate::plan::rules::{DesiredElement, desired_port_elements, port_keys};
 use crate::plan::{self, Mapper, host_end_name};
 
-/// Serves ADD: passes on the result that came in.
+/// Serves ADD: returns prevResult unchanged.
 ///
 /// # Errors
 /// Code 7 when it is not chained; 103 when a port is taken; 101 when the kernel refuses.
@@ -31,7 +31,7 @@ pub(super) fn add(request: &Request) -> Result<String> {
     Ok(before.to_json(request.network.version))
 }
 
-/// Serves DEL. The runtime may have forgotten which ports were mapped; their elements carry their
+/// Serves DEL. The runtime may no longer know which ports were mapped; the elements name their
 /// owner.
 pub(super) fn del(request: &Request) -> Result<()> {
     let owner = owner(request);
@@ -45,7 +45,7 @@ pub(super) fn del(request: &Request) -> Result<()> {
         _ => rules::release_where(&mut rules::open()?, |found| found.owner == owner)?,
     };
     if !was_ours {
-        // On a node that has changed to ours, what a plugin before us mapped is ours to remove.
+        // On a node that switched to pausenet, also remove the mappings of the previous plugin.
         let before = request.network.prev_result.as_ref();
         let addresses = before.map(|before| before.addresses_of(&request.attachment.ifname));
         let locations = plan::reference::port_rule_locations(
@@ -61,7 +61,7 @@ pub(super) fn del(request: &Request) -> Result<()> {
 /// Serves CHECK.
 ///
 /// # Errors
-/// Code 102 for the first mapping that is not there.
+/// Code 102 for the first missing mapping.
 pub(super) fn check(request: &Request) -> Result<()> {
     let before = promised(request)?;
     match &request.network.ports {
@@ -70,7 +70,7 @@ pub(super) fn check(request: &Request) -> Result<()> {
             rules::verify_elements(&desired_elements(request, before)).or_else(|err| {
                 let locations =
                     plan::reference::port_rule_locations(&request.attachment, &addresses);
-                // Mapped by a plugin before us: its rules count as well.
+                // Mapped by the previous plugin: its rules count as well.
                 if reference::has_rules(&locations)? {
                     Ok(())
                 } else {
@@ -82,7 +82,7 @@ pub(super) fn check(request: &Request) -> Result<()> {
     }
 }
 
-/// What nftables should hold for a container with this result.
+/// The desired nftables elements of a container with this result.
 pub(super) fn desired_elements(request: &Request, result: &AddResult) -> Vec<DesiredElement> {
     let addresses = result.addresses_of(&request.attachment.ifname);
     match &request.network.ports {

@@ -1,4 +1,4 @@
-//! STATUS: whether the next ADD can work.
+//! STATUS: checks that the next ADD can work.
 
 use std::time::SystemTime;
 
@@ -18,7 +18,7 @@ pub(super) fn run(network: &Network) -> Result<()> {
     if plan::rules::are_used(network) {
         crate::apply::rules::ready().map_err(unavailable)?;
     }
-    // A place for the locks of ADDs; the name is that of no link.
+    // ADD needs a folder for its lock; no link has this name.
     let probe = IfName::parse("status").map_err(|why| Error::new(Code::Internal, why))?;
     try_lock(&probe).map_err(unavailable)?;
     addresses(network)
@@ -27,13 +27,13 @@ pub(super) fn run(network: &Network) -> Result<()> {
 /// Serves STATUS for `host-local`.
 ///
 /// # Errors
-/// Code 50 with the reason. Exhaustion is no reason if the config says so.
+/// Code 50 with the reason. The config can exclude exhaustion.
 pub(super) fn addresses(network: &Network) -> Result<()> {
     let Some(ipam) = Ipam::new(network).map_err(unavailable)? else {
         return Ok(());
     };
     let mut outcome = ipam.ready();
-    // Which addresses are dead can be found only on networks that this plugin attaches pods to.
+    // Addresses can be reclaimed only on networks to which this plugin attaches pods.
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
@@ -49,8 +49,8 @@ pub(super) fn addresses(network: &Network) -> Result<()> {
     }
 }
 
-/// Whether links and namespaces may be changed: the kernel is asked to remove a link that
-/// cannot exist, which it answers differently to whom it would not let remove one.
+/// Checks that links and namespaces may be changed: removing a link that cannot exist fails with
+/// another error if the process lacks the permission.
 pub(super) fn kernel() -> Result<()> {
     const NO_LINK: u32 = i32::MAX as u32;
     let mut socket = Host::open_socket().map_err(unavailable)?;

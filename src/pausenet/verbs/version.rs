@@ -1,10 +1,10 @@
-//! VERSION: which versions of the specification the plugin speaks.
+//! VERSION: the versions of the specification that the plugin supports.
 
 use serde_json::json;
 
 use crate::cni::SpecVersion;
 
-/// The answer to VERSION (specification, section 5, "VERSION Success").
+/// The output of VERSION (specification, section 5, "VERSION Success").
 pub(super) fn run() -> String {
     json!({
         "cniVersion": SpecVersion::NEWEST.as_str(),

@@ -1,4 +1,4 @@
-//! What other firewalls of the host should let through: the traffic that a network forwards.
+//! The traffic of a network that other firewalls of the host should accept.
 //!
 //! A packet is forwarded only if every base chain at the hook lets it pass, so a rule in a table
 //! of our own is no help where another's chain drops it. Docker's does: it makes the policy of

@@ -51,7 +51,7 @@ pub enum FirewallManager {
     Unknown,
 }
 
-/// What helps against an obstacle.
+/// How to remove an obstacle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
     /// Our own rules do, which the next ADD of the network makes, or
@@ -196,7 +196,7 @@ impl LegacyForward {
     }
 }
 
-/// Each network once; None if there is none.
+/// The networks, each once; None if the list is empty.
 fn networks(traffic: &[&AllowedTraffic]) -> Option<Vec<NetworkName>> {
     let mut networks: Vec<_> = traffic
         .iter()

@@ -173,7 +173,7 @@ fn docker_is_an_obstacle_until_its_chain_for_others_has_all_of_ours() {
     }
     let chain = forward("filter", Policy::Drop, rules.clone());
     assert_eq!(found(&[chain], &[bridge()]), []);
-    // Nobody is sent there any more.
+    // No rule jumps there any more.
     rules.remove(0);
     let chain = forward("filter", Policy::Drop, rules);
     assert_eq!(found(&[chain], &[bridge()])[0].0, FirewallManager::Unknown);

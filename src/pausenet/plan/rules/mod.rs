@@ -1,4 +1,4 @@
-//! What nftables should hold: masquerade, port mappings and the guard against forged MACs.
+//! The desired nftables elements: masquerade, port mappings and the guard against forged MACs.
 //!
 //! State is shared and flat. An attachment is elements of sets and maps, never rules of its
 //! own, so neither a packet nor an ADD gets slower with the number of pods. Rules exist once
@@ -58,7 +58,7 @@ impl DesiredElement {
     }
 }
 
-/// Everything that nftables should hold for an attachment with these addresses and this MAC.
+/// All desired elements of an attachment with these addresses and this MAC.
 pub fn desired_elements(
     request: &Request,
     addresses: &[IpNetwork],

@@ -299,11 +299,11 @@ fn ports_block() -> Vec<Change> {
     changes
 }
 
-/// route_localnet, which lets 127.0.0.1 reach mapped ports, would also let pods reach what the
-/// host serves on 127.0.0.1 only. Nothing from outside the host has business with these
-/// addresses: neither with what the host itself receives, nor, before anybody maps it to elsewhere,
-/// with the first packet of a connection. A packet between pods, or from a pod to outside, is asked
-/// nothing more: a chain that all packets pass would take a twentieth of the small ones' rate.
+/// route_localnet, which lets 127.0.0.1 reach mapped ports, would also let pods reach what the host
+/// serves on 127.0.0.1 only. No packet from outside the host may use these addresses: neither those
+/// that the host itself receives, nor, before any port mapping applies, the first packet of a
+/// connection. A packet between pods, or from a pod to outside, is asked nothing more: a chain that
+/// all packets pass would take a twentieth of the small ones' rate.
 fn guard_rules(condition: Vec<Expression>) -> Vec<Vec<Expression>> {
     let mut lo = b"lo".to_vec();
     lo.resize(16, 0);
