@@ -15,12 +15,12 @@ pub struct ContainerPlan {
     pub up: bool,
     pub mac: MacAddr,
     pub addresses: Vec<Allocated>,
-    /// Whether its address comes with the same MAC whenever it is given out, so that neighbours need
-    /// no announcement: it is the only one, from the node's own store, and no other MAC was asked for.
+    /// Whether its address always has the same MAC, so that neighbours need no announcement: it is
+    /// the only address, from a store on this node, and no other MAC is requested.
     pub steady: bool,
-    /// False in mode ptp: the kernel is not to make a route to the subnet for each address.
+    /// Whether the kernel adds a route to the subnet of each address. False in mode ptp.
     pub prefix_routes: bool,
-    /// IPv6 addresses are checked for duplicates before they are used.
+    /// The kernel checks IPv6 addresses for duplicates before it uses them.
     pub detect_duplicates: bool,
     pub routes: Vec<PlannedRoute>,
 }

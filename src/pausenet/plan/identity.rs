@@ -1,9 +1,9 @@
 //! The identity of a host end, a hashed name and an alias in plain text; and the MAC for an
 //! address.
 //!
-//! The name is what DEL finds it by, with no netns and no memory; the alias names its attachment,
-//! and its presence means that the attachment is whole. All are frozen: a host end made by one
-//! version is looked for by all later ones, and neighbours remember MACs.
+//! DEL finds the host end by its name, without the namespace or any stored state; the alias names
+//! its attachment, and its presence means that the attachment is complete. All of them are frozen:
+//! later versions look for the host ends of earlier ones, and neighbours cache MACs.
 
 use std::net::IpAddr;
 
@@ -33,9 +33,9 @@ pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
 /// attachments: one that a killed GC has left there is still known by its alias.
 pub const CONDEMNED_GROUP: u32 = u32::from_be_bytes(*b"gone");
 
-/// The link group of bridges that we have made and where every address has had one MAC only, that of
-/// [`mac_of`]: "1mac". It is set when the bridge is born. The first attachment that is not
-/// [steady](super::ContainerPlan::steady) takes it away, for good.
+/// The link group of bridges that pausenet created and where every address has always had the MAC
+/// of [`mac_of`]: "1mac". It is set when the bridge is created. The first attachment that is not
+/// [steady](super::ContainerPlan::steady) removes it for good.
 pub const STEADY_GROUP: u32 = u32::from_be_bytes(*b"1mac");
 
 /// The host end's name: `veth` and the first 55 bits of SHA-256 over network, container and
@@ -86,9 +86,9 @@ pub fn lock_name(link: &str) -> Option<IfName> {
     IfName::parse(&name).ok()
 }
 
-/// The MAC of the interface whose first address this is: every holder of the address has this MAC, so
-/// a neighbour's entry for the last holder is right for this one. 0a:58 (locally administered, the mark of the reference's
-/// private addresses when it made them so) and the four bytes of IPv4, or 0a and the first 40 bits of
+/// The MAC of the interface whose first address this is: every holder of the address has this MAC,
+/// so a neighbour's entry for the previous holder stays valid. 0a:58 (locally administered; the
+/// prefix that the reference once used) and the four bytes of IPv4, or 0a and the first 40 bits of
 /// SHA-256 over those of IPv6.
 pub fn mac_of(address: IpAddr) -> MacAddr {
     match address {
@@ -124,10 +124,10 @@ fn marked(mark: &str, attachment: &Attachment) -> String {
 pub enum Ownership {
     /// A link of this attachment, which is whole.
     Attachment(Attachment),
-    /// Ours, without its alias yet: an ADD is making it, or it is debris of one that was killed.
-    /// The lock of [`lock_name`] distinguishes the two: see [`crate::apply::remove_debris`].
+    /// Ours, without its alias yet: an ADD is creating it, or it is debris of a killed one. The
+    /// lock of [`lock_name`] distinguishes the two: see [`crate::apply::remove_debris`].
     HalfMade,
-    /// Not an attachment's.
+    /// The link belongs to no attachment.
     Foreign,
 }
 
@@ -165,10 +165,10 @@ pub fn attachment_of_host_end(link: &Link) -> Option<Attachment> {
     }
 }
 
-/// Which plugin maps the ports of an attachment: it is written on them.
+/// The plugin that maps an attachment's ports; the elements' comments name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mapper {
-    /// The plugin that wired it.
+    /// The plugin that attached the container.
     Own,
     /// `portmap`, behind a plugin that may be another's.
     Chained,

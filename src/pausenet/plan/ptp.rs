@@ -1,4 +1,4 @@
-//! Mode `ptp`: no bridge; every pod is a host of its own behind a routed link.
+//! Mode `ptp`: no bridge; every pod is a single host behind its own routed link.
 //!
 //! The host end holds the gateway's address as a single host, and the host has a route to each
 //! address of the pod. Inside, everything goes through the gateway, so that no two pods share

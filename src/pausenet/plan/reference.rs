@@ -1,8 +1,9 @@
-//! Where the reference's plugins keep what they made for an attachment, so that pausenet can remove
-//! pods that they attached (pure: names and comments only).
+//! Where the reference's plugins keep an attachment's rules, so that pausenet can remove pods that
+//! they attached (pure: names and comments only).
 //!
-//! Their nftables backends make a rule for each attachment, which its comment names;
-//! their iptables backends make a chain, which carries it in its name. Hashes are SHA-512 in hexadecimal.
+//! Their nftables backends make a rule for each attachment and name it in the comment; their
+//! iptables backends make a chain and put it into the chain's name. Hashes are SHA-512 in
+//! hexadecimal.
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
@@ -225,7 +226,7 @@ mod tests {
         for chain in iptables_chains("r", "ref0") {
             assert!(is_iptables_chain(&chain), "{chain}");
         }
-        // What all attachments share, and what is another's altogether.
+        // Chains that attachments share, and another program's chain.
         for chain in ["CNI-HOSTPORT-DNAT", "CNI-", "KUBE-SVC-58a2ceafa43ff34931e"] {
             assert!(!is_iptables_chain(chain), "{chain}");
         }

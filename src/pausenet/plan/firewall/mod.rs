@@ -1,10 +1,9 @@
 //! The traffic of a network that other firewalls of the host should accept.
 //!
-//! A packet is forwarded only if every base chain at the hook lets it pass, so a rule in a table
-//! of our own is no help where another's chain drops it. Docker's does: it makes the policy of
+//! A packet is forwarded only if every base chain at the hook lets it pass, so a rule in a table of
+//! our own is no help where another's chain drops it. Docker's does: it makes the policy of
 //! `FORWARD` DROP, and keeps a chain for other people's rules, `DOCKER-USER`, that is asked first.
-//! There we say what a network's pods need, in rules that iptables prints and removes like its
-//! own:
+//! pausenet adds rules there that iptables prints and removes like its own:
 //!
 //! ```text
 //! -A DOCKER-USER -i cni0 -m comment --comment "pausenet podnet: from cni0" -j ACCEPT

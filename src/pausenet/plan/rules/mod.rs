@@ -52,7 +52,7 @@ pub struct DesiredElement {
 }
 
 impl DesiredElement {
-    /// Whether this element, found under this one's key, is the desired one, and is there to stay.
+    /// Whether the element found under this key is the desired one and does not expire.
     pub fn is_met_by(&self, found: &Element) -> bool {
         !found.expires && found.owner == self.element.owner && found.data == self.element.data
     }
@@ -93,8 +93,8 @@ pub fn may_be_forgotten(network: &Network) -> bool {
     network.maps_ports && network.ports.is_none()
 }
 
-/// Whether elements may go only when the link is gone: without the guard, a container could send
-/// from any MAC for its last moments.
+/// Whether the elements must stay until the link is gone: without the guard, a container could send
+/// from any MAC until then.
 pub fn outlast_the_link(network: &Network) -> bool {
     checks_macs(network)
 }
@@ -210,7 +210,7 @@ fn padded_name(link: &IfName) -> Vec<u8> {
 }
 
 /// The keys of an attachment's elements. None when only a search through all elements can find
-/// them: its addresses, its MAC, or what the config had asked for are not known any more.
+/// them, because its addresses, its MAC or its config are no longer known.
 pub fn keys(
     request: &Request,
     addresses: &[IpNetwork],

@@ -1,5 +1,5 @@
-//! The shared objects that elements live in: tables, sets, maps, and chains with their rules.
-//! They are made when the first attachment needs them, and never removed with one.
+//! The shared objects that elements live in: tables, sets, maps, and chains with their rules. They
+//! are created when the first attachment needs them and never removed with one.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -70,7 +70,7 @@ fn ip_kind(family: Family) -> Kind {
     }
 }
 
-/// A subnet as part of a name that nft can read back: it knows no colons there.
+/// A subnet as part of a name that nft can parse: names must not contain colons.
 fn named(subnet: IpNetwork) -> String {
     let network = match subnet.network() {
         IpAddr::V4(net) => net.to_string(),
@@ -186,8 +186,8 @@ fn subnet_block(address: IpNetwork) -> Vec<Change> {
     outgoing.extend(address_cmp(to, Operator::NotEqual, multicast));
     outgoing.push(expr::masquerade());
 
-    // What comes back to the subnet by way of a mapped port: the answer has to take the same
-    // way, or its receiver will not know it.
+    // Traffic from the subnet back to it through a mapped port: the replies have to return the same
+    // way, or the client will not recognise them.
     let mut neighbours = of_family(family);
     neighbours.extend(mapped());
     neighbours.extend(address_in(to, &hairpin));
