@@ -5,8 +5,8 @@
 //! The rooms, from top to bottom; no import runs up.
 //!
 //! * `run`: stdin and environment in, result or error out.
-//! * [`verbs`]: what the runtime asks for, one file per verb. Each reads like the
-//!   specification's paragraph about it.
+//! * [`verbs`]: what the runtime asks for, one file per verb, each of which reads like the
+//!   specification's paragraph about it; and one for each of the smaller plugins.
 //! * [`apply`]: makes a plan so in the kernel, undoes it, or compares the two.
 //! * [`plan`]: the pure part: from a request and an allocation to what the kernel should look
 //!   like, and the identity that a link carries.
@@ -20,23 +20,28 @@
 //!
 //! # One ADD from stdin to stdout
 //!
-//! 1. `main.rs` calls [`run`](run()) in `run.rs`, which reads stdin and will write the result.
+//! 1. `main.rs` calls [`run`](run()) in `run.rs`, which reads stdin and the environment.
 //! 2. `cni/plugin.rs`: the file's name decides which plugin it is. `cni/env.rs` checks the `CNI_*`
 //!    variables, `cni/config.rs` reads the JSON, `cni/link.rs` its mode, and `cni/request.rs` puts
-//!    them together; with the verb, that is a call (`cni/call.rs`). `cni/result.rs` and
-//!    `cni/error.rs` wait for the way out.
-//! 3. `verbs/mod.rs` finds the verb's function: `verbs/add.rs`. It takes the attachment's lock
-//!    (`apply/host.rs`) and goes through the next four rooms in turn.
+//!    them together; with the verb, that is a call (`cni/call.rs`).
+//! 3. `verbs/mod.rs` finds the verb's function: `verbs/add.rs`. It opens the container's namespace
+//!    (`kernel/netns.rs`), takes the attachment's lock (`apply/host.rs`), and calls ipam, plan and
+//!    apply, one after another. Whatever a later step refuses, it undoes the earlier ones.
 //! 4. `ipam/mod.rs` picks an IPAM; `ipam/host_local.rs` takes an address from its ranges and writes
-//!    it down in `ipam/store/folder.rs`.
+//!    it down in `ipam/store/folder.rs`. When a range is exhausted, `apply/reclaim.rs` frees what
+//!    no container can own any more, and it tries once more.
 //! 5. `plan/attachment.rs`: what the kernel should look like. Modes are in `plan/bridge.rs` and
 //!    `plan/ptp.rs`, names and aliases in `plan/identity.rs`, elements of nftables in
 //!    `plan/rules/mod.rs`.
-//! 6. `apply/attach.rs` makes it so: `apply/uplink.rs` what the host end is connected to,
-//!    `apply/veth.rs` the pair, `apply/container.rs` addresses and routes, `apply/rules.rs` the
-//!    elements, and the alias last.
-//! 7. `kernel/link.rs`, `kernel/address.rs`, `kernel/route.rs` and `kernel/nft/mod.rs` build the
-//!    messages; `kernel/netlink.rs` sends them.
+//! 6. `apply/attach.rs` makes it so, in this order: `apply/uplink.rs` the bridge or the routed end
+//!    with its settings and `apply/firewall.rs`, `apply/veth.rs` the pair, `apply/container.rs`
+//!    addresses and routes, `apply/bandwidth.rs`, `apply/rules.rs` the elements of nftables with
+//!    `apply/ports.rs`, and the alias, which says that the attachment is whole. Announcing the
+//!    addresses to neighbours comes after it.
+//! 7. `kernel/link.rs`, `kernel/address.rs`, `kernel/route.rs` and `kernel/nft/request.rs` build the
+//!    messages; `kernel/netlink.rs` and `kernel/nft/socket.rs` send them.
+//! 8. The way out: `verbs/add.rs` makes the result, `cni/result.rs` writes it in the config's
+//!    version, or `cni/error.rs` the error; `run.rs` prints it.
 //!
 //! # How to add a mode
 //!

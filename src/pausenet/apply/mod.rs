@@ -1,8 +1,7 @@
 //! Applies a plan to the kernel, undoes it, and compares it with the kernel's state.
 //!
-//! These are the only modules that use both the plan and the kernel. What attachments share (the
-//! bridge, forwarding) is created when missing and never removed; what belongs to one attachment is
-//! removed together with its veth pair.
+//! What attachments share (the bridge, forwarding) is created when missing and never removed; what
+//! belongs to one attachment is removed together with its veth pair.
 
 mod attach;
 mod bandwidth;

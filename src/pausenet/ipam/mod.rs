@@ -1,7 +1,7 @@
 //! IPAM (IP address management): allocates the addresses of attachments.
 //!
 //! `host-local` and `static` are built in; any other type names a plugin to delegate to (CNI
-//! specification, section 4). [`range`] is pure; only [`store`] and its index touch the disk.
+//! specification, section 4). [`range`] is pure; addresses are kept in [`store`] and its index.
 
 mod allocation;
 pub mod host_local;

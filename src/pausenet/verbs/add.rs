@@ -13,7 +13,8 @@ use crate::plan::{Plan, host_end_name, plan};
 /// Serves ADD: allocates addresses, then creates the links; undoes both in reverse on failure.
 ///
 /// # Errors
-/// The first failure. Kernel and store are then as before, except for the shared bridge.
+/// The first failure. Kernel and store are then as before, except for what attachments share: the
+/// bridge, forwarding, tables and sets of nftables, and the rules in DOCKER-USER.
 pub(super) fn run(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
     let ipam = Ipam::new(&request.network)?;
