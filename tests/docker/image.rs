@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::docker::{Docker, NO_BRIDGE, make_image, pause_image, status_field};
 use common::programs;
 use common::programs::CHECKOUT;
+use common::wait::wait_until;
 use common::{World, lab, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -17,7 +18,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 fn another_checkout_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let other = dir.path().join("another place");
-    fs::create_dir_all(other.join("tests")).unwrap();
+    fs::create_dir_all(&other).unwrap();
     for part in [
         ".cargo",
         "Cargo.lock",
@@ -144,8 +145,10 @@ fn in_docker_pause_is_pid_1_small_unprivileged_and_stops_at_once() {
         args.extend(["--name", name, "pausenet/pause"]);
         docker.run(&args);
         let pid = docker.pid(name);
-        let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-        assert_eq!(exe, Path::new("/pause"));
+        // Docker says that it runs a moment before runc has become it.
+        wait_until("runc has executed /pause", || {
+            fs::read_link(format!("/proc/{pid}/exe")).unwrap() == Path::new("/pause")
+        });
         assert!(status_field(pid, "NSpid").ends_with("\t1"));
         assert_eq!(status_field(pid, "Uid"), "65535\t65535\t65535\t65535");
         assert_eq!(status_field(pid, "Gid"), "65535\t65535\t65535\t65535");
