@@ -90,8 +90,9 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
             host end VETH, a port of docker0
 
     What happens when one of them ends
-      hwchiu  Docker takes eth0 from all in here; hwchiu2 lives on with lo alone. If hwchiu is
-            restarted, it gets eth0 anew in a namespace of its own, and hwchiu2 stays here without
+      hwchiu  Docker removes eth0 for every member; hwchiu2 keeps running with only lo. If hwchiu is
+            restarted, it gets a new eth0 in a namespace of its own; hwchiu2 stays here without a
+            network
       hwchiu2  nothing for the others
     ");
     assert_is_in_the_docs(&page("hwchiu2"));
@@ -131,7 +132,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
       hwchiu2  Docker container ID-OF-HWCHIU2, image hwchiu/netutils, process PID-OF-HWCHIU2 (sleep)
 
     Interfaces
-      lo  alone
+      only lo
 
     What happens when one of them ends
       hwchiu2  the namespace ends
@@ -139,7 +140,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
     What to do
       give hwchiu2 a network again, in place, without a restart:
         pausectl rescue hwchiu2 --network NET
-      or start hwchiu2 anew, onto an anchor that applications may leave and join:
+      or recreate hwchiu2 on an anchor, which outlives its members:
         pausectl docker up ANCHOR --network NET
         docker run --net=container:ANCHOR ...
       hwchiu2 cannot be restarted as it is: Docker would look for container ID-OF-HWCHIU, which no longer exists
@@ -159,8 +160,8 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
             .success()
     );
     insta::assert_snapshot!(page("hwchiu2"), @r"
-    hwchiu2 does not run (it ended at TIME), so it has no network namespace.
-    It cannot be started: it was made with the network of container ID-OF-HWCHIU, which no longer exists.
+    hwchiu2 is not running (it ended at TIME), so it has no network namespace.
+    It cannot be started: it was created to join the network of container ID-OF-HWCHIU, which no longer exists.
     ");
     docker.stop();
 }
@@ -198,11 +199,11 @@ fn a_restarted_owner_leaves_the_others_behind_as_explain_predicted() {
     let said = story(&docker, "hwchiu")["fates"][0]["then"].clone();
     let said = said.as_str().unwrap();
     assert!(
-        said.starts_with("Docker takes eth0 from all in here"),
+        said.starts_with("Docker removes eth0 for every member"),
         "{said}"
     );
     assert!(
-        said.contains("If hwchiu is restarted, it gets eth0 anew"),
+        said.contains("If hwchiu is restarted, it gets a new eth0"),
         "{said}"
     );
 
@@ -277,10 +278,10 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
             host end VETH, a port of cni0
 
     What happens when one of them ends
-      anchor  eth0 stays with app-a and app-b: same address, connections go on. If anchor is
-            restarted, it gets a new namespace, and app-a and app-b keep this one; if it is
-            removed, app-a and app-b cannot be restarted any more, for Docker looks for it by
-            its ID
+      anchor  eth0 stays with app-a and app-b: the address is kept, and connections survive. If
+            anchor is restarted, it gets a new namespace, and app-a and app-b keep this one;
+            if it is removed, app-a and app-b cannot be restarted, because Docker looks for it
+            by its ID
       app-a or app-b  nothing for the others
     ");
     insta::assert_snapshot!(ls(), @r"
@@ -291,8 +292,8 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     docker.run(&["rm", "-f", "anchor"]);
     assert_eq!(docker.view("app-a").addresses("eth0"), ["10.1.0.2/24"]);
     insta::assert_snapshot!(page("app-a"), @r"
-    app-a lives on in the network of anchor, which was removed at TIME: eth0 stays as
-    long as anybody lives in it.
+    app-a still uses the network of anchor, which was removed at TIME: eth0 stays until
+    its last member ends.
 
     Network namespace NETNS: orphaned
 
@@ -309,11 +310,11 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
             host end VETH, a port of cni0
 
     What happens when one of them ends
-      app-a or app-b  nothing for the others; it cannot be started again, for Docker looks for container
-            ID-OF-ANCHOR, which was removed
+      app-a or app-b  nothing for the others; it cannot be started again, because Docker looks for
+            container ID-OF-ANCHOR, which was removed
 
     What to do
-      put a pause into this namespace, without a restart:
+      start a pause container in this namespace, without a restart:
         docker run -d --name anchor --net=container:app-a pausenet/pause
       app-a cannot be restarted as it is: Docker would look for container ID-OF-ANCHOR, which no longer exists
     ");
@@ -337,7 +338,7 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     assert_eq!(again["owner"]["because"], "pause");
     let then = |at: usize| again["fates"][at]["then"].as_str().unwrap().to_owned();
     assert!(
-        then(0).contains("If anchor is restarted, it comes back to them"),
+        then(0).contains("If anchor is restarted, it rejoins this namespace"),
         "{}",
         then(0)
     );

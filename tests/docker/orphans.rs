@@ -131,8 +131,8 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
     let explained = story(&docker, "api");
     assert_eq!(
         explained["summary"],
-        "api lives on in the network of web, which was removed: eth0 stays as long as anybody \
-         lives in it."
+        "api still uses the network of web, which was removed: eth0 stays until its last member \
+         ends."
     );
     assert_eq!(explained["owner"]["gone"]["at"], Value::Null);
     let command = "pausectl docker reanchor web";
@@ -167,14 +167,14 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     docker.run(&["stop", "-t", "0", "web"]);
     let stopped = pausectl(&docker, &["explain", "web"]);
     assert!(
-        stopped.ends_with("Its former namespace lives on with api: pausectl explain api\n"),
+        stopped.ends_with("Its former namespace is still used by api: pausectl explain api\n"),
         "{stopped}"
     );
     docker.run(&["rm", "web"]);
     for target in ["web", "container:web", &id, &id[..12]] {
         let explained = story(&docker, target);
         let summary = explained["summary"].as_str().unwrap();
-        let begin = "api lives on in the network of web, which was removed at ";
+        let begin = "api still uses the network of web, which was removed at ";
         assert!(summary.starts_with(begin), "{target}: {summary}");
         assert_eq!(explained["interfaces"][0]["addresses"][0], "10.1.0.7/24");
     }
@@ -182,7 +182,7 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     let alone = pausectl(&docker, &["explain", "web", "--docker", "/nonexistent"]);
     let first = alone.lines().next().unwrap();
     assert!(
-        first.contains("lives on in the network of web, which is gone"),
+        first.contains("still uses the network of web, which is gone"),
         "{first}"
     );
 

@@ -60,11 +60,11 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
 
     What happens when one of them ends
       hwchiu2  the namespace ends, and eth0 with it; its address stays reserved until DEL or GC is run.
-            hwchiu2 cannot be started again, for Docker looks for container ID-OF-HWCHIU, which was
-            removed
+            hwchiu2 cannot be started again, because Docker looks for container ID-OF-HWCHIU, which
+            was removed
 
     What to do
-      when it suits you, start hwchiu2 anew, onto an anchor that applications may leave and join:
+      at a convenient time, recreate hwchiu2 on an anchor, which outlives its members:
         pausectl docker up ANCHOR --network NET
         docker run --net=container:ANCHOR ...
       hwchiu2 cannot be restarted as it is: Docker would look for container ID-OF-HWCHIU, which no longer exists

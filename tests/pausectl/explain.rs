@@ -24,7 +24,7 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
         .hide_interface(&made);
     let page = host.ok(&["explain", "web"]);
     insta::assert_snapshot!(screen.show(&page), @r"
-    PAUSE (pause) stands for pod web; SLEEP (sleep) shares its network.
+    PAUSE (pause) is the anchor of pod web; SLEEP (sleep) shares its network.
 
     Network namespace NETNS: alive
 
@@ -41,7 +41,7 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
             host end veth76sittls6tf, a port of cni0
 
     What happens when one of them ends
-      PAUSE (pause)  eth0 stays with SLEEP (sleep): same address, connections go on
+      PAUSE (pause)  eth0 stays with SLEEP (sleep): the address is kept, and connections survive
       SLEEP (sleep)  nothing for the others
     ");
     for target in [
@@ -72,7 +72,7 @@ fn a_pod_without_its_pause_process_is_orphaned() {
         .hide_interface(&made);
     let page = host.ok(&["explain", "web"]);
     insta::assert_snapshot!(screen.show(&page), @r"
-    Pod web has lost its pause process; SLEEP (sleep) lives on in its network, held by its name.
+    Pod web has lost its pause process; SLEEP (sleep) still uses its network, which its file keeps.
 
     Network namespace NETNS: orphaned
 
@@ -108,7 +108,7 @@ fn a_namespace_made_by_hand_is_explained_too() {
         .hide(&mac, "MAC");
     let page = host.ok(&["explain", "/run/netns/blue"]);
     insta::assert_snapshot!(screen.show(&page), @r"
-    Nobody lives in this network; /run/netns/blue holds it.
+    This network has no members; /run/netns/blue keeps it.
 
     Network namespace NETNS: empty
 

@@ -46,13 +46,10 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
     }
     match &sandbox.owner {
         Owner::Missing(absent) if sandbox.interfaces.is_empty() => {
-            advice.push(recreate_advice("or start", member));
+            advice.push(recreate_advice("or", member));
             if matches!(absent.was, LastKnownState::Restarted(_)) {
                 advice.push(Advice::new(
-                    format!(
-                        "let {} follow its owner: it starts anew, in the new namespace",
-                        member.title()
-                    ),
+                    format!("restart {} into its owner's new namespace", member.title()),
                     &[format!("docker restart {}", for_docker(member))],
                 ));
             }
@@ -61,12 +58,12 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
         Owner::Member(_, OwnerReason::Rescued | OwnerReason::Registered)
             if lost(sandbox, member).is_some() =>
         {
-            advice.push(recreate_advice("when it suits you, start", member));
+            advice.push(recreate_advice("at a convenient time,", member));
         }
         Owner::Member(..) if !sandbox.left_behind.is_empty() => {
             advice.push(Advice::new(
                 format!(
-                    "{} {} left behind in an earlier namespace; about that",
+                    "{} {} left behind in an earlier namespace; see",
                     list(&sandbox.left_behind, "and"),
                     if sandbox.left_behind.len() == 1 {
                         "was"
@@ -112,7 +109,7 @@ fn rescue(member: &Member, is_docker: bool) -> Advice {
 fn recreate_advice(when: &str, member: &Member) -> Advice {
     Advice::new(
         format!(
-            "{when} {} anew, onto an anchor that applications may leave and join",
+            "{when} recreate {} on an anchor, which outlives its members",
             member.title()
         ),
         &[
@@ -146,7 +143,7 @@ fn with_a_network(sandbox: &Sandbox, absent: &MissingContainer, member: &Member)
             _ => "ANCHOR".to_owned(),
         };
         advice.push(Advice::new(
-            "put a pause into this namespace, without a restart",
+            "start a pause container in this namespace, without a restart",
             &[format!(
                 "docker run -d --name {name} --net=container:{} pausenet/pause",
                 for_docker(member)

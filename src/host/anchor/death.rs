@@ -45,8 +45,8 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
         .is_some_and(|found| found.role == Role::Sandbox);
     let all = names(sandbox, |_| true);
     if is_sandbox {
-        return "Kubernetes makes the pod anew: what else runs in it is ended, the network taken \
-                away, and all is started again in a new namespace, mostly with another address"
+        return "Kubernetes recreates the pod: it stops the other containers, removes the network, \
+                and starts everything in a new namespace, usually with another address"
             .to_owned();
     }
     let taken = match engine {
@@ -63,29 +63,35 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
         return match taken.as_slice() {
             [] => alone(sandbox) + &cannot_return(sandbox, anchor),
             taken => format!(
-                "{taker} takes {} away; nobody else has it",
-                list(taken, "and")
+                "{taker} removes {}; nothing else uses {}",
+                list(taken, "and"),
+                if taken.len() == 1 { "it" } else { "them" },
             ),
         };
     }
     let who = list(others, "and");
-    let (live, keep, stay) = match others {
-        [_] => ("lives", "keeps", "stays"),
-        _ => ("live", "keep", "stay"),
+    let (keep, stay) = match others {
+        [_] => ("keeps", "stays"),
+        _ => ("keep", "stay"),
     };
     let anchor_name = anchor.title();
     if !taken.is_empty() {
+        let new = if taken.len() == 1 {
+            "a new"
+        } else {
+            "new interfaces"
+        };
         let taken = list(&taken, "and");
         return format!(
-            "{taker} takes {taken} from all in here; {who} {live} on with lo alone. If \
-             {anchor_name} is restarted, it gets {taken} anew in a namespace of its own, and \
-             {who} {stay} here without"
+            "{taker} removes {taken} for every member; {who} {keep} running with only lo. If \
+             {anchor_name} is restarted, it gets {new} {taken} in a namespace of its own; {who} \
+             {stay} here without a network"
         );
     }
     let kept = match all.as_slice() {
         [] => "nothing: there is no network to lose".to_owned(),
         all => format!(
-            "{} {} with {who}: same address, connections go on",
+            "{} {} with {who}: the address is kept, and connections survive",
             list(all, "and"),
             if all.len() == 1 { "stays" } else { "stay" },
         ),
@@ -97,7 +103,7 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
     said.push_str(&match anchor.joined() {
         Some(_) if lost(sandbox, anchor).is_some() => cannot_return(sandbox, anchor),
         Some(joined) => match is_missing(sandbox, joined) {
-            false => format!(". If {anchor_name} is restarted, it comes back to them"),
+            false => format!(". If {anchor_name} is restarted, it rejoins this namespace"),
             true => format!(
                 ". If {anchor_name} is restarted, it leaves this namespace for that of the \
                  container it was started onto"
@@ -111,8 +117,7 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
     let bound: Vec<_> = bound.map(Member::title).collect();
     if !bound.is_empty() {
         said.push_str(&format!(
-            "; if it is removed, {} cannot be restarted any more, for Docker looks for it by its \
-             ID",
+            "; if it is removed, {} cannot be restarted, because Docker looks for it by its ID",
             list(&bound, "and"),
         ));
     }
@@ -132,11 +137,11 @@ fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
     match (sandbox.members.len(), is_in_pod) {
         (1, _) => alone(sandbox),
         (_, true) => "nothing for the others; Kubernetes starts it again in the same network, \
-                      if the pod wants that"
+                      if its restartPolicy says so"
             .to_owned(),
         (_, false) => match lost(sandbox, member) {
             Some(id) => format!(
-                "nothing for the others; it cannot be started again, for Docker looks for \
+                "nothing for the others; it cannot be started again, because Docker looks for \
                  container {}, which was removed",
                 plain(short_id(id))
             ),
@@ -149,7 +154,8 @@ fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
 fn cannot_return(sandbox: &Sandbox, member: &Member) -> String {
     lost(sandbox, member).map_or_else(String::new, |id| {
         format!(
-            ". {} cannot be started again, for Docker looks for container {}, which was removed",
+            ". {} cannot be started again, because Docker looks for container {}, which was \
+             removed",
             member.title(),
             plain(short_id(id))
         )
@@ -225,45 +231,45 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
         }
         (Owner::Member(at, reason @ (OwnerReason::PodOfOurs | OwnerReason::Sandbox)), _) => {
             let owner = sandbox.members[*at].title();
-            let stands = match reason {
+            let role = match reason {
                 OwnerReason::Sandbox => {
                     format!("{owner} is the sandbox of pod {}", sandbox.title())
                 }
-                _ => format!("{owner} stands for pod {}", sandbox.title()),
+                _ => format!("{owner} is the anchor of pod {}", sandbox.title()),
             };
             match sharers.as_slice() {
-                [] => format!("{stands}; nobody shares its network."),
-                [one] => format!("{stands}; {one} shares its network."),
-                many => format!("{stands}; {} share its network.", list(many, "and")),
+                [] => format!("{role}; it has no other member."),
+                [one] => format!("{role}; {one} shares its network."),
+                many => format!("{role}; {} share its network.", list(many, "and")),
             }
         }
         (Owner::Member(at, _), _) => {
             let owner = sandbox.members[*at].title();
             match sharers.as_slice() {
-                [] => format!("{owner} has its network for itself."),
+                [] => format!("{owner} has a network of its own that nothing shares."),
                 [one] => format!("{owner} owns its network; {one} shares it."),
                 many => format!("{owner} owns its network; {} share it.", list(many, "and")),
             }
         }
         (_, State::Orphaned) => format!(
-            "Pod {} has lost its pause process; {} {} on in its network, held by its name.",
+            "Pod {} has lost its pause process; {} still {} its network, which its file keeps.",
             sandbox.title(),
             list(&sharers, "and"),
-            if sharers.len() == 1 { "lives" } else { "live" },
+            if sharers.len() == 1 { "uses" } else { "use" },
         ),
         (Owner::File(file), State::Empty) => format!(
-            "Nobody lives in this network; {} holds it.",
+            "This network has no members; {} keeps it.",
             plain(&file.to_string_lossy()),
         ),
         (Owner::File(file), _) => {
-            let verb = if sharers.len() == 1 { "lives" } else { "live" };
+            let verb = if sharers.len() == 1 { "uses" } else { "use" };
             format!(
-                "{} {verb} in a network that {} holds.",
+                "{} {verb} a network that {} keeps.",
                 list(&sharers, "and"),
                 plain(&file.to_string_lossy()),
             )
         }
-        _ => "Nobody that can be seen from here lives in this network.".to_owned(),
+        _ => "This network has no visible members.".to_owned(),
     }
 }
 
@@ -302,7 +308,7 @@ struct Grammar {
     its: &'static str,
     has: &'static str,
     it: &'static str,
-    lives: &'static str,
+    uses: &'static str,
 }
 
 const ONE: Grammar = Grammar {
@@ -310,7 +316,7 @@ const ONE: Grammar = Grammar {
     its: "its",
     has: "has",
     it: "it",
-    lives: "lives",
+    uses: "uses",
 };
 
 const MANY: Grammar = Grammar {
@@ -318,7 +324,7 @@ const MANY: Grammar = Grammar {
     its: "their",
     has: "have",
     it: "they",
-    lives: "live",
+    uses: "use",
 };
 
 fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> String {
@@ -328,7 +334,7 @@ fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> S
         its,
         has,
         it,
-        lives,
+        uses,
     } = if about.len() == 1 { ONE } else { MANY };
     let owner = absent.title();
     let gone = gone(absent);
@@ -340,7 +346,7 @@ fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> S
     match (&absent.was, left.as_slice()) {
         (_, left) if rescued => format!(
             "{who} {was} rescued: {it} shared the network of {owner}, {gone}; {} was put into \
-             {its} namespace instead, and stays as long as anybody lives in it.",
+             {its} namespace instead, and stays until its last member ends.",
             list(left, "and"),
         ),
         (LastKnownState::Restarted(_), []) => format!(
@@ -367,9 +373,9 @@ fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> S
             },
         ),
         (_, left) => format!(
-            "{who} {lives} on in the network of {owner}, {gone}: {} stays as long as anybody \
-             lives in it.",
+            "{who} still {uses} the network of {owner}, {gone}: {} {} until its last member ends.",
             list(left, "and"),
+            if left.len() == 1 { "stays" } else { "stay" },
         ),
     }
 }

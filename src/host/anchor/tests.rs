@@ -160,7 +160,7 @@ fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
     assert_eq!(scene.state(), State::Orphaned);
     let said = summary(&scene, Some(0));
     assert!(
-        said.ends_with("eth0 stays as long as anybody lives in it."),
+        said.ends_with("eth0 stays until its last member ends."),
         "{said}"
     );
     let by_hand = ["docker run -d --name a --net=container:b pausenet/pause"];
@@ -174,7 +174,7 @@ fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
     assert!(said.contains("it cannot be started again"), "{said}");
     let both = summary(&scene, None);
     assert!(
-        both.starts_with("b and c live on in the network of a, "),
+        both.starts_with("b and c still use the network of a, "),
         "{both}"
     );
 }
@@ -220,7 +220,7 @@ fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
     );
     let said = then(&scene, "b");
     assert!(said.contains("b cannot be started again"), "{said}");
-    assert!(!said.contains("comes back"), "{said}");
+    assert!(!said.contains("rejoins"), "{said}");
 
     let scene = with("rescue-4026531840");
     assert_eq!(scene.state(), State::Orphaned);
@@ -275,7 +275,7 @@ fn a_new_pause_takes_the_place_of_an_owner_that_is_gone() {
     assert_eq!(scene.owner, Owner::Member(1, OwnerReason::Pause));
     assert_eq!(scene.state(), State::Alive);
     let said = then(&scene, "anchor2");
-    assert!(said.contains("it comes back to them"), "{said}");
+    assert!(said.contains("it rejoins this namespace"), "{said}");
     assert!(!said.contains("removed"), "{said}");
 }
 
@@ -285,13 +285,13 @@ fn docker_takes_its_own_network_and_leaves_ours() {
     let docker_s = sandbox(members(), vec![by_docker()], &[]);
     let said = then(&docker_s, "a");
     assert!(
-        said.starts_with("Docker takes eth0 from all in here; b lives on with lo alone"),
+        said.starts_with("Docker removes eth0 for every member; b keeps running with only lo."),
         "{said}"
     );
     let ours = sandbox(members(), vec![by_us()], &[]);
     let said = then(&ours, "a");
     assert!(
-        said.starts_with("eth0 stays with b: same address"),
+        said.starts_with("eth0 stays with b: the address is kept"),
         "{said}"
     );
     assert!(
@@ -335,7 +335,7 @@ fn a_sandbox_of_kubernetes_owns_its_pod() {
     ];
     let scene = sandbox(members, vec![by_us()], &["/run/netns/cni-1"]);
     assert_eq!(scene.owner, Owner::Member(1, OwnerReason::Sandbox));
-    assert!(then(&scene, "POD").starts_with("Kubernetes makes the pod anew"));
+    assert!(then(&scene, "POD").starts_with("Kubernetes recreates the pod"));
     assert!(then(&scene, "client").contains("in the same network"));
 }
 

@@ -81,7 +81,7 @@ pub(crate) async fn attach(
     let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
         settings.check(entry, result)?;
         if !target_netns.is_still_at_path() {
-            let msg = format!("{} exited meanwhile", record.name);
+            let msg = format!("{} exited in the meantime", record.name);
             return Err(Error::new(msg));
         }
         let result = AddResult::from_json(result, entry.list.version)?;

@@ -235,7 +235,7 @@ impl AnchorState {
         let id = self.docker.create(&new).await?;
         let outcome = match start(&self.docker, &id, interrupt).await {
             Ok(pid) if NetnsId::of_process(pid) == Some(netns) => return Ok(id),
-            Ok(_) => Error::new(format!("{member} left the network meanwhile"))
+            Ok(_) => Error::new(format!("{member} left the network in the meantime"))
                 .hint("try again: the network may have other members")
                 .into(),
             Err(stop) => stop,

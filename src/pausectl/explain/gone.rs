@@ -1,5 +1,5 @@
 //! A container that no engine knows any more, by its name or ID: what is left of it. Its namespace
-//! may live on with other members, and an attachment of ours may still have its name.
+//! may still have other members, and an attachment of ours may still have its name.
 
 use super::candidate::{Candidate, Found, is_id_prefix};
 use pausenet_host::Result;
@@ -8,7 +8,7 @@ use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
 use pausenet_host::anchor::text::plain;
 
-/// What such a name or ID may mean: each namespace that lives on, or else the last removed
+/// What such a name or ID may mean: each namespace that is left, or else the last removed
 /// container of that name.
 pub(crate) fn candidates(
     text: &str,

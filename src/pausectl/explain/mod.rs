@@ -50,7 +50,7 @@ enum Explanation {
     Sandbox(Box<Sandbox>, Option<usize>),
     /// A process or container on the host's own network.
     Host(String),
-    /// A stopped container, and the members that live on in its former namespace.
+    /// A stopped container, and the members that still use its former namespace.
     Stopped(Box<Container>, Vec<String>),
     Removed(Removed),
 }
@@ -93,7 +93,7 @@ fn explain_target(target: &Target, told: &EngineFacts) -> Result<Explanation, Er
     let mut found = scan.describe(&mut host, told, |_, _, other| other == netns);
     match found.pop() {
         Some(sandbox) => Ok(Explanation::Sandbox(Box::new(sandbox?), about)),
-        None => Err(Error::new("the network namespace has ended meanwhile")),
+        None => Err(Error::new("the network namespace ended in the meantime")),
     }
 }
 

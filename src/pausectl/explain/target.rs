@@ -129,7 +129,7 @@ fn no_process(pid: u32) -> Error {
             .hint("a zombie has none, and a process of another user does not show it");
     }
     Error::new(format!("there is no process {pid}"))
-        .hint("it may have ended; a namespace that it shared lives on with the other members")
+        .hint("it may have ended; a namespace that it shared is still used by its other members")
 }
 
 fn member_with(pid: u32, members: &[Member]) -> Option<usize> {

@@ -40,7 +40,7 @@ pub(crate) fn sandbox(sandbox: &Sandbox, about: Option<usize>) -> String {
     }
     screen.head("Interfaces");
     if sandbox.interfaces.is_empty() {
-        screen.rows(&[["lo".to_owned(), "alone".to_owned()]]);
+        screen.line("  only lo");
     }
     for wire in &sandbox.interfaces {
         screen.rows(&interface(wire));
@@ -82,13 +82,13 @@ pub(crate) fn stopped(container: &Container, survivors: &[String], told: &Engine
         Life::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
         _ => String::new(),
     };
-    let mut text = format!("{title} does not run{since}, so it has no network namespace.\n");
+    let mut text = format!("{title} is not running{since}, so it has no network namespace.\n");
     if let Some(id) = container.joined() {
         let joined = told.containers.iter().find(|other| other.id == id);
         text.push_str(&match joined {
             None => format!(
-                "It cannot be started: it was made with the network of container {}, which no \
-                 longer exists.\n",
+                "It cannot be started: it was created to join the network of container {}, which \
+                 no longer exists.\n",
                 plain(short_id(id))
             ),
             Some(other) if other.life == Life::Running => format!(
@@ -96,14 +96,14 @@ pub(crate) fn stopped(container: &Container, survivors: &[String], told: &Engine
                 plain(other.title())
             ),
             Some(other) => format!(
-                "It shares the network of {}, which does not run either: start that first.\n",
+                "It shares the network of {}, which is not running either: start that first.\n",
                 plain(other.title())
             ),
         });
     }
     if let Some(first) = survivors.first() {
         text.push_str(&format!(
-            "Its former namespace lives on with {}: pausectl explain {first}\n",
+            "Its former namespace is still used by {}: pausectl explain {first}\n",
             list(survivors, "and")
         ));
     }
