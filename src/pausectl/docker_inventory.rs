@@ -46,7 +46,7 @@ pub(crate) fn read(
         Ok::<_, Stop>(tokio::time::timeout(TIMEOUT, asking).await)
     })?;
     let problem = match asked {
-        Ok(Ok(told)) => return Ok((with_records(told), None)),
+        Ok(Ok(facts)) => return Ok((with_records(facts), None)),
         Ok(Err(failure)) if failure.kind == ErrorKind::NotRunning => None,
         Ok(Err(failure)) => Some(Error::from(failure).context("going on without Docker")),
         Err(_) => {
@@ -58,10 +58,10 @@ pub(crate) fn read(
     Ok((with_records(EngineFacts::default()), problem))
 }
 
-fn with_records(told: EngineFacts) -> EngineFacts {
+fn with_records(facts: EngineFacts) -> EngineFacts {
     EngineFacts {
         registered: record::load_all().into_iter().map(registered).collect(),
-        ..told
+        ..facts
     }
 }
 
@@ -75,7 +75,7 @@ fn registered(record: Record) -> Registered {
 }
 
 async fn ask(docker: &Docker, end_times: EndTimes) -> Result<EngineFacts, ApiError> {
-    let mut told = EngineFacts {
+    let mut facts = EngineFacts {
         docker_answered: true,
         ..EngineFacts::default()
     };
@@ -93,11 +93,11 @@ async fn ask(docker: &Docker, end_times: EndTimes) -> Result<EngineFacts, ApiErr
                 at: at.as_deref().map(whole_seconds),
             };
         }
-        told.containers.push(container);
+        facts.containers.push(container);
     }
     let removals = docker.removed_containers().await?;
-    told.removed = removals.into_iter().map(removed).collect();
-    Ok(told)
+    facts.removed = removals.into_iter().map(removed).collect();
+    Ok(facts)
 }
 
 /// A container as the survey knows it. Its pod is in kubelet's labels.

@@ -36,10 +36,10 @@ impl HostSandboxes {
     ///
     /// # Errors
     /// The host's own namespace, links or processes cannot be read.
-    pub(crate) fn read(scope: Scope, told: &EngineFacts) -> Result<Self> {
+    pub(crate) fn read(scope: Scope, facts: &EngineFacts) -> Result<Self> {
         interfaces::apart(|| {
             let mut host = Host::open()?;
-            let scan = NamespaceScan::take(host.id()?, told)?;
+            let scan = NamespaceScan::take(host.id()?, facts)?;
             // If pausectl runs in a namespace of its own, the machine's is one of the others.
             let is_the_machines = |netns| {
                 let members = scan.members(netns).iter();
@@ -55,7 +55,7 @@ impl HostSandboxes {
             };
             let mut sandboxes = Vec::new();
             let mut problems = Vec::new();
-            for sandbox in scan.describe(&mut host, told, wanted) {
+            for sandbox in scan.describe(&mut host, facts, wanted) {
                 match sandbox {
                     Ok(sandbox) => sandboxes.push(sandbox),
                     Err(err) => problems.push(err),

@@ -13,7 +13,7 @@ use pausenet_host::anchor::text::plain;
 pub(crate) fn candidates(
     text: &str,
     scan: &NamespaceScan,
-    told: &EngineFacts,
+    facts: &EngineFacts,
     host: &mut Host,
 ) -> Result<Vec<Candidate>> {
     let is_meant = |removed: &&Removed| {
@@ -21,7 +21,7 @@ pub(crate) fn candidates(
             || removed.id == text
             || is_id_prefix(text, &removed.id)
     };
-    let removed: Vec<_> = told.removed.iter().filter(is_meant).collect();
+    let removed: Vec<_> = facts.removed.iter().filter(is_meant).collect();
     let candidate = |id: &str, found| Candidate {
         target: format!("container:{}", plain(short_id(id))),
         what: format!("{}, which is gone", plain(text)),
@@ -36,7 +36,7 @@ pub(crate) fn candidates(
             found.push(candidate(id, Found::Namespace(netns, None)));
         }
     }
-    for (netns, holder) in scan.held(host, told)? {
+    for (netns, holder) in scan.held(host, facts)? {
         if holder.is_called(text, |id| id == text || is_id_prefix(text, id)) {
             let id = holder.container.as_deref().unwrap_or(&holder.id);
             found.push(candidate(id, Found::Namespace(netns, None)));

@@ -62,9 +62,9 @@ enum Explanation {
 pub fn explain(options: &Explain, output: Output) -> Result<()> {
     let target = Target::parse(&options.target).map_err(|why| Stop::Usage(Error::new(why)))?;
     need_root()?;
-    let (told, problem) = docker_inventory::read(&options.docker, EndTimes::Ask)?;
+    let (facts, problem) = docker_inventory::read(&options.docker, EndTimes::Ask)?;
     problem.iter().for_each(warn);
-    let explanation = interfaces::apart(|| explain_target(&target, &told))?;
+    let explanation = interfaces::apart(|| explain_target(&target, &facts))?;
     match (output, &explanation) {
         (Output::Json, _) => print_json(&as_json(&explanation)),
         (Output::Text, Explanation::Sandbox(sandbox, about)) => {
@@ -72,16 +72,16 @@ pub fn explain(options: &Explain, output: Output) -> Result<()> {
         }
         (Output::Text, Explanation::Host(name)) => print(&text::host(name)),
         (Output::Text, Explanation::Stopped(container, survivors)) => {
-            print(&text::stopped(container, survivors, &told))
+            print(&text::stopped(container, survivors, &facts))
         }
         (Output::Text, Explanation::Removed(removed)) => print(&text::removed(removed)),
     }
 }
 
-fn explain_target(target: &Target, told: &EngineFacts) -> Result<Explanation, Error> {
+fn explain_target(target: &Target, facts: &EngineFacts) -> Result<Explanation, Error> {
     let mut host = Host::open()?;
-    let mut scan = NamespaceScan::take(host.id()?, told)?;
-    let (netns, about) = match target.find(&mut scan, told, &mut host)? {
+    let mut scan = NamespaceScan::take(host.id()?, facts)?;
+    let (netns, about) = match target.find(&mut scan, facts, &mut host)? {
         Found::Namespace(netns, about) => (netns, about),
         Found::Host(name) => return Ok(Explanation::Host(name)),
         Found::Stopped(container) => {
@@ -90,7 +90,7 @@ fn explain_target(target: &Target, told: &EngineFacts) -> Result<Explanation, Er
         }
         Found::Removed(removed) => return Ok(Explanation::Removed(removed)),
     };
-    let mut found = scan.describe(&mut host, told, |_, _, other| other == netns);
+    let mut found = scan.describe(&mut host, facts, |_, _, other| other == netns);
     match found.pop() {
         Some(sandbox) => Ok(Explanation::Sandbox(Box::new(sandbox?), about)),
         None => Err(Error::new("the network namespace ended in the meantime")),

@@ -51,7 +51,7 @@ impl Target {
     pub(crate) fn find(
         &self,
         scan: &mut NamespaceScan,
-        told: &EngineFacts,
+        facts: &EngineFacts,
         host: &mut Host,
     ) -> Result<Found> {
         let (text, mut candidates) = match self {
@@ -60,10 +60,10 @@ impl Target {
                 return process(*pid, scan).ok_or_else(|| no_process(*pid));
             }
             Self::Pod(name) => (name, pods(name, scan)),
-            Self::Container(name) => (name, containers(name, scan, told)),
+            Self::Container(name) => (name, containers(name, scan, facts)),
             Self::Name(name) => {
                 let mut all = pods(name, scan);
-                all.extend(containers(name, scan, told));
+                all.extend(containers(name, scan, facts));
                 all.extend(parse_pid(name).and_then(|pid| {
                     Some(Candidate {
                         target: format!("pid:{pid}"),
@@ -76,11 +76,11 @@ impl Target {
         };
         let is_pod = matches!(self, Self::Pod(_));
         if candidates.is_empty() && !is_pod {
-            candidates = gone::candidates(text, scan, told, host)?;
+            candidates = gone::candidates(text, scan, facts, host)?;
         }
         match (self, candidates.is_empty(), parse_pid(text)) {
             (Self::Name(_), true, Some(pid)) => Err(no_process(pid)),
-            _ => only(text, candidates, told),
+            _ => only(text, candidates, facts),
         }
     }
 }
@@ -190,8 +190,8 @@ fn unambiguous_targets(pods: &[(&str, u32)]) -> Vec<String> {
 }
 
 /// Containers by name or ID, or else by the beginning of an ID.
-fn containers(name: &str, scan: &NamespaceScan, told: &EngineFacts) -> Vec<Candidate> {
-    let all = all_containers(scan, told);
+fn containers(name: &str, scan: &NamespaceScan, facts: &EngineFacts) -> Vec<Candidate> {
+    let all = all_containers(scan, facts);
     let of = |wanted: &dyn Fn(&Container) -> bool| -> Vec<Candidate> {
         let wanted = all.iter().filter(|(container, _)| wanted(container));
         wanted
@@ -219,7 +219,7 @@ fn candidate(container: &Container, found: &Found) -> Candidate {
 /// The containers with processes, and the others that an engine knows.
 fn all_containers<'a>(
     scan: &'a NamespaceScan,
-    told: &'a EngineFacts,
+    facts: &'a EngineFacts,
 ) -> Vec<(&'a Container, Found)> {
     let mut all = Vec::new();
     for netns in scan.namespaces() {
@@ -229,9 +229,9 @@ fn all_containers<'a>(
             }
         }
     }
-    let others = told.containers.iter().filter(|told| {
+    let others = facts.containers.iter().filter(|known| {
         let mut running = all.iter();
-        !running.any(|(container, _)| container.id == told.id)
+        !running.any(|(container, _)| container.id == known.id)
     });
     let others: Vec<_> = others
         .map(|container| {
@@ -248,14 +248,14 @@ fn all_containers<'a>(
 }
 
 /// The only candidate. Several that lead to the same thing count as one.
-fn only(text: &str, candidates: Vec<Candidate>, told: &EngineFacts) -> Result<Found> {
+fn only(text: &str, candidates: Vec<Candidate>, facts: &EngineFacts) -> Result<Found> {
     let same = |one: &Found, other: &Found| match (one, other) {
         (Found::Namespace(one, _), Found::Namespace(other, _)) => one == other,
         (one, other) => one == other,
     };
     let mut candidates = candidates.into_iter();
     let Some(first) = candidates.next() else {
-        return Err(unknown(&plain(text), told));
+        return Err(unknown(&plain(text), facts));
     };
     let others: Vec<_> = candidates
         .filter(|other| !same(&first.found, &other.found))
@@ -271,8 +271,8 @@ fn only(text: &str, candidates: Vec<Candidate>, told: &EngineFacts) -> Result<Fo
     Err(Error::new(msg).hint(format!("choose one: {}", all.join(", "))))
 }
 
-fn unknown(text: &str, told: &EngineFacts) -> Error {
-    let hint = match told.docker_answered {
+fn unknown(text: &str, facts: &EngineFacts) -> Error {
+    let hint = match facts.docker_answered {
         true => {
             "a target is a container's name or ID, a process ID, the path of a network namespace, \
              or a pod"
@@ -336,15 +336,15 @@ mod tests {
         let here = NetnsId::of_process(std::process::id()).unwrap();
         let pod = || candidate("pod:web", Found::Namespace(here, None));
         let member = candidate("container:web", Found::Namespace(here, Some(1)));
-        let told = EngineFacts::default();
-        let found = only("web", vec![pod(), member], &told).unwrap();
+        let facts = EngineFacts::default();
+        let found = only("web", vec![pod(), member], &facts).unwrap();
         assert_eq!(found, Found::Namespace(here, None));
         let stopped = candidate("container:0a", Found::Stopped(Container::new("0a")));
-        let err = only("web", vec![pod(), stopped], &told).unwrap_err();
+        let err = only("web", vec![pod(), stopped], &facts).unwrap_err();
         assert_eq!(err.message, "web means 2 things");
         assert_eq!(err.hint, "choose one: pod:web is x, container:0a is x");
         assert!(
-            only("web", Vec::new(), &told)
+            only("web", Vec::new(), &facts)
                 .unwrap_err()
                 .message
                 .contains("there is no web")

@@ -76,7 +76,7 @@ pub(crate) fn host(name: &str) -> String {
 }
 
 /// A stopped container.
-pub(crate) fn stopped(container: &Container, survivors: &[String], told: &EngineFacts) -> String {
+pub(crate) fn stopped(container: &Container, survivors: &[String], facts: &EngineFacts) -> String {
     let title = plain(container.title());
     let since = match &container.life {
         Life::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
@@ -84,7 +84,7 @@ pub(crate) fn stopped(container: &Container, survivors: &[String], told: &Engine
     };
     let mut text = format!("{title} is not running{since}, so it has no network namespace.\n");
     if let Some(id) = container.joined() {
-        let joined = told.containers.iter().find(|other| other.id == id);
+        let joined = facts.containers.iter().find(|other| other.id == id);
         text.push_str(&match joined {
             None => format!(
                 "It cannot be started: it was created to join the network of container {}, which \

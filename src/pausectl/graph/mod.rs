@@ -63,12 +63,12 @@ pub fn graph(options: &Graph, output: Output) -> Result<()> {
         (_, Some(Format::Tree) | None) => tree::draw,
     };
     need_root()?;
-    let (told, problem) = docker_inventory::read(&options.docker, EndTimes::Skip)?;
+    let (facts, problem) = docker_inventory::read(&options.docker, EndTimes::Skip)?;
     let HostSandboxes {
         mut host,
         sandboxes,
         problems,
-    } = HostSandboxes::read(Scope::All, &told)?;
+    } = HostSandboxes::read(Scope::All, &facts)?;
     problem.iter().chain(&problems).for_each(warn);
     let addresses = address::list(&mut host.socket).during("list the host's addresses")?;
     match output {

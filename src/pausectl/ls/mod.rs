@@ -94,7 +94,7 @@ pub fn ls(options: &List, output: Output) -> Result<()> {
 type Listing = (Vec<Row>, Vec<Error>);
 
 fn rows(options: &List) -> Result<Listing> {
-    let (told, problem) = docker_inventory::read(&options.docker, EndTimes::Skip)?;
+    let (facts, problem) = docker_inventory::read(&options.docker, EndTimes::Skip)?;
     let scope = match options.all {
         true => Scope::All,
         false => Scope::Attached,
@@ -103,7 +103,7 @@ fn rows(options: &List) -> Result<Listing> {
         mut host,
         sandboxes,
         mut problems,
-    } = HostSandboxes::read(scope, &told)?;
+    } = HostSandboxes::read(scope, &facts)?;
     problems.extend(problem);
     let mut rows = Vec::new();
     let mut seen = HashSet::new();
