@@ -8,18 +8,29 @@ use pausectl::{Output, docker, doctor, explain, finish, graph, install, ls, pod,
 const EXAMPLES: &str = "\
 Examples:
   pausectl pod create web --conf conf/10-podnet.conflist
+  pausectl docker up web --network podnet --publish 8080:80
+  pausectl explain web
+  pausectl ls
+  pausectl doctor
+
+Exit status: 0 for success, 1 for failure, 2 for wrong usage. An interrupted command
+exits with 128 plus the signal number.";
+
+const POD_EXAMPLES: &str = "\
+Examples:
+  pausectl pod create web --conf conf/10-podnet.conflist
   pausectl pod exec web -- ip address
   pausectl pod ls
   pausectl pod rm web
 
 Exit status: 0 for success, 1 for failure, 2 for wrong usage. An interrupted command
-has 128 and the signal's number; `pod exec` has that of its command.";
+exits with 128 plus the signal number; `pod exec` exits with the status of its command.";
 
-/// Pods around a pause process, what holds their network, and the plugin on its node
+/// Create pods, anchor Docker containers, and inspect and repair pausenet's networks
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
-    /// How answers are written
+    /// Output format
     #[arg(long, short, global = true, value_enum, default_value_t)]
     output: Output,
 
@@ -29,8 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make pods, look at them, run commands in them, and take them down
-    #[command(subcommand, arg_required_else_help = true, after_help = EXAMPLES)]
+    /// Create pods, list them, run commands in them, and remove them
+    #[command(subcommand, arg_required_else_help = true, after_help = POD_EXAMPLES)]
     Pod(Pod),
     #[command(subcommand)]
     Docker(docker::Command),

@@ -13,7 +13,7 @@ use pausenet_host::runtime::conflist::NetworkList;
 /// The default folder of network configurations.
 pub(crate) const CONF_DIR: &str = "/etc/pausenet/net.d";
 
-/// ContainerFilter network is meant.
+/// Selects the network.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NetworkOptions {
     /// The network's configuration: a conflist, or a single plugin's config
@@ -53,7 +53,7 @@ pub(crate) struct PluginOptions {
     #[arg(long, value_name = "DIRS", env = "CNI_PATH")]
     pub cni_path: Option<OsString>,
 
-    /// The longest time that each plugin may run
+    /// The longest time that each plugin may run, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
 }

@@ -24,7 +24,7 @@ gone can still be named.
 
 A network that other containers still use stays, unless --force is given.";
 
-/// Take down the network of a container, even of one that is gone
+/// Remove a container's network, even if the container no longer exists
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Detach {

@@ -31,7 +31,7 @@ Examples:
 An anchor is a container of the pause image that holds a network namespace; its
 network is made by CNI plugins, so Docker does not take it down with a container.";
 
-/// Containers in Docker with a network of CNI plugins: anchors, and what joins them
+/// Attach Docker containers to CNI networks, and manage anchors
 #[derive(Debug, clap::Subcommand)]
 #[command(arg_required_else_help = true, after_help = EXAMPLES)]
 pub enum Command {

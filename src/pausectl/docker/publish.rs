@@ -220,7 +220,7 @@ fn mapper(list: &NetworkList, runtime: &Runtime) -> Result<(Plugin, Mapper), Err
                      container runs",
                 list.name
             ))
-            .hint("pausenet can, with the capability portMappings or linked as portmap"));
+            .hint("use plugin pausenet (capability portMappings), or install it as portmap"));
         }
     };
     Ok((plugin.clone(), mapper))

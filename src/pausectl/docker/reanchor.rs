@@ -46,7 +46,7 @@ replaced anchor keeps running, but cannot be restarted: recreate it when it suit
 The command to do so is printed. It has all that docker inspect shows of the member,
 including its environment.";
 
-/// Give a network whose anchor is gone a new anchor, without restarting its members
+/// Start a new anchor for a network that lost its own, without restarting the members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Reanchor {

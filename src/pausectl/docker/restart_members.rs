@@ -95,7 +95,7 @@ impl AnchorState {
         };
         if anchor.network != NetworkMode::None {
             return Err(Error::new(format!(
-                "{name} has no namespace of its own: it was reanchored in a member's"
+                "{name} has no namespace of its own: it runs in a member's namespace"
             ))
             .hint("recreate it and its members when it suits you")
             .into());

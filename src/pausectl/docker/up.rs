@@ -301,11 +301,11 @@ fn dns(options: &Up, list: &NetworkList) -> Result<Dns, Error> {
 fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
     for plugin in &list.plugins {
         let ipam = plugin.config.get("ipam");
-        for target_netns in [
+        for candidate in [
             plugin.config.get("dns"),
             ipam.and_then(|ipam| ipam.get("dns")),
         ] {
-            let dns = target_netns.and_then(|json| NetworkDns::deserialize(json).ok());
+            let dns = candidate.and_then(|json| NetworkDns::deserialize(json).ok());
             if let Some(dns) = dns.filter(|dns| !dns.is_empty()) {
                 return Ok(dns);
             }

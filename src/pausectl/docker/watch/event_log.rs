@@ -16,7 +16,7 @@ pub(crate) struct EventLog {
     current: BTreeMap<(String, ProblemKind), String>,
 }
 
-/// What a previous last_error is about.
+/// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ProblemKind {
     /// A network could not be made or removed.

@@ -156,7 +156,7 @@ impl Pass<'_> {
                     format!("pausectl docker reanchor {name}"),
                 ),
                 Some(_) => {
-                    let text = format!("{place}, without a network; to recreate it");
+                    let text = format!("{place}, without a network");
                     self.report_recreate_command(member, name, false, &text, log)
                         .await?;
                     continue;
@@ -194,9 +194,8 @@ impl Pass<'_> {
             if container.is_some_and(|own| own.id == member.id) {
                 continue;
             }
-            let text = format!(
-                "cannot be restarted, for it refers to an earlier {name} that was removed; to recreate it"
-            );
+            let text =
+                format!("cannot be restarted, because it refers to a removed container {name}");
             self.report_recreate_command(member, &anchor, is_anchored, &text, log)
                 .await?;
         }
@@ -214,13 +213,13 @@ impl Pass<'_> {
         let name = member.name.as_str();
         match recreate_command(self.docker, member, anchor, is_anchored).await {
             Ok(recreate) => {
-                let text = format!("{text} ({})", recreate.caution);
+                let text = format!("{text}; to recreate it ({})", recreate.caution);
                 Ok(log.problem(ProblemKind::Member, name, &text, &recreate.command)?)
             }
             // It was removed meanwhile.
             Err(failure) if failure.kind == ErrorKind::NotFound => Ok(()),
             Err(failure) if failure.kind == ErrorKind::Other => {
-                let text = format!("{text}, see how it was created: {failure}");
+                let text = format!("{text}; cannot read its settings: {failure}");
                 Ok(log.problem(ProblemKind::Member, name, &text, "")?)
             }
             Err(failure) => Err(failure.into()),

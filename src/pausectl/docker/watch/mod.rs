@@ -48,7 +48,7 @@ const BURST: Duration = Duration::from_millis(50);
 /// When a container was locked by somebody else, or just exiting.
 const RECHECK_DELAY: Duration = Duration::from_millis(200);
 
-/// Attach labelled containers when they start, and look after anchors and their members
+/// Attach labelled containers when they start, and maintain anchors and their members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Watch {
@@ -62,7 +62,7 @@ pub struct Watch {
     #[arg(long)]
     once: bool,
 
-    /// The longest time between two passes
+    /// The longest time between two passes, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     interval: u64,
 
