@@ -21,9 +21,9 @@ It watches the cluster's Nodes (it only needs get, list and watch on them) and m
     pausenetd`);
   - the network configuration is in --conf-dir. It is written last: the node is Ready from then on.
 
-It checks all of this when a Node changes, when somebody changes routes, links or nftables, and every
---interval. It restores what somebody removes, published ports of pods included. When it is stopped
-or killed, everything stays in place and pods keep running; --uninstall removes it.
+It checks all of this when a Node changes, when routes, links or nftables change, and every
+--interval. It restores what another program removes, published ports of pods included. When it is
+stopped or killed, everything stays in place and pods keep running; --uninstall removes it.
 
 Examples:
   pausenetd --node-name \"$(hostname)\" --kubeconfig /etc/kubernetes/kubelet.conf
@@ -45,13 +45,13 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "PAUSENETD_KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// The URL of the API server, in place of the one from the kubeconfig or the cluster: one that
-    /// works without Services, which may not work yet
+    /// The URL of the API server, in place of the one from the kubeconfig or the cluster. It
+    /// must be reachable without Services, which may not work yet
     #[arg(long, value_name = "URL", env = "PAUSENETD_API_SERVER")]
     pub(crate) api_server: Option<String>,
 
     /// The cluster's subnets: traffic from pods to them is not masqueraded. The podCIDRs of all Nodes
-    /// are included anyway; set here, they are so even before a new Node is known
+    /// are included anyway; listing them here covers Nodes not seen yet
     #[arg(long, value_name = "CIDRS", env = "PAUSENETD_CLUSTER_CIDR", default_value = "", hide_default_value = true, value_parser = parse_subnets)]
     pub(crate) cluster_cidr: Subnets,
 
@@ -159,7 +159,7 @@ pub struct Options {
     #[arg(long, env = "PAUSENETD_LOG_FORMAT", value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
 
-    /// Remove everything it made on this node, the network configuration first, and exit
+    /// Remove everything pausenetd made on this node, the network configuration first, and exit
     #[arg(long, env = "PAUSENETD_UNINSTALL")]
     pub(crate) uninstall: bool,
 }

@@ -234,7 +234,7 @@ impl Reconciler {
             masquerade::Outcome::Unchanged => return Ok(()),
             masquerade::Outcome::Created => tracing::info!("set the masquerade table"),
             masquerade::Outcome::Repaired => {
-                tracing::warn!("restored the masquerade table: somebody had changed it");
+                tracing::warn!("restored the masquerade table: another program had changed it");
             }
         }
         self.metrics.part_changed("masquerade", 1);
@@ -344,8 +344,8 @@ impl Reconciler {
         let count = self.pod_elements.restore(&mut self.socket, &mut self.nft)?;
         if count > 0 {
             tracing::warn!(
-                "restored nftables elements of {count} pods, published ports for example: somebody \
-                 had removed them"
+                "restored nftables elements of {count} pods, published ports for example: another \
+                 program had removed them"
             );
         }
         self.metrics.part_changed("ports", count);

@@ -98,7 +98,7 @@ impl Change {
 fn explain(err: &KernelError) -> String {
     if err.is(rustix::io::Errno::EXIST) {
         return format!(
-            "{err}: somebody else has a route to that destination with metric {}",
+            "{err}: another program's route to that destination exists with metric {}",
             owned_route::METRIC
         );
     }

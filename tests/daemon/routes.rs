@@ -140,7 +140,7 @@ fn a_foreign_route_with_our_metric_is_not_replaced() {
     assert_eq!((outcome.put, outcome.refused.len()), (0, 2));
     let why = &outcome.refused[0].1;
     assert!(
-        why.contains("somebody else has a route to that destination"),
+        why.contains("another program's route to that destination exists"),
         "{why}"
     );
     assert_eq!(node.ip("route") + &node.ip("-6 route"), before);

@@ -379,7 +379,7 @@ fn an_unreadable_record_stops_install_and_uninstall() {
     for args in [&["v2"][..], &["--uninstall"]] {
         let said = folders.fails(1, args);
         assert!(
-            said.contains("cannot make out") && said.contains("moved back by hand"),
+            said.contains("cannot parse") && said.contains("moved back by hand"),
             "{said}"
         );
         assert_eq!(folders.files(), before);

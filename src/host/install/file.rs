@@ -203,7 +203,7 @@ pub fn sync_folder_of(path: &Path) -> Result<()> {
 pub fn refusal(action: &str, path: &Path, err: &io::Error) -> Error {
     let hint = match Errno::from_io_error(err) {
         Some(Errno::ACCESS | Errno::PERM) => {
-            "sudo, or name a folder that is yours; as root: lsattr tells whether it is immutable"
+            "sudo, or name a folder that is yours; as root: check with lsattr whether it is immutable"
         }
         Some(Errno::ROFS) => {
             "the filesystem is read-only: mount -o remount,rw, or name another folder in which \

@@ -154,8 +154,8 @@ impl ManagedFolder {
             other => other.map_err(|err| refusal("cannot read", &path, &err))?,
         };
         serde_json::from_slice(&text).map_err(|err| {
-            Error::new(format!("cannot make out {}: {err}", path.display())).hint(
-                "it tells which files are pausenet's; to go on without it, remove it: what was \
+            Error::new(format!("cannot parse {}: {err}", path.display())).hint(
+                "it lists pausenet's files; to go on without it, remove it: what was \
                  replaced lies beside it, and has to be moved back by hand",
             )
         })

@@ -93,7 +93,7 @@ fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
         address::Detection::Unique => Ok(()),
         address::Detection::Duplicate(ip) => Err(Error::new(
             Code::KernelRefused,
-            format!("{}: somebody on the link has {ip} already", attempt()),
+            format!("{}: another host on the link already uses {ip}", attempt()),
         )),
     }
 }

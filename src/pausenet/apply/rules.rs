@@ -150,11 +150,11 @@ pub fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
             return Err(Error::new(
                 Code::AttachmentDiffers,
                 format!(
-                    "{} of table {} in nftables has lost the attachment",
+                    "{} of table {} in nftables lacks this attachment's element",
                     set.name, set.table.name
                 ),
             )
-            .hint("a foreign flush of the ruleset takes ours with it; DEL and ADD again"));
+            .hint("another program may have flushed the ruleset; DEL and ADD again"));
         }
     }
     Ok(())

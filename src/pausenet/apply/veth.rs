@@ -128,12 +128,12 @@ pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result
             "this attachment exists already (host end {})",
             found.name
         ))
-        .hint("a runtime that wants it anew has to DEL it first")),
+        .hint("DEL it before adding it again")),
         Ownership::Attachment(other) => Err(exists(format!(
             "the host end's name {} is that of another attachment ({other})",
             found.name
         ))
-        .hint("two attachments with one hash: DEL one, or change its interface name")),
+        .hint("hash collision between two attachments: DEL one, or change its interface name")),
         Ownership::Foreign => Err(exists(format!(
             "a link named {} exists and is not ours",
             found.name

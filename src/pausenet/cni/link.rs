@@ -207,8 +207,7 @@ fn bridge(conf: &LinkKeys, has_ipam: bool) -> Result<BridgeConf> {
         (true, false) => FrameMode::Hairpin,
         (false, true) => FrameMode::Promiscuous,
         (true, true) => {
-            return Err(invalid("hairpinMode and promiscMode are both true")
-                .hint("they are two ways to the same end: choose one"));
+            return Err(invalid("hairpinMode and promiscMode are both true").hint("set only one"));
         }
     };
     let gateway = match (conf.is_gateway, conf.is_default_gateway) {
@@ -219,7 +218,7 @@ fn bridge(conf: &LinkKeys, has_ipam: bool) -> Result<BridgeConf> {
     if conf.disable_container_interface && has_ipam {
         return Err(
             invalid("disableContainerInterface and ipam exclude each other")
-                .hint("an interface that is down can have no address of use"),
+                .hint("an address on an interface that is down is useless"),
         );
     }
     Ok(BridgeConf {
