@@ -17,9 +17,9 @@ fn advised(docker: &Docker, target: &str) -> Vec<String> {
         .collect()
 }
 
-/// Does as advised.
+/// Runs a command that pausectl advised.
 #[track_caller]
-fn obey(docker: &Docker, command: &str) -> String {
+fn run_advice(docker: &Docker, command: &str) -> String {
     let words: Vec<_> = command.split(' ').collect();
     assert_eq!(words[0], "pausectl");
     docker.pausectl_ok(&words[1..])
@@ -86,7 +86,7 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     let stay = "pausectl docker reanchor web";
     let follow = "pausectl docker reanchor web --restart-members";
     assert_eq!(advised(&docker, "api"), [stay, follow]);
-    obey(&docker, stay);
+    run_advice(&docker, stay);
     assert_eq!(["api", "db"].map(|name| docker.pid(name)), pids);
     let shares = "db shares the network of web.";
     assert_eq!(story(&docker, "db")["summary"], shares);
@@ -103,7 +103,7 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     // And nothing can be put in the place of an anchor that has members again.
     assert_eq!(advised(&docker, "db"), [follow]);
     docker.pausectl_fails(1, &["docker", "reanchor", "web"]);
-    obey(&docker, follow);
+    run_advice(&docker, follow);
     for name in ["api", "db"] {
         assert_eq!(
             docker.view(name).addresses("eth0"),

@@ -39,7 +39,7 @@ fn nth(n: u32) -> String {
 }
 
 /// Addresses 2 to `last`, each of a container of its own; the next is the one after `cursor`.
-fn crowd(last: u32, cursor: u32) {
+fn fill_store(last: u32, cursor: u32) {
     fs::create_dir_all(store()).unwrap();
     for n in 2..=last {
         fs::write(store().join(nth(n)), format!("crowd{n}\r\neth0")).unwrap();
@@ -54,7 +54,7 @@ fn indexes() -> usize {
 #[test]
 fn a_large_store_has_an_index_outside_its_folder() {
     let _world = World::new();
-    crowd(100, 100);
+    fill_store(100, 100);
     assert_eq!(add("c1"), nth(101));
     assert_eq!(indexes(), 1);
     let others = fs::read_dir(store()).unwrap().count() - allocated("podnet").len();
@@ -79,7 +79,7 @@ fn the_work_does_not_grow_with_the_store() {
     for is_dense in [false, true] {
         let [small, large] = [100, 5000].map(|last| {
             let _world = World::new();
-            crowd(last, if is_dense { 2 } else { last });
+            fill_store(last, if is_dense { 2 } else { last });
             // The first makes the index.
             del("c1");
             let add = calls(&host_local("ADD", "c1"));
@@ -106,7 +106,7 @@ fn calls(call: &Call) -> usize {
 #[test]
 fn the_last_free_address_is_found_and_then_the_range_is_exhausted() {
     let _world = World::new();
-    crowd(0xfffe, 2);
+    fill_store(0xfffe, 2);
     fs::remove_file(store().join(nth(0x8000))).unwrap();
     assert_eq!(add("c1"), nth(0x8000));
     for _ in 0..2 {
@@ -129,7 +129,7 @@ fn add_works_where_no_index_can_be_written() {
     for (what, prepare) in places {
         let _world = World::new();
         prepare();
-        crowd(100, 100);
+        fill_store(100, 100);
         for round in 0..3 {
             assert_eq!(add("c1"), nth(101 + round), "{what}");
             host_local("ADD", "c1").run().err_code(100);
@@ -154,7 +154,7 @@ fn mount(options: &str) {
 fn an_index_that_can_no_longer_be_written_is_not_trusted() {
     let _world = World::new();
     mount("mode=0755");
-    crowd(100, 100);
+    fill_store(100, 100);
     assert_eq!(add("c1"), nth(101));
     run("mount", ["-o", "remount,ro", "/run/pausenet"]);
     assert_eq!(add("c2"), nth(102));
@@ -171,7 +171,7 @@ fn an_index_that_can_no_longer_be_written_is_not_trusted() {
 #[test]
 fn a_store_restored_from_a_backup_overrides_the_index() {
     let _world = World::new();
-    crowd(100, 100);
+    fill_store(100, 100);
     let (here, backup) = (store(), Path::new(STORES).join("backup"));
     assert_eq!(add("early"), nth(101));
     run("cp", ["-a".as_ref(), here.as_os_str(), backup.as_os_str()]);
@@ -197,7 +197,7 @@ fn a_store_restored_from_a_backup_overrides_the_index() {
 #[test]
 fn gc_keeps_the_index_correct() {
     let _world = World::new();
-    crowd(100, 100);
+    fill_store(100, 100);
     add("c1");
     let valid: Vec<_> = (2..=60)
         .map(|n| json!({"containerID": format!("crowd{n}"), "ifname": "eth0"}))

@@ -23,7 +23,7 @@ enum Ends {
 pub(crate) fn of_kubelet_during_add(scene: &Scene) {
     for (pod, ends) in [("early", Ends::Kubelet), ("late", Ends::KubeletAndPlugin)] {
         let script = &scene.node.script;
-        script.inside(close_the_gate);
+        script.inside(pause_adds);
         scene.cluster.apply(&manifest(pod));
         let adding = || {
             script
@@ -44,7 +44,7 @@ pub(crate) fn of_kubelet_during_add(scene: &Scene) {
             // plugin's caller, and the plugin goes on.
             script.kill("kubelet");
         }
-        script.inside(open_the_gate);
+        script.inside(resume_adds);
 
         scene.cluster.wait("condition=Ready", &format!("pod/{pod}"));
         wait_until("the pod has one network", || {
@@ -128,7 +128,7 @@ const ADDING: &str = "/run/adding";
 const GATE: &str = "/run/gate";
 
 /// From here on each ADD writes its PID, and waits at the gate.
-fn close_the_gate() {
+fn pause_adds() {
     let _ = fs::remove_file(ADDING);
     let _ = fs::remove_file(GATE);
     run("mkfifo", [GATE]);
@@ -138,7 +138,7 @@ fn close_the_gate() {
 }
 
 /// Lets waiting ADDs through, if any are still alive.
-fn open_the_gate() {
+fn resume_adds() {
     use std::io::Write;
     let gate = fs::OpenOptions::new()
         .read(true)

@@ -33,39 +33,39 @@ fn bookworm() -> Option<Peers> {
 fn pods_of_current_bridge_with_nftables_are_taken_over() {
     today()
         .iter()
-        .for_each(|peers| change_hands(peers, NFTABLES[0]));
+        .for_each(|peers| switch_to_pausenet(peers, NFTABLES[0]));
 }
 
 #[test]
 fn pods_of_current_ptp_with_nftables_are_taken_over() {
     today()
         .iter()
-        .for_each(|peers| change_hands(peers, NFTABLES[1]));
+        .for_each(|peers| switch_to_pausenet(peers, NFTABLES[1]));
 }
 
 #[test]
 fn pods_of_current_bridge_with_iptables_are_taken_over() {
     today()
         .iter()
-        .for_each(|peers| change_hands(peers, IPTABLES[0]));
+        .for_each(|peers| switch_to_pausenet(peers, IPTABLES[0]));
 }
 
 #[test]
 fn pods_of_bookworm_s_bridge_are_taken_over() {
     bookworm()
         .iter()
-        .for_each(|peers| change_hands(peers, IPTABLES[0]));
+        .for_each(|peers| switch_to_pausenet(peers, IPTABLES[0]));
 }
 
 #[test]
 fn pods_of_bookworm_s_ptp_are_taken_over() {
     bookworm()
         .iter()
-        .for_each(|peers| change_hands(peers, IPTABLES[1]));
+        .for_each(|peers| switch_to_pausenet(peers, IPTABLES[1]));
 }
 
 /// Ten pods wired by the reference, each taken down by ours under another bad luck.
-fn change_hands(peers: &Peers, wiring: Wiring) {
+fn switch_to_pausenet(peers: &Peers, wiring: Wiring) {
     let node = Node::new(peers, wiring);
     let mut pods: Vec<_> = (0..10)
         .map(|at| node.wire(Reference, &format!("p{at}")))
@@ -182,14 +182,14 @@ fn assert_goes(node: &Node, pod: Pod, others: &[Pod], remove: impl Fn(&Pod)) {
 #[test]
 fn our_pods_are_removed_by_current_plugins_with_nftables() {
     for wiring in NFTABLES {
-        today().iter().for_each(|peers| change_back(peers, wiring));
+        today().iter().for_each(|peers| switch_back(peers, wiring));
     }
 }
 
 #[test]
 fn our_pods_are_removed_by_current_plugins_with_iptables() {
     for wiring in IPTABLES {
-        today().iter().for_each(|peers| change_back(peers, wiring));
+        today().iter().for_each(|peers| switch_back(peers, wiring));
     }
 }
 
@@ -198,13 +198,13 @@ fn our_pods_are_removed_by_bookworm_s_plugins() {
     for wiring in IPTABLES {
         bookworm()
             .iter()
-            .for_each(|peers| change_back(peers, wiring));
+            .for_each(|peers| switch_back(peers, wiring));
     }
 }
 
 /// Ten pods wired by ours, deleted by the reference: what is left is what the documentation
 /// says, and goes by the means that it names.
-fn change_back(peers: &Peers, wiring: Wiring) {
+fn switch_back(peers: &Peers, wiring: Wiring) {
     let node = Node::new(peers, wiring);
     let before = node.seen();
     let pods: Vec<_> = (0..10)
