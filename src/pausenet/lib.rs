@@ -31,12 +31,12 @@
 //!    it down in `ipam/store/folder.rs`. When a range is exhausted, `apply/reclaim.rs` frees what
 //!    no container can own any more, and it tries once more.
 //! 5. `plan/attachment.rs`: what the kernel should look like. Modes are in `plan/bridge.rs` and
-//!    `plan/ptp.rs`, names and aliases in `plan/identity.rs`, elements of nftables in
+//!    `plan/ptp.rs`, names and aliases in `plan/names.rs`, elements of nftables in
 //!    `plan/rules/mod.rs`.
 //! 6. `apply/attach.rs` makes it so, in this order: `apply/uplink.rs` the bridge or the routed end
 //!    with its settings and `apply/firewall.rs`, `apply/veth.rs` the pair, `apply/container.rs`
-//!    addresses and routes, `apply/bandwidth.rs`, `apply/rules.rs` the elements of nftables with
-//!    `apply/ports.rs`, and the alias, which says that the attachment is whole. Announcing the
+//!    addresses and routes, `apply/bandwidth.rs`, `apply/nft_elements.rs` the elements of nftables
+//!    with `apply/ports.rs`, and the alias, which says that the attachment is whole. Announcing the
 //!    addresses to neighbours comes after it.
 //! 7. `kernel/link.rs`, `kernel/address.rs`, `kernel/route.rs` and `kernel/nft/request.rs` build the
 //!    messages; `kernel/netlink.rs` and `kernel/nft/socket.rs` send them.

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
-use pausenet::apply::{host_end, reclaim, remove, remove_debris, rules, try_lock};
+use pausenet::apply::{host_end, nft_elements, reclaim, remove, remove_debris, try_lock};
 use pausenet::cni::env::Verb;
 use pausenet::cni::request::{Attachment, Network};
 use pausenet::cni::{NetworkName, Plugin};
@@ -77,7 +77,7 @@ pub fn collect(
     report.usage = usage(pods, &used_addresses(&store)?);
     // Listed again: an ADD may have ended meanwhile.
     let live = self::live(&list_links(socket)?, &network.name);
-    report.stale = stale(&store, &network.name, &live)?;
+    report.stale = count_stale(&store, &network.name, &live)?;
     Ok(report)
 }
 
@@ -142,7 +142,7 @@ fn remove_leftovers(
         return Ok(false);
     }
     remove(socket, attachment)?;
-    rules::release_all(nft, attachment)?;
+    nft_elements::remove_all_elements_of(nft, attachment)?;
     Ok(true)
 }
 
@@ -153,7 +153,7 @@ fn used_addresses(store: &Path) -> Result<Vec<IpAddr>> {
     }
 }
 
-fn stale(store: &Path, network: &NetworkName, live: &HashSet<Attachment>) -> Result<usize> {
+fn count_stale(store: &Path, network: &NetworkName, live: &HashSet<Attachment>) -> Result<usize> {
     let Some(store) = Store::open_existing(store)? else {
         return Ok(0);
     };

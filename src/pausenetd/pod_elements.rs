@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::options::Options;
-use pausenet::apply::{ObservedElements, restore_elements, rules};
+use pausenet::apply::{ObservedElements, nft_elements, restore_elements};
 use pausenet::cni::NetworkName;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
@@ -77,7 +77,7 @@ impl PodElements {
             let chains_are_missing = !present.incomplete_chains(&desired_elements).is_empty();
             if chains_are_missing {
                 is_complete = false;
-                rules::restore_shared(&desired_elements)?;
+                nft_elements::restore_shared(&desired_elements)?;
             }
             for (attachment, expected) in &self.expected {
                 let missing = present.missing(&expected.desired_elements);

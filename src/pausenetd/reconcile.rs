@@ -18,7 +18,7 @@ use super::options::{Options, Settings};
 use super::pod_elements::PodElements;
 use super::wakeup::PassScope;
 use super::{gc, masquerade, plugins, routes};
-use pausenet::apply::{Host, rules};
+use pausenet::apply::{Host, nft_elements};
 use pausenet::kernel::link::Which;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::owned_route::{NextHop, OwnedRoute, Target};
@@ -69,7 +69,7 @@ impl Reconciler {
             settings: options.settings(),
             options,
             socket: Host::open_socket()?,
-            nft: rules::open()?,
+            nft: nft_elements::open()?,
             metrics,
             own_pod_subnets,
             last_masquerade: None,

@@ -3,7 +3,7 @@
 
 use super::options::Options;
 use super::{conflist, http, masquerade, routes};
-use pausenet::apply::{Host, rules};
+use pausenet::apply::{Host, nft_elements};
 use pausenet::kernel::{link, owned_route};
 use pausenet::plan::{LINK_GROUP, attachment_of_host_end};
 use pausenet_host::install::managed_folder::{ManagedFolder, RemoveAction};
@@ -28,7 +28,7 @@ pub(crate) fn uninstall(options: &Options) -> Result<()> {
             .during_with(|| format!("remove the route {route}"))?;
         tracing::info!("removed the route {route}");
     }
-    if masquerade::remove(&mut rules::open()?)? {
+    if masquerade::remove(&mut nft_elements::open()?)? {
         tracing::info!("removed the masquerade");
     }
     let links = link::list(&mut socket).during("list the host's links")?;

@@ -14,7 +14,7 @@ use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Which};
-use pausenet::kernel::syscalls::bequeath_no_files;
+use pausenet::kernel::syscalls::set_cloexec_on_all;
 use pausenet_host::anchor::{self, PodName, pause, pin};
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;
@@ -75,7 +75,7 @@ pub fn create(options: &Create, output: Output) -> Result<()> {
     let runtime = options.plugins.runtime();
     runtime.find_all(&list)?;
     let program = pause_program(options.pause.as_ref())?;
-    bequeath_no_files().map_err(|err| {
+    set_cloexec_on_all().map_err(|err| {
         Error::new(format!(
             "cannot mark inherited files as close-on-exec: {err}"
         ))

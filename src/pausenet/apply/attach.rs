@@ -4,7 +4,7 @@
 use super::host::Host;
 use super::settings::{forward, refuse_router_advertisements};
 use super::uplink::Uplink;
-use super::{bandwidth, container, firewall, ports, rules, veth};
+use super::{bandwidth, container, firewall, nft_elements, ports, veth};
 use crate::cni::{Code, Error, Result};
 use crate::kernel::link::Link;
 use crate::kernel::netns::Netns;
@@ -84,8 +84,9 @@ impl<'plan> NewPair<'_, 'plan> {
             .inspect_err(|_| {
                 let owner = crate::plan::alias(&plan.attachment);
                 let keys = keys_of(&plan.rules);
-                let _ =
-                    rules::open().and_then(|mut nft| rules::release_keys(&mut nft, &owner, &keys));
+                let _ = nft_elements::open().and_then(|mut nft| {
+                    nft_elements::remove_elements_by_key(&mut nft, &owner, &keys)
+                });
             })?;
         if uplink.announces() {
             container::announce(&mut inside, plan, container_index);
@@ -100,7 +101,7 @@ impl<'plan> NewPair<'_, 'plan> {
 
 /// Adds the attachment's nftables elements, and the settings that published ports need besides.
 fn claim(host: &mut Host, plan: &Plan, uplink: &Uplink<'_>, nft: Option<Nft>) -> Result<()> {
-    rules::claim(nft, &plan.rules, |other| {
+    nft_elements::claim(nft, &plan.rules, |other| {
         veth::is_gone(&mut host.socket, other)
     })?;
     match &plan.ports {

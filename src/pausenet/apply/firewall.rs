@@ -1,7 +1,7 @@
 //! Other firewalls of the host: adds rules that accept our traffic to DOCKER-USER, if that chain
 //! exists, and finds chains that drop it.
 
-use super::rules::{amend, explain, open};
+use super::nft_elements::{amend, explain, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
 use crate::kernel::nft::{Change, NewRule, Nft, Table};
 use crate::kernel::{KernelError, iptables_legacy};

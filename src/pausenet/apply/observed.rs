@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::host::{Host, try_lock};
-use super::rules;
+use super::nft_elements;
 use super::veth::is_gone;
 use crate::cni::During;
 use crate::cni::Result;
@@ -91,5 +91,5 @@ pub fn restore_elements(
     if found.is_none() {
         return Ok(false);
     }
-    rules::claim(None, desired, |other| is_gone(&mut socket, other)).map(|()| true)
+    nft_elements::claim(None, desired, |other| is_gone(&mut socket, other)).map(|()| true)
 }

@@ -4,7 +4,7 @@
 use ipnetwork::IpNetwork;
 
 use super::host::Host;
-use super::rules;
+use super::nft_elements;
 use super::veth::is_gone;
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
@@ -27,7 +27,7 @@ pub fn publish(
     addresses: &[IpNetwork],
 ) -> Result<()> {
     let owner = mapper.owner(attachment);
-    rules::claim(
+    nft_elements::claim(
         None,
         &desired_port_elements(ports, addresses, &owner),
         |other| match mapper {
@@ -42,7 +42,8 @@ pub fn publish(
     };
     opened.inspect_err(|_| {
         let keys = port_keys(ports, addresses);
-        let _ = rules::open().and_then(|mut nft| rules::release_keys(&mut nft, &owner, &keys));
+        let _ = nft_elements::open()
+            .and_then(|mut nft| nft_elements::remove_elements_by_key(&mut nft, &owner, &keys));
     })
 }
 
@@ -58,7 +59,11 @@ pub fn unpublish(
     let mut keys = port_keys(ports, addresses);
     // The mark that the container has ports is still needed for the others.
     keys.retain(|key| !kept.contains(key));
-    rules::release_keys(&mut rules::open()?, &mapper.owner(attachment), &keys)?;
+    nft_elements::remove_elements_by_key(
+        &mut nft_elements::open()?,
+        &mapper.owner(attachment),
+        &keys,
+    )?;
     forget_flows(ports, addresses)
 }
 

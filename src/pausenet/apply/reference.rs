@@ -245,8 +245,8 @@ pub fn collect(
 }
 
 fn remove(find: impl Fn(&mut Nft) -> Result<Vec<Change>, KernelError>) -> Result<()> {
-    super::rules::amend(
-        &mut super::rules::open()?,
+    super::nft_elements::amend(
+        &mut super::nft_elements::open()?,
         "remove the rules of a plugin before us",
         find,
     )

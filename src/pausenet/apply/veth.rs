@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::host::{Host, SETTLE_LIMIT, try_lock};
 use super::uplink::Uplink;
-use super::{container, rules};
+use super::{container, nft_elements};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
@@ -44,7 +44,7 @@ pub(super) fn create(
             return Err(name_taken(&plan.attachment, netns));
         }
         if !plan.rules.is_empty() {
-            rules::release_all(&mut rules::open()?, &plan.attachment)?;
+            nft_elements::remove_all_elements_of(&mut nft_elements::open()?, &plan.attachment)?;
         }
         outcome = link::create_veth(&mut host.socket, &new);
     }

@@ -110,7 +110,7 @@ pub fn spawn_in_own_session(command: &mut Command) -> io::Result<Child> {
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn bequeath_no_files() -> io::Result<()> {
+pub fn set_cloexec_on_all() -> io::Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {

@@ -5,7 +5,7 @@ use ipnetwork::IpNetwork;
 use super::bridge::{self, BridgePlan, PortPlan};
 use super::container::{ContainerPlan, PlannedRoute};
 use super::families::Families;
-use super::identity::{host_end_name, mac_of};
+use super::names::{host_end_name, mac_of};
 use super::ptp::{self, PtpPlan};
 use super::{firewall, rules};
 use crate::cni::bandwidth::Bandwidth;

@@ -13,7 +13,7 @@ mod bridge;
 mod container;
 mod families;
 pub mod firewall;
-mod identity;
+mod names;
 mod ptp;
 pub mod reference;
 pub mod rules;
@@ -22,8 +22,8 @@ pub use attachment::{HostEndPlan, LinkPlan, Plan, plan};
 pub use bridge::{AddressChange, BridgePlan, PortPlan, bridge_addresses};
 pub use container::{ContainerPlan, PlannedRoute};
 pub use families::Families;
-pub use identity::{
-    CONDEMNED_GROUP, HOST_END_START, LINK_GROUP, Mapper, Ownership, STEADY_GROUP, alias,
+pub use names::{
+    BATCH_DELETE_GROUP, HOST_END_START, LINK_GROUP, Mapper, Ownership, STEADY_GROUP, alias,
     attachment_of_host_end, element_owner, host_end_name, ifb_name, is_half_made, lock_name,
     mac_of,
 };

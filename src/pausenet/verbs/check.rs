@@ -1,7 +1,7 @@
 //! CHECK: compares an attachment with the result of its ADD.
 
 use super::add::{open_netns, refuse_own_netns};
-use crate::apply::{Host, WiredBy, firewall, rules, verify};
+use crate::apply::{Host, WiredBy, firewall, nft_elements, verify};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
@@ -9,7 +9,7 @@ use crate::ipam::Ipam;
 use crate::kernel::netns::Netns;
 use crate::plan::firewall::allowed_traffic;
 use crate::plan::host_end_name;
-use crate::plan::rules::{self as planned_rules, DesiredElement};
+use crate::plan::rules::{self, DesiredElement};
 
 /// Serves CHECK.
 ///
@@ -23,7 +23,7 @@ pub(super) fn run(request: &Request) -> Result<()> {
     let mut host = Host::open(&host_end_name(&request.attachment))?;
     refuse_own_netns(request, &netns, &host.netns).map_err(|err| not_attached(&netns, err))?;
     if verify(&mut host, &netns, request, promised)? == WiredBy::Pausenet {
-        rules::verify_elements(&desired_elements(request, promised))?;
+        nft_elements::verify_elements(&desired_elements(request, promised))?;
         let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
         firewall::verify(&allowed_traffic(&request.network, &addresses))?;
     }
@@ -37,7 +37,7 @@ pub(super) fn run(request: &Request) -> Result<()> {
 pub(super) fn desired_elements(request: &Request, promised: &AddResult) -> Vec<DesiredElement> {
     let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
     let mac = promised.mac_of(&request.attachment.ifname);
-    planned_rules::desired_elements(request, &addresses, mac)
+    rules::desired_elements(request, &addresses, mac)
 }
 
 /// ADD never attaches the host's own namespace, so the path must lead there only since then.

@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{Host, reference, remove, rules};
+use crate::apply::{Host, nft_elements, reference, remove};
 use crate::cni::Result;
 use crate::cni::request::Request;
 use crate::ipam::Ipam;
@@ -47,14 +47,14 @@ pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> R
 
 /// Removes links and elements in parallel: for each, the kernel waits until no packet can be using
 /// it, which is most of a DEL's time. Returns the nftables socket, to close after all other
-/// waiting: see [`rules::open`].
+/// waiting: see [`nft_elements::open`].
 fn remove_links_and_rules(
     host: &mut Host,
     ipam: Option<&Ipam>,
     request: &Request,
     addresses: &[IpNetwork],
 ) -> Result<Nft> {
-    let rules = || release_rules(request, addresses);
+    let rules = || remove_nft_elements(request, addresses);
     let mut links = || remove_links(host, ipam, request, Some(addresses));
     if plan::rules::outlast_the_link(&request.network) {
         return links().and_then(|()| rules());
@@ -95,15 +95,15 @@ fn remove_links(
 }
 
 /// Removes the attachment's elements, including those that the request does not mention.
-fn release_rules(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
-    let mut nft = rules::open()?;
+fn remove_nft_elements(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
+    let mut nft = nft_elements::open()?;
     if plan::rules::are_used(&request.network) {
         let promised = request.network.prev_result.as_ref();
         let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
-        rules::release(&mut nft, request, addresses, mac)?;
+        nft_elements::remove_elements(&mut nft, request, addresses, mac)?;
     }
     if plan::rules::may_be_forgotten(&request.network) {
-        rules::release_forgotten(&mut nft, &request.attachment, addresses)?;
+        nft_elements::remove_unmentioned_port_elements(&mut nft, &request.attachment, addresses)?;
     }
     Ok(nft)
 }

@@ -3,14 +3,14 @@
 
 use std::collections::HashSet;
 
-use crate::apply::{Host, is_locked, reference, remove_debris, rules};
+use crate::apply::{Host, is_locked, nft_elements, reference, remove_debris};
 use crate::cni::request::{Attachment, Network};
 use crate::cni::{Code, During, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::Link;
 use crate::kernel::nft::Element;
 use crate::kernel::{RouteSocket, link};
-use crate::plan::{CONDEMNED_GROUP, Mapper, Ownership, element_owner};
+use crate::plan::{BATCH_DELETE_GROUP, Mapper, Ownership, element_owner};
 
 /// The valid attachments: those on the runtime's list, and those whose lock is held.
 struct ValidAttachments<'a> {
@@ -75,7 +75,7 @@ pub(super) fn run(network: &Network) -> Result<()> {
         Ok(Some(ipam)) => ipam.stale(keep),
         _ => Ok(Vec::new()),
     };
-    together([
+    join_errors([
         links(&valid),
         elements(&valid),
         firewall(&valid),
@@ -122,7 +122,7 @@ fn links(valid: &ValidAttachments<'_>) -> Result<()> {
         // Unless an ADD is under way for it.
         outcome = outcome.and(remove_debris(&mut socket, found).map(drop));
     }
-    let Some(group) = (CONDEMNED_GROUP..).find(|group| !groups.contains(group)) else {
+    let Some(group) = (BATCH_DELETE_GROUP..).find(|group| !groups.contains(group)) else {
         return outcome; // more groups than there can be links
     };
     for some in stale.chunks(TOGETHER) {
@@ -141,9 +141,9 @@ fn remove_together(socket: &mut RouteSocket, links: &[Link], group: u32) -> Resu
     if let [alone] = links {
         return remove(socket, alone);
     }
-    let condemn = |link: &Link| link::group_request(link.index, group);
+    let to_group = |link: &Link| link::group_request(link.index, group);
     let answers = socket
-        .exchange(links.iter().map(condemn).collect())
+        .exchange(links.iter().map(to_group).collect())
         .during("put the host ends into one group")?;
     let mut outcome = Ok(());
     for (link, answer) in links.iter().zip(answers) {
@@ -169,7 +169,7 @@ fn elements(valid: &ValidAttachments<'_>) -> Result<()> {
         Some((Mapper::Own | Mapper::Chained, attachment)) => valid.is_stale(&attachment),
         None => false,
     };
-    rules::release_where(&mut rules::open()?, is_stale).map(drop)
+    nft_elements::remove_elements_where(&mut nft_elements::open()?, is_stale).map(drop)
 }
 
 /// Removes the network's rules from other firewalls when it has no attachment left. The bridge
@@ -193,7 +193,7 @@ fn firewall(valid: &ValidAttachments<'_>) -> Result<()> {
 }
 
 /// Combines the errors of several steps into one.
-fn together<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
+fn join_errors<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
     let mut errors = outcomes.into_iter().filter_map(Result::err);
     let Some(mut first) = errors.next() else {
         return Ok(());

@@ -29,25 +29,25 @@ pub(crate) fn serve(plugin: Plugin, call: &Call) -> Result<String> {
             Plugin::Loopback => loopback::add(request),
             Plugin::Portmap => portmap::add(request),
         },
-        Call::Del(request) => silent(match plugin {
+        Call::Del(request) => without_output(match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => del::run(request),
             Plugin::HostLocal => host_local::del(request),
             Plugin::Loopback => loopback::del(request),
             Plugin::Portmap => portmap::del(request),
         }),
-        Call::Check(request) => silent(match plugin {
+        Call::Check(request) => without_output(match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => check::run(request),
             Plugin::HostLocal => host_local::check(request),
             Plugin::Loopback => loopback::check(request),
             Plugin::Portmap => portmap::check(request),
         }),
-        Call::Gc(network) => silent(match plugin {
+        Call::Gc(network) => without_output(match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => gc::run(network),
             Plugin::HostLocal => gc::addresses(network),
             Plugin::Loopback => Ok(()),
             Plugin::Portmap => gc::ports(network),
         }),
-        Call::Status(network) => silent(match plugin {
+        Call::Status(network) => without_output(match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => status::run(network),
             Plugin::HostLocal => status::addresses(network),
             Plugin::Loopback => Ok(()),
@@ -57,7 +57,7 @@ pub(crate) fn serve(plugin: Plugin, call: &Call) -> Result<String> {
     }
 }
 
-fn silent(outcome: Result<()>) -> Result<String> {
+fn without_output(outcome: Result<()>) -> Result<String> {
     outcome.map(|()| String::new())
 }
 

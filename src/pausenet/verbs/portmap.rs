@@ -1,7 +1,7 @@
 //! The plugin `portmap`: publishes ports of a container that the plugin before it attached.
 
 use super::check::promised;
-use crate::apply::{Host, publish, reference, rules};
+use crate::apply::{Host, nft_elements, publish, reference};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
@@ -37,12 +37,14 @@ pub(super) fn del(request: &Request) -> Result<()> {
     let owner = owner(request);
     let _host = Host::open(&host_end_name(&request.attachment))?;
     let was_ours = match (&request.network.ports, &request.network.prev_result) {
-        (Some(ports), Some(before)) => rules::release_keys(
-            &mut rules::open()?,
+        (Some(ports), Some(before)) => nft_elements::remove_elements_by_key(
+            &mut nft_elements::open()?,
             &owner,
             &port_keys(ports, &before.addresses_of(&request.attachment.ifname)),
         )?,
-        _ => rules::release_where(&mut rules::open()?, |found| found.owner == owner)?,
+        _ => nft_elements::remove_elements_where(&mut nft_elements::open()?, |found| {
+            found.owner == owner
+        })?,
     };
     if !was_ours {
         // On a node that switched to pausenet, also remove the mappings of the previous plugin.
@@ -67,7 +69,7 @@ pub(super) fn check(request: &Request) -> Result<()> {
     match &request.network.ports {
         Some(_) => {
             let addresses = before.addresses_of(&request.attachment.ifname);
-            rules::verify_elements(&desired_elements(request, before)).or_else(|err| {
+            nft_elements::verify_elements(&desired_elements(request, before)).or_else(|err| {
                 let locations =
                     plan::reference::port_rule_locations(&request.attachment, &addresses);
                 // Mapped by the previous plugin: its rules count as well.

@@ -16,7 +16,7 @@ use crate::plan;
 pub(super) fn run(network: &Network) -> Result<()> {
     kernel()?;
     if plan::rules::are_used(network) {
-        crate::apply::rules::ready().map_err(unavailable)?;
+        crate::apply::nft_elements::ready().map_err(unavailable)?;
     }
     // ADD needs a folder for its lock; no link has this name.
     let probe = IfName::parse("status").map_err(|why| Error::new(Code::Internal, why))?;

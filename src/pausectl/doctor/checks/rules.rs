@@ -11,7 +11,8 @@ use crate::doctor::finding::Finding;
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::{PeerAddresses, Snapshot, exists, link_exists};
 use pausenet::apply::{
-    ElementKey, Host, ObservedElements, host_end, is_locked, restore_elements, rules, try_lock,
+    ElementKey, Host, ObservedElements, host_end, is_locked, nft_elements, restore_elements,
+    try_lock,
 };
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::{AddResult, Interface};
@@ -68,7 +69,7 @@ impl Repair for RuleRepair {
                 desired_elements,
             } => Ok(restore_elements(attachment, *index, desired_elements)?),
             Self::PutBackShared(desired_elements) => {
-                rules::restore_shared(desired_elements)?;
+                nft_elements::restore_shared(desired_elements)?;
                 Ok(true)
             }
             Self::Remove {
@@ -82,7 +83,11 @@ impl Repair for RuleRepair {
                 if host_end(&mut Host::open_socket()?, attachment)?.is_some() {
                     return Ok(false);
                 }
-                Ok(rules::release_keys(&mut rules::open()?, owner, keys)?)
+                Ok(nft_elements::remove_elements_by_key(
+                    &mut nft_elements::open()?,
+                    owner,
+                    keys,
+                )?)
             }
         }
     }
@@ -270,7 +275,7 @@ fn shown(desired_elements: &[DesiredElement]) -> String {
 }
 
 fn port(element: &Element) -> String {
-    format!("port {}", rules::port_of(element))
+    format!("port {}", nft_elements::port_of(element))
 }
 
 fn elements(count: usize) -> String {

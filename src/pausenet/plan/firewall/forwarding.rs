@@ -8,7 +8,7 @@ use crate::cni::{Family, IfName, NetworkName};
 use crate::kernel::nft::expr::{self, Expression, Field, MetaKey, Operator, R0, Verdict};
 use crate::kernel::nft::{NewRule, Rule, Table, TableFamily, TerminalVerdict};
 use crate::plan::families::{Families, subnet_of};
-use crate::plan::identity::HOST_END_START;
+use crate::plan::names::HOST_END_START;
 
 /// The chain that Docker leaves to others.
 pub const DOCKER_USER: &str = "DOCKER-USER";

@@ -32,7 +32,7 @@ use objects::{
     ports_map,
 };
 
-use super::identity::{alias, host_end_name};
+use super::names::{alias, host_end_name};
 use crate::cni::link::LinkConf;
 use crate::cni::ports::{PortMapping, PortsConf};
 use crate::cni::request::{Network, Request};

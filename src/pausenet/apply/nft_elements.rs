@@ -1,4 +1,4 @@
-//! An attachment's nftables elements: claimed by ADD, released by DEL and GC.
+//! An attachment's nftables elements: added by ADD, removed by DEL and GC.
 //!
 //! An element's key is an address or a port, and may belong to another owner by now. So a removal
 //! first compares the owner, and it takes effect only if the ruleset has not changed in between.
@@ -180,20 +180,20 @@ pub fn ready() -> Result<()> {
 }
 
 /// Removes the elements of an attachment.
-pub fn release(
+pub fn remove_elements(
     nft: &mut Nft,
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
 ) -> Result<bool> {
     match keys(request, addresses, mac) {
-        Some(keys) => release_keys(nft, &alias(&request.attachment), &keys),
-        None => release_all(nft, &request.attachment),
+        Some(keys) => remove_elements_by_key(nft, &alias(&request.attachment), &keys),
+        None => remove_all_elements_of(nft, &request.attachment),
     }
 }
 
 /// Removes port mappings of an attachment that its request does not mention.
-pub fn release_forgotten(
+pub fn remove_unmentioned_port_elements(
     nft: &mut Nft,
     attachment: &Attachment,
     addresses: &[IpNetwork],
@@ -208,20 +208,20 @@ pub fn release_forgotten(
         .flatten()
         .any(|found| found.owner == owner)
     {
-        release_all(nft, attachment)?;
+        remove_all_elements_of(nft, attachment)?;
     }
     Ok(())
 }
 
 /// Removes every element of an attachment, in all sets. True when there was one.
-pub fn release_all(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
+pub fn remove_all_elements_of(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
     let owner = alias(attachment);
-    release_where(nft, |found| found.owner == owner)
+    remove_elements_where(nft, |found| found.owner == owner)
 }
 
 /// Removes the elements of `owner` under these keys: lets them expire ([`Change::Expire`]) and
 /// waits until they have. True when there was one.
-pub fn release_keys(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
+pub fn remove_elements_by_key(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
     if keys.is_empty() {
         return Ok(false);
     }
@@ -270,7 +270,7 @@ fn has_ended(
 }
 
 /// Removes every element in our tables for which `unwanted` is true.
-pub fn release_where(nft: &mut Nft, unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
+pub fn remove_elements_where(nft: &mut Nft, unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
     amend(nft, REMOVAL, |nft| {
         let mut changes = Vec::new();
         for table in [TABLE, BRIDGE_TABLE] {

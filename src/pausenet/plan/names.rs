@@ -1,5 +1,5 @@
-//! The identity of a host end, a hashed name and an alias in plain text; and the MAC for an
-//! address.
+//! The names of an attachment: its host end's hashed name, and an alias in plain text; and the MAC
+//! for an address.
 //!
 //! DEL finds the host end by its name, without the namespace or any stored state; the alias names
 //! its attachment, and its presence means that the attachment is complete. All of them are frozen:
@@ -29,9 +29,9 @@ pub const HOST_END_START: &str = "veth";
 /// created, so that even a half-made one is known to be ours.
 pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
 
-/// The first of the groups that links are put into to be removed together: "gone". They are whole
-/// attachments: one that a killed GC has left there is still known by its alias.
-pub const CONDEMNED_GROUP: u32 = u32::from_be_bytes(*b"gone");
+/// The first of the groups that GC puts links into to remove them in one batch: "gone". They are
+/// whole attachments: one that a killed GC has left there is still known by its alias.
+pub const BATCH_DELETE_GROUP: u32 = u32::from_be_bytes(*b"gone");
 
 /// The link group of bridges that pausenet created and where every address has always had the MAC
 /// of [`mac_of`]: "1mac". It is set when the bridge is created. The first attachment that is not
