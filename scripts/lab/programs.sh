@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Builds programs whose present versions Debian does not have, all in one way: from the Go module proxy.
+#
+# Use: scripts/lab/programs.sh get SET...              print the folder of each set, a line each
+#      scripts/lab/programs.sh table                   what there is: set, program, version, size, build time
+#      scripts/lab/programs.sh update SET VERSION      take another version: rewrites the set's go.mod and go.sum
+#
+# scripts/lab/go/programs lists the sets. Each comes from a Go module of ours, scripts/lab/go/MODULE, whose
+# go.mod and go.sum name exact versions and their hashes. A set is built once and kept in the lab's cache
+# (see lib.sh) until its version, or how it is built, changes. What Go downloads and compiles on the way is
+# removed afterwards; a run that was interrupted goes on where it stopped.
+#
+# Needs Go 1.26 or newer; where the machine has none, Debian sid's is unpacked for the build.
+
+# shellcheck source=lib.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+modules=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/go
+
+GO_MINOR=26
+LIMIT=1800 # seconds for one program
+
+# --- the list -------------------------------------------------------------------------------------
+
+# lines SET: `MODULE PROGRAM PACKAGE` of each program.
+lines() { awk -v set="$1" '$1 == set { print $2, $3, $4 }' "$modules/programs"; }
+
+sets() { awk '/^[^#]/ && !seen[$1]++ { print $1 }' "$modules/programs"; }
+
+# modules_of SET: where its programs come from; one that `update` changes is the first.
+modules_of() { lines "$1" | awk '!seen[$1]++ { print $1 }'; }
+
+# version MODULE PACKAGE: what go.mod says of the module that has the package.
+version() {
+    awk -v package="$2" '
+        $1 == "require" { $1 = ""; $0 = $0 }
+        index(package "/", $1 "/") == 1 && $2 ~ /^v/ { print $2; exit }' "$modules/$1/go.mod"
+}
+
+# What decides about the bytes of a set.
+digest() {
+    local module
+    {
+        for module in $(modules_of "$1"); do
+            cat -- "$modules/$module/go.mod" "$modules/$module/go.sum"
+        done
+        lines "$1"
+    } | sha256sum | cut -c -12
+}
+
+target() { printf '%s/go/%s-%s\n' "$(lab_dir)" "$1" "$(digest "$1")"; }
+
+# --- building -------------------------------------------------------------------------------------
+
+get() {
+    local set folder lab
+    for set; do
+        [[ -n $(lines "$set") ]] || die "no set '$set'; there are: $(sets | paste -sd' ')"
+    done
+    lab=$(lab_dir)
+    for set; do
+        folder=$(target "$set")
+        [[ ! -e $folder ]] || continue
+        find_go
+        lab_once "$folder" make_set "$set" "$modules" "$go" "$(lines "$set")" "$LIMIT"
+        # Earlier versions of it.
+        find "$lab/go" -mindepth 1 -maxdepth 1 -name "$set-????????????" ! -path "$folder" -exec rm -r -- {} +
+    done
+    forget_downloads "$lab"
+    for set; do
+        target "$set"
+    done
+}
+
+# make_set OUT WORK SET MODULES GO LINES LIMIT
+make_set() {
+    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package start
+    lab=$(lab_dir)
+    local environment=(GOROOT="${go%/bin/go}" GOENV=off GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
+        GOFLAGS='-mod=readonly -buildvcs=false -trimpath'
+        GOMODCACHE="$lab/.go/mod" GOCACHE="$lab/.go/build" GOTMPDIR="$2")
+    mkdir -p -- "$lab/.go"
+    while read -r module program package; do
+        say "building $program of $set"
+        start=$SECONDS
+        (
+            cd -- "$modules/$module" || exit
+            # Behind the tests that may run beside it.
+            exec timeout "$limit" nice -n 10 env "${environment[@]}" \
+                "$go" build -ldflags '-s -w' -o "$out/$program" "$package"
+        ) >&2 || die "$program could not be built; what was downloaded and compiled so far is kept for the next try"
+        printf '%s %s\n' "$program" $((SECONDS - start)) >>"$out/.times"
+    done <<<"$lines"
+}
+
+# forget_downloads LAB: gigabytes that only the next version needs. Not while another run builds.
+forget_downloads() {
+    [[ -d $1/.go ]] || return 0
+    local set
+    for set in "$1"/.tmp/go-*; do
+        [[ ! -e $set ]] || return 0
+    done
+    chmod -R u+w -- "$1/.go" 2>/dev/null || true
+    rm -rf -- "$1/.go"
+}
+
+# find_go: sets `go` to a Go that is new enough.
+find_go() {
+    local candidate
+    for candidate in "$(command -v go || true)" /usr/local/go/bin/go "$(lab_dir)/sid/go/bin/go"; do
+        if [[ -x $candidate ]] && is_new_enough "$candidate"; then
+            go=$("$candidate" env GOROOT)/bin/go
+            return
+        fi
+    done
+    lab_once "$(lab_dir)/sid/go" make_go $GO_MINOR
+    go=$(lab_dir)/sid/go/bin/go
+}
+
+is_new_enough() {
+    local version
+    version=$(GOTOOLCHAIN=local "$1" env GOVERSION) || return
+    version=${version#go1.}
+    version=${version%%[!0-9]*}
+    ((version >= GO_MINOR))
+}
+
+# make_go OUT WORK MINOR: Debian sid's. One folder: its src and pkg are links into share.
+make_go() {
+    local out=$1 work=$2 go=1.$3
+    if ! sid_depends "golang-$go-go" >/dev/null; then # sid has moved on: its default then
+        go=$(sid_depends golang-go | sed -n 's/^golang-\([0-9.]*\)-go$/\1/p')
+    fi
+    sid_unpack "$work" "golang-$go-go" "golang-$go-src"
+    cp -rL -- "$work/usr/lib/go-$go/." "$out"
+}
+
+# --- for people -----------------------------------------------------------------------------------
+
+table() {
+    local set module program package folder size took
+    printf '%-16s%-25s%-18s%8s%8s\n' set program version MB seconds
+    for set in $(sets); do
+        folder=$(target "$set")
+        while read -r module program package; do
+            size=- took=-
+            if [[ -e $folder/$program ]]; then
+                size=$(($(stat -c %s -- "$folder/$program") / 1000000))
+                took=$(awk -v program="$program" '$1 == program { print $2 }' "$folder/.times")
+            fi
+            printf '%-16s%-25s%-18s%8s%8s\n' "$set" "$program" "$(version "$module" "$package")" "$size" "$took"
+        done < <(lines "$set")
+    done
+}
+
+# update SET VERSION
+update() {
+    local module packages lab
+    [[ -n $(lines "$1") ]] || die "no set '$1'; there are: $(sets | paste -sd' ')"
+    lab=$(lab_dir)
+    find_go
+    module=$(modules_of "$1" | head -n 1)
+    mapfile -t packages < <(lines "$1" | awk -v module="$module" '$1 == module { print $3 }')
+    (
+        cd -- "$modules/$module" || exit
+        local environment=(GOENV=off GOTOOLCHAIN=local GOFLAGS=-mod=mod GOMODCACHE="$lab/.go/mod" GOCACHE="$lab/.go/build")
+        env "${environment[@]}" "$go" get -tool "${packages[@]/%/@$2}"
+    ) >&2
+    forget_downloads "$lab"
+    say "scripts/lab/go/$module is at $2 now; build it: scripts/lab/programs.sh get $1"
+}
+
+main() {
+    help_if_asked "$@"
+    case ${1-}/$# in
+    get/[2-9] | get/[1-9]?) get "${@:2}" ;;
+    table/1) table ;;
+    update/3) update "$2" "$3" ;;
+    *) usage ;;
+    esac
+}
+
+main "$@"
