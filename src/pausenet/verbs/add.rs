@@ -70,10 +70,10 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
-    // If reclaiming addresses fails, the exhaustion is still the error to report.
-    if exhausted
-        && reclaim(&request.network.name, ipam, SystemTime::now()).is_ok_and(|freed| freed > 0)
-    {
+    if exhausted {
+        // Another ADD may have freed the addresses in the meantime, so try again even if nothing was
+        // left to reclaim. If reclaiming fails, the exhaustion is still the error to report.
+        let _ = reclaim(&request.network.name, ipam, SystemTime::now());
         outcome = ipam.allocate(request);
     }
     let held = match outcome? {

@@ -37,10 +37,9 @@ pub(super) fn addresses(network: &Network) -> Result<()> {
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
-    if exhausted
-        && network.link.is_some()
-        && reclaim(&network.name, &ipam, SystemTime::now()).map_err(unavailable)? > 0
-    {
+    if exhausted && network.link.is_some() {
+        // An ADD may have reclaimed them first: look again even if nothing was left to free.
+        reclaim(&network.name, &ipam, SystemTime::now()).map_err(unavailable)?;
         outcome = ipam.ready();
     }
     match outcome {
