@@ -56,11 +56,11 @@ pub(crate) const PORT_MAPPINGS: &str = "portMappings";
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AttachmentSettings {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ips: Vec<String>,
+    pub(crate) ips: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    pub(crate) mac: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<PublishedPort>,
+    pub(crate) ports: Vec<PublishedPort>,
 }
 
 impl AttachmentSettings {

@@ -52,7 +52,7 @@ pub enum Stop {
     Interrupted(i32),
 }
 
-pub type Result<T, E = Stop> = std::result::Result<T, E>;
+type Result<T, E = Stop> = std::result::Result<T, E>;
 
 impl Stop {
     fn usage(why: impl Into<String>) -> Self {

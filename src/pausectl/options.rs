@@ -18,11 +18,11 @@ pub(crate) const CONF_DIR: &str = "/etc/pausenet/net.d";
 pub(crate) struct NetworkOptions {
     /// The network's configuration: a conflist, or a single plugin's config
     #[arg(long, value_name = "FILE", conflicts_with = "network")]
-    pub conf: Option<PathBuf>,
+    pub(crate) conf: Option<PathBuf>,
 
     /// The network's name, in the folder of configurations [default: the first file's network]
     #[arg(long, value_name = "NAME")]
-    pub network: Option<String>,
+    pub(crate) network: Option<String>,
 
     /// The folder of configurations. Not /etc/cni/net.d, since a container runtime uses what is
     /// there for its own pods
@@ -32,7 +32,7 @@ pub(crate) struct NetworkOptions {
         env = "PAUSENET_CONF_DIR",
         default_value = CONF_DIR
     )]
-    pub conf_dir: PathBuf,
+    pub(crate) conf_dir: PathBuf,
 }
 
 impl NetworkOptions {
@@ -51,11 +51,11 @@ pub(crate) struct PluginOptions {
     /// Folders of CNI plugins, separated by colons [default: the folder of pausectl,
     /// /opt/cni/bin, /usr/lib/cni]
     #[arg(long, value_name = "DIRS", env = "CNI_PATH")]
-    pub cni_path: Option<OsString>,
+    cni_path: Option<OsString>,
 
     /// The longest time that each plugin may run, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
-    pub timeout: u64,
+    timeout: u64,
 }
 
 impl PluginOptions {
@@ -80,7 +80,7 @@ impl PluginOptions {
 pub(crate) struct DockerOptions {
     /// Docker's socket: PATH or unix://PATH
     #[arg(long, value_name = "SOCKET", env = "DOCKER_HOST", default_value = Socket::DEFAULT)]
-    pub docker: String,
+    docker: String,
 }
 
 impl DockerOptions {

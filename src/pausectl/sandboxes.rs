@@ -25,10 +25,10 @@ pub(crate) enum Scope {
 
 /// The host and its sandboxes.
 pub(crate) struct HostSandboxes {
-    pub host: Host,
-    pub sandboxes: Vec<Sandbox>,
+    pub(crate) host: Host,
+    pub(crate) sandboxes: Vec<Sandbox>,
     /// Why others could not be read.
-    pub problems: Vec<Error>,
+    pub(crate) problems: Vec<Error>,
 }
 
 impl HostSandboxes {
@@ -121,7 +121,7 @@ fn because(reason: OwnerReason) -> &'static str {
 }
 
 /// A member: a container, or processes in none.
-pub(crate) fn member(member: &Member) -> Value {
+fn member(member: &Member) -> Value {
     let processes = member.processes.iter();
     let processes: Vec<_> = processes
         .map(|process| json!({"pid": process.pid, "name": process.name, "pause": process.is_pause}))
@@ -146,7 +146,7 @@ pub(crate) fn container(container: &Container) -> Value {
 }
 
 /// An interface.
-pub(crate) fn wire(wire: &SandboxInterface) -> Value {
+fn wire(wire: &SandboxInterface) -> Value {
     let link = &wire.interface.link;
     let addresses = wire.interface.addresses.iter().map(ToString::to_string);
     json!({

@@ -184,7 +184,7 @@ pub(crate) enum LogFormat {
 
 /// A list of subnets. Empty text is an empty list: a manifest may set a variable to that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Subnets(pub Vec<IpNetwork>);
+pub(crate) struct Subnets(Vec<IpNetwork>);
 
 fn parse_subnets(text: &str) -> Result<Subnets, String> {
     let parts = text

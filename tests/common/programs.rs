@@ -37,7 +37,7 @@ pub fn pause() -> &'static str {
 }
 
 /// The folder of all of them.
-pub fn folder() -> &'static Path {
+fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("PAUSENET_PROGRAMS") {
         Some(folder) => folder.into(),
@@ -46,7 +46,7 @@ pub fn folder() -> &'static Path {
 }
 
 /// A folder beside them for what tests make once and keep.
-pub fn scratch() -> PathBuf {
+pub(crate) fn scratch() -> PathBuf {
     // target/TRIPLE/PROFILE
     let target = folder().parent().unwrap().parent().unwrap();
     target.join("tmp")

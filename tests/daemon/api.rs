@@ -16,9 +16,9 @@ use common::{World, lab};
 pub(crate) struct Tools {
     kubernetes: PathBuf,
     /// Of CNI 1.1.
-    pub cnitool: PathBuf,
+    pub(crate) cnitool: PathBuf,
     /// Of CNI 1.0.
-    pub cnitool_1_1: PathBuf,
+    pub(crate) cnitool_1_1: PathBuf,
 }
 
 impl Tools {
@@ -33,7 +33,7 @@ impl Tools {
 
 /// A control plane that ends with its test, and its world.
 pub(crate) struct Api {
-    pub world: World,
+    pub(crate) world: World,
     control_plane: Child,
     /// The folder with the logs of its programs.
     home: PathBuf,
@@ -74,7 +74,7 @@ impl Api {
     }
 
     #[track_caller]
-    pub(crate) fn kubectl_with(&self, args: &[&str], stdin: &str) -> String {
+    fn kubectl_with(&self, args: &[&str], stdin: &str) -> String {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())

@@ -14,7 +14,7 @@ use common::wait::wait_until;
 use common::{Container, World, ip};
 
 /// The limit for any wait.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of the daemon's probes, in its node's namespace.
 pub(crate) const LISTEN: &str = "127.0.0.1:9112";
@@ -204,7 +204,7 @@ impl Node {
 
 /// A running pausenetd. It is killed at the end of the test.
 pub(crate) struct Daemon {
-    pub child: Child,
+    child: Child,
     log: PathBuf,
 }
 

@@ -15,7 +15,7 @@ use common::{World, lab};
 
 /// The control plane. Machines join it.
 pub(crate) struct Cluster {
-    pub script: Script,
+    pub(crate) script: Script,
     images: Images,
     _world: World,
 }
@@ -36,7 +36,7 @@ impl Cluster {
     }
 
     /// `kubectl` as administrator.
-    pub(crate) fn command(&self) -> Command {
+    fn command(&self) -> Command {
         let mut command = Command::new("env"); // env looks up kubectl in the PATH of these variables
         command.env_clear().envs(&self.script.env).arg("kubectl");
         command.stdin(Stdio::null());
@@ -117,12 +117,12 @@ pub(crate) enum Runtime {
 
 /// A machine with a kubelet. Its script has namespaces of its own.
 pub(crate) struct Node {
-    pub name: String,
-    pub runtime: Runtime,
+    pub(crate) name: String,
+    pub(crate) runtime: Runtime,
     /// The folder for /var/lib, if it should outlive the machine.
     disk: Option<PathBuf>,
     options: &'static [&'static str],
-    pub script: Script,
+    pub(crate) script: Script,
 }
 
 /// A node with kube-proxy, for Services.

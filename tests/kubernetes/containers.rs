@@ -12,10 +12,10 @@ use crate::cluster::{Node, Runtime};
 /// A running container, according to its runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
-    pub id: String,
+    pub(crate) id: String,
     /// With Docker only.
-    pub name: String,
-    pub pid: u32,
+    pub(crate) name: String,
+    pub(crate) pid: u32,
 }
 
 impl Node {

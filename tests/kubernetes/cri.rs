@@ -183,27 +183,27 @@ struct Condition {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SandboxConfig {
     #[prost(message, tag = "1")]
-    pub metadata: Option<SandboxMetadata>,
+    pub(crate) metadata: Option<SandboxMetadata>,
     #[prost(map = "string, string", tag = "6")]
-    pub labels: HashMap<String, String>,
+    pub(crate) labels: HashMap<String, String>,
     #[prost(message, tag = "8")]
-    pub linux: Option<LinuxSandbox>,
+    pub(crate) linux: Option<LinuxSandbox>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SandboxMetadata {
     #[prost(string, tag = "1")]
-    pub name: String,
+    pub(crate) name: String,
     #[prost(string, tag = "2")]
-    pub uid: String,
+    pub(crate) uid: String,
     #[prost(string, tag = "3")]
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LinuxSandbox {
     #[prost(string, tag = "1")]
-    pub cgroup_parent: String,
+    pub(crate) cgroup_parent: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -229,15 +229,15 @@ struct SandboxStatus {
 pub(crate) struct Sandbox {
     /// 0 when it is ready, else 1.
     #[prost(int32, tag = "3")]
-    pub state: i32,
+    pub(crate) state: i32,
     #[prost(message, tag = "5")]
-    pub network: Option<SandboxNetwork>,
+    pub(crate) network: Option<SandboxNetwork>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SandboxNetwork {
     #[prost(string, tag = "1")]
-    pub ip: String,
+    pub(crate) ip: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

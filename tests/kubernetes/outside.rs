@@ -13,7 +13,7 @@ pub(crate) const OUTSIDE_PORT: u16 = 8080;
 /// An HTTP server outside the cluster that records the source addresses of its clients.
 pub(crate) struct Outside {
     /// None stops the server.
-    pub seen: Arc<Mutex<Option<BTreeSet<IpAddr>>>>,
+    pub(crate) seen: Arc<Mutex<Option<BTreeSet<IpAddr>>>>,
     thread: Option<JoinHandle<()>>,
 }
 

@@ -45,8 +45,8 @@ pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
 
 // Dropped in this order.
 pub(crate) struct Scene {
-    pub node: Node,
-    pub cluster: Cluster,
+    pub(crate) node: Node,
+    pub(crate) cluster: Cluster,
     before: State,
     noted: Cell<Instant>,
     _pods: RwLockReadGuard<'static, ()>,

@@ -25,9 +25,9 @@ pub(crate) use common::programs::CHECKOUT;
 pub(crate) struct Script {
     child: Child,
     /// The environment of a command in it.
-    pub env: BTreeMap<String, OsString>,
+    pub(crate) env: BTreeMap<String, OsString>,
     /// A process in its namespaces.
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Script {
@@ -170,9 +170,9 @@ impl Drop for Script {
 /// Images for the runtimes of the lab. They have to be asked for before the world begins.
 pub(crate) struct Images {
     /// pausenet/pause, of the binary that Cargo has built for the tests.
-    pub pause: PathBuf,
+    pause: PathBuf,
     /// hwchiu/netutils, nginx and busybox.
-    pub applications: PathBuf,
+    applications: PathBuf,
 }
 
 impl Images {
@@ -201,7 +201,7 @@ impl Images {
 }
 
 /// Runs `work` on a thread in the network and mounts of a process.
-pub(crate) fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
+fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // Root and working directory become this thread's own.
@@ -229,7 +229,7 @@ pub(crate) fn kill(pid: u32) {
 }
 
 /// Every process of the machine.
-pub(crate) fn processes() -> impl Iterator<Item = u32> {
+fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

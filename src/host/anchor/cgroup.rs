@@ -89,7 +89,7 @@ fn of_part(part: &str) -> Option<Named> {
 }
 
 /// Whether the text is a container ID as runtimes generate them: 64 hexadecimal digits.
-pub fn is_id(text: &str) -> bool {
+pub(super) fn is_id(text: &str) -> bool {
     text.len() == 64 && is_hex(text)
 }
 

@@ -109,7 +109,7 @@ impl Container {
     }
 
     /// Merges in what the engine reports, which takes precedence over what is known already.
-    pub fn merge_reported(&mut self, reported: &Self) {
+    pub(super) fn merge_reported(&mut self, reported: &Self) {
         self.engine = reported.engine.or(self.engine);
         self.name = reported.name.clone().or(self.name.take());
         self.image = reported.image.clone().or(self.image.take());

@@ -13,7 +13,7 @@ pub mod container;
 pub mod death;
 pub mod interfaces;
 mod name;
-pub mod netns_mounts;
+mod netns_mounts;
 pub mod origin;
 pub mod pause;
 pub mod pin;
@@ -21,7 +21,7 @@ pub mod processes;
 pub mod registration;
 pub mod sandbox;
 pub mod scan;
-pub mod supervisor;
+mod supervisor;
 pub mod text;
 
 #[cfg(test)]

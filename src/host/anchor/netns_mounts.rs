@@ -14,7 +14,7 @@ use pausenet::kernel::netns::NetnsId;
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// The files that hold each network namespace, in this mount namespace.
-pub fn list() -> Result<HashMap<NetnsId, Vec<PathBuf>>> {
+pub(super) fn list() -> Result<HashMap<NetnsId, Vec<PathBuf>>> {
     let text = fs::read(MOUNTS).on_path("cannot read", Path::new(MOUNTS))?;
     let mut held: HashMap<NetnsId, Vec<PathBuf>> = HashMap::new();
     for line in text.split(|byte| *byte == b'\n') {

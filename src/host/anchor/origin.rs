@@ -31,19 +31,19 @@ pub enum Origin {
 
 /// An attachment in a runtime's result cache.
 #[derive(Debug, Clone)]
-pub struct CachedAttachment {
-    pub network: String,
-    pub plugins: Vec<String>,
-    pub container: String,
-    pub ifname: String,
+pub(super) struct CachedAttachment {
+    pub(super) network: String,
+    pub(super) plugins: Vec<String>,
+    pub(super) container: String,
+    pub(super) ifname: String,
     /// The namespace it was made in, if that still exists.
-    pub netns: Option<NetnsId>,
-    pub macs: Vec<MacAddr>,
+    pub(super) netns: Option<NetnsId>,
+    pub(super) macs: Vec<MacAddr>,
 }
 
 impl Origin {
     /// Finds the origin of an interface in a namespace with these containers.
-    pub fn of<'a>(
+    pub(super) fn of<'a>(
         interface: &Interface,
         bridge: Option<&str>,
         netns: NetnsId,
@@ -119,7 +119,7 @@ fn is_bridge_of_docker(name: &str) -> bool {
 }
 
 /// The MAC addresses in a CNI result of any version.
-pub fn macs(result: Option<&Value>) -> Vec<MacAddr> {
+pub(super) fn macs(result: Option<&Value>) -> Vec<MacAddr> {
     let interfaces = result.and_then(|result| result["interfaces"].as_array());
     let macs = interfaces
         .into_iter()

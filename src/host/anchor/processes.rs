@@ -26,7 +26,7 @@ pub struct Process {
 #[cfg(test)]
 impl Process {
     /// A process outside of containers.
-    pub fn for_test(pid: u32, name: &str) -> Self {
+    pub(super) fn for_test(pid: u32, name: &str) -> Self {
         Self {
             pid,
             name: name.to_owned(),

@@ -44,7 +44,7 @@ pub enum RegisteredBy {
 
 impl Registration {
     /// The registration of the network with this CNI container ID.
-    pub fn of(id: &str, registered: &[Registered], cached: &[CachedAttachment]) -> Self {
+    pub(super) fn of(id: &str, registered: &[Registered], cached: &[CachedAttachment]) -> Self {
         if let Some(found) = registered.iter().find(|found| found.id == id) {
             return Self::from(found);
         }
@@ -70,7 +70,7 @@ impl Registration {
     }
 
     /// What to call it: its name, or the start of its ID.
-    pub fn title(&self) -> &str {
+    pub(super) fn title(&self) -> &str {
         self.name.as_deref().unwrap_or(short_id(&self.id))
     }
 }

@@ -11,9 +11,7 @@ use super::pin::pod_of_ours;
 use super::processes::Process;
 use super::registration::{RegisteredBy, Registration};
 use super::text::plain;
-use pausenet::cni::request::Attachment;
 use pausenet::kernel::netns::NetnsId;
-use pausenet::plan::attachment_of_host_end;
 
 /// A network namespace other than the host's.
 #[derive(Debug, Clone)]
@@ -114,9 +112,9 @@ pub enum LastKnownState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherNamespace {
     /// Its engine creates this namespace for it at each start. False if it is another container's.
-    pub is_its_own: bool,
+    pub(super) is_its_own: bool,
     /// The other members there.
-    pub with: Vec<String>,
+    pub(super) with: Vec<String>,
 }
 
 /// The state of a namespace.
@@ -160,7 +158,7 @@ impl Member {
     }
 
     /// The ID of the container whose network it joins; see [`Container::joined`].
-    pub fn joined(&self) -> Option<&str> {
+    pub(super) fn joined(&self) -> Option<&str> {
         self.container.as_ref()?.joined()
     }
 
@@ -242,7 +240,7 @@ impl Sandbox {
     }
 
     /// Which of our pods it is, according to the file that holds it.
-    pub fn pod(&self) -> Option<super::name::PodName> {
+    fn pod(&self) -> Option<super::name::PodName> {
         self.held_by.iter().find_map(|path| pod_of_ours(path))
     }
 
@@ -264,19 +262,10 @@ impl Sandbox {
             _ => format!("net:[{}]", self.netns.number()),
         }
     }
-
-    /// Our attachments in it.
-    pub fn attachments(&self) -> impl Iterator<Item = (&SandboxInterface, Attachment)> {
-        let ours =
-            |wire: &SandboxInterface| attachment_of_host_end(wire.interface.host_end.as_ref()?);
-        self.interfaces
-            .iter()
-            .filter_map(move |wire| Some((wire, ours(wire)?)))
-    }
 }
 
 /// Finds the owner of a namespace. `absent` looks up what happened to a container outside of it.
-pub fn owner(
+pub(super) fn owner(
     members: &[Member],
     held_by: &[PathBuf],
     absent: impl Fn(&str) -> MissingContainer,
@@ -329,7 +318,7 @@ impl Owner {
     /// Corrects a missing owner by the registration of the network that is here now. It may be
     /// registered for a member that has outlived the missing container; or only the record may have
     /// the missing container's name.
-    pub fn corrected(self, members: &[Member], holder: Option<&Registration>) -> Self {
+    pub(super) fn corrected(self, members: &[Member], holder: Option<&Registration>) -> Self {
         let (Self::Missing(absent), Some(holder)) = (&self, holder) else {
             return self;
         };

@@ -18,7 +18,7 @@ const MOBY: &str = "moby";
 
 /// The supervisor of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Supervisor {
+pub(super) enum Supervisor {
     Shim {
         pid: u32,
         /// The containerd namespace: one for each client of containerd.
@@ -37,7 +37,7 @@ pub enum Supervisor {
 
 impl Supervisor {
     /// Reads the supervisor from a process's command line; None for any other process.
-    pub fn read(pid: u32) -> Option<Self> {
+    pub(super) fn read(pid: u32) -> Option<Self> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         if !name.starts_with("containerd-shim") && !name.starts_with("conmon") {
             return None;
@@ -69,7 +69,7 @@ impl Supervisor {
 
     /// The container of a process below this supervisor. `named` is the ID in the process's
     /// control group, if there is one.
-    pub fn container(&self, named: Option<&str>) -> Container {
+    pub(super) fn container(&self, named: Option<&str>) -> Container {
         match self {
             Self::Conmon {
                 pid,

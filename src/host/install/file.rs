@@ -32,7 +32,7 @@ impl fmt::Display for Digest {
 
 /// What exists under a name.
 #[derive(Debug, Clone)]
-pub enum Found {
+pub(super) enum Found {
     Nothing,
     File {
         digest: Digest,
@@ -48,7 +48,7 @@ pub enum Found {
 
 /// The identity of a file: its device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inode {
+pub(super) struct Inode {
     device: u64,
     number: u64,
 }
@@ -58,7 +58,7 @@ impl Found {
     ///
     /// # Errors
     /// It is not readable, or it is a folder or a device.
-    pub fn at(path: &Path) -> Result<Self> {
+    pub(super) fn at(path: &Path) -> Result<Self> {
         let cannot = |err| refusal("cannot read", path, &err);
         let meta = match fs::symlink_metadata(path) {
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Self::Nothing),
@@ -85,7 +85,7 @@ impl Found {
     }
 
     /// Whether both are the same file, or equal in content and mode.
-    pub fn is_same_as(&self, other: &Self) -> bool {
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (
                 Self::File { digest, mode, .. },
@@ -100,14 +100,14 @@ impl Found {
         }
     }
 
-    pub fn inode(&self) -> Option<Inode> {
+    pub(super) fn inode(&self) -> Option<Inode> {
         match self {
             Self::Nothing => None,
             Self::File { inode, .. } | Self::Link { inode, .. } => Some(*inode),
         }
     }
 
-    pub fn is_there(&self) -> bool {
+    pub(super) fn is_there(&self) -> bool {
         !matches!(self, Self::Nothing)
     }
 }
@@ -135,7 +135,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 /// Gives a file a second name, `to`, that is not in use. A hard link keeps the file itself, with
 /// its owner, mode and times. On a filesystem without hard links the file is copied instead, to
 /// `draft` first.
-pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
+pub(super) fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
     let Err(err) = fs::hard_link(from, to) else {
         return Ok(());
     };
@@ -159,7 +159,7 @@ pub fn keep(from: &Path, to: &Path, draft: &Path) -> Result<()> {
 }
 
 /// Hard-links one of our files to `to`. False if the filesystem does not allow it.
-pub fn link(from: &Path, to: &Path) -> Result<bool> {
+pub(super) fn link(from: &Path, to: &Path) -> Result<bool> {
     remove(to)?;
     match fs::hard_link(from, to) {
         Ok(()) => Ok(true),
@@ -189,7 +189,7 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// Syncs a file's folder to disk, so that changes of its names survive a power failure, in order.
-pub fn sync_folder_of(path: &Path) -> Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     match synced {

@@ -356,7 +356,7 @@ impl ManagedFolder {
 
 impl Record {
     /// Whether the file found under a name is ours.
-    pub fn has(&self, name: &str, found: &Found) -> bool {
+    pub(super) fn has(&self, name: &str, found: &Found) -> bool {
         match found {
             Found::File { digest, .. } => self
                 .files
@@ -367,7 +367,7 @@ impl Record {
     }
 
     /// The names of the files that were put there.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 

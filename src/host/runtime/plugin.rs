@@ -17,14 +17,14 @@ use crate::{Error, Result};
 use pausenet::cni::{self, env::Verb};
 
 /// One call of a plugin, ready to run.
-pub(crate) struct Call<'a> {
-    pub program: &'a Path,
-    pub verb: Verb,
-    pub parameters: &'a Parameters,
-    pub path: &'a [PathBuf],
+pub(super) struct Call<'a> {
+    pub(super) program: &'a Path,
+    pub(super) verb: Verb,
+    pub(super) parameters: &'a Parameters,
+    pub(super) path: &'a [PathBuf],
     /// The configuration, for stdin.
-    pub config: String,
-    pub limit: Duration,
+    pub(super) config: String,
+    pub(super) limit: Duration,
 }
 
 /// Why a plugin was killed before it ended.
@@ -59,7 +59,7 @@ impl Call<'_> {
     /// # Errors
     /// The plugin's own error, a timeout, or a signal if `interrupt` receives them. The plugin
     /// does not run any more then.
-    pub(crate) async fn run(
+    pub(super) async fn run(
         &self,
         interrupt: Option<&mut Interrupt>,
     ) -> std::result::Result<Vec<u8>, Stop> {

@@ -47,7 +47,7 @@ pub struct Attach {
 }
 
 /// Attaches a container, or changes nothing.
-pub(crate) fn attach(options: &Attach, output: Output) -> Result<()> {
+pub(super) fn attach(options: &Attach, output: Output) -> Result<()> {
     let name = ContainerRef::parse(&options.container).map_err(Stop::usage)?;
     let (ifname, mut settings) = options.settings.parse().map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();

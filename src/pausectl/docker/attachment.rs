@@ -101,7 +101,7 @@ pub(crate) async fn attach(
 }
 
 /// Attaches a container again, with its last addresses if they are still free.
-pub(crate) async fn reattach(
+pub(super) async fn reattach(
     runtime: &Runtime,
     record: &mut Record,
     target_netns: &TargetNetns,
@@ -160,7 +160,7 @@ pub(crate) async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Err
 }
 
 /// The result cache's entry for the record's attachment.
-pub(crate) fn cached_entry(record: &Record) -> Option<Entry> {
+pub(super) fn cached_entry(record: &Record) -> Option<Entry> {
     let attachment = record.attachment();
     let entries = cache::of_container(&record.identity).ok()?;
     entries

@@ -46,7 +46,7 @@ pub struct Detach {
 ///
 /// # Errors
 /// When pausectl attached nothing of that name, or other containers still use the network.
-pub(crate) fn detach(options: &Detach, output: Output) -> Result<()> {
+pub(super) fn detach(options: &Detach, output: Output) -> Result<()> {
     let name = ContainerRef::parse(&options.container).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
     let record = block_on(async {

@@ -21,12 +21,12 @@ const MARK: &str = "# pausenet";
 
 /// Maps the container's name to its current addresses. The network works without that, so a
 /// failure is only a warning.
-pub(crate) async fn set_addresses(docker: &Docker, record: &Record) {
+pub(super) async fn set_addresses(docker: &Docker, record: &Record) {
     update(docker, record, &record.addresses).await;
 }
 
 /// Removes the name: the container has no address any more.
-pub(crate) async fn remove_addresses(docker: &Docker, record: &Record) {
+pub(super) async fn remove_addresses(docker: &Docker, record: &Record) {
     update(docker, record, &[]).await;
 }
 
@@ -82,7 +82,7 @@ fn host_names(hostname: &str) -> String {
 }
 
 /// Checks an entry of /etc/hosts, in the form of `docker run --add-host`.
-pub(crate) fn check_entry(text: &str) -> Result<(), String> {
+pub(super) fn check_entry(text: &str) -> Result<(), String> {
     let is_name = |name: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         !name.is_empty() && name.chars().all(plain)

@@ -10,7 +10,7 @@ use pausenet_host::Error;
 use pausenet_host::runtime::cache::{self, Entry};
 
 /// A container; None if Docker has none of this name or ID.
-pub(crate) async fn find(docker: &Docker, name: &ContainerRef) -> Result<Option<Container>, Error> {
+pub(super) async fn find(docker: &Docker, name: &ContainerRef) -> Result<Option<Container>, Error> {
     match docker.inspect(name).await {
         Ok(container) => Ok(Some(container)),
         Err(failure) if failure.kind == ErrorKind::NotFound => Ok(None),
@@ -35,7 +35,7 @@ pub(crate) async fn find_running(
 }
 
 /// The record of a container, or, by name or ID, that of one which is gone.
-pub(crate) fn find_record(
+pub(super) fn find_record(
     name: &ContainerRef,
     container: Option<&Container>,
 ) -> Result<Option<Record>, Error> {
@@ -55,7 +55,7 @@ pub(crate) fn find_record(
 }
 
 /// Where a record's network is now, and all containers.
-pub(crate) async fn observe(
+pub(super) async fn observe(
     docker: &Docker,
     record: &Record,
 ) -> Result<(NetworkLocation, Vec<Container>), Error> {
@@ -82,7 +82,7 @@ pub(crate) fn locate(record: &Record) -> Result<NetworkLocation, Error> {
 }
 
 /// The containers in a namespace, as `api, db`; without any, the PIDs of its processes.
-pub(crate) fn member_names(location: &NetworkLocation, containers: &[Container]) -> String {
+pub(super) fn member_names(location: &NetworkLocation, containers: &[Container]) -> String {
     let names: Vec<_> = location
         .containers(containers)
         .iter()

@@ -12,7 +12,7 @@ use pausenet_host::anchor::cgroup;
 
 /// Members of an anchor, and members of those, that are in another namespace than `netns`, oldest
 /// first.
-pub(crate) fn members_elsewhere<'a>(
+pub(super) fn members_elsewhere<'a>(
     anchor: &DockerId,
     netns: Option<NetnsId>,
     containers: &'a [Container],
@@ -39,7 +39,7 @@ pub(crate) fn members_elsewhere<'a>(
 
 /// What would lose the network if it moved to the anchor's namespace: every process there that no
 /// restart of a member moves along. Container names, or `process PID`.
-pub(crate) fn stranded(
+pub(super) fn stranded(
     location: &NetworkLocation,
     anchor: &Container,
     containers: &[Container],
@@ -75,7 +75,7 @@ fn container_of(pid: u32, containers: &[Container]) -> Option<&Container> {
 }
 
 /// True when a container joins one that Docker does not have any more. `gone` counts as removed.
-pub(crate) fn is_orphaned(
+pub(super) fn is_orphaned(
     member: &Container,
     containers: &[Container],
     gone: Option<&Container>,
@@ -91,15 +91,15 @@ pub(crate) fn is_orphaned(
 
 /// A shell command that recreates a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RecreateCommand {
-    pub command: String,
+pub(super) struct RecreateCommand {
+    pub(super) command: String,
     /// What the user should know before running it.
-    pub caution: String,
+    pub(super) caution: String,
 }
 
 /// The command that recreates a member in the network of an anchor. While the anchor itself is not
 /// in the network's namespace (`is_anchored` is false), the command reanchors it first.
-pub(crate) async fn recreate_command(
+pub(super) async fn recreate_command(
     docker: &Docker,
     member: &Container,
     anchor: &ContainerName,

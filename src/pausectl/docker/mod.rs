@@ -5,16 +5,16 @@
 //! and removes a container's network; and [`lookup`] and [`report`].
 
 mod attach;
-pub(super) mod attachment;
+pub(crate) mod attachment;
 mod detach;
 mod etc_hosts;
-pub(super) mod lookup;
+pub(crate) mod lookup;
 mod members;
-pub(super) mod network_location;
+pub(crate) mod network_location;
 mod publish;
 mod reanchor;
-pub(super) mod record;
-pub(super) mod report;
+pub(crate) mod record;
+pub(crate) mod report;
 mod restart_members;
 mod up;
 mod watch;

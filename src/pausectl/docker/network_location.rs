@@ -29,16 +29,16 @@ pub(crate) enum NetworkLocation {
 }
 
 /// All network namespaces with processes in them, and these processes.
-pub(crate) struct Namespaces(HashMap<NetnsId, Vec<Process>>);
+pub(super) struct Namespaces(HashMap<NetnsId, Vec<Process>>);
 
 impl Namespaces {
     /// Reads /proc.
-    pub(crate) fn read() -> Result<Self, Error> {
+    pub(super) fn read() -> Result<Self, Error> {
         Ok(Self(processes::by_namespace(|_| true)?))
     }
 
     /// Finds an attachment. The cache entry is for attachments made by other plugins than ours.
-    pub(crate) fn locate(
+    pub(super) fn locate(
         &self,
         socket: &mut RouteSocket,
         attachment: &Attachment,
@@ -71,7 +71,7 @@ impl Namespaces {
 
 impl NetworkLocation {
     /// The namespace, if processes are in it.
-    pub(crate) fn netns(&self) -> Option<NetnsId> {
+    pub(super) fn netns(&self) -> Option<NetnsId> {
         match self {
             Self::Occupied { netns, .. } => Some(*netns),
             Self::Gone | Self::Unoccupied => None,
@@ -79,7 +79,7 @@ impl NetworkLocation {
     }
 
     /// The containers in it.
-    pub(crate) fn containers<'a>(&self, all: &'a [Container]) -> Vec<&'a Container> {
+    pub(super) fn containers<'a>(&self, all: &'a [Container]) -> Vec<&'a Container> {
         let Some(location) = self.netns() else {
             return Vec::new();
         };
@@ -89,11 +89,11 @@ impl NetworkLocation {
 }
 
 /// The namespace of a running container.
-pub(crate) fn netns_of(container: &Container) -> Option<NetnsId> {
+pub(super) fn netns_of(container: &Container) -> Option<NetnsId> {
     NetnsId::of_process(container.pid?)
 }
 
-pub(crate) fn netns_path(pid: u32) -> PathBuf {
+pub(super) fn netns_path(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 

@@ -82,7 +82,7 @@ pub struct Unpublish {
 ///
 /// # Errors
 /// When a port is taken, or pausectl did not attach the container.
-pub(crate) fn publish(options: &Publish, output: Output) -> Result<()> {
+pub(super) fn publish(options: &Publish, output: Output) -> Result<()> {
     let new =
         PublishedPort::parse_all(options.ports.iter().map(String::as_str)).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
@@ -115,7 +115,7 @@ pub(crate) fn publish(options: &Publish, output: Output) -> Result<()> {
 ///
 /// # Errors
 /// When a port is not published.
-pub(crate) fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
+pub(super) fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
     let selectors = options.ports.iter().map(|text| PortSelector::parse(text));
     let selectors = selectors
         .collect::<Result<Vec<_>, _>>()

@@ -72,7 +72,7 @@ pub struct Reanchor {
 ///
 /// # Errors
 /// When pausectl knows of no such network, or no process is left in it.
-pub(crate) fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
+pub(super) fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
     let name = ContainerName::parse(&options.name).map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
     block_on(async {
@@ -116,14 +116,14 @@ pub(crate) fn reanchor(options: &Reanchor, output: Output) -> Result<()> {
 }
 
 /// An anchor and its network, as observed once. The caller holds the identity's lock.
-pub(crate) struct AnchorState {
-    pub docker: Docker,
-    pub name: ContainerName,
+pub(super) struct AnchorState {
+    pub(super) docker: Docker,
+    pub(super) name: ContainerName,
     /// The container with the anchor's name, in whatever state.
-    pub old: Option<Container>,
-    pub record: Record,
-    pub location: NetworkLocation,
-    pub containers: Vec<Container>,
+    pub(super) old: Option<Container>,
+    pub(super) record: Record,
+    pub(super) location: NetworkLocation,
+    pub(super) containers: Vec<Container>,
 }
 
 enum ReanchorOutcome {

@@ -27,7 +27,7 @@ const DIR: &str = "/var/lib/pausenet/docker";
 const LOCKS: &str = "/run/pausenet/lock/docker";
 
 /// The label that names the network to attach a container to.
-pub(crate) const NETWORK_LABEL: &str = "pausenet.network";
+pub(super) const NETWORK_LABEL: &str = "pausenet.network";
 
 /// The label with the identity of a container's network (CNI_CONTAINERID).
 pub(crate) const IDENTITY_LABEL: &str = "pausenet.anchor";
@@ -47,31 +47,31 @@ pub(crate) enum Kind {
 /// What pausectl remembers under an identity.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    pub identity: ContainerId,
-    pub kind: Kind,
+    pub(crate) identity: ContainerId,
+    pub(crate) kind: Kind,
     /// None for a process or a namespace outside Docker.
-    pub container: Option<DockerId>,
+    pub(crate) container: Option<DockerId>,
     /// The container's name; `process PID` or the namespace's path outside Docker.
-    pub name: String,
+    pub(crate) name: String,
     /// False after `pausectl docker detach`: the label must not bring the network back.
-    pub wanted: bool,
-    pub ifname: IfName,
-    pub list: NetworkList,
-    pub settings: AttachmentSettings,
+    pub(crate) wanted: bool,
+    pub(crate) ifname: IfName,
+    pub(crate) list: NetworkList,
+    pub(crate) settings: AttachmentSettings,
     /// The last addresses.
-    pub addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     /// What a new anchor needs to replace the container.
-    pub template: Option<Template>,
+    pub(crate) template: Option<Template>,
 }
 
 /// The properties of a container that its replacement gets.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
-    pub image: String,
-    pub restart: RestartPolicy,
-    pub hostname: Option<String>,
-    pub dns: Dns,
-    pub labels: BTreeMap<String, String>,
+    pub(super) image: String,
+    pub(super) restart: RestartPolicy,
+    pub(super) hostname: Option<String>,
+    pub(super) dns: Dns,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// The file's format.
@@ -105,7 +105,7 @@ struct TemplateFile {
 
 /// The identity of an anchor. It derives from the name, so that the network of a removed anchor can
 /// still be found by name.
-pub(crate) fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
+pub(super) fn anchor_identity(name: &ContainerName) -> Result<ContainerId, Error> {
     ContainerId::parse(&format!("{ANCHOR_PREFIX}{name}")).map_err(|_| {
         Error::new(format!("{name} is too long for the name of an anchor"))
             .hint("at most 121 bytes are allowed")
@@ -128,7 +128,7 @@ pub(crate) fn identity_of(container: &Container) -> Result<ContainerId, Error> {
 }
 
 impl Template {
-    pub(crate) fn from_container(container: &Container) -> Self {
+    pub(super) fn from_container(container: &Container) -> Self {
         Self {
             image: container.image.clone(),
             restart: container.restart,
@@ -145,12 +145,12 @@ pub(crate) fn lock(identity: &ContainerId) -> Result<Lock, Error> {
 }
 
 /// Locks an identity without waiting; None if it is locked.
-pub(crate) fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
+pub(super) fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
     Ok(Lock::try_take(Path::new(LOCKS), identity)?)
 }
 
 impl Record {
-    pub(crate) fn attachment(&self) -> Attachment {
+    pub(super) fn attachment(&self) -> Attachment {
         Attachment {
             network: self.list.name.clone(),
             container: self.identity.clone(),
@@ -159,7 +159,7 @@ impl Record {
     }
 
     /// The labels of an anchor with this record: our own, and those of its predecessor.
-    pub(crate) fn labels(&self) -> Vec<(String, String)> {
+    pub(super) fn labels(&self) -> Vec<(String, String)> {
         let template = self.template.as_ref();
         let mut labels = template.map_or_else(BTreeMap::new, |template| template.labels.clone());
         labels.insert(IDENTITY_LABEL.into(), self.identity.to_string());
@@ -168,7 +168,7 @@ impl Record {
     }
 
     /// Replaces the file atomically. The caller holds the identity's lock.
-    pub(crate) fn write(&self) -> Result<(), Error> {
+    pub(super) fn write(&self) -> Result<(), Error> {
         let file = file(&self.identity);
         cache::replace(&file, &self.to_json()).on_path("cannot write", &file)
     }

@@ -25,20 +25,20 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The outcome of restarting members.
 #[derive(Debug, Default)]
-pub(crate) struct MemberRestarts {
-    pub restarted: Vec<ContainerName>,
-    pub failed: Vec<(ContainerName, ApiError)>,
+pub(super) struct MemberRestarts {
+    pub(super) restarted: Vec<ContainerName>,
+    pub(super) failed: Vec<(ContainerName, ApiError)>,
 }
 
 impl MemberRestarts {
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.restarted.is_empty() && self.failed.is_empty()
     }
 }
 
 /// Restarts the members of an anchor that are not in its namespace `netns`, oldest first. A failure
 /// does not stop the others.
-pub(crate) async fn restart_members(
+pub(super) async fn restart_members(
     docker: &Docker,
     anchor: &DockerId,
     netns: NetnsId,
@@ -79,7 +79,7 @@ impl AnchorState {
     ///
     /// # Errors
     /// When the anchor is gone, or a container would lose the network for good.
-    pub(crate) async fn move_network_to_anchor(
+    pub(super) async fn move_network_to_anchor(
         &mut self,
         runtime: &Runtime,
         interrupt: &mut Interrupt,
@@ -141,7 +141,7 @@ impl AnchorState {
         )))
     }
 
-    pub(crate) fn report_moved(&self, restarts: &MemberRestarts, output: Output) -> Result<()> {
+    pub(super) fn report_moved(&self, restarts: &MemberRestarts, output: Output) -> Result<()> {
         let names: Vec<_> = restarts
             .restarted
             .iter()

@@ -26,7 +26,7 @@ use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
 /// The default image of an anchor.
-pub(crate) const IMAGE: &str = "pausenet/pause";
+pub(super) const IMAGE: &str = "pausenet/pause";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,7 +89,7 @@ pub struct Up {
 }
 
 /// Creates and attaches an anchor, or leaves nothing.
-pub(crate) fn up(options: &Up, output: Output) -> Result<()> {
+pub(super) fn up(options: &Up, output: Output) -> Result<()> {
     let name = ContainerName::parse(&options.name).map_err(Stop::usage)?;
     let (ifname, settings) = options.settings.parse().map_err(Stop::usage)?;
     let restart = RestartPolicy::parse(&options.restart)
@@ -221,7 +221,7 @@ async fn create_and_attach(
 }
 
 /// Fails when Docker does not have the image: pulling it is left to the user.
-pub(crate) async fn require_image(docker: &Docker, image: &str) -> Result<(), Error> {
+pub(super) async fn require_image(docker: &Docker, image: &str) -> Result<(), Error> {
     if docker.has_image(image).await? {
         return Ok(());
     }
@@ -233,7 +233,7 @@ pub(crate) async fn require_image(docker: &Docker, image: &str) -> Result<(), Er
 }
 
 /// Starts a container and returns its PID.
-pub(crate) async fn start(
+pub(super) async fn start(
     docker: &Docker,
     id: &DockerId,
     interrupt: &mut Interrupt,

@@ -94,10 +94,6 @@ impl Docker {
         })
     }
 
-    pub fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
     pub async fn version(&self) -> Result<Version> {
         let reply = self.client.version().await;
         let reply = reply.map_err(|cause| self.error("ask for the version", cause))?;
@@ -218,7 +214,7 @@ impl Docker {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], also when the container whose network it joins is gone.
-    pub async fn restart(&self, container: &ContainerRef, grace: Duration) -> Result<()> {
+    pub(crate) async fn restart(&self, container: &ContainerRef, grace: Duration) -> Result<()> {
         let options = query::RestartContainerOptionsBuilder::new().t(whole_seconds(grace));
         let restarted = self
             .client
@@ -240,7 +236,11 @@ impl Docker {
 
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Conflict`] when the name is taken.
-    pub async fn rename(&self, container: &ContainerRef, name: &ContainerName) -> Result<()> {
+    pub(crate) async fn rename(
+        &self,
+        container: &ContainerRef,
+        name: &ContainerName,
+    ) -> Result<()> {
         let options = query::RenameContainerOptionsBuilder::new().name(name.as_str());
         let renamed = self
             .client

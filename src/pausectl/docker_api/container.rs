@@ -100,7 +100,7 @@ impl Container {
     }
 
     /// A reference by ID, which no other container can take over.
-    pub fn by_id(&self) -> ContainerRef {
+    pub(crate) fn by_id(&self) -> ContainerRef {
         (&self.id).into()
     }
 
@@ -177,7 +177,7 @@ impl RestartPolicy {
     ///
     /// # Errors
     /// A message that names the valid policies.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Ok(match text {
             "no" => Self::No,
             "always" => Self::Always,

@@ -26,7 +26,7 @@ pub enum Action {
 impl Action {
     const ALL: [Self; 4] = [Self::Start, Self::Die, Self::Destroy, Self::Rename];
 
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Die => "die",

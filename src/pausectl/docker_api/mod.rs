@@ -18,5 +18,5 @@ pub use container::{Container, NetworkMode, RestartPolicy, State};
 pub use error::{ApiError, ErrorKind, Result};
 pub use events::{Action, Event, Events};
 pub use names::{ContainerName, ContainerRef, DockerId, Socket};
-pub use run_command::RunCommand;
-pub use summary::{ContainerSummary, RemovedContainer};
+pub(crate) use run_command::RunCommand;
+pub(crate) use summary::{ContainerSummary, RemovedContainer};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub struct Socket(PathBuf);
 
 impl Socket {
-    pub const DEFAULT: &str = "unix:///run/docker.sock";
+    pub(crate) const DEFAULT: &str = "unix:///run/docker.sock";
 
     /// Accepts a path, or `unix://` and a path as DOCKER_HOST has it. Empty means the default, as
     /// for docker.
@@ -31,7 +31,7 @@ impl Socket {
         })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -64,7 +64,7 @@ impl ContainerName {
         ))
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -80,7 +80,7 @@ impl fmt::Display for ContainerName {
 pub struct DockerId(String);
 
 impl DockerId {
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
         if text.len() == 64 && text.bytes().all(is_digit) {
             return Ok(Self(text.to_owned()));
@@ -88,7 +88,7 @@ impl DockerId {
         Err(format!("{} is not a container ID", quoted(text)))
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
@@ -121,7 +121,7 @@ impl ContainerRef {
         ))
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -17,32 +17,32 @@ use super::names::{ContainerRef, DockerId};
 
 /// A container, as `docker ps` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerSummary {
-    pub id: DockerId,
-    pub name: Option<String>,
-    pub image: String,
+pub(crate) struct ContainerSummary {
+    pub(crate) id: DockerId,
+    pub(crate) name: Option<String>,
+    pub(crate) image: String,
     /// It has processes, running or paused.
-    pub is_running: bool,
-    pub network: NetworkMode,
+    pub(crate) is_running: bool,
+    pub(crate) network: NetworkMode,
     /// The Docker networks that it is attached to, each with its MAC there (empty while it does not
     /// run).
-    pub endpoints: Vec<(String, String)>,
-    pub labels: BTreeMap<String, String>,
+    pub(crate) endpoints: Vec<(String, String)>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// A removed container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemovedContainer {
-    pub id: DockerId,
-    pub name: Option<String>,
-    pub at: Option<SystemTime>,
+pub(crate) struct RemovedContainer {
+    pub(crate) id: DockerId,
+    pub(crate) name: Option<String>,
+    pub(crate) at: Option<SystemTime>,
     /// The Docker networks that it was attached to, as far as the daemon remembers.
-    pub networks: Vec<String>,
+    pub(crate) networks: Vec<String>,
 }
 
 impl Docker {
     /// All containers, running or not.
-    pub async fn summaries(&self) -> Result<Vec<ContainerSummary>> {
+    pub(crate) async fn summaries(&self) -> Result<Vec<ContainerSummary>> {
         let options = query::ListContainersOptionsBuilder::new().all(true);
         let listed = self.client.list_containers(Some(options.build())).await;
         let listed = listed.map_err(|cause| self.error("list containers", cause))?;
@@ -54,7 +54,7 @@ impl Docker {
 
     /// Containers removed lately, from the daemon's last events: it keeps a few hundred of all
     /// kinds, and none from before its start.
-    pub async fn removed_containers(&self) -> Result<Vec<RemovedContainer>> {
+    pub(crate) async fn removed_containers(&self) -> Result<Vec<RemovedContainer>> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -88,7 +88,7 @@ impl Docker {
     }
 
     /// When a container exited, in RFC 3339; None if it has never run.
-    pub async fn finished_at(&self, container: &ContainerRef) -> Result<Option<String>> {
+    pub(crate) async fn finished_at(&self, container: &ContainerRef) -> Result<Option<String>> {
         let found = self
             .client
             .inspect_container(container.as_str(), None)

@@ -5,13 +5,13 @@ use super::snapshot::Snapshot;
 
 /// One check of `pausectl doctor`.
 #[derive(Debug)]
-pub(crate) struct Check {
+pub(super) struct Check {
     /// As in `--check NAME`.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// What it looks at, for `--list`.
-    pub about: &'static str,
+    pub(super) about: &'static str,
     /// Its line in the report when nothing is wrong.
-    pub all_is_well: &'static str,
+    pub(super) all_is_well: &'static str,
     /// Judges the host. What it could not read is a finding too: [`Finding::not_checked`].
-    pub run: fn(&Snapshot) -> Vec<Finding>,
+    pub(super) run: fn(&Snapshot) -> Vec<Finding>,
 }

@@ -18,7 +18,7 @@ use pausenet_host::runtime::execution_config;
 ///
 /// # Errors
 /// What the plugin would answer to its configuration.
-pub(crate) fn request(
+pub(super) fn request(
     list: &NetworkList,
     at: usize,
     plugin: Plugin,
@@ -38,13 +38,13 @@ pub(crate) fn request(
 }
 
 /// The plugin of this name, if it is pausenet. `pausenet` has no other maker.
-pub(crate) fn plugin_of_ours(name: &str, programs: &Programs) -> Option<Plugin> {
+pub(super) fn plugin_of_ours(name: &str, programs: &Programs) -> Option<Plugin> {
     let plugin = Plugin::named(name)?;
     (plugin == Plugin::Pausenet || programs.is_ours(plugin.name())).then_some(plugin)
 }
 
 /// The networks whose interfaces pausenet makes, by name.
-pub(crate) fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> {
+pub(super) fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> {
     let mut networks = HashMap::new();
     for list in snapshot.lists() {
         let Some(plugin) = plugin_of_ours(&list.plugins[0].r#type, &snapshot.programs) else {
@@ -62,7 +62,7 @@ pub(crate) fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> 
 }
 
 /// The bridge that a network's first plugin connects pods to.
-pub(crate) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
+pub(super) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
     let plugin = Plugin::named(&list.plugins.first()?.r#type)?;
     match plugin {
         Plugin::Pausenet | Plugin::Bridge => {}
@@ -73,7 +73,7 @@ pub(crate) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfNam
 }
 
 /// The address store of a network, if it uses host-local.
-pub(crate) fn host_local(network: &Network) -> Option<HostLocal> {
+pub(super) fn host_local(network: &Network) -> Option<HostLocal> {
     let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;
     HostLocal::new(network, &json::parse_part("ipam", &ipam.object).ok()?).ok()
 }

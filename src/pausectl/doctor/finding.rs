@@ -9,7 +9,7 @@ use pausenet_host::Error;
 
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Severity {
+pub(super) enum Severity {
     Ok,
     /// Worth knowing: nothing is wrong, or nothing can be said from here.
     Note,
@@ -17,7 +17,7 @@ pub(crate) enum Severity {
 }
 
 impl Severity {
-    pub(crate) fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Note => "note",
@@ -27,38 +27,38 @@ impl Severity {
 }
 
 /// Where everything can be seen.
-pub(crate) const OUTSIDE: &str = "run it as root of the machine, outside of containers";
+pub(super) const OUTSIDE: &str = "run it as root of the machine, outside of containers";
 
 /// One thing that a check found.
 #[derive(Debug)]
-pub(crate) struct Finding {
-    pub severity: Severity,
+pub(super) struct Finding {
+    pub(super) severity: Severity,
     /// What it is about: an address, a link, a file.
-    pub subject: String,
+    pub(super) subject: String,
     /// What was found, as one clause.
-    pub what: String,
+    pub(super) what: String,
     /// The consequence; may be empty.
-    pub means: String,
+    pub(super) means: String,
     /// What to do about it, a command if there is one; may be empty.
-    pub how: String,
+    pub(super) how: String,
     /// Present only if it is provably safe: `--fix` carries it out.
-    pub repair: Option<Box<dyn Repair>>,
+    pub(super) repair: Option<Box<dyn Repair>>,
 }
 
 impl Finding {
-    pub(crate) fn problem(subject: impl Display, what: impl Into<String>) -> Self {
+    pub(super) fn problem(subject: impl Display, what: impl Into<String>) -> Self {
         Self::new(Severity::Problem, subject, what)
     }
 
-    pub(crate) fn note(subject: impl Display, what: impl Into<String>) -> Self {
+    pub(super) fn note(subject: impl Display, what: impl Into<String>) -> Self {
         Self::new(Severity::Note, subject, what)
     }
 
-    pub(crate) fn ok(subject: impl Display, what: impl Into<String>) -> Self {
+    pub(super) fn ok(subject: impl Display, what: impl Into<String>) -> Self {
         Self::new(Severity::Ok, subject, what)
     }
 
-    pub(crate) fn new(severity: Severity, subject: impl Display, what: impl Into<String>) -> Self {
+    pub(super) fn new(severity: Severity, subject: impl Display, what: impl Into<String>) -> Self {
         Self {
             severity,
             subject: subject.to_string(),
@@ -70,7 +70,7 @@ impl Finding {
     }
 
     /// Something that could not be read. That is not a problem by itself.
-    pub(crate) fn not_checked(subject: impl Display, err: impl Into<Error>) -> Self {
+    pub(super) fn not_checked(subject: impl Display, err: impl Into<Error>) -> Self {
         let err = err.into();
         let how = match err.hint {
             // The plugin's advice is for the plugin.
@@ -83,24 +83,24 @@ impl Finding {
     }
 
     #[must_use]
-    pub(crate) fn means(mut self, means: impl Into<String>) -> Self {
+    pub(super) fn means(mut self, means: impl Into<String>) -> Self {
         self.means = means.into();
         self
     }
 
     #[must_use]
-    pub(crate) fn how(mut self, how: impl Into<String>) -> Self {
+    pub(super) fn how(mut self, how: impl Into<String>) -> Self {
         self.how = how.into();
         self
     }
 
     #[must_use]
-    pub(crate) fn repair(mut self, repair: impl Repair + 'static) -> Self {
+    pub(super) fn repair(mut self, repair: impl Repair + 'static) -> Self {
         self.repair = Some(Box::new(repair));
         self
     }
 
-    pub(crate) fn json(&self, check: &str) -> Value {
+    pub(super) fn json(&self, check: &str) -> Value {
         json!({
             "check": check,
             "severity": self.severity.as_str(),

@@ -11,7 +11,7 @@ use pausenet_host::runtime::add_calls;
 use pausenet_host::runtime::find_plugin;
 
 /// The names under which the plugin is installed.
-pub(crate) const NAMES: [&str; 6] = [
+pub(super) const NAMES: [&str; 6] = [
     "pausenet",
     "bridge",
     "ptp",
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// A program with one of these names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Program {
+pub(super) enum Program {
     /// Pausenet, with this version.
     Ours(String),
     Another,
@@ -35,14 +35,14 @@ pub(crate) enum Program {
 
 /// The first program of each name along CNI_PATH.
 #[derive(Debug)]
-pub(crate) struct Programs {
+pub(super) struct Programs {
     path: Vec<PathBuf>,
     found: HashMap<&'static str, (PathBuf, Program)>,
 }
 
 impl Programs {
     /// Finds them and asks each for its version.
-    pub(crate) fn find(path: &[PathBuf]) -> Self {
+    pub(super) fn find(path: &[PathBuf]) -> Self {
         let mut found = HashMap::new();
         for name in NAMES {
             // The one that a runtime would call, or else a file that it cannot call.
@@ -59,24 +59,24 @@ impl Programs {
         }
     }
 
-    pub(crate) fn path(&self) -> &[PathBuf] {
+    pub(super) fn path(&self) -> &[PathBuf] {
         &self.path
     }
 
     /// Whether the plugin of this name is pausenet.
-    pub(crate) fn is_ours(&self, name: &str) -> bool {
+    pub(super) fn is_ours(&self, name: &str) -> bool {
         matches!(self.found.get(name), Some((_, Program::Ours(_))))
     }
 
     /// What computing the requests of an attachment needs to know of them.
-    pub(crate) fn known(&self) -> add_calls::Plugins<'_> {
+    pub(super) fn known(&self) -> add_calls::Plugins<'_> {
         add_calls::Plugins {
             path: &self.path,
             portmap_is_ours: self.is_ours("portmap"),
         }
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&(PathBuf, Program)> {
+    pub(super) fn get(&self, name: &str) -> Option<&(PathBuf, Program)> {
         self.found.get(name)
     }
 }

@@ -8,21 +8,21 @@ use pausenet_host::Error;
 
 /// The findings of one check.
 #[derive(Debug)]
-pub(crate) struct CheckResult {
-    pub check: &'static Check,
-    pub findings: Vec<Finding>,
+pub(super) struct CheckResult {
+    pub(super) check: &'static Check,
+    pub(super) findings: Vec<Finding>,
 }
 
 /// A finding that `--fix` went through, and the outcome.
 #[derive(Debug)]
-pub(crate) struct Repaired {
-    pub check: &'static Check,
-    pub finding: Finding,
-    pub outcome: Outcome,
+pub(super) struct Repaired {
+    pub(super) check: &'static Check,
+    pub(super) finding: Finding,
+    pub(super) outcome: Outcome,
 }
 
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(super) enum Outcome {
     Done,
     /// With the lock held, there was nothing left to repair.
     NotNeeded,
@@ -46,11 +46,11 @@ impl Outcome {
 const SHOWN: usize = 8;
 
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub(super) struct Report {
     /// What `--fix` did and did not do.
-    pub repaired: Vec<Repaired>,
+    pub(super) repaired: Vec<Repaired>,
     /// Those of the last run of the checks, that is after `--fix`.
-    pub results: Vec<CheckResult>,
+    pub(super) results: Vec<CheckResult>,
 }
 
 impl Report {
@@ -64,7 +64,7 @@ impl Report {
     }
 
     /// The error that the command ends with, if something is wrong.
-    pub(crate) fn verdict(&self, fixed: bool) -> Option<Error> {
+    pub(super) fn verdict(&self, fixed: bool) -> Option<Error> {
         let what = match self.count(Severity::Problem) {
             0 => return None,
             1 => "1 problem".to_owned(),
@@ -86,7 +86,7 @@ impl Report {
         })
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let of_check = |result: &CheckResult| {
             let findings = result.findings.iter();
             findings
@@ -103,7 +103,7 @@ impl Report {
         })
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let alike = |repaired: &Repaired| (repaired.check.name, repaired.outcome.as_str());
         write_each(&mut text, &self.repaired, alike, Repaired::write);

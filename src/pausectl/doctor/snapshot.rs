@@ -20,29 +20,29 @@ use pausenet_host::{During, Error, Result};
 
 /// Where to look.
 #[derive(Debug, Clone)]
-pub(crate) struct Paths {
+pub(super) struct Paths {
     /// The folders of network configurations: the runtimes', and that of `pausectl pod`.
-    pub conf_dirs: Vec<PathBuf>,
+    pub(super) conf_dirs: Vec<PathBuf>,
     /// The folder with an address store for each network.
-    pub data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
     /// The folders of plugins.
-    pub cni_path: Vec<PathBuf>,
+    pub(super) cni_path: Vec<PathBuf>,
 }
 
 /// A network configuration on disk.
 #[derive(Debug)]
-pub(crate) struct Conf {
-    pub file: PathBuf,
-    pub list: Result<NetworkList>,
+pub(super) struct Conf {
+    pub(super) file: PathBuf,
+    pub(super) list: Result<NetworkList>,
 }
 
 /// The addresses at the other ends of the host's links.
 #[derive(Debug, Default)]
-pub(crate) struct PeerAddresses {
+pub(super) struct PeerAddresses {
     /// By the namespace's number on this host: the index of a link there, and an address of it.
     namespaces: HashMap<i32, Vec<(u32, IpNetwork)>>,
     /// Links whose other end is in a namespace that cannot be seen from here.
-    pub unreadable: Vec<String>,
+    pub(super) unreadable: Vec<String>,
 }
 
 impl PeerAddresses {
@@ -64,7 +64,7 @@ impl PeerAddresses {
     }
 
     /// The interfaces that have an address: namespace and link index of each.
-    pub(crate) fn interfaces_by_address(&self) -> HashMap<IpAddr, Vec<(i32, u32)>> {
+    pub(super) fn interfaces_by_address(&self) -> HashMap<IpAddr, Vec<(i32, u32)>> {
         let mut interfaces: HashMap<IpAddr, Vec<_>> = HashMap::new();
         for (namespace, addresses) in &self.namespaces {
             for (index, net) in addresses {
@@ -86,41 +86,41 @@ impl PeerAddresses {
     }
 
     /// How many namespaces the host's links lead to.
-    pub(crate) fn namespace_count(&self) -> usize {
+    pub(super) fn namespace_count(&self) -> usize {
         self.namespaces.len()
     }
 }
 
 /// An attachment of ours that is complete: its host end has its alias.
 #[derive(Debug)]
-pub(crate) struct LiveAttachment {
-    pub attachment: Attachment,
-    pub host_end: Link,
+pub(super) struct LiveAttachment {
+    pub(super) attachment: Attachment,
+    pub(super) host_end: Link,
     /// Those of its interface, without link-local ones. None if it cannot be seen.
-    pub addresses: Option<Vec<IpNetwork>>,
+    pub(super) addresses: Option<Vec<IpNetwork>>,
     /// What each plugin of ours was asked for: by the runtime's result cache, or else by the
     /// network's configuration.
-    pub add_calls: Vec<AddCall>,
+    pub(super) add_calls: Vec<AddCall>,
     /// It is in the runtime's result cache, so its published ports are known.
-    pub is_cached: bool,
+    pub(super) is_cached: bool,
 }
 
 /// The host at one moment.
-pub(crate) struct Snapshot {
-    pub paths: Paths,
-    pub now: SystemTime,
-    pub programs: Programs,
-    pub confs: Vec<Conf>,
-    pub links: Result<Vec<Link>>,
-    pub peers: Result<PeerAddresses>,
+pub(super) struct Snapshot {
+    pub(super) paths: Paths,
+    pub(super) now: SystemTime,
+    pub(super) programs: Programs,
+    pub(super) confs: Vec<Conf>,
+    pub(super) links: Result<Vec<Link>>,
+    pub(super) peers: Result<PeerAddresses>,
     /// The runtimes' result caches.
-    pub cache: Result<Vec<Entry>>,
-    pub attachments: Vec<LiveAttachment>,
+    pub(super) cache: Result<Vec<Entry>>,
+    pub(super) attachments: Vec<LiveAttachment>,
 }
 
 impl Snapshot {
     /// Reads all of it. A part that cannot be read holds its error, for the checks that need it.
-    pub(crate) fn read(paths: Paths, now: SystemTime) -> Self {
+    pub(super) fn read(paths: Paths, now: SystemTime) -> Self {
         let programs = Programs::find(&paths.cni_path);
         let confs = confs(&paths.conf_dirs);
         let links = Host::open_socket()
@@ -178,12 +178,12 @@ impl Snapshot {
     }
 
     /// The configurations that can be read.
-    pub(crate) fn lists(&self) -> impl Iterator<Item = &NetworkList> {
+    pub(super) fn lists(&self) -> impl Iterator<Item = &NetworkList> {
         lists(&self.confs)
     }
 
     /// The attachment that has the host end of this name.
-    pub(crate) fn attachment_at(&self, host_end: &str) -> Option<&LiveAttachment> {
+    pub(super) fn attachment_at(&self, host_end: &str) -> Option<&LiveAttachment> {
         let of = |live: &&LiveAttachment| live.host_end.name == host_end;
         self.attachments.iter().find(of)
     }
@@ -208,19 +208,19 @@ fn confs(dirs: &[PathBuf]) -> Vec<Conf> {
 
 /// Whether an attachment exists now: it may have come or gone since the links were listed. True
 /// if the kernel does not answer.
-pub(crate) fn exists(attachment: &Attachment) -> bool {
+pub(super) fn exists(attachment: &Attachment) -> bool {
     let found = Host::open_socket().and_then(|mut socket| host_end(&mut socket, attachment));
     !matches!(found, Ok(None))
 }
 
 /// Whether a link that was listed exists still. The kernel gives no index out again.
-pub(crate) fn link_exists(index: u32) -> bool {
+pub(super) fn link_exists(index: u32) -> bool {
     let found = Host::open_socket().map(|mut socket| link::get(&mut socket, Which::Index(index)));
     !matches!(found, Ok(Ok(None)))
 }
 
 /// Link-local and loopback addresses: the kernel assigns them, or every host has them.
-pub(crate) fn is_link_local(net: &IpNetwork) -> bool {
+pub(super) fn is_link_local(net: &IpNetwork) -> bool {
     match net.ip() {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_loopback(),
@@ -228,6 +228,6 @@ pub(crate) fn is_link_local(net: &IpNetwork) -> bool {
 }
 
 /// A path for a message.
-pub(crate) fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
 }

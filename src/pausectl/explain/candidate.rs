@@ -10,7 +10,7 @@ const SHORTEST_ID: usize = 4;
 
 /// What a target leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(super) enum Found {
     /// A namespace, and the index of the member that is meant.
     Namespace(NetnsId, Option<usize>),
     /// A process or container on the host's own network; its name.
@@ -22,15 +22,15 @@ pub(crate) enum Found {
 }
 
 /// One meaning of a name.
-pub(crate) struct Candidate {
+pub(super) struct Candidate {
     /// The TARGET that means this one and no other.
-    pub target: String,
+    pub(super) target: String,
     /// A description, for a list of candidates.
-    pub what: String,
-    pub found: Found,
+    pub(super) what: String,
+    pub(super) found: Found,
 }
 
 /// Whether `text` is the beginning of an ID, and long enough.
-pub(crate) fn is_id_prefix(text: &str, id: &str) -> bool {
+pub(super) fn is_id_prefix(text: &str, id: &str) -> bool {
     text.len() >= SHORTEST_ID && is_hex(text) && id.starts_with(text)
 }

@@ -10,7 +10,7 @@ use pausenet_host::anchor::text::plain;
 
 /// What such a name or ID may mean: each namespace that is left, or else the last removed
 /// container of that name.
-pub(crate) fn candidates(
+pub(super) fn candidates(
     text: &str,
     scan: &NamespaceScan,
     facts: &EngineFacts,

@@ -18,7 +18,7 @@ use pausenet_host::anchor::death::{death_effects, summary};
 use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::sandbox::Sandbox;
 use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
-pub(super) use target::Target;
+pub(crate) use target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -48,7 +48,7 @@ impl Target {
     ///
     /// # Errors
     /// Nothing or several things match, or a file is not a network namespace.
-    pub(crate) fn find(
+    pub(super) fn find(
         &self,
         scan: &mut NamespaceScan,
         facts: &EngineFacts,

@@ -15,7 +15,7 @@ const WIDTH: usize = 100;
 const NARROWEST: usize = 40;
 
 /// All about a sandbox; `about` is the index of the member that was asked for.
-pub(crate) fn sandbox(sandbox: &Sandbox, about: Option<usize>) -> String {
+pub(super) fn sandbox(sandbox: &Sandbox, about: Option<usize>) -> String {
     let mut screen = Screen::default();
     for line in wrap(&summary(sandbox, about), WIDTH) {
         screen.line(&line);
@@ -68,7 +68,7 @@ pub(crate) fn sandbox(sandbox: &Sandbox, about: Option<usize>) -> String {
 }
 
 /// A process or container on the host's network.
-pub(crate) fn host(name: &str) -> String {
+pub(super) fn host(name: &str) -> String {
     format!(
         "{} is on the host's own network: it has no namespace of its own, and no anchor.\n",
         plain(name)
@@ -76,7 +76,7 @@ pub(crate) fn host(name: &str) -> String {
 }
 
 /// A stopped container.
-pub(crate) fn stopped(container: &Container, survivors: &[String], facts: &EngineFacts) -> String {
+pub(super) fn stopped(container: &Container, survivors: &[String], facts: &EngineFacts) -> String {
     let title = plain(container.title());
     let since = match &container.life {
         Life::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
@@ -111,7 +111,7 @@ pub(crate) fn stopped(container: &Container, survivors: &[String], facts: &Engin
 }
 
 /// A removed container.
-pub(crate) fn removed(removed: &Removed) -> String {
+pub(super) fn removed(removed: &Removed) -> String {
     let name = removed.name.as_deref().unwrap_or(short_id(&removed.id));
     let at = removed.at.as_deref();
     let at = at.map_or_else(String::new, |at| format!(" at {}", plain(at)));

@@ -11,41 +11,41 @@ use pausenet_host::anchor::sandbox::{Sandbox, SandboxInterface, State};
 use pausenet_host::anchor::text::plain;
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Diagram {
-    pub groups: Vec<BridgeGroup>,
-    pub namespaces: Vec<Namespace>,
+pub(super) struct Diagram {
+    pub(super) groups: Vec<BridgeGroup>,
+    pub(super) namespaces: Vec<Namespace>,
 }
 
 /// A bridge and the links on it; one group holds the links on no bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BridgeGroup {
-    pub title: String,
-    pub details: Vec<String>,
-    pub links: Vec<Edge>,
+pub(super) struct BridgeGroup {
+    pub(super) title: String,
+    pub(super) details: Vec<String>,
+    pub(super) links: Vec<Edge>,
 }
 
 /// A veth pair from a bridge to a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Edge {
-    pub host_end: String,
-    pub interface: String,
+pub(super) struct Edge {
+    pub(super) host_end: String,
+    pub(super) interface: String,
     /// The index of its namespace.
-    pub namespace: usize,
+    pub(super) namespace: usize,
 }
 
 /// A network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Namespace {
-    pub title: String,
-    pub state: State,
-    pub members: Vec<String>,
+pub(super) struct Namespace {
+    pub(super) title: String,
+    pub(super) state: State,
+    pub(super) members: Vec<String>,
     /// Interfaces without a host end.
-    pub others: Vec<String>,
+    pub(super) others: Vec<String>,
 }
 
 impl Diagram {
     /// From the host's links and addresses, and the sandboxes.
-    pub(crate) fn new(
+    pub(super) fn new(
         links: &HashMap<u32, Link>,
         addresses: &[(u32, IpNetwork)],
         sandboxes: &[Sandbox],
@@ -78,7 +78,7 @@ impl Diagram {
     }
 
     /// The namespaces without a link to the host.
-    pub(crate) fn unlinked(&self) -> impl Iterator<Item = &Namespace> {
+    pub(super) fn unlinked(&self) -> impl Iterator<Item = &Namespace> {
         let linked = |namespace: usize| {
             let mut edges = self.groups.iter().flat_map(|group| &group.links);
             edges.any(|edge| edge.namespace == namespace)
@@ -92,19 +92,19 @@ impl Diagram {
 
 impl Namespace {
     /// The first line of its box.
-    pub(crate) fn head(&self) -> String {
+    pub(super) fn head(&self) -> String {
         format!("{}: {}", self.title, self.state.as_str())
     }
 
     /// The other lines.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn lines(&self) -> impl Iterator<Item = &String> {
         self.members.iter().chain(&self.others)
     }
 }
 
 impl Edge {
     /// Both ends.
-    pub(crate) fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         format!("{} - {}", self.host_end, self.interface)
     }
 }

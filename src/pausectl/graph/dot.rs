@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::diagram::{BridgeGroup, Diagram, Namespace};
 use pausenet_host::anchor::sandbox::State;
 
-pub(crate) fn draw(diagram: &Diagram) -> String {
+pub(super) fn draw(diagram: &Diagram) -> String {
     let mut text = "graph pausenet {\n  rankdir=LR;\n  node [shape=box, fontname=monospace];\n  \
                     edge [fontname=monospace, fontsize=10];\n"
         .to_owned();

@@ -74,7 +74,7 @@ impl Block {
     }
 }
 
-pub(crate) fn draw(diagram: &Diagram) -> String {
+pub(super) fn draw(diagram: &Diagram) -> String {
     let mut groups: Vec<_> = diagram
         .groups
         .iter()

@@ -8,7 +8,7 @@ struct Node {
     below: Vec<Node>,
 }
 
-pub(crate) fn draw(diagram: &Diagram) -> String {
+pub(super) fn draw(diagram: &Diagram) -> String {
     let mut drawn = vec![false; diagram.namespaces.len()];
     let mut groups: Vec<Node> = Vec::new();
     for group in &diagram.groups {

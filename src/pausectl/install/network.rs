@@ -10,14 +10,14 @@ use pausenet_host::install::managed_folder::NewFile;
 use pausenet_host::runtime::conflist::{self, NetworkList};
 
 /// A network configuration to install.
-pub(crate) struct Network {
+pub(super) struct Network {
     list: NetworkList,
     name: String,
     digest: Digest,
 }
 
 impl Network {
-    pub(crate) fn read(file: &Path) -> Result<Self> {
+    pub(super) fn read(file: &Path) -> Result<Self> {
         let list = NetworkList::read(file)?;
         let usage = |why: &str, hint: &str| {
             let msg = format!("--conf {}: {why}", file.display());
@@ -54,7 +54,7 @@ impl Network {
         })
     }
 
-    pub(crate) fn wanted(&self) -> NewFile<'_> {
+    pub(super) fn wanted(&self) -> NewFile<'_> {
         NewFile {
             name: self.name.clone(),
             content: &self.list.text,
@@ -63,7 +63,7 @@ impl Network {
         }
     }
 
-    pub(crate) fn warn_of_missing_plugins(&self, dir: &Path, installed: &[String]) {
+    pub(super) fn warn_of_missing_plugins(&self, dir: &Path, installed: &[String]) {
         for plugin in &self.list.plugins {
             let name = plugin.r#type.as_str();
             if !installed.contains(&plugin.r#type) && !dir.join(name).exists() {
@@ -80,7 +80,7 @@ impl Network {
         }
     }
 
-    pub(crate) fn warn_of_an_earlier_file(&self, conf_dir: &Path) {
+    pub(super) fn warn_of_an_earlier_file(&self, conf_dir: &Path) {
         let files = conflist::files(conf_dir).unwrap_or_default();
         let first = files.first().and_then(|file| file.file_name());
         if let Some(first) = first.filter(|first| *first < OsStr::new(&self.name)) {

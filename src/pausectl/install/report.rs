@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use crate::options::shown;
 use pausenet_host::install::managed_folder::{ManagedFolder, PutAction, RemoveAction};
 
-pub(crate) struct Report {
-    pub dry_run: bool,
-    pub lines: Vec<Line>,
+pub(super) struct Report {
+    pub(super) dry_run: bool,
+    pub(super) lines: Vec<Line>,
     /// Kept files that --uninstall does not restore.
-    pub older: Vec<PathBuf>,
+    pub(super) older: Vec<PathBuf>,
 }
 
-pub(crate) struct Line {
+pub(super) struct Line {
     file: PathBuf,
     action: Action,
     /// Where the previous file is kept.
@@ -33,7 +33,7 @@ enum Action {
 }
 
 impl Line {
-    pub(crate) fn put(place: &ManagedFolder, name: &str, put: PutAction) -> Self {
+    pub(super) fn put(place: &ManagedFolder, name: &str, put: PutAction) -> Self {
         let (action, note) = match put {
             PutAction::New => (Action::Install, ""),
             PutAction::Renew => (Action::Renew, ""),
@@ -52,7 +52,7 @@ impl Line {
         }
     }
 
-    pub(crate) fn take(place: &ManagedFolder, name: &str, take: RemoveAction) -> Option<Self> {
+    pub(super) fn take(place: &ManagedFolder, name: &str, take: RemoveAction) -> Option<Self> {
         let (action, note, kept) = match take {
             RemoveAction::Restore => (Action::Restore, "", None),
             RemoveAction::Remove => (Action::Remove, "", None),
@@ -120,7 +120,7 @@ impl Line {
 }
 
 impl Report {
-    pub(crate) fn text(&self, dir: &Path) -> String {
+    pub(super) fn text(&self, dir: &Path) -> String {
         let mut text: String = self
             .lines
             .iter()
@@ -138,7 +138,7 @@ impl Report {
         text
     }
 
-    pub(crate) fn json(&self, dir: &Path) -> Value {
+    pub(super) fn json(&self, dir: &Path) -> Value {
         let files: Vec<_> = self.lines.iter().map(Line::json).collect();
         let older: Vec<_> = self.older.iter().map(|file| shown(file)).collect();
         json!({

@@ -29,7 +29,7 @@ const SETTLE_TIME: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The signal, or the host cannot be read.
-pub(crate) fn watch(output: Output, list: impl Fn() -> Result<Listing> + Sync) -> Result<()> {
+pub(super) fn watch(output: Output, list: impl Fn() -> Result<Listing> + Sync) -> Result<()> {
     block_on(async {
         let attempt = "listen to the kernel's notifications of links";
         let mut interrupt = Interrupt::listen()

@@ -14,11 +14,11 @@ use crate::plan::rules::keys_of;
 
 /// The links of a new attachment, for the result.
 #[derive(Debug)]
-pub struct Attached<'plan> {
-    pub uplink: Uplink<'plan>,
-    pub host_end: Link,
+pub(crate) struct Attached<'plan> {
+    pub(crate) uplink: Uplink<'plan>,
+    pub(crate) host_end: Link,
     /// The IFB that limits what the container sends, if it is limited.
-    pub ifb: Option<Link>,
+    pub(crate) ifb: Option<Link>,
 }
 
 /// Applies the plan. On failure, everything that belongs to this attachment is undone.
@@ -27,7 +27,11 @@ pub struct Attached<'plan> {
 /// Code 100 when the interface or the attachment exists; 103 when a host port is taken; 7 when a
 /// link of another kind has the bridge's name, or the bridge has a conflicting address; 5 and 101
 /// when the kernel refuses a change.
-pub fn attach<'plan>(host: &mut Host, netns: &Netns, plan: &'plan Plan) -> Result<Attached<'plan>> {
+pub(crate) fn attach<'plan>(
+    host: &mut Host,
+    netns: &Netns,
+    plan: &'plan Plan,
+) -> Result<Attached<'plan>> {
     let uplink = Uplink::prepare(&mut host.socket, plan)?;
     forward(&mut host.socket, plan.forward)?;
     let nft = firewall::ensure(&plan.allowed_traffic)?;

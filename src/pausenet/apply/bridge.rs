@@ -13,11 +13,11 @@ use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
 
 /// The bridge, and the link with its gateway addresses.
 #[derive(Debug)]
-pub struct Bridge {
-    pub link: Link,
+pub(crate) struct Bridge {
+    pub(crate) link: Link,
     /// The host's VLAN interface, if the gateways are in a VLAN. None: they are on the bridge
     /// itself.
-    pub gateway: Option<Link>,
+    pub(crate) gateway: Option<Link>,
 }
 
 /// Creates the bridge if it is missing, and adds what the plan requires.

@@ -99,7 +99,7 @@ fn wait_for_detection(host: &Host, netns: &Netns, index: u32) -> Result<()> {
 }
 
 /// Opens a socket in the calling thread's namespace.
-pub fn open() -> Result<RouteSocket> {
+pub(crate) fn open() -> Result<RouteSocket> {
     RouteSocket::open().during("open a netlink socket in the container")
 }
 

@@ -33,8 +33,8 @@ pub fn is_locked(attachment: &Attachment) -> bool {
 
 /// The kernel as one request sees it: the host's side, opened once, and the attachment's lock.
 pub struct Host {
-    pub netns: Netns,
-    pub socket: RouteSocket,
+    pub(crate) netns: Netns,
+    pub(crate) socket: RouteSocket,
     _lock: Lock,
 }
 

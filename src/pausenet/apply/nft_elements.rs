@@ -26,7 +26,7 @@ const TRIES: usize = 64;
 ///
 /// # Errors
 /// Code 103 when a host port is taken; 101 when the kernel refuses.
-pub fn claim(
+pub(super) fn claim(
     nft: Option<Nft>,
     desired: &[DesiredElement],
     mut is_gone: impl FnMut(&Attachment) -> bool,
@@ -139,7 +139,7 @@ pub fn port_of(element: &Element) -> String {
 ///
 /// # Errors
 /// Code 102 for the first one that does not.
-pub fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
+pub(crate) fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
     if desired.is_empty() {
         return Ok(());
     }
@@ -171,7 +171,7 @@ fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Eleme
 }
 
 /// Checks that nftables can be read and changed.
-pub fn ready() -> Result<()> {
+pub(crate) fn ready() -> Result<()> {
     let attempt = "ask for the generation of nftables";
     open()?
         .generation()
@@ -180,7 +180,7 @@ pub fn ready() -> Result<()> {
 }
 
 /// Removes the elements of an attachment.
-pub fn remove_elements(
+pub(crate) fn remove_elements(
     nft: &mut Nft,
     request: &Request,
     addresses: &[IpNetwork],
@@ -193,7 +193,7 @@ pub fn remove_elements(
 }
 
 /// Removes port mappings of an attachment that its request does not mention.
-pub fn remove_unmentioned_port_elements(
+pub(crate) fn remove_unmentioned_port_elements(
     nft: &mut Nft,
     attachment: &Attachment,
     addresses: &[IpNetwork],
@@ -270,7 +270,10 @@ fn has_ended(
 }
 
 /// Removes every element in our tables for which `unwanted` is true.
-pub fn remove_elements_where(nft: &mut Nft, unwanted: impl Fn(&Element) -> bool) -> Result<bool> {
+pub(crate) fn remove_elements_where(
+    nft: &mut Nft,
+    unwanted: impl Fn(&Element) -> bool,
+) -> Result<bool> {
     amend(nft, REMOVAL, |nft| {
         let mut changes = Vec::new();
         for table in [TABLE, BRIDGE_TABLE] {

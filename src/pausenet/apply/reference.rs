@@ -22,7 +22,10 @@ use crate::plan::reference::{
 };
 
 /// The host end in a result: an interface on the host that is not the network's bridge.
-pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Option<&'a Interface> {
+pub(super) fn promised_host_end<'a>(
+    promised: &'a AddResult,
+    network: &Network,
+) -> Option<&'a Interface> {
     let bridge = network.link.as_ref().and_then(LinkConf::bridge);
     promised.interfaces.iter().find(|interface| {
         let is_bridge = bridge.is_some_and(|bridge| interface.name == bridge.name.as_str());
@@ -33,7 +36,7 @@ pub fn promised_host_end<'a>(promised: &'a AddResult, network: &Network) -> Opti
 /// Removes the link of an attachment made by another plugin: with prevResult, the host end that it
 /// names, if its MAC still matches; without, the interface in the namespace, but only if it has an
 /// address that the container holds in the store.
-pub fn remove_link(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
+pub(crate) fn remove_link(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Result<()> {
     match &request.network.prev_result {
         Some(promised) => match promised_host_end(promised, &request.network) {
             Some(interface) => remove_named(&mut host.socket, interface),
@@ -114,7 +117,7 @@ fn belongs_to_another_pod(
 
 /// Lists on stderr those of these chains that remain: nf_tables does not show chains of
 /// iptables-legacy.
-pub fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
+pub(crate) fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
     for family in Family::ALL {
         let program = iptables_legacy::program(family);
         match iptables_legacy::chains(family, "nat") {
@@ -139,7 +142,7 @@ pub fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
 }
 
 /// Removes the reference's rules in these locations.
-pub fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
+pub(crate) fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
     remove(|nft| {
         let mut changes = Vec::new();
         for location in locations {
@@ -156,7 +159,7 @@ pub fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
 }
 
 /// Whether one of these locations has rules of the reference's plugins.
-pub fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
+pub(crate) fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
     let attempt = "look for the rules of a plugin before us";
     let mut nft = Nft::open().during(attempt)?;
     for location in locations {
@@ -189,7 +192,7 @@ fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
 
 /// Removes the masquerade rules of a network's attachments that are not in `valid`, and all rules
 /// of `stale` attachments, whose addresses are still known.
-pub fn collect(
+pub(crate) fn collect(
     network: &NetworkName,
     valid: &[Attachment],
     stale: &[StaleReservation],

@@ -17,7 +17,7 @@ use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
     clippy::large_enum_variant,
     reason = "there is one in a process, and a box would be an allocation more"
 )]
-pub enum Uplink<'plan> {
+pub(crate) enum Uplink<'plan> {
     Bridge {
         plan: &'plan BridgePlan,
         port: &'plan PortPlan,

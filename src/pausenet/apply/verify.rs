@@ -19,7 +19,7 @@ use crate::plan::{Ownership, host_end_name, is_half_made};
 ///
 /// # Errors
 /// Code 102 for the first difference; 8 and 101 when the comparison cannot be made.
-pub fn verify(
+pub(crate) fn verify(
     host: &mut Host,
     netns: &Netns,
     request: &Request,
@@ -61,7 +61,7 @@ pub fn verify(
 
 /// The plugin that attached the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WiredBy {
+pub(crate) enum WiredBy {
     Pausenet,
     /// The plugin that the node used before; its nftables rules are not checked.
     OtherPlugin,

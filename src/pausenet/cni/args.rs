@@ -11,13 +11,13 @@ use super::names::MacAddr;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Args {
     /// `MAC`: the requested MAC of the container's interface.
-    pub mac: Option<MacAddr>,
+    pub(super) mac: Option<MacAddr>,
     /// `IP`: requested addresses, separated by commas.
-    pub ips: Vec<RequestedIp>,
+    pub(super) ips: Vec<RequestedIp>,
     /// `GATEWAY`: gateways for them, separated by commas.
-    pub gateways: Vec<IpAddr>,
+    pub(super) gateways: Vec<IpAddr>,
     /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME`, for messages.
-    pub pod: Option<String>,
+    pub(super) pod: Option<String>,
 }
 
 impl Args {
@@ -72,11 +72,11 @@ impl Args {
 
 /// A requested address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestedIp {
-    pub ip: IpAddr,
+pub(crate) struct RequestedIp {
+    pub(crate) ip: IpAddr,
     /// The prefix length of its subnet, if given. `host-local` uses its ranges' instead; `static`
     /// needs it.
-    pub prefix: Option<u8>,
+    pub(crate) prefix: Option<u8>,
 }
 
 impl RequestedIp {
@@ -84,7 +84,7 @@ impl RequestedIp {
     ///
     /// # Errors
     /// A sentence that names the fault.
-    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+    pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
         match text.parse::<IpNetwork>() {
             Ok(net) if text.contains('/') => Ok(Self {
                 ip: net.ip().to_canonical(),

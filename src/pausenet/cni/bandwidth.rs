@@ -10,15 +10,15 @@ use super::json::nullable;
 /// Go fields.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct BandwidthKeys {
+pub(super) struct BandwidthKeys {
     #[serde(default, alias = "IngressRate", deserialize_with = "nullable")]
-    pub ingress_rate: u64,
+    ingress_rate: u64,
     #[serde(default, alias = "IngressBurst", deserialize_with = "nullable")]
-    pub ingress_burst: u64,
+    ingress_burst: u64,
     #[serde(default, alias = "EgressRate", deserialize_with = "nullable")]
-    pub egress_rate: u64,
+    egress_rate: u64,
     #[serde(default, alias = "EgressBurst", deserialize_with = "nullable")]
-    pub egress_burst: u64,
+    egress_burst: u64,
 }
 
 /// The limit of one direction, in the kernel's units.
@@ -34,9 +34,9 @@ pub struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bandwidth {
     /// The limit on what it receives.
-    pub ingress: Option<Limit>,
+    pub(crate) ingress: Option<Limit>,
     /// The limit on what it sends.
-    pub egress: Option<Limit>,
+    pub(crate) egress: Option<Limit>,
 }
 
 impl Bandwidth {
@@ -44,7 +44,7 @@ impl Bandwidth {
     ///
     /// # Errors
     /// Code 7, naming the values that do not fit together.
-    pub fn new(keys: &BandwidthKeys) -> Result<Option<Self>> {
+    pub(super) fn new(keys: &BandwidthKeys) -> Result<Option<Self>> {
         let bandwidth = Self {
             ingress: limit("ingress", keys.ingress_rate, keys.ingress_burst)?,
             egress: limit("egress", keys.egress_rate, keys.egress_burst)?,

@@ -7,7 +7,7 @@ use super::request::{Network, Request};
 
 /// A verb with its request, checked.
 #[derive(Debug)]
-pub enum Call {
+pub(crate) enum Call {
     Add(Request),
     Del(Request),
     Check(Request),
@@ -21,7 +21,7 @@ impl Call {
     ///
     /// # Errors
     /// Codes 1, 2, 4, 6 and 7 of the specification, naming the field and its value.
-    pub fn new(plugin: Plugin, env: &Environment, raw: Vec<u8>) -> Result<Self> {
+    pub(crate) fn new(plugin: Plugin, env: &Environment, raw: Vec<u8>) -> Result<Self> {
         let network = |raw| Network::new(plugin, env.verb, &env.path, raw);
         match env.verb {
             Verb::Add => Request::new(plugin, env, raw).map(Self::Add),

@@ -17,101 +17,101 @@ use super::result::{Dns, Route};
 /// The keys of every plugin's configuration (specification, section 1).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NetConf {
-    pub cni_version: Option<String>,
+pub(super) struct NetConf {
+    pub(super) cni_version: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub name: String,
+    pub(super) name: String,
     /// Its form depends on its `type`; [`Ipam`] is that of the built-in ones.
-    pub ipam: Option<Value>,
-    pub dns: Option<Dns>,
-    pub args: Option<ConfArgs>,
-    pub runtime_config: Option<RuntimeConfig>,
+    pub(super) ipam: Option<Value>,
+    pub(super) dns: Option<Dns>,
+    pub(super) args: Option<ConfArgs>,
+    pub(super) runtime_config: Option<RuntimeConfig>,
     /// The result of the plugin before this one, or of the whole ADD; any version.
-    pub prev_result: Option<Value>,
+    pub(super) prev_result: Option<Value>,
     /// STATUS does not report the network as unavailable when all its addresses are in use.
     #[serde(default, deserialize_with = "nullable")]
-    pub status_ignores_exhaustion: bool,
+    pub(super) status_ignores_exhaustion: bool,
     /// GC: the attachments that the runtime still has; all others are removed.
     #[serde(rename = "cni.dev/valid-attachments")]
-    pub valid_attachments: Option<Vec<ValidAttachment>>,
+    pub(super) valid_attachments: Option<Vec<ValidAttachment>>,
 }
 
 /// Keys of the link: those of the reference's `bridge` and `ptp`, and our own `mode`. Other
 /// plugins may give them other types, so they are read only where they are ours.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LinkKeys {
+pub(crate) struct LinkKeys {
     /// `bridge`, the default, or `ptp`.
-    pub mode: Option<String>,
+    pub(super) mode: Option<String>,
     /// The bridge's name on the host; `cni0` by default.
-    pub bridge: Option<String>,
+    pub(super) bridge: Option<String>,
     /// The MTU of both veth ends and of a new bridge, in bytes; 0 leaves it to the kernel.
-    pub mtu: Option<u32>,
+    pub(super) mtu: Option<u32>,
     /// The bridge gets the gateway's address.
     #[serde(default, deserialize_with = "nullable")]
-    pub is_gateway: bool,
+    pub(super) is_gateway: bool,
     /// The container gets a default route through the bridge; implies `isGateway`.
     #[serde(default, deserialize_with = "nullable")]
-    pub is_default_gateway: bool,
+    pub(super) is_default_gateway: bool,
     /// Replaces an address on the bridge that differs from the gateway's.
     #[serde(default, deserialize_with = "nullable")]
-    pub force_address: bool,
+    pub(super) force_address: bool,
     /// The bridge may send a container's frames back to it.
     #[serde(default, deserialize_with = "nullable")]
-    pub hairpin_mode: bool,
+    pub(super) hairpin_mode: bool,
     /// The bridge receives every frame.
     #[serde(default, deserialize_with = "nullable")]
-    pub promisc_mode: bool,
+    pub(super) promisc_mode: bool,
     /// The bridge drops frames that a container sends from another MAC than its own.
     #[serde(default, deserialize_with = "nullable")]
-    pub macspoofchk: bool,
+    pub(super) macspoofchk: bool,
     /// Containers cannot reach each other through the bridge.
     #[serde(default, deserialize_with = "nullable")]
-    pub port_isolation: bool,
+    pub(super) port_isolation: bool,
     /// The container's interface stays down; not allowed together with IPAM.
     #[serde(default, deserialize_with = "nullable")]
-    pub disable_container_interface: bool,
+    pub(super) disable_container_interface: bool,
     /// The kernel checks IPv6 addresses for duplicates before it uses them.
     #[serde(default, deserialize_with = "nullable")]
-    pub enabledad: bool,
+    pub(super) enabledad: bool,
     /// The port's VLAN for untagged frames, 1 to 4094.
-    pub vlan: Option<i64>,
+    pub(super) vlan: Option<i64>,
     /// VLANs that the port carries tagged.
     #[serde(default, deserialize_with = "nullable")]
-    pub vlan_trunk: Vec<VlanTrunk>,
+    pub(super) vlan_trunk: Vec<VlanTrunk>,
     /// The port also stays in the bridge's default VLAN.
     #[serde(default, deserialize_with = "nullable")]
-    pub preserve_default_vlan: bool,
+    pub(super) preserve_default_vlan: bool,
     /// Traffic that leaves the subnet is masqueraded: it gets the host's address.
     #[serde(default, deserialize_with = "nullable")]
-    pub ip_masq: bool,
+    pub(super) ip_masq: bool,
     /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
-    pub ip_masq_backend: Option<String>,
+    pub(super) ip_masq_backend: Option<String>,
 }
 
 /// Our own key `firewall`. It is ignored when the binary runs as one of the reference's plugins.
 #[derive(Debug, Clone, Deserialize)]
-pub struct FirewallKeys {
+pub(super) struct FirewallKeys {
     /// `auto`, the default, or `off`.
-    pub firewall: Option<String>,
+    pub(super) firewall: Option<String>,
 }
 
 /// An entry of `vlanTrunk`: one VLAN, a range, or both.
 #[derive(Debug, Clone, Deserialize)]
-pub struct VlanTrunk {
-    pub id: Option<i64>,
+pub(super) struct VlanTrunk {
+    pub(super) id: Option<i64>,
     #[serde(rename = "minID")]
-    pub min_id: Option<i64>,
+    pub(super) min_id: Option<i64>,
     #[serde(rename = "maxID")]
-    pub max_id: Option<i64>,
+    pub(super) max_id: Option<i64>,
 }
 
 /// An entry of `cni.dev/valid-attachments`.
 #[derive(Debug, Clone, Deserialize)]
-pub struct ValidAttachment {
+pub(super) struct ValidAttachment {
     #[serde(rename = "containerID")]
-    pub container_id: String,
-    pub ifname: String,
+    pub(super) container_id: String,
+    pub(super) ifname: String,
 }
 
 /// The `ipam` object of the built-in IPAM: the keys of the reference's `host-local` and `static`.
@@ -120,28 +120,28 @@ pub struct ValidAttachment {
 pub struct Ipam {
     /// The legacy form: one range directly in `ipam`, which becomes the first range set.
     #[serde(flatten)]
-    pub legacy_range: LegacyRange,
+    pub(crate) legacy_range: LegacyRange,
     #[serde(default, deserialize_with = "nullable")]
-    pub ranges: Vec<Vec<Range>>,
+    pub(crate) ranges: Vec<Vec<Range>>,
     #[serde(default, deserialize_with = "nullable")]
-    pub routes: Vec<Route>,
+    pub(crate) routes: Vec<Route>,
     /// The folder that holds a store per network; `/var/lib/cni/networks` by default.
-    pub data_dir: Option<String>,
+    pub(crate) data_dir: Option<String>,
     /// A file in the format of /etc/resolv.conf; its content becomes the result's `dns`.
-    pub resolv_conf: Option<String>,
+    pub(crate) resolv_conf: Option<String>,
     /// Only for `static`: the addresses.
     #[serde(default, deserialize_with = "nullable")]
-    pub addresses: Vec<StaticAddress>,
+    pub(crate) addresses: Vec<StaticAddress>,
     /// Only for `static`.
-    pub dns: Option<Dns>,
+    pub(crate) dns: Option<Dns>,
 }
 
 /// An address of the built-in `static`.
 #[derive(Debug, Clone, Deserialize)]
-pub struct StaticAddress {
+pub(crate) struct StaticAddress {
     #[serde(with = "cidr")]
-    pub address: IpNetwork,
-    pub gateway: Option<IpAddr>,
+    pub(crate) address: IpNetwork,
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 /// A range in `ranges`.
@@ -160,37 +160,37 @@ pub struct Range {
 /// The same keys directly in `ipam`, where all are optional.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LegacyRange {
-    pub subnet: Option<String>,
-    pub range_start: Option<IpAddr>,
-    pub range_end: Option<IpAddr>,
-    pub gateway: Option<IpAddr>,
+pub(crate) struct LegacyRange {
+    pub(crate) subnet: Option<String>,
+    pub(crate) range_start: Option<IpAddr>,
+    pub(crate) range_end: Option<IpAddr>,
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 /// `args`: values that the runtime adds for all plugins (CONVENTIONS.md of the specification).
 #[derive(Debug, Default, Clone, Deserialize)]
-pub struct ConfArgs {
-    pub cni: Option<ConfArgsCni>,
+pub(super) struct ConfArgs {
+    pub(super) cni: Option<ConfArgsCni>,
 }
 
 /// `args.cni`.
 #[derive(Debug, Default, Clone, Deserialize)]
-pub struct ConfArgsCni {
-    pub mac: Option<String>,
+pub(super) struct ConfArgsCni {
+    pub(super) mac: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub ips: Vec<String>,
+    pub(super) ips: Vec<String>,
 }
 
 /// `runtimeConfig`: the capability arguments (CONVENTIONS.md of the specification).
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RuntimeConfig {
-    pub mac: Option<String>,
+pub(super) struct RuntimeConfig {
+    pub(super) mac: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub ips: Vec<String>,
+    pub(super) ips: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub ip_ranges: Vec<Vec<Range>>,
-    pub bandwidth: Option<BandwidthKeys>,
+    pub(super) ip_ranges: Vec<Vec<Range>>,
+    pub(super) bandwidth: Option<BandwidthKeys>,
 }
 
 /// Checks a key that names a firewall backend. Both of the reference's backends are accepted;
@@ -198,7 +198,7 @@ pub struct RuntimeConfig {
 ///
 /// # Errors
 /// Code 7 for an unknown backend.
-pub fn check_backend(key: &str, backend: Option<&str>) -> Result<()> {
+pub(super) fn check_backend(key: &str, backend: Option<&str>) -> Result<()> {
     match backend {
         None | Some("" | "iptables" | "nftables") => Ok(()),
         Some(other) => Err(invalid(format!("{key} {other:?} is unknown"))

@@ -10,7 +10,7 @@ use super::version::SpecVersion;
 
 /// A plugin that the config names, found in CNI_PATH.
 #[derive(Debug, Clone)]
-pub struct Delegate {
+pub(crate) struct Delegate {
     program: PathBuf,
 }
 
@@ -19,7 +19,7 @@ impl Delegate {
     ///
     /// # Errors
     /// Code 7 when the name is not a file name or none of the folders contains it.
-    pub fn find(name: &str, path: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn find(name: &str, path: &[PathBuf]) -> Result<Self> {
         if name.contains(['/', '\\', '\0']) || matches!(name, "." | "..") {
             return Err(Error::new(
                 Code::InvalidConfig,
@@ -44,7 +44,7 @@ impl Delegate {
     ///
     /// # Errors
     /// The delegate's own error, with its name in front; code 5 when it cannot be run.
-    pub fn call(&self, verb: &str, config: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn call(&self, verb: &str, config: &[u8]) -> Result<Vec<u8>> {
         let name = self.program.display();
         let failed = |what: &str, err: std::io::Error| {
             Error::new(Code::Io, format!("{what} delegate {name}: {err}"))
@@ -72,7 +72,7 @@ impl Delegate {
     ///
     /// # Errors
     /// Those of [`Delegate::call`]; code 6 when its output is not a result.
-    pub fn add(&self, config: &[u8], version: SpecVersion) -> Result<AddResult> {
+    pub(crate) fn add(&self, config: &[u8], version: SpecVersion) -> Result<AddResult> {
         let name = self.program.display();
         let stdout = self.call("ADD", config)?;
         serde_json::from_slice(&stdout)

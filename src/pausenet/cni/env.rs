@@ -46,7 +46,7 @@ impl Verb {
 
     /// True for ADD, DEL and CHECK, which concern one attachment; the others concern a whole
     /// network, or none.
-    pub fn is_about_an_attachment(self) -> bool {
+    fn is_about_an_attachment(self) -> bool {
         matches!(self, Self::Add | Self::Del | Self::Check)
     }
 }
@@ -54,17 +54,17 @@ impl Verb {
 /// The environment of one request. [`Environment::parse`] has ensured that the fields that the verb
 /// requires are set.
 #[derive(Debug, Clone)]
-pub struct Environment {
-    pub verb: Verb,
+pub(crate) struct Environment {
+    pub(crate) verb: Verb,
     /// `CNI_CONTAINERID` and `CNI_IFNAME`, for the verbs about an attachment.
-    pub attachment: Option<(ContainerId, IfName)>,
+    pub(crate) attachment: Option<(ContainerId, IfName)>,
     /// `CNI_NETNS`; may be missing for DEL.
-    pub netns: Option<PathBuf>,
+    pub(crate) netns: Option<PathBuf>,
     /// `CNI_NETNS_OVERRIDE`: the container's namespace may be the plugin's own.
-    pub netns_override: bool,
-    pub args: Args,
+    pub(crate) netns_override: bool,
+    pub(crate) args: Args,
     /// `CNI_PATH`, split into folders.
-    pub path: Vec<PathBuf>,
+    pub(crate) path: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -73,7 +73,7 @@ impl Environment {
     ///
     /// # Errors
     /// Code 4, naming every variable that is missing, or the one that is malformed.
-    pub fn parse(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>> {
+    pub(crate) fn parse(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>> {
         let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let text = |name: &str| match get(name).map(OsString::into_string) {
             None => Ok(None),

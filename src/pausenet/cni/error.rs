@@ -42,7 +42,7 @@ pub enum Code {
 
 impl Code {
     /// The code with this number; [`Code::Internal`] for an unknown number.
-    pub fn from_number(number: u32) -> Self {
+    fn from_number(number: u32) -> Self {
         const ALL: [Code; 15] = [
             Code::IncompatibleVersion,
             Code::UnsupportedField,
@@ -104,7 +104,7 @@ impl Error {
 
     /// Prefixes the message with its subject; the hint is unchanged.
     #[must_use]
-    pub fn context(mut self, what: impl Display) -> Self {
+    pub(crate) fn context(mut self, what: impl Display) -> Self {
         self.msg = format!("{what}: {}", self.msg);
         self
     }
@@ -124,7 +124,7 @@ impl Error {
 
     /// The error as the specification's JSON object (section 5, "Error").
     #[expect(clippy::expect_used, reason = "strings and a number always serialise")]
-    pub fn to_json(&self, cni_version: &str) -> String {
+    pub(crate) fn to_json(&self, cni_version: &str) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire<'a> {
@@ -187,12 +187,12 @@ impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
 }
 
 /// Shorthand: a code 5 error that names the path of an I/O error.
-pub fn io(action: &str, path: &Path, err: impl Display) -> Error {
+pub(crate) fn io(action: &str, path: &Path, err: impl Display) -> Error {
     Error::new(Code::Io, format!("{action} {}: {err}", path.display()))
 }
 
 /// Shorthand: a code 7 error for a config that is well-formed but invalid.
-pub fn invalid(what: impl Into<String>) -> Error {
+pub(crate) fn invalid(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, what)
 }
 

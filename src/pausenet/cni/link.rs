@@ -24,7 +24,7 @@ impl LinkConf {
     }
 
     /// Whether frames with a forged source MAC are dropped.
-    pub fn checks_macs(&self) -> bool {
+    pub(crate) fn checks_macs(&self) -> bool {
         match self {
             Self::Bridge(conf) => conf.mac_spoof_check,
             Self::Ptp => false,
@@ -32,7 +32,7 @@ impl LinkConf {
     }
 
     /// Whether the container's interface stays switched off.
-    pub fn leaves_down(&self) -> bool {
+    pub(crate) fn leaves_down(&self) -> bool {
         match self {
             Self::Bridge(conf) => conf.leave_down,
             Self::Ptp => false,
@@ -60,7 +60,7 @@ pub struct BridgeConf {
 
 impl BridgeConf {
     /// True when the port may send frames back where they came from.
-    pub fn hairpin(&self) -> bool {
+    pub(crate) fn hairpin(&self) -> bool {
         self.frames == FrameMode::Hairpin
     }
 }
@@ -80,7 +80,7 @@ impl Firewall {
     ///
     /// # Errors
     /// Code 6 when it is not a string, 7 for an unknown value.
-    pub fn new(raw: &[u8]) -> Result<Self> {
+    pub(super) fn new(raw: &[u8]) -> Result<Self> {
         let keys: FirewallKeys = json::parse(raw)?;
         match keys.firewall.as_deref() {
             None | Some("" | "auto") => Ok(Self::Auto),
@@ -102,11 +102,11 @@ pub enum PortIsolation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VlanConf {
     /// The VLAN for untagged frames.
-    pub own: Option<u16>,
+    pub(crate) own: Option<u16>,
     /// The tagged VLANs, ascending.
-    pub trunk: Vec<u16>,
+    pub(crate) trunk: Vec<u16>,
     /// Whether the port also stays in the bridge's default VLAN.
-    pub keep_default: bool,
+    pub(crate) keep_default: bool,
 }
 
 /// What the bridge does besides switching.
@@ -133,7 +133,7 @@ const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
 
 /// How containers are connected to the host: the config's `mode`, or the name of the plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Bridge,
     Ptp,
 }
@@ -142,7 +142,7 @@ impl Mode {
     const ALL: [Self; 2] = [Self::Bridge, Self::Ptp];
 
     /// The mode's name in a config.
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Ptp => "ptp",
@@ -170,7 +170,7 @@ impl Mode {
 ///
 /// # Errors
 /// Codes 2 and 7, naming the field and its value.
-pub fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Result<LinkConf> {
+pub(crate) fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Result<LinkConf> {
     check_backend("ipMasqBackend", conf.ip_masq_backend.as_deref())?;
     let mode = match fixed {
         Some(mode) => mode,
@@ -186,7 +186,7 @@ pub fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Result<Link
 ///
 /// # Errors
 /// Code 7 when it is out of a veth's range.
-pub fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
+pub(super) fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
     match conf.mtu {
         None | Some(0) => Ok(None),
         Some(mtu) if MTU.contains(&mtu) => Ok(Some(mtu)),

@@ -9,20 +9,20 @@
 
 pub mod args;
 pub mod bandwidth;
-pub mod call;
+pub(crate) mod call;
 pub mod config;
-pub mod delegate;
+pub(crate) mod delegate;
 pub mod env;
 pub mod error;
-pub mod family;
+mod family;
 pub mod json;
 pub mod link;
-pub mod names;
-pub mod plugin;
+mod names;
+mod plugin;
 pub mod ports;
 pub mod request;
 pub mod result;
-pub mod version;
+mod version;
 
 pub use error::{Code, During, Error, OnPath, Result};
 pub use family::Family;

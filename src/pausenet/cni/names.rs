@@ -125,7 +125,7 @@ impl IfName {
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MacAddr(pub [u8; 6]);
+pub struct MacAddr(pub(crate) [u8; 6]);
 
 impl MacAddr {
     /// A random address like those the kernel makes: locally administered, unicast.

@@ -20,7 +20,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// The IANA number.
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
@@ -52,62 +52,62 @@ impl std::fmt::Display for Protocol {
 /// The keys of the reference's `portmap`, including the capability.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PortKeys {
+struct PortKeys {
     /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
-    pub backend: Option<String>,
-    pub snat: Option<bool>,
+    backend: Option<String>,
+    snat: Option<bool>,
     #[serde(default, deserialize_with = "nullable")]
-    pub masq_all: bool,
-    pub mark_masq_bit: Option<i64>,
-    pub external_set_mark_chain: Option<String>,
-    pub conditions_v4: Option<Vec<String>>,
-    pub conditions_v6: Option<Vec<String>>,
-    pub runtime_config: Option<PortRuntime>,
+    masq_all: bool,
+    mark_masq_bit: Option<i64>,
+    external_set_mark_chain: Option<String>,
+    conditions_v4: Option<Vec<String>>,
+    conditions_v6: Option<Vec<String>>,
+    runtime_config: Option<PortRuntime>,
 }
 
 /// The capability `portMappings` in `runtimeConfig`.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PortRuntime {
+struct PortRuntime {
     #[serde(default, deserialize_with = "nullable")]
-    pub port_mappings: Vec<PortEntry>,
+    port_mappings: Vec<PortEntry>,
 }
 
 /// An unchecked entry of `portMappings` (CONVENTIONS.md of the specification). containerd writes
 /// the names of its Go fields, which Go's JSON parser accepts because it ignores case.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PortEntry {
+struct PortEntry {
     #[serde(alias = "HostPort")]
-    pub host_port: i64,
+    host_port: i64,
     #[serde(alias = "ContainerPort")]
-    pub container_port: i64,
+    container_port: i64,
     #[serde(default, alias = "Protocol", deserialize_with = "nullable")]
-    pub protocol: String,
+    protocol: String,
     #[serde(
         default,
         rename = "hostIP",
         alias = "HostIP",
         deserialize_with = "nullable"
     )]
-    pub host_ip: String,
+    host_ip: String,
 }
 
 /// A host port mapped to a port of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortMapping {
-    pub host_port: u16,
-    pub container_port: u16,
-    pub protocol: Protocol,
+    pub(crate) host_port: u16,
+    pub(crate) container_port: u16,
+    pub(crate) protocol: Protocol,
     /// None: every address of the host.
-    pub host_ip: Option<IpAddr>,
+    pub(crate) host_ip: Option<IpAddr>,
     /// The only family of the mapping, if `hostIP` is an unspecified address (0.0.0.0, ::).
     only_family: Option<Family>,
 }
 
 impl PortMapping {
     /// True when the mapping applies to addresses of this family.
-    pub fn is_for(&self, family: Family) -> bool {
+    pub(crate) fn is_for(&self, family: Family) -> bool {
         self.only_family.is_none_or(|only| only == family)
     }
 }
@@ -172,7 +172,7 @@ impl PortsConf {
 
     /// Mappings from JSON, for tests.
     #[cfg(test)]
-    pub fn for_test(mappings: &str) -> Self {
+    pub(crate) fn for_test(mappings: &str) -> Self {
         let conf = format!(r#"{{"name": "x", "runtimeConfig": {{"portMappings": {mappings}}}}}"#);
         Self::new(conf.as_bytes()).unwrap().unwrap()
     }

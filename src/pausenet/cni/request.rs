@@ -123,18 +123,18 @@ pub struct Request {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RequestedIps {
     /// `IP` in CNI_ARGS.
-    pub env: Vec<RequestedIp>,
+    pub(crate) env: Vec<RequestedIp>,
     /// `GATEWAY` in CNI_ARGS.
-    pub env_gateways: Vec<IpAddr>,
+    pub(crate) env_gateways: Vec<IpAddr>,
     /// `args.cni.ips`.
-    pub args: Vec<RequestedIp>,
+    pub(crate) args: Vec<RequestedIp>,
     /// The capability `ips`.
-    pub runtime: Vec<RequestedIp>,
+    pub(crate) runtime: Vec<RequestedIp>,
 }
 
 impl RequestedIps {
     /// The addresses of all sources.
-    pub fn all(&self) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = IpAddr> {
         let lists = [&self.env, &self.args, &self.runtime];
         lists.into_iter().flatten().map(|requested| requested.ip)
     }
@@ -277,7 +277,7 @@ impl Request {
     ///
     /// # Errors
     /// Codes 1, 2, 4, 6 and 7 of the specification, naming the field and its value.
-    pub fn new(plugin: Plugin, env: &Environment, raw: Vec<u8>) -> Result<Self> {
+    pub(crate) fn new(plugin: Plugin, env: &Environment, raw: Vec<u8>) -> Result<Self> {
         let names = env.attachment.clone().ok_or_else(|| {
             Error::new(Code::Internal, "a request without container and interface")
         })?;

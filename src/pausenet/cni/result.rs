@@ -76,27 +76,27 @@ pub struct IpConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     #[serde(with = "cidr")]
-    pub dst: IpNetwork,
+    pub(crate) dst: IpNetwork,
     /// None: the gateway of the first address of the same family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gw: Option<IpAddr>,
+    pub(crate) gw: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advmss: Option<u32>,
+    pub(crate) advmss: Option<u32>,
     /// Lower is preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority: Option<u32>,
+    pub(crate) priority: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub table: Option<u32>,
+    pub(crate) table: Option<u32>,
     /// 0 global, 253 link, 254 host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<u8>,
+    pub(crate) scope: Option<u8>,
 }
 
 impl Route {
     /// A route to `dst` via `gw`, everything else left to the kernel.
-    pub fn via(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
+    pub(crate) fn via(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
         Self {
             dst,
             gw,
@@ -204,7 +204,7 @@ impl AddResult {
     }
 
     /// The MAC of the container's interface of this name, if the result contains it.
-    pub fn mac_of(&self, ifname: &IfName) -> Option<MacAddr> {
+    pub(crate) fn mac_of(&self, ifname: &IfName) -> Option<MacAddr> {
         let ours = |interface: &&Interface| {
             interface.name == ifname.as_str() && !interface.sandbox.is_empty()
         };
@@ -226,7 +226,7 @@ impl AddResult {
 
     /// The result as JSON of the given version, without fields that the version lacks.
     #[expect(clippy::expect_used, reason = "all keys are strings")]
-    pub fn to_json(&self, version: SpecVersion) -> String {
+    pub(crate) fn to_json(&self, version: SpecVersion) -> String {
         let mut written = Written {
             version: version.as_str(),
             ..Written::default()

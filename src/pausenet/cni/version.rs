@@ -17,7 +17,7 @@ pub enum SpecVersion {
 
 impl SpecVersion {
     /// Every version, oldest first.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::V0_1_0,
         Self::V0_2_0,
         Self::V0_3_0,
@@ -28,7 +28,7 @@ impl SpecVersion {
     ];
 
     /// The newest supported version.
-    pub const NEWEST: Self = Self::V1_1_0;
+    pub(crate) const NEWEST: Self = Self::V1_1_0;
 
     /// The version as a config's `cniVersion` spells it.
     pub fn as_str(self) -> &'static str {

@@ -8,17 +8,17 @@ use crate::cni::result::{AddResult, Dns, Route};
 
 /// What an attachment gets. The addresses are in the order of the range sets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Allocation {
-    pub addresses: Vec<Allocated>,
-    pub routes: Vec<Route>,
-    pub dns: Dns,
+pub(crate) struct Allocation {
+    pub(crate) addresses: Vec<Allocated>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) dns: Dns,
 }
 
 /// One address with its subnet's prefix length and its gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allocated {
-    pub address: IpNetwork,
-    pub gateway: Option<IpAddr>,
+pub(crate) struct Allocated {
+    pub(crate) address: IpNetwork,
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 impl Allocation {
@@ -38,7 +38,7 @@ impl Allocation {
 
 /// The outcome of a request for addresses.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Allocated(Allocation),
     /// The attachment already holds these addresses: it exists, or an earlier ADD was killed.
     AlreadyHeld(Vec<IpAddr>),

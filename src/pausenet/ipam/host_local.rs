@@ -69,7 +69,8 @@ impl HostLocal {
     }
 
     /// Replaces [`INDEXES`] as the folder for the index.
-    pub fn with_indexes(self, indexes: PathBuf) -> Self {
+    #[cfg(test)]
+    pub(super) fn with_indexes(self, indexes: PathBuf) -> Self {
         Self { indexes, ..self }
     }
 
@@ -93,7 +94,11 @@ impl HostLocal {
     /// Code 11 when a set has no free address or a requested one is taken; 7 when a requested
     /// address can never be allocated (a gateway, or in no range set); 5 when the store cannot be
     /// used.
-    pub fn allocate(&self, attachment: &Attachment, requested: &[IpAddr]) -> Result<Outcome> {
+    pub(crate) fn allocate(
+        &self,
+        attachment: &Attachment,
+        requested: &[IpAddr],
+    ) -> Result<Outcome> {
         // Read first: a failure here must not leave an address reserved.
         let dns = self.dns()?;
         let requested_by_set = self.requested_by_set(requested)?;
@@ -121,7 +126,7 @@ impl HostLocal {
     }
 
     /// Frees all of the attachment's addresses. Succeeds when it has none.
-    pub fn release(&self, attachment: &Attachment) -> Result<()> {
+    pub(crate) fn release(&self, attachment: &Attachment) -> Result<()> {
         match self.existing_store()? {
             Some(mut store) => store.release(&Holder::of(attachment)),
             None => Ok(()),
@@ -138,7 +143,7 @@ impl HostLocal {
     }
 
     /// The attachment's reserved addresses that lie in the ranges.
-    pub fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
+    pub(crate) fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
         let Some(mut store) = self.existing_store()? else {
             return Ok(Vec::new());
         };
@@ -155,7 +160,7 @@ impl HostLocal {
     }
 
     /// The reservations for which `keep` (container, interface) is false.
-    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
+    pub(super) fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self.existing_store()? {
             Some(store) => store.stale(keep),
             None => Ok(Vec::new()),
@@ -167,7 +172,7 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible; the errors of `choose`.
-    pub fn reclaim(
+    pub(crate) fn reclaim(
         &self,
         choose: impl FnOnce(Vec<StaleReservation>, &Origins) -> Result<Vec<StaleReservation>>,
     ) -> Result<usize> {
@@ -181,7 +186,7 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible.
-    pub fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+    pub(super) fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
         match self.existing_store()? {
             Some(mut store) => store.release_others(keep),
             None => Ok(()),
@@ -193,7 +198,7 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 11 naming the first set without a free address; 5 when the store cannot be used.
-    pub fn ready(&self) -> Result<()> {
+    pub(super) fn ready(&self) -> Result<()> {
         let mut store = self.store()?;
         store.probe()?;
         for (index, set) in self.sets.iter().enumerate() {
@@ -207,7 +212,7 @@ impl HostLocal {
 
     /// The first address of `expected` that lies in our ranges and that the attachment does not
     /// hold in the store.
-    pub fn first_not_held(
+    pub(super) fn first_not_held(
         &self,
         attachment: &Attachment,
         expected: &[IpAddr],

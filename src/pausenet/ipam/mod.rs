@@ -13,7 +13,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
-pub use allocation::{Allocated, Allocation, Outcome};
+pub(crate) use allocation::{Allocated, Allocation, Outcome};
 pub use host_local::HostLocal;
 use ipnetwork::IpNetwork;
 use static_ipam::StaticIpam;
@@ -66,7 +66,7 @@ impl Ipam {
     ///
     /// # Errors
     /// The IPAM's own.
-    pub fn allocate(&self, request: &Request) -> Result<Outcome> {
+    pub(crate) fn allocate(&self, request: &Request) -> Result<Outcome> {
         let allocation = match self {
             Self::HostLocal(ipam) => {
                 let requested: Vec<_> = request.requested_ips.all().collect();
@@ -97,7 +97,7 @@ impl Ipam {
     ///
     /// # Errors
     /// The IPAM's own.
-    pub fn release(&self, attachment: &Attachment) -> Result<()> {
+    pub(crate) fn release(&self, attachment: &Attachment) -> Result<()> {
         match self {
             Self::HostLocal(ipam) => ipam.release(attachment),
             Self::Static(_) => Ok(()),
@@ -107,7 +107,7 @@ impl Ipam {
 
     /// The addresses that the attachment holds. Empty for a delegated plugin: the specification has
     /// no verb that lists them.
-    pub fn held(&self, request: &Request) -> Result<Vec<IpNetwork>> {
+    pub(crate) fn held(&self, request: &Request) -> Result<Vec<IpNetwork>> {
         match self {
             Self::HostLocal(ipam) => ipam.held(&request.attachment),
             Self::Static(ipam) => Ok(ipam.held(&request.requested_ips)),
@@ -119,7 +119,7 @@ impl Ipam {
     ///
     /// # Errors
     /// Code 102 naming the first address that it no longer holds; the IPAM's own.
-    pub fn check(&self, attachment: &Attachment, promised: &AddResult) -> Result<()> {
+    pub(crate) fn check(&self, attachment: &Attachment, promised: &AddResult) -> Result<()> {
         match self {
             Self::HostLocal(ipam) => {
                 let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address.ip()).collect();
@@ -137,7 +137,7 @@ impl Ipam {
     }
 
     /// The addresses that [`Ipam::collect`] would free. Empty for a delegated plugin.
-    pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
+    pub(crate) fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         match self {
             Self::HostLocal(ipam) => ipam.stale(keep),
             Self::Static(_) | Self::Delegated(_) => Ok(Vec::new()),
@@ -148,7 +148,7 @@ impl Ipam {
     ///
     /// # Errors
     /// The IPAM's own.
-    pub fn collect(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+    pub(crate) fn collect(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
         match self {
             Self::HostLocal(ipam) => ipam.release_others(keep),
             Self::Static(_) => Ok(()),
@@ -160,7 +160,7 @@ impl Ipam {
     ///
     /// # Errors
     /// Code 11 when all are in use; the IPAM's own.
-    pub fn ready(&self) -> Result<()> {
+    pub(crate) fn ready(&self) -> Result<()> {
         match self {
             Self::HostLocal(ipam) => ipam.ready(),
             Self::Static(_) => Ok(()),

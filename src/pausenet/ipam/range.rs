@@ -126,22 +126,22 @@ impl RangeSet {
     }
 
     /// The ranges, in the config's order.
-    pub fn ranges(&self) -> &[Range] {
+    pub(super) fn ranges(&self) -> &[Range] {
         &self.0
     }
 
     /// The family of all its addresses.
-    pub fn family(&self) -> Family {
+    pub(super) fn family(&self) -> Family {
         self.0[0].start.into()
     }
 
     /// The range that contains an address.
-    pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
+    pub(super) fn range_of(&self, ip: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(ip))
     }
 
     /// True when the sets have an address in common.
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().any(|a| other.0.iter().any(|b| a.overlaps(b)))
     }
 
@@ -166,7 +166,7 @@ impl RangeSet {
     ///
     /// # Errors
     /// That of `count`.
-    pub fn count_by<E>(
+    pub(super) fn count_by<E>(
         &self,
         mut count: impl FnMut(IpAddr, IpAddr) -> Result<u128, E>,
     ) -> Result<u128, E> {
@@ -196,7 +196,7 @@ impl RangeSet {
     ///
     /// # Errors
     /// That of `next_free`.
-    pub fn first_free<E>(
+    pub(super) fn first_free<E>(
         &self,
         last: Option<IpAddr>,
         mut next_free: impl FnMut(IpAddr, IpAddr) -> Result<Option<IpAddr>, E>,
@@ -254,7 +254,7 @@ impl std::fmt::Display for RangeSet {
 }
 
 /// An address as a number. Both families start at 0.
-pub fn number(ip: IpAddr) -> u128 {
+pub(super) fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u32::from(ip).into(),
         IpAddr::V6(ip) => ip.into(),
@@ -262,7 +262,7 @@ pub fn number(ip: IpAddr) -> u128 {
 }
 
 /// The inverse of [`number`].
-pub fn address(number: u128, family: Family) -> IpAddr {
+pub(super) fn address(number: u128, family: Family) -> IpAddr {
     match family {
         // A range lies within its subnet, so an IPv4 number fits in 32 bits.
         Family::Ipv4 => Ipv4Addr::from(number as u32).into(),

@@ -21,7 +21,7 @@ pub struct StaticIpam {
 
 impl StaticIpam {
     /// Takes a network's `ipam` object.
-    pub fn new(network: &Network, conf: &config::Ipam) -> Self {
+    pub(super) fn new(network: &Network, conf: &config::Ipam) -> Self {
         let addresses = conf.addresses.iter().map(|fixed| Allocated {
             address: fixed.address,
             gateway: fixed.gateway,
@@ -39,7 +39,7 @@ impl StaticIpam {
     ///
     /// # Errors
     /// Code 7 for an address without a prefix length, or too many for an old version.
-    pub fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
+    pub(super) fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
         let addresses = self.addresses(requested)?;
         for family in Family::ALL {
             let count = addresses
@@ -61,7 +61,7 @@ impl StaticIpam {
     }
 
     /// The addresses that an ADD of the same request gets.
-    pub fn held(&self, requested: &RequestedIps) -> Vec<IpNetwork> {
+    pub(super) fn held(&self, requested: &RequestedIps) -> Vec<IpNetwork> {
         let addresses = self.addresses(requested).unwrap_or_default();
         addresses.into_iter().map(|given| given.address).collect()
     }

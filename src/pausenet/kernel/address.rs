@@ -20,10 +20,10 @@ use super::reply::Message;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddOptions {
     /// The kernel makes a route to the address's subnet.
-    pub prefix_route: bool,
+    pub(crate) prefix_route: bool,
     /// The kernel checks an IPv6 address for duplicates before it uses it. IPAM already makes
     /// addresses unique, so this is usually off and saves the wait.
-    pub detect_duplicates: bool,
+    pub(crate) detect_duplicates: bool,
 }
 
 impl AddOptions {
@@ -58,7 +58,11 @@ pub fn add_request(
 }
 
 /// Removes an address. Succeeds when it is already gone.
-pub fn remove(socket: &mut RouteSocket, index: u32, address: IpNetwork) -> Result<(), KernelError> {
+pub(crate) fn remove(
+    socket: &mut RouteSocket,
+    index: u32,
+    address: IpNetwork,
+) -> Result<(), KernelError> {
     let message = RouteNetlinkMessage::DelAddress(message(index, address));
     match socket.request(message, 0) {
         Err(error) if !error.is(rustix::io::Errno::ADDRNOTAVAIL) => Err(error),
@@ -158,7 +162,7 @@ fn read(message: AddressMessage) -> Option<IpNetwork> {
 
 /// The outcome of duplicate address detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detection {
+pub(crate) enum Detection {
     Unique,
     Duplicate(IpAddr),
 }
@@ -167,7 +171,7 @@ pub enum Detection {
 ///
 /// # Errors
 /// ETIMEDOUT after `limit`; the kernel's error.
-pub fn wait_settled(index: u32, limit: Duration) -> Result<Detection, KernelError> {
+pub(crate) fn wait_settled(index: u32, limit: Duration) -> Result<Detection, KernelError> {
     let deadline = Instant::now() + limit;
     // Subscribe before asking, so that no change in between is missed.
     let mut events = RouteSocket::open()?;

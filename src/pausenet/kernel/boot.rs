@@ -11,13 +11,13 @@ use rustix::time::{ClockId, clock_gettime};
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
 /// When the host booted, or the container that serves as a node started, by the wall clock: the age
 /// of PID 1 or of /run. None if neither is known.
-pub fn started_at(now: SystemTime) -> Option<SystemTime> {
+pub(crate) fn started_at(now: SystemTime) -> Option<SystemTime> {
     let first = age_of_init().and_then(|age| now.checked_sub(age));
     let run = birth_time("/run").filter(|born| *born <= now);
     first.max(run)

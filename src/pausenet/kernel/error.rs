@@ -12,8 +12,8 @@ use crate::cni::{Code, Error};
 /// present.
 #[derive(Debug)]
 pub struct KernelError {
-    pub error: io::Error,
-    pub note: Option<String>,
+    pub(super) error: io::Error,
+    pub(super) note: Option<String>,
 }
 
 impl KernelError {

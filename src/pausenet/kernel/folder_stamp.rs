@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// Identifies a folder and its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FolderStamp {
+pub(crate) struct FolderStamp {
     device: u64,
     inode: u64,
     /// Seconds and nanoseconds.
@@ -25,7 +25,7 @@ pub struct FolderStamp {
 
 impl FolderStamp {
     /// Reads the folder's current stamp.
-    pub fn read(folder: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn read(folder: impl AsFd) -> io::Result<Self> {
         Ok(Self::of(&rustix::fs::fstat(folder)?))
     }
 
@@ -33,7 +33,7 @@ impl FolderStamp {
     ///
     /// # Errors
     /// The kernel's, and an error if the filesystem does not store fractions of a second.
-    pub fn renew(folder: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn renew(folder: impl AsFd) -> io::Result<Self> {
         let now = Self::read(&folder)?;
         let mut lot = [0; 4];
         rustix::rand::getrandom(&mut lot, rustix::rand::GetRandomFlags::empty())?;
@@ -64,7 +64,7 @@ impl FolderStamp {
     }
 
     /// Device and inode: the same for as long as the folder lives.
-    pub fn folder(&self) -> (u64, u64) {
+    pub(crate) fn folder(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
 

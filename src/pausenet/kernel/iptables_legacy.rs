@@ -91,7 +91,7 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<String>, KernelError> {
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
-pub fn forward_drops(family: Family) -> Result<bool, KernelError> {
+pub(crate) fn forward_drops(family: Family) -> Result<bool, KernelError> {
     const VERDICT_DROP: usize = -1_i32 as u32 as usize;
     let Some((info, rules)) = read(family, "filter")? else {
         return Ok(false);

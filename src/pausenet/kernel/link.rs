@@ -37,7 +37,7 @@ impl Which<'_> {
 }
 
 /// A request for one link's description, for a batch; [`first`] reads the reply.
-pub fn get_request(which: Which) -> Request<RouteNetlinkMessage> {
+pub(crate) fn get_request(which: Which) -> Request<RouteNetlinkMessage> {
     let message = which
         .builder()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
@@ -49,7 +49,7 @@ pub fn get_request(which: Which) -> Request<RouteNetlinkMessage> {
 }
 
 /// The link in a reply, if there is one.
-pub fn first(messages: Vec<Message>) -> Option<Link> {
+pub(crate) fn first(messages: Vec<Message>) -> Option<Link> {
     links(messages).next()
 }
 
@@ -168,7 +168,7 @@ pub fn create_veth(socket: &mut RouteSocket, new: &NewVeth) -> Result<Link, Kern
 /// and with `up` also switches it on, without announcement; for a batch. Through /proc/sys, the
 /// kernel would cache an entry of the same name for each namespace and search all of them at each
 /// lookup: a millisecond with a thousand pods.
-pub fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
+pub(crate) fn notify_request(index: u32, up: bool) -> Request<RouteNetlinkMessage> {
     let mut message = LinkUnspec::new_with_index(index)
         .append_extra_attribute(LinkAttribute::Other(arp_notify()));
     if up {
@@ -200,7 +200,11 @@ pub fn alias_request(index: u32, alias: &str) -> Request<RouteNetlinkMessage> {
 }
 
 /// A request that sets a bridge port's flags, for a batch.
-pub fn port_request(index: u32, hairpin: bool, isolated: bool) -> Request<RouteNetlinkMessage> {
+pub(crate) fn port_request(
+    index: u32,
+    hairpin: bool,
+    isolated: bool,
+) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index)
         .set_port_kind(InfoPortKind::Bridge)
         .set_port_data(InfoPortData::BridgePort(vec![
@@ -212,7 +216,11 @@ pub fn port_request(index: u32, hairpin: bool, isolated: bool) -> Request<RouteN
 }
 
 /// Sets a link's MAC.
-pub fn set_mac(socket: &mut RouteSocket, index: u32, mac: MacAddr) -> Result<(), KernelError> {
+pub(crate) fn set_mac(
+    socket: &mut RouteSocket,
+    index: u32,
+    mac: MacAddr,
+) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index)
         .address(mac.0.to_vec())
         .build();
@@ -231,7 +239,7 @@ pub fn set_up(socket: &mut RouteSocket, index: u32, promiscuous: bool) -> Result
 }
 
 /// Switches a link off.
-pub fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
+pub(crate) fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).down().build();
     socket.request(RouteNetlinkMessage::SetLink(message), 0)?;
     Ok(())
@@ -247,7 +255,7 @@ pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
 }
 
 /// A request that puts a link into a group, for a batch.
-pub fn group_request(index: u32, group: u32) -> Request<RouteNetlinkMessage> {
+pub(crate) fn group_request(index: u32, group: u32) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index).link_group(group).build();
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
@@ -256,7 +264,7 @@ pub fn group_request(index: u32, group: u32) -> Request<RouteNetlinkMessage> {
 ///
 /// # Errors
 /// The kernel's error; EOPNOTSUPP when one of them is a physical device: then none is removed.
-pub fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelError> {
+pub(crate) fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .link_group(group)
         .build();

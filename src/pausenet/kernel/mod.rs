@@ -8,10 +8,10 @@
 //! eventfd, a wake-up per reply) and have nothing to overlap.
 
 pub mod address;
-pub mod boot;
+pub(crate) mod boot;
 pub mod conntrack;
-pub mod error;
-pub mod folder_stamp;
+mod error;
+pub(crate) mod folder_stamp;
 pub mod forwarding;
 pub mod iptables_legacy;
 pub mod link;
@@ -21,13 +21,13 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod owned_route;
-pub mod reply;
+mod reply;
 pub mod route;
 pub mod running_plugins;
 pub mod syscalls;
 pub mod sysctl;
 pub mod traffic_control;
-pub mod vlan;
+pub(crate) mod vlan;
 
 pub use error::{BatchError, KernelError};
 pub use netlink::RouteSocket;

@@ -26,7 +26,7 @@ const DUMP_TRIES: usize = 16;
 
 /// The reply expected to a successful request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExpectedReply {
+pub(super) enum ExpectedReply {
     /// Messages, if any, then an ACK or the end of a dump.
     Ack,
     /// One message. (An ACK after it would be one more to wait for.)
@@ -56,7 +56,7 @@ pub struct Request<T> {
 
 impl<T> Request<T> {
     /// A request that the kernel acknowledges, with flags beyond REQUEST and ACK.
-    pub fn new(message: T, flags: u16) -> Self {
+    pub(super) fn new(message: T, flags: u16) -> Self {
         Self {
             message,
             flags,
@@ -75,10 +75,10 @@ impl<T> Request<T> {
 }
 
 /// The kernel's reply: messages (often none), or its error.
-pub type Reply<T> = Result<Vec<T>, KernelError>;
+pub(super) type Reply<T> = Result<Vec<T>, KernelError>;
 
 /// A socket of one netlink family, in the namespace where it was opened.
-pub struct Socket {
+pub(super) struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
     /// The last received data; reused for all replies.
@@ -100,7 +100,7 @@ pub enum Group {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    pub fn open(protocol: isize) -> Result<Self, KernelError> {
+    pub(super) fn open(protocol: isize) -> Result<Self, KernelError> {
         let socket = netlink_sys::Socket::new(protocol)?;
         // Error texts from the kernel, and short ACKs; both since Linux 4.12.
         socket.set_ext_ack(true)?;
@@ -116,7 +116,7 @@ impl Socket {
     ///
     /// # Errors
     /// An error of the socket itself; those of single requests are in the replies.
-    pub fn exchange<Q, A>(
+    pub(super) fn exchange<Q, A>(
         &mut self,
         requests: Vec<Request<Q>>,
     ) -> Result<Vec<Reply<A>>, KernelError>
@@ -155,7 +155,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first error with the index of its request, or an error of the socket itself.
-    pub fn all<Q, A>(&mut self, mut requests: Vec<Request<Q>>) -> Result<(), BatchError>
+    fn all<Q, A>(&mut self, mut requests: Vec<Request<Q>>) -> Result<(), BatchError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -176,7 +176,7 @@ impl Socket {
     }
 
     /// Sends one request.
-    pub fn request<Q, A>(&mut self, message: Q, flags: u16) -> Reply<A>
+    pub(super) fn request<Q, A>(&mut self, message: Q, flags: u16) -> Reply<A>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -194,7 +194,7 @@ impl Socket {
     }
 
     /// Lists objects. A list that changed while it was read is read again.
-    pub fn dump<Q, A>(&mut self, message: Q) -> Reply<A>
+    pub(super) fn dump<Q, A>(&mut self, message: Q) -> Reply<A>
     where
         Q: NetlinkSerializable + Clone,
         A: NetlinkDeserializable,
@@ -343,7 +343,7 @@ impl RouteSocket {
     }
 
     /// See [`Socket::exchange`].
-    pub fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         requests: Vec<Request<RouteNetlinkMessage>>,
     ) -> Result<Vec<Reply<Message>>, KernelError> {
@@ -351,12 +351,12 @@ impl RouteSocket {
     }
 
     /// See [`Socket::request`].
-    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Reply<Message> {
+    pub(super) fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Reply<Message> {
         self.0.request(message, flags)
     }
 
     /// Sends one request that was made for a batch.
-    pub fn one(&mut self, request: Request<RouteNetlinkMessage>) -> Reply<Message> {
+    pub(crate) fn one(&mut self, request: Request<RouteNetlinkMessage>) -> Reply<Message> {
         self.0.one(request)
     }
 
@@ -379,7 +379,7 @@ impl RouteSocket {
     }
 
     /// See [`Socket::dump`].
-    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Reply<Message> {
+    pub(super) fn dump(&mut self, message: RouteNetlinkMessage) -> Reply<Message> {
         self.0.dump(message)
     }
 }

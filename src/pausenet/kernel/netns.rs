@@ -62,7 +62,7 @@ impl Netns {
 
     /// Opens the calling thread's own namespace through a socket that was opened there, which is
     /// faster than through /proc.
-    pub fn own_by(socket: &RouteSocket) -> Result<Self> {
+    pub(crate) fn own_by(socket: &RouteSocket) -> Result<Self> {
         match syscalls::namespace_of_socket(socket) {
             Ok(file) => Ok(Self {
                 file: file.into(),

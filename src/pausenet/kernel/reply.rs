@@ -48,14 +48,14 @@ pub struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv6Settings {
     /// Whether it takes routes from router advertisements.
-    pub accept_ra: u32,
+    pub(crate) accept_ra: u32,
     /// Whether new addresses are probed for duplicates.
-    pub accept_dad: u32,
+    pub(crate) accept_dad: u32,
 }
 
 /// A message from the kernel.
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// RTM_NEWLINK.
     Link(Box<Link>),
     Other(RouteNetlinkMessage),

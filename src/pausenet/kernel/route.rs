@@ -23,7 +23,7 @@ use crate::cni::result::Route;
 ///
 /// # Errors
 /// A sentence, when destination and next hop are of different families.
-pub fn add_request(
+pub(crate) fn add_request(
     index: u32,
     route: &Route,
     via: Option<IpAddr>,

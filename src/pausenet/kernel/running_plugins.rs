@@ -52,7 +52,7 @@ impl RunningPlugins {
     }
 
     /// Whether a plugin is running for this container.
-    pub fn serve(&self, container: &str) -> bool {
+    pub(crate) fn serve(&self, container: &str) -> bool {
         self.0.contains(container.as_bytes())
     }
 }

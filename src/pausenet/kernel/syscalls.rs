@@ -15,7 +15,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// CLONE_NEWNET: what [`namespace_kind`] returns for a network namespace.
-pub const NETWORK: i32 = 0x4000_0000;
+pub(super) const NETWORK: i32 = 0x4000_0000;
 
 /// NS_GET_NSTYPE (linux/nsfs.h, Linux 4.11): the kind of namespace that an nsfs file is.
 struct GetNamespaceType;
@@ -44,7 +44,7 @@ unsafe impl Ioctl for GetNamespaceType {
 /// The kind of namespace that a file is: one of the kernel's CLONE_NEW… flags.
 ///
 /// The file must be on nsfs: elsewhere the ioctl number may mean another request.
-pub fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
+pub(super) fn namespace_kind(file: impl AsFd) -> rustix::io::Result<i32> {
     // SAFETY: see the implementation of `Ioctl` above.
     unsafe { ioctl(file, GetNamespaceType) }
 }
@@ -79,7 +79,7 @@ unsafe impl Ioctl for GetSocketNamespace {
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN there.
-pub fn namespace_of_socket(socket: impl AsFd) -> rustix::io::Result<OwnedFd> {
+pub(super) fn namespace_of_socket(socket: impl AsFd) -> rustix::io::Result<OwnedFd> {
     // SAFETY: see the implementation of `Ioctl` above. All sockets take this request.
     unsafe { ioctl(socket, GetSocketNamespace) }
 }
@@ -127,7 +127,7 @@ pub fn set_cloexec_on_all() -> io::Result<()> {
 
 /// Reads a socket option into `answer` and returns its length in bytes. For options that take an
 /// argument, `answer` contains it before the call.
-pub fn socket_option(
+pub(super) fn socket_option(
     socket: impl AsFd,
     level: i32,
     option: i32,

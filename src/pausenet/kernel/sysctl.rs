@@ -77,7 +77,7 @@ impl Sysctl<'_> {
     }
 
     /// Writes a value if the setting exists; a host without IPv6 has no IPv6 settings.
-    pub fn set_if_there(self, value: &str) -> Result<()> {
+    pub(crate) fn set_if_there(self, value: &str) -> Result<()> {
         let path = self.path();
         match fs::write(&path, value) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
@@ -89,7 +89,7 @@ impl Sysctl<'_> {
 
     /// Writes a value unless it is already set: writing is expensive (when forwarding changes, the
     /// kernel visits all interfaces), and /proc/sys may be read-only.
-    pub fn ensure(self, value: &str) -> Result<()> {
+    pub(crate) fn ensure(self, value: &str) -> Result<()> {
         let path = self.path();
         match read(&path) {
             Ok(current) if current == value => Ok(()),

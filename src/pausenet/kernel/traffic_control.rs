@@ -127,7 +127,7 @@ fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
 }
 
 /// The rate of a link's token bucket in bytes per second; None without a token bucket.
-pub fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, KernelError> {
+pub(crate) fn limit_of(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, KernelError> {
     let reply = socket.dump(RouteNetlinkMessage::GetQueueDiscipline(message(index)))?;
     Ok(reply.into_iter().find_map(|message| match message {
         Message::Other(RouteNetlinkMessage::NewQueueDiscipline(message))

@@ -8,7 +8,7 @@ use super::netlink::Request;
 
 /// A request that puts a bridge port into a VLAN, for a batch. `own`: it is the port's VLAN for
 /// untagged frames.
-pub fn join_request(port: u32, vid: u16, own: bool) -> Request<RouteNetlinkMessage> {
+pub(crate) fn join_request(port: u32, vid: u16, own: bool) -> Request<RouteNetlinkMessage> {
     let flags = if own {
         BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged
     } else {
@@ -19,7 +19,7 @@ pub fn join_request(port: u32, vid: u16, own: bool) -> Request<RouteNetlinkMessa
 }
 
 /// A request that takes a bridge port out of a VLAN, for a batch.
-pub fn leave_request(port: u32, vid: u16) -> Request<RouteNetlinkMessage> {
+pub(crate) fn leave_request(port: u32, vid: u16) -> Request<RouteNetlinkMessage> {
     let message = LinkBridgeVlan::new(port)
         .vlan(vid, BridgeVlanInfoFlags::empty())
         .build();

@@ -19,39 +19,39 @@ use crate::ipam::Allocation;
 
 /// The desired state of an attachment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    pub attachment: Attachment,
-    pub host_end: HostEndPlan,
+pub(crate) struct Plan {
+    pub(crate) attachment: Attachment,
+    pub(crate) host_end: HostEndPlan,
     /// How the host end is connected.
-    pub link: LinkPlan,
+    pub(crate) link: LinkPlan,
     /// The host forwards for these families.
-    pub forward: Families,
-    pub container: ContainerPlan,
+    pub(crate) forward: Families,
+    pub(crate) container: ContainerPlan,
     /// The attachment's desired nftables elements.
-    pub rules: Vec<rules::DesiredElement>,
+    pub(crate) rules: Vec<rules::DesiredElement>,
     /// The traffic that other firewalls should accept.
-    pub allowed_traffic: Vec<firewall::AllowedTraffic>,
+    pub(crate) allowed_traffic: Vec<firewall::AllowedTraffic>,
     /// The published ports.
-    pub ports: Option<PortsConf>,
+    pub(crate) ports: Option<PortsConf>,
     /// The limits on the container's traffic.
-    pub bandwidth: Option<Bandwidth>,
+    pub(crate) bandwidth: Option<Bandwidth>,
     /// The routes as configured, for the result; the container's list has next hops filled in.
-    pub routes: Vec<Route>,
-    pub dns: Dns,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) dns: Dns,
 }
 
 /// The host's end of the pair, whatever it is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostEndPlan {
+pub(crate) struct HostEndPlan {
     /// Made from the attachment by [`host_end_name`].
-    pub name: IfName,
+    pub(crate) name: IfName,
     /// Of both ends; None leaves it to the kernel.
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
 }
 
 /// How the host end is connected to the rest of the host: one variant for each mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkPlan {
+pub(crate) enum LinkPlan {
     /// As a port of a bridge.
     Bridge { bridge: BridgePlan, port: PortPlan },
     /// By addresses and routes of its own.
@@ -75,7 +75,11 @@ struct ModePlan {
 ///
 /// # Errors
 /// Code 7 when gateways and addresses do not fit together.
-pub fn plan(request: &Request, allocation: Option<Allocation>, mac: MacAddr) -> Result<Plan> {
+pub(crate) fn plan(
+    request: &Request,
+    allocation: Option<Allocation>,
+    mac: MacAddr,
+) -> Result<Plan> {
     let network = &request.network;
     let mut allocation = allocation.unwrap_or_default();
     let mode = match &network.link {

@@ -13,26 +13,26 @@ use crate::ipam::Allocation;
 
 /// The bridge, shared by all attachments of its networks and never removed with one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BridgePlan {
-    pub name: IfName,
+pub(crate) struct BridgePlan {
+    pub(crate) name: IfName,
     /// For a bridge that has to be made; None leaves it to the kernel.
-    pub mtu: Option<u32>,
-    pub promiscuous: bool,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) promiscuous: bool,
     /// Gateway addresses that the bridge is to hold.
-    pub gateways: Vec<IpNetwork>,
+    pub(crate) gateways: Vec<IpNetwork>,
     /// Replace an address that conflicts with a gateway's.
-    pub force_address: bool,
+    pub(crate) force_address: bool,
     /// The VLANs that the container's port is in. The gateways are in its own.
-    pub vlans: Option<VlanConf>,
+    pub(crate) vlans: Option<VlanConf>,
 }
 
 /// The host end as a port of the bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortPlan {
+pub(crate) struct PortPlan {
     /// Frames may go back where they came from.
-    pub hairpin: bool,
+    pub(crate) hairpin: bool,
     /// No frames to other isolated ports.
-    pub isolated: bool,
+    pub(crate) isolated: bool,
 }
 
 /// Plans the bridge, and completes the allocation with the gateways and default routes that
@@ -119,7 +119,7 @@ fn add_default_routes(allocation: &mut Allocation) {
 
 /// A change to a bridge's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressChange {
+pub(crate) enum AddressChange {
     Add(IpNetwork),
     Remove(IpNetwork),
 }
@@ -132,7 +132,7 @@ pub enum AddressChange {
 ///
 /// # Errors
 /// The conflicting address.
-pub fn bridge_addresses(
+pub(crate) fn bridge_addresses(
     present: &[IpNetwork],
     wanted: &[IpNetwork],
     force: bool,

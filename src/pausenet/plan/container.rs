@@ -10,39 +10,39 @@ use crate::ipam::Allocated;
 
 /// The container's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerPlan {
+pub(crate) struct ContainerPlan {
     /// Whether the interface is to be switched on.
-    pub up: bool,
-    pub mac: MacAddr,
-    pub addresses: Vec<Allocated>,
+    pub(crate) up: bool,
+    pub(crate) mac: MacAddr,
+    pub(crate) addresses: Vec<Allocated>,
     /// Whether its address always has the same MAC, so that neighbours need no announcement: it is
     /// the only address, from a store on this node, and no other MAC is requested.
-    pub steady: bool,
+    pub(crate) steady: bool,
     /// Whether the kernel adds a route to the subnet of each address. False in mode ptp.
-    pub prefix_routes: bool,
+    pub(crate) prefix_routes: bool,
     /// The kernel checks IPv6 addresses for duplicates before it uses them.
-    pub detect_duplicates: bool,
-    pub routes: Vec<PlannedRoute>,
+    pub(crate) detect_duplicates: bool,
+    pub(crate) routes: Vec<PlannedRoute>,
 }
 
 impl ContainerPlan {
     /// The addresses, with the prefix lengths of their subnets.
-    pub fn networks(&self) -> Vec<IpNetwork> {
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
         self.addresses.iter().map(|given| given.address).collect()
     }
 
     /// True when an IPv6 address is among the addresses.
-    pub fn has_ipv6(&self) -> bool {
+    pub(crate) fn has_ipv6(&self) -> bool {
         self.addresses.iter().any(|given| given.address.is_ipv6())
     }
 }
 
 /// A route, complete as the kernel gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedRoute {
-    pub route: Route,
+pub(crate) struct PlannedRoute {
+    pub(crate) route: Route,
     /// The next hop: the route's own or the gateway of its family.
-    pub via: Option<IpAddr>,
+    pub(crate) via: Option<IpAddr>,
     /// The preferred source address.
-    pub source: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
 }

@@ -11,7 +11,7 @@ pub struct Families {
 
 impl Families {
     /// The families of some addresses.
-    pub fn of(addresses: impl IntoIterator<Item = IpNetwork>) -> Self {
+    pub(super) fn of(addresses: impl IntoIterator<Item = IpNetwork>) -> Self {
         let mut families = Self::default();
         for address in addresses {
             match address {

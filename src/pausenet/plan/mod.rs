@@ -18,16 +18,16 @@ mod ptp;
 pub mod reference;
 pub mod rules;
 
-pub use attachment::{HostEndPlan, LinkPlan, Plan, plan};
-pub use bridge::{AddressChange, BridgePlan, PortPlan, bridge_addresses};
-pub use container::{ContainerPlan, PlannedRoute};
+pub(crate) use attachment::{LinkPlan, Plan, plan};
+pub(crate) use bridge::{AddressChange, BridgePlan, PortPlan, bridge_addresses};
+pub(crate) use container::PlannedRoute;
 pub use families::Families;
 pub use names::{
     BATCH_DELETE_GROUP, HOST_END_START, LINK_GROUP, Mapper, Ownership, STEADY_GROUP, alias,
     attachment_of_host_end, element_owner, host_end_name, ifb_name, is_half_made, lock_name,
     mac_of,
 };
-pub use ptp::PtpPlan;
+pub(crate) use ptp::PtpPlan;
 
 #[cfg(test)]
 mod tests;

@@ -179,7 +179,7 @@ impl Mapper {
 
     /// The comment of its elements in nftables. Behind our own plugin, the ports of `portmap` must
     /// not be taken for the link's elements, so the two differ.
-    pub fn owner(self, attachment: &Attachment) -> String {
+    pub(crate) fn owner(self, attachment: &Attachment) -> String {
         marked(self.mark(), attachment)
     }
 

@@ -21,11 +21,11 @@ const HOST: u8 = 254;
 
 /// The host end as a link of its own: what the host holds and routes on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PtpPlan {
+pub(crate) struct PtpPlan {
     /// The gateways' addresses, as single hosts.
-    pub addresses: Vec<IpNetwork>,
+    pub(crate) addresses: Vec<IpNetwork>,
     /// A route to each of the container's addresses.
-    pub routes: Vec<PlannedRoute>,
+    pub(crate) routes: Vec<PlannedRoute>,
 }
 
 /// Plans the host end.

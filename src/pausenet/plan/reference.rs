@@ -14,17 +14,17 @@ use crate::kernel::nft::{Rule, Table, TableFamily};
 
 /// Rules of the reference that have a comment: the table, its chains, and the comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleLocation {
-    pub table: Table,
-    pub chains: &'static [&'static str],
-    pub comment: Comment,
+pub(crate) struct RuleLocation {
+    pub(crate) table: Table,
+    pub(crate) chains: &'static [&'static str],
+    pub(crate) comment: Comment,
     /// Chains that are the attachment's own, and go with the rules that jump to them.
-    pub own_chains: Vec<String>,
+    pub(crate) own_chains: Vec<String>,
 }
 
 /// How a comment names its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Comment {
+pub(crate) enum Comment {
     Is(String),
     StartsWith(String),
     /// The container, which may have rules of another network: one of these addresses in the
@@ -36,7 +36,7 @@ pub enum Comment {
 
 impl RuleLocation {
     /// True for a rule of the attachment's.
-    pub fn has(&self, rule: &Rule) -> bool {
+    pub(crate) fn has(&self, rule: &Rule) -> bool {
         let chain = self.chains.contains(&rule.chain.as_str());
         chain
             && match &self.comment {
@@ -59,7 +59,7 @@ fn table(family: TableFamily, name: &'static str) -> Table {
 
 /// The table of the reference's masquerade with nftables, and the chain with a rule for each
 /// attachment.
-pub const MASQUERADE: (Table, &str) = (
+pub(crate) const MASQUERADE: (Table, &str) = (
     Table {
         family: TableFamily::Inet,
         name: "cni_plugins_masquerade",
@@ -68,7 +68,7 @@ pub const MASQUERADE: (Table, &str) = (
 );
 
 /// The tables of the reference's port mappings with nftables.
-pub const PORTS: [Table; 2] = [
+pub(crate) const PORTS: [Table; 2] = [
     Table {
         family: TableFamily::Ipv4,
         name: "cni_hostport",
@@ -80,10 +80,10 @@ pub const PORTS: [Table; 2] = [
 ];
 
 /// The chains in [`PORTS`] that have rules for each attachment.
-pub const PORT_CHAINS: &[&str] = &["hostports", "hostip_hostports", "masquerading"];
+pub(crate) const PORT_CHAINS: &[&str] = &["hostports", "hostip_hostports", "masquerading"];
 
 /// Every location where rules of the link may be: masquerade and the guard against forged MACs.
-pub fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> {
+pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> {
     let Attachment {
         network,
         container,
@@ -116,7 +116,10 @@ pub fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> {
 }
 
 /// Every location where rules of port mappings may be.
-pub fn port_rule_locations(attachment: &Attachment, addresses: &[IpNetwork]) -> Vec<RuleLocation> {
+pub(crate) fn port_rule_locations(
+    attachment: &Attachment,
+    addresses: &[IpNetwork],
+) -> Vec<RuleLocation> {
     let addresses: Vec<_> = addresses
         .iter()
         .map(|net| address_bytes(net.ip()))
@@ -136,7 +139,7 @@ pub fn port_rule_locations(attachment: &Attachment, addresses: &[IpNetwork]) -> 
 }
 
 /// Those of them that are chains, and so tell the network too.
-pub fn port_chains(attachment: &Attachment) -> [RuleLocation; 2] {
+pub(crate) fn port_chains(attachment: &Attachment) -> [RuleLocation; 2] {
     let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
     let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
     iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains)
@@ -163,12 +166,12 @@ fn masquerade_comment(attachment: &Attachment) -> String {
 }
 
 /// What the comments of all of a network's masquerade rules start with.
-pub fn masquerade_network(network: &str) -> String {
+pub(crate) fn masquerade_network(network: &str) -> String {
     format!("{}-", hash(network, 16))
 }
 
 /// Whether a comment is that of an attachment's masquerade rule.
-pub fn is_masquerade_of(comment: &str, attachment: &Attachment) -> bool {
+pub(crate) fn is_masquerade_of(comment: &str, attachment: &Attachment) -> bool {
     comment.starts_with(&masquerade_comment(attachment))
 }
 

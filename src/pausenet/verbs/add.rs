@@ -15,7 +15,7 @@ use crate::plan::{Plan, host_end_name, plan};
 /// # Errors
 /// The first failure. Kernel and store are then as before, except for what attachments share: the
 /// bridge, forwarding, tables and sets of nftables, and the rules in DOCKER-USER.
-pub(super) fn run(request: &Request) -> Result<String> {
+pub(crate) fn run(request: &Request) -> Result<String> {
     let netns = open_netns(request)?;
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;

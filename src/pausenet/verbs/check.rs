@@ -16,7 +16,7 @@ use crate::plan::rules::{self, DesiredElement};
 /// # Errors
 /// Code 102 for the first difference, 7 without prevResult, or the error that prevented the
 /// comparison.
-pub(super) fn run(request: &Request) -> Result<()> {
+pub(crate) fn run(request: &Request) -> Result<()> {
     let netns = open_netns(request)?;
     let promised = promised(request)?;
     let ipam = Ipam::new(&request.network)?;

@@ -17,7 +17,7 @@ use crate::plan;
 ///
 /// # Errors
 /// Codes 5 and 101 when something could not be removed.
-pub(super) fn run(request: &Request) -> Result<()> {
+pub(crate) fn run(request: &Request) -> Result<()> {
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
     undo(&mut host, ipam.as_ref(), request)

@@ -67,7 +67,7 @@ impl<'a> ValidAttachments<'a> {
 ///
 /// # Errors
 /// All failures together, after removing everything possible.
-pub(super) fn run(network: &Network) -> Result<()> {
+pub(crate) fn run(network: &Network) -> Result<()> {
     let valid = ValidAttachments::new(network)?;
     let ipam = Ipam::new(network);
     let keep = |container: &str, ifname: &str| valid.contains(container, ifname);

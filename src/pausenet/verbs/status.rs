@@ -13,7 +13,7 @@ use crate::plan;
 ///
 /// # Errors
 /// Code 50 with the reason.
-pub(super) fn run(network: &Network) -> Result<()> {
+pub(crate) fn run(network: &Network) -> Result<()> {
     kernel()?;
     if plan::rules::are_used(network) {
         crate::apply::nft_elements::ready().map_err(unavailable)?;

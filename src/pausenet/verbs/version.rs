@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cni::SpecVersion;
 
 /// The output of VERSION (specification, section 5, "VERSION Success").
-pub(super) fn run() -> String {
+pub(crate) fn run() -> String {
     json!({
         "cniVersion": SpecVersion::NEWEST.as_str(),
         "supportedVersions": SpecVersion::ALL.map(SpecVersion::as_str),

@@ -14,10 +14,10 @@ use crate::Result;
 /// A program, and the name it is called by (its `argv[0]`).
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
-    pub path: PathBuf,
-    pub name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
     /// PATH, for the programs it starts.
-    pub search: &'static str,
+    pub(crate) search: &'static str,
 }
 
 /// The programs of the machine, iptables included.
@@ -68,8 +68,8 @@ impl Program {
 
 /// The time of a call, and its output.
 pub(crate) struct CallResult {
-    pub time: Duration,
-    pub value: Value,
+    pub(crate) time: Duration,
+    pub(crate) value: Value,
 }
 
 /// Runs a command to its end. A failure is an error that contains the output.

@@ -11,18 +11,18 @@ use crate::Result;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
-    pub processor: String,
-    pub cores: usize,
-    pub memory_gb: u64,
-    pub kernel: String,
-    pub pausenet: String,
-    pub reference: String,
-    pub nft: String,
-    pub iptables: String,
-    pub iperf3: String,
+    processor: String,
+    cores: usize,
+    memory_gb: u64,
+    kernel: String,
+    pausenet: String,
+    reference: String,
+    nft: String,
+    iptables: String,
+    iperf3: String,
     /// The load average over a minute at the start.
-    pub load: String,
-    pub extent: &'static str,
+    load: String,
+    extent: &'static str,
 }
 
 impl Machine {

@@ -13,12 +13,12 @@ use crate::call::{CallResult, Program, timed};
 /// The programs that are measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
-    pub pausenet: PathBuf,
-    pub pausectl: PathBuf,
-    pub pause: PathBuf,
-    pub floor: PathBuf,
+    pub(crate) pausenet: PathBuf,
+    pub(crate) pausectl: PathBuf,
+    pub(crate) pause: PathBuf,
+    pub(crate) floor: PathBuf,
     /// The folder with the reference plugins.
-    pub peers: PathBuf,
+    pub(crate) peers: PathBuf,
 }
 
 impl Tools {
@@ -36,8 +36,8 @@ impl Tools {
 #[derive(Debug, Clone)]
 pub(crate) struct Attachment {
     /// Its address, ports and names are derived from this.
-    pub number: usize,
-    pub netns: PathBuf,
+    pub(crate) number: usize,
+    pub(crate) netns: PathBuf,
 }
 
 impl Attachment {
@@ -48,7 +48,7 @@ impl Attachment {
         }
     }
 
-    pub(crate) fn id(&self) -> String {
+    fn id(&self) -> String {
         format!("bench{:04}", self.number)
     }
 
@@ -84,8 +84,8 @@ pub(crate) fn first_port(number: usize, count: usize) -> usize {
 /// A plugin of a network.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
-    pub program: Program,
-    pub config: Value,
+    pub(crate) program: Program,
+    pub(crate) config: Value,
 }
 
 /// A network of plugins.
@@ -129,7 +129,7 @@ impl Network {
     }
 
     /// Runs CHECK.
-    pub(crate) fn check(&self, at: &Attachment, result: &Value) -> Result<Duration> {
+    fn check(&self, at: &Attachment, result: &Value) -> Result<Duration> {
         let mut total = Duration::ZERO;
         for step in &self.steps {
             total += self.call(step, "CHECK", at, result)?.time;
@@ -209,20 +209,20 @@ pub(crate) enum Shape {
 /// The floor's network.
 #[derive(Debug, Clone)]
 pub(crate) struct Floor {
-    pub program: Program,
-    pub shape: Shape,
+    pub(crate) program: Program,
+    pub(crate) shape: Shape,
     /// The bridge's index, where there is one.
-    pub bridge: u32,
+    pub(crate) bridge: u32,
 }
 
 impl Floor {
     /// Makes the attachment.
-    pub(crate) fn add(&self, at: &Attachment) -> Result<CallResult> {
+    fn add(&self, at: &Attachment) -> Result<CallResult> {
         self.call("add", at)
     }
 
     /// Removes it.
-    pub(crate) fn del(&self, at: &Attachment) -> Result<Duration> {
+    fn del(&self, at: &Attachment) -> Result<Duration> {
         Ok(self.call("del", at)?.time)
     }
 

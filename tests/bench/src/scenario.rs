@@ -9,7 +9,7 @@ use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Side};
 use crate::world::{NFT_ONLY, World, index_of};
 
 /// The bridge's name.
-pub(crate) const BRIDGE: &str = "bench0";
+const BRIDGE: &str = "bench0";
 
 /// The kind of network: the link mode, and what is on it besides addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +69,7 @@ impl Scenario {
     }
 
     /// The network of one side, for use in this world.
-    pub(crate) fn implementation(
-        self,
-        tools: &Tools,
-        side: Side,
-        world: &World,
-    ) -> Result<Implementation> {
+    fn implementation(self, tools: &Tools, side: Side, world: &World) -> Result<Implementation> {
         Ok(Implementation::Plugins(match side {
             OURS => self.ours(tools),
             FLOOR => return self.floor(tools, world),
@@ -173,7 +168,7 @@ impl Scenario {
 }
 
 /// The number of the attachment that is present all the time.
-pub(crate) const RESIDENT: usize = 0;
+const RESIDENT: usize = 0;
 
 /// The folder in a world with the IPAM plugins to delegate to.
 const DELEGATES: &str = "/run/delegates";
@@ -181,8 +176,8 @@ const DELEGATES: &str = "/run/delegates";
 /// A host prepared for a scenario: the shared objects and one attachment are present, so that the
 /// measured attachment is neither the first nor the last.
 pub(crate) struct Setup {
-    pub world: World,
-    pub implementation: Implementation,
+    pub(crate) world: World,
+    pub(crate) implementation: Implementation,
 }
 
 impl Setup {

@@ -48,11 +48,11 @@ impl Unit {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Series {
     #[serde(rename = "work")]
-    pub benchmark: String,
-    pub case: String,
-    pub side: Side,
-    pub unit: Unit,
-    pub samples: Vec<f64>,
+    pub(crate) benchmark: String,
+    pub(crate) case: String,
+    pub(crate) side: Side,
+    pub(crate) unit: Unit,
+    pub(crate) samples: Vec<f64>,
 }
 
 impl Series {
@@ -93,7 +93,7 @@ pub(crate) fn paired(one: &Series, other: &Series) -> f64 {
 /// All results of a run.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Results {
-    pub series: Vec<Series>,
+    series: Vec<Series>,
 }
 
 impl Results {

@@ -12,11 +12,11 @@ use crate::traffic::Kind;
 #[derive(Debug, Serialize)]
 pub(crate) struct Target {
     #[serde(rename = "work")]
-    pub promise: String,
-    pub wanted: String,
+    pub(crate) promise: String,
+    pub(crate) wanted: String,
     /// None if it was not measured.
-    pub measured: Option<String>,
-    pub met: Met,
+    pub(crate) measured: Option<String>,
+    pub(crate) met: Met,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -106,7 +106,7 @@ impl World {
 }
 
 /// Runs `work` on a thread that may move to other namespaces.
-pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic),

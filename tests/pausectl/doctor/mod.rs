@@ -22,8 +22,8 @@ use common::screen::assert_is_in_the_docs;
 use common::{Call, Container, lab, podnet, run, with};
 
 /// A host to examine. No runtime has networks here, but `podnet` is configured.
-pub(crate) struct DoctorHost {
-    pub(crate) host: PodHost,
+struct DoctorHost {
+    host: PodHost,
     runtime: tempfile::TempDir,
     confs: PathBuf,
     plugins: tempfile::TempDir,
@@ -31,14 +31,14 @@ pub(crate) struct DoctorHost {
 
 /// The exit status of `doctor`, its findings other than `ok`, and its repairs.
 #[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) status: i32,
-    pub(crate) findings: Vec<Value>,
-    pub(crate) repairs: Vec<Value>,
+struct Report {
+    status: i32,
+    findings: Vec<Value>,
+    repairs: Vec<Value>,
 }
 
 impl DoctorHost {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let host = PodHost::new();
         let confs = host.network(&network()).parent().unwrap().to_owned();
         let plugins = tempfile::tempdir().unwrap();
@@ -54,21 +54,21 @@ impl DoctorHost {
     }
 
     /// The folder of the runtimes' configurations.
-    pub(crate) fn runtime_confs(&self) -> &Path {
+    fn runtime_confs(&self) -> &Path {
         self.runtime.path()
     }
 
     /// The folder of `pausectl pod`'s configurations.
-    pub(crate) fn confs(&self) -> &Path {
+    fn confs(&self) -> &Path {
         &self.confs
     }
 
     /// The folder of plugins.
-    pub(crate) fn plugins(&self) -> &Path {
+    fn plugins(&self) -> &Path {
         self.plugins.path()
     }
 
-    pub(crate) fn command(&self, args: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(programs::pausectl());
         command
             .arg("doctor")
@@ -83,13 +83,13 @@ impl DoctorHost {
 
     /// What these checks report, or all of them if none is named.
     #[track_caller]
-    pub(crate) fn check(&self, checks: &[&str]) -> Report {
+    fn check(&self, checks: &[&str]) -> Report {
         self.run(checks, &[])
     }
 
     /// What is still reported after `--fix`, and its repairs.
     #[track_caller]
-    pub(crate) fn fix(&self, checks: &[&str]) -> Report {
+    fn fix(&self, checks: &[&str]) -> Report {
         self.run(checks, &["--fix"])
     }
 
@@ -124,7 +124,7 @@ impl DoctorHost {
 
     /// No findings except missing kernel options, which no test can help.
     #[track_caller]
-    pub(crate) fn assert_healthy(&self) {
+    fn assert_healthy(&self) {
         let mut report = self.check(&[]);
         assert_eq!(report.status, 0, "{report:#?}");
         report.findings.retain(|found| found["check"] != "kernel");
@@ -133,13 +133,7 @@ impl DoctorHost {
 
     /// A container on a network, attached by cnitool, which remembers it as libcni does.
     #[track_caller]
-    pub(crate) fn attach(
-        &self,
-        cnitool: &Path,
-        name: &str,
-        network: &str,
-        ports: Value,
-    ) -> Container {
+    fn attach(&self, cnitool: &Path, name: &str, network: &str, ports: Value) -> Container {
         let container = self.host.world.container(name);
         self.cnitool(cnitool, "add", network, &container, &ports);
         container
@@ -147,7 +141,7 @@ impl DoctorHost {
 
     /// DEL of the same.
     #[track_caller]
-    pub(crate) fn detach(&self, cnitool: &Path, network: &str, container: &Container) {
+    fn detach(&self, cnitool: &Path, network: &str, container: &Container) {
         self.cnitool(cnitool, "del", network, container, &json!([]));
     }
 
@@ -173,20 +167,20 @@ impl DoctorHost {
 
 impl Report {
     /// The findings of one severity.
-    pub(crate) fn of(&self, severity: &str) -> Vec<&Value> {
+    fn of(&self, severity: &str) -> Vec<&Value> {
         let of = |found: &&Value| found["severity"] == severity;
         self.findings.iter().filter(of).collect()
     }
 
     /// The one finding that there is: a problem that says all of these words.
     #[track_caller]
-    pub(crate) fn problem(&self, words: &[&str]) -> &Value {
+    fn problem(&self, words: &[&str]) -> &Value {
         self.only("problem", words)
     }
 
     /// The one finding that there is: a note.
     #[track_caller]
-    pub(crate) fn note(&self, words: &[&str]) -> &Value {
+    fn note(&self, words: &[&str]) -> &Value {
         self.only("note", words)
     }
 
@@ -201,7 +195,7 @@ impl Report {
     }
 
     /// What each repair came to.
-    pub(crate) fn outcomes(&self) -> Vec<&str> {
+    fn outcomes(&self) -> Vec<&str> {
         let outcomes = self
             .repairs
             .iter()
@@ -212,7 +206,7 @@ impl Report {
 
 /// A finding says all of these words, and what they come to.
 #[track_caller]
-pub(crate) fn says(found: &Value, words: &[&str]) {
+fn says(found: &Value, words: &[&str]) {
     let text = ["subject", "what", "means", "how"].map(|key| found[key].as_str().unwrap());
     let text = text.join("\n");
     for word in words {
@@ -222,7 +216,7 @@ pub(crate) fn says(found: &Value, words: &[&str]) {
 }
 
 /// The network podnet: masquerade, and ports if a runtime requests some.
-pub(crate) fn network() -> Value {
+fn network() -> Value {
     let capabilities = json!({"portMappings": true, "bandwidth": true});
     with(
         podnet(),
@@ -231,13 +225,13 @@ pub(crate) fn network() -> Value {
 }
 
 /// The port of the host that leads to a container's port 80.
-pub(crate) fn port(host: u16) -> Value {
+fn port(host: u16) -> Value {
     json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp"}])
 }
 
 /// ADD without a runtime: no result cache has it.
 #[track_caller]
-pub(crate) fn added(doctor: &DoctorHost, config: &Value, name: &str) -> Container {
+fn added(doctor: &DoctorHost, config: &Value, name: &str) -> Container {
     let container = doctor.host.world.container(name);
     let add = Call::new("ADD", config).netns(&container).id(name);
     add.run().ok();

@@ -15,14 +15,14 @@ use serde_json::json;
 use super::{DoctorHost, added, network};
 use common::{Call, STORES, allocated, run, with};
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 fn file(network: &str, ip: &str) -> PathBuf {
     Path::new(STORES).join(network).join(ip)
 }
 
 /// An address file of this age.
-pub(crate) fn leave_behind(network: &str, ip: &str, content: &str, age: Duration) {
+pub(super) fn leave_behind(network: &str, ip: &str, content: &str, age: Duration) {
     let path = file(network, ip);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, content).unwrap();
@@ -31,7 +31,7 @@ pub(crate) fn leave_behind(network: &str, ip: &str, content: &str, age: Duration
 }
 
 /// The host end of a container that is called like this, on podnet.
-pub(crate) fn host_end(container: &str) -> IfName {
+pub(super) fn host_end(container: &str) -> IfName {
     let podnet = pausenet::cni::NetworkName::parse("podnet").unwrap();
     host_end_name(&Attachment::of_network(&podnet, container, "eth0").unwrap())
 }

@@ -37,19 +37,19 @@ const STEPS: &[&str] = &[
 ];
 
 /// The arguments of an install of all there is, and of an upgrade.
-pub(crate) const ALL: [&str; 4] = ["v1", "--as", "bridge,ptp", "--conf"];
-pub(crate) const NEWER: [&str; 4] = ["v2", "--as", "bridge,ptp", "--conf"];
+pub(super) const ALL: [&str; 4] = ["v1", "--as", "bridge,ptp", "--conf"];
+pub(super) const NEWER: [&str; 4] = ["v2", "--as", "bridge,ptp", "--conf"];
 
 /// A folder of plugins and one of networks, and what there is to put there.
-pub(crate) struct InstallFolders {
+pub(super) struct InstallFolders {
     root: tempfile::TempDir,
 }
 
 /// Every file of both folders: mode, time of change, and content, or where the link leads.
-pub(crate) type Files = BTreeMap<PathBuf, (u32, i64, Vec<u8>)>;
+pub(super) type Files = BTreeMap<PathBuf, (u32, i64, Vec<u8>)>;
 
 impl InstallFolders {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let folders = Self { root };
         for dir in [folders.bin(), folders.net(), folders.path("from")] {
@@ -64,7 +64,7 @@ impl InstallFolders {
     }
 
     /// Folders with foreign plugins: a program with an unusual mode, and a link.
-    pub(crate) fn with_others() -> Self {
+    pub(super) fn with_others() -> Self {
         let folders = Self::new();
         fs::write(folders.bin().join("bridge"), "theirs").unwrap();
         fs::set_permissions(folders.bin().join("bridge"), Permissions::from_mode(0o4751)).unwrap();
@@ -73,27 +73,27 @@ impl InstallFolders {
         folders
     }
 
-    pub(crate) fn path(&self, below: &str) -> PathBuf {
+    pub(super) fn path(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
     }
 
-    pub(crate) fn bin(&self) -> PathBuf {
+    pub(super) fn bin(&self) -> PathBuf {
         self.path("bin")
     }
 
-    pub(crate) fn net(&self) -> PathBuf {
+    pub(super) fn net(&self) -> PathBuf {
         self.path("net.d")
     }
 
     /// A plugin that can say its version and no more, small enough to be hashed a thousand times.
-    pub(crate) fn version(&self, name: &str) -> Vec<u8> {
+    pub(super) fn version(&self, name: &str) -> Vec<u8> {
         let text = format!("#!/bin/sh\n# {name}\necho '{{\"supportedVersions\": [\"1.0.0\"]}}'\n");
         fs::write(self.path("from").join(name), &text).unwrap();
         text.into_bytes()
     }
 
     /// `install` of a version, or whatever the arguments say.
-    pub(crate) fn args(&self, args: &[&str]) -> Vec<String> {
+    pub(super) fn args(&self, args: &[&str]) -> Vec<String> {
         let mut all = vec![
             "install".to_owned(),
             "--dir".into(),
@@ -122,14 +122,14 @@ impl InstallFolders {
         all
     }
 
-    pub(crate) fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(programs::pausectl());
         command.args(self.args(args)).stdin(Stdio::null());
         command
     }
 
     #[track_caller]
-    pub(crate) fn ok(&self, args: &[&str]) -> String {
+    pub(super) fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args).output().unwrap();
         assert_eq!(said(&output), "", "{args:?}");
         assert!(output.status.success(), "{args:?}: {output:?}");
@@ -138,7 +138,7 @@ impl InstallFolders {
 
     /// What was done with each file, by its name.
     #[track_caller]
-    pub(crate) fn actions(&self, args: &[&str]) -> Vec<(String, String)> {
+    pub(super) fn actions(&self, args: &[&str]) -> Vec<(String, String)> {
         let answer: Value =
             serde_json::from_str(&self.ok(&[args, &["-o", "json"]].concat())).unwrap();
         let files = answer["files"].as_array().unwrap().iter();
@@ -150,18 +150,18 @@ impl InstallFolders {
     }
 
     #[track_caller]
-    pub(crate) fn fails(&self, status: i32, args: &[&str]) -> String {
+    pub(super) fn fails(&self, status: i32, args: &[&str]) -> String {
         let output = self.command(args).output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{args:?}: {output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{args:?}");
         said(&output)
     }
 
-    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+    pub(super) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.bin().join(name)).unwrap()
     }
 
-    pub(crate) fn files(&self) -> Files {
+    pub(super) fn files(&self) -> Files {
         let mut files = Files::new();
         let mut open = vec![self.bin(), self.net()];
         while let Some(dir) = open.pop() {
@@ -187,7 +187,7 @@ impl InstallFolders {
     }
 
     /// `strace` of a command, its answer and its log.
-    pub(crate) fn strace(&self, args: &[&str], options: &[&str]) -> (Output, String) {
+    pub(super) fn strace(&self, args: &[&str], options: &[&str]) -> (Output, String) {
         let log = self.path("log");
         let mut command = Command::new("strace");
         command
@@ -205,7 +205,7 @@ impl InstallFolders {
     }
 
     /// Does `what` to a command at each of its steps; `prepare` comes before, `judge` after.
-    pub(crate) fn at_each_step(
+    pub(super) fn at_each_step(
         &self,
         args: &[&str],
         what: &str,
@@ -239,6 +239,6 @@ impl InstallFolders {
     }
 }
 
-pub(crate) fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -474,7 +474,7 @@ const ALLOWED: &[Allowed] = &[
 /// # Panics
 /// When there is a difference that is not in the table, or one in the table that is not there.
 #[track_caller]
-pub(crate) fn assert_allowed(test: &str, theirs: &Log, ours: &Log) {
+pub(super) fn assert_allowed(test: &str, theirs: &Log, ours: &Log) {
     let entries: Vec<_> = ALLOWED
         .iter()
         .filter(|entry| matches(entry.on, test))

@@ -21,7 +21,7 @@ pub(crate) fn ptp() -> Value {
 }
 
 /// The address store of one IPv4 subnet.
-pub(crate) fn v4() -> Value {
+fn v4() -> Value {
     json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]})
 }
 

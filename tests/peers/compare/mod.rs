@@ -31,7 +31,7 @@ const OURS: [&str; 5] = ["bridge", "ptp", "host-local", "loopback", "portmap"];
 pub(crate) const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 
 /// What was seen, by where it was seen.
-pub(crate) type Log = BTreeMap<String, String>;
+type Log = BTreeMap<String, String>;
 
 /// Runs the script with both sets of plugins, in all [`VERSIONS`], and compares. `test` is the name of the
 /// calling test, by which the table of allowed differences finds it.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// What a random text means. Learnt from every state, and never forgotten.
 #[derive(Default)]
-pub(crate) struct Names {
+pub(super) struct Names {
     known: BTreeMap<String, String>,
 }
 
@@ -16,7 +16,7 @@ const ASKED_FOR: &str = "02:00:00:";
 impl Names {
     /// A host's end is called after the interface that is its peer; a MAC after the links that
     /// have it.
-    pub(crate) fn learn(&mut self, state: &Value) {
+    pub(super) fn learn(&mut self, state: &Value) {
         let host = &state["host"]["links"];
         for (pod, pod_state) in state["pod"].as_object().into_iter().flatten() {
             for (ifname, link) in pod_state["links"].as_object().into_iter().flatten() {
@@ -53,7 +53,7 @@ impl Names {
     }
 
     /// The text with names in place of what is random.
-    pub(crate) fn replace(&self, text: &str) -> String {
+    pub(super) fn replace(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (random, name) in &self.known {
             if text.contains(random.as_str()) {

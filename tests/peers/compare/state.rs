@@ -41,7 +41,7 @@ const PASSING: [&str; 17] = [
 const LATE: [&str; 2] = ["NO-CARRIER", "linkdown"];
 
 /// The host, every container and the address stores, once two reads in a row are the same.
-pub(crate) fn settled(containers: &BTreeMap<String, Container>) -> Value {
+pub(super) fn settled(containers: &BTreeMap<String, Container>) -> Value {
     let start = Instant::now();
     let mut last = read(containers);
     loop {
@@ -56,7 +56,7 @@ pub(crate) fn settled(containers: &BTreeMap<String, Container>) -> Value {
 }
 
 /// No more than names need.
-pub(crate) fn links_only(containers: &BTreeMap<String, Container>) -> Value {
+pub(super) fn links_only(containers: &BTreeMap<String, Container>) -> Value {
     let links = |name| {
         let mut shown = ip(name, b"addr\n").into_iter();
         json!({"links": links(shown.next().unwrap_or_default())})
@@ -213,7 +213,7 @@ fn sysctls() -> Value {
 
 /// Every file below the folder of CNI's state, with mode and content. What libcni keeps itself is
 /// not there: the calls are ours.
-pub(crate) fn store() -> Value {
+pub(super) fn store() -> Value {
     let root = Path::new("/var/lib/cni");
     let mut files = Map::new();
     for (path, content) in store_files(root) {

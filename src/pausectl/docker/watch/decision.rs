@@ -8,7 +8,7 @@ use super::super::record::Kind;
 
 /// The container's state, according to Docker and the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ContainerState {
+pub(super) enum ContainerState {
     /// Docker has no such container.
     Absent,
     Stopped,
@@ -21,23 +21,23 @@ pub(crate) enum ContainerState {
 
 /// Everything that a decision depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Observed {
-    pub kind: Kind,
+pub(super) struct Observed {
+    pub(super) kind: Kind,
     /// A rescued process or namespace outside Docker.
-    pub not_in_docker: bool,
+    pub(super) not_in_docker: bool,
     /// It should have a network. False after `pausectl docker detach`.
-    pub wanted: bool,
+    pub(super) wanted: bool,
     /// It has a namespace of its own: it was created with --net=none.
-    pub has_own_netns: bool,
+    pub(super) has_own_netns: bool,
     /// The result cache has its attachment.
-    pub is_cached: bool,
-    pub state: ContainerState,
-    pub location: NetworkLocation,
+    pub(super) is_cached: bool,
+    pub(super) state: ContainerState,
+    pub(super) location: NetworkLocation,
 }
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(super) enum Decision {
     /// All is as it should be, or as the user wants it.
     NoAction,
     Attach,
@@ -55,7 +55,7 @@ pub(crate) enum Decision {
     Recheck,
 }
 
-pub(crate) fn decide(observed: &Observed) -> Decision {
+pub(super) fn decide(observed: &Observed) -> Decision {
     let occupied = observed.location.netns();
     match (observed.state, occupied) {
         (ContainerState::Ending, _) => Decision::Recheck,

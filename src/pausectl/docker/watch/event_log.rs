@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{Output, Result, print};
 
 /// Prints events and problems; a problem that persists is printed once.
-pub(crate) struct EventLog {
+pub(super) struct EventLog {
     output: Output,
     /// The problems of the last pass, by container and kind.
     previous: BTreeMap<(String, ProblemKind), String>,
@@ -18,7 +18,7 @@ pub(crate) struct EventLog {
 
 /// What a problem is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ProblemKind {
+pub(super) enum ProblemKind {
     /// A network could not be made or removed.
     Failure,
     /// A label that cannot be honoured.
@@ -41,7 +41,7 @@ impl ProblemKind {
 }
 
 impl EventLog {
-    pub(crate) fn new(output: Output) -> Self {
+    pub(super) fn new(output: Output) -> Self {
         Self {
             output,
             previous: BTreeMap::new(),
@@ -50,7 +50,7 @@ impl EventLog {
     }
 
     /// Prints an event: something was done.
-    pub(crate) fn event(&self, event: &str, name: &str, text: &str, more: Value) -> Result<()> {
+    pub(super) fn event(&self, event: &str, name: &str, text: &str, more: Value) -> Result<()> {
         match self.output {
             Output::Text if name.is_empty() => print(&format!("{text}\n")),
             Output::Text => print(&format!("{name}: {text}\n")),
@@ -66,7 +66,7 @@ impl EventLog {
 
     /// Reports a problem; prints it if it is new, or has changed since the last pass. `repair` is the
     /// command that fixes it, or empty.
-    pub(crate) fn problem(
+    pub(super) fn problem(
         &mut self,
         topic: ProblemKind,
         name: &str,
@@ -91,7 +91,7 @@ impl EventLog {
     }
 
     /// Ends a pass: problems that it did not report are over.
-    pub(crate) fn end_pass(&mut self) {
+    pub(super) fn end_pass(&mut self) {
         self.previous = std::mem::take(&mut self.current);
     }
 }

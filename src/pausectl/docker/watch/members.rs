@@ -17,7 +17,7 @@ use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::Interrupt;
 
 impl<'a> Assessment<'a> {
-    pub(crate) fn new(
+    pub(super) fn new(
         target: &'a WatchTarget<'a>,
         observed: Observed,
         decision: Decision,
@@ -55,7 +55,7 @@ impl<'a> Assessment<'a> {
     }
 
     /// The network can move to the anchor's namespace without loss for anything.
-    pub(crate) fn can_move_network(&self) -> bool {
+    pub(super) fn can_move_network(&self) -> bool {
         let anchor = self.target.container;
         let has_own_netns = anchor.is_some_and(|anchor| anchor.network == NetworkMode::None);
         has_own_netns && self.stranded.is_empty()

@@ -81,7 +81,7 @@ pub struct Watch {
 ///
 /// # Errors
 /// Wrong usage, and a broken stdout.
-pub(crate) fn watch(options: &Watch, output: Output) -> Result<()> {
+pub(super) fn watch(options: &Watch, output: Output) -> Result<()> {
     let socket = options.docker.socket()?;
     let config = WatchConfig {
         runtime: options.plugins.runtime(),

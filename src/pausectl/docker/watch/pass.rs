@@ -28,21 +28,21 @@ const IP_LABEL: &str = "pausenet.ip";
 const PUBLISH_LABEL: &str = "pausenet.publish";
 
 /// The options of every pass.
-pub(crate) struct WatchConfig {
-    pub runtime: Runtime,
-    pub conf_dir: PathBuf,
-    pub restart_members: bool,
+pub(super) struct WatchConfig {
+    pub(super) runtime: Runtime,
+    pub(super) conf_dir: PathBuf,
+    pub(super) restart_members: bool,
 }
 
 /// When the next pass is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NextPass {
+pub(super) enum NextPass {
     OnEvent,
     Soon,
 }
 
 /// Why a pass was aborted.
-pub enum PassError {
+pub(super) enum PassError {
     /// The daemon failed to reply.
     Docker(ApiError),
     Stop(Stop),
@@ -82,30 +82,30 @@ impl From<PassError> for Stop {
 }
 
 /// A pass over all containers.
-pub(crate) struct Pass<'a> {
+pub(super) struct Pass<'a> {
     pub(super) docker: &'a Docker,
     pub(super) config: &'a WatchConfig,
 }
 
 /// A container (or rescued process or namespace) to look after.
-pub(crate) struct WatchTarget<'a> {
+pub(super) struct WatchTarget<'a> {
     identity: ContainerId,
-    pub record: Option<Record>,
-    pub container: Option<&'a Container>,
+    pub(super) record: Option<Record>,
+    pub(super) container: Option<&'a Container>,
 }
 
 /// A target, its observed state, and what to do about it.
-pub(crate) struct Assessment<'a> {
-    pub target: &'a WatchTarget<'a>,
-    pub observed: Observed,
-    pub decision: Decision,
-    pub containers: &'a [Container],
+pub(super) struct Assessment<'a> {
+    pub(super) target: &'a WatchTarget<'a>,
+    pub(super) observed: Observed,
+    pub(super) decision: Decision,
+    pub(super) containers: &'a [Container],
     /// What would lose the network for good if it moved to the anchor's namespace.
-    pub stranded: Vec<String>,
+    pub(super) stranded: Vec<String>,
 }
 
 impl<'a> Pass<'a> {
-    pub(crate) fn new(docker: &'a Docker, config: &'a WatchConfig) -> Self {
+    pub(super) fn new(docker: &'a Docker, config: &'a WatchConfig) -> Self {
         Self { docker, config }
     }
 
@@ -113,7 +113,7 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// When the daemon does not reply, and on a signal.
-    pub(crate) async fn run(
+    pub(super) async fn run(
         &self,
         log: &mut EventLog,
         interrupt: &mut Interrupt,
@@ -393,7 +393,7 @@ fn targets<'a>(
 
 impl WatchTarget<'_> {
     /// The container's or record's name.
-    pub(crate) fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match (self.container, &self.record) {
             (Some(container), _) => container.name.to_string(),
             (None, Some(record)) => record.name.clone(),

@@ -10,14 +10,14 @@ use crate::docker_api::container::RestartPolicy;
 const DEFAULT_SHM_SIZE: i64 = 64 << 20;
 
 /// Settings of a container that was created without options.
-pub(crate) struct DaemonDefaults {
-    pub log_driver: String,
-    pub runtime: String,
-    pub cgroupns: &'static str,
+pub(super) struct DaemonDefaults {
+    pub(super) log_driver: String,
+    pub(super) runtime: String,
+    pub(super) cgroupns: &'static str,
 }
 
 impl DaemonDefaults {
-    pub(crate) fn from_api(info: SystemInfo) -> Self {
+    pub(super) fn from_api(info: SystemInfo) -> Self {
         let options = info.security_options.unwrap_or_default();
         let private = options.iter().any(|option| option == "name=cgroupns");
         Self {
@@ -28,7 +28,7 @@ impl DaemonDefaults {
     }
 }
 
-pub(crate) fn add(mut host: HostConfig, defaults: &DaemonDefaults, options: &mut Options) {
+pub(super) fn add(mut host: HostConfig, defaults: &DaemonDefaults, options: &mut Options) {
     match RestartPolicy::from_api(host.restart_policy.take()) {
         RestartPolicy::No => {}
         policy => options.value("restart", policy),

@@ -22,20 +22,20 @@ use host_config::DaemonDefaults;
 
 /// The arguments of `docker run`, without name and network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunCommand {
-    pub options: Vec<String>,
-    pub image: String,
-    pub command: Vec<String>,
+pub(crate) struct RunCommand {
+    pub(crate) options: Vec<String>,
+    pub(crate) image: String,
+    pub(crate) command: Vec<String>,
     /// Docker removes the container when it exits.
-    pub auto_remove: bool,
+    pub(crate) auto_remove: bool,
     /// Settings of the container that the command does not reproduce, in prose.
-    pub not_reproduced: Vec<String>,
+    pub(crate) not_reproduced: Vec<String>,
 }
 
 impl Docker {
     /// # Errors
     /// [`ErrorKind::NotFound`] without the container.
-    pub async fn run_command(&self, container: &ContainerRef) -> Result<RunCommand> {
+    pub(crate) async fn run_command(&self, container: &ContainerRef) -> Result<RunCommand> {
         let found = self.client.inspect_container(container.as_str(), None);
         let found = found
             .await

@@ -7,7 +7,7 @@ use bollard::models::{HostConfig, Mount, MountPoint, MountType};
 use super::arguments::Options;
 
 /// `points` is what is mounted; `host` has how it was requested.
-pub(crate) fn add(host: &HostConfig, points: Vec<MountPoint>, options: &mut Options) {
+pub(super) fn add(host: &HostConfig, points: Vec<MountPoint>, options: &mut Options) {
     let mut targets: Vec<String> = Vec::new();
     for bind in host.binds.iter().flatten() {
         targets.extend(bind.split(':').nth(1).map(without_trailing_slash));

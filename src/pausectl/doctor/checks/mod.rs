@@ -13,7 +13,7 @@ mod sysctls;
 use super::check::Check;
 
 /// All checks, in the order in which they run.
-pub(crate) const CHECKS: [&Check; 9] = [
+pub(super) const CHECKS: [&Check; 9] = [
     &kernel::CHECK,
     &sysctls::CHECK,
     &firewall::CHECK,

@@ -54,7 +54,7 @@ use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
 
 /// The number of addresses from which an index is faster than reading the store.
-pub(crate) const WORTHWHILE: usize = 8;
+pub(super) const WORTHWHILE: usize = 8;
 
 /// Changes with the format.
 const FORMAT: u32 = 1;
@@ -67,10 +67,10 @@ const MAX_PAGES: u64 = 65_536;
 
 /// The index is inconsistent, unreadable or full: the caller has to read the store.
 #[derive(Debug)]
-pub(crate) struct Inconsistent;
+pub(super) struct Inconsistent;
 
 /// The index of one store.
-pub(crate) struct Index {
+pub(super) struct Index {
     path: PathBuf,
     /// None when it has just been made.
     file: Option<File>,
@@ -100,7 +100,7 @@ struct Header {
 
 impl Index {
     /// Opens the index of a folder; None when there is no valid one.
-    pub(crate) fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
+    pub(super) fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let path = place(root, &stamp);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -120,7 +120,7 @@ impl Index {
 
     /// An empty index with room for twice these addresses. None when they are too scattered, or the
     /// folder's stamp or the boot ID cannot be read.
-    pub(crate) fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
+    pub(super) fn new(root: &Path, folder: BorrowedFd, addresses: &[IpAddr]) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let neighbours: BTreeSet<_> = addresses
             .iter()
@@ -154,7 +154,7 @@ impl Index {
     /// Writes the changed pages and puts a new stamp on the folder: the stamp first and the header
     /// last, so that a half-written index has an old stamp. An index that cannot be written, or
     /// that has become too small to be useful, is removed.
-    pub(crate) fn commit(mut self, folder: BorrowedFd) {
+    pub(super) fn commit(mut self, folder: BorrowedFd) {
         if !self.changed {
             return;
         }
@@ -165,7 +165,7 @@ impl Index {
     }
 
     /// Removes an inconsistent index.
-    pub(crate) fn discard(self) {
+    pub(super) fn discard(self) {
         let _ = fs::remove_file(&self.path);
     }
 
@@ -197,7 +197,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub(crate) fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Inconsistent> {
+    pub(super) fn addresses_of(&mut self, content: &str) -> Result<Vec<IpAddr>, Inconsistent> {
         let hash = hash(0, content.as_bytes());
         let mut found = Vec::new();
         for at in self.holder_pages(hash) {
@@ -214,7 +214,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`], also when there is no room.
-    pub(crate) fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
+    pub(super) fn add(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
         self.set_taken(ip, true)?;
         if content.is_empty() {
             return Ok(());
@@ -238,7 +238,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub(crate) fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
+    pub(super) fn remove(&mut self, ip: IpAddr, content: &str) -> Result<(), Inconsistent> {
         self.set_taken(ip, false)?;
         if content.is_empty() {
             return Ok(());
@@ -261,7 +261,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub(crate) fn next_free(
+    pub(super) fn next_free(
         &mut self,
         from: IpAddr,
         to: IpAddr,
@@ -290,7 +290,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub(crate) fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Inconsistent> {
+    pub(super) fn count(&mut self, from: IpAddr, to: IpAddr) -> Result<u128, Inconsistent> {
         let mut count = 0;
         for at in 0..self.header.neighbour_pages {
             let page = self.page(1 + self.header.holder_pages + at)?;
@@ -313,7 +313,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`].
-    pub(crate) fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Inconsistent> {
+    pub(super) fn is_taken(&mut self, ip: IpAddr) -> Result<bool, Inconsistent> {
         let (_, page) = self.neighbours(ip)?;
         Ok(page.is_some_and(|page| page.is_taken(ip)))
     }
@@ -322,7 +322,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Inconsistent`] when the numbers differ.
-    pub(crate) fn compare(&mut self, listed: usize) -> Result<(), Inconsistent> {
+    pub(super) fn compare(&mut self, listed: usize) -> Result<(), Inconsistent> {
         if self.header.taken != listed as u64 {
             return Err(Inconsistent);
         }
@@ -331,7 +331,7 @@ impl Index {
     }
 
     /// Whether the index has not changed since [`Index::compare`] succeeded.
-    pub(crate) fn is_compared(&self) -> bool {
+    pub(super) fn is_compared(&self) -> bool {
         self.header.compared
     }
 

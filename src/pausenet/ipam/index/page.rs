@@ -15,16 +15,16 @@ use crate::cni::Family;
 use crate::ipam::range::{address, number};
 
 /// Bytes in a page.
-pub(crate) const SIZE: usize = 544;
+pub(super) const SIZE: usize = 544;
 
 /// Bytes of it that are not the checksum.
-pub(crate) const BODY: usize = 536;
+pub(super) const BODY: usize = 536;
 
 /// How many neighbours share a page.
-pub(crate) const NEIGHBOURS: u128 = 4096;
+pub(super) const NEIGHBOURS: u128 = 4096;
 
 /// Holders that a page has room for.
-pub(crate) const SLOTS: usize = 21;
+pub(super) const SLOTS: usize = 21;
 
 const HASH: usize = 8;
 const PLACE: usize = 17;
@@ -33,7 +33,7 @@ const OVERFLOWED: usize = SLOTS * SLOT;
 
 /// An address as 17 bytes: 4 or 6, then its number. All zeros means no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place([u8; PLACE]);
+pub(super) struct Place([u8; PLACE]);
 
 impl Place {
     fn new(family: Family, number: u128) -> Self {
@@ -47,7 +47,7 @@ impl Place {
     }
 
     /// The address; None for all zeros.
-    pub(crate) fn ip(self) -> Option<IpAddr> {
+    pub(super) fn ip(self) -> Option<IpAddr> {
         let number = u128::from_be_bytes(self.0[1..].try_into().ok()?);
         match self.0[0] {
             4 => Some(address(number, Family::Ipv4)),
@@ -57,12 +57,12 @@ impl Place {
     }
 
     /// The first of an address's neighbours, which identifies their page.
-    pub(crate) fn of_neighbours(ip: IpAddr) -> Self {
+    pub(super) fn of_neighbours(ip: IpAddr) -> Self {
         Self::new(ip.into(), number(ip) / NEIGHBOURS * NEIGHBOURS)
     }
 
     /// The hash by which its page is found.
-    pub(crate) fn hash(&self) -> u64 {
+    pub(super) fn hash(&self) -> u64 {
         hash(0, &self.0)
     }
 }
@@ -75,7 +75,7 @@ impl From<IpAddr> for Place {
 
 /// The standard library's hash, with its fixed key. If another version of the library computes it
 /// differently, the checksums of older indexes fail and they are rebuilt.
-pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
+pub(super) fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write_u64(seed);
     hasher.write(bytes);
@@ -84,22 +84,22 @@ pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
 
 /// One page.
 #[derive(Clone)]
-pub(crate) struct Page([u8; SIZE]);
+pub(super) struct Page([u8; SIZE]);
 
 impl Page {
     /// An empty page.
-    pub(crate) fn blank() -> Self {
+    pub(super) fn blank() -> Self {
         Self([0; SIZE])
     }
 
     /// Verifies a page's checksum; None when it does not match.
-    pub(crate) fn unsealed(bytes: [u8; SIZE], seed: u64) -> Option<Self> {
+    pub(super) fn unsealed(bytes: [u8; SIZE], seed: u64) -> Option<Self> {
         let sum = hash(seed, &bytes[..BODY]).to_le_bytes();
         (bytes[BODY..] == sum).then_some(Self(bytes))
     }
 
     /// The page's bytes, checksum included.
-    pub(crate) fn sealed(&mut self, seed: u64) -> &[u8; SIZE] {
+    pub(super) fn sealed(&mut self, seed: u64) -> &[u8; SIZE] {
         let sum = hash(seed, &self.0[..BODY]).to_le_bytes();
         self.0[BODY..].copy_from_slice(&sum);
         &self.0
@@ -107,7 +107,7 @@ impl Page {
 
     /// All but the checksum.
     #[expect(clippy::expect_used, reason = "the body is shorter than the page")]
-    pub(crate) fn body(&mut self) -> &mut [u8; BODY] {
+    pub(super) fn body(&mut self) -> &mut [u8; BODY] {
         self.0.first_chunk_mut().expect("the body is the shorter")
     }
 }
@@ -115,30 +115,30 @@ impl Page {
 /// A page of holders.
 impl Page {
     /// The addresses of a holder, by hash.
-    pub(crate) fn addresses(&self, hash: u64) -> impl Iterator<Item = IpAddr> {
+    pub(super) fn addresses(&self, hash: u64) -> impl Iterator<Item = IpAddr> {
         self.slots()
             .filter(move |(found, _)| *found == hash)
             .filter_map(|(_, place)| place.ip())
     }
 
     /// Puts a holder's address into a free slot. False when all are in use.
-    pub(crate) fn put(&mut self, hash: u64, ip: IpAddr) -> bool {
+    pub(super) fn put(&mut self, hash: u64, ip: IpAddr) -> bool {
         self.replace(|(_, place)| place.ip().is_none(), (hash, ip.into()))
     }
 
     /// Removes a holder's address. False when it is not there.
-    pub(crate) fn take(&mut self, hash: u64, ip: IpAddr) -> bool {
+    pub(super) fn take(&mut self, hash: u64, ip: IpAddr) -> bool {
         let empty = Place([0; PLACE]);
         self.replace(|slot| slot == (hash, ip.into()), (0, empty))
     }
 
     /// Whether a search for a holder has to continue in the next page.
-    pub(crate) fn has_overflowed(&self) -> bool {
+    pub(super) fn has_overflowed(&self) -> bool {
         self.0[OVERFLOWED] != 0
     }
 
     /// Marks the page as full: a holder had to go to a later page.
-    pub(crate) fn set_overflowed(&mut self) {
+    pub(super) fn set_overflowed(&mut self) {
         self.0[OVERFLOWED] = 1;
     }
 
@@ -167,31 +167,31 @@ impl Page {
 impl Page {
     /// The neighbours that the page belongs to; None while it is unassigned.
     #[expect(clippy::expect_used, reason = "a page is longer than what it is about")]
-    pub(crate) fn neighbours(&self) -> Option<Place> {
+    pub(super) fn neighbours(&self) -> Option<Place> {
         let place = Place(*self.0.first_chunk().expect("a page is longer"));
         (place.0[0] != 0).then_some(place)
     }
 
     /// Assigns a blank page to these neighbours.
-    pub(crate) fn assign(&mut self, neighbours: Place) {
+    pub(super) fn assign(&mut self, neighbours: Place) {
         self.0[..PLACE].copy_from_slice(&neighbours.0);
     }
 
     /// Whether an address is taken.
-    pub(crate) fn is_taken(&self, ip: IpAddr) -> bool {
+    pub(super) fn is_taken(&self, ip: IpAddr) -> bool {
         let at = bit(ip);
         self.bits()[at / 8] & (1 << (at % 8)) != 0
     }
 
     /// Marks an address as taken or free.
-    pub(crate) fn set_taken(&mut self, ip: IpAddr, taken: bool) {
+    pub(super) fn set_taken(&mut self, ip: IpAddr, taken: bool) {
         let at = bit(ip);
         let byte = &mut self.0[PLACE + at / 8];
         *byte = *byte & !(1 << (at % 8)) | u8::from(taken) << (at % 8);
     }
 
     /// The first free address of the page at or after this one.
-    pub(crate) fn next_free(&self, ip: IpAddr) -> Option<IpAddr> {
+    pub(super) fn next_free(&self, ip: IpAddr) -> Option<IpAddr> {
         let from = bit(ip);
         let mut free = self.words().enumerate().skip(from / 64).map(|(at, word)| {
             let asked = if at == from / 64 {
@@ -207,7 +207,7 @@ impl Page {
     }
 
     /// How many of these of the page's addresses are taken.
-    pub(crate) fn count(&self, bits: Range<usize>) -> u128 {
+    pub(super) fn count(&self, bits: Range<usize>) -> u128 {
         let within = |at: &usize| self.bits()[at / 8] & (1 << (at % 8)) != 0;
         if bits == (0..NEIGHBOURS as usize) {
             return self.words().map(|word| u128::from(word.count_ones())).sum();

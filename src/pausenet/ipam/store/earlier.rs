@@ -71,7 +71,7 @@ impl FileIdentity {
 
 /// The list of a store.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct EarlierFiles {
+struct EarlierFiles {
     /// When it was written, by the monotonic clock.
     noted: Duration,
     files: HashMap<IpAddr, FileIdentity>,
@@ -84,7 +84,7 @@ impl Store {
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible; the errors of `choose`.
-    pub fn reclaim(
+    pub(in crate::ipam) fn reclaim(
         &mut self,
         choose: impl FnOnce(Vec<StaleReservation>, &Origins) -> Result<Vec<StaleReservation>>,
     ) -> Result<usize> {

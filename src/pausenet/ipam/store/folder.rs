@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// The store's path, for messages.
-    pub fn dir(&self) -> &Path {
+    pub(in crate::ipam) fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -100,7 +100,12 @@ impl Store {
     ///
     /// # Errors
     /// Code 5; then the address is not reserved.
-    pub fn reserve(&mut self, ip: IpAddr, holder: &Holder, set: usize) -> Result<bool> {
+    pub(in crate::ipam) fn reserve(
+        &mut self,
+        ip: IpAddr,
+        holder: &Holder,
+        set: usize,
+    ) -> Result<bool> {
         let name = ip.to_string();
         match self.publish(&name, holder) {
             Ok(()) => {}
@@ -120,7 +125,7 @@ impl Store {
     }
 
     /// The address last reserved from a range set.
-    pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+    pub(in crate::ipam) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
         // If it is unreadable or half-written, round robin starts over once: not worth an error.
         self.read(&cursor(set)).ok()?.trim().parse().ok()
     }
@@ -136,7 +141,7 @@ impl Store {
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible.
-    pub fn release(&mut self, holder: &Holder) -> Result<()> {
+    pub(in crate::ipam) fn release(&mut self, holder: &Holder) -> Result<()> {
         let (exact, old) = self.find(holder)?;
         let (addresses, content) = match exact.is_empty() {
             false => (exact, holder.content()),
@@ -170,7 +175,10 @@ impl Store {
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible.
-    pub fn release_others(&mut self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+    pub(in crate::ipam) fn release_others(
+        &mut self,
+        keep: impl Fn(&str, &str) -> bool,
+    ) -> Result<()> {
         let (mut held, _) = self.held()?;
         held.retain(|held| !keep(&held.container, &held.ifname));
         self.free(held).map(drop)
@@ -201,13 +209,13 @@ impl Store {
     }
 
     /// Checks that an address file could be created.
-    pub fn probe(&self) -> Result<()> {
+    pub(in crate::ipam) fn probe(&self) -> Result<()> {
         rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
             .on_path("cannot write to the address store", &self.dir)
     }
 
     /// True when the holder holds this address.
-    pub fn holds(&self, ip: IpAddr, holder: &Holder) -> bool {
+    pub(in crate::ipam) fn holds(&self, ip: IpAddr, holder: &Holder) -> bool {
         self.content(ip).is_ok_and(|content| {
             let content = content.trim();
             content == holder.content() || content == holder.old_form()
@@ -259,7 +267,7 @@ impl Store {
     }
 
     /// Compares the index with the number of addresses listed in the folder.
-    pub fn compare(&mut self, listed: usize) {
+    pub(in crate::ipam) fn compare(&mut self, listed: usize) {
         self.ask(|index| index.compare(listed));
     }
 

@@ -16,17 +16,17 @@ impl Holder {
     }
 
     /// The holder for an attachment.
-    pub fn of(attachment: &Attachment) -> Self {
+    pub(in crate::ipam) fn of(attachment: &Attachment) -> Self {
         Self::new(&attachment.container, &attachment.ifname)
     }
 
     /// The content of its address files: `<container>\r\n<interface>`.
-    pub fn content(&self) -> &str {
+    pub(super) fn content(&self) -> &str {
         &self.0
     }
 
     /// The content that old versions of the reference wrote: the container alone.
-    pub fn old_form(&self) -> &str {
+    pub(super) fn old_form(&self) -> &str {
         self.0.split("\r\n").next().unwrap_or_default()
     }
 }
@@ -42,7 +42,7 @@ pub struct StaleReservation {
 
 impl StaleReservation {
     /// Parses an address file; None when it names no holder.
-    pub fn of(ip: IpAddr, content: &str) -> Option<Self> {
+    pub(super) fn of(ip: IpAddr, content: &str) -> Option<Self> {
         let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
         (!container.is_empty()).then(|| Self {
             ip,
@@ -52,7 +52,7 @@ impl StaleReservation {
     }
 
     /// The trimmed content of its file.
-    pub fn content(&self) -> String {
+    pub(super) fn content(&self) -> String {
         match self.ifname.as_str() {
             "" => self.container.clone(),
             ifname => format!("{}\r\n{ifname}", self.container),

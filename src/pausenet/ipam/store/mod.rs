@@ -17,6 +17,6 @@ mod holder;
 #[cfg(test)]
 mod tests;
 
-pub use earlier::{Origin, Origins};
+pub(crate) use earlier::{Origin, Origins};
 pub use folder::{SearchResult, Store};
 pub use holder::{Holder, StaleReservation};

@@ -25,14 +25,14 @@ const NFTA_DATA_VALUE: u16 = 1;
 
 /// A request about elements, or the reply.
 #[derive(Debug, Clone)]
-pub(crate) enum ElementMessage {
+pub(super) enum ElementMessage {
     Request(NetfilterMessage),
     Reply(Vec<Element>),
 }
 
 impl ElementMessage {
     /// The elements in it.
-    pub(crate) fn elements(self) -> Vec<Element> {
+    pub(super) fn elements(self) -> Vec<Element> {
         match self {
             Self::Request(_) => Vec::new(),
             Self::Reply(elements) => elements,

@@ -35,7 +35,7 @@ pub const R0: Reg = Reg(8);
 
 impl Reg {
     /// The register `places` further on.
-    pub const fn plus(self, places: u32) -> Self {
+    pub(crate) const fn plus(self, places: u32) -> Self {
         Self(self.0 + places)
     }
 }
@@ -72,33 +72,33 @@ pub struct Field {
 }
 
 impl Field {
-    pub const ETHER_SOURCE: Self = Self {
+    pub(crate) const ETHER_SOURCE: Self = Self {
         base: 0,
         offset: 6,
         len: 6,
     };
-    pub const IPV4_SOURCE: Self = Self {
+    pub(crate) const IPV4_SOURCE: Self = Self {
         base: 1,
         offset: 12,
         len: 4,
     };
-    pub const IPV4_DESTINATION: Self = Self {
+    pub(crate) const IPV4_DESTINATION: Self = Self {
         base: 1,
         offset: 16,
         len: 4,
     };
-    pub const IPV6_SOURCE: Self = Self {
+    const IPV6_SOURCE: Self = Self {
         base: 1,
         offset: 8,
         len: 16,
     };
-    pub const IPV6_DESTINATION: Self = Self {
+    const IPV6_DESTINATION: Self = Self {
         base: 1,
         offset: 24,
         len: 16,
     };
     /// The same for TCP, UDP and SCTP.
-    pub const PORT_DESTINATION: Self = Self {
+    pub(crate) const PORT_DESTINATION: Self = Self {
         base: 2,
         offset: 2,
         len: 2,
@@ -143,7 +143,7 @@ pub fn cmp(reg: Reg, operator: Operator, bytes: &[u8]) -> Expression {
 }
 
 /// Keeps the bits of a register that are set in `mask`.
-pub fn mask(reg: Reg, mask: &[u8]) -> Expression {
+pub(crate) fn mask(reg: Reg, mask: &[u8]) -> Expression {
     Expressions::Bitwise(vec![
         Bitwise::SourceRegister(reg.into()),
         Bitwise::DestinationRegister(reg.into()),
@@ -166,7 +166,7 @@ pub fn in_set(set: &str, key: Reg, inverted: bool) -> Expression {
 }
 
 /// Continues only if the map contains the key, and loads its value into the registers from `to`.
-pub fn in_map(map: &str, key: Reg, to: Reg) -> Expression {
+pub(crate) fn in_map(map: &str, key: Reg, to: Reg) -> Expression {
     Expressions::Lookup(vec![
         Lookup::Set(map.into()),
         Lookup::SourceRegister(key.into()),
@@ -191,17 +191,17 @@ pub fn fib_destination_type(to: Reg) -> Expression {
 }
 
 /// RTN_LOCAL: one of the host's own addresses.
-pub const LOCAL: u32 = 2;
+pub(crate) const LOCAL: u32 = 2;
 
 /// Loads the packet's connection state, as bits (`ct state`).
-pub fn ct_state(to: Reg) -> Expression {
+pub(crate) fn ct_state(to: Reg) -> Expression {
     const KEY_STATE: u32 = 0;
     expression("ct", vec![number(1, to.0), number(2, KEY_STATE)])
 }
 
 /// NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED: a packet of a connection that was
 /// accepted before, or of one related to it.
-pub const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
+pub(crate) const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
 
 /// Loads the connection's status bits (`ct status`).
 pub fn ct_status(to: Reg) -> Expression {
@@ -210,7 +210,7 @@ pub fn ct_status(to: Reg) -> Expression {
 }
 
 /// IPS_DST_NAT: the connection's destination has been changed.
-pub const DST_NAT: u32 = 1 << 5;
+pub(crate) const DST_NAT: u32 = 1 << 5;
 
 /// NFPROTO_IPV4 and NFPROTO_IPV6, which [`MetaKey::Nfproto`] loads.
 pub const fn nfproto(family: Family) -> u8 {
@@ -221,7 +221,7 @@ pub const fn nfproto(family: Family) -> u8 {
 }
 
 /// Changes the destination to the address and port in these registers.
-pub fn dnat(family: Family, address: Reg, port: Reg) -> Expression {
+pub(crate) fn dnat(family: Family, address: Reg, port: Reg) -> Expression {
     const NAT_DNAT: u32 = 1;
     const F_PROTO_SPECIFIED: u32 = 1 << 1;
     expression(
@@ -242,7 +242,7 @@ pub fn masquerade() -> Expression {
 }
 
 /// Counts the packets that reach it.
-pub fn counter() -> Expression {
+pub(crate) fn counter() -> Expression {
     expression(
         "counter",
         [1, 2].map(|kind| DefaultNla::new(kind, vec![0; 8])).into(),
@@ -251,7 +251,7 @@ pub fn counter() -> Expression {
 
 /// Continues only if an x_tables match of this revision and with this `info` is true. Some
 /// conditions can be expressed only this way in rules that iptables has to print and remove.
-pub fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expression {
+pub(crate) fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expression {
     expression(
         "match",
         vec![text(1, name), number(2, revision), DefaultNla::new(3, info)],
@@ -259,7 +259,7 @@ pub fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expression {
 }
 
 /// Ends the rule with a verdict.
-pub fn verdict(verdict: Verdict) -> Expression {
+pub(crate) fn verdict(verdict: Verdict) -> Expression {
     let (code, chain) = match verdict {
         Verdict::Drop => (WireVerdict::Other(0), None),
         Verdict::Accept => (WireVerdict::Other(1), None),
@@ -276,14 +276,14 @@ pub fn verdict(verdict: Verdict) -> Expression {
 
 /// A verdict on a packet.
 #[derive(Debug, Clone, Copy)]
-pub enum Verdict<'a> {
+pub(crate) enum Verdict<'a> {
     Drop,
     Accept,
     Jump(&'a str),
 }
 
 /// The bytes of an address.
-pub fn address_bytes(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn address_bytes(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -291,7 +291,7 @@ pub fn address_bytes(ip: IpAddr) -> Vec<u8> {
 }
 
 /// Compares an address in the registers from `reg` with a subnet; the registers are changed.
-pub fn subnet(reg: Reg, operator: Operator, net: IpNetwork) -> [Expression; 2] {
+pub(crate) fn subnet(reg: Reg, operator: Operator, net: IpNetwork) -> [Expression; 2] {
     [
         mask(reg, &address_bytes(net.mask())),
         cmp(reg, operator, &address_bytes(net.network())),

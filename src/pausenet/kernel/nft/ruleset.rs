@@ -89,16 +89,16 @@ pub struct Element {
 /// A rule of any program: the parts that identify its owner.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Rule {
-    pub chain: String,
-    pub handle: u64,
-    pub comment: String,
+    pub(crate) chain: String,
+    pub(crate) handle: u64,
+    pub(crate) comment: String,
     /// The chains that it jumps or goes to.
-    pub jumps: Vec<String>,
+    pub(crate) jumps: Vec<String>,
     /// The values it loads or compares with, such as addresses.
-    pub values: Vec<Vec<u8>>,
+    pub(crate) values: Vec<Vec<u8>>,
     /// The verdict on every packet that reaches the rule; None if it has conditions, or lets
     /// packets go on.
-    pub unconditional: Option<TerminalVerdict>,
+    pub(crate) unconditional: Option<TerminalVerdict>,
 }
 
 /// A verdict after which a packet goes no further in the chain.
@@ -112,22 +112,22 @@ pub enum TerminalVerdict {
 /// A rule for another program's chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewRule {
-    pub table: Table,
-    pub chain: String,
+    pub(crate) table: Table,
+    pub(crate) chain: String,
     /// In front of the rule with this handle; None: at the chain's end.
-    pub before: Option<u64>,
-    pub comment: String,
-    pub expressions: Vec<Expression>,
+    pub(crate) before: Option<u64>,
+    pub(crate) comment: String,
+    pub(crate) expressions: Vec<Expression>,
 }
 
 /// A chain of any program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainHead {
-    pub family: TableFamily,
-    pub table: String,
-    pub name: String,
+    pub(crate) family: TableFamily,
+    pub(crate) table: String,
+    pub(crate) name: String,
     /// The policy, for a base chain of the hook `forward`.
-    pub forward: Option<Policy>,
+    pub(crate) forward: Option<Policy>,
 }
 
 /// A base chain's verdict on packets that no rule decides on.

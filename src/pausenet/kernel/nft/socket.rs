@@ -100,12 +100,16 @@ impl Nft {
     }
 
     /// The rules of a table, or of one chain in it; empty when it does not exist.
-    pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<Rule>, KernelError> {
+    pub(crate) fn rules(
+        &mut self,
+        table: Table,
+        chain: Option<&str>,
+    ) -> Result<Vec<Rule>, KernelError> {
         self.rules_of(table.family, table.name, chain)
     }
 
     /// Like [`Nft::rules`], for a table given by family and name.
-    pub fn rules_of(
+    pub(crate) fn rules_of(
         &mut self,
         family: TableFamily,
         table: &str,
@@ -116,7 +120,7 @@ impl Nft {
     }
 
     /// Which of these chains exist, all queried in one send.
-    pub fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
+    pub(crate) fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
         let requests = chains
             .iter()
             .map(|(table, chain)| Request::new(request::get_chain(*table, chain), 0))
@@ -133,7 +137,7 @@ impl Nft {
     }
 
     /// The chains of all tables that process IP packets.
-    pub fn chains(&mut self) -> Result<Vec<ChainHead>, KernelError> {
+    pub(crate) fn chains(&mut self) -> Result<Vec<ChainHead>, KernelError> {
         let messages = self.list(request::get_chains())?;
         let heads = messages.into_iter().filter_map(reply::read_chain);
         Ok(heads.collect())

@@ -10,22 +10,22 @@ use crate::kernel::nft::{Policy, Rule, TableFamily, TerminalVerdict};
 /// A base chain of nftables that is asked about forwarded packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ForwardChain {
-    pub family: TableFamily,
-    pub table: String,
-    pub name: String,
-    pub policy: Policy,
+    pub(crate) family: TableFamily,
+    pub(crate) table: String,
+    pub(crate) name: String,
+    pub(crate) policy: Policy,
     /// All rules of its table, those of other chains too.
-    pub rules: Vec<Rule>,
+    pub(crate) rules: Vec<Rule>,
 }
 
 /// The chain FORWARD of iptables-legacy, where its table is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LegacyForward {
-    pub family: Family,
+    pub(crate) family: Family,
     /// Whether its policy is DROP.
-    pub drops: bool,
+    pub(crate) drops: bool,
     /// The user-defined chains in its table.
-    pub chains: Vec<String>,
+    pub(crate) chains: Vec<String>,
 }
 
 /// A chain that drops what networks forward.

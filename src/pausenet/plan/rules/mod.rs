@@ -53,13 +53,13 @@ pub struct DesiredElement {
 
 impl DesiredElement {
     /// Whether the element found under this key is the desired one and does not expire.
-    pub fn is_met_by(&self, found: &Element) -> bool {
+    pub(crate) fn is_met_by(&self, found: &Element) -> bool {
         !found.expires && found.owner == self.element.owner && found.data == self.element.data
     }
 }
 
 /// All desired elements of an attachment with these addresses and this MAC.
-pub fn desired_elements(
+pub(crate) fn desired_elements(
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
@@ -84,23 +84,23 @@ fn checks_macs(network: &Network) -> bool {
 
 /// Whether attachments of a network may have elements. A network whose config does not
 /// say its link may.
-pub fn are_used(network: &Network) -> bool {
+pub(crate) fn are_used(network: &Network) -> bool {
     network.masquerade || network.ports.is_some() || checks_macs(network) || network.link.is_none()
 }
 
 /// Whether an attachment may have elements that the request does not mention any more: mapped ports.
-pub fn may_be_forgotten(network: &Network) -> bool {
+pub(crate) fn may_be_forgotten(network: &Network) -> bool {
     network.maps_ports && network.ports.is_none()
 }
 
 /// Whether the elements must stay until the link is gone: without the guard, a container could send
 /// from any MAC until then.
-pub fn outlast_the_link(network: &Network) -> bool {
+pub(crate) fn outlast_the_link(network: &Network) -> bool {
     checks_macs(network)
 }
 
 /// Where it is marked that an address has mapped ports.
-pub fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
+pub(crate) fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
     let mark = |address: &IpNetwork| (mapped_set((*address).into()), address_bytes(address.ip()));
     addresses.iter().map(mark).collect()
 }
@@ -211,7 +211,7 @@ fn padded_name(link: &IfName) -> Vec<u8> {
 
 /// The keys of an attachment's elements. None when only a search through all elements can find
 /// them, because its addresses, its MAC or its config are no longer known.
-pub fn keys(
+pub(crate) fn keys(
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
@@ -227,7 +227,7 @@ pub fn keys(
 }
 
 /// The keys of desired elements.
-pub fn keys_of(desired: &[DesiredElement]) -> Vec<(Set, Vec<u8>)> {
+pub(crate) fn keys_of(desired: &[DesiredElement]) -> Vec<(Set, Vec<u8>)> {
     desired
         .iter()
         .map(|wanted| (wanted.set.clone(), wanted.element.key.clone()))
@@ -235,7 +235,7 @@ pub fn keys_of(desired: &[DesiredElement]) -> Vec<(Set, Vec<u8>)> {
 }
 
 /// The same of port mappings alone.
-pub fn port_keys(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
+pub(crate) fn port_keys(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
     keys_of(&desired_port_elements(ports, addresses, ""))
 }
 

@@ -30,7 +30,7 @@ const RAW: i32 = -300;
 
 /// The objects that come and go together.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Block {
+pub(super) enum Block {
     Subnet(IpNetwork),
     Ports,
     Spoof,
@@ -38,7 +38,7 @@ pub(crate) enum Block {
 
 impl Block {
     /// The objects, each made if it is not there.
-    pub(crate) fn objects(&self) -> Vec<Change> {
+    pub(super) fn objects(&self) -> Vec<Change> {
         match self {
             Self::Subnet(address) => subnet_block(*address),
             Self::Ports => ports_block(),
@@ -79,7 +79,7 @@ fn named(subnet: IpNetwork) -> String {
     format!("{network}/{}", subnet.prefix())
 }
 
-pub(crate) fn mapped_set(family: Family) -> Set {
+pub(super) fn mapped_set(family: Family) -> Set {
     set(
         format!("mapped{}", digit(family)),
         vec![ip_kind(family)],
@@ -87,7 +87,7 @@ pub(crate) fn mapped_set(family: Family) -> Set {
     )
 }
 
-pub(crate) fn masquerade_all_set(family: Family) -> Set {
+pub(super) fn masquerade_all_set(family: Family) -> Set {
     set(
         format!("masquerade_all{}", digit(family)),
         vec![ip_kind(family)],
@@ -95,7 +95,7 @@ pub(crate) fn masquerade_all_set(family: Family) -> Set {
     )
 }
 
-pub(crate) fn masquerade_set(address: IpNetwork) -> Set {
+pub(super) fn masquerade_set(address: IpNetwork) -> Set {
     set(
         format!("masquerade_{}", named(address)),
         vec![ip_kind(address.into())],
@@ -103,7 +103,7 @@ pub(crate) fn masquerade_set(address: IpNetwork) -> Set {
     )
 }
 
-pub(crate) fn hairpin_set(address: IpNetwork) -> Set {
+pub(super) fn hairpin_set(address: IpNetwork) -> Set {
     set(
         format!("hairpin_{}", named(address)),
         vec![ip_kind(address.into())],
@@ -111,7 +111,7 @@ pub(crate) fn hairpin_set(address: IpNetwork) -> Set {
     )
 }
 
-pub(crate) fn ports_map(family: Family, at_address: bool) -> Set {
+pub(super) fn ports_map(family: Family, at_address: bool) -> Set {
     let mut key = vec![Kind::Protocol, Kind::Port];
     let mut name = format!("ports{}", digit(family));
     if at_address {
@@ -121,7 +121,7 @@ pub(crate) fn ports_map(family: Family, at_address: bool) -> Set {
     set(name, key, vec![ip_kind(family), Kind::Port])
 }
 
-pub(crate) fn allowed_set() -> Set {
+pub(super) fn allowed_set() -> Set {
     Set {
         table: BRIDGE_TABLE,
         name: "allowed".into(),
@@ -130,7 +130,7 @@ pub(crate) fn allowed_set() -> Set {
     }
 }
 
-pub(crate) fn guarded_set() -> Set {
+pub(super) fn guarded_set() -> Set {
     Set {
         table: BRIDGE_TABLE,
         name: "guarded".into(),

@@ -28,7 +28,7 @@ enum Cursor {
     Dense,
 }
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     let mut benchmarks = Vec::new();
     for in_use in [0, 1_000, 10_000, 60_000] {
         let name = name(in_use);
@@ -174,7 +174,7 @@ fn ours(tools: &Tools) -> Network {
 }
 
 /// The number of addresses in use in the store of the calling thread's world.
-pub(crate) fn in_use() -> Result<usize> {
+pub(super) fn in_use() -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(FOLDER)? {
         let name = entry?.file_name();

@@ -34,7 +34,7 @@ const EXTRA_ROUNDS: usize = 3;
 const HOST: &str = "192.0.2.1";
 const OUTSIDE: &str = "192.0.2.2";
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     vec![Benchmark::new(NAME, true, run)]
 }
 

@@ -17,7 +17,7 @@ use crate::world::settle;
 /// The file in a world that counting tools write to.
 const REPORT: &str = "/run/report";
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     [Scenario::Bridge, Scenario::Masquerade, Scenario::Kind]
         .into_iter()
         .map(|scenario| {

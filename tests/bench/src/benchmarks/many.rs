@@ -27,7 +27,7 @@ fn samples_before(extent: Extent) -> usize {
     extent.pick(10, 25)
 }
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     [Scenario::Bridge, Scenario::Ptp]
         .into_iter()
         .map(|scenario| Benchmark::new(name(scenario), true, move |context| run(context, scenario)))

@@ -2,10 +2,10 @@
 
 pub(crate) mod addresses;
 pub(crate) mod datapath;
-pub(crate) mod footprint;
+mod footprint;
 pub(crate) mod many;
 pub(crate) mod pause;
-pub(crate) mod verbs;
+mod verbs;
 pub(crate) mod workers;
 
 use crate::Result;
@@ -32,14 +32,14 @@ impl Extent {
 
 /// What a benchmark gets.
 pub(crate) struct Context<'a> {
-    pub tools: &'a Tools,
-    pub extent: Extent,
-    pub results: &'a mut Results,
+    pub(crate) tools: &'a Tools,
+    pub(crate) extent: Extent,
+    pub(crate) results: &'a mut Results,
 }
 
 /// The order of the sides in a round. Over the rounds, each side comes first equally often, and equally
 /// often after each other side, because work that a side leaves to the kernel disturbs the next one.
-pub(crate) fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
+fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
     let is_backward = round / sides % 2 == 1;
     (0..sides).map(move |turn| match is_backward {
         false => (round + turn) % sides,
@@ -52,9 +52,9 @@ type Run = dyn Fn(&mut Context) -> Result<()>;
 
 /// A benchmark and its name.
 pub(crate) struct Benchmark {
-    pub name: String,
+    pub(crate) name: String,
     /// Part of the quick run.
-    pub quick: bool,
+    pub(crate) quick: bool,
     run: Box<Run>,
 }
 

@@ -14,7 +14,7 @@ pub(crate) const BUSYBOX: Side = "busybox sleep";
 /// The benchmark's name in the report.
 pub(crate) const NAME: &str = "pause";
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     vec![Benchmark::new(NAME, true, run)]
 }
 

@@ -10,7 +10,7 @@ use crate::world::settle;
 /// Rounds before the measured ones.
 const WARM_UP: usize = 3;
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     let quick = [
         Scenario::Bridge,
         Scenario::Masquerade,

@@ -13,7 +13,7 @@ use crate::scenario::{Scenario, Setup};
 use crate::series::{OURS, REFERENCE, Unit, quantile};
 use crate::world::{World, settle};
 
-pub(crate) fn benchmarks() -> Vec<Benchmark> {
+pub(super) fn benchmarks() -> Vec<Benchmark> {
     let mut benchmarks = Vec::new();
     for scenario in [Scenario::Bridge, Scenario::Masquerade] {
         for (count, workers) in [200, 500]
@@ -132,7 +132,7 @@ fn in_parallel(
 }
 
 /// Creates attachments, a few at a time, for a benchmark that needs a full host.
-pub(crate) fn attach_all(
+pub(super) fn attach_all(
     world: &World,
     implementation: &Implementation,
     attachments: &[Attachment],

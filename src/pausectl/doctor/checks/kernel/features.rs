@@ -2,15 +2,15 @@
 
 /// Something that a kernel may or may not support.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Feature {
-    pub name: &'static str,
+pub(super) struct Feature {
+    pub(super) name: &'static str,
     /// The build options of a kernel that supports it.
-    pub option: &'static str,
-    pub needed_by: NeededBy,
+    pub(super) option: &'static str,
+    pub(super) needed_by: NeededBy,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum NeededBy {
+pub(super) enum NeededBy {
     /// Every pod.
     Pods,
     /// Networks with one of these keys in their configuration, or with this capability.
@@ -20,77 +20,77 @@ pub(crate) enum NeededBy {
 }
 
 const PORTS: NeededBy = NeededBy::Keys(&["ipMasq"], Some("portMappings"));
-pub(crate) const NFTABLES: Feature = Feature {
+pub(super) const NFTABLES: Feature = Feature {
     name: "nftables for IPv4 and IPv6",
     option: "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
     needed_by: PORTS,
 };
-pub(crate) const NAT: Feature = Feature {
+pub(super) const NAT: Feature = Feature {
     name: "nat in nftables",
     option: "CONFIG_NFT_NAT",
     needed_by: PORTS,
 };
-pub(crate) const MASQUERADE: Feature = Feature {
+pub(super) const MASQUERADE: Feature = Feature {
     name: "masquerade in nftables",
     option: "CONFIG_NFT_MASQ",
     needed_by: PORTS,
 };
-pub(crate) const CONNTRACK: Feature = Feature {
+pub(super) const CONNTRACK: Feature = Feature {
     name: "connection tracking in nftables",
     option: "CONFIG_NFT_CT",
     needed_by: PORTS,
 };
-pub(crate) const FIB: Feature = Feature {
+pub(super) const FIB: Feature = Feature {
     name: "route look-ups in nftables",
     option: "CONFIG_NFT_FIB_INET",
     needed_by: NeededBy::Keys(&[], Some("portMappings")),
 };
-pub(crate) const MAPS: Feature = Feature {
+pub(super) const MAPS: Feature = Feature {
     name: "maps of ports in nftables",
     option: "CONFIG_NF_TABLES and CONFIG_NFT_NAT, of Linux 4.1 or newer",
     needed_by: NeededBy::Keys(&[], Some("portMappings")),
 };
-pub(crate) const FLOWS: Feature = Feature {
+pub(super) const FLOWS: Feature = Feature {
     name: "deleting tracked connections",
     option: "CONFIG_NF_CT_NETLINK",
     needed_by: NeededBy::Keys(&[], Some("portMappings")),
 };
-pub(crate) const FRAMES: Feature = Feature {
+pub(super) const FRAMES: Feature = Feature {
     name: "nftables for frames on bridges",
     option: "CONFIG_NF_TABLES_BRIDGE",
     needed_by: NeededBy::Keys(&["macspoofchk"], None),
 };
-pub(crate) const VETH: Feature = Feature {
+pub(super) const VETH: Feature = Feature {
     name: "veth pairs",
     option: "CONFIG_VETH",
     needed_by: NeededBy::Pods,
 };
-pub(crate) const BRIDGE: Feature = Feature {
+pub(super) const BRIDGE: Feature = Feature {
     name: "bridges",
     option: "CONFIG_BRIDGE",
     needed_by: NeededBy::Keys(&["bridge", "isGateway", "isDefaultGateway"], None),
 };
-pub(crate) const VLAN: Feature = Feature {
+pub(super) const VLAN: Feature = Feature {
     name: "VLANs on bridges",
     option: "CONFIG_BRIDGE_VLAN_FILTERING",
     needed_by: NeededBy::Keys(&["vlan", "vlanTrunk"], None),
 };
-pub(crate) const SHAPING: Feature = Feature {
+pub(super) const SHAPING: Feature = Feature {
     name: "token buckets",
     option: "CONFIG_NET_SCH_TBF",
     needed_by: NeededBy::Keys(&[], Some("bandwidth")),
 };
-pub(crate) const IFB: Feature = Feature {
+pub(super) const IFB: Feature = Feature {
     name: "limits on what containers send",
     option: "CONFIG_IFB, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
     needed_by: NeededBy::Keys(&[], Some("bandwidth")),
 };
-pub(crate) const IPV6: Feature = Feature {
+pub(super) const IPV6: Feature = Feature {
     name: "IPv6",
     option: "CONFIG_IPV6",
     needed_by: NeededBy::Other("networks with IPv6 subnets"),
 };
-pub(crate) const BR_NETFILTER: Feature = Feature {
+pub(super) const BR_NETFILTER: Feature = Feature {
     name: "IP rules for frames on bridges",
     option: "CONFIG_BRIDGE_NETFILTER (modprobe br_netfilter)",
     needed_by: NeededBy::Other(

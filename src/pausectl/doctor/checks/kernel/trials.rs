@@ -21,7 +21,7 @@ use pausenet_host::{During, Error, OnPath, Result};
 
 /// The outcome of a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Support {
+pub(super) enum Support {
     Yes,
     /// No, with the kernel's message.
     No(String),
@@ -30,7 +30,7 @@ pub(crate) enum Support {
 }
 
 /// Why nothing could be tried out.
-pub(crate) enum TrialsError {
+pub(super) enum TrialsError {
     /// This kernel has no network namespaces, or no more of them.
     NoNamespaces(Error),
     /// The kernel does not let us have one.
@@ -43,13 +43,13 @@ impl From<Error> for TrialsError {
     }
 }
 
-pub(crate) type Results = Vec<(Feature, Support)>;
+type Results = Vec<(Feature, Support)>;
 
 /// Tries everything out. The calling thread stays in a new network namespace.
 ///
 /// # Errors
 /// There is no namespace to try it out in.
-pub(crate) fn run() -> Result<Results, TrialsError> {
+pub(super) fn run() -> Result<Results, TrialsError> {
     enter_new_network_namespace().map_err(|err| match err {
         rustix::io::Errno::NOSPC => TrialsError::NoNamespaces(
             Error::new("the limit of this user namespace is reached").hint(

@@ -21,7 +21,7 @@ use pausenet_host::{During, Result};
 
 /// A range of addresses that a network allocates from.
 #[derive(Debug, Clone)]
-pub(crate) struct NetworkRange {
+pub(super) struct NetworkRange {
     file: PathBuf,
     network: NetworkName,
     range: Range,
@@ -38,7 +38,7 @@ enum Reached {
 }
 
 /// The ranges in a network's configuration, also those of other plugins.
-pub(crate) fn ranges(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<NetworkRange> {
+pub(super) fn ranges(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<NetworkRange> {
     let reached = bridge_of(list, programs).map_or(Reached::OneByOne, Reached::ByBridge);
     // Only the ipam is read, so any plugin's configuration will do.
     let networks = (0..list.plugins.len()).filter_map(|at| {
@@ -56,7 +56,7 @@ pub(crate) fn ranges(file: &Path, list: &NetworkList, programs: &Programs) -> Ve
 }
 
 /// Ranges that conflict with each other or with the host.
-pub(crate) fn conflicts(ranges: &[NetworkRange], snapshot: &Snapshot) -> Vec<Finding> {
+pub(super) fn conflicts(ranges: &[NetworkRange], snapshot: &Snapshot) -> Vec<Finding> {
     let mut findings = overlaps(ranges);
     match Host::read(snapshot) {
         Ok(host) => {

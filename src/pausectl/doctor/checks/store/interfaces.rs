@@ -59,7 +59,7 @@ fn has(attachment: &Attachment, ip: IpAddr) -> Result<bool> {
 }
 
 /// Interfaces of ours with an address that the store does not reserve for them.
-pub(crate) fn unreserved(
+pub(super) fn unreserved(
     attachments: &[LiveAttachment],
     stores: &BTreeMap<PathBuf, NetworkStore>,
 ) -> Vec<Finding> {
@@ -136,7 +136,7 @@ fn unreserved_address(
 }
 
 /// Addresses in more than one namespace, where at least one of the interfaces is ours.
-pub(crate) fn duplicates(snapshot: &Snapshot) -> Vec<Finding> {
+pub(super) fn duplicates(snapshot: &Snapshot) -> Vec<Finding> {
     let (Ok(peers), Ok(links)) = (&snapshot.peers, &snapshot.links) else {
         return Vec::new();
     };

@@ -11,21 +11,21 @@ use pausenet_host::Result;
 
 /// An address file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reservation {
-    pub ip: IpAddr,
+pub(super) struct Reservation {
+    pub(super) ip: IpAddr,
     /// Container and interface. None: the file names no container.
-    pub holder: Option<(String, String)>,
+    pub(super) holder: Option<(String, String)>,
     /// Whether an ADD may still be making an interface for it.
-    pub evidence: ReclaimEvidence,
+    pub(super) evidence: ReclaimEvidence,
 }
 
 /// The store of one network.
 #[derive(Debug)]
-pub(crate) struct NetworkStore {
-    pub dir: PathBuf,
-    pub network: String,
+pub(super) struct NetworkStore {
+    pub(super) dir: PathBuf,
+    pub(super) network: String,
     /// By address.
-    pub reservations: Vec<Reservation>,
+    pub(super) reservations: Vec<Reservation>,
 }
 
 impl NetworkStore {
@@ -33,7 +33,7 @@ impl NetworkStore {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub(crate) fn read(dir: PathBuf, processes: &ProcessSnapshot) -> Result<Option<Self>> {
+    pub(super) fn read(dir: PathBuf, processes: &ProcessSnapshot) -> Result<Option<Self>> {
         let Some(store) = Store::open_existing(&dir)? else {
             return Ok(None);
         };
