@@ -1,12 +1,15 @@
 //! The bridge of a network: created on demand, shared, never removed.
 
+use std::path::Path;
+
 use ipnetwork::IpNetwork;
 
-use super::host::SETTLE_LIMIT;
+use super::host::{LOCKS, SETTLE_LIMIT};
 use super::settings::refuse_router_advertisements;
 use super::vlan;
 use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewBridge, Which};
+use crate::kernel::lock::Lock;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
@@ -65,8 +68,9 @@ pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Brid
         }
         _ => None,
     };
+    let (mut bridge, mut gateway) = (bridge, gateway);
     if !plan.gateways.is_empty() {
-        ensure_gateways(socket, plan, gateway.as_ref().unwrap_or(&bridge))?;
+        ensure_gateways(socket, plan, gateway.as_mut().unwrap_or(&mut bridge))?;
     }
     // Only now that the bridge is known to be usable.
     refuse_router_advertisements(&bridge, name)?;
@@ -125,8 +129,8 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     })
 }
 
-fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Result<()> {
-    let name = &on.name;
+fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &mut Link) -> Result<()> {
+    let name = on.name.clone();
     let present = address::of_link(socket, on.index)
         .during_with(|| format!("list the addresses of {name}"))?;
     let changes = bridge_addresses(&present, &plan.gateways, plan.force_address).map_err(|have| {
@@ -158,10 +162,30 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &Link) -> Re
     });
     route::wait_local(socket, added, SETTLE_LIMIT, RouteSocket::open)
         .during_with(|| format!("wait for the IPv6 addresses of {name}"))?;
+    if on.mac == Some(MacAddr::ZERO) {
+        return give_mac(socket, on);
+    }
     // A bridge whose MAC was never set takes the lowest of its ports', and containers would lose
     // their gateway whenever that changes. Setting it to its current value makes it permanent.
     if let Some(mac) = on.mac.filter(|_| !changes.is_empty()) {
         link::set_mac(socket, on.index, mac).during_with(|| format!("keep the MAC of {name}"))?;
     }
+    Ok(())
+}
+
+/// Gives a MAC to a link that holds gateway addresses and has none: a bridge whose MAC was never
+/// set and whose last port is gone, or one where 00:00:00:00:00:00 was set. Nobody can send to it.
+fn give_mac(socket: &mut RouteSocket, on: &mut Link) -> Result<()> {
+    let attempt = || format!("give {} a MAC, which is 00:00:00:00:00:00", on.name);
+    // Two first ADDs must agree: the container of the other would keep the wrong MAC in its cache.
+    let _lock = Lock::take(Path::new(LOCKS), &on.name)?;
+    let now = link::get(socket, Which::Index(on.index)).during_with(attempt)?;
+    let mac = match now.and_then(|now| now.mac) {
+        // A port that has joined in between lends its MAC, for as long as it is there.
+        Some(mac) if mac != MacAddr::ZERO => mac,
+        _ => MacAddr::random()?,
+    };
+    link::set_mac(socket, on.index, mac).during_with(attempt)?;
+    on.mac = Some(mac);
     Ok(())
 }

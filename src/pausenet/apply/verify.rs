@@ -8,7 +8,7 @@ use super::{bandwidth, container};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{Code, During, Error, Family, IfName, Result};
+use crate::cni::{Code, During, Error, Family, IfName, MacAddr, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
 use crate::kernel::{RouteSocket, address, link, route};
@@ -191,8 +191,16 @@ fn bridge_side(
     if conf.frames == FrameMode::Promiscuous && !bridge.promiscuous {
         return Err(differs(format!("bridge {name} is not promiscuous")));
     }
-    if let Some(promised) = on_host(promised, &bridge.name) {
+    // Without a gateway's address nobody sends to it, and its MAC may be the lowest of its ports'.
+    let has_address = conf.gateway >= GatewayRole::Gateway;
+    if let Some(promised) = on_host(promised, &bridge.name).filter(|_| has_address) {
         same_mac(&bridge, promised)?;
+    }
+    if has_address && bridge.mac == Some(MacAddr::ZERO) {
+        return Err(differs(format!(
+            "bridge {name} has no MAC (00:00:00:00:00:00), so that nothing reaches the gateway on it"
+        ))
+        .hint("the next ADD gives it one"));
     }
     if port.controller != Some(bridge.index) {
         return Err(differs(format!(

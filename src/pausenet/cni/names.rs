@@ -128,6 +128,9 @@ impl IfName {
 pub struct MacAddr(pub(crate) [u8; 6]);
 
 impl MacAddr {
+    /// What the kernel reports for a link without a MAC. No frame can be sent to it.
+    pub const ZERO: Self = Self([0; 6]);
+
     /// A random address like those the kernel makes: locally administered, unicast.
     ///
     /// # Errors
@@ -159,7 +162,7 @@ impl MacAddr {
         if !well_formed {
             return Err(format!("{} is not a MAC address", shown(text)));
         }
-        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+        if bytes[0] & 1 == 1 || Self(bytes) == Self::ZERO {
             return Err(format!("MAC address {text} cannot belong to an interface"));
         }
         Ok(Self(bytes))

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::{mac, ranges};
-use common::{Call, HOST_END, World, allocated, ip, podnet, set_sysctl, sysctl, with};
+use common::pings::reaches;
+use common::{Call, HOST_END, World, added, allocated, call, ip, podnet, set_sysctl, sysctl, with};
 
 #[test]
 fn the_gateway_role_decides_on_addresses_routes_and_forwarding() {
@@ -181,6 +182,81 @@ fn a_bridge_made_by_hand_is_used_and_keeps_its_mac() {
     assert_eq!((after.index, mac(&after)), (before.index, mac(&before)));
     assert_eq!(world.addresses("cni0"), ["10.1.0.1/24"]);
     assert!(after.up);
+}
+
+/// A bridge made by hand takes the MAC of a port, and has none when that port is gone.
+fn bridge_that_lost_its_last_port() {
+    ip("link add cni0 up type bridge");
+    ip("link add port master cni0 type veth peer name far");
+    ip("link delete port");
+}
+
+const NO_MAC: &str = "00:00:00:00:00:00";
+
+#[test]
+fn a_bridge_that_lost_its_mac_with_its_last_port_gets_one_and_keeps_it() {
+    for pinned in [false, true] {
+        for addressed in [false, true] {
+            let world = World::new();
+            bridge_that_lost_its_last_port();
+            if pinned {
+                ip(&format!("link set cni0 address {NO_MAC}"));
+            }
+            if addressed {
+                ip("addr add 10.1.0.1/24 dev cni0");
+            }
+            assert_eq!(mac(&world.link("cni0").unwrap()), NO_MAC);
+
+            let (x, result) = added(&world, &podnet(), "x");
+            let first = mac(&world.link("cni0").unwrap());
+            assert_ne!(first, NO_MAC, "{pinned} {addressed}");
+            assert_eq!(result["interfaces"][0]["mac"], first);
+            let (y, _) = added(&world, &podnet(), "y");
+            call("DEL", &podnet(), &x).run().ok();
+
+            assert_eq!(mac(&world.link("cni0").unwrap()), first);
+            assert!(
+                reaches(&y, "10.1.0.1".parse().unwrap()),
+                "{pinned} {addressed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn check_says_that_the_gateway_s_bridge_has_no_mac() {
+    let world = World::new();
+    let (x, result) = added(&world, &podnet(), "x");
+    let mut checked = with(podnet(), json!({"prevResult": result}));
+    call("CHECK", &checked, &x).run().ok();
+    ip("link delete cni0");
+    bridge_that_lost_its_last_port();
+    ip(&format!("link set cni0 address {NO_MAC}"));
+    ip("addr add 10.1.0.1/24 dev cni0");
+    ip(&format!(
+        "link set {} master cni0",
+        result["interfaces"][1]["name"].as_str().unwrap()
+    ));
+    checked["prevResult"]["interfaces"][0]["mac"] = json!(NO_MAC);
+
+    let error = call("CHECK", &checked, &x).run().err_code(102);
+
+    assert!(error["msg"].as_str().unwrap().contains("no MAC"), "{error}");
+}
+
+/// Nobody sends to such a bridge, and its MAC is the lowest of its ports'.
+#[test]
+fn check_takes_any_mac_of_a_bridge_without_an_address() {
+    let world = World::new();
+    bridge_that_lost_its_last_port();
+    let switch = with(podnet(), json!({"isDefaultGateway": null, "ipam": null}));
+
+    let (x, result) = added(&world, &switch, "x");
+    assert_eq!(result["interfaces"][0]["mac"], NO_MAC);
+    assert_ne!(mac(&world.link("cni0").unwrap()), NO_MAC);
+
+    let checked = with(switch, json!({"prevResult": result}));
+    call("CHECK", &checked, &x).run().ok();
 }
 
 #[test]

@@ -74,6 +74,25 @@ fn a_host_end_without_its_bridge_is_reported() {
 }
 
 #[test]
+fn a_bridge_without_a_mac_is_reported_until_it_has_one() {
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
+    assert!(doctor.check(&["links"]).findings.is_empty());
+    ip("link delete cni0");
+    ip("link add cni0 up type bridge");
+    ip("link add port master cni0 type veth peer name far");
+    ip("link delete port");
+    ip("link set cni0 address 00:00:00:00:00:00");
+    ip(&format!("link set {} master cni0", host_end("web")));
+
+    let report = doctor.check(&["links"]);
+
+    let found = report.problem(&["cni0", "has no MAC", "gateway"]);
+    ip(found["how"].as_str().unwrap().strip_prefix("ip ").unwrap());
+    assert!(doctor.check(&["links"]).findings.is_empty());
+}
+
+#[test]
 fn a_namespace_without_process_and_name_is_reported_and_kept() {
     let doctor = DoctorHost::new();
     let web = added(&doctor, &network(), "web");

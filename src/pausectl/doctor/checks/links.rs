@@ -10,8 +10,9 @@ use crate::doctor::finding::{Finding, OUTSIDE};
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::{LiveAttachment, Snapshot, link_exists};
 use pausenet::apply::{self, Host, host_end, is_locked, try_lock};
-use pausenet::cni::IfName;
+use pausenet::cni::link::GatewayRole;
 use pausenet::cni::request::Attachment;
+use pausenet::cni::{IfName, MacAddr};
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::{Netns, NetnsId};
@@ -150,6 +151,17 @@ fn bridge(live: &LiveAttachment, links: &[Link]) -> Option<Finding> {
             problem(format!("it is not a port of its bridge {}", conf.name))
                 .how(format!("ip link set {} master {}", end.name, conf.name)),
         ),
+        Some(bridge)
+            if bridge.mac == Some(MacAddr::ZERO) && conf.gateway >= GatewayRole::Gateway =>
+        {
+            let no_mac = "has no MAC (00:00:00:00:00:00), and holds the gateway's address";
+            let found = Finding::problem(&bridge.name, no_mac)
+                .means("the pods on it do not reach their gateway, nor anything behind it");
+            Some(match MacAddr::random() {
+                Ok(mac) => found.how(format!("ip link set {} address {mac}", bridge.name)),
+                Err(_) => found,
+            })
+        }
         Some(_) => None,
     }
 }
