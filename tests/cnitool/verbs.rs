@@ -128,6 +128,25 @@ fn del_frees_the_address_of_a_container_that_is_gone() {
     assert_eq!(cached_results(), 0);
 }
 
+/// It sends no list of valid attachments: nothing of the network is.
+#[test]
+fn gc_removes_every_attachment_of_the_network() {
+    let Some(program) = lab::cnitool() else {
+        return;
+    };
+    let world = World::new();
+    let container = world.container("x");
+    let cnitool = CniTool::new(&program);
+    cnitool.network(&podnet("1.1.0"));
+    cnitool.run(&["add", "podnet", "/run/netns/x"]).ok();
+    std::fs::remove_dir_all("/var/lib/cni/results").unwrap();
+
+    cnitool.run(&["gc", "podnet", "/run/netns/x"]).ok();
+
+    assert!(container.link("eth0").is_none());
+    assert!(allocated("podnet").is_empty());
+}
+
 #[test]
 fn an_address_can_be_requested_in_cni_args() {
     let Some(program) = lab::cnitool() else {

@@ -34,6 +34,9 @@ pub(super) struct NetConf {
     /// GC: the attachments that the runtime still has; all others are removed.
     #[serde(rename = "cni.dev/valid-attachments")]
     pub(super) valid_attachments: Option<Vec<ValidAttachment>>,
+    /// The same under the name that the specification's text had at first; libcni writes both.
+    #[serde(rename = "cni.dev/attachments")]
+    pub(super) attachments: Option<Vec<ValidAttachment>>,
 }
 
 /// Keys of the link: those of the reference's `bridge` and `ptp`, and our own `mode`. Other

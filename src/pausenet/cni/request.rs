@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::args::{Args, RequestedIp};
 use super::bandwidth::Bandwidth;
-use super::config::{LinkKeys, NetConf, Range, ValidAttachment};
+use super::config::{LinkKeys, NetConf, Range};
 use super::env::{Environment, Verb};
 use super::error::{Code, During, Error, Result, invalid};
 use super::json;
@@ -84,9 +84,8 @@ pub struct Network {
     /// Name servers that take precedence over the IPAM's.
     pub dns: Dns,
     pub prev_result: Option<AddResult>,
-    /// GC: the attachments (container, interface) that the runtime still has. None: the config has
-    /// no list.
-    pub valid_attachments: Option<Vec<(String, String)>>,
+    /// GC: the attachments (container, interface) that the runtime still has.
+    pub valid_attachments: Vec<(String, String)>,
     /// STATUS does not report the network as unavailable when all its addresses are in use.
     pub status_ignores_exhaustion: bool,
 }
@@ -203,11 +202,10 @@ impl Network {
                 .unwrap_or_default(),
             dns: conf.dns.clone().unwrap_or_default(),
             prev_result,
-            valid_attachments: conf.valid_attachments.as_ref().map(|list| {
-                let pair =
-                    |valid: &ValidAttachment| (valid.container_id.clone(), valid.ifname.clone());
-                list.iter().map(pair).collect()
-            }),
+            valid_attachments: (conf.valid_attachments.iter().chain(&conf.attachments))
+                .flatten()
+                .map(|valid| (valid.container_id.clone(), valid.ifname.clone()))
+                .collect(),
             status_ignores_exhaustion: conf.status_ignores_exhaustion,
         })
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::apply::{Host, is_locked, nft_elements, reference, remove_debris};
 use crate::cni::request::{Attachment, Network};
-use crate::cni::{Code, During, Error, Result};
+use crate::cni::{During, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::Link;
 use crate::kernel::nft::Element;
@@ -19,21 +19,15 @@ struct ValidAttachments<'a> {
 }
 
 impl<'a> ValidAttachments<'a> {
-    /// # Errors
-    /// Code 7 when the config has no list: that is not the same as an empty one.
-    fn new(network: &'a Network) -> Result<Self> {
-        let Some(list) = &network.valid_attachments else {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                "GC without \"cni.dev/valid-attachments\"; nothing was removed",
-            )
-            .hint("an empty list means that no attachment is valid; a missing one means nothing"));
-        };
-        let listed = list
-            .iter()
-            .map(|(id, ifname)| (id.as_str(), ifname.as_str()))
-            .collect();
-        Ok(Self { network, listed })
+    /// A config without the list says that none is valid, as `cnitool gc` means it: libcni has
+    /// called DEL for all that it knew by then.
+    fn new(network: &'a Network) -> Self {
+        let listed = network.valid_attachments.iter();
+        let listed = listed.map(|(id, ifname)| (id.as_str(), ifname.as_str()));
+        Self {
+            network,
+            listed: listed.collect(),
+        }
     }
 
     fn contains(&self, container: &str, ifname: &str) -> bool {
@@ -68,7 +62,7 @@ impl<'a> ValidAttachments<'a> {
 /// # Errors
 /// All failures together, after removing everything possible.
 pub(crate) fn run(network: &Network) -> Result<()> {
-    let valid = ValidAttachments::new(network)?;
+    let valid = ValidAttachments::new(network);
     let ipam = Ipam::new(network);
     let keep = |container: &str, ifname: &str| valid.contains(container, ifname);
     let stale = match &ipam {
@@ -92,7 +86,7 @@ pub(crate) fn run(network: &Network) -> Result<()> {
 /// # Errors
 /// Code 5, after freeing as many addresses as possible.
 pub(super) fn addresses(network: &Network) -> Result<()> {
-    let valid = ValidAttachments::new(network)?;
+    let valid = ValidAttachments::new(network);
     match Ipam::new(network)? {
         Some(ipam) => ipam.collect(|container, ifname| valid.contains(container, ifname)),
         None => Ok(()),
@@ -101,7 +95,7 @@ pub(super) fn addresses(network: &Network) -> Result<()> {
 
 /// Serves GC for `portmap`.
 pub(super) fn ports(network: &Network) -> Result<()> {
-    elements(&ValidAttachments::new(network)?)
+    elements(&ValidAttachments::new(network))
 }
 
 fn links(valid: &ValidAttachments<'_>) -> Result<()> {
