@@ -130,6 +130,43 @@ fn a_second_add_of_one_interface_is_refused_and_keeps_the_first() {
     assert_eq!(allocated("podnet").len(), 4);
 }
 
+/// Pods that such a config was accepted for are still checked, collected and removed.
+#[test]
+fn a_gateway_outside_its_subnet_is_refused_for_new_attachments_only() {
+    for (subnet, inside, outside) in [
+        ("10.1.0.0/24", "10.1.0.1", "10.2.0.1"),
+        ("fd00::/64", "fd00::1", "fe80::1"),
+    ] {
+        let _world = World::new();
+        let gateway = |gateway: &str| {
+            let range = json!([[{"subnet": subnet, "gateway": gateway}]]);
+            with(
+                config(),
+                json!({"ipam": {"type": "host-local", "ranges": range}}),
+            )
+        };
+        let result = host_local("ADD", &gateway(inside)).id("old").run().ok();
+        let before = store_files(Path::new(STORES));
+        let bad = gateway(outside);
+
+        for (verb, code) in [("ADD", 7), ("STATUS", 50)] {
+            let error = host_local(verb, &bad).id("new").run().err_code(code);
+            let msg = error["msg"].as_str().unwrap();
+            assert!(msg.contains(outside) && msg.contains(subnet), "{msg}");
+        }
+        assert_eq!(store_files(Path::new(STORES)), before);
+
+        let checked = with(bad.clone(), json!({"prevResult": result}));
+        host_local("CHECK", &checked).id("old").run().ok();
+        let valid = json!([{"containerID": "old", "ifname": "eth0"}]);
+        let listed = with(bad.clone(), json!({"cni.dev/valid-attachments": valid}));
+        host_local("GC", &listed).run().ok();
+        assert_eq!(allocated("podnet").len(), 1);
+        host_local("DEL", &bad).id("old").run().ok();
+        assert!(allocated("podnet").is_empty());
+    }
+}
+
 #[test]
 fn check_reports_missing_addresses() {
     let _world = World::new();
@@ -173,7 +210,6 @@ fn gc_frees_unlisted_addresses() {
     let other = with(config(), json!({"name": "othernet"}));
     host_local("ADD", &other).id("z").run().ok();
 
-    host_local("GC", &config()).run().err_code(7);
     assert_eq!(allocated("podnet").len(), 9);
     let valid = json!([{"containerID": "a", "ifname": "eth0"}]);
     host_local(

@@ -261,10 +261,6 @@ fn host_local_refuses() {
             json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.5"}),
         ),
         (
-            "gateway outside",
-            json!({"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}),
-        ),
-        (
             "families mixed",
             json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]}),
         ),

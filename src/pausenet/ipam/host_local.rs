@@ -92,13 +92,10 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 11 when a set has no free address or a requested one is taken; 7 when a requested
-    /// address can never be allocated (a gateway, or in no range set); 5 when the store cannot be
-    /// used.
-    pub(crate) fn allocate(
-        &self,
-        attachment: &Attachment,
-        requested: &[IpAddr],
-    ) -> Result<Outcome> {
+    /// address can never be allocated (a gateway, or in no range set), or a gateway is outside its
+    /// subnet; 5 when the store cannot be used.
+    pub fn allocate(&self, attachment: &Attachment, requested: &[IpAddr]) -> Result<Outcome> {
+        self.check_gateways()?;
         // Read first: a failure here must not leave an address reserved.
         let dns = self.dns()?;
         let requested_by_set = self.requested_by_set(requested)?;
@@ -123,6 +120,19 @@ impl HostLocal {
             routes: self.routes.clone(),
             dns,
         }))
+    }
+
+    /// Refuses a gateway outside its subnet, as the reference does. Only for new attachments: those
+    /// of a config that was accepted once are still checked and removed.
+    fn check_gateways(&self) -> Result<()> {
+        let outside = |range: &&range::Range| !range.subnet.contains(range.gateway);
+        match self.ranges().find(outside) {
+            None => Ok(()),
+            Some(range) => Err(invalid(format!(
+                "ipam: gateway {} is not in subnet {}",
+                range.gateway, range.subnet
+            ))),
+        }
     }
 
     /// Frees all of the attachment's addresses. Succeeds when it has none.
@@ -197,8 +207,10 @@ impl HostLocal {
     /// address.
     ///
     /// # Errors
-    /// Code 11 naming the first set without a free address; 5 when the store cannot be used.
+    /// Code 11 naming the first set without a free address; 7 when ADD refuses the config; 5 when the
+    /// store cannot be used.
     pub(super) fn ready(&self) -> Result<()> {
+        self.check_gateways()?;
         let mut store = self.store()?;
         store.probe()?;
         for (index, set) in self.sets.iter().enumerate() {
