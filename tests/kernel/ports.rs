@@ -308,6 +308,51 @@ fn invalid_mappings_are_refused_before_anything_changes() {
 }
 
 #[test]
+fn a_host_ip_of_a_family_that_the_container_lacks_is_refused_and_nothing_is_left() {
+    for (host_ip, subnet, family) in [
+        ("::", "10.1.0.0/24", "IPv6"),
+        ("fd99:2::1", "10.1.0.0/24", "IPv6"),
+        ("0.0.0.0", "fd00::/64", "IPv4"),
+        ("192.0.2.1", "fd00::/64", "IPv4"),
+    ] {
+        let world = World::new();
+        let x = world.container("x");
+        let before = world.snapshot().net;
+        let ipam = json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]]}});
+        let ports = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": host_ip}]);
+        let config = with(mapping(podnet(), ports), ipam);
+
+        let error = call("ADD", &config, &x).run().err_code(7);
+
+        let message = error["msg"].as_str().unwrap();
+        let lacks = format!("no {family} address");
+        assert!(
+            message.contains("8080") && message.contains(&lacks),
+            "{message}"
+        );
+        assert_eq!(world.snapshot().net, before, "{host_ip}");
+        assert!(common::allocated("podnet").is_empty());
+        assert_eq!(ruleset(), "");
+        call("DEL", &config, &x).run().ok();
+    }
+}
+
+/// Runtimes write both for one published port.
+#[test]
+fn a_port_at_0_0_0_0_and_at_the_ipv6_wildcard_is_mapped_for_the_family_there_is() {
+    let world = World::new();
+    let _outside = outside_host(&world, 2);
+    let entry = |host_ip| json!({"hostPort": 8080, "containerPort": 80, "hostIP": host_ip});
+    let config = mapping(podnet(), json!([entry("0.0.0.0"), entry("::")]));
+
+    let (x, result) = added(&world, &config, "x");
+
+    tcp(&listen(Some(&x), "[::]:80"), HOST, "192.0.2.1:8080");
+    let checked = with(config, json!({"prevResult": result}));
+    call("CHECK", &checked, &x).run().ok();
+}
+
+#[test]
 fn mapped_port_traffic_is_masqueraded_without_a_mark() {
     for keys in [
         json!({"markMasqBit": 13, "backend": "iptables", "conditionsV4": [],

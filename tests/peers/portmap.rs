@@ -70,8 +70,8 @@ fn portmap_host_ip() {
         json!([
             {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"},
             {"hostPort": 8081, "containerPort": 80, "protocol": "tcp", "hostIP": "0.0.0.0"},
-            {"hostPort": 8082, "containerPort": 80, "protocol": "tcp", "hostIP": "::"},
-            {"hostPort": 8083, "containerPort": 80, "protocol": "tcp", "hostIP": "2001:db8::1"}
+            {"hostPort": 8081, "containerPort": 80, "protocol": "tcp", "hostIP": "::"},
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "2001:db8::1"}
         ]),
     );
     same("portmap_host_ip", |node| chain(node, &gateway(), &ports));

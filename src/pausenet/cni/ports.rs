@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::config::check_backend;
@@ -170,6 +171,42 @@ impl PortsConf {
         }))
     }
 
+    /// Refuses a mapping that would map nothing, since the container has no address of its family. One
+    /// that is there for each family is none: runtimes write 0.0.0.0 and :: for one wish.
+    ///
+    /// # Errors
+    /// Code 7, naming the mapping and the family.
+    pub fn check_families(&self, addresses: &[IpNetwork]) -> Result<()> {
+        let has = |family: &Family| addresses.iter().any(|ip| Family::from(*ip) == *family);
+        let is_served = |mapping: &PortMapping| {
+            Family::ALL
+                .iter()
+                .any(|family| mapping.is_for(*family) && has(family))
+        };
+        let unserved = self.mappings.iter().find(|mapping| {
+            !self.mappings.iter().any(|other| {
+                (other.host_port, other.protocol) == (mapping.host_port, mapping.protocol)
+                    && is_served(other)
+            })
+        });
+        let Some(mapping) = unserved else {
+            return Ok(());
+        };
+        let (what, hint) = match mapping.only_family {
+            Some(family) => (
+                format!(
+                    "its hostIP is an {family} address, and the container has no {family} address"
+                ),
+                "leave out the hostIP, or give the network a range of that family",
+            ),
+            None => (
+                "the container has no address".to_owned(),
+                "give the network an \"ipam\", or publish no ports",
+            ),
+        };
+        Err(invalid(format!("portMappings: {mapping} cannot be mapped: {what}")).hint(hint))
+    }
+
     /// Mappings from JSON, for tests.
     #[cfg(test)]
     pub(crate) fn for_test(mappings: &str) -> Self {
@@ -301,6 +338,36 @@ mod tests {
                 Code::InvalidConfig,
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn a_port_that_no_address_of_the_container_serves_is_refused() {
+        let at = |host_ip: &str| {
+            format!(r#"{{"hostPort": 1, "containerPort": 2, "hostIP": "{host_ip}"}}"#)
+        };
+        let pod = |addresses: &[&str]| -> Vec<IpNetwork> {
+            addresses.iter().map(|ip| ip.parse().unwrap()).collect()
+        };
+        let (v4, v6) = (pod(&["10.1.0.5/24"]), pod(&["fd00::5/64"]));
+        let both = pod(&["10.1.0.5/24", "fd00::5/64"]);
+        for (mappings, served, not_served) in [
+            (at("::"), [&v6, &both], Some(&v4)),
+            (at("fd00::1"), [&v6, &both], Some(&v4)),
+            (at("0.0.0.0"), [&v4, &both], Some(&v6)),
+            (at("192.0.2.1"), [&v4, &both], Some(&v6)),
+            (at(""), [&v4, &v6], None),
+            (format!("{}, {}", at("0.0.0.0"), at("::")), [&v4, &v6], None),
+        ] {
+            let ports = PortsConf::for_test(&format!("[{mappings}]"));
+            for addresses in served {
+                ports.check_families(addresses).unwrap();
+            }
+            let nothing = Vec::new();
+            for addresses in not_served.into_iter().chain([&nothing]) {
+                let error = ports.check_families(addresses).unwrap_err();
+                assert_eq!(error.code, Code::InvalidConfig, "{mappings} {addresses:?}");
+            }
         }
     }
 

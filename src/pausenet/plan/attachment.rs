@@ -144,6 +144,9 @@ pub(crate) fn plan(
         routes,
         addresses: allocation.addresses,
     };
+    if let Some(ports) = &network.ports {
+        ports.check_families(&container.networks())?;
+    }
     let rules = rules::desired_elements(request, &container.networks(), Some(container.mac));
     let allowed_traffic = firewall::allowed_traffic(network, &container.networks());
     let dns = if network.dns.is_empty() {

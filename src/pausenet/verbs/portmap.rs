@@ -18,8 +18,9 @@ pub(super) fn add(request: &Request) -> Result<String> {
             .hint("portmap goes into a conflist behind the plugin that wires the container")
     })?;
     if let Some(ports) = &request.network.ports {
-        let mut host = Host::open(&host_end_name(&request.attachment))?;
         let addresses = before.addresses_of(&request.attachment.ifname);
+        ports.check_families(&addresses)?;
+        let mut host = Host::open(&host_end_name(&request.attachment))?;
         publish(
             &mut host,
             &request.attachment,
