@@ -79,6 +79,25 @@ fn each_direction_is_limited_to_its_own_rate() {
     Call::new("CHECK", &checked).netns(&x).run().ok();
 }
 
+/// A Kubernetes annotation has a rate only, and the runtime writes a burst of half a gigabyte.
+#[test]
+fn the_rate_of_an_annotation_holds_from_the_first_second() {
+    let world = World::new();
+    let x = world.container("x");
+    let limits = json!({"ingressRate": 8_000_000, "ingressBurst": 4_294_967_295_u32,
+        "egressRate": 8_000_000, "egressBurst": 4_294_967_295_u32});
+    let config = with(podnet(), json!({"runtimeConfig": {"bandwidth": limits}}));
+
+    let result = Call::new("ADD", &config).netns(&x).run().ok();
+
+    for to_container in [true, false] {
+        let rate = throughput(&x, to_container);
+        assert!(rate < 1_300_000.0, "{rate} bytes per second {to_container}");
+    }
+    let checked = with(config, json!({"prevResult": result}));
+    Call::new("CHECK", &checked).netns(&x).run().ok();
+}
+
 #[test]
 fn check_reports_a_missing_limit() {
     let world = World::new();

@@ -53,6 +53,23 @@ impl Bandwidth {
     }
 }
 
+/// What runtimes write as the burst of a Kubernetes annotation, which has a rate only: containerd,
+/// kubelet's dockershim and CRI-O, in this order. It means that no burst was asked for.
+const NO_BURST: [u64; 4] = [
+    u32::MAX as u64,
+    i32::MAX as u64,
+    u32::MAX as u64 * 8 - 1,
+    u32::MAX as u64 * 8,
+];
+
+/// A tenth of a second's worth: what passes in the first second is the rate, and little more. Not
+/// less than a few frames, since what is larger than the burst can never be sent.
+fn burst_for(rate_bytes: u64) -> u32 {
+    const FRAMES: u64 = 16 * 1024;
+    const MOST: u64 = 1 << 30;
+    u32::try_from((rate_bytes / 10).clamp(FRAMES, MOST)).unwrap_or(u32::MAX)
+}
+
 fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
     let invalid = |what: String| Error::new(Code::InvalidConfig, format!("bandwidth: {what}"));
     match (rate, burst) {
@@ -71,9 +88,13 @@ fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
     }
     // Less than a byte could never be sent; the kernel has 32 bits for a burst.
     let rate_bytes = rate / 8;
-    let burst_bytes = u32::try_from(burst / 8)
-        .ok()
-        .filter(|bytes| *bytes < u32::MAX);
+    let burst_bytes = if NO_BURST.contains(&burst) {
+        Some(burst_for(rate_bytes))
+    } else {
+        u32::try_from(burst / 8)
+            .ok()
+            .filter(|bytes| *bytes < u32::MAX)
+    };
     match burst_bytes {
         _ if rate_bytes == 0 => Err(invalid(format!(
             "{direction}Rate {rate} is less than a byte per second"
@@ -119,6 +140,24 @@ mod tests {
             r#"{"ingressRate": 8, "ingressBurst": 80, "egressRate": 16, "egressBurst": 160}"#;
         assert_eq!(bandwidth(go).unwrap(), bandwidth(json).unwrap());
         assert!(bandwidth(go).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_burst_that_runtimes_write_for_none_is_a_tenth_of_a_second() {
+        for none in ["4294967295", "2147483647", "34359738359", "34359738360"] {
+            for (rate, burst) in [
+                (10_000_000, 125_000),
+                (100_000, 16 * 1024),
+                (1_000_000_000_000, 1 << 30),
+            ] {
+                let json = format!(r#"{{"ingressRate": {rate}, "ingressBurst": {none}}}"#);
+                let limit = bandwidth(&json).unwrap().unwrap().ingress.unwrap();
+                assert_eq!((limit.rate, limit.burst), (rate / 8, burst), "{none}");
+            }
+        }
+        let json = r#"{"ingressRate": 10000000, "ingressBurst": 4294967288}"#;
+        let wished = bandwidth(json).unwrap().unwrap().ingress.unwrap();
+        assert_eq!(wished.burst, 536_870_911);
     }
 
     #[test]
