@@ -94,7 +94,11 @@ impl HostLocal {
     /// Code 11 when a set has no free address or a requested one is taken; 7 when a requested
     /// address can never be allocated (a gateway, or in no range set), or a gateway is outside its
     /// subnet; 5 when the store cannot be used.
-    pub fn allocate(&self, attachment: &Attachment, requested: &[IpAddr]) -> Result<Outcome> {
+    pub(crate) fn allocate(
+        &self,
+        attachment: &Attachment,
+        requested: &[IpAddr],
+    ) -> Result<Outcome> {
         self.check_gateways()?;
         // Read first: a failure here must not leave an address reserved.
         let dns = self.dns()?;
