@@ -1,21 +1,22 @@
-//! The commands of `pausectl`, a module for each.
+//! The commands of `pausectl`, a module for each; [`cli`] selects one.
 //!
 //! Anchors in Docker, from the problem to the clean-up: [`with_docker`]. What the commands print:
 //! [`screens`].
 
 mod attachment_settings;
-pub mod docker;
+mod cli;
+mod docker;
 pub mod docker_api;
 mod docker_inventory;
-pub mod doctor;
-pub mod explain;
-pub mod graph;
-pub mod install;
-pub mod ls;
+mod doctor;
+mod explain;
+mod graph;
+mod install;
+mod ls;
 mod options;
-pub mod pod;
+mod pod;
 mod published_ports;
-pub mod rescue;
+mod rescue;
 mod sandboxes;
 #[doc = include_str!("../docs/screens.md")]
 pub mod screens {}
@@ -26,6 +27,8 @@ pub mod with_docker {}
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
+pub use cli::main;
+
 use crate::docker_api::ApiError;
 use pausenet::cni;
 use pausenet_host::Error;
@@ -33,7 +36,7 @@ use pausenet_host::runtime::{self, Interrupt};
 
 /// The output format.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
+enum Output {
     /// Text for a terminal.
     #[default]
     Text,
@@ -43,7 +46,7 @@ pub enum Output {
 
 /// Why a command ended without success.
 #[derive(Debug)]
-pub enum Stop {
+enum Stop {
     /// Wrong usage: status 2.
     Usage(Error),
     /// Status 1.
@@ -88,7 +91,7 @@ impl From<runtime::Stop> for Stop {
 }
 
 /// Prints the error of a command, and gives its exit status.
-pub fn finish(outcome: Result<()>) -> ExitCode {
+fn finish(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Failed(err)) => {

@@ -42,7 +42,7 @@ detach CONTAINER, or --undo; pausectl docker watch does it once the namespace is
 /// Give a running container that lost its network a new one, without a restart
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Rescue {
+pub(crate) struct Rescue {
     /// A container in Docker (name, ID, or ID prefix), a PID, or the path of a network namespace;
     /// prefix it with container:, pid: or pod: to be explicit
     target: String,
@@ -85,7 +85,7 @@ struct ResolvedTarget {
 ///
 /// # Errors
 /// When there is no such target, or it has an interface of this name.
-pub fn rescue(options: &Rescue, output: Output) -> Result<()> {
+pub(crate) fn rescue(options: &Rescue, output: Output) -> Result<()> {
     let target = Target::parse(&options.target).map_err(Stop::usage)?;
     let target = RescueTarget::from_target(target).map_err(Stop::usage)?;
     let (ifname, settings) = options.settings.parse().map_err(Stop::usage)?;

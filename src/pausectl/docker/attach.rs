@@ -29,7 +29,7 @@ pausectl docker watch do so.";
 /// Attach a running container that was created with --net=none to a network
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Attach {
+pub(crate) struct Attach {
     /// The container's name, ID, or ID prefix
     container: String,
 

@@ -27,7 +27,7 @@ A network that other containers still use stays, unless --force is given.";
 /// Remove a container's network, even if the container no longer exists
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Detach {
+pub(crate) struct Detach {
     /// The container's name, ID, or ID prefix
     container: String,
 

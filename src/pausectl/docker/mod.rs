@@ -34,7 +34,7 @@ network is made by CNI plugins, so Docker does not take it down with a container
 /// Attach Docker containers to CNI networks, and manage anchors
 #[derive(Debug, clap::Subcommand)]
 #[command(arg_required_else_help = true, after_help = EXAMPLES)]
-pub enum Command {
+pub(crate) enum Command {
     Up(up::Up),
     Attach(attach::Attach),
     Detach(detach::Detach),
@@ -45,7 +45,7 @@ pub enum Command {
 }
 
 /// Serves a command.
-pub fn run(command: &Command, output: Output) -> Result<()> {
+pub(crate) fn run(command: &Command, output: Output) -> Result<()> {
     need_root()?;
     match command {
         Command::Up(options) => up::up(options, output),

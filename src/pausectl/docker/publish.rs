@@ -45,7 +45,7 @@ New connections no longer reach the container; open ones stay.";
 /// Publish host ports of a running container
 #[derive(Debug, clap::Args)]
 #[command(after_help = PUBLISH_EXAMPLES)]
-pub struct Publish {
+pub(crate) struct Publish {
     /// An anchor, or another container that pausectl attached
     container: String,
 
@@ -63,7 +63,7 @@ pub struct Publish {
 /// Remove published ports of a running container
 #[derive(Debug, clap::Args)]
 #[command(after_help = UNPUBLISH_EXAMPLES)]
-pub struct Unpublish {
+pub(crate) struct Unpublish {
     /// An anchor, or another container that pausectl attached
     container: String,
 

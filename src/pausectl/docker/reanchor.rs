@@ -49,7 +49,7 @@ including its environment.";
 /// Start a new anchor for a network that lost its own, without restarting the members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Reanchor {
+pub(crate) struct Reanchor {
     /// The anchor's name or ID
     name: String,
 

@@ -47,7 +47,7 @@ If anything fails, or on Ctrl-C, the anchor is removed again.";
 /// Start an anchor: a pause container that holds a network for other containers to join
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Up {
+pub(crate) struct Up {
     /// The anchor's name, as in --net=container:NAME
     name: String,
 

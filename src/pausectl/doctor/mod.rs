@@ -57,7 +57,7 @@ Exit status: 0 if there is no problem, 1 if a problem is left, 2 for wrong usage
 /// Find what is wrong on this host, and repair what is safe to repair
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// Repair what is provably safe to repair, and report it
     #[arg(long, conflicts_with = "list")]
     fix: bool,
@@ -101,7 +101,7 @@ fn names() -> PossibleValuesParser {
 ///
 /// # Errors
 /// A problem is left, or the caller is not root.
-pub fn doctor(options: &Doctor, output: Output) -> Result<()> {
+pub(crate) fn doctor(options: &Doctor, output: Output) -> Result<()> {
     if options.list {
         return list(output);
     }

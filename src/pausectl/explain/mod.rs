@@ -36,7 +36,7 @@ Everything is read from /proc and the kernel; Docker adds the names of its conta
 /// happens when one of them ends
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Explain {
+pub(crate) struct Explain {
     /// A container's name or ID, a process ID, the path of a network namespace, or a pod
     target: String,
 
@@ -59,7 +59,7 @@ enum Explanation {
 ///
 /// # Errors
 /// Nothing or several things match TARGET, or the caller is not root.
-pub fn explain(options: &Explain, output: Output) -> Result<()> {
+pub(crate) fn explain(options: &Explain, output: Output) -> Result<()> {
     let target = Target::parse(&options.target).map_err(|why| Stop::Usage(Error::new(why)))?;
     need_root()?;
     let (facts, problem) = docker_inventory::read(&options.docker, EndTimes::Ask)?;

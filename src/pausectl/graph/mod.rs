@@ -29,7 +29,7 @@ It shows every network namespace except the host's.";
 /// Draw this host's bridges, the namespaces behind them, and the members of each
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Graph {
+pub(crate) struct Graph {
     /// The format of the drawing [default: tree]
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -52,7 +52,7 @@ enum Format {
 ///
 /// # Errors
 /// The caller is not root, or the host cannot be read.
-pub fn graph(options: &Graph, output: Output) -> Result<()> {
+pub(crate) fn graph(options: &Graph, output: Output) -> Result<()> {
     let draw: fn(&Diagram) -> String = match (output, options.format) {
         (Output::Json, Some(_)) => {
             let why = "--format and --output json exclude each other: use only one of them";

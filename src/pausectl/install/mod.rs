@@ -46,7 +46,7 @@ when the restored plugin can delete them (`bridge` and `host-local` can).";
 /// Put the plugin where a container runtime looks for it, or remove it again
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Install {
+pub(crate) struct Install {
     /// The folder of plugins; it is made if it does not exist
     #[arg(long, value_name = "DIR", default_value = DIR)]
     dir: PathBuf,
@@ -88,7 +88,7 @@ pub struct Install {
 ///
 /// # Errors
 /// The first step that failed. What was done before it is reported, and stays.
-pub fn install(options: &Install, output: Output) -> Result<()> {
+pub(crate) fn install(options: &Install, output: Output) -> Result<()> {
     let mut report = Report {
         dry_run: options.dry_run,
         lines: Vec::new(),

@@ -44,7 +44,7 @@ const NAMED: usize = 3;
 /// List the attachments on this host: networks, containers, addresses, members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct List {
+pub(crate) struct List {
     /// List also interfaces that pausenet did not make
     #[arg(long, short)]
     all: bool,
@@ -77,7 +77,7 @@ struct Row {
 ///
 /// # Errors
 /// The caller is not root, the host cannot be read, or a signal ends `--watch`.
-pub fn ls(options: &List, output: Output) -> Result<()> {
+pub(crate) fn ls(options: &List, output: Output) -> Result<()> {
     need_root()?;
     if options.watch {
         return watch::watch(output, || rows(options));

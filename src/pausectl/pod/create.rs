@@ -36,7 +36,7 @@ If anything fails, or on Ctrl-C, the pod is removed again.";
 /// Create a pod: a network namespace held by a pause process, attached to a network
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Create {
+pub(crate) struct Create {
     /// The pod's name: letters, digits, '_', '.' and '-'
     name: String,
 
@@ -64,7 +64,7 @@ pub struct Create {
 }
 
 /// Creates a pod, or leaves nothing.
-pub fn create(options: &Create, output: Output) -> Result<()> {
+pub(crate) fn create(options: &Create, output: Output) -> Result<()> {
     let pod = parse_name(&options.name)?;
     let usage = |why: String| Stop::Usage(Error::new(why));
     let ifname = IfName::parse(&options.ifname).map_err(|why| usage(format!("--ifname: {why}")))?;

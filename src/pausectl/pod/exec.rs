@@ -26,7 +26,7 @@ exit status is the one you see (a shell shows 128 plus the number for a signal).
 /// Run a command in a pod's network namespace
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = "pausectl pod exec NAME -- COMMAND...")]
-pub struct Exec {
+pub(crate) struct Exec {
     /// The pod's name
     name: String,
 
@@ -41,7 +41,7 @@ pub struct Exec {
 }
 
 /// Replaces pausectl by the command. Returns, with the exit status, only if that fails.
-pub fn exec(options: &Exec) -> Result<ExitCode> {
+pub(crate) fn exec(options: &Exec) -> Result<ExitCode> {
     let pod = parse_name(&options.name)?;
     need_root()?;
     let Pin::Namespace(netns) = pin::look_up(&pod)? else {

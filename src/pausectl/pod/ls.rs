@@ -35,7 +35,7 @@ for interfaces that pausenet made.";
 /// List the pods
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct List {}
+pub(crate) struct List {}
 
 /// A pod's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ struct Interface {
 }
 
 /// Lists the pods.
-pub fn ls(output: Output) -> Result<()> {
+pub(crate) fn ls(output: Output) -> Result<()> {
     need_root()?;
     let pods = interfaces::apart(observe_pods)?;
     match output {

@@ -6,7 +6,7 @@ mod ls;
 mod name;
 mod rm;
 
-pub use create::{Create, create};
-pub use exec::{Exec, exec};
-pub use ls::{List, ls};
-pub use rm::{Remove, rm};
+pub(crate) use create::{Create, create};
+pub(crate) use exec::{Exec, exec};
+pub(crate) use ls::{List, ls};
+pub(crate) use rm::{Remove, rm};

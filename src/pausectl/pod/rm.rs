@@ -34,7 +34,7 @@ network. --force ends them.";
 /// Remove pods
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Remove {
+pub(crate) struct Remove {
     /// The pods' names
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -55,7 +55,7 @@ pub struct Remove {
 ///
 /// # Errors
 /// The last failure; earlier ones are printed.
-pub fn rm(options: &Remove, output: Output) -> Result<()> {
+pub(crate) fn rm(options: &Remove, output: Output) -> Result<()> {
     let pods = options.names.iter().map(|name| parse_name(name));
     let pods = pods.collect::<Result<Vec<_>>>()?;
     need_root()?;

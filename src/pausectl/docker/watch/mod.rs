@@ -51,7 +51,7 @@ const RECHECK_DELAY: Duration = Duration::from_millis(200);
 /// Attach labelled containers when they start, and maintain anchors and their members
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// When an anchor is restarted, move its network to it and restart its members into it, oldest
     /// first, unless a container would lose the network for good. Without this option, the network
     /// stays with the members
