@@ -35,6 +35,7 @@ pub(crate) fn attach<'plan>(
     let uplink = Uplink::prepare(&mut host.socket, plan)?;
     forward(&mut host.socket, plan.forward)?;
     let nft = firewall::ensure(&plan.allowed_traffic)?;
+    uplink.clear_steady_group(&mut host.socket)?;
     let host_end = veth::create(host, netns, plan, uplink.controller())?;
     let pair = NewPair {
         netns,

@@ -39,18 +39,30 @@ impl<'plan> Uplink<'plan> {
             LinkPlan::Bridge { bridge, port } => {
                 let (plan, steady) = (bridge, plan.container.steady);
                 let bridge = bridge::ensure(socket, plan)?;
-                let was_steady = bridge::is_steady(&bridge.link);
-                if was_steady && !steady {
-                    bridge::clear_steady_group(socket, &bridge.link)?;
-                }
+                let announce = !bridge::is_steady(&bridge.link) || !steady;
                 Ok(Self::Bridge {
                     plan,
                     port,
                     bridge,
-                    announce: !was_steady || !steady,
+                    announce,
                 })
             }
             LinkPlan::Ptp(ptp) => Ok(Self::Ptp(ptp)),
+        }
+    }
+
+    /// Takes a steady bridge out of its group if this container is not steady. Comes directly before
+    /// the veth pair, so that an ADD that fails earlier changes nothing.
+    pub(super) fn clear_steady_group(&self, socket: &mut RouteSocket) -> Result<()> {
+        match self {
+            Self::Bridge {
+                bridge,
+                announce: true,
+                ..
+            } if bridge::is_steady(&bridge.link) => {
+                bridge::clear_steady_group(socket, &bridge.link)
+            }
+            Self::Bridge { .. } | Self::Ptp(_) => Ok(()),
         }
     }
 
