@@ -8,6 +8,7 @@ mod decision;
 mod event_log;
 mod members;
 mod pass;
+mod target;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,9 +19,10 @@ use crate::docker_api::{ApiError, Docker, ErrorKind, Events};
 use crate::options::{CONF_DIR, DockerOptions, PluginOptions};
 use crate::{Output, Result, Stop, listen_for_signals};
 use event_log::EventLog;
-use pass::{Pass, WatchConfig};
+use pass::{NextPass, Pass, WatchConfig};
 use pausenet_host::block_on;
 use pausenet_host::runtime::Interrupt;
+use target::PassError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -160,14 +162,14 @@ async fn watch_daemon(
     let mut events = docker.events(since.as_secs().saturating_sub(1));
     loop {
         let next = match Pass::new(&docker, config).run(log, interrupt).await {
-            Ok(pass::NextPass::OnEvent) => Duration::from_secs(options.interval),
-            Ok(pass::NextPass::Soon) => RECHECK_DELAY,
-            Err(pass::PassError::Docker(failure)) if failure.kind == ErrorKind::Other => {
+            Ok(NextPass::OnEvent) => Duration::from_secs(options.interval),
+            Ok(NextPass::Soon) => RECHECK_DELAY,
+            Err(PassError::Docker(failure)) if failure.kind == ErrorKind::Other => {
                 log.event("failure", "", &failure.to_string(), json!({}))?;
                 Duration::from_secs(options.interval)
             }
-            Err(pass::PassError::Docker(failure)) => return Ok(failure),
-            Err(pass::PassError::Stop(stop)) => return Err(stop),
+            Err(PassError::Docker(failure)) => return Ok(failure),
+            Err(PassError::Stop(stop)) => return Err(stop),
         };
         tokio::select! {
             signal = interrupt.next() => return Err(Stop::Interrupted(signal)),

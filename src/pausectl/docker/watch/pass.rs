@@ -1,6 +1,5 @@
 //! One pass: observes every container that is ours to look after, and acts on each.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -8,17 +7,18 @@ use serde_json::json;
 use super::super::attachment::{self, TargetNetns};
 use super::super::etc_hosts;
 use super::super::lookup::member_names;
-use super::super::network_location::{Namespaces, NetworkLocation, netns_of};
-use super::super::record::{self, IDENTITY_LABEL, NETWORK_LABEL, Record, Template};
-use super::decision::{ContainerState, Decision, Observed, decide};
+use super::super::network_location::Namespaces;
+use super::super::record::{self, NETWORK_LABEL, Record, Template};
+use super::decision::{Decision, decide};
 use super::event_log::{EventLog, ProblemKind};
+use super::members::{handle_members, move_network};
+use super::target::{Assessment, PassError, WatchTarget, targets};
 use crate::Stop;
 use crate::attachment_settings::AttachmentSettings;
-use crate::docker_api::{ApiError, Container, ContainerFilter, Docker, NetworkMode, State};
+use crate::docker_api::{Container, ContainerFilter, Docker};
 use crate::published_ports::PublishedPort;
 use pausenet::apply::Host;
-use pausenet::cni::{self, ContainerId, IfName};
-use pausenet::kernel::RouteSocket;
+use pausenet::cni::IfName;
 use pausenet_host::Error;
 use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
@@ -41,67 +41,10 @@ pub(super) enum NextPass {
     Soon,
 }
 
-/// Why a pass was aborted.
-pub(super) enum PassError {
-    /// The daemon failed to reply.
-    Docker(ApiError),
-    Stop(Stop),
-}
-
-impl From<ApiError> for PassError {
-    fn from(failure: ApiError) -> Self {
-        Self::Docker(failure)
-    }
-}
-
-impl From<Stop> for PassError {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
-impl From<Error> for PassError {
-    fn from(err: Error) -> Self {
-        Self::Stop(err.into())
-    }
-}
-
-impl From<cni::Error> for PassError {
-    fn from(err: cni::Error) -> Self {
-        Self::Stop(err.into())
-    }
-}
-
-impl From<PassError> for Stop {
-    fn from(broken: PassError) -> Self {
-        match broken {
-            PassError::Docker(failure) => failure.into(),
-            PassError::Stop(stop) => stop,
-        }
-    }
-}
-
 /// A pass over all containers.
 pub(super) struct Pass<'a> {
     pub(super) docker: &'a Docker,
     pub(super) config: &'a WatchConfig,
-}
-
-/// A container (or rescued process or namespace) to look after.
-pub(super) struct WatchTarget<'a> {
-    identity: ContainerId,
-    pub(super) record: Option<Record>,
-    pub(super) container: Option<&'a Container>,
-}
-
-/// A target, its observed state, and what to do about it.
-pub(super) struct Assessment<'a> {
-    pub(super) target: &'a WatchTarget<'a>,
-    pub(super) observed: Observed,
-    pub(super) decision: Decision,
-    pub(super) containers: &'a [Container],
-    /// What would lose the network for good if it moved to the anchor's namespace.
-    pub(super) stranded: Vec<String>,
 }
 
 impl<'a> Pass<'a> {
@@ -146,7 +89,8 @@ impl<'a> Pass<'a> {
             }
             let assessment = Assessment::new(&target, observed, decision, &containers);
             let succeeded = self.apply(&assessment, log, interrupt).await?;
-            self.handle_members(&assessment, succeeded, log).await?;
+            let restart = succeeded && self.config.restart_members;
+            handle_members(self.docker, &assessment, restart, log).await?;
             if let Some(signal) = interrupt.pending().await {
                 return Err(Stop::Interrupted(signal).into());
             }
@@ -176,7 +120,14 @@ impl<'a> Pass<'a> {
             }
             Decision::Detach => self.detach(target, log).await,
             Decision::Split if self.config.restart_members && assessment.can_move_network() => {
-                self.move_network(assessment, log, interrupt).await
+                move_network(
+                    self.docker,
+                    &self.config.runtime,
+                    assessment,
+                    log,
+                    interrupt,
+                )
+                .await
             }
             Decision::Split => report_split(assessment, log),
             Decision::Orphaned => log.problem(
@@ -334,113 +285,4 @@ fn report_split(assessment: &Assessment<'_>, log: &mut EventLog) -> Result<(), S
     }
     text.push_str("; to give them a new anchor");
     log.problem(ProblemKind::Anchor, &name, &text, &repair)
-}
-
-/// Everything to look after: containers with a label, and what has a record.
-fn targets<'a>(
-    containers: &'a [Container],
-    log: &mut EventLog,
-) -> Result<Vec<WatchTarget<'a>>, PassError> {
-    let mut targets: BTreeMap<ContainerId, WatchTarget<'a>> = BTreeMap::new();
-    for record in record::load_all() {
-        let own = record.container.as_ref();
-        targets.insert(
-            record.identity.clone(),
-            WatchTarget {
-                container: containers
-                    .iter()
-                    .find(|container| Some(&container.id) == own),
-                identity: record.identity.clone(),
-                record: Some(record),
-            },
-        );
-    }
-    for container in containers {
-        if !container.labels.contains_key(NETWORK_LABEL) {
-            continue;
-        }
-        let identity = match record::identity_of(container) {
-            Ok(identity) => identity,
-            Err(err) => {
-                log.problem(
-                    ProblemKind::Label,
-                    container.name.as_str(),
-                    &err.to_string(),
-                    "",
-                )?;
-                continue;
-            }
-        };
-        let target = targets.entry(identity.clone()).or_insert(WatchTarget {
-            identity,
-            record: None,
-            container: None,
-        });
-        match target.container {
-            None => target.container = Some(container),
-            Some(other) if other.id != container.id && container.pid.is_some() => {
-                let text = format!(
-                    "its label {IDENTITY_LABEL} is {}, which {other} has too",
-                    target.identity
-                );
-                log.problem(ProblemKind::Label, container.name.as_str(), &text, "")?;
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(targets.into_values().collect())
-}
-
-impl WatchTarget<'_> {
-    /// The container's or record's name.
-    pub(super) fn name(&self) -> String {
-        match (self.container, &self.record) {
-            (Some(container), _) => container.name.to_string(),
-            (None, Some(record)) => record.name.clone(),
-            (None, None) => self.identity.to_string(),
-        }
-    }
-
-    fn mode(&self) -> String {
-        self.container
-            .map_or_else(String::new, |container| container.network.to_string())
-    }
-
-    fn observed(
-        &self,
-        namespaces: &Namespaces,
-        socket: &mut RouteSocket,
-    ) -> Result<Observed, Error> {
-        let remembered = self.record.as_ref().and_then(attachment::cached_entry);
-        let location = match &self.record {
-            Some(record) => namespaces.locate(socket, &record.attachment(), remembered.as_ref())?,
-            None => NetworkLocation::Gone,
-        };
-        let record = self.record.as_ref();
-        Ok(Observed {
-            kind: record.map_or(record::Kind::Attached, |record| record.kind),
-            not_in_docker: record.is_some_and(|record| record.container.is_none()),
-            // The user detached that container, not one created later under its name.
-            wanted: record.is_none_or(|record| {
-                record.wanted
-                    || self
-                        .container
-                        .is_some_and(|own| record.container.as_ref() != Some(&own.id))
-            }),
-            has_own_netns: self
-                .container
-                .is_some_and(|container| container.network == NetworkMode::None),
-            is_cached: remembered.is_some(),
-            state: self.container.map_or(ContainerState::Absent, state),
-            location,
-        })
-    }
-}
-
-fn state(container: &Container) -> ContainerState {
-    match container.state {
-        State::Restarting => ContainerState::Restarting,
-        _ if container.pid.is_none() => ContainerState::Stopped,
-        _ => netns_of(container).map_or(ContainerState::Ending, ContainerState::Running),
-    }
 }
