@@ -48,6 +48,30 @@ fn a_batch_with_one_ack_applies_each_request_and_reports_the_first_error() {
 }
 
 #[test]
+fn a_long_batch_is_sent_in_parts_and_its_first_error_has_its_place() {
+    let world = World::new();
+    ip("link add va up type veth peer name vb");
+    let index = world.link("va").unwrap().index;
+    let mut socket = RouteSocket::open().unwrap();
+    for first_failed in [0, 31, 127, 128, 5000, 9999] {
+        let requests = (0..10_000).map(|at| {
+            let index = if at < first_failed { index } else { 9_999 };
+            link::alias_request(index, &format!("alias {at}"))
+        });
+        let failed = socket.all(requests.collect()).unwrap_err();
+        assert_eq!(failed.request, first_failed);
+        assert!(failed.error.is(rustix::io::Errno::NODEV), "{failed:?}");
+        if let Some(last) = first_failed.checked_sub(1) {
+            let alias = world.link("va").unwrap().alias;
+            assert_eq!(alias, Some(format!("alias {last}")));
+        }
+    }
+    let requests = (0..10_000).map(|at| link::alias_request(index, &format!("alias {at}")));
+    let replies = socket.exchange(requests.collect()).unwrap();
+    assert!(replies.len() == 10_000 && replies.iter().all(Result::is_ok));
+}
+
+#[test]
 fn forwarding_is_read_as_set_for_each_family() {
     let _world = World::new();
     let mut socket = RouteSocket::open().unwrap();

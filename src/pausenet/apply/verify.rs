@@ -1,5 +1,6 @@
 //! CHECK: compares the result of ADD with the kernel's state.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::host::Host;
@@ -264,6 +265,7 @@ fn addresses(
 ) -> Result<()> {
     let present = address::of_link(inside, end.index)
         .during_with(|| format!("list the addresses of {}", end.name))?;
+    let present: HashSet<_> = present.into_iter().collect();
     // An address without an interface is the container's: old results have no interfaces.
     let ours = |index: Option<usize>| index.is_none() || index == promised_end;
     for ip in promised.ips.iter().filter(|ip| ours(ip.interface)) {
@@ -282,19 +284,26 @@ fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<
         return Ok(());
     }
     let present = route::list(inside).during("list the routes in the container")?;
+    let mut by_destination: HashMap<_, Vec<_>> = HashMap::new();
+    for have in present.iter().filter(|have| have.link == Some(end.index)) {
+        let key = (have.dst, have.table);
+        by_destination.entry(key).or_default().push(have.via);
+    }
+    let gateways = Family::ALL.map(|family| {
+        let mut gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
+        let gateway = gateways.find(|gateway| Family::from(*gateway) == family);
+        (family, gateway)
+    });
     for promised_route in &promised.routes {
         let via: Option<IpAddr> = promised_route.gw.or_else(|| {
             let family = Family::from(promised_route.dst);
-            let mut gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
-            gateways.find(|gateway| Family::from(*gateway) == family)
+            let of_family = gateways.iter().find(|(of, _)| *of == family);
+            of_family.and_then(|(_, gateway)| *gateway)
         });
         let table = promised_route.table.unwrap_or(route::MAIN_TABLE);
-        let found = present.iter().any(|have| {
-            have.dst == promised_route.dst
-                && have.link == Some(end.index)
-                && have.table == table
-                && (via.is_none() || have.via == via)
-        });
+        let found = by_destination
+            .get(&(promised_route.dst, table))
+            .is_some_and(|have| via.is_none() || have.contains(&via));
         if !found {
             let via = via.map_or_else(String::new, |via| format!(" via {via}"));
             return Err(differs(format!(

@@ -1,5 +1,6 @@
 //! Port mappings: the capability `portMappings` and the keys of the reference's `portmap`.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -152,16 +153,16 @@ impl PortsConf {
         let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
         check_backend("backend", conf.backend.as_deref())?;
-        for (at, mapping) in mappings.iter().enumerate() {
-            let same = |other: &&PortMapping| {
-                (other.host_ip, other.host_port, other.protocol)
-                    == (mapping.host_ip, mapping.host_port, mapping.protocol)
-                    && Family::ALL
-                        .iter()
-                        .any(|family| other.is_for(*family) && mapping.is_for(*family))
-            };
-            if mappings[..at].iter().any(|other| same(&other)) {
-                return Err(invalid(format!("portMappings: {mapping} is mapped twice")));
+        let mut mapped = HashSet::new();
+        for mapping in &mappings {
+            for family in Family::ALL
+                .into_iter()
+                .filter(|family| mapping.is_for(*family))
+            {
+                let port = (mapping.host_ip, mapping.host_port, mapping.protocol, family);
+                if !mapped.insert(port) {
+                    return Err(invalid(format!("portMappings: {mapping} is mapped twice")));
+                }
             }
         }
         Ok((!mappings.is_empty()).then_some(Self {

@@ -18,8 +18,7 @@ use rtnetlink::RouteMessageBuilder;
 use rustix::io::Errno;
 
 use super::error::KernelError;
-use super::netlink::Request;
-use super::netlink::RouteSocket;
+use super::netlink::{Reply, Request, RouteSocket};
 use super::reply::Message;
 use super::route::{self, MAIN_TABLE};
 
@@ -166,31 +165,22 @@ pub fn next_hops(
     socket: &mut RouteSocket,
     addresses: &[IpAddr],
 ) -> Result<Vec<NextHop>, KernelError> {
-    /// The kernel replies before we read: this many replies fit into a socket's receive buffer.
-    const AT_ONCE: usize = 32;
-    let mut next_hops = Vec::with_capacity(addresses.len());
-    for addresses in addresses.chunks(AT_ONCE) {
-        let requests = addresses
-            .iter()
-            .map(|address| next_hop_request(*address))
-            .collect::<Result<_, _>>()?;
-        for reply in socket.exchange(requests)? {
-            next_hops.push(match reply {
-                Ok(messages) => messages
-                    .into_iter()
-                    .find_map(|message| match message {
-                        Message::Other(RouteNetlinkMessage::NewRoute(message)) => {
-                            read_next_hop(message)
-                        }
-                        _ => None,
-                    })
-                    .unwrap_or(NextHop::Unreachable),
-                Err(error) if is_unreachable(&error) => NextHop::Unreachable,
-                Err(error) => return Err(error),
-            });
-        }
-    }
-    Ok(next_hops)
+    let requests = addresses
+        .iter()
+        .map(|address| next_hop_request(*address))
+        .collect::<Result<_, _>>()?;
+    let read = |reply: Reply<Message>| match reply {
+        Ok(messages) => Ok(messages
+            .into_iter()
+            .find_map(|message| match message {
+                Message::Other(RouteNetlinkMessage::NewRoute(message)) => read_next_hop(message),
+                _ => None,
+            })
+            .unwrap_or(NextHop::Unreachable)),
+        Err(error) if is_unreachable(&error) => Ok(NextHop::Unreachable),
+        Err(error) => Err(error),
+    };
+    socket.exchange(requests)?.into_iter().map(read).collect()
 }
 
 /// The errors of a lookup that finds no route, or an unreachable one.
@@ -214,7 +204,7 @@ fn next_hop_request(address: IpAddr) -> Result<Request<RouteNetlinkMessage>, Ker
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
-    Ok(Request::new(RouteNetlinkMessage::GetRoute(message), 0))
+    Ok(Request::query(RouteNetlinkMessage::GetRoute(message)))
 }
 
 fn read_next_hop(message: RouteMessage) -> Option<NextHop> {

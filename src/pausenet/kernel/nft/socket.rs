@@ -19,6 +19,11 @@ impl Nft {
         Socket::open(NETLINK_NETFILTER).map(Self)
     }
 
+    /// The socket, for the other subsystems of netfilter.
+    pub(in crate::kernel) fn socket(&mut self) -> &mut Socket {
+        &mut self.0
+    }
+
     /// The ruleset's generation: it changes with every transaction of any program.
     pub fn generation(&mut self) -> Result<u32, KernelError> {
         let messages = self.0.request(request::get_generation(), 0)?;
@@ -36,24 +41,23 @@ impl Nft {
         changes: &[Change],
         generation: Option<u32>,
     ) -> Result<(), BatchError> {
-        let mut requests = vec![request::begin(generation)];
-        let mut origin = vec![0];
+        let (mut requests, mut origin) = (Vec::new(), Vec::new());
         for (at, change) in changes.iter().enumerate() {
             for request in request::change(change) {
                 requests.push(request);
                 origin.push(at);
             }
         }
-        requests.push(request::end());
-        origin.push(0);
-        let replies: Vec<Reply<NetfilterMessage>> = self.0.exchange(requests)?;
-        for (request, reply) in origin.into_iter().zip(replies) {
-            reply.map_err(|error| BatchError { request, error })?;
-        }
-        Ok(())
+        let (begin, end) = (request::begin(generation), request::end());
+        self.0
+            .transaction::<_, NetfilterMessage>(begin, requests, end)
+            .map_err(|failed| BatchError {
+                request: origin.get(failed.request).copied().unwrap_or_default(),
+                ..failed
+            })
     }
 
-    /// Looks up elements by key, all in one send. None where the key, set or table does not exist.
+    /// Looks up elements by key, many in one send. None where the key, set or table does not exist.
     pub fn look_up(
         &mut self,
         wanted: &[(&Set, Vec<u8>)],
@@ -62,7 +66,7 @@ impl Nft {
             .iter()
             .map(|(set, key)| {
                 let question = request::get_element(set, key);
-                Request::new(ElementMessage::Request(question), 0)
+                Request::query(ElementMessage::Request(question))
             })
             .collect();
         let replies = self.0.exchange(requests)?;
@@ -123,7 +127,7 @@ impl Nft {
     pub(crate) fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
         let requests = chains
             .iter()
-            .map(|(table, chain)| Request::new(request::get_chain(*table, chain), 0))
+            .map(|(table, chain)| Request::query(request::get_chain(*table, chain)))
             .collect();
         let replies: Vec<Reply<NetfilterMessage>> = self.0.exchange(requests)?;
         replies
