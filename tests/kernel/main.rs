@@ -3,6 +3,7 @@
 mod add;
 mod bad_input;
 mod bandwidth;
+mod batches;
 mod check;
 mod concurrency;
 mod debris;

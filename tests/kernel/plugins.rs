@@ -50,3 +50,10 @@ pub(crate) fn under(wrapper: &[&str], call: &Call) -> PluginOutput {
     outer.args(&wrapper[1..]).arg("--").arg(inner.get_program());
     call.run_as(outer)
 }
+
+/// Runs a call that has to end within a time that is generous for linear work.
+pub(crate) fn in_a_minute(call: &Call) -> PluginOutput {
+    let mut limited = call.clone().program("timeout").command();
+    limited.arg("60").arg(call.command().get_program());
+    call.run_as(limited)
+}

@@ -1,6 +1,7 @@
 //! Port mappings: from where a container is reachable through a port of the host, and with which
 //! source address.
 
+mod flows;
 mod lifecycle;
 mod loopback_guard;
 

@@ -10,7 +10,7 @@ use crate::kernel::link::Link;
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::Nft;
 use crate::plan::Plan;
-use crate::plan::rules::keys_of;
+use crate::plan::rules::elements_of;
 
 /// The links of a new attachment, for the result.
 #[derive(Debug)]
@@ -88,9 +88,9 @@ impl<'plan> NewPair<'_, 'plan> {
             .and_then(|()| veth::finish(&mut host.socket, plan, &uplink, &host_end))
             .inspect_err(|_| {
                 let owner = crate::plan::alias(&plan.attachment);
-                let keys = keys_of(&plan.rules);
+                let known = elements_of(&plan.rules);
                 let _ = nft_elements::open().and_then(|mut nft| {
-                    nft_elements::remove_elements_by_key(&mut nft, &owner, &keys)
+                    nft_elements::remove_elements_by_key(&mut nft, &owner, &known)
                 });
             })?;
         if uplink.announces() {

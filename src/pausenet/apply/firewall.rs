@@ -1,7 +1,7 @@
 //! Other firewalls of the host: adds rules that accept our traffic to DOCKER-USER, if that chain
 //! exists, and finds chains that drop it.
 
-use super::nft_elements::{amend, explain, open};
+use super::nft_elements::{amend, explain, is_unknown, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
 use crate::kernel::nft::{Change, NewRule, Nft, Table};
 use crate::kernel::{KernelError, iptables_legacy};
@@ -151,14 +151,6 @@ fn tables(nft: &mut Nft, asked: &[Table]) -> Result<Vec<Table>, KernelError> {
     let there = nft.have(&chains)?.into_iter();
     let found = asked.iter().zip(there).filter(|(_, there)| *there);
     Ok(found.map(|(table, _)| *table).collect())
-}
-
-/// A kernel without nftables has no chains in it.
-fn is_unknown(err: &KernelError) -> bool {
-    use rustix::io::Errno;
-    [Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT]
-        .into_iter()
-        .any(|errno| err.is(errno))
 }
 
 fn rules_to_add(

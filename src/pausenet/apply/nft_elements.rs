@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 
 use crate::cni::request::{Attachment, Request};
-use crate::cni::{Code, During, Error, MacAddr, Result};
+use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
-use crate::plan::rules::{BRIDGE_TABLE, DesiredElement, TABLE, blocks, keys, port_marks, target};
+use crate::plan::rules::{
+    BRIDGE_TABLE, DesiredElement, TABLE, blocks, elements_to_remove, flows_through, port_marks,
+    target,
+};
 use crate::plan::{Mapper, alias, element_owner};
 
 /// The attempt that errors of removals name.
@@ -186,8 +189,8 @@ pub(crate) fn remove_elements(
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
 ) -> Result<bool> {
-    match keys(request, addresses, mac) {
-        Some(keys) => remove_elements_by_key(nft, &alias(&request.attachment), &keys),
+    match elements_to_remove(request, addresses, mac) {
+        Some(known) => remove_elements_by_key(nft, &alias(&request.attachment), &known),
         None => remove_all_elements_of(nft, &request.attachment),
     }
 }
@@ -219,13 +222,21 @@ pub fn remove_all_elements_of(nft: &mut Nft, attachment: &Attachment) -> Result<
     remove_elements_where(nft, |found| found.owner == owner)
 }
 
-/// Removes the elements of `owner` under these keys: lets them expire ([`Change::Expire`]) and
-/// waits until they have. True when there was one.
-pub fn remove_elements_by_key(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)]) -> Result<bool> {
-    if keys.is_empty() {
+/// Removes those elements of `owner` that have the keys of these: lets them expire
+/// ([`Change::Expire`]), waits until they have, and forgets the UDP flows through them. True when
+/// there was one.
+pub fn remove_elements_by_key(
+    nft: &mut Nft,
+    owner: &str,
+    known: &[(Set, Element)],
+) -> Result<bool> {
+    if known.is_empty() {
         return Ok(false);
     }
-    let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
+    let wanted: Vec<_> = known
+        .iter()
+        .map(|(set, element)| (set, element.key.clone()))
+        .collect();
     let owned = |nft: &mut Nft| -> Result<Vec<(Set, Element)>, KernelError> {
         let found = nft.look_up(&wanted)?;
         let owned = wanted.iter().zip(found).filter_map(|((set, _), found)| {
@@ -239,13 +250,39 @@ pub fn remove_elements_by_key(nft: &mut Nft, owner: &str, keys: &[(Set, Vec<u8>)
             Ok(owned(nft)?.into_iter().map(change).collect())
         })
     };
-    match change(nft, |(set, element)| Change::Expire(set, element)) {
-        Ok(false) => return Ok(false),
-        Ok(true) if has_ended(nft, &owned)? => return Ok(true),
-        _ => {}
+    let found = match change(nft, |(set, element)| Change::Expire(set, element)) {
+        Ok(false) => false,
+        Ok(true) if has_ended(nft, &owned)? => true,
+        // The kernel does not support it, or the set was created without timeouts.
+        _ => {
+            change(nft, |(set, element)| Change::Remove(set, element.key))?;
+            true
+        }
+    };
+    // Also if there was none: the ruleset may have been flushed, and the flows not.
+    forget_flows(nft, known.iter().map(|(_, element)| element))?;
+    Ok(found)
+}
+
+/// Forgets the UDP flows through mapped ports that were removed. A flow lasts as long as packets
+/// arrive, and would go on to the address's next holder.
+fn forget_flows<'a>(nft: &mut Nft, removed: impl Iterator<Item = &'a Element>) -> Result<()> {
+    let flows: Vec<_> = removed.filter_map(flows_through).collect();
+    if flows.is_empty() {
+        return Ok(());
     }
-    // The kernel does not support it, or the set was created without timeouts.
-    change(nft, |(set, element)| Change::Remove(set, element.key)).map(|_| true)
+    for family in Family::ALL {
+        let of_family = flows.iter().filter(|(of, _)| *of == family);
+        let of_family: Vec<_> = of_family.map(|(_, flows)| flows.clone()).collect();
+        match nft.forget_udp(family, &of_family) {
+            // A kernel that cannot list its flows did not map the ports.
+            Err(error) if !is_unknown(&error) => {
+                return Err(error.during("forget the flows through UDP ports that were mapped"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Waits until elements have expired; false when they do not. The kernel sends no notification, but
@@ -269,23 +306,30 @@ fn has_ended(
     }
 }
 
-/// Removes every element in our tables for which `unwanted` is true.
+/// Removes every element in our tables for which `unwanted` is true, and forgets the UDP flows
+/// through them.
 pub(crate) fn remove_elements_where(
     nft: &mut Nft,
     unwanted: impl Fn(&Element) -> bool,
 ) -> Result<bool> {
-    amend(nft, REMOVAL, |nft| {
+    let mut removed = Vec::new();
+    let found = amend(nft, REMOVAL, |nft| {
+        removed = Vec::new();
         let mut changes = Vec::new();
         for table in [TABLE, BRIDGE_TABLE] {
             for name in nft.sets(table)? {
-                let elements = nft.elements(table, &name)?;
-                let unwanted = elements.into_iter().filter(|element| unwanted(element));
-                changes
-                    .extend(unwanted.map(|found| Change::Remove(by_name(table, &name), found.key)));
+                for found in nft.elements(table, &name)? {
+                    if unwanted(&found) {
+                        changes.push(Change::Remove(by_name(table, &name), found.key.clone()));
+                        removed.push(found);
+                    }
+                }
             }
         }
         Ok(changes)
-    })
+    })?;
+    forget_flows(nft, removed.iter())?;
+    Ok(found)
 }
 
 /// A set to remove from: only table and name matter.
@@ -303,7 +347,7 @@ fn by_name(table: Table, name: &str) -> Set {
 pub(super) fn amend(
     nft: &mut Nft,
     attempt: &str,
-    find: impl Fn(&mut Nft) -> Result<Vec<Change>, KernelError>,
+    mut find: impl FnMut(&mut Nft) -> Result<Vec<Change>, KernelError>,
 ) -> Result<bool> {
     for _ in 0..TRIES {
         let generation = nft.generation().map_err(|err| explain(err, attempt))?;
@@ -330,8 +374,16 @@ pub fn open() -> Result<Nft> {
     Nft::open().during("open a netlink socket for nftables")
 }
 
+/// The errors of a kernel without the part that was asked.
+pub(super) fn is_unknown(err: &KernelError) -> bool {
+    use rustix::io::Errno;
+    [Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT]
+        .into_iter()
+        .any(|errno| err.is(errno))
+}
+
 pub(super) fn explain(err: KernelError, attempt: &str) -> Error {
-    let unknown = err.is(rustix::io::Errno::INVAL) || err.is(rustix::io::Errno::OPNOTSUPP);
+    let unknown = is_unknown(&err);
     let err = err.during(attempt);
     if unknown {
         return err.hint(

@@ -1,6 +1,8 @@
 //! Published ports, and what they need besides nftables: routing from 127.0.0.1 to the container,
 //! and removal of old conntrack flows.
 
+use std::collections::HashSet;
+
 use ipnetwork::IpNetwork;
 
 use super::host::Host;
@@ -9,11 +11,13 @@ use super::veth::is_gone;
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
 use crate::cni::{During, Family, IfName, Result};
+use crate::kernel::conntrack::UdpFlows;
 use crate::kernel::link::Which;
+use crate::kernel::nft::{Element, Set};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{conntrack, link, route};
 use crate::plan::Mapper;
-use crate::plan::rules::{desired_port_elements, port_keys};
+use crate::plan::rules::{desired_port_elements, port_elements};
 
 /// Maps ports to a container that is already attached: all or none.
 ///
@@ -41,9 +45,9 @@ pub fn publish(
         None => Ok(()),
     };
     opened.inspect_err(|_| {
-        let keys = port_keys(ports, addresses);
+        let known = port_elements(ports, addresses);
         let _ = nft_elements::open()
-            .and_then(|mut nft| nft_elements::remove_elements_by_key(&mut nft, &owner, &keys));
+            .and_then(|mut nft| nft_elements::remove_elements_by_key(&mut nft, &owner, &known));
     })
 }
 
@@ -55,16 +59,18 @@ pub fn unpublish(
     kept: Option<&PortsConf>,
     addresses: &[IpNetwork],
 ) -> Result<()> {
-    let kept = kept.map_or_else(Vec::new, |kept| port_keys(kept, addresses));
-    let mut keys = port_keys(ports, addresses);
+    let kept = kept.map_or_else(Vec::new, |kept| port_elements(kept, addresses));
+    let place = |(set, element): &(Set, Element)| (set.name.clone(), element.key.clone());
+    let kept: HashSet<_> = kept.iter().map(place).collect();
+    let mut known = port_elements(ports, addresses);
     // The mark that the container has ports is still needed for the others.
-    keys.retain(|key| !kept.contains(key));
+    known.retain(|known| !kept.contains(&place(known)));
     nft_elements::remove_elements_by_key(
         &mut nft_elements::open()?,
         &mapper.owner(attachment),
-        &keys,
-    )?;
-    forget_flows(ports, addresses)
+        &known,
+    )
+    .map(drop)
 }
 
 /// The host's link towards the container.
@@ -94,8 +100,8 @@ pub(super) fn enable_mappings(
     forget_flows(ports, addresses)
 }
 
-/// Removes UDP flows from conntrack: a flow lasts as long as packets arrive and would keep its old
-/// destination.
+/// Forgets what clients sent to these ports before: a flow lasts as long as packets arrive and would
+/// keep its old destination.
 fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
     for family in Family::ALL {
         if !addresses
@@ -108,7 +114,11 @@ fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
             .mappings
             .iter()
             .filter(|mapping| mapping.protocol == Protocol::Udp && mapping.is_for(family))
-            .map(|mapping| (mapping.host_ip, mapping.host_port))
+            .map(|mapping| UdpFlows {
+                to: mapping.host_ip,
+                to_port: Some(mapping.host_port),
+                answered_by: None,
+            })
             .collect();
         if !udp.is_empty() {
             conntrack::forget_udp(family, &udp)

@@ -5,7 +5,7 @@ use crate::apply::{Host, nft_elements, publish, reference};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
-use crate::plan::rules::{DesiredElement, desired_port_elements, port_keys};
+use crate::plan::rules::{DesiredElement, desired_port_elements, port_elements};
 use crate::plan::{self, Mapper, host_end_name};
 
 /// Serves ADD: returns prevResult unchanged.
@@ -41,7 +41,7 @@ pub(super) fn del(request: &Request) -> Result<()> {
         (Some(ports), Some(before)) => nft_elements::remove_elements_by_key(
             &mut nft_elements::open()?,
             &owner,
-            &port_keys(ports, &before.addresses_of(&request.attachment.ifname)),
+            &port_elements(ports, &before.addresses_of(&request.attachment.ifname)),
         )?,
         _ => nft_elements::remove_elements_where(&mut nft_elements::open()?, |found| {
             found.owner == owner

@@ -46,7 +46,7 @@ enum RuleRepair {
     Remove {
         attachment: Attachment,
         owner: String,
-        keys: Vec<(Set, Vec<u8>)>,
+        known: Vec<(Set, Element)>,
     },
 }
 
@@ -57,7 +57,7 @@ impl Repair for RuleRepair {
                 desired_elements, ..
             } => format!("put back {}", shown(desired_elements)),
             Self::PutBackShared(_) => "put back".to_owned(),
-            Self::Remove { keys, .. } => format!("removed {}", elements(keys.len())),
+            Self::Remove { known, .. } => format!("removed {}", elements(known.len())),
         }
     }
 
@@ -75,7 +75,7 @@ impl Repair for RuleRepair {
             Self::Remove {
                 attachment,
                 owner,
-                keys,
+                known,
             } => {
                 let Some(_lock) = try_lock(&host_end_name(attachment))? else {
                     return Ok(false);
@@ -86,7 +86,7 @@ impl Repair for RuleRepair {
                 Ok(nft_elements::remove_elements_by_key(
                     &mut nft_elements::open()?,
                     owner,
-                    keys,
+                    known,
                 )?)
             }
         }
@@ -323,7 +323,10 @@ fn stale(present: &ObservedElements, snapshot: &Snapshot) -> Vec<Finding> {
         if live.contains(&attachment) || is_locked(&attachment) {
             continue;
         }
-        let keys: Vec<_> = found.iter().map(|(place, _)| key(place)).collect();
+        let known: Vec<_> = found
+            .iter()
+            .map(|(place, element)| at_its_place(place, element))
+            .collect();
         let what = format!(
             "{} in nftables, but the attachment is gone",
             elements(found.len())
@@ -331,14 +334,14 @@ fn stale(present: &ObservedElements, snapshot: &Snapshot) -> Vec<Finding> {
         let means = "the next container with its address gets its published ports and masquerade";
         if mapper == Mapper::Own {
             // Its DEL may have ended since they were listed.
-            if exists(&attachment) || !any_exists(owner, &keys) {
+            if exists(&attachment) || !any_exists(owner, &known) {
                 continue;
             }
             findings.push(Finding::problem(&attachment, what).means(means).repair(
                 RuleRepair::Remove {
                     attachment,
                     owner: owner.to_owned(),
-                    keys,
+                    known,
                 },
             ));
         } else if !is_target_in_use(&found, peers) && !is_cached(&attachment, snapshot) {
@@ -354,19 +357,22 @@ fn stale(present: &ObservedElements, snapshot: &Snapshot) -> Vec<Finding> {
     findings
 }
 
-fn key((table, set, key): &ElementKey) -> (Set, Vec<u8>) {
+fn at_its_place((table, set, _): &ElementKey, element: &Element) -> (Set, Element) {
     let set = Set {
         table: *table,
         name: set.clone(),
         key: Vec::new(),
         data: Vec::new(),
     };
-    (set, key.clone())
+    (set, element.clone())
 }
 
 /// Whether the owner still has one of these elements.
-fn any_exists(owner: &str, keys: &[(Set, Vec<u8>)]) -> bool {
-    let wanted: Vec<_> = keys.iter().map(|(set, key)| (set, key.clone())).collect();
+fn any_exists(owner: &str, known: &[(Set, Element)]) -> bool {
+    let wanted: Vec<_> = known
+        .iter()
+        .map(|(set, element)| (set, element.key.clone()))
+        .collect();
     let found = Nft::open().and_then(|mut nft| nft.look_up(&wanted));
     let mut found = found.into_iter().flatten().flatten();
     found.any(|element| element.owner == owner)

@@ -23,6 +23,7 @@
 
 mod objects;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -34,9 +35,10 @@ use objects::{
 
 use super::names::{alias, host_end_name};
 use crate::cni::link::LinkConf;
-use crate::cni::ports::{PortMapping, PortsConf};
+use crate::cni::ports::{PortMapping, PortsConf, Protocol};
 use crate::cni::request::{Network, Request};
 use crate::cni::{Family, IfName, MacAddr};
+use crate::kernel::conntrack::UdpFlows;
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Change, Element, Set};
 
@@ -209,13 +211,13 @@ fn padded_name(link: &IfName) -> Vec<u8> {
     name
 }
 
-/// The keys of an attachment's elements. None when only a search through all elements can find
-/// them, because its addresses, its MAC or its config are no longer known.
-pub(crate) fn keys(
+/// An attachment's elements, to remove. None when only a search through all elements can find them,
+/// because its addresses, its MAC or its config are no longer known.
+pub(crate) fn elements_to_remove(
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
-) -> Option<Vec<(Set, Vec<u8>)>> {
+) -> Option<Vec<(Set, Element)>> {
     let by_address = request.network.masquerade || request.network.ports.is_some();
     if by_address && addresses.is_empty()
         || checks_macs(&request.network) && mac.is_none()
@@ -223,43 +225,63 @@ pub(crate) fn keys(
     {
         return None;
     }
-    Some(keys_of(&desired_elements(request, addresses, mac)))
+    Some(elements_of(&desired_elements(request, addresses, mac)))
 }
 
-/// The keys of desired elements.
-pub(crate) fn keys_of(desired: &[DesiredElement]) -> Vec<(Set, Vec<u8>)> {
+/// The desired elements as they would be.
+pub(crate) fn elements_of(desired: &[DesiredElement]) -> Vec<(Set, Element)> {
     desired
         .iter()
-        .map(|wanted| (wanted.set.clone(), wanted.element.key.clone()))
+        .map(|wanted| (wanted.set.clone(), wanted.element.clone()))
         .collect()
 }
 
 /// The same of port mappings alone.
-pub(crate) fn port_keys(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
-    keys_of(&desired_port_elements(ports, addresses, ""))
+pub(crate) fn port_elements(ports: &PortsConf, addresses: &[IpNetwork]) -> Vec<(Set, Element)> {
+    elements_of(&desired_port_elements(ports, addresses, ""))
+}
+
+/// The UDP flows through a mapped port; None for any other element.
+pub(crate) fn flows_through(element: &Element) -> Option<(Family, UdpFlows)> {
+    let pod = target(element)?;
+    // The key ends with the protocol and the port, 4 bytes each.
+    let (host, port) = element
+        .key
+        .split_at_checked(element.key.len().checked_sub(8)?)?;
+    let [protocol, _, _, _, high, low, ..] = port else {
+        return None;
+    };
+    if *protocol != Protocol::Udp.number() {
+        return None;
+    }
+    let flows = UdpFlows {
+        to: address(host),
+        to_port: Some(u16::from_be_bytes([*high, *low])),
+        answered_by: Some(pod),
+    };
+    Some((Family::from(pod), flows))
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 /// The pod's address that a port map's element leads to.
 pub fn target(element: &Element) -> Option<IpAddr> {
-    match element.data.len() {
-        8 => <[u8; 4]>::try_from(&element.data[..4])
-            .ok()
-            .map(IpAddr::from),
-        20 => <[u8; 16]>::try_from(&element.data[..16])
-            .ok()
-            .map(IpAddr::from),
-        _ => None,
-    }
+    // It ends with the port.
+    address(element.data.get(..element.data.len().checked_sub(4)?)?)
 }
 
 /// The objects that desired elements need, each block once.
 pub fn blocks(desired: &[DesiredElement]) -> Vec<Change> {
-    let mut done: Vec<&Block> = Vec::new();
+    let mut done = HashSet::new();
     let mut changes = Vec::new();
     for wanted in desired {
-        if !done.contains(&&wanted.block) {
+        if done.insert(&wanted.block) {
             changes.extend(wanted.block.objects());
-            done.push(&wanted.block);
         }
     }
     changes
@@ -283,6 +305,31 @@ mod tests {
             assert_eq!(target(&desired[0].element), Some(pod.ip()));
             assert!(!desired[0].own_key && desired[1].own_key);
         }
+    }
+
+    #[test]
+    fn the_flows_of_a_udp_port_are_known_by_both_ends() {
+        let conf = PortsConf::for_test(
+            r#"[{"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "192.0.2.1"},
+                {"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "::"},
+                {"hostPort": 54, "containerPort": 80}]"#,
+        );
+        let pods: Vec<IpNetwork> = ["10.1.0.5/24", "fd00::5/64"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        let flows: Vec<_> = desired_port_elements(&conf, &pods, "x")
+            .iter()
+            .filter_map(|wanted| flows_through(&wanted.element))
+            .map(|(family, flows)| (family, flows.to, flows.to_port, flows.answered_by))
+            .collect();
+        let ip = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(
+            flows,
+            [
+                (Family::Ipv4, ip("192.0.2.1"), Some(53), ip("10.1.0.5")),
+                (Family::Ipv6, None, Some(53), ip("fd00::5")),
+            ]
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ const SNAT: i32 = 100;
 const RAW: i32 = -300;
 
 /// The objects that come and go together.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Block {
     Subnet(IpNetwork),
     Ports,

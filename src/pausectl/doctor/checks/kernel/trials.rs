@@ -10,12 +10,13 @@ use crate::doctor::finding::OUTSIDE;
 use pausenet::cni::bandwidth::Limit;
 use pausenet::cni::ports::PortsConf;
 use pausenet::cni::{self, Family, IfName, MacAddr};
+use pausenet::kernel::conntrack::{self, UdpFlows};
 use pausenet::kernel::link::{Link, NewBridge, NewVeth, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::nft::expr::{self, Expression, R0};
 use pausenet::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
 use pausenet::kernel::syscalls::enter_new_network_namespace;
-use pausenet::kernel::{KernelError, RouteSocket, conntrack, link, traffic_control};
+use pausenet::kernel::{KernelError, RouteSocket, link, traffic_control};
 use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, desired_port_elements};
 use pausenet_host::{During, Error, OnPath, Result};
 
@@ -209,7 +210,11 @@ fn rules() -> Results {
         let frames: Table = BRIDGE_TABLE;
         results.push((FRAMES, try_out(&rule(frames, "filter", None))));
     }
-    let deleted = conntrack::forget_udp(Family::Ipv4, &[]);
+    let nothing = UdpFlows {
+        to_port: Some(0),
+        ..UdpFlows::default()
+    };
+    let deleted = conntrack::forget_udp(Family::Ipv4, &[nothing]);
     results.push((FLOWS, support(deleted.map_err(TrialError::Refused))));
     results
 }

@@ -1,0 +1,170 @@
+//! Any number of ports, flows, routes and dead containers: neither requests nor replies outgrow a
+//! socket.
+
+use std::net::UdpSocket;
+
+use serde_json::{Value, json};
+
+use crate::plugins::{call_as, in_a_minute};
+use crate::ports::mapping;
+use common::nftables::element_count;
+use common::traffic::{HOST, inside, listen, tcp};
+use common::{Call, Container, World, added, call, outside_host, podnet, run, sysctl, with};
+
+fn dual_stack() -> Value {
+    let ipam = json!({"type": "host-local",
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]});
+    with(podnet(), json!({"ipam": ipam}))
+}
+
+fn many_ports(count: u16) -> Value {
+    let entry = |n| json!({"hostPort": 10_000 + n, "containerPort": 80});
+    (0..count).map(entry).collect()
+}
+
+#[test]
+fn thousands_of_ports_are_mapped_checked_and_removed() {
+    const COUNT: u16 = 3000;
+    let world = World::new();
+    let x = world.container("x");
+    let wired = call("ADD", &dual_stack(), &x).run().ok();
+    let portmap = json!({"cniVersion": "1.1.0", "name": "podnet", "type": "portmap",
+        "capabilities": {"portMappings": true}, "prevResult": wired});
+    let portmap = mapping(portmap, many_ports(COUNT));
+    let count = || element_count("portmap podnet x eth0");
+    for known in [true, false] {
+        in_a_minute(&call_as("portmap", "ADD", &portmap, &x)).ok();
+        assert_eq!(count(), 2 * (usize::from(COUNT) + 2));
+        in_a_minute(&call_as("portmap", "CHECK", &portmap, &x)).ok();
+        // A second ADD finds all of them.
+        in_a_minute(&call_as("portmap", "ADD", &portmap, &x)).ok();
+        tcp(&listen(Some(&x), "[::]:80"), HOST, "10.1.0.1:12999");
+        let changes = if known {
+            json!({})
+        } else {
+            json!({"runtimeConfig": null})
+        };
+        in_a_minute(&call_as(
+            "portmap",
+            "DEL",
+            &with(portmap.clone(), changes),
+            &x,
+        ));
+        assert_eq!(count(), 0);
+    }
+}
+
+/// The kernel sends an error for each.
+#[test]
+fn of_thousands_of_ports_that_are_taken_the_first_is_named() {
+    let world = World::new();
+    let config = mapping(dual_stack(), many_ports(3000));
+    added(&world, &config, "x");
+    let y = world.container("y");
+    let error = in_a_minute(&call("ADD", &config, &y)).err_code(103);
+    assert!(
+        error["msg"].as_str().unwrap().contains("10000/tcp"),
+        "{error}"
+    );
+    assert_eq!(element_count("pausenet podnet y eth0"), 0);
+}
+
+#[test]
+fn gc_removes_the_elements_of_thousands_of_dead_containers() {
+    const COUNT: usize = 5000;
+    let world = World::new();
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/16"}]]});
+    let config = with(podnet(), json!({"ipMasq": true, "ipam": ipam}));
+    added(&world, &config, "x");
+    let element = |n: usize| {
+        format!(
+            "10.1.{}.{} comment \"pausenet podnet dead{n} eth0\"",
+            n / 250 + 1,
+            n % 250 + 1
+        )
+    };
+    let elements: Vec<_> = (0..COUNT).map(element).collect();
+    let script = format!(
+        "add element inet pausenet masquerade_10.1.0.0/16 {{ {} }}\n",
+        elements.join(", ")
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    run("nft", ["-f", file.path().to_str().unwrap()]);
+
+    let valid = json!([{"containerID": "x", "ifname": "eth0"}]);
+    let gc = with(config, json!({"cni.dev/valid-attachments": valid}));
+    in_a_minute(&Call::new("GC", &gc)).ok();
+
+    assert_eq!(element_count("pausenet podnet x eth0"), 1);
+    assert!(!common::nftables::ruleset().contains("dead"));
+}
+
+/// Flows of many clients to UDP ports of the host.
+fn flows(from: &Container, ports: std::ops::Range<u16>, clients: u16) {
+    inside(Some(from), || {
+        for client in 0..clients {
+            let socket = UdpSocket::bind(("192.0.2.2", 20_000 + client)).unwrap();
+            for port in ports.clone() {
+                socket.send_to(b"x", ("192.0.2.1", port)).unwrap();
+            }
+        }
+    });
+}
+
+fn flow_count() -> usize {
+    sysctl("netfilter/nf_conntrack_count").parse().unwrap()
+}
+
+fn udp_ports(ports: std::ops::Range<u16>) -> Value {
+    let entry = |port| json!({"hostPort": port, "containerPort": 80, "protocol": "udp"});
+    ports.map(entry).collect()
+}
+
+#[test]
+fn tens_of_thousands_of_flows_are_forgotten_with_their_port() {
+    // The kernel searches for a few ports; for more, the flows are listed.
+    for ports in [8080..8081, 8080..8090] {
+        let clients = 20_000 / ports.len() as u16;
+        let world = World::new();
+        let outside = outside_host(&world, 2);
+        // From the first one on, the kernel tracks connections.
+        let config = mapping(podnet(), udp_ports(ports.clone()));
+        added(&world, &mapping(podnet(), udp_ports(9000..9001)), "other");
+        flows(&outside, ports.clone(), clients);
+        assert!(flow_count() >= 20_000);
+
+        // A few are of others.
+        let x = world.container("x");
+        in_a_minute(&call("ADD", &config, &x)).ok();
+        assert!(flow_count() < 100, "{ports:?}: before the mapping");
+        flows(&outside, ports.clone(), clients);
+        assert!(flow_count() >= 20_000);
+        in_a_minute(&call("DEL", &config, &x)).ok();
+        assert!(flow_count() < 100, "{ports:?}: through the mapping");
+    }
+}
+
+#[test]
+fn tens_of_thousands_of_routes_are_added_and_checked() {
+    const COUNT: usize = 20_000;
+    let world = World::new();
+    let v4 = (0..COUNT).map(|n| json!({"dst": format!("172.16.{}.{}/32", n / 250, n % 250)}));
+    let v6 = (0..COUNT).map(|n| json!({"dst": format!("fd01::{n:x}/128")}));
+    let routes: Vec<_> = v4.chain(v6).collect();
+    let mut config = dual_stack();
+    config["ipam"]["routes"] = json!(routes);
+    let x = world.container("x");
+    let result = in_a_minute(&call("ADD", &config, &x)).ok();
+    // And the default routes.
+    assert_eq!(x.routes().len(), 2 * COUNT + 2);
+    let check = with(config.clone(), json!({"prevResult": result}));
+    in_a_minute(&call("CHECK", &check, &x)).ok();
+    x.ip("route del 172.16.79.249");
+    let error = in_a_minute(&call("CHECK", &check, &x)).err_code(102);
+    assert!(
+        error["msg"].as_str().unwrap().contains("172.16.79.249"),
+        "{error}"
+    );
+    in_a_minute(&call("DEL", &check, &x)).ok();
+}
