@@ -277,6 +277,7 @@ impl OpenAttachment {
                 &attachment,
                 self.mapper,
                 &conf,
+                apply::Extent::Part,
                 &addresses,
             )?),
             None => Ok(()),

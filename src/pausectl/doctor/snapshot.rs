@@ -63,6 +63,18 @@ impl PeerAddresses {
         Ok(peers)
     }
 
+    /// Whether every namespace shows its addresses. A sandbox with a network stack of its own (gVisor)
+    /// takes them off the interface.
+    pub(super) fn are_complete(&self) -> bool {
+        let is_global = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+            IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+        };
+        let mut namespaces = self.namespaces.values();
+        self.unreadable.is_empty()
+            && namespaces.all(|addresses| addresses.iter().any(|(_, net)| is_global(net.ip())))
+    }
+
     /// The interfaces that have an address: namespace and link index of each.
     pub(super) fn interfaces_by_address(&self) -> HashMap<IpAddr, Vec<(i32, u32)>> {
         let mut interfaces: HashMap<IpAddr, Vec<_>> = HashMap::new();

@@ -1,7 +1,9 @@
 //! ADD's changes to the kernel, in order: first what is shared, then the veth pair, and last the
 //! alias, which marks the attachment as complete.
 
+use super::earlier_holder::{self, Deaths};
 use super::host::Host;
+use super::nft_elements::Extent;
 use super::settings::{forward, refuse_router_advertisements};
 use super::uplink::Uplink;
 use super::{bandwidth, container, firewall, nft_elements, ports, veth};
@@ -106,9 +108,12 @@ impl<'plan> NewPair<'_, 'plan> {
 
 /// Adds the attachment's nftables elements, and the settings that published ports need besides.
 fn claim(host: &mut Host, plan: &Plan, uplink: &Uplink<'_>, nft: Option<Nft>) -> Result<()> {
-    nft_elements::claim(nft, &plan.rules, |other| {
-        veth::is_gone(&mut host.socket, other)
-    })?;
+    let addresses = plan.container.networks();
+    let addresses = addresses.iter().map(|address| address.ip()).collect();
+    let (attachment, places) = (&plan.attachment, &plan.earlier_holders);
+    let nft = earlier_holder::clear(nft, attachment, &addresses, places)?;
+    let deaths = Deaths::new(&mut host.socket);
+    nft_elements::claim(nft, &plan.rules, Extent::Whole, deaths)?;
     match &plan.ports {
         Some(ports) => ports::enable_mappings(
             ports,

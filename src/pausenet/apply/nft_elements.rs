@@ -3,19 +3,21 @@
 //! An element's key is an address or a port, and may belong to another owner by now. So a removal
 //! first compares the owner, and it takes effect only if the ruleset has not changed in between.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
+use super::earlier_holder::Deaths;
 use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
 use crate::plan::rules::{
-    BRIDGE_TABLE, DesiredElement, TABLE, blocks, elements_to_remove, flows_through, port_marks,
-    target,
+    BRIDGE_TABLE, DesiredElement, TABLE, address_of, blocks, elements_to_remove, flows_through,
+    names_one_of, port_marks, target,
 };
-use crate::plan::{Mapper, alias, element_owner};
+use crate::plan::{alias, element_owner};
 
 /// The attempt that errors of removals name.
 const REMOVAL: &str = "remove the attachment's elements from nftables";
@@ -32,7 +34,8 @@ const TRIES: usize = 64;
 pub(super) fn claim(
     nft: Option<Nft>,
     desired: &[DesiredElement],
-    mut is_gone: impl FnMut(&Attachment) -> bool,
+    extent: Extent,
+    mut deaths: Deaths<'_>,
 ) -> Result<()> {
     if desired.is_empty() {
         return Ok(());
@@ -45,9 +48,10 @@ pub(super) fn claim(
         .collect();
     let mut changes = adds.clone();
     let mut generation = None;
+    let mut removed = Vec::new();
     for _ in 0..TRIES {
         let error = match nft.commit(&changes, generation) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return forget_flows(&mut nft, removed.iter()),
             Err(failed) => failed.error,
         };
         if error.is(rustix::io::Errno::NOENT) {
@@ -57,8 +61,10 @@ pub(super) fn claim(
             generation = None;
         } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
             generation = Some(nft.generation().during_with(attempt)?);
-            changes = removals_for(&mut nft, desired, &mut is_gone)?;
+            let removals = removals_for(&mut nft, desired, extent, &mut deaths)?;
+            changes = removals.iter().map(removal).collect();
             changes.extend(adds.iter().cloned());
+            removed = removals.into_iter().map(|(_, element)| element).collect();
         } else {
             return Err(explain(error, attempt()));
         }
@@ -75,33 +81,84 @@ pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
         .map_err(|failed| explain(failed.error, attempt))
 }
 
-/// Removals of elements whose owner is gone, or that an earlier ADD of the same attachment left.
+/// How much of an attachment's elements are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All that the owner should have: it has no others.
+    Whole,
+    /// Some, of an attachment that is alive.
+    Part,
+}
+
+/// What to remove to make room: elements under the desired keys whose owner is gone; and when an
+/// address had an earlier holder, everything that names it.
+///
+/// # Errors
+/// Code 103 when a host port is taken; 101 when the kernel refuses.
 fn removals_for(
     nft: &mut Nft,
     desired: &[DesiredElement],
-    is_gone: &mut impl FnMut(&Attachment) -> bool,
-) -> Result<Vec<Change>> {
+    extent: Extent,
+    deaths: &mut Deaths<'_>,
+) -> Result<Vec<(Set, Element)>> {
     let found = look_up(nft, desired)?;
-    let mut changes = Vec::new();
+    let mut removals = Vec::new();
+    let mut has_earlier_holder = false;
     for (wanted, found) in desired.iter().zip(found) {
         let Some(found) = found else {
             continue;
         };
-        let dead = found.expires
+        let is_dead = found.expires
             || wanted.own_key
             || found.owner == wanted.element.owner
             || target(&found) == target(&wanted.element)
-            || match element_owner(&found.owner) {
-                Some((Mapper::Own, other)) => is_gone(&other),
-                // We cannot know whether another plugin's container is still alive.
-                Some((Mapper::Chained, _)) | None => false,
-            };
-        if !dead {
+            || deaths.include(&found);
+        if !is_dead {
             return Err(port_taken(&found));
         }
-        changes.push(Change::Remove(wanted.set.clone(), found.key));
+        let is_own = extent == Extent::Part && found.owner == wanted.element.owner;
+        has_earlier_holder |= !found.expires && !is_own;
+        removals.push((wanted.set.clone(), found));
     }
-    Ok(changes)
+    if has_earlier_holder {
+        let places: HashSet<_> = removals.iter().map(place).collect();
+        let others = left_by_earlier_holders(nft, desired, extent)
+            .map_err(|err| explain(err, REMOVAL))?
+            .into_iter()
+            .filter(|other| !places.contains(&place(other)));
+        let others: Vec<_> = others.collect();
+        removals.extend(others);
+    }
+    Ok(removals)
+}
+
+/// Elements that name an address of the desired ones, and those that an earlier life of the same
+/// owner left.
+fn left_by_earlier_holders(
+    nft: &mut Nft,
+    desired: &[DesiredElement],
+    extent: Extent,
+) -> Result<Vec<(Set, Element)>, KernelError> {
+    let own = desired.iter().map(|wanted| &wanted.element);
+    let addresses: HashSet<_> = own.clone().filter_map(address_of).collect();
+    let owner = own.map(|element| element.owner.as_str()).next();
+    let attachment = owner.and_then(element_owner).map(|(_, owner)| owner);
+    elements_where(nft, |found| {
+        let found_owner = element_owner(&found.owner).map(|(_, owner)| owner);
+        if found_owner.is_some() && found_owner == attachment {
+            // The ports of a chained plugin are not the link's, and the other way round.
+            return extent == Extent::Whole && owner == Some(&found.owner);
+        }
+        names_one_of(&addresses, found)
+    })
+}
+
+fn place((set, element): &(Set, Element)) -> (Table, String, Vec<u8>) {
+    (set.table, set.name.clone(), element.key.clone())
+}
+
+fn removal((set, element): &(Set, Element)) -> Change {
+    Change::Remove(set.clone(), element.key.clone())
 }
 
 fn port_taken(found: &Element) -> Error {
@@ -314,22 +371,27 @@ pub(crate) fn remove_elements_where(
 ) -> Result<bool> {
     let mut removed = Vec::new();
     let found = amend(nft, REMOVAL, |nft| {
-        removed = Vec::new();
-        let mut changes = Vec::new();
-        for table in [TABLE, BRIDGE_TABLE] {
-            for name in nft.sets(table)? {
-                for found in nft.elements(table, &name)? {
-                    if unwanted(&found) {
-                        changes.push(Change::Remove(by_name(table, &name), found.key.clone()));
-                        removed.push(found);
-                    }
-                }
-            }
-        }
-        Ok(changes)
+        removed = elements_where(nft, &unwanted)?;
+        Ok(removed.iter().map(removal).collect())
     })?;
-    forget_flows(nft, removed.iter())?;
+    forget_flows(nft, removed.iter().map(|(_, element)| element))?;
     Ok(found)
+}
+
+/// Every element in our tables for which `is_wanted` is true.
+fn elements_where(
+    nft: &mut Nft,
+    is_wanted: impl Fn(&Element) -> bool,
+) -> Result<Vec<(Set, Element)>, KernelError> {
+    let mut wanted = Vec::new();
+    for table in [TABLE, BRIDGE_TABLE] {
+        for name in nft.sets(table)? {
+            let elements = nft.elements(table, &name)?.into_iter();
+            let found = elements.filter(|element| is_wanted(element));
+            wanted.extend(found.map(|element| (by_name(table, &name), element)));
+        }
+    }
+    Ok(wanted)
 }
 
 /// A set to remove from: only table and name matter.

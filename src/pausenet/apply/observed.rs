@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::earlier_holder::Deaths;
 use super::host::{Host, try_lock};
 use super::nft_elements;
-use super::veth::is_gone;
+use super::nft_elements::Extent;
 use crate::cni::During;
 use crate::cni::Result;
 use crate::cni::request::Attachment;
@@ -91,5 +92,6 @@ pub fn restore_elements(
     if found.is_none() {
         return Ok(false);
     }
-    nft_elements::claim(None, desired, |other| is_gone(&mut socket, other)).map(|()| true)
+    let deaths = Deaths::new(&mut socket);
+    nft_elements::claim(None, desired, Extent::Part, deaths).map(|()| true)
 }

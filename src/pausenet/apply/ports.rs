@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use ipnetwork::IpNetwork;
 
+use super::earlier_holder::Deaths;
 use super::host::Host;
-use super::nft_elements;
-use super::veth::is_gone;
+use super::nft_elements::{self, Extent};
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
 use crate::cni::{During, Family, IfName, Result};
@@ -28,17 +28,15 @@ pub fn publish(
     attachment: &Attachment,
     mapper: Mapper,
     ports: &PortsConf,
+    extent: Extent,
     addresses: &[IpNetwork],
 ) -> Result<()> {
     let owner = mapper.owner(attachment);
     nft_elements::claim(
         None,
         &desired_port_elements(ports, addresses, &owner),
-        |other| match mapper {
-            Mapper::Own => is_gone(&mut host.socket, other),
-            // Only the plugin that attached the container knows whether it is still alive.
-            Mapper::Chained => false,
-        },
+        extent,
+        Deaths::new(&mut host.socket),
     )?;
     let opened = match towards(host, addresses)? {
         Some(link) => enable_mappings(ports, addresses, &link),

@@ -145,6 +145,14 @@ fn without_interface(
 
 /// Every address behind the host's links. None when a namespace cannot be read.
 fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, KernelError> {
+    let namespaces = addresses_behind_links(socket)?;
+    Ok(namespaces.map(|namespaces| namespaces.into_iter().flatten().collect()))
+}
+
+/// The addresses in each namespace behind the host's links. None when one cannot be read.
+pub(super) fn addresses_behind_links(
+    socket: &mut RouteSocket,
+) -> Result<Option<Vec<Vec<IpAddr>>>, KernelError> {
     let mut namespaces = HashSet::new();
     for link in link::list(socket)? {
         match link.peer_netns {
@@ -155,15 +163,12 @@ fn in_use(socket: &mut RouteSocket) -> Result<Option<HashSet<IpAddr>>, KernelErr
             None => {}
         }
     }
-    let mut in_use = HashSet::new();
+    let mut addresses = Vec::with_capacity(namespaces.len());
     for id in namespaces {
-        in_use.extend(
-            address::of_namespace(socket, id)?
-                .iter()
-                .map(|net| net.ip()),
-        );
+        let of_namespace = address::of_namespace(socket, id)?;
+        addresses.push(of_namespace.iter().map(|net| net.ip()).collect());
     }
-    Ok(Some(in_use))
+    Ok(Some(addresses))
 }
 
 fn is_unlocked(network: &NetworkName, held: &StaleReservation) -> bool {

@@ -138,6 +138,14 @@ fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, KernelE
 
 /// The link by which a packet to this address would leave; None when it is unreachable.
 pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>, KernelError> {
+    Ok(towards(socket, ip)?.and_then(|route| route.link))
+}
+
+/// The route that a packet to this address would take; None when it is unreachable.
+pub(crate) fn towards(
+    socket: &mut RouteSocket,
+    ip: IpAddr,
+) -> Result<Option<Present>, KernelError> {
     let bits = Family::from(ip).bits();
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(ip, bits)
@@ -149,7 +157,7 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
     message.header.kind = RouteType::Unspec;
     match socket.request(RouteNetlinkMessage::GetRoute(message), 0) {
         Ok(messages) => Ok(messages.into_iter().find_map(|message| match message {
-            Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message)?.link,
+            Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message),
             _ => None,
         })),
         Err(error) if error.is(rustix::io::Errno::NETUNREACH) => Ok(None),

@@ -16,6 +16,7 @@ use crate::cni::request::{Attachment, IpamConf, Request};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Family, IfName, MacAddr, Result};
 use crate::ipam::Allocation;
+use crate::kernel::nft::Set;
 
 /// The desired state of an attachment.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) container: ContainerPlan,
     /// The attachment's desired nftables elements.
     pub(crate) rules: Vec<rules::DesiredElement>,
+    /// Where an earlier holder of the addresses may have left elements.
+    pub(crate) earlier_holders: Vec<(Set, Vec<u8>)>,
     /// The traffic that other firewalls should accept.
     pub(crate) allowed_traffic: Vec<firewall::AllowedTraffic>,
     /// The published ports.
@@ -148,6 +151,7 @@ pub(crate) fn plan(
         ports.check_families(&container.networks())?;
     }
     let rules = rules::desired_elements(request, &container.networks(), Some(container.mac));
+    let earlier_holders = rules::earlier_holders(&container.networks(), &rules);
     let allowed_traffic = firewall::allowed_traffic(network, &container.networks());
     let dns = if network.dns.is_empty() {
         allocation.dns
@@ -164,6 +168,7 @@ pub(crate) fn plan(
         forward: mode.forward,
         container,
         rules,
+        earlier_holders,
         allowed_traffic,
         ports: network.ports.clone(),
         bandwidth: network.bandwidth,

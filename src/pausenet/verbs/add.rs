@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::apply::{Attached, Host, Uplink, attach, clear_debris, ensure_name_is_free, reclaim};
+use crate::apply::{
+    Attached, Host, Uplink, attach, clear_debris, earlier_holder, ensure_name_is_free, reclaim,
+};
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
@@ -85,6 +87,8 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
     // Other plugins share the store: the addresses may be those of an interface of theirs.
     ensure_name_is_free(host, netns, &request.attachment)?;
     super::del::undo(host, Some(ipam), request)?;
+    // And what this request does not know: other ports, and those of a chained plugin.
+    earlier_holder::forget(&request.attachment)?;
     match ipam.allocate(request)? {
         Outcome::Allocated(allocation) => Ok(allocation),
         Outcome::AlreadyHeld(_) => Err(Error::new(

@@ -1,11 +1,13 @@
 //! The plugin `portmap`: publishes ports of a container that the plugin before it attached.
 
+use ipnetwork::IpNetwork;
+
 use super::check::promised;
-use crate::apply::{Host, nft_elements, publish, reference};
+use crate::apply::{Extent, Host, earlier_holder, nft_elements, publish, reference};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
-use crate::plan::rules::{DesiredElement, desired_port_elements, port_elements};
+use crate::plan::rules::{DesiredElement, desired_port_elements, port_elements, port_marks};
 use crate::plan::{self, Mapper, host_end_name};
 
 /// Serves ADD: returns prevResult unchanged.
@@ -17,19 +19,41 @@ pub(super) fn add(request: &Request) -> Result<String> {
         Error::new(Code::InvalidConfig, "portmap without prevResult")
             .hint("portmap goes into a conflist behind the plugin that wires the container")
     })?;
-    if let Some(ports) = &request.network.ports {
-        let addresses = before.addresses_of(&request.attachment.ifname);
-        ports.check_families(&addresses)?;
-        let mut host = Host::open(&host_end_name(&request.attachment))?;
-        publish(
-            &mut host,
-            &request.attachment,
-            Mapper::Chained,
-            ports,
-            &addresses,
-        )?;
+    let addresses = before.addresses_of(&request.attachment.ifname);
+    match &request.network.ports {
+        Some(ports) => {
+            ports.check_families(&addresses)?;
+            let mut host = Host::open(&host_end_name(&request.attachment))?;
+            publish(
+                &mut host,
+                &request.attachment,
+                Mapper::Chained,
+                ports,
+                Extent::Whole,
+                &addresses,
+            )?;
+        }
+        None => clear_earlier_holder(request, before, &addresses)?,
     }
     Ok(before.to_json(request.network.version))
+}
+
+/// Removes the mapped ports of a dead container that had one of the addresses. Our own plugins do
+/// it when they wire a container; others do not.
+fn clear_earlier_holder(
+    request: &Request,
+    before: &AddResult,
+    addresses: &[IpNetwork],
+) -> Result<()> {
+    let host_end = host_end_name(&request.attachment);
+    let mut interfaces = before.interfaces.iter();
+    if interfaces.any(|interface| interface.name == host_end.as_str()) {
+        return Ok(());
+    }
+    let ips = addresses.iter().map(|address| address.ip()).collect();
+    let marks = port_marks(addresses);
+    let _host = Host::open(&host_end)?;
+    earlier_holder::clear(None, &request.attachment, &ips, &marks).map(drop)
 }
 
 /// Serves DEL. The runtime may no longer know which ports were mapped; the elements name their

@@ -344,12 +344,12 @@ fn stale(present: &ObservedElements, snapshot: &Snapshot) -> Vec<Finding> {
                     known,
                 },
             ));
-        } else if !is_target_in_use(&found, peers) && !is_cached(&attachment, snapshot) {
+        } else if !is_target_in_use(&found, peers) {
             findings.push(
                 Finding::note(&attachment,
                     format!("{} of its published ports in nftables, but no interface has the address that they lead to", elements(found.len())),
                 )
-                .means("kept: another plugin wired the container, and only that one knows whether it is gone")
+                .means("an ADD that gets the address or wants the port removes them")
                 .how("have the runtime DEL it or GC its network"),
             );
         }
@@ -378,14 +378,9 @@ fn any_exists(owner: &str, known: &[(Set, Element)]) -> bool {
     found.any(|element| element.owner == owner)
 }
 
-/// True also if some interfaces cannot be seen.
+/// True also if some addresses cannot be seen.
 fn is_target_in_use(found: &[(&ElementKey, &Element)], peers: &PeerAddresses) -> bool {
     let interfaces = peers.interfaces_by_address();
     let mut targets = found.iter().filter_map(|(_, element)| target(element));
-    !peers.unreadable.is_empty() || targets.any(|ip| interfaces.contains_key(&ip))
-}
-
-fn is_cached(attachment: &Attachment, snapshot: &Snapshot) -> bool {
-    let mut entries = snapshot.cache.iter().flatten();
-    entries.any(|entry| entry.parameters.attachment == *attachment)
+    !peers.are_complete() || targets.any(|ip| interfaces.contains_key(&ip))
 }

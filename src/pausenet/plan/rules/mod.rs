@@ -33,7 +33,7 @@ use objects::{
     ports_map,
 };
 
-use super::names::{alias, host_end_name};
+use super::names::{HOST_END_START, alias, host_end_name};
 use crate::cni::link::LinkConf;
 use crate::cni::ports::{PortMapping, PortsConf, Protocol};
 use crate::cni::request::{Network, Request};
@@ -105,6 +105,38 @@ pub(crate) fn outlast_the_link(network: &Network) -> bool {
 pub(crate) fn port_marks(addresses: &[IpNetwork]) -> Vec<(Set, Vec<u8>)> {
     let mark = |address: &IpNetwork| (mapped_set((*address).into()), address_bytes(address.ip()));
     addresses.iter().map(mark).collect()
+}
+
+/// Where an earlier holder of these addresses may have left elements, unless one of the desired
+/// elements would take their place.
+pub(crate) fn earlier_holders(
+    addresses: &[IpNetwork],
+    desired: &[DesiredElement],
+) -> Vec<(Set, Vec<u8>)> {
+    let mut places = Vec::new();
+    for address in addresses {
+        let key = address_bytes(address.ip());
+        for set in [mapped_set((*address).into()), masquerade_set(*address)] {
+            let is_taken =
+                |wanted: &DesiredElement| wanted.set.name == set.name && wanted.element.key == key;
+            if !desired.iter().any(is_taken) {
+                places.push((set, key.clone()));
+            }
+        }
+    }
+    places
+}
+
+/// The pod's address that an element is about: its key, or where it leads. None for frames.
+pub(crate) fn address_of(element: &Element) -> Option<IpAddr> {
+    // In the table of frames, keys are names; one of 16 bytes would be read as an address.
+    let is_name = |key: &[u8]| key.starts_with(HOST_END_START.as_bytes());
+    target(element).or_else(|| address(&element.key).filter(|_| !is_name(&element.key)))
+}
+
+/// Whether an element is about one of these addresses.
+pub(crate) fn names_one_of(addresses: &HashSet<IpAddr>, element: &Element) -> bool {
+    address_of(element).is_some_and(|ip| addresses.contains(&ip))
 }
 
 /// Mapped ports of a container that another plugin may have attached: its first address of each
