@@ -12,7 +12,7 @@ use crate::{Result, Stop};
 use pausenet::cni::MacAddr;
 use pausenet_host::Error;
 use pausenet_host::anchor::cgroup::Engine;
-use pausenet_host::anchor::container::{Container, Endpoint, KubePod, Life, NetworkFrom, Role};
+use pausenet_host::anchor::container::{Container, Endpoint, KubePod, NetworkFrom, Role, RunState};
 use pausenet_host::anchor::registration::Registered;
 use pausenet_host::anchor::scan::{EngineFacts, Removed};
 use pausenet_host::block_on;
@@ -89,7 +89,7 @@ async fn ask(docker: &Docker, end_times: EndTimes) -> Result<EngineFacts, ApiErr
                 // It may have been removed in between.
                 EndTimes::Ask => docker.finished_at(&by_id).await.unwrap_or_default(),
             };
-            container.life = Life::Stopped {
+            container.run_state = RunState::Stopped {
                 at: at.as_deref().map(whole_seconds),
             };
         }

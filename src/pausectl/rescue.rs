@@ -22,7 +22,7 @@ use crate::docker_api::{ContainerRef, DockerId};
 use pausenet::cni::ContainerId;
 use pausenet::cni::result::AddResult;
 use pausenet_host::Error;
-use pausenet_host::anchor::{PodName, pin};
+use pausenet_host::anchor::{PodName, named_netns};
 use pausenet_host::block_on;
 
 const EXAMPLES: &str = "\
@@ -212,7 +212,7 @@ impl RescueTarget {
                 Err(err) => Err(format!("{}: {err}", path.display())),
             },
             Target::Process(pid) => Ok(Self::Process(pid)),
-            Target::Pod(name) => Ok(Self::Namespace(pin::path(&PodName::parse(&name)?))),
+            Target::Pod(name) => Ok(Self::Namespace(named_netns::path(&PodName::parse(&name)?))),
             Target::Container(name) => container(&name),
             Target::Name(name) => match name.parse() {
                 // An all-digit ID prefix is longer than a PID.
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_of_a_target_says_what_it_is() {
+    fn targets_are_recognized_by_their_form() {
         let container = |text: &str| RescueTarget::Container(ContainerRef::parse(text).unwrap());
         let parse = |text: &str| Target::parse(text).and_then(RescueTarget::from_target);
         for (text, expected) in [

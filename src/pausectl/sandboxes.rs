@@ -37,7 +37,7 @@ impl HostSandboxes {
     /// # Errors
     /// The host's own namespace, links or processes cannot be read.
     pub(crate) fn read(scope: Scope, facts: &EngineFacts) -> Result<Self> {
-        interfaces::apart(|| {
+        interfaces::on_separate_thread(|| {
             let mut host = Host::open()?;
             let scan = NamespaceScan::take(host.id()?, facts)?;
             // If pausectl runs in a namespace of its own, the machine's is one of the others.
@@ -73,12 +73,12 @@ impl HostSandboxes {
 /// A namespace, with all that is known of it.
 pub(crate) fn sandbox(sandbox: &Sandbox) -> Value {
     let members = sandbox.members.iter().map(member).collect::<Vec<_>>();
-    let interfaces = sandbox.interfaces.iter().map(wire).collect::<Vec<_>>();
+    let interfaces = sandbox.interfaces.iter().map(interface).collect::<Vec<_>>();
     json!({
         "title": sandbox.title(),
         "state": sandbox.state().as_str(),
         "netns": sandbox.netns.number(),
-        "heldBy": sandbox.held_by,
+        "boundTo": sandbox.bound_to,
         "owner": owner(sandbox),
         "members": members,
         "interfaces": interfaces,
@@ -87,7 +87,7 @@ pub(crate) fn sandbox(sandbox: &Sandbox) -> Value {
 
 fn owner(sandbox: &Sandbox) -> Value {
     match &sandbox.owner {
-        Owner::Member(at, reason) => json!({"member": at, "because": because(*reason)}),
+        Owner::Member(at, reason) => json!({"member": at, "reason": self::reason(*reason)}),
         Owner::Missing(MissingContainer {
             id,
             name,
@@ -103,11 +103,11 @@ fn owner(sandbox: &Sandbox) -> Value {
             json!({"gone": {"id": id, "name": name, "was": was, "at": at, "networks": networks}})
         }
         Owner::File(path) => json!({"file": path.to_string_lossy()}),
-        Owner::Nobody => Value::Null,
+        Owner::Unknown => Value::Null,
     }
 }
 
-fn because(reason: OwnerReason) -> &'static str {
+fn reason(reason: OwnerReason) -> &'static str {
     match reason {
         OwnerReason::Sandbox => "sandbox",
         OwnerReason::PodOfOurs => "pod",
@@ -146,7 +146,7 @@ pub(crate) fn container(container: &Container) -> Value {
 }
 
 /// An interface.
-fn wire(wire: &SandboxInterface) -> Value {
+fn interface(wire: &SandboxInterface) -> Value {
     let link = &wire.interface.link;
     let addresses = wire.interface.addresses.iter().map(ToString::to_string);
     json!({

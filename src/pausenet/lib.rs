@@ -32,7 +32,7 @@
 //!    no container can own any more, and it tries once more.
 //! 5. `plan/attachment.rs`: what the kernel should look like. Modes are in `plan/bridge.rs` and
 //!    `plan/ptp.rs`, names and aliases in `plan/names.rs`, elements of nftables in
-//!    `plan/rules/mod.rs`.
+//!    `plan/elements/mod.rs`.
 //! 6. `apply/attach.rs` makes it so, in this order: `apply/uplink.rs` the bridge or the routed end
 //!    with its settings and `apply/firewall.rs`, `apply/veth.rs` the pair, `apply/container.rs`
 //!    addresses and routes, `apply/bandwidth.rs`, `apply/nft_elements.rs` the elements of nftables

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_nodes_with_one_subnet_the_first_by_name_gets_it_in_any_order() {
+    fn of_two_nodes_with_one_subnet_the_first_by_name_gets_it() {
         let own = node("a", &["192.0.2.1"], &["10.1.0.0/24"]);
         let b = node("b", &["192.0.2.2"], &["10.1.1.0/24"]);
         let c = node("c", &["192.0.2.3"], &["10.1.1.0/24"]);

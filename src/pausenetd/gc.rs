@@ -25,7 +25,7 @@ use pausenet::ipam::store::Store;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::{RouteSocket, link};
-use pausenet::plan::rules::{BRIDGE_TABLE, TABLE};
+use pausenet::plan::elements::{BRIDGE_TABLE, TABLE};
 use pausenet::plan::{
     Mapper, Ownership, attachment_of_host_end, element_owner, host_end_name, is_half_made,
 };

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_is_not_ready_is_alive() {
+    fn a_daemon_that_is_not_ready_is_healthy() {
         let health = Health::new(Duration::from_secs(60));
         assert_eq!(status(&health, "/healthz"), 200);
         assert_eq!(status(&health, "/readyz"), 503);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_completes_no_pass_is_not_alive() {
+    fn a_daemon_that_completes_no_pass_is_not_healthy() {
         let health = Health::new(Duration::ZERO);
         health.pass_ended(None);
         std::thread::sleep(Duration::from_millis(2));

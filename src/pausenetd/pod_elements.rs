@@ -17,7 +17,7 @@ use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::Nft;
 use pausenet::kernel::{RouteSocket, address, link};
 use pausenet::plan::attachment_of_host_end;
-use pausenet::plan::rules::DesiredElement;
+use pausenet::plan::elements::DesiredElement;
 use pausenet_host::runtime::add_calls::{self, AddCall};
 use pausenet_host::runtime::cache;
 use pausenet_host::{During, Error, Result};

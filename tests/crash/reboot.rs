@@ -17,7 +17,7 @@ const OLD: &str = "10.1.0.77";
 /// Reserved by another plugin, after the first call.
 const LATE: &str = "10.1.0.78";
 
-fn put(ip: &str) {
+fn reserve(ip: &str) {
     let dir = Path::new(STORES).join("podnet");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join(ip), "other\r\neth0").unwrap();
@@ -34,9 +34,9 @@ fn earlier() -> Vec<IpAddr> {
 }
 
 /// As a start leaves it.
-fn start_again(pods: &TwoPods) {
+fn reboot(pods: &TwoPods) {
     pods.reset();
-    put(OLD);
+    reserve(OLD);
 }
 
 /// A call has been served since the start: whatever comes now is not of earlier.
@@ -44,7 +44,7 @@ fn start_again(pods: &TwoPods) {
 fn assert_noted(pods: &TwoPods, after: &str) {
     let del = pods.call("DEL").run();
     assert!(del.0.status.success(), "{after}: {del:?}");
-    put(LATE);
+    reserve(LATE);
     assert_eq!(earlier(), [OLD.parse::<IpAddr>().unwrap()], "{after}");
     let lists = fs::read_dir("/run/pausenet/earlier").unwrap().count();
     assert_eq!(lists, 1, "{after}: a draft is left");
@@ -55,7 +55,7 @@ fn a_first_call_after_boot_killed_at_any_syscall_loses_no_reservation() {
     let pods = TwoPods::new(Host::Fresh);
     let kills = at_every_point(
         &pods.call("ADD"),
-        || start_again(&pods),
+        || reboot(&pods),
         |after| assert_noted(&pods, after),
     );
     assert!(kills > 40, "{kills}");
@@ -65,7 +65,7 @@ fn a_first_call_after_boot_killed_at_any_syscall_loses_no_reservation() {
 #[test]
 fn a_first_call_after_boot_that_cannot_write_its_marker_loses_no_reservation() {
     let pods = TwoPods::new(Host::Fresh);
-    start_again(&pods);
+    reboot(&pods);
     fs::create_dir_all("/run/pausenet/earlier").unwrap();
     run(
         "mount",
@@ -82,7 +82,7 @@ fn a_first_call_after_boot_with_any_failed_syscall_loses_no_reservation() {
     let pods = TwoPods::new(Host::Fresh);
     each_refused(
         &pods.call("ADD"),
-        || start_again(&pods),
+        || reboot(&pods),
         |after| assert_noted(&pods, after),
         |after, answer| {
             if answer.0.status.success() {

@@ -1,14 +1,13 @@
 //! `explain`, `ls` and `graph` on Docker's and containerd's containers: the screens are read as
 //! they are, and what they say will happen is made to happen.
 
-use std::path::Path;
+mod targets;
 
 use serde_json::{Value, json};
 
-use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE, pause_image};
+use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use common::processes::UnsharedProcess;
 use common::programs;
-use common::programs::CHECKOUT;
 use common::screen::Screen;
 use common::screen::assert_is_in_the_docs;
 use common::wait::wait_until;
@@ -29,7 +28,7 @@ pub(crate) fn pausectl(docker: &Docker, args: &[&str]) -> String {
 }
 
 #[track_caller]
-pub(crate) fn story(docker: &Docker, target: &str) -> Value {
+pub(crate) fn explain_json(docker: &Docker, target: &str) -> Value {
     serde_json::from_str(&pausectl(docker, &["explain", target, "--output", "json"])).unwrap()
 }
 
@@ -56,8 +55,8 @@ fn two_that_share(docker: &Docker) {
 }
 
 pub(crate) fn host_end(docker: &Docker, container: &str, interface: usize) -> String {
-    let story = story(docker, container);
-    story["interfaces"][interface]["hostEnd"]
+    let explained = explain_json(docker, container);
+    explained["interfaces"][interface]["hostEnd"]
         .as_str()
         .unwrap()
         .to_owned()
@@ -75,7 +74,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
     insta::assert_snapshot!(page("hwchiu2"), @r"
     hwchiu2 shares the network of hwchiu.
 
-    Network namespace NETNS: alive
+    Network namespace NETNS: running
 
     Owner
       hwchiu  Docker container ID-OF-HWCHIU, image hwchiu/netutils, process PID-OF-HWCHIU (sleep)
@@ -113,7 +112,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
     host
     ├─ bridge docker0  172.17.0.1/16
     │  └─ VETH - eth0 172.17.0.2/16 (Docker's bridge)
-    │     └─ hwchiu: alive
+    │     └─ hwchiu: running
     │        ├─ hwchiu, the owner, process PID-OF-HWCHIU (sleep)
     │        └─ hwchiu2, process PID-OF-HWCHIU2 (sleep)
     ");
@@ -146,7 +145,7 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
       hwchiu2 cannot be restarted as it is: Docker would look for container ID-OF-HWCHIU, which no longer exists
     ");
     assert_is_in_the_docs(&page("hwchiu2"));
-    let after = story(&docker, "hwchiu2");
+    let after = explain_json(&docker, "hwchiu2");
     assert_eq!(after["state"], "orphaned");
     assert_eq!(after["owner"]["gone"]["name"], "hwchiu");
     assert_eq!(after["owner"]["gone"]["was"], "removed");
@@ -178,8 +177,8 @@ fn explain_without_docker_s_socket_reads_the_kernel_and_the_shims() {
         serde_json::from_str(&pausectl(&docker, &args)).unwrap()
     };
     let before = without(&second);
-    assert_eq!(before["state"], "alive");
-    assert_eq!(before["owner"], json!({"member": 0, "because": "joined"}));
+    assert_eq!(before["state"], "running");
+    assert_eq!(before["owner"], json!({"member": 0, "reason": "joined"}));
     assert_eq!(before["members"][0]["container"]["id"], json!(first));
     assert_eq!(before["members"][0]["container"]["engine"], "Docker");
     assert_eq!(before["interfaces"][0]["madeBy"], "docker");
@@ -196,7 +195,7 @@ fn a_restarted_owner_leaves_the_others_behind_as_explain_predicted() {
         return;
     };
     two_that_share(&docker);
-    let said = story(&docker, "hwchiu")["fates"][0]["then"].clone();
+    let said = explain_json(&docker, "hwchiu")["deathEffects"][0]["effect"].clone();
     let said = said.as_str().unwrap();
     assert!(
         said.starts_with("Docker removes eth0 for every member"),
@@ -210,7 +209,7 @@ fn a_restarted_owner_leaves_the_others_behind_as_explain_predicted() {
     docker.run(&["restart", "-t", "0", "hwchiu"]);
     assert!(docker.view("hwchiu").link("eth0").is_some());
     assert!(docker.view("hwchiu2").link("eth0").is_none());
-    let left = story(&docker, "hwchiu2");
+    let left = explain_json(&docker, "hwchiu2");
     assert_eq!(left["owner"]["gone"]["was"], "restarted");
     assert_eq!(
         left["summary"],
@@ -222,7 +221,7 @@ fn a_restarted_owner_leaves_the_others_behind_as_explain_predicted() {
     assert_eq!(advice["commands"], json!(["docker restart hwchiu2"]));
     docker.run(&["restart", "-t", "0", "hwchiu2"]);
     assert_eq!(
-        story(&docker, "hwchiu2")["summary"],
+        explain_json(&docker, "hwchiu2")["summary"],
         "hwchiu2 shares the network of hwchiu."
     );
 
@@ -231,7 +230,10 @@ fn a_restarted_owner_leaves_the_others_behind_as_explain_predicted() {
     wait_until("Docker has taken eth0", || {
         docker.view("hwchiu2").link("eth0").is_none()
     });
-    assert_eq!(story(&docker, "hwchiu2")["owner"]["gone"]["was"], "stopped");
+    assert_eq!(
+        explain_json(&docker, "hwchiu2")["owner"]["gone"]["was"],
+        "stopped"
+    );
     docker.stop();
 }
 
@@ -262,7 +264,7 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     insta::assert_snapshot!(page("app-a"), @r"
     app-a shares the network of anchor.
 
-    Network namespace NETNS: alive
+    Network namespace NETNS: running
 
     Owner
       anchor  Docker container ID-OF-ANCHOR, image pausenet/pause, process PID-OF-ANCHOR (pause)
@@ -286,7 +288,7 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     ");
     insta::assert_snapshot!(ls(), @r"
     NETWORK  CONTAINER  INTERFACE  ADDRESSES  VETH  BRIDGE  ANCHOR  STATE  MEMBERS
-    podnet  anchor  eth0  10.1.0.2/24  VETH  cni0  PID-OF-ANCHOR  alive  app-a, app-b
+    podnet  anchor  eth0  10.1.0.2/24  VETH  cni0  PID-OF-ANCHOR  running  app-a, app-b
     ");
 
     docker.run(&["rm", "-f", "anchor"]);
@@ -330,13 +332,18 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
         "{unknown}"
     );
     // A new pause in the old namespace stands for it again.
-    let advice = story(&docker, "app-a")["advice"][0]["commands"][0].clone();
+    let advice = explain_json(&docker, "app-a")["advice"][0]["commands"][0].clone();
     let words: Vec<_> = advice.as_str().unwrap().split(' ').collect();
     docker.run(&words[1..]);
-    let again = story(&docker, "app-b");
+    let again = explain_json(&docker, "app-b");
     assert_eq!(again["summary"], "app-b shares the network of anchor.");
-    assert_eq!(again["owner"]["because"], "pause");
-    let then = |at: usize| again["fates"][at]["then"].as_str().unwrap().to_owned();
+    assert_eq!(again["owner"]["reason"], "pause");
+    let then = |at: usize| {
+        again["deathEffects"][at]["effect"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     assert!(
         then(0).contains("If anchor is restarted, it rejoins this namespace"),
         "{}",
@@ -344,7 +351,7 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
     );
     docker.run(&["restart", "-t", "0", "anchor"]);
     assert_eq!(
-        story(&docker, "app-b")["summary"],
+        explain_json(&docker, "app-b")["summary"],
         "app-b shares the network of anchor."
     );
     assert!(
@@ -361,165 +368,5 @@ fn an_anchor_s_network_stays_with_its_members_as_explain_predicted() {
 
     docker.run(&["rm", "-f", "app-a", "app-b", "anchor"]);
     attach("DEL", &with(podnet(), json!({"prevResult": result}))).ok();
-    docker.stop();
-}
-
-#[test]
-fn an_ambiguous_name_is_refused_with_all_candidates() {
-    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
-        return;
-    };
-    let blue = docker.world.container("blue");
-    let made = docker.run(&["run", "-d", "hwchiu/netutils"]);
-    // A container named like the beginning of a process's life: its number.
-    let sleeper = blue.command("sleep").arg("600").spawn().unwrap();
-    let pid = sleeper.id().to_string();
-    docker.run(&["run", "-d", "--name", &pid, "hwchiu/netutils"]);
-    let output = docker
-        .command(programs::pausectl())
-        .args(["explain", &pid])
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("means 2 things"), "{stderr}");
-    assert!(
-        stderr.contains(&format!("pid:{pid} is a process")),
-        "{stderr}"
-    );
-    for (target, owner) in [
-        (format!("pid:{pid}"), None),
-        (format!("container:{pid}"), Some(&pid)),
-    ] {
-        let explained = story(&docker, &target);
-        let name = &explained["members"][0]["container"]["name"];
-        assert_eq!(name.as_str(), owner.map(String::as_str), "{explained}");
-    }
-    let by_beginning = story(&docker, &made[..8]);
-    assert_eq!(by_beginning["members"][0]["container"]["id"], json!(made));
-
-    let mut sleeper = sleeper;
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
-    let on_host = [
-        "run",
-        "-d",
-        "--net=host",
-        "--name=onhost",
-        "hwchiu/netutils",
-    ];
-    docker.run(&on_host);
-    let said = pausectl(&docker, &["explain", "onhost"]);
-    assert!(
-        said.starts_with("onhost is on the host's own network"),
-        "{said}"
-    );
-    docker.stop();
-}
-
-#[test]
-fn containerd_s_containers_have_their_names_and_pods_without_a_socket() {
-    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
-        return;
-    };
-    let socket = docker.home().join("exec/containerd/containerd.sock");
-    let ctr = |args: &[&str]| {
-        let mut command = docker.command("ctr");
-        command
-            .arg("--address")
-            .arg(&socket)
-            .args(["--namespace", "lab"]);
-        let output = command.args(args).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ctr {args:?}: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    ctr(&["images", "import", pause_image().to_str().unwrap()]);
-    let images = ctr(&["images", "ls", "-q"]);
-    let image = images
-        .lines()
-        .find(|image| image.ends_with(":latest"))
-        .unwrap();
-    let runc = Path::new(CHECKOUT).join("scripts/lab/runc.sh");
-    let group = docker
-        .home()
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let start = |name: &str, options: &[&str]| {
-        let cgroup = format!("/{group}/{name}");
-        let fixed = [
-            "run",
-            "--detach",
-            "--runc-binary",
-            runc.to_str().unwrap(),
-            "--cgroup",
-            &cgroup,
-        ];
-        ctr(&[&fixed[..], options, &[image, name]].concat());
-    };
-    start("web", &[]);
-    let alone = story(&docker, "web");
-    assert_eq!(alone["owner"]["because"], "madeFor");
-    assert_eq!(alone["members"][0]["container"]["engine"], "containerd");
-
-    // What containerd's CRI writes into the bundles of a pod.
-    let cri = |key: &str, value: &str| format!("io.kubernetes.cri.{key}={value}");
-    let pod = [
-        cri("sandbox-namespace", "default"),
-        cri("sandbox-name", "two-containers"),
-    ];
-    let annotated = |more: &[String]| -> Vec<String> {
-        let all = pod.iter().chain(more);
-        all.flat_map(|annotation| ["--annotation".to_owned(), annotation.clone()])
-            .collect()
-    };
-    let sandbox = annotated(&[cri("container-type", "sandbox")]);
-    let sandbox: Vec<_> = sandbox.iter().map(String::as_str).collect();
-    start("s1", &sandbox);
-    let tasks = ctr(&["tasks", "ls"]);
-    let line = tasks.lines().find(|line| line.starts_with("s1 ")).unwrap();
-    let pid = line.split_whitespace().nth(1).unwrap();
-    let application = annotated(&[
-        cri("container-type", "container"),
-        cri("container-name", "client"),
-    ]);
-    let with_network = format!("network:/proc/{pid}/ns/net");
-    let mut application: Vec<_> = application.iter().map(String::as_str).collect();
-    application.extend(["--with-ns", &with_network]);
-    start("c1", &application);
-    for target in [
-        "two-containers",
-        "default/two-containers",
-        "pod:default/two-containers",
-        "client",
-    ] {
-        let explained = story(&docker, target);
-        assert_eq!(explained["title"], "default/two-containers", "{target}");
-        assert_eq!(explained["owner"]["because"], "sandbox", "{target}");
-        assert_eq!(
-            explained["members"][1]["container"]["name"], "client",
-            "{target}"
-        );
-    }
-    let page = pausectl(&docker, &["explain", "client"]);
-    assert!(
-        page.starts_with("client shares the network of s1.\n"),
-        "{page}"
-    );
-
-    for name in ["c1", "s1", "web"] {
-        ctr(&["tasks", "kill", "--signal", "SIGKILL", name]);
-        wait_until("it has stopped", || {
-            let tasks = ctr(&["tasks", "ls"]);
-            !tasks
-                .lines()
-                .any(|line| line.starts_with(&format!("{name} ")) && line.contains("RUNNING"))
-        });
-        ctr(&["tasks", "delete", name]);
-        ctr(&["containers", "delete", name]);
-    }
     docker.stop();
 }

@@ -143,7 +143,7 @@ fn routed_pods_work_and_the_user_s_own_drop_wins() {
 }
 
 #[test]
-fn switched_off_it_leaves_docker_s_firewall_alone_and_pods_are_cut() {
+fn with_the_option_off_docker_s_firewall_is_untouched_and_drops_the_pods_traffic() {
     let Some(docker) = stock_host(Docker::start) else {
         return;
     };

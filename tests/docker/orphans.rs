@@ -3,14 +3,14 @@
 
 use serde_json::Value;
 
-use crate::explain::{host_end, pausectl, screen, story};
+use crate::explain::{explain_json, host_end, pausectl, screen};
 use common::docker::{Docker, LIVE_RESTORE, NO_BRIDGE};
 
 /// The commands that are advised, one after another.
 #[track_caller]
 fn advised(docker: &Docker, target: &str) -> Vec<String> {
-    let story = story(docker, target);
-    let advice = story["advice"].as_array().unwrap().iter();
+    let explained = explain_json(docker, target);
+    let advice = explained["advice"].as_array().unwrap().iter();
     let commands = advice.flat_map(|advice| advice["commands"].as_array().unwrap());
     commands
         .map(|command| command.as_str().unwrap().to_owned())
@@ -89,7 +89,7 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     run_advice(&docker, stay);
     assert_eq!(["api", "db"].map(|name| docker.pid(name)), pids);
     let shares = "db shares the network of web.";
-    assert_eq!(story(&docker, "db")["summary"], shares);
+    assert_eq!(explain_json(&docker, "db")["summary"], shares);
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.7/24"]);
     docker.run(&["rm", "-f", "web", "api", "db"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
@@ -128,7 +128,7 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
     docker.run(&["rm", "-f", "web"]);
     docker.restart_daemon();
     // Docker has only its ID, as that whose network api joins.
-    let explained = story(&docker, "api");
+    let explained = explain_json(&docker, "api");
     assert_eq!(
         explained["summary"],
         "api still uses the network of web, which was removed: eth0 stays until its last member \
@@ -172,7 +172,7 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     );
     docker.run(&["rm", "web"]);
     for target in ["web", "container:web", &id, &id[..12]] {
-        let explained = story(&docker, target);
+        let explained = explain_json(&docker, target);
         let summary = explained["summary"].as_str().unwrap();
         let begin = "api still uses the network of web, which was removed at ";
         assert!(summary.starts_with(begin), "{target}: {summary}");
@@ -196,7 +196,7 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
             "web was removed at TIME, and nothing of its network is left.\n"
         );
     }
-    let json = story(&docker, "web");
+    let json = explain_json(&docker, "web");
     assert_eq!(json["state"], "removed");
     assert_eq!(json["container"]["id"], id.as_str());
     let unknown = docker.pausectl_fails(1, &["explain", "nobody"]);

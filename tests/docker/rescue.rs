@@ -47,7 +47,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     hwchiu2 was rescued: it shared the network of hwchiu, which was removed at TIME, and
     now has eth0 of its own.
 
-    Network namespace NETNS: alive
+    Network namespace NETNS: running
 
     Owner
       hwchiu2  Docker container ID-OF-HWCHIU2, image hwchiu/netutils, process PID-OF-HWCHIU2 (sleep)

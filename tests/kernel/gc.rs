@@ -300,7 +300,7 @@ fn gc_removes_many_attachments_and_keeps_their_neighbours() {
 }
 
 #[test]
-fn gc_after_a_killed_gc_decides_afresh_what_is_stale() {
+fn gc_after_a_killed_gc_decides_again_what_is_stale() {
     let world = World::new();
     let (a, _) = added(&world, &podnet(), "a");
     let (b, _) = added(&world, &podnet(), "b");

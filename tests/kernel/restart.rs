@@ -29,34 +29,34 @@ fn add(network: &Value, container: &Container) -> Call {
         .netns(container)
 }
 
-/// Calls it as a runtime does, whose processes are all that there are: those of `beside`, a piece of
-/// shell, too.
-fn alone(call: &Call, beside: &str) -> PluginOutput {
+/// Runs the call as the child of a runtime (a shell) in a PID namespace of their own, so the plugin sees
+/// every process that could own an attachment. `beside`: shell commands that start other processes.
+fn call_in_pid_namespace(call: &Call, beside: &str) -> PluginOutput {
     let plugin = programs::pausenet();
-    in_own_processes(call, &format!("{beside}\n{plugin}; exit $?"))
+    run_in_pid_namespace(call, &format!("{beside}\n{plugin}; exit $?"))
 }
 
-fn in_own_processes(call: &Call, script: &str) -> PluginOutput {
+fn run_in_pid_namespace(call: &Call, script: &str) -> PluginOutput {
     let mut command = call.clone().program("unshare").command();
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.args(["sh", "-c", script]);
     call.run_as(command)
 }
 
-/// A world where a call can be [`alone`]: where the processes of others are not to be seen, nothing is
-/// free at once.
-fn world_for_one() -> Option<World> {
+/// A world, if PID namespaces can be made: only in one of its own can a call see all processes, and
+/// only then are addresses freed at once.
+fn world_with_pid_namespaces() -> Option<World> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--pid", "--fork", "--mount-proc", "true"]);
     let can = unshare.stderr(Stdio::null()).status().unwrap().success();
     if !can {
-        lab::skip("namespaces of processes are not to be had here");
+        lab::skip("PID namespaces cannot be made here");
     }
     can.then(World::new)
 }
 
-/// Processes and namespaces are gone, and /run is empty.
-fn start_again(world: &World, containers: Vec<Container>) {
+/// What a reboot does: processes and namespaces are gone, and /run is empty.
+fn reboot(world: &World, containers: Vec<Container>) {
     for container in containers {
         container.destroy();
     }
@@ -73,8 +73,8 @@ fn empty_run() {
     fs::create_dir_all("/run/netns").unwrap();
 }
 
-/// All of ours is lost that is not on a disk.
-fn empty_run_of_ours() {
+/// Removes everything of pausenet that is not on a disk.
+fn remove_run_folder() {
     let _ = fs::remove_dir_all("/run/pausenet");
 }
 
@@ -82,21 +82,21 @@ fn file(ip: &str) -> PathBuf {
     Path::new(STORES).join("podnet").join(ip)
 }
 
-/// The time at which an address was taken, by the clock of then.
-fn taken_at(ip: &str, time: SystemTime) {
+/// Sets when an address was reserved, according to the clock of that time.
+fn set_reservation_time(ip: &str, time: SystemTime) {
     let file = File::options().write(true).open(file(ip)).unwrap();
     file.set_modified(time).unwrap();
 }
 
-/// The same of all that are taken.
-fn all_taken_at(time: SystemTime) {
+/// Sets when every address was reserved.
+fn set_all_reservation_times(time: SystemTime) {
     for ip in allocated("podnet") {
-        taken_at(&ip, time);
+        set_reservation_time(&ip, time);
     }
 }
 
-/// As another plugin takes it.
-fn put(ip: &str, container: &str) {
+/// Reserves an address as another plugin does.
+fn reserve(ip: &str, container: &str) {
     fs::write(file(ip), format!("{container}\r\neth0")).unwrap();
 }
 
@@ -106,55 +106,55 @@ fn assert_holds(ip: &str, container: &str) {
     assert_eq!(holder, format!("{container}\r\neth0"), "{ip}");
 }
 
-/// Fills a network of two addresses, and starts the host again.
-fn filled_and_started_again(world: &World, network: &Value) {
+/// Fills a network of two addresses, and reboots the host.
+fn fill_and_reboot(world: &World, network: &Value) {
     let containers = ["a", "b"].map(|name| world.container(name));
     for container in &containers {
         add(network, container).run().ok();
     }
-    start_again(world, containers.into());
+    reboot(world, containers.into());
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
 }
 
 #[test]
 fn reservations_from_before_the_boot_are_freed_whatever_the_clock_says() {
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = network(3);
     let now = SystemTime::now();
-    for (life, clock) in [None, Some(now + HOUR), Some(SystemTime::UNIX_EPOCH)]
+    for (round, clock) in [None, Some(now + HOUR), Some(SystemTime::UNIX_EPOCH)]
         .into_iter()
         .enumerate()
     {
-        filled_and_started_again(&world, &network);
+        fill_and_reboot(&world, &network);
         if let Some(time) = clock {
-            all_taken_at(time);
+            set_all_reservation_times(time);
         }
-        let new = ["x", "y", "z"].map(|name| world.container(&format!("{name}{life}")));
+        let new = ["x", "y", "z"].map(|name| world.container(&format!("{name}{round}")));
         let [x, y, z] = &new;
         for (at, container) in [x, y].into_iter().enumerate() {
-            let answer = alone(&add(&network, container), "");
+            let answer = call_in_pid_namespace(&add(&network, container), "");
             assert!(answer.0.status.success(), "{clock:?}, {at}: {answer:?}");
         }
         // Those are in use now.
-        alone(&add(&network, z), "").err_code(11);
+        call_in_pid_namespace(&add(&network, z), "").err_code(11);
         for container in [x, y] {
             let del = Call::new("DEL", &network).id(container.name());
             del.netns(container).run().ok();
         }
-        start_again(&world, new.into());
+        reboot(&world, new.into());
     }
 }
 
 #[test]
 fn status_succeeds_immediately_after_boot() {
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = network(3);
-    filled_and_started_again(&world, &network);
-    let status = alone(&Call::new("STATUS", &network), "");
+    fill_and_reboot(&world, &network);
+    let status = call_in_pid_namespace(&Call::new("STATUS", &network), "");
     status.ok();
     assert!(allocated("podnet").is_empty());
 }
@@ -162,22 +162,22 @@ fn status_succeeds_immediately_after_boot() {
 /// The first call after the start leaves word of what was there; what comes later is not of it.
 #[test]
 fn reservations_by_another_plugin_after_the_first_call_are_kept() {
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = network(4);
-    filled_and_started_again(&world, &network);
+    fill_and_reboot(&world, &network);
     let [x, y, z] = ["x", "y", "z"].map(|name| world.container(name));
-    all_taken_at(SystemTime::now() + HOUR);
-    alone(&add(&network, &x), "").ok();
+    set_all_reservation_times(SystemTime::now() + HOUR);
+    call_in_pid_namespace(&add(&network, &x), "").ok();
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3", "10.1.0.4"]);
     // Another plugin frees one of the old reservations and reserves it again.
     fs::remove_file(file("10.1.0.2")).unwrap();
-    put("10.1.0.2", "late");
-    taken_at("10.1.0.2", SystemTime::now() + HOUR);
+    reserve("10.1.0.2", "late");
+    set_reservation_time("10.1.0.2", SystemTime::now() + HOUR);
 
-    alone(&add(&network, &y), "").ok();
-    alone(&add(&network, &z), "").err_code(11);
+    call_in_pid_namespace(&add(&network, &y), "").ok();
+    call_in_pid_namespace(&add(&network, &z), "").err_code(11);
     assert_holds("10.1.0.2", "late");
     assert_holds("10.1.0.3", "y");
     assert_holds("10.1.0.4", "x");
@@ -188,10 +188,10 @@ fn reservations_by_another_plugin_after_the_first_call_are_kept() {
 fn reservations_by_another_plugin_before_the_first_call_are_kept() {
     let world = World::new();
     let network = network(3);
-    filled_and_started_again(&world, &network);
+    fill_and_reboot(&world, &network);
     for ip in allocated("podnet") {
         fs::remove_file(file(&ip)).unwrap();
-        put(&ip, "early");
+        reserve(&ip, "early");
     }
     let x = world.container("x");
     for _ in 0..2 {
@@ -204,11 +204,11 @@ fn reservations_by_another_plugin_before_the_first_call_are_kept() {
 /// is not there yet.
 #[test]
 fn reservations_of_a_running_plugin_are_kept() {
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = network(3);
-    filled_and_started_again(&world, &network);
+    fill_and_reboot(&world, &network);
     let x = world.container("x");
     // A child has its environment once it has become `sleep`.
     let at_work = "for name in a b; do \
@@ -216,32 +216,32 @@ fn reservations_of_a_running_plugin_are_kept() {
          until grep -qz \"^CNI_CONTAINERID=$name\" /proc/[0-9]*/environ; do :; done; done";
     let now = SystemTime::now();
     for time in [SystemTime::UNIX_EPOCH, now, now + HOUR] {
-        all_taken_at(time);
-        empty_run_of_ours();
-        alone(&add(&network, &x), at_work).err_code(11);
+        set_all_reservation_times(time);
+        remove_run_folder();
+        call_in_pid_namespace(&add(&network, &x), at_work).err_code(11);
     }
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
-    alone(&add(&network, &x), "").ok();
+    call_in_pid_namespace(&add(&network, &x), "").ok();
 }
 
 /// The plugin is PID 1 of its own PID namespace: its caller is outside.
 #[test]
 fn nothing_is_freed_where_the_runtime_s_processes_are_invisible() {
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = network(3);
-    filled_and_started_again(&world, &network);
+    fill_and_reboot(&world, &network);
     let x = world.container("x");
     let plugin = programs::pausenet();
-    in_own_processes(&add(&network, &x), &format!("exec {plugin}")).err_code(11);
-    alone(&add(&network, &x), "").ok();
+    run_in_pid_namespace(&add(&network, &x), &format!("exec {plugin}")).err_code(11);
+    call_in_pid_namespace(&add(&network, &x), "").ok();
 }
 
-/// /run was emptied by hand: nothing was started again.
+/// /run was emptied by hand: there was no reboot.
 #[test]
 fn addresses_on_interfaces_are_kept_when_run_is_empty() {
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = network(3);
@@ -250,9 +250,9 @@ fn addresses_on_interfaces_are_kept_when_run_is_empty() {
         add(&network, container).run().ok();
     }
     for time in [SystemTime::UNIX_EPOCH, SystemTime::now() + HOUR] {
-        all_taken_at(time);
-        empty_run_of_ours();
-        alone(&add(&network, &x), "").err_code(11);
+        set_all_reservation_times(time);
+        remove_run_folder();
+        call_in_pid_namespace(&add(&network, &x), "").err_code(11);
     }
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
 }
@@ -260,7 +260,7 @@ fn addresses_on_interfaces_are_kept_when_run_is_empty() {
 #[test]
 fn concurrent_adds_share_the_reservations_from_before_the_boot() {
     const PODS: u8 = 8;
-    let Some(world) = world_for_one() else {
+    let Some(world) = world_with_pid_namespaces() else {
         return;
     };
     let network = &network(1 + PODS);
@@ -273,11 +273,13 @@ fn concurrent_adds_share_the_reservations_from_before_the_boot() {
     for container in &old {
         add(network, container).run().ok();
     }
-    start_again(&world, old);
-    all_taken_at(SystemTime::now() + HOUR);
+    reboot(&world, old);
+    set_all_reservation_times(SystemTime::now() + HOUR);
     let new = pods("new");
     let mut given: Vec<String> = std::thread::scope(|scope| {
-        let start = |container| scope.spawn(move || alone(&add(network, container), "").ok());
+        let start = |container| {
+            scope.spawn(move || call_in_pid_namespace(&add(network, container), "").ok())
+        };
         let all: Vec<_> = new.iter().map(start).collect();
         let address = |result: Value| result["ips"][0]["address"].as_str().unwrap().to_owned();
         all.into_iter()

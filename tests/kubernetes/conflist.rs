@@ -8,7 +8,7 @@ use pausenetd::options::Options;
 use serde_json::Value;
 
 use crate::cluster::pod_ip;
-use crate::scene::{Scene, install, manifest, view};
+use crate::scene::{Scene, container_of, install, manifest};
 use common::allocated_in;
 use common::wait::wait_until;
 
@@ -42,7 +42,7 @@ pub(crate) fn on_a_node(scene: &Scene) {
     assert!(pods.contains(address), "{address} of {pods}");
     let pause = scene.running("lone").remove("POD").unwrap();
     let own = format!("{address}/{}", pods.prefix());
-    assert_eq!(view(pause.pid).addresses("eth0"), [own]);
+    assert_eq!(container_of(pause.pid).addresses("eth0"), [own]);
     let alias = format!("pausenet {NETWORK} {} eth0", pause.id);
     let [host_end] = &scene.host_ends()[..] else {
         panic!("{:?}", scene.host_ends());

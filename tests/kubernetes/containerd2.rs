@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::conflist;
 use crate::cri::{Cri, LinuxSandbox, SandboxConfig, SandboxMetadata};
-use crate::scene::{State, share_a_network, turn, view};
+use crate::scene::{State, container_of, share_a_network, wait_for_slot};
 use crate::script::{Images, Script, kill};
 use crate::wrapper;
 use common::programs;
@@ -45,13 +45,19 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     for pid in &pids[1..] {
         assert!(share_a_network(*pid, pids[0]));
     }
-    assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
+    assert_eq!(
+        container_of(pids[2]).addresses("eth0"),
+        [format!("{ip}/24")]
+    );
 
     // One container dies: nothing changes for the others.
     kill(pids[1]);
     wait_until("containerd knows", || !cri.is_running(&server));
     assert!(cri.is_running(&client));
-    assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
+    assert_eq!(
+        container_of(pids[2]).addresses("eth0"),
+        [format!("{ip}/24")]
+    );
     assert_eq!(cri.sandbox(&id).state, READY);
 
     // So does containerd: what runs goes on, and it finds all of it again.
@@ -61,7 +67,10 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     assert_eq!(cri.sandbox(&id).network.unwrap().ip, ip);
     assert!(cri.is_running(&client));
     assert_eq!(containerd2.pid(&client), pids[2]);
-    assert_eq!(view(pids[2]).addresses("eth0"), [format!("{ip}/24")]);
+    assert_eq!(
+        container_of(pids[2]).addresses("eth0"),
+        [format!("{ip}/24")]
+    );
     assert_eq!(containerd2.calls_of(&id), ["ADD 1.1.0"]);
 
     // The pause dies: the sandbox is over, and its removal leaves nothing.
@@ -214,12 +223,12 @@ struct Containerd2 {
     cri: Cri,
     script: Script,
     _world: World,
-    _turn: crate::scene::Turn,
+    _slot: crate::scene::ClusterSlot,
 }
 
 impl Containerd2 {
     fn start() -> Option<Self> {
-        let turn = turn();
+        let slot = wait_for_slot();
         lab::containerd()?;
         let images = Images::find()?;
         let world = World::new();
@@ -244,7 +253,7 @@ impl Containerd2 {
             cri,
             script,
             _world: world,
-            _turn: turn,
+            _slot: slot,
         })
     }
 

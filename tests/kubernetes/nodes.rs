@@ -1,6 +1,8 @@
 //! Two nodes as in a real cluster: each with a kubelet, containerd, kube-proxy, and pausenetd as a pod
 //! of conf/kubernetes from the image pausenet/node.
 
+mod documented;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{Cluster, Node, OF_BOTH_FAMILIES, Runtime, WITH_SERVICES, pod_ip};
 use crate::node_image::node_image;
 use crate::outside::{OUTSIDE, OUTSIDE_PORT, Outside};
-use crate::scene::{Turn, alone, turn, view};
+use crate::scene::{ClusterSlot, container_of, wait_for_slot};
 use crate::script::{CHECKOUT, kill};
 use common::daemon::{assert_nothing_was_forbidden, is_allowed, requests};
 use common::pings::{Pings, reaches};
@@ -37,8 +39,6 @@ fn two_nodes_live_with_pausenetd_as_pods() {
     pair.a_node_returns_with_another_pod_cidr(&pods[0]);
     pair.end();
 }
-
-const KUBERNETES_PAGE: &str = include_str!("../../src/docs/kubernetes.md");
 
 #[test]
 fn pods_of_two_nodes_reach_everything_over_both_families() {
@@ -73,7 +73,7 @@ struct Pair {
     audit_read: Cell<usize>,
     outside: Outside,
     cluster: Cluster,
-    _turn: Turn,
+    _slot: ClusterSlot,
 }
 
 /// A running pod.
@@ -85,7 +85,7 @@ struct Pod {
 impl Pair {
     /// Creates the cluster, and applies the manifest.
     fn start(of_cluster: &[&str], of_nodes: &'static [&'static str]) -> Option<Self> {
-        let turn = turn();
+        let slot = wait_for_slot();
         let cluster = Cluster::start(of_cluster)?;
         let outside = Outside::start();
         let nodes = ["node1", "node2"]
@@ -106,7 +106,7 @@ impl Pair {
             audit_read: Cell::new(0),
             outside,
             cluster,
-            _turn: turn,
+            _slot: slot,
         };
         for node in &pair.nodes {
             let name = format!("node/{}", node.name);
@@ -223,51 +223,6 @@ impl Pair {
             let list = || run("nft", ["list", "table", "inet", "pausenet"]);
             !self.nodes[0].script.inside(list).contains("8088")
         });
-    }
-
-    /// With the commands of the docs.
-    fn pausectl_works_as_documented(&self) {
-        let _alone = alone();
-        let page = self.run_from_page(KUBERNETES_PAGE, "conf/kubernetes/pause.yaml");
-        assert!(page.contains("Welcome to nginx!"), "{page}");
-        let pod = self.cluster.get("pod two-containers");
-        let address = pod_ip(&pod).unwrap().to_string();
-        let told = self.run_from_page(KUBERNETES_PAGE, "conf/kubernetes/pausectl.yaml");
-        let (listed, explained) = told.split_once("Owner\n").expect(&told);
-        for part in [&*address, "client, www-server"] {
-            assert!(listed.contains(part), "{part}: {told}");
-        }
-        for part in ["(pause)", "(nginx)", "What happens when one of them ends"] {
-            assert!(explained.contains(part), "{part}: {told}");
-        }
-        let node = pod["spec"]["nodeName"].as_str().unwrap();
-        let daemons = "-n kube-system get pods -l app.kubernetes.io/name=pausenet -o name";
-        let selector = format!("--field-selector=spec.nodeName={node}");
-        let daemon = self.cluster.kubectl(&format!("{daemons} {selector}"));
-        let exec = format!("-n kube-system exec {daemon} -- /pausectl ls");
-        let seen = self.cluster.kubectl(&exec);
-        assert!(seen.contains(&address) && seen.contains("unseen"), "{seen}");
-        self.cluster.kubectl("delete pod two-containers");
-    }
-
-    /// Runs the shell block of a page that contains `part`; it must succeed. Returns its output.
-    #[track_caller]
-    fn run_from_page(&self, page: &str, part: &str) -> String {
-        let mut blocks = page.split("```sh\n").skip(1);
-        let block =
-            blocks.find_map(|rest| Some(rest.split_once("```")?.0).filter(|it| it.contains(part)));
-        let output = Command::new("bash")
-            .args(["-euo", "pipefail", "-c", block.expect(part)])
-            .current_dir(CHECKOUT)
-            .env_clear()
-            .envs(&self.cluster.script.env)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{said}{stderr}");
-        said
     }
 
     fn pods_reach_each_other(&self, [one, two]: &[Pod; 2]) {
@@ -410,7 +365,7 @@ impl Pair {
             self.nodes.iter().all(is_empty)
         });
         self.assert_nothing_was_forbidden();
-        self.run_from_page(KUBERNETES_PAGE, "conf/kubernetes/uninstall.yaml");
+        self.run_from_page("conf/kubernetes/uninstall.yaml");
         for node in &self.nodes {
             node.script.inside(|| {
                 for folder in ["/opt/cni/bin", "/etc/cni/net.d"] {
@@ -446,7 +401,7 @@ impl Pair {
         self.cluster.apply(&manifest(name, "stays", node, "nginx"));
         self.cluster.wait("condition=Ready", &format!("pod/{name}"));
         let ip = pod_ip(&self.cluster.get(&format!("pod {name}"))).unwrap();
-        let inside = view(self.nodes[node].running(name)["POD"].pid);
+        let inside = container_of(self.nodes[node].running(name)["POD"].pid);
         Pod { inside, ip }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cluster::{Runtime, pod_ip};
 use crate::containers::Running;
-use crate::scene::{POD, Scene, manifest, share_a_network, view};
+use crate::scene::{POD, Scene, container_of, manifest, share_a_network};
 use crate::script::kill;
 use crate::wrapper::{self, REAL};
 use common::programs;
@@ -92,7 +92,7 @@ fn its_containers_share_the_network_of_our_pause(scene: &Scene) {
         assert!(share_a_network(running.pid, pause.pid), "{running:?}");
     }
 
-    let inside = view(pause.pid);
+    let inside = container_of(pause.pid);
     assert_eq!(inside.addresses("eth0"), [format!("{address}/24")]);
     let host_end = scene
         .host_end(&pause.id)
@@ -115,7 +115,7 @@ fn pausectl_lists_one_anchor_with_its_members(scene: &Scene) {
     assert_eq!(row["network"], "podnet", "{row}");
     assert_eq!(row["containerId"], *pause.id, "{row}");
     assert_eq!(row["anchor"], pause.pid, "{row}");
-    assert_eq!(row["state"], "alive", "{row}");
+    assert_eq!(row["state"], "running", "{row}");
     assert_eq!(row["hostEnd"], *host_end.name, "{row}");
     assert_eq!(row["bridge"] == "cni0", host_end.controller.is_some());
     let address = format!("{}/24", scene.address(POD));
@@ -171,7 +171,7 @@ fn a_guest_joins_its_network(scene: &Scene) {
     let shown = guest("ifconfig", &["eth0"]);
     let address = scene.address(POD);
     assert!(shown.contains(&format!("inet {address} ")), "{shown}");
-    let link = view(pause.pid).link("eth0").unwrap();
+    let link = container_of(pause.pid).link("eth0").unwrap();
     let mac = link.mac.unwrap().to_string();
     assert!(shown.contains(&format!("ether {mac} ")), "{shown}");
     let page = guest("wget", &["-q", "-O", "-", "127.0.0.1"]);

@@ -24,10 +24,10 @@ use common::{Container, NetState, allocated, run};
 pub(crate) const POD: &str = "two-containers";
 
 /// Held while a test runs one of the few concurrent clusters.
-pub(crate) type Turn = MutexGuard<'static, ()>;
+pub(crate) type ClusterSlot = MutexGuard<'static, ()>;
 
-/// Waits for a turn. Two clusters run at a time: more would slow each other down.
-pub(crate) fn turn() -> Turn {
+/// Waits until a cluster may start. Two clusters run at a time: more would slow each other down.
+pub(crate) fn wait_for_slot() -> ClusterSlot {
     static PLACES: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let place = NEXT.fetch_add(1, Ordering::Relaxed) % PLACES.len();
@@ -39,7 +39,7 @@ pub(crate) fn turn() -> Turn {
 static PODS: RwLock<()> = RwLock::new(());
 
 /// Waits until no other scene has pods, and keeps others from starting.
-pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+pub(crate) fn keep_other_pods_out() -> RwLockWriteGuard<'static, ()> {
     PODS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Scene {
     before: State,
     noted: Cell<Instant>,
     _pods: RwLockReadGuard<'static, ()>,
-    _turn: Turn,
+    _slot: ClusterSlot,
 }
 
 /// What pods change on their node.
@@ -76,7 +76,7 @@ impl Scene {
 
     /// A node without a network. With `disk`, its /var/lib is there.
     pub(crate) fn bare(runtime: Runtime, disk: Option<&Path>) -> Option<Self> {
-        let turn = turn();
+        let slot = wait_for_slot();
         let pods = PODS.read().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         let cluster = Cluster::start(&[])?;
@@ -88,7 +88,7 @@ impl Scene {
             before,
             noted: Cell::new(start),
             _pods: pods,
-            _turn: turn,
+            _slot: slot,
         })
     }
 
@@ -253,7 +253,7 @@ pub(crate) fn link(name: &str) -> Option<Link> {
 }
 
 /// A container's network, as its process sees it.
-pub(crate) fn view(pid: u32) -> Container {
+pub(crate) fn container_of(pid: u32) -> Container {
     Container {
         path: format!("/proc/{pid}/ns/net").into(),
     }

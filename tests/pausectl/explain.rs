@@ -26,7 +26,7 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
     insta::assert_snapshot!(screen.show(&page), @r"
     PAUSE (pause) is the anchor of pod web; SLEEP (sleep) shares its network.
 
-    Network namespace NETNS: alive
+    Network namespace NETNS: running
 
     Owner
       PAUSE (pause)  a process in no container
@@ -51,9 +51,9 @@ fn a_pod_is_explained_by_its_name_its_processes_and_its_file() {
         "/run/pausenet/netns/web",
         &format!("/proc/{}/ns/net", member.pid()),
     ] {
-        let story = explain(&host, target);
-        assert_eq!(story["title"], "web", "{target}");
-        assert_eq!(story["owner"]["because"], "pod", "{target}");
+        let explained = explain(&host, target);
+        assert_eq!(explained["title"], "web", "{target}");
+        assert_eq!(explained["owner"]["reason"], "pod", "{target}");
     }
     let page = host.ok(&["explain", &member.pid().to_string()]);
     let first = page.lines().next().unwrap();
@@ -72,12 +72,12 @@ fn a_pod_without_its_pause_process_is_orphaned() {
         .hide_interface(&made);
     let page = host.ok(&["explain", "web"]);
     insta::assert_snapshot!(screen.show(&page), @r"
-    Pod web has lost its pause process; SLEEP (sleep) still uses its network, which its file keeps.
+    Pod web has lost its pause process; SLEEP (sleep) still uses its network.
 
     Network namespace NETNS: orphaned
 
     Owner
-      /run/pausenet/netns/web  this file holds it
+      /run/pausenet/netns/web  the namespace is bound to this file
 
     Members
       SLEEP (sleep)  a process in no container
@@ -88,12 +88,12 @@ fn a_pod_without_its_pause_process_is_orphaned() {
             host end veth76sittls6tf, a port of cni0
 
     What happens when one of them ends
-      SLEEP (sleep)  the namespace stays as it is, held by /run/pausenet/netns/web
+      SLEEP (sleep)  the namespace stays: it is bound to /run/pausenet/netns/web
     ");
     member.kill();
-    let story = explain(&host, "web");
-    assert_eq!(story["state"], "empty");
-    assert_eq!(story["members"], Value::Array(Vec::new()));
+    let explained = explain(&host, "web");
+    assert_eq!(explained["state"], "empty");
+    assert_eq!(explained["members"], Value::Array(Vec::new()));
 }
 
 #[test]
@@ -108,12 +108,12 @@ fn a_namespace_made_by_hand_is_explained_too() {
         .hide(&mac, "MAC");
     let page = host.ok(&["explain", "/run/netns/blue"]);
     insta::assert_snapshot!(screen.show(&page), @r"
-    This network has no members; /run/netns/blue keeps it.
+    This network has no members; its namespace is bound to /run/netns/blue.
 
     Network namespace NETNS: empty
 
     Owner
-      /run/netns/blue  this file holds it
+      /run/netns/blue  the namespace is bound to this file
 
     Interfaces
       inside  10.9.0.2/24  MAC  down
@@ -143,9 +143,9 @@ fn the_network_is_named_from_the_runtime_s_result_cache() {
     std::fs::create_dir_all("/var/lib/cni/results").unwrap();
     let file = "/var/lib/cni/results/theirs-c1-eth0";
     std::fs::write(file, kept.to_string()).unwrap();
-    let story = explain(&host, "/run/netns/blue");
-    assert_eq!(story["interfaces"][0]["network"], "theirs");
-    assert_eq!(story["interfaces"][0]["madeBy"], "cni");
+    let explained = explain(&host, "/run/netns/blue");
+    assert_eq!(explained["interfaces"][0]["network"], "theirs");
+    assert_eq!(explained["interfaces"][0]["madeBy"], "cni");
     let page = host.ok(&["explain", "/run/netns/blue"]);
     assert!(
         page.contains("network theirs, made by CNI's bridge and portmap"),
@@ -153,8 +153,8 @@ fn the_network_is_named_from_the_runtime_s_result_cache() {
     );
     // A later interface of that name is not the one that was kept.
     ip("-n blue link set eth0 address 02:00:00:00:00:09");
-    let story = explain(&host, "/run/netns/blue");
-    assert_eq!(story["interfaces"][0]["madeBy"], "unknown");
+    let explained = explain(&host, "/run/netns/blue");
+    assert_eq!(explained["interfaces"][0]["madeBy"], "unknown");
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn control_characters_in_foreign_names_are_escaped() {
         assert!(shown.contains("x\\u{7}"), "{args:?}: {shown:?}");
     }
     // Programs get the names as they are.
-    let story = explain(&host, "/run/netns/blue");
-    assert_eq!(story["interfaces"][0]["name"], hostile);
+    let explained = explain(&host, "/run/netns/blue");
+    assert_eq!(explained["interfaces"][0]["name"], hostile);
     let stderr = host.fails(1, &["explain", "no\u{1b}[2Jbody"]);
     assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
 }

@@ -47,7 +47,7 @@ fn the_state_follows_the_pause_process_and_the_members() {
     let member = host.member("web");
     assert_eq!(state(), "running");
     kill(made["pause"].as_u64().unwrap() as u32);
-    assert_eq!(state(), "unanchored");
+    assert_eq!(state(), "orphaned");
     // The name holds the namespace, so the members keep their network.
     assert_eq!(member.view().addresses("eth0"), ["10.1.0.2/24"]);
     member.kill();

@@ -41,7 +41,7 @@ fn every_attachment_has_a_line() {
     insta::assert_snapshot!(screen.show(&host.ok(&["ls"])), @r"
     NETWORK  CONTAINER  INTERFACE  ADDRESSES  VETH  BRIDGE  ANCHOR  STATE  MEMBERS
     podnet  c1  eth0  10.1.0.3/24  vethkqtm6rbkqlw  cni0  -  empty  -
-    podnet  web  eth0  10.1.0.2/24  veth76sittls6tf  cni0  PAUSE  alive  SLEEP (sleep)
+    podnet  web  eth0  10.1.0.2/24  veth76sittls6tf  cni0  PAUSE  running  SLEEP (sleep)
     ");
     let json = attachments(&host);
     assert_eq!(json.len(), 2);
@@ -109,7 +109,7 @@ fn ls_watch_follows_links_and_processes_until_ctrl_c() {
     };
     states_until(&[]);
     let made = host.create("web");
-    states_until(&["alive"]);
+    states_until(&["running"]);
     let member = host.member("web");
     // No link changes with these two: only the processes show it.
     kill(made["pause"].as_u64().unwrap() as u32);
@@ -158,7 +158,7 @@ fn the_graph_is_the_same_in_every_form() {
     host
     ├─ bridge cni0  10.1.0.1/24
     │  └─ veth76sittls6tf - eth0 10.1.0.2/24 (podnet)
-    │     └─ web: alive
+    │     └─ web: running
     │        ├─ PAUSE (pause), the owner
     │        └─ SLEEP (sleep)
     ");
@@ -172,7 +172,7 @@ fn the_graph_is_the_same_in_every_form() {
         .collect();
     let dot = seen(&host, &["graph", "--format", "dot"]);
     let host_end = made["result"]["interfaces"][1]["name"].as_str().unwrap();
-    for shown in [host_end, "bridge cni0", "web: alive", "10.1.0.2/24"] {
+    for shown in [host_end, "bridge cni0", "web: running", "10.1.0.2/24"] {
         assert!(
             texts.iter().any(|text| text.contains(shown)),
             "{shown}: {svg}"

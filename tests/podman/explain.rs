@@ -33,7 +33,7 @@ fn podman_removes_the_network_with_its_owner_as_explain_predicted() {
     );
     assert_eq!(explained["members"][0]["container"]["engine"], "podman");
     assert_eq!(explained["interfaces"][0]["network"], "podman");
-    let then = |at: usize| explained["fates"][at]["then"].as_str().unwrap();
+    let then = |at: usize| explained["deathEffects"][at]["effect"].as_str().unwrap();
     assert!(
         then(0).starts_with("podman removes eth0 for every member"),
         "{explained:#}"

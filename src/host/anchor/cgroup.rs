@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_watches_a_container_is_not_in_it() {
+    fn a_container_s_monitor_process_is_not_in_it() {
         let id = id();
         for path in [
             "/".to_owned(),

@@ -20,7 +20,7 @@ pub struct Container {
     pub identity: Option<String>,
     /// The networks that Docker attached it to.
     pub endpoints: Vec<Endpoint>,
-    pub life: Life,
+    pub run_state: RunState,
 }
 
 /// A pod of Kubernetes.
@@ -65,7 +65,7 @@ pub struct Endpoint {
 
 /// Whether a container runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
+pub enum RunState {
     Running,
     /// It exists but is not running. `at` is when it stopped, as the engine prints it (RFC 3339).
     Stopped {
@@ -94,7 +94,7 @@ impl Container {
             network: NetworkFrom::Unknown,
             identity: None,
             endpoints: Vec::new(),
-            life: Life::Running,
+            run_state: RunState::Running,
         }
     }
 

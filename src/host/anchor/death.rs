@@ -22,19 +22,19 @@ pub fn death_effects(sandbox: &Sandbox) -> Vec<DeathEffect> {
     let others: Vec<_> = sandbox.sharers().map(Member::title).collect();
     let owner = sandbox.anchor().map(|anchor| DeathEffect {
         member: anchor.title(),
-        effect: of_the_owner(sandbox, anchor, &others),
+        effect: owners_death(sandbox, anchor, &others),
     });
-    let of_a_sharer = |member: &Member| DeathEffect {
+    let sharers_death = |member: &Member| DeathEffect {
         member: member.title(),
-        effect: of_a_sharer(sandbox, member),
+        effect: sharers_death(sandbox, member),
     };
     owner
         .into_iter()
-        .chain(sandbox.sharers().map(of_a_sharer))
+        .chain(sandbox.sharers().map(sharers_death))
         .collect()
 }
 
-fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String {
+fn owners_death(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String {
     let engine = anchor
         .container
         .as_ref()
@@ -61,7 +61,7 @@ fn of_the_owner(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
     };
     if others.is_empty() {
         return match taken.as_slice() {
-            [] => alone(sandbox) + &cannot_return(sandbox, anchor),
+            [] => last_members_death(sandbox) + &cannot_return(sandbox, anchor),
             taken => format!(
                 "{taker} removes {}; nothing else uses {}",
                 list(taken, "and"),
@@ -129,13 +129,13 @@ fn joins(member: &Member, other: &Member) -> bool {
     member.joined().is_some_and(|id| other.has_id(id))
 }
 
-fn of_a_sharer(sandbox: &Sandbox, member: &Member) -> String {
+fn sharers_death(sandbox: &Sandbox, member: &Member) -> String {
     let is_in_pod = member
         .container
         .as_ref()
         .is_some_and(|found| found.role == Role::Application);
     match (sandbox.members.len(), is_in_pod) {
-        (1, _) => alone(sandbox),
+        (1, _) => last_members_death(sandbox),
         (_, true) => "nothing for the others; Kubernetes starts it again in the same network, \
                       if its restartPolicy says so"
             .to_owned(),
@@ -178,10 +178,10 @@ pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str>
 }
 
 /// What happens when the last member dies.
-fn alone(sandbox: &Sandbox) -> String {
-    if let Some(file) = sandbox.held_by.first() {
+fn last_members_death(sandbox: &Sandbox) -> String {
+    if let Some(file) = sandbox.bound_to.first() {
         return format!(
-            "the namespace stays as it is, held by {}",
+            "the namespace stays: it is bound to {}",
             plain(&file.to_string_lossy())
         );
     }
@@ -252,19 +252,19 @@ pub fn summary(sandbox: &Sandbox, about: Option<usize>) -> String {
             }
         }
         (_, State::Orphaned) => format!(
-            "Pod {} has lost its pause process; {} still {} its network, which its file keeps.",
+            "Pod {} has lost its pause process; {} still {} its network.",
             sandbox.title(),
             list(&sharers, "and"),
             if sharers.len() == 1 { "uses" } else { "use" },
         ),
         (Owner::File(file), State::Empty) => format!(
-            "This network has no members; {} keeps it.",
+            "This network has no members; its namespace is bound to {}.",
             plain(&file.to_string_lossy()),
         ),
         (Owner::File(file), _) => {
             let verb = if sharers.len() == 1 { "uses" } else { "use" };
             format!(
-                "{} {verb} a network that {} keeps.",
+                "{} {verb} a network whose namespace is bound to {}.",
                 list(&sharers, "and"),
                 plain(&file.to_string_lossy()),
             )

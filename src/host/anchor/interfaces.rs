@@ -106,7 +106,7 @@ impl Host {
 ///
 /// # Errors
 /// `work`'s own.
-pub fn apart<T: Send, E: Send + From<Error>>(
+pub fn on_separate_thread<T: Send, E: Send + From<Error>>(
     work: impl FnOnce() -> Result<T, E> + Send,
 ) -> Result<T, E> {
     std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| {

@@ -1,6 +1,6 @@
 //! Pause processes, the network namespaces they hold, and the members of those.
 //!
-//! A pod here is a network namespace with a name: [`pin`] binds it to a file under
+//! A pod here is a network namespace with a name: [`named_netns`] binds it to a file under
 //! /run/pausenet/netns, so that it can be found and outlives all processes in it. [`pause`] is its
 //! anchor process, and [`processes`] finds the other processes inside. All of this is read from the
 //! kernel each time; nothing is stored that could go out of date.
@@ -13,10 +13,10 @@ pub mod container;
 pub mod death;
 pub mod interfaces;
 mod name;
+pub mod named_netns;
 mod netns_mounts;
 pub mod origin;
 pub mod pause;
-pub mod pin;
 pub mod processes;
 pub mod registration;
 pub mod sandbox;
@@ -30,7 +30,7 @@ mod tests;
 use std::path::Path;
 
 pub use name::PodName;
-pub use pin::pod_of_ours;
+pub use named_netns::pod_of_ours;
 
 use crate::{During, Result};
 use pausenet::cni::request::Attachment;

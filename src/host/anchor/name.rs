@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_s_container_is_no_pod_of_ours() {
+    fn a_runtime_s_container_is_not_a_pod_of_ours() {
         let id = ContainerId::parse("0a1b2c3d4e5f").unwrap();
         assert_eq!(PodName::of_container(&id), None);
     }

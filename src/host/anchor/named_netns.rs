@@ -17,7 +17,7 @@ const DIR: &str = "/run/pausenet/netns";
 
 /// What exists under a pod's name.
 #[derive(Debug)]
-pub enum Pin {
+pub enum NamedNetns {
     Absent,
     Namespace(Netns),
     /// A file without a namespace bound to it: being created, or left by a crash. A caller that
@@ -37,12 +37,12 @@ pub fn pod_of_ours(file: &Path) -> Option<PodName> {
 }
 
 /// Looks a pod up.
-pub fn look_up(pod: &PodName) -> Result<Pin> {
+pub fn look_up(pod: &PodName) -> Result<NamedNetns> {
     let path = path(pod);
     match fs::symlink_metadata(&path) {
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(Pin::Absent),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(NamedNetns::Absent),
         Err(err) => Err(Error::io("cannot look at", &path, err)),
-        Ok(_) => Ok(Netns::open(&path).map_or(Pin::Empty, Pin::Namespace)),
+        Ok(_) => Ok(Netns::open(&path).map_or(NamedNetns::Empty, NamedNetns::Namespace)),
     }
 }
 

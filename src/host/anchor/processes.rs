@@ -46,7 +46,7 @@ impl std::fmt::Display for Process {
 
 /// The processes of one namespace.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Residents {
+pub struct PodProcesses {
     /// The pod's anchor: the oldest process that runs a pause.
     pub anchor: Option<Process>,
     pub members: Vec<Process>,
@@ -57,11 +57,11 @@ pub struct Residents {
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn residents_of(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, Residents>> {
+pub fn processes_in(namespaces: &[NetnsId]) -> Result<HashMap<NetnsId, PodProcesses>> {
     let found = by_namespace(|netns| namespaces.contains(&netns))?;
     Ok(found
         .into_iter()
-        .map(|(netns, processes)| (netns, Residents::of(processes)))
+        .map(|(netns, processes)| (netns, PodProcesses::of(processes)))
         .collect())
 }
 
@@ -90,7 +90,7 @@ pub fn by_namespace(wanted: impl Fn(NetnsId) -> bool) -> Result<HashMap<NetnsId,
     Ok(found)
 }
 
-impl Residents {
+impl PodProcesses {
     /// Takes the processes in order from the oldest to the youngest.
     fn of(mut processes: Vec<Process>) -> Self {
         let at = processes.iter().position(|process| process.is_pause);
@@ -152,13 +152,13 @@ mod tests {
 
     #[test]
     fn of_two_pauses_the_older_is_the_anchor() {
-        let residents = Residents::of(vec![
+        let processes = PodProcesses::of(vec![
             process(5, false, 10),
             process(9, true, 20),
             process(3, true, 30),
         ]);
-        assert_eq!(residents.anchor.map(|anchor| anchor.pid), Some(9));
-        let members: Vec<_> = residents.members.iter().map(|member| member.pid).collect();
+        assert_eq!(processes.anchor.map(|anchor| anchor.pid), Some(9));
+        let members: Vec<_> = processes.members.iter().map(|member| member.pid).collect();
         assert_eq!(members, [5, 3]);
     }
 
@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn this_process_lives_in_its_own_namespace() {
         let own = NetnsId::of_process(std::process::id()).unwrap();
-        let residents = residents_of(&[own]).unwrap().remove(&own).unwrap();
+        let processes = processes_in(&[own]).unwrap().remove(&own).unwrap();
         let me = |process: &Process| process.pid == std::process::id();
-        assert!(residents.members.iter().any(me));
+        assert!(processes.members.iter().any(me));
     }
 }

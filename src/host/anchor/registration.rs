@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_told_by_the_record_or_by_the_id() {
+    fn a_name_comes_from_the_record_or_the_id() {
         let registered = |id: &str, rescued| Registered {
             id: id.to_owned(),
             name: "web".to_owned(),

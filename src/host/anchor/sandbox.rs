@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, Role, short_id};
 use super::interfaces::Interface;
+use super::named_netns::pod_of_ours;
 use super::origin::Origin;
-use super::pin::pod_of_ours;
 use super::processes::Process;
 use super::registration::{RegisteredBy, Registration};
 use super::text::plain;
@@ -20,7 +20,7 @@ pub struct Sandbox {
     /// Its members, the oldest first.
     pub members: Vec<Member>,
     /// The files that hold it.
-    pub held_by: Vec<PathBuf>,
+    pub bound_to: Vec<PathBuf>,
     pub interfaces: Vec<SandboxInterface>,
     pub owner: Owner,
     /// Containers whose network members joined, and that are not in this namespace.
@@ -56,10 +56,10 @@ pub enum Owner {
     Member(usize, OwnerReason),
     /// A container that is not in the namespace any more.
     Missing(MissingContainer),
-    /// Only a file holds it; no other owner is known.
+    /// It is only bound to a file; no other owner is known.
     File(PathBuf),
     /// No owner that is visible from here.
-    Nobody,
+    Unknown,
 }
 
 /// What makes a member the owner.
@@ -121,7 +121,7 @@ pub struct OtherNamespace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Its owner is in it.
-    Alive,
+    Running,
     /// Its owner is gone or in another namespace, and other members are still in it.
     Orphaned,
     /// It has no members.
@@ -132,7 +132,7 @@ impl State {
     /// Its name in text and JSON output.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Alive => "alive",
+            Self::Running => "running",
             Self::Orphaned => "orphaned",
             Self::Empty => "empty",
         }
@@ -213,9 +213,9 @@ impl Sandbox {
         match (&self.owner, self.members.as_slice()) {
             (_, []) => State::Empty,
             (Owner::Missing(_), _) => State::Orphaned,
-            // One of our pods without its pause: the file holds it, but it has no anchor.
+            // One of our pods without its pause: it is bound to its file, but has no anchor.
             (Owner::File(_), _) if self.pod().is_some() => State::Orphaned,
-            _ => State::Alive,
+            _ => State::Running,
         }
     }
 
@@ -239,9 +239,9 @@ impl Sandbox {
             .map(|(_, member)| member)
     }
 
-    /// Which of our pods it is, according to the file that holds it.
+    /// Which of our pods it is, according to the file that it is bound to.
     fn pod(&self) -> Option<super::name::PodName> {
-        self.held_by.iter().find_map(|path| pod_of_ours(path))
+        self.bound_to.iter().find_map(|path| pod_of_ours(path))
     }
 
     /// What to call it: by its owner, or by the pod.
@@ -267,11 +267,11 @@ impl Sandbox {
 /// Finds the owner of a namespace. `absent` looks up what happened to a container outside of it.
 pub(super) fn owner(
     members: &[Member],
-    held_by: &[PathBuf],
+    bound_to: &[PathBuf],
     absent: impl Fn(&str) -> MissingContainer,
 ) -> Owner {
     let at = |found: &dyn Fn(&Member) -> bool| members.iter().position(found);
-    let is_pod = held_by.iter().any(|path| pod_of_ours(path).is_some());
+    let is_pod = bound_to.iter().any(|path| pod_of_ours(path).is_some());
     let pause = at(&Member::is_pause);
     if let Some(at) = at(&|member| member.role() == Role::Sandbox) {
         return Owner::Member(at, OwnerReason::Sandbox);
@@ -279,9 +279,9 @@ pub(super) fn owner(
     if is_pod {
         return match pause {
             Some(at) => Owner::Member(at, OwnerReason::PodOfOurs),
-            None => held_by
+            None => bound_to
                 .first()
-                .map_or(Owner::Nobody, |path| Owner::File(path.clone())),
+                .map_or(Owner::Unknown, |path| Owner::File(path.clone())),
         };
     }
     let joined = members.iter().find_map(Member::joined).map(str::to_owned);
@@ -290,16 +290,16 @@ pub(super) fn owner(
         Some(NetworkFrom::Process(pid)) => Some(*pid),
         _ => None,
     });
-    let (root, told) = match (joined, made_for, from_process) {
+    let (root, joined_id) = match (joined, made_for, from_process) {
         (Some(id), ..) => {
             let root = root_of(members, id);
             (at(&|member| member.has_id(&root)), Some(root))
         }
         (None, Some(at), _) => (Some(at), None),
         (None, None, Some(pid)) => (at(&|member| member.has_process(pid)), None),
-        (None, None, None) => return unled(members, held_by, pause),
+        (None, None, None) => return owner_by_process_or_file(members, bound_to, pause),
     };
-    match (root, pause, told) {
+    match (root, pause, joined_id) {
         (Some(at), ..) if members.len() == 1 => Owner::Member(at, OwnerReason::MadeFor),
         (Some(at), ..) => Owner::Member(at, OwnerReason::Joined),
         // A pause has replaced the old owner.
@@ -339,12 +339,16 @@ impl Owner {
 }
 
 /// The owner of members whose engines report nothing about their network.
-fn unled(members: &[Member], held_by: &[PathBuf], pause: Option<usize>) -> Owner {
-    match (pause, members.is_empty(), held_by.first()) {
+fn owner_by_process_or_file(
+    members: &[Member],
+    bound_to: &[PathBuf],
+    pause: Option<usize>,
+) -> Owner {
+    match (pause, members.is_empty(), bound_to.first()) {
         (Some(at), ..) => Owner::Member(at, OwnerReason::Pause),
         (None, _, Some(path)) => Owner::File(path.clone()),
         (None, false, None) => Owner::Member(0, OwnerReason::Oldest),
-        (None, true, None) => Owner::Nobody,
+        (None, true, None) => Owner::Unknown,
     }
 }
 

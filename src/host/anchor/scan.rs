@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::container::{Container, Life, NetworkFrom};
+use super::container::{Container, NetworkFrom, RunState};
 use super::interfaces::{Host, Interface};
 use super::netns_mounts;
 use super::origin::{CachedAttachment, Origin, macs};
@@ -47,15 +47,15 @@ pub struct Removed {
 /// The members of each network namespace, other than the host's.
 pub struct NamespaceScan {
     host: NetnsId,
-    homes: BTreeMap<NetnsId, Occupants>,
+    namespaces: BTreeMap<NetnsId, NamespaceContent>,
 }
 
 #[derive(Default)]
-struct Occupants {
+struct NamespaceContent {
     members: Vec<Member>,
-    held_by: Vec<PathBuf>,
+    bound_to: Vec<PathBuf>,
     /// A file that opens the namespace; it need not hold it.
-    way: Option<PathBuf>,
+    path: Option<PathBuf>,
 }
 
 impl NamespaceScan {
@@ -64,7 +64,7 @@ impl NamespaceScan {
     /// # Errors
     /// When /proc cannot be read.
     pub fn take(host: NetnsId, facts: &EngineFacts) -> Result<Self> {
-        let mut homes: BTreeMap<NetnsId, Occupants> = BTreeMap::new();
+        let mut namespaces: BTreeMap<NetnsId, NamespaceContent> = BTreeMap::new();
         let known: HashMap<_, _> = facts
             .containers
             .iter()
@@ -73,9 +73,9 @@ impl NamespaceScan {
         let mut supervisors = HashMap::new();
         for (netns, processes) in processes::by_namespace(|netns| netns != host)? {
             let members = group(processes, &mut supervisors);
-            let home = homes.entry(netns).or_default();
-            home.members = members;
-            for container in home
+            let content = namespaces.entry(netns).or_default();
+            content.members = members;
+            for container in content
                 .members
                 .iter_mut()
                 .filter_map(|member| member.container.as_mut())
@@ -87,36 +87,40 @@ impl NamespaceScan {
         }
         for (netns, files) in netns_mounts::list()? {
             if netns != host {
-                homes.entry(netns).or_default().held_by = files;
+                namespaces.entry(netns).or_default().bound_to = files;
             }
         }
-        Ok(Self { host, homes })
+        Ok(Self { host, namespaces })
     }
 
     /// The namespaces found, without the host's.
     pub fn namespaces(&self) -> impl Iterator<Item = NetnsId> {
-        self.homes.keys().copied()
+        self.namespaces.keys().copied()
     }
 
     /// Adds a namespace that the user named by a file.
     pub fn add(&mut self, netns: NetnsId, file: &Path) {
-        let home = self.homes.entry(netns).or_default();
-        home.way = Some(file.to_owned());
+        let content = self.namespaces.entry(netns).or_default();
+        content.path = Some(file.to_owned());
     }
 
     /// The members of a namespace.
     pub fn members(&self, netns: NetnsId) -> &[Member] {
-        self.homes.get(&netns).map_or(&[], |home| &home.members)
+        self.namespaces
+            .get(&netns)
+            .map_or(&[], |content| &content.members)
     }
 
     /// The files that hold a namespace.
-    pub fn held_by(&self, netns: NetnsId) -> &[PathBuf] {
-        self.homes.get(&netns).map_or(&[], |home| &home.held_by)
+    pub fn bound_to(&self, netns: NetnsId) -> &[PathBuf] {
+        self.namespaces
+            .get(&netns)
+            .map_or(&[], |content| &content.bound_to)
     }
 
     /// Describes the wanted namespaces. One that ends meanwhile, or keeps changing, is an error in
     /// the list and does not affect the others. The calling thread enters each of them; see
-    /// [`super::interfaces::apart`].
+    /// [`super::interfaces::on_separate_thread`].
     pub fn describe(
         &self,
         host: &mut Host,
@@ -125,17 +129,15 @@ impl NamespaceScan {
     ) -> Vec<Result<Sandbox>> {
         let cached = cached();
         let mut sandboxes = Vec::new();
-        for (&netns, home) in &self.homes {
+        for (&netns, content) in &self.namespaces {
             let Some(open) = self.open(netns) else {
                 continue;
             };
             if wanted(host, &open, netns) {
                 let interfaces = host.look_into(&open);
-                sandboxes.push(
-                    interfaces.map(|interfaces| {
-                        self.sandbox(netns, home, interfaces, host, facts, &cached)
-                    }),
-                );
+                sandboxes.push(interfaces.map(|interfaces| {
+                    self.sandbox(netns, content, interfaces, host, facts, &cached)
+                }));
             }
         }
         sandboxes
@@ -144,13 +146,13 @@ impl NamespaceScan {
     fn sandbox(
         &self,
         netns: NetnsId,
-        home: &Occupants,
+        content: &NamespaceContent,
         interfaces: Vec<Interface>,
         host: &Host,
         facts: &EngineFacts,
         cached: &[CachedAttachment],
     ) -> Sandbox {
-        let containers = home
+        let containers = content
             .members
             .iter()
             .filter_map(|member| member.container.as_ref());
@@ -171,17 +173,19 @@ impl NamespaceScan {
             }
         };
         let interfaces: Vec<_> = interfaces.into_iter().map(wire).collect();
-        let holder = holder(&home.members, &interfaces, facts, cached);
-        let owner = owner(&home.members, &home.held_by, |id| self.absent(id, facts));
-        let missing = joined_elsewhere(&home.members);
+        let holder = holder(&content.members, &interfaces, facts, cached);
+        let owner = owner(&content.members, &content.bound_to, |id| {
+            self.absent(id, facts)
+        });
+        let missing = joined_elsewhere(&content.members);
         Sandbox {
             netns,
             missing: missing.map(|id| self.absent(id, facts)).collect(),
-            left_behind: self.left_behind(netns, &home.members),
-            owner: owner.corrected(&home.members, holder.as_ref()),
+            left_behind: self.left_behind(netns, &content.members),
+            owner: owner.corrected(&content.members, holder.as_ref()),
             holder,
-            members: home.members.clone(),
-            held_by: home.held_by.clone(),
+            members: content.members.clone(),
+            bound_to: content.bound_to.clone(),
             interfaces,
         }
     }
@@ -197,7 +201,7 @@ impl NamespaceScan {
     ) -> Result<Vec<(NetnsId, Registration)>> {
         let cached = cached();
         let mut held = Vec::new();
-        for &netns in self.homes.keys() {
+        for &netns in self.namespaces.keys() {
             let Some(open) = self.open(netns) else {
                 continue;
             };
@@ -215,7 +219,10 @@ impl NamespaceScan {
 
     /// The titles of members that joined this container's network.
     pub fn survivors(&self, id: &str) -> Vec<String> {
-        let members = self.homes.values().flat_map(|home| &home.members);
+        let members = self
+            .namespaces
+            .values()
+            .flat_map(|content| &content.members);
         members
             .filter(|member| joins_one_of(member, &HashSet::from([id])))
             .map(Member::title)
@@ -229,10 +236,10 @@ impl NamespaceScan {
 
     /// Opens a namespace through any process or file that leads to it.
     fn open(&self, netns: NetnsId) -> Option<Netns> {
-        let home = self.homes.get(&netns)?;
-        let processes = home.members.iter().flat_map(|member| &member.processes);
+        let content = self.namespaces.get(&netns)?;
+        let processes = content.members.iter().flat_map(|member| &member.processes);
         let by_process = processes.map(|process| format!("/proc/{}/ns/net", process.pid).into());
-        let mut paths = by_process.chain(home.held_by.iter().chain(&home.way).cloned());
+        let mut paths = by_process.chain(content.bound_to.iter().chain(&content.path).cloned());
         paths.find_map(|path: PathBuf| {
             let open = Netns::open(&path).ok()?;
             (open.id().ok()? == netns).then_some(open)
@@ -246,9 +253,9 @@ impl NamespaceScan {
         let was = match (self.elsewhere(id), known, removed) {
             (Some(elsewhere), ..) => LastKnownState::Restarted(elsewhere),
             (None, Some(known), _) => LastKnownState::Stopped {
-                at: match &known.life {
-                    Life::Stopped { at } => at.clone(),
-                    Life::Running => None,
+                at: match &known.run_state {
+                    RunState::Stopped { at } => at.clone(),
+                    RunState::Running => None,
                 },
             },
             (None, None, Some(removed)) => LastKnownState::Removed {
@@ -282,8 +289,8 @@ impl NamespaceScan {
             .iter()
             .filter_map(|member| member.container.as_ref());
         let ids: HashSet<_> = containers.map(|container| container.id.as_str()).collect();
-        let others = self.homes.iter().filter(|(other, _)| **other != netns);
-        let others = others.flat_map(|(_, home)| &home.members);
+        let others = self.namespaces.iter().filter(|(other, _)| **other != netns);
+        let others = others.flat_map(|(_, content)| &content.members);
         others
             .filter(|member| joins_one_of(member, &ids))
             .map(Member::title)
@@ -293,11 +300,11 @@ impl NamespaceScan {
     /// The namespace that a container is in now.
     fn elsewhere(&self, id: &str) -> Option<OtherNamespace> {
         let is_it = |member: &&Member| member.has_id(id);
-        self.homes.values().find_map(|home| {
-            let own = home.members.iter().find(is_it)?;
+        self.namespaces.values().find_map(|content| {
+            let own = content.members.iter().find(is_it)?;
             let container = own.container.as_ref();
             let network = container.map(|found| &found.network);
-            let others = home.members.iter().filter(|member| !is_it(member));
+            let others = content.members.iter().filter(|member| !is_it(member));
             Some(OtherNamespace {
                 is_its_own: network == Some(&NetworkFrom::Itself),
                 with: others.map(Member::title).collect(),

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_of_cri_tell_pod_and_role() {
+    fn cri_annotations_give_the_pod_and_the_role() {
         let mut container = Container::new("0a");
         let spec = serde_json::json!({
             "annotations": {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_namespace_comes_from_is_told_apart() {
+    fn the_origins_of_a_namespace_are_distinguished() {
         for (namespaces, expected) in [
             ("[]", NetworkFrom::Host),
             (r#"[{"type": "network"}]"#, NetworkFrom::Itself),

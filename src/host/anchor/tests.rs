@@ -97,9 +97,9 @@ fn removed(id: &str) -> MissingContainer {
     }
 }
 
-fn sandbox(members: Vec<Member>, interfaces: Vec<SandboxInterface>, held_by: &[&str]) -> Sandbox {
-    let held_by: Vec<_> = held_by.iter().map(PathBuf::from).collect();
-    let owner = owner(&members, &held_by, removed);
+fn sandbox(members: Vec<Member>, interfaces: Vec<SandboxInterface>, bound_to: &[&str]) -> Sandbox {
+    let bound_to: Vec<_> = bound_to.iter().map(PathBuf::from).collect();
+    let owner = owner(&members, &bound_to, removed);
     let missing = match &owner {
         Owner::Missing(absent) => vec![absent.clone()],
         _ => Vec::new(),
@@ -109,7 +109,7 @@ fn sandbox(members: Vec<Member>, interfaces: Vec<SandboxInterface>, held_by: &[&
         owner,
         missing,
         members,
-        held_by,
+        bound_to,
         interfaces,
         holder: None,
         left_behind: Vec::new(),
@@ -126,10 +126,10 @@ fn then(sandbox: &Sandbox, who: &str) -> String {
 }
 
 #[test]
-fn the_owner_is_whom_the_others_were_started_onto() {
+fn the_owner_is_the_container_that_the_others_joined() {
     let scene = sandbox(vec![own("a"), joined("b", "a")], vec![by_docker()], &[]);
     assert_eq!(scene.owner, Owner::Member(0, OwnerReason::Joined));
-    assert_eq!(scene.state(), State::Alive);
+    assert_eq!(scene.state(), State::Running);
     assert_eq!(summary(&scene, Some(1)), "b shares the network of a.");
     assert_eq!(summary(&scene, Some(0)), "a owns its network; b shares it.");
     // A container that joined through another one, and is older than the owner.
@@ -142,7 +142,7 @@ fn the_owner_is_whom_the_others_were_started_onto() {
 }
 
 #[test]
-fn who_was_started_onto_a_removed_container_is_orphaned() {
+fn members_of_a_removed_container_are_orphaned() {
     let scene = sandbox(vec![joined("b", "a")], Vec::new(), &[]);
     assert_eq!(scene.owner, Owner::Missing(removed("id-of-a")));
     assert_eq!(scene.state(), State::Orphaned);
@@ -155,7 +155,7 @@ fn who_was_started_onto_a_removed_container_is_orphaned() {
 }
 
 #[test]
-fn with_a_network_of_ours_an_orphan_has_lost_nothing() {
+fn an_orphan_with_a_network_of_ours_keeps_it() {
     let scene = sandbox(vec![joined("b", "a"), joined("c", "a")], vec![by_us()], &[]);
     assert_eq!(scene.state(), State::Orphaned);
     let said = summary(&scene, Some(0));
@@ -199,7 +199,7 @@ fn a_name_that_docker_has_forgotten_is_the_holder_s() {
 }
 
 #[test]
-fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
+fn a_rescued_container_owns_its_network_and_a_rescued_process_does_not() {
     let members = [joined("b", "a"), joined("c", "b")];
     let with = |id: &str| {
         let holder = holder(id, Some("b"), RegisteredBy::Rescue);
@@ -236,7 +236,7 @@ fn a_rescued_container_owns_its_network_and_a_rescued_process_s_is_nobody_s() {
 }
 
 #[test]
-fn who_is_left_behind_by_an_anchor_of_ours_is_not_sent_after_it() {
+fn members_left_behind_by_our_anchor_are_not_advised_to_follow_it() {
     let scene = |is_its_own, with: &[&str]| {
         let elsewhere = OtherNamespace {
             is_its_own,
@@ -273,7 +273,7 @@ fn a_new_pause_takes_the_place_of_an_owner_that_is_gone() {
     pause.processes[0].is_pause = true;
     let scene = sandbox(vec![joined("b", "a"), pause], vec![by_us()], &[]);
     assert_eq!(scene.owner, Owner::Member(1, OwnerReason::Pause));
-    assert_eq!(scene.state(), State::Alive);
+    assert_eq!(scene.state(), State::Running);
     let said = then(&scene, "anchor2");
     assert!(said.contains("it rejoins this namespace"), "{said}");
     assert!(!said.contains("removed"), "{said}");
@@ -318,7 +318,7 @@ fn the_last_one_takes_the_namespace_along_unless_a_file_holds_it() {
     let held = sandbox(vec![own("a")], vec![by_us()], &["/run/netns/a"]);
     assert_eq!(
         then(&held, "a"),
-        "the namespace stays as it is, held by /run/netns/a"
+        "the namespace stays: it is bound to /run/netns/a"
     );
 }
 
@@ -355,18 +355,18 @@ fn a_pod_of_ours_belongs_to_its_pause_or_its_name() {
 }
 
 #[test]
-fn without_a_word_from_anybody_the_oldest_process_owns_it() {
+fn without_other_information_the_oldest_process_owns_it() {
     let scene = sandbox(vec![member("x", None), member("y", None)], Vec::new(), &[]);
     assert_eq!(scene.owner, Owner::Member(0, OwnerReason::Oldest));
     let scene = sandbox(Vec::new(), Vec::new(), &[]);
-    assert_eq!(scene.owner, Owner::Nobody);
+    assert_eq!(scene.owner, Owner::Unknown);
 }
 
 proptest! {
     /// Whatever the containers claim to have joined, in cycles too, each member has one effect of
     /// death, and no name is printed unescaped.
     #[test]
-    fn everybody_has_a_fate(
+    fn every_member_has_a_death_effect(
         joins in proptest::collection::vec(0..7usize, 0..6),
         name in "\\PC{0,3}\x1b?",
         ours: bool,

@@ -28,7 +28,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn hostile_names_lose_their_power() {
+    fn hostile_names_are_escaped() {
         assert_eq!(plain("web-1.x_y"), "web-1.x_y");
         assert_eq!(plain("it's \"ä\""), "it's \"ä\"");
         assert_eq!(plain("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");

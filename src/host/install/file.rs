@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_not_taken_for_one() {
+    fn a_folder_is_not_taken_for_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let err = Found::at(dir.path()).unwrap_err();
         assert!(err.message.ends_with("it is a folder"), "{err}");

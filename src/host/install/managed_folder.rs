@@ -238,14 +238,14 @@ impl ManagedFolder {
             if earlier.is_same_as(&Found::at(&path)?) {
                 return Ok(());
             }
-            self.put_by(name)?;
+            self.move_older_aside(name)?;
         }
         file::keep(&path, &kept, &self.kept(".draft"))?;
         file::sync_folder_of(&kept)
     }
 
     /// Moves an earlier kept file away to keep another one: a foreign file has replaced ours since.
-    fn put_by(&self, name: &str) -> Result<()> {
+    fn move_older_aside(&self, name: &str) -> Result<()> {
         let older = self.dir.join(KEPT).join(".older");
         make_folder(&older)?;
         let mut nth = 1;

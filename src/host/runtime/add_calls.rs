@@ -14,7 +14,7 @@ use pausenet::cni::Plugin;
 use pausenet::cni::args::Args;
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::cni::result::{AddResult, Interface, IpConfig};
-use pausenet::plan::rules::DesiredElement;
+use pausenet::plan::elements::DesiredElement;
 use pausenet::verbs;
 
 /// What has to be known about the plugins that a runtime calls.

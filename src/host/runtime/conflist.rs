@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn an_invalid_conflist_is_an_error_that_names_the_place() {
         for (text, word) in [
             ("[]", "network config"),
             (r#"{"name": "x"}"#, "plugins"),

@@ -21,23 +21,23 @@ impl Interrupt {
     /// A signal handler cannot be installed.
     pub fn listen() -> io::Result<Self> {
         let ignored = ignored();
-        let hear = |kind: SignalKind| {
+        let listen = |kind: SignalKind| {
             let is_ignored = ignored >> (kind.as_raw_value() - 1) & 1 == 1;
             (!is_ignored).then(|| signal(kind)).transpose()
         };
         Ok(Self {
-            int: hear(SignalKind::interrupt())?,
-            term: hear(SignalKind::terminate())?,
-            hup: hear(SignalKind::hangup())?,
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+            hup: listen(SignalKind::hangup())?,
         })
     }
 
     /// Waits for the next signal and returns its number.
     pub async fn next(&mut self) -> i32 {
         tokio::select! {
-            () = heard(&mut self.int) => SignalKind::interrupt().as_raw_value(),
-            () = heard(&mut self.term) => SignalKind::terminate().as_raw_value(),
-            () = heard(&mut self.hup) => SignalKind::hangup().as_raw_value(),
+            () = received(&mut self.int) => SignalKind::interrupt().as_raw_value(),
+            () = received(&mut self.term) => SignalKind::terminate().as_raw_value(),
+            () = received(&mut self.hup) => SignalKind::hangup().as_raw_value(),
         }
     }
 
@@ -47,7 +47,7 @@ impl Interrupt {
     }
 }
 
-async fn heard(signal: &mut Option<Signal>) {
+async fn received(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => {
             signal.recv().await;

@@ -70,7 +70,7 @@ impl Call<'_> {
         let mut child = self.command().spawn().map_err(cannot_run)?;
         let group = child.id().and_then(|id| Pid::from_raw(id as i32));
         let output = tokio::select! {
-            output = self.converse(&mut child) => Ok(output),
+            output = self.feed_and_collect(&mut child) => Ok(output),
             () = tokio::time::sleep(self.limit) => Err(Cut::Late),
             signal = next_signal(interrupt) => Err(Cut::Signal(signal)),
         };
@@ -127,7 +127,7 @@ impl Call<'_> {
     }
 
     /// Writes the configuration to stdin, and reads stdout and stderr to the end.
-    async fn converse(&self, child: &mut Child) -> io::Result<Output> {
+    async fn feed_and_collect(&self, child: &mut Child) -> io::Result<Output> {
         use tokio::io::AsyncReadExt;
         let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())

@@ -99,7 +99,7 @@ pub(super) fn netns_path(pid: u32) -> PathBuf {
 
 /// True when the namespace has an interface of this name.
 pub(crate) fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
-    let inside = interfaces::apart(|| interfaces::Host::open()?.look_into(netns))?;
+    let inside = interfaces::on_separate_thread(|| interfaces::Host::open()?.look_into(netns))?;
     let mut inside = inside.iter();
     Ok(inside.any(|interface| interface.link.name == name.as_str()))
 }

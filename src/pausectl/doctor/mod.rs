@@ -48,9 +48,9 @@ Examples:
 
 Each line is `ok`, a `note` (worth knowing, or not visible from here) or a `problem`, with
 what it means and what to do about it. Without --fix nothing is changed. With --fix, only
-repairs that are provably safe are made: nftables elements that somebody flushed are put
-back, for example, and addresses that no interface has are freed. An ADD or DEL at work is
-not disturbed. The report lists what was repaired and what was not, then the state after it.
+repairs that are provably safe are made: flushed nftables elements are put back, for
+example, and addresses that no interface has are freed. A running ADD or DEL is not
+disturbed. The report lists what was repaired and what was not, then the state after it.
 
 Exit status: 0 if there is no problem, 1 if a problem is left, 2 for wrong usage.";
 

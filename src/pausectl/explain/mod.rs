@@ -23,7 +23,7 @@ pub(crate) use target::Target;
 const EXAMPLES: &str = "\
 Examples:
   pausectl explain web                     a container or a pod, by name, also when it is gone
-  pausectl explain 0a1b2c3d4e5f            a container, by its ID or the beginning of it
+  pausectl explain 0a1b2c3d4e5f            a container, by its ID or a prefix of it
   pausectl explain 4711                    a process
   pausectl explain /run/netns/blue         a network namespace
   pausectl explain default/two-containers  a pod of Kubernetes
@@ -64,7 +64,7 @@ pub(crate) fn explain(options: &Explain, output: Output) -> Result<()> {
     need_root()?;
     let (facts, problem) = docker_inventory::read(&options.docker, EndTimes::Ask)?;
     problem.iter().for_each(warn);
-    let explanation = interfaces::apart(|| explain_target(&target, &facts))?;
+    let explanation = interfaces::on_separate_thread(|| explain_target(&target, &facts))?;
     match (output, &explanation) {
         (Output::Json, _) => print_json(&as_json(&explanation)),
         (Output::Text, Explanation::Sandbox(sandbox, about)) => {
@@ -102,7 +102,7 @@ fn as_json(explanation: &Explanation) -> Value {
         Explanation::Sandbox(sandbox, about) => {
             let death_effects: Vec<_> = death_effects(sandbox)
                 .into_iter()
-                .map(|effect| json!({"who": effect.member, "then": effect.effect}))
+                .map(|effect| json!({"member": effect.member, "effect": effect.effect}))
                 .collect();
             let advice: Vec<_> = advice(sandbox, *about)
                 .into_iter()
@@ -111,12 +111,12 @@ fn as_json(explanation: &Explanation) -> Value {
             let mut json = sandboxes::sandbox(sandbox);
             json["about"] = json!(about);
             json["summary"] = json!(summary(sandbox, *about));
-            json["fates"] = json!(death_effects);
+            json["deathEffects"] = json!(death_effects);
             json["advice"] = json!(advice);
             json
         }
         Explanation::Stopped(container, survivors) => json!({
-            "state": "dead",
+            "state": "stopped",
             "container": sandboxes::container(container),
             "survivors": survivors,
         }),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::candidate::{Candidate, Found, is_id_prefix};
 use super::gone;
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet_host::anchor::container::{Container, Life, NetworkFrom};
+use pausenet_host::anchor::container::{Container, NetworkFrom, RunState};
 use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::pod_of_ours;
 use pausenet_host::anchor::sandbox::Member;
@@ -143,7 +143,7 @@ fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
 fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
     let (mut found, mut kube) = (Vec::new(), Vec::new());
     for netns in scan.namespaces() {
-        let mut files = scan.held_by(netns).iter();
+        let mut files = scan.bound_to(netns).iter();
         if files.any(|file| pod_of_ours(file).is_some_and(|pod| pod.as_str() == name)) {
             found.push(Candidate {
                 target: format!("pod:{name}"),
@@ -235,7 +235,7 @@ fn all_containers<'a>(
     });
     let others: Vec<_> = others
         .map(|container| {
-            let runs = container.life == Life::Running;
+            let runs = container.run_state == RunState::Running;
             let found = match container.network {
                 NetworkFrom::Host if runs => Found::Host(plain(container.title())),
                 _ => Found::Stopped(container.clone()),

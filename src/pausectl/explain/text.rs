@@ -1,7 +1,7 @@
 //! The text output of `pausectl explain`.
 
 use pausenet_host::anchor::advice::advice;
-use pausenet_host::anchor::container::{Container, Life, short_id};
+use pausenet_host::anchor::container::{Container, RunState, short_id};
 use pausenet_host::anchor::death::{DeathEffect, death_effects, gone, summary};
 use pausenet_host::anchor::origin::Origin;
 use pausenet_host::anchor::sandbox::{Member, Owner, OwnerReason, Sandbox, SandboxInterface};
@@ -78,8 +78,8 @@ pub(super) fn host(name: &str) -> String {
 /// A stopped container.
 pub(super) fn stopped(container: &Container, survivors: &[String], facts: &EngineFacts) -> String {
     let title = plain(container.title());
-    let since = match &container.life {
-        Life::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
+    let since = match &container.run_state {
+        RunState::Stopped { at: Some(at) } => format!(" (it ended at {})", plain(at)),
         _ => String::new(),
     };
     let mut text = format!("{title} is not running{since}, so it has no network namespace.\n");
@@ -91,7 +91,7 @@ pub(super) fn stopped(container: &Container, survivors: &[String], facts: &Engin
                  no longer exists.\n",
                 plain(short_id(id))
             ),
-            Some(other) if other.life == Life::Running => format!(
+            Some(other) if other.run_state == RunState::Running => format!(
                 "If it is started again, it shares the network of {}.\n",
                 plain(other.title())
             ),
@@ -141,9 +141,9 @@ fn owner(screen: &mut Screen, sandbox: &Sandbox) {
         }
         Owner::File(path) => [
             plain(&path.to_string_lossy()),
-            "this file holds it".to_owned(),
+            "the namespace is bound to this file".to_owned(),
         ],
-        Owner::Nobody => [
+        Owner::Unknown => [
             "none".to_owned(),
             "no owner can be seen from here".to_owned(),
         ],

@@ -19,7 +19,7 @@ pub(super) fn draw(diagram: &Diagram) -> String {
     }
     for (at, namespace) in diagram.namespaces.iter().enumerate() {
         let style = match namespace.state {
-            State::Alive => "solid",
+            State::Running => "solid",
             State::Orphaned => "dashed",
             State::Empty => "dotted",
         };

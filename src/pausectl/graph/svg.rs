@@ -17,7 +17,7 @@ const STYLE: &str = "\
     rect { fill: #fff; stroke: #555; rx: 4px; }
     path { fill: none; stroke: #888; }
     .bridge { fill: #eef3fb; stroke: #3465a4; }
-    .alive { stroke: #3a7d34; }
+    .running { stroke: #3a7d34; }
     .orphaned { stroke: #b3261e; stroke-dasharray: 6 3; }
     .empty { stroke: #999; stroke-dasharray: 2 3; }
     .head { font-weight: bold; }
@@ -88,7 +88,7 @@ pub(super) fn draw(diagram: &Diagram) -> String {
         .iter()
         .map(|namespace| {
             let class = match namespace.state {
-                State::Alive => "alive",
+                State::Running => "running",
                 State::Orphaned => "orphaned",
                 State::Empty => "empty",
             };
@@ -215,7 +215,7 @@ mod tests {
         };
         let namespace = Namespace {
             title: name.to_owned(),
-            state: State::Alive,
+            state: State::Running,
             members: vec![name.to_owned()],
             others: Vec::new(),
         };

@@ -31,10 +31,10 @@ Examples:
   pausectl ls --watch --output json | jq -c .attachments[].state
 
 STATE is one of
-  alive     the owner of the network is in it; ANCHOR is its process
+  running   the owner of the network is in it; ANCHOR is its process
   orphaned  the owner is gone or elsewhere, but other members are in it
-  empty     it has no members, but a file holds it
-  unseen    nothing that can be seen from here leads to it
+  empty     it has no members, but its namespace is bound to a file
+  unseen    no process or file that leads to its namespace is visible from here
 MEMBERS share the network with its owner. With --output json, --watch prints one JSON value
 per line. It ends with status 130 on Ctrl-C.";
 
@@ -45,7 +45,7 @@ const NAMED: usize = 3;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct List {
-    /// List also interfaces that pausenet did not make
+    /// Also list interfaces that pausenet did not make
     #[arg(long, short)]
     all: bool,
 

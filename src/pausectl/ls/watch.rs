@@ -39,7 +39,7 @@ pub(super) fn watch(output: Output, list: impl Fn() -> Result<Listing> + Sync) -
         let mut shown = String::new();
         loop {
             // On its own thread: it waits for Docker with an event loop of its own.
-            let (rows, problems) = interfaces::apart(&list)?;
+            let (rows, problems) = interfaces::on_separate_thread(&list)?;
             if shown.is_empty() {
                 problems.iter().for_each(warn);
             }

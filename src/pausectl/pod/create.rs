@@ -15,7 +15,7 @@ use pausenet::cni::result::AddResult;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Which};
 use pausenet::kernel::syscalls::set_cloexec_on_all;
-use pausenet_host::anchor::{self, PodName, pause, pin};
+use pausenet_host::anchor::{self, PodName, named_netns, pause};
 use pausenet_host::block_on;
 use pausenet_host::runtime::cache::Entry;
 use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
@@ -87,7 +87,8 @@ pub(crate) fn create(options: &Create, output: Output) -> Result<()> {
         let mut interrupt = Interrupt::listen()
             .map_err(|err| Error::new(format!("cannot listen for signals: {err}")))?;
         remove_leftovers(&runtime, &pod).await?;
-        let parameters = settings.parameters(&list, pod.container_id(), ifname, pin::path(&pod))?;
+        let parameters =
+            settings.parameters(&list, pod.container_id(), ifname, named_netns::path(&pod))?;
         let entry = Entry::new(list, parameters);
         create_and_attach(&runtime, &pod, &program, &settings, entry, &mut interrupt).await
     });
@@ -106,7 +107,7 @@ async fn create_and_attach(
     mut entry: Entry,
     interrupt: &mut Interrupt,
 ) -> Result<(Entry, u32)> {
-    let mut pause = pin::create(pod, || {
+    let mut pause = named_netns::create(pod, || {
         set_loopback_up()?;
         pause::start(program, pod)
     })?;
@@ -128,7 +129,7 @@ fn undo(pod: &PodName, detached: Result<(), Error>, pause: &mut Child) {
     // SIGKILL: it has nothing to save, and the namespace can't go before it.
     let _ = pause.kill();
     let _ = pause.wait();
-    if let Err(err) = detached.and_then(|()| pin::remove(pod)) {
+    if let Err(err) = detached.and_then(|()| named_netns::remove(pod)) {
         let hint = format!("once that is fixed, run: pausectl pod rm --force {pod}");
         warn(
             &err.context(format!("pod {pod} could not be removed"))
@@ -145,7 +146,7 @@ fn refuse_existing(pod: &PodName) -> Result<()> {
             ))
             .into())
     };
-    if let pin::Pin::Namespace(netns) = pin::look_up(pod)? {
+    if let named_netns::NamedNetns::Namespace(netns) = named_netns::look_up(pod)? {
         return exists(format!(" ({})", shown(netns.path())));
     }
     let mut socket = RouteSocket::open().during("open a netlink socket on the host")?;
@@ -160,7 +161,7 @@ fn refuse_existing(pod: &PodName) -> Result<()> {
 async fn remove_leftovers(runtime: &Runtime, pod: &PodName) -> Result<(), Error> {
     let detached = runtime.detach_all(&pod.container_id()).await;
     detached.during_with(|| format!("remove what an earlier pod {pod} left"))?;
-    pin::remove(pod)
+    named_netns::remove(pod)
 }
 
 #[expect(clippy::expect_used, reason = "lo is a name")]
@@ -213,7 +214,7 @@ fn report(pod: &PodName, entry: &Entry, pid: u32, output: Output) -> Result<()> 
     if output == Output::Json {
         return print_json(&json!({
             "name": pod.as_str(),
-            "netns": shown(&pin::path(pod)),
+            "netns": shown(&named_netns::path(pod)),
             "pause": pid,
             "network": attachment.network.as_str(),
             "containerId": attachment.container.as_str(),

@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::name::{parse_name, unknown_pod};
 use crate::{Result, need_root, print_error};
 use pausenet_host::Error;
-use pausenet_host::anchor::pin::{self, Pin};
+use pausenet_host::anchor::named_netns::{self, NamedNetns};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,7 +44,7 @@ pub(crate) struct Exec {
 pub(crate) fn exec(options: &Exec) -> Result<ExitCode> {
     let pod = parse_name(&options.name)?;
     need_root()?;
-    let Pin::Namespace(netns) = pin::look_up(&pod)? else {
+    let NamedNetns::Namespace(netns) = named_netns::look_up(&pod)? else {
         return Err(unknown_pod(&pod).into());
     };
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|err| {

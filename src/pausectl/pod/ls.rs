@@ -13,8 +13,8 @@ use pausenet::kernel::netns::{Netns, NetnsId};
 use pausenet::plan::attachment_of_host_end;
 use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::interfaces::{self, Host};
-use pausenet_host::anchor::pin::{self, Pin};
-use pausenet_host::anchor::processes::{self, Residents};
+use pausenet_host::anchor::named_netns::{self, NamedNetns};
+use pausenet_host::anchor::processes::{self, PodProcesses};
 use pausenet_host::table::table;
 use pausenet_host::{During, Error};
 
@@ -25,7 +25,7 @@ Examples:
 
 STATE is one of
   running     a pause process holds the pod
-  unanchored  the pause process is gone, but processes that joined the pod remain
+  orphaned    the pause process is gone, but processes that joined the pod remain
   empty       no process is in it
   incomplete  a name without a namespace: being created, or left by a crash
   nameless    an attachment without the pod's name
@@ -43,7 +43,7 @@ enum State {
     /// A pause process holds it.
     Running,
     /// The pause process is gone, and processes that joined the pod remain.
-    Unanchored,
+    Orphaned,
     /// No process is in it.
     Empty,
     /// A name without a namespace: being created, or left by a crash.
@@ -56,7 +56,7 @@ impl State {
     fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
-            Self::Unanchored => "unanchored",
+            Self::Orphaned => "orphaned",
             Self::Empty => "empty",
             Self::Incomplete => "incomplete",
             Self::Nameless => "nameless",
@@ -68,7 +68,7 @@ impl State {
 struct Pod {
     name: PodName,
     state: State,
-    residents: Residents,
+    processes: PodProcesses,
     interfaces: Vec<Interface>,
 }
 
@@ -84,7 +84,7 @@ struct Interface {
 /// Lists the pods.
 pub(crate) fn ls(output: Output) -> Result<()> {
     need_root()?;
-    let pods = interfaces::apart(observe_pods)?;
+    let pods = interfaces::on_separate_thread(observe_pods)?;
     match output {
         Output::Json => print_json(&json!({"pods": pods.iter().map(json).collect::<Vec<_>>()})),
         Output::Text => print(&text(&pods)),
@@ -97,43 +97,48 @@ fn observe_pods() -> Result<Vec<Pod>, Error> {
         let attachment = attachment_of_host_end(link)?;
         PodName::of_container(&attachment.container)
     });
-    let names: BTreeSet<_> = pin::list()?.into_iter().chain(attached).collect();
-    let mut pinned = Vec::new();
+    let names: BTreeSet<_> = named_netns::list()?.into_iter().chain(attached).collect();
+    let mut named = Vec::new();
     for name in names {
-        let pin = pin::look_up(&name)?;
-        pinned.push((name, pin));
+        let netns = named_netns::look_up(&name)?;
+        named.push((name, netns));
     }
-    let id = |pin: &Pin| match pin {
-        Pin::Namespace(netns) => netns.id().ok(),
-        Pin::Absent | Pin::Empty => None,
+    let id = |netns: &NamedNetns| match netns {
+        NamedNetns::Namespace(netns) => netns.id().ok(),
+        NamedNetns::Absent | NamedNetns::Empty => None,
     };
-    let ids: Vec<NetnsId> = pinned.iter().filter_map(|(_, pin)| id(pin)).collect();
-    let mut residents = processes::residents_of(&ids)?;
-    pinned
+    let ids: Vec<NetnsId> = named.iter().filter_map(|(_, netns)| id(netns)).collect();
+    let mut processes = processes::processes_in(&ids)?;
+    named
         .into_iter()
-        .map(|(name, pin)| {
-            let residents = id(&pin).and_then(|id| residents.remove(&id));
-            describe(name, pin, residents.unwrap_or_default(), &mut host)
+        .map(|(name, netns)| {
+            let processes = id(&netns).and_then(|id| processes.remove(&id));
+            describe(name, netns, processes.unwrap_or_default(), &mut host)
         })
         .collect()
 }
 
-fn describe(name: PodName, pin: Pin, residents: Residents, host: &mut Host) -> Result<Pod, Error> {
-    let state = match (&pin, &residents.anchor, residents.members.as_slice()) {
-        (Pin::Absent, ..) => State::Nameless,
-        (Pin::Empty, ..) => State::Incomplete,
-        (Pin::Namespace(_), Some(_), _) => State::Running,
-        (Pin::Namespace(_), None, []) => State::Empty,
-        (Pin::Namespace(_), None, _) => State::Unanchored,
+fn describe(
+    name: PodName,
+    netns: NamedNetns,
+    processes: PodProcesses,
+    host: &mut Host,
+) -> Result<Pod, Error> {
+    let state = match (&netns, &processes.anchor, processes.members.as_slice()) {
+        (NamedNetns::Absent, ..) => State::Nameless,
+        (NamedNetns::Empty, ..) => State::Incomplete,
+        (NamedNetns::Namespace(_), Some(_), _) => State::Running,
+        (NamedNetns::Namespace(_), None, []) => State::Empty,
+        (NamedNetns::Namespace(_), None, _) => State::Orphaned,
     };
-    let interfaces = match &pin {
-        Pin::Namespace(netns) => interfaces(netns, &name, host)?,
-        Pin::Absent | Pin::Empty => host_ends_only(&name, &host.links),
+    let interfaces = match &netns {
+        NamedNetns::Namespace(netns) => interfaces(netns, &name, host)?,
+        NamedNetns::Absent | NamedNetns::Empty => host_ends_only(&name, &host.links),
     };
     Ok(Pod {
         name,
         state,
-        residents,
+        processes,
         interfaces,
     })
 }
@@ -206,12 +211,12 @@ fn text(pods: &[Pod]) -> String {
     ];
     let mut rows = Vec::new();
     for pod in pods {
-        let anchor = pod.residents.anchor.as_ref();
+        let anchor = pod.processes.anchor.as_ref();
         let own = [
             pod.name.to_string(),
             pod.state.as_str().to_owned(),
             anchor.map_or_else(String::new, |anchor| anchor.pid.to_string()),
-            pod.residents.members.len().to_string(),
+            pod.processes.members.len().to_string(),
         ];
         let none = || ["", "", "", ""].map(str::to_owned);
         let mut interfaces: Vec<_> = pod
@@ -255,7 +260,7 @@ fn json(pod: &Pod) -> Value {
         })
         .collect();
     let members: Vec<_> = pod
-        .residents
+        .processes
         .members
         .iter()
         .map(|member| json!({"pid": member.pid, "name": member.name}))
@@ -263,9 +268,9 @@ fn json(pod: &Pod) -> Value {
     json!({
         "name": pod.name.as_str(),
         "state": pod.state.as_str(),
-        "netns": shown(&pin::path(&pod.name)),
+        "netns": shown(&named_netns::path(&pod.name)),
         "containerId": pod.name.container_id().as_str(),
-        "pause": pod.residents.anchor.as_ref().map(|anchor| anchor.pid),
+        "pause": pod.processes.anchor.as_ref().map(|anchor| anchor.pid),
         "members": members,
         "interfaces": interfaces,
     })

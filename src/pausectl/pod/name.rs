@@ -2,7 +2,7 @@
 
 use crate::{Result, Stop};
 use pausenet_host::Error;
-use pausenet_host::anchor::{PodName, pin};
+use pausenet_host::anchor::{PodName, named_netns};
 
 pub(super) fn parse_name(text: &str) -> Result<PodName> {
     PodName::parse(text).map_err(|why| Stop::Usage(Error::new(why)))
@@ -10,7 +10,7 @@ pub(super) fn parse_name(text: &str) -> Result<PodName> {
 
 /// The error for an unknown pod; the hint lists the pods.
 pub(super) fn unknown_pod(pod: &PodName) -> Error {
-    let names: Vec<_> = pin::list()
+    let names: Vec<_> = named_netns::list()
         .unwrap_or_default()
         .iter()
         .map(PodName::to_string)

@@ -9,8 +9,8 @@ use pausenet::cni::request::Attachment;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link};
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet_host::anchor::pin::{self, Pin};
-use pausenet_host::anchor::processes::{self, Residents};
+use pausenet_host::anchor::named_netns::{self, NamedNetns};
+use pausenet_host::anchor::processes::{self, PodProcesses};
 use pausenet_host::anchor::{self, PodName, pause};
 use pausenet_host::block_on;
 use pausenet_host::runtime::Parameters;
@@ -88,7 +88,7 @@ pub(crate) fn rm(options: &Remove, output: Output) -> Result<()> {
 /// What exists of a pod.
 struct PodState {
     netns: Option<Netns>,
-    residents: Residents,
+    processes: PodProcesses,
     /// Its attachments in the result cache.
     cached: Vec<Entry>,
     /// Its host ends in the kernel.
@@ -109,17 +109,17 @@ fn remove(pod: &PodName, options: &Remove) -> Result<Removal, Error> {
             Err(unknown_pod(pod))
         };
     };
-    refuse_members(pod, &state.residents, options.force)?;
+    refuse_members(pod, &state.processes, options.force)?;
     let detached = block_on(detach(pod, &state, options));
     continue_if_forced(detached, options.force)?;
     if let Some(id) = state.netns.as_ref().and_then(|netns| netns.id().ok()) {
         continue_if_forced(
-            end_processes(id, state.residents, options.force),
+            end_processes(id, state.processes, options.force),
             options.force,
         )?;
     }
     drop(state.netns);
-    pin::remove(pod)?;
+    named_netns::remove(pod)?;
     Ok(Removal::Removed)
 }
 
@@ -127,21 +127,21 @@ impl PodState {
     /// None when there is no such pod.
     fn of(pod: &PodName) -> Result<Option<Self>, Error> {
         let mut socket = open_route_socket()?;
-        let pin = pin::look_up(pod)?;
-        let is_absent = matches!(pin, Pin::Absent);
-        let netns = match pin {
-            Pin::Namespace(netns) => Some(netns),
-            Pin::Absent | Pin::Empty => None,
+        let netns = named_netns::look_up(pod)?;
+        let is_absent = matches!(netns, NamedNetns::Absent);
+        let netns = match netns {
+            NamedNetns::Namespace(netns) => Some(netns),
+            NamedNetns::Absent | NamedNetns::Empty => None,
         };
-        let residents = match netns.as_ref().and_then(|netns| netns.id().ok()) {
-            Some(id) => processes::residents_of(&[id])?
+        let processes = match netns.as_ref().and_then(|netns| netns.id().ok()) {
+            Some(id) => processes::processes_in(&[id])?
                 .remove(&id)
                 .unwrap_or_default(),
-            None => Residents::default(),
+            None => PodProcesses::default(),
         };
         let state = Self {
             netns,
-            residents,
+            processes,
             cached: cache::of_container(&pod.container_id())?,
             attached: anchor::attachments(&mut socket, pod)?,
         };
@@ -150,11 +150,11 @@ impl PodState {
     }
 }
 
-fn refuse_members(pod: &PodName, residents: &Residents, force: bool) -> Result<(), Error> {
-    if residents.members.is_empty() || force {
+fn refuse_members(pod: &PodName, processes: &PodProcesses, force: bool) -> Result<(), Error> {
+    if processes.members.is_empty() || force {
         return Ok(());
     }
-    let members: Vec<_> = residents.members.iter().map(ToString::to_string).collect();
+    let members: Vec<_> = processes.members.iter().map(ToString::to_string).collect();
     Err(Error::new(format!(
         "pod {pod} is in use by {}; nothing was changed",
         members.join(", ")
@@ -227,19 +227,19 @@ fn delete_links(pod: &PodName) -> Result<(), Error> {
 }
 
 /// Ends the pause process, and with force all others, even those started meanwhile.
-fn end_processes(netns: NetnsId, first: Residents, force: bool) -> Result<(), Error> {
+fn end_processes(netns: NetnsId, first: PodProcesses, force: bool) -> Result<(), Error> {
     const ROUNDS: usize = 10;
-    let mut residents = first;
+    let mut processes = first;
     for _ in 0..ROUNDS {
-        let members = residents.members.iter().filter(|_| force);
-        let all: Vec<_> = residents.anchor.iter().chain(members).collect();
+        let members = processes.members.iter().filter(|_| force);
+        let all: Vec<_> = processes.anchor.iter().chain(members).collect();
         if all.is_empty() {
             return Ok(());
         }
         for process in all {
             pause::end(process, netns)?;
         }
-        residents = processes::residents_of(&[netns])?
+        processes = processes::processes_in(&[netns])?
             .remove(&netns)
             .unwrap_or_default();
     }

@@ -12,7 +12,7 @@ use crate::kernel::link::Link;
 use crate::kernel::netns::Netns;
 use crate::kernel::nft::Nft;
 use crate::plan::Plan;
-use crate::plan::rules::elements_of;
+use crate::plan::elements::elements_of;
 
 /// The links of a new attachment, for the result.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl<'plan> NewPair<'_, 'plan> {
             .and_then(|()| veth::finish(&mut host.socket, plan, &uplink, &host_end))
             .inspect_err(|_| {
                 let owner = crate::plan::alias(&plan.attachment);
-                let known = elements_of(&plan.rules);
+                let known = elements_of(&plan.elements);
                 let _ = nft_elements::open().and_then(|mut nft| {
                     nft_elements::remove_elements_by_key(&mut nft, &owner, &known)
                 });
@@ -113,7 +113,7 @@ fn claim(host: &mut Host, plan: &Plan, uplink: &Uplink<'_>, nft: Option<Nft>) ->
     let (attachment, places) = (&plan.attachment, &plan.earlier_holders);
     let nft = earlier_holder::clear(nft, attachment, &addresses, places)?;
     let deaths = Deaths::new(&mut host.socket);
-    nft_elements::claim(nft, &plan.rules, Extent::Whole, deaths)?;
+    nft_elements::claim(nft, &plan.elements, Extent::Whole, deaths)?;
     match &plan.ports {
         Some(ports) => ports::enable_mappings(
             ports,

@@ -13,7 +13,7 @@ use crate::cni::Result;
 use crate::cni::request::Attachment;
 use crate::kernel::nft::{Element, Nft, Set};
 use crate::kernel::{KernelError, RouteSocket, link, route};
-use crate::plan::rules::{names_one_of, target};
+use crate::plan::elements::{names_one_of, target};
 use crate::plan::{Mapper, element_owner};
 
 /// Removes what names these addresses, or the attachment, if one of these places has an element.

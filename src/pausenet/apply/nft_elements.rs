@@ -13,9 +13,9 @@ use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
-use crate::plan::rules::{
-    BRIDGE_TABLE, DesiredElement, TABLE, address_of, blocks, elements_to_remove, flows_through,
-    names_one_of, port_marks, target,
+use crate::plan::elements::{
+    BRIDGE_TABLE, DesiredElement, TABLE, address_of, elements_to_remove, flows_through,
+    names_one_of, port_marks, shared_objects, target,
 };
 use crate::plan::{alias, element_owner};
 
@@ -56,7 +56,7 @@ pub(super) fn claim(
         };
         if error.is(rustix::io::Errno::NOENT) {
             // This is the first attachment of its kind, or the ruleset was flushed.
-            changes = blocks(desired);
+            changes = shared_objects(desired);
             changes.extend(adds.iter().cloned());
             generation = None;
         } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
@@ -77,7 +77,7 @@ pub(super) fn claim(
 pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
     let attempt = "put our tables and chains back into nftables";
     open()?
-        .commit(&blocks(desired), None)
+        .commit(&shared_objects(desired), None)
         .map_err(|failed| explain(failed.error, attempt))
 }
 

@@ -13,8 +13,8 @@ use crate::cni::request::Attachment;
 use crate::kernel::KernelError;
 use crate::kernel::link::{self, Which};
 use crate::kernel::nft::{Change, Element, Nft, Table};
+use crate::plan::elements::{BRIDGE_TABLE, DesiredElement, TABLE, shared_objects};
 use crate::plan::host_end_name;
-use crate::plan::rules::{BRIDGE_TABLE, DesiredElement, TABLE, blocks};
 
 /// The location of an element: table, set and key.
 pub type ElementKey = (Table, String, Vec<u8>);
@@ -60,7 +60,7 @@ impl ObservedElements {
 
     /// The shared chains of the desired elements that lack rules.
     pub fn incomplete_chains(&self, desired: &[DesiredElement]) -> Vec<String> {
-        let chains = blocks(desired)
+        let chains = shared_objects(desired)
             .into_iter()
             .filter_map(|change| match change {
                 Change::Chain(chain) => Some(chain),

@@ -17,7 +17,7 @@ use crate::kernel::nft::{Element, Set};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{conntrack, link, route};
 use crate::plan::Mapper;
-use crate::plan::rules::{desired_port_elements, port_elements};
+use crate::plan::elements::{desired_port_elements, port_elements};
 
 /// Maps ports to a container that is already attached: all or none.
 ///

@@ -193,7 +193,7 @@ mod tests {
     };
 
     #[test]
-    fn what_was_held_before_the_start_is_free_at_once() {
+    fn reservations_from_before_the_boot_are_freed_at_once() {
         assert!(DEAD.allows_reclaim());
         // The clock was set back.
         assert!(ReclaimEvidence { age: None, ..DEAD }.allows_reclaim());
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_since_the_start_is_told_by_the_clock() {
+    fn a_reservation_since_the_boot_is_recognized_by_the_clock() {
         let now = SystemTime::UNIX_EPOCH + 100 * HOUR;
         let processes = |start| ProcessSnapshot {
             running_plugins: None,
@@ -304,7 +304,7 @@ mod tests {
 
         /// More evidence never frees more, and time passes only in one direction.
         #[test]
-        fn more_doubt_frees_nothing_and_waiting_keeps_nothing(
+        fn more_evidence_of_use_never_frees_and_more_age_never_keeps(
             age in times(), known_for in times(), made_since_boot: bool, plugin_running in proptest::option::of(any::<bool>())
         ) {
             let evidence = ReclaimEvidence { plugin_running, age, known_for, made_since_boot };

@@ -43,7 +43,7 @@ pub(super) fn create(
         if !clear_debris(&mut host.socket, &plan.attachment)? {
             return Err(name_taken(&plan.attachment, netns));
         }
-        if !plan.rules.is_empty() {
+        if !plan.elements.is_empty() {
             nft_elements::remove_all_elements_of(&mut nft_elements::open()?, &plan.attachment)?;
         }
         outcome = link::create_veth(&mut host.socket, &new);

@@ -217,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_not_json_is_code_6() {
+    fn invalid_json_is_code_6() {
         for bad in ["", "  \n", "x", "[]", "{", "3", "{\"name\": 3}"] {
             let err = parse::<NetConf>(bad.as_bytes()).unwrap_err();
             assert_eq!(err.code, Code::Decode, "{bad:?}");

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_hint_goes_behind_an_earlier_one() {
+    fn a_later_hint_is_appended_to_an_earlier_one() {
         let err = Error::new(Code::Io, "disk full").hint("make room");
         assert_eq!(err.clone().hint("").details, "make room");
         assert_eq!(

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_port_is_code_7() {
+    fn an_invalid_port_is_code_7() {
         for bad in [
             r#"[{"hostPort": 0, "containerPort": 2}]"#,
             r#"[{"hostPort": 1, "containerPort": 65536}]"#,
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_iptables_could_serve_is_code_2_and_named() {
+    fn options_that_only_iptables_could_serve_are_code_2() {
         for (keys, name) in [
             (
                 r#", "externalSetMarkChain": "KUBE-MARK-MASQ", "backend": "nftables""#,

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_1_tells_the_mtu_and_older_ones_do_not() {
+    fn version_1_1_has_the_mtu_and_older_ones_do_not() {
         let newest = written(&sample(), SpecVersion::V1_1_0);
         assert_eq!(newest["interfaces"][0]["mtu"], 1450);
         let older = written(&sample(), SpecVersion::V1_0_0);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_no_result() {
+    fn a_json_list_is_not_a_result() {
         let err = AddResult::from_json(&json!([]), SpecVersion::V1_1_0).unwrap_err();
         assert_eq!(err.code, Code::Decode);
     }

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_allocated_from_is_refused() {
+    fn ranges_that_cannot_be_allocated_from_are_refused() {
         for bad in [
             r#"{"subnet": "10.1.0.0/31"}"#,
             r#"{"subnet": "fd00::/127"}"#,
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_goes_on_after_the_last_address_and_wraps_over_all_ranges() {
+    fn the_search_continues_after_the_last_address_and_wraps_over_all_ranges() {
         let set = set(r#"[{"subnet": "10.1.0.0/29"}, {"subnet": "10.2.0.0/30"}]"#).unwrap();
         let fresh = [
             "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6", "10.2.0.2",

@@ -57,7 +57,7 @@ impl FolderStamp {
         // mtime again.
         if new.mtime != mtime || new.mtime == new.ctime {
             return Err(io::Error::other(
-                "the folder's mtime cannot be told from others",
+                "two changes of the folder can have the same mtime",
             ));
         }
         Ok(new)

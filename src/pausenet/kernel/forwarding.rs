@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_of_another_kind_tells_nothing() {
+    fn truncated_messages_and_other_kinds_are_ignored() {
         assert_eq!(read(NEW_NETCONF, &[]).forwarding, None);
         assert_eq!(read(NEW_NETCONF, &payload(1)[..12]).forwarding, None);
         assert_eq!(read(16, &payload(1)).forwarding, None);

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_an_error_or_absent_and_no_panic() {
+    fn truncated_messages_do_not_panic() {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName("veth1".into()), LinkAttribute::Mtu(9)];
         let whole = bytes(&message);

@@ -97,14 +97,14 @@ pub fn redirect(socket: &mut RouteSocket, from: u32, to: u32) -> Result<(), Kern
     filter.header.info = 1 << 16 | u32::from(0x0003_u16.to_be());
     filter.attributes = vec![
         TcAttribute::Kind(TcFilterU32::KIND.into()),
-        TcAttribute::Options(everything_to(to).into_iter().map(TcOption::U32).collect()),
+        TcAttribute::Options(redirect_all_to(to).into_iter().map(TcOption::U32).collect()),
     ];
     socket.request(RouteNetlinkMessage::NewTrafficFilter(filter), NEW)?;
     Ok(())
 }
 
 /// A filter that redirects every packet to another link.
-fn everything_to(index: u32) -> Vec<TcFilterU32Option> {
+fn redirect_all_to(index: u32) -> Vec<TcFilterU32Option> {
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
     selector.nkeys = 1;

@@ -7,7 +7,7 @@ use super::container::{ContainerPlan, PlannedRoute};
 use super::families::Families;
 use super::names::{host_end_name, mac_of};
 use super::ptp::{self, PtpPlan};
-use super::{firewall, rules};
+use super::{elements, firewall};
 use crate::cni::bandwidth::Bandwidth;
 use crate::cni::error::invalid;
 use crate::cni::link::{LinkConf, PortIsolation};
@@ -29,7 +29,7 @@ pub(crate) struct Plan {
     pub(crate) forward: Families,
     pub(crate) container: ContainerPlan,
     /// The attachment's desired nftables elements.
-    pub(crate) rules: Vec<rules::DesiredElement>,
+    pub(crate) elements: Vec<elements::DesiredElement>,
     /// Where an earlier holder of the addresses may have left elements.
     pub(crate) earlier_holders: Vec<(Set, Vec<u8>)>,
     /// The traffic that other firewalls should accept.
@@ -150,8 +150,8 @@ pub(crate) fn plan(
     if let Some(ports) = &network.ports {
         ports.check_families(&container.networks())?;
     }
-    let rules = rules::desired_elements(request, &container.networks(), Some(container.mac));
-    let earlier_holders = rules::earlier_holders(&container.networks(), &rules);
+    let elements = elements::desired_elements(request, &container.networks(), Some(container.mac));
+    let earlier_holders = elements::earlier_holders(&container.networks(), &elements);
     let allowed_traffic = firewall::allowed_traffic(network, &container.networks());
     let dns = if network.dns.is_empty() {
         allocation.dns
@@ -167,7 +167,7 @@ pub(crate) fn plan(
         link: mode.link,
         forward: mode.forward,
         container,
-        rules,
+        elements,
         earlier_holders,
         allowed_traffic,
         ports: network.ports.clone(),

@@ -5,18 +5,18 @@
 //!
 //! [`attachment`](plan) puts the parts together: the host end and what it is connected to
 //! ([`LinkPlan`], one variant for each mode), the container's side, elements of nftables
-//! ([`rules`]) and the traffic that other firewalls should accept ([`firewall`]). Names and marks
-//! are in the file `identity`.
+//! ([`elements`]) and the traffic that other firewalls should accept ([`firewall`]). Names and marks
+//! are in the file `names`.
 
 mod attachment;
 mod bridge;
 mod container;
+pub mod elements;
 mod families;
 pub mod firewall;
 mod names;
 mod ptp;
 pub mod reference;
-pub mod rules;
 
 pub(crate) use attachment::{LinkPlan, Plan, plan};
 pub(crate) use bridge::{AddressChange, BridgePlan, PortPlan, bridge_addresses};

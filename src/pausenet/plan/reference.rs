@@ -138,7 +138,7 @@ pub(crate) fn port_rule_locations(
     locations
 }
 
-/// Those of them that are chains, and so tell the network too.
+/// Those of them that are chains, whose names contain the network too.
 pub(crate) fn port_chains(attachment: &Attachment) -> [RuleLocation; 2] {
     let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
     let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));

@@ -120,7 +120,7 @@ fn routes_without_a_next_hop_go_through_the_first_gateway_of_their_family() {
     );
     assert_eq!(
         plan.routes[0].gw, None,
-        "the result tells what was configured"
+        "the result reports what was configured"
     );
     assert_eq!(
         plan.container.routes[0].via,

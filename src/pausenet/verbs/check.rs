@@ -7,9 +7,9 @@ use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::netns::Netns;
+use crate::plan::elements::{self, DesiredElement};
 use crate::plan::firewall::allowed_traffic;
 use crate::plan::host_end_name;
-use crate::plan::rules::{self, DesiredElement};
 
 /// Serves CHECK.
 ///
@@ -37,7 +37,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
 pub(super) fn desired_elements(request: &Request, promised: &AddResult) -> Vec<DesiredElement> {
     let addresses: Vec<_> = promised.ips.iter().map(|ip| ip.address).collect();
     let mac = promised.mac_of(&request.attachment.ifname);
-    rules::desired_elements(request, &addresses, mac)
+    elements::desired_elements(request, &addresses, mac)
 }
 
 /// ADD never attaches the host's own namespace, so the path must lead there only since then.

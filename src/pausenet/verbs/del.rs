@@ -29,9 +29,10 @@ pub(crate) fn run(request: &Request) -> Result<()> {
 /// Codes 5 and 101 when something could not be removed.
 pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
     let network = &request.network;
-    let has_rules = plan::rules::are_used(network) || plan::rules::may_be_forgotten(network);
-    let _closed_last = match has_rules.then(|| addresses(request, ipam)) {
-        Some(Ok(addresses)) => Some(remove_links_and_rules(host, ipam, request, &addresses)?),
+    let may_have_elements =
+        plan::elements::are_used(network) || plan::elements::may_be_unmentioned(network);
+    let _closed_last = match may_have_elements.then(|| addresses(request, ipam)) {
+        Some(Ok(addresses)) => Some(remove_links_and_elements(host, ipam, request, &addresses)?),
         // Remove the link nevertheless.
         Some(Err(err)) => return remove_links(host, ipam, request, None).and(Err(err)),
         None => {
@@ -48,19 +49,19 @@ pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> R
 /// Removes links and elements in parallel: for each, the kernel waits until no packet can be using
 /// it, which is most of a DEL's time. Returns the nftables socket, to close after all other
 /// waiting: see [`nft_elements::open`].
-fn remove_links_and_rules(
+fn remove_links_and_elements(
     host: &mut Host,
     ipam: Option<&Ipam>,
     request: &Request,
     addresses: &[IpNetwork],
 ) -> Result<Nft> {
-    let rules = || remove_nft_elements(request, addresses);
+    let elements = || remove_nft_elements(request, addresses);
     let mut links = || remove_links(host, ipam, request, Some(addresses));
-    if plan::rules::outlast_the_link(&request.network) {
-        return links().and_then(|()| rules());
+    if plan::elements::stay_until_the_link_is_gone(&request.network) {
+        return links().and_then(|()| elements());
     }
-    let (links, rules) = side_by_side(links, rules);
-    links.and(rules)
+    let (links, elements) = side_by_side(links, elements);
+    links.and(elements)
 }
 
 /// Runs `there` on a second thread, or after `here` if no thread can be started.
@@ -87,22 +88,24 @@ fn remove_links(
     if remove(&mut host.socket, &request.attachment)? {
         return Ok(());
     }
-    let has_rules = plan::rules::are_used(&request.network);
+    let may_have_elements = plan::elements::are_used(&request.network);
     match known {
-        Some(known) => remove_other_plugins_link(host, request, known, has_rules),
-        None => remove_other_plugins_link(host, request, &addresses(request, ipam)?, has_rules),
+        Some(known) => remove_other_plugins_link(host, request, known, may_have_elements),
+        None => {
+            remove_other_plugins_link(host, request, &addresses(request, ipam)?, may_have_elements)
+        }
     }
 }
 
 /// Removes the attachment's elements, including those that the request does not mention.
 fn remove_nft_elements(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
     let mut nft = nft_elements::open()?;
-    if plan::rules::are_used(&request.network) {
+    if plan::elements::are_used(&request.network) {
         let promised = request.network.prev_result.as_ref();
         let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
         nft_elements::remove_elements(&mut nft, request, addresses, mac)?;
     }
-    if plan::rules::may_be_forgotten(&request.network) {
+    if plan::elements::may_be_unmentioned(&request.network) {
         nft_elements::remove_unmentioned_port_elements(&mut nft, &request.attachment, addresses)?;
     }
     Ok(nft)
@@ -114,10 +117,10 @@ fn remove_other_plugins_link(
     host: &mut Host,
     request: &Request,
     addresses: &[IpNetwork],
-    has_rules: bool,
+    may_have_elements: bool,
 ) -> Result<()> {
     reference::remove_link(host, request, addresses)?;
-    if has_rules {
+    if may_have_elements {
         let locations = plan::reference::link_rule_locations(&request.attachment);
         reference::remove_rules(&locations)?;
         reference::warn_of_legacy_iptables(&locations);

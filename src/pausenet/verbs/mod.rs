@@ -15,7 +15,7 @@ mod version;
 use crate::cni::call::Call;
 use crate::cni::request::Request;
 use crate::cni::{Plugin, Result};
-use crate::plan::rules::DesiredElement;
+use crate::plan::elements::DesiredElement;
 
 /// Serves a call. Returns the text for stdout, which is empty for most verbs.
 ///

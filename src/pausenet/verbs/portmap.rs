@@ -7,7 +7,7 @@ use crate::apply::{Extent, Host, earlier_holder, nft_elements, publish, referenc
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
-use crate::plan::rules::{DesiredElement, desired_port_elements, port_elements, port_marks};
+use crate::plan::elements::{DesiredElement, desired_port_elements, port_elements, port_marks};
 use crate::plan::{self, Mapper, host_end_name};
 
 /// Serves ADD: returns prevResult unchanged.

@@ -15,7 +15,7 @@ use crate::plan;
 /// Code 50 with the reason.
 pub(crate) fn run(network: &Network) -> Result<()> {
     kernel()?;
-    if plan::rules::are_used(network) {
+    if plan::elements::are_used(network) {
         crate::apply::nft_elements::ready().map_err(unavailable)?;
     }
     // ADD needs a folder for its lock; no link has this name.

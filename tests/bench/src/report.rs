@@ -15,7 +15,6 @@ use crate::targets::Target;
 pub(crate) struct Report<'a> {
     pub machine: &'a Machine,
     /// How many benchmarks are in it, and out of how many.
-    #[serde(rename = "works")]
     pub benchmarks: (usize, usize),
     pub targets: &'a [Target],
     #[serde(flatten)]

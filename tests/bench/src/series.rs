@@ -47,7 +47,6 @@ impl Unit {
 /// The samples of one side for one case, in the order in which they were taken.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Series {
-    #[serde(rename = "work")]
     pub(crate) benchmark: String,
     pub(crate) case: String,
     pub(crate) side: Side,

@@ -11,7 +11,6 @@ use crate::traffic::Kind;
 /// A row of the table.
 #[derive(Debug, Serialize)]
 pub(crate) struct Target {
-    #[serde(rename = "work")]
     pub(crate) promise: String,
     pub(crate) wanted: String,
     /// None if it was not measured.

@@ -433,7 +433,7 @@ fn concurrent_repairs_do_not_harm_adds_and_dels() {
 
 /// A container cannot see everything: that is reported, and is no failure.
 #[test]
-fn what_cannot_be_inspected_is_reported_and_is_no_failure() {
+fn a_container_that_cannot_be_inspected_is_reported_without_failing() {
     let doctor = DoctorHost::new();
     let _web = added(&doctor, &network(), "c1");
     let command = doctor.command(&["--output", "json", "--fix"]);

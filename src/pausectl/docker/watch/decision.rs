@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_in_use_is_never_taken_away() {
+    fn a_network_in_use_is_never_removed() {
         for observed in all() {
             let decision = decide(&observed);
             if observed.location.netns().is_some() {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_container_has_its_network_or_gets_it() {
+    fn a_running_container_without_its_network_is_attached() {
         let wanted = all().into_iter().filter(|observed| {
             observed.wanted
                 && observed.has_own_netns

@@ -47,7 +47,7 @@ const RECONNECT_DELAY: (Duration, Duration) = (Duration::from_millis(100), Durat
 /// Events come in bursts: those that follow one within this time lead to one pass.
 const BURST: Duration = Duration::from_millis(50);
 
-/// When a container was locked by somebody else, or just exiting.
+/// When another process had a container's lock, or it was about to exit.
 const RECHECK_DELAY: Duration = Duration::from_millis(200);
 
 /// Attach labelled containers when they start, and maintain anchors and their members

@@ -176,7 +176,7 @@ fn without_process(attachments: &[LiveAttachment]) -> Vec<Finding> {
     if open.is_empty() {
         return Vec::new();
     }
-    if let Err(err) = strike_occupied(&mut open) {
+    if let Err(err) = remove_occupied(&mut open) {
         return vec![Finding::not_checked(
             "the processes behind the host ends",
             err,
@@ -192,7 +192,7 @@ fn without_process(attachments: &[LiveAttachment]) -> Vec<Finding> {
         let subject = format!("{} ({})", live.host_end.name, live.attachment);
         findings.push(if sees_every_process() {
             Finding::problem(subject,
-                "no process is in its namespace, and no file holds it",
+                "no process is in its namespace, and it is bound to no file",
             )
             .means("the container is gone, but its address, links and rules are still there")
             .how("have its runtime DEL it; --fix does not, since a process may have the namespace open")
@@ -209,19 +209,19 @@ fn without_process(attachments: &[LiveAttachment]) -> Vec<Finding> {
 
 /// Removes from `open` each namespace that has a process or a name. The slower searches run only
 /// while some are left.
-fn strike_occupied(open: &mut HashSet<i32>) -> Result<()> {
+fn remove_occupied(open: &mut HashSet<i32>) -> Result<()> {
     let mut socket = Host::open_socket()?;
     let mut seen = HashSet::new();
     let names = mounts(Path::new("/proc/thread-self/mountinfo"));
     for path in names {
-        strike(open, &path, &mut seen, &mut socket)?;
+        remove_opened(open, &path, &mut seen, &mut socket)?;
     }
     let processes = processes()?;
     for process in &processes {
         if open.is_empty() {
             return Ok(());
         }
-        strike(open, &process.join("ns/net"), &mut seen, &mut socket)?;
+        remove_opened(open, &process.join("ns/net"), &mut seen, &mut socket)?;
     }
     let mut mount_namespaces = HashSet::new();
     for process in &processes {
@@ -230,14 +230,14 @@ fn strike_occupied(open: &mut HashSet<i32>) -> Result<()> {
         }
         let threads = fs::read_dir(process.join("task")).into_iter().flatten();
         for thread in threads.flatten() {
-            strike(open, &thread.path().join("ns/net"), &mut seen, &mut socket)?;
+            remove_opened(open, &thread.path().join("ns/net"), &mut seen, &mut socket)?;
         }
         let namespace = fs::read_link(process.join("ns/mnt")).unwrap_or_default();
         if mount_namespaces.insert(namespace) {
             let root = process.join("root");
             for name in mounts(&process.join("mountinfo")) {
                 let below = name.strip_prefix("/").unwrap_or(&name);
-                strike(open, &root.join(below), &mut seen, &mut socket)?;
+                remove_opened(open, &root.join(below), &mut seen, &mut socket)?;
             }
         }
     }
@@ -246,7 +246,7 @@ fn strike_occupied(open: &mut HashSet<i32>) -> Result<()> {
 
 /// Removes from `open` the namespace that a path leads to. A path that leads to none any more is
 /// skipped.
-fn strike(
+fn remove_opened(
     open: &mut HashSet<i32>,
     path: &Path,
     seen: &mut HashSet<NetnsId>,

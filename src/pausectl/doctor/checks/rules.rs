@@ -1,5 +1,5 @@
-//! nftables against attachments: elements that somebody flushed, and elements of attachments that
-//! are gone.
+//! nftables against attachments: flushed elements, and elements of attachments that are
+//! gone.
 //!
 //! The expected elements are computed as ADD computes them, from the runtime's result cache and
 //! the interface itself; see [`add_calls`].
@@ -19,7 +19,7 @@ use pausenet::cni::result::{AddResult, Interface};
 use pausenet::kernel::KernelError;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::{Element, Nft, Set};
-use pausenet::plan::rules::{DesiredElement, target};
+use pausenet::plan::elements::{DesiredElement, target};
 use pausenet::plan::{Mapper, element_owner, host_end_name};
 use pausenet_host::Result;
 use pausenet_host::runtime::add_calls;

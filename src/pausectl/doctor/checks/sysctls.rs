@@ -219,17 +219,17 @@ fn limits(snapshot: &Snapshot) -> Vec<Finding> {
     let mut findings = Vec::new();
     let flows = number("/proc/sys/net/netfilter/nf_conntrack_count")
         .zip(number("/proc/sys/net/netfilter/nf_conntrack_max"));
-    findings.extend(flows.and_then(|(count, max)| judge_flows(count, max)));
+    findings.extend(flows.and_then(|(count, max)| check_flows(count, max)));
     let in_use = snapshot
         .peers
         .as_ref()
         .map_or(0, PeerAddresses::namespace_count);
     let namespaces = number("/proc/sys/user/max_net_namespaces");
-    findings.extend(namespaces.and_then(|max| judge_namespaces(in_use as u64, max)));
+    findings.extend(namespaces.and_then(|max| check_namespaces(in_use as u64, max)));
     findings
 }
 
-fn judge_flows(count: u64, max: u64) -> Option<Finding> {
+fn check_flows(count: u64, max: u64) -> Option<Finding> {
     // A limit of 0 is none.
     let percent = count.saturating_mul(100).checked_div(max)?;
     let what = format!("{count} of at most {max} connections are tracked, {percent} %");
@@ -251,7 +251,7 @@ fn judge_flows(count: u64, max: u64) -> Option<Finding> {
 /// Spare namespaces: those that others on the machine have are not counted.
 const SPARE: u64 = 16;
 
-fn judge_namespaces(in_use: u64, max: u64) -> Option<Finding> {
+fn check_namespaces(in_use: u64, max: u64) -> Option<Finding> {
     if max > in_use.saturating_add(SPARE) {
         return None;
     }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_connection_table_is_reported_before_it_is_full() {
-        let severity = |count, max| judge_flows(count, max).map(|found| found.severity);
+        let severity = |count, max| check_flows(count, max).map(|found| found.severity);
         assert_eq!(severity(0, 0), None);
         assert_eq!(severity(749, 1000), None);
         assert_eq!(severity(750, 1000), Some(Severity::Note));
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_reported_before_they_run_out() {
-        let severity = |in_use, max| judge_namespaces(in_use, max).map(|found| found.severity);
+        let severity = |in_use, max| check_namespaces(in_use, max).map(|found| found.severity);
         assert_eq!(severity(0, 0), Some(Severity::Problem));
         assert_eq!(severity(100, 110), Some(Severity::Note));
         assert_eq!(severity(100, 1000), None);

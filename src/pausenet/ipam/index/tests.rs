@@ -69,7 +69,7 @@ fn hundred() -> Vec<IpAddr> {
 }
 
 #[test]
-fn what_was_written_is_there_the_next_time() {
+fn a_committed_index_is_read_back() {
     let place = Place::new();
     place.commit(place.with(&hundred()));
 
@@ -91,7 +91,7 @@ fn what_was_written_is_there_the_next_time() {
 }
 
 #[test]
-fn it_is_not_believed_once_somebody_else_has_changed_the_folder() {
+fn an_index_is_ignored_after_another_program_changed_the_folder() {
     let place = Place::new();
     place.commit(place.with(&hundred()));
     let file = place.folder.path().join("x");
@@ -103,7 +103,7 @@ fn it_is_not_believed_once_somebody_else_has_changed_the_folder() {
 
 /// A crash may leave half of it on a disk; another version may use another format.
 #[test]
-fn that_of_another_boot_or_version_is_not_believed() {
+fn an_index_of_another_boot_or_version_is_ignored() {
     let changes: [fn(&mut Header); 2] = [
         |header| header.boot = "another".into(),
         |header| header.format += 1,
@@ -131,7 +131,7 @@ fn another_folder_has_another_index() {
 }
 
 #[test]
-fn one_that_does_not_pay_any_more_is_removed() {
+fn an_index_of_too_few_addresses_is_removed() {
     let place = Place::new();
     place.commit(place.with(&hundred()));
     let mut index = place.open().unwrap();
@@ -154,7 +154,7 @@ fn an_inconsistent_index_is_reported() {
 }
 
 #[test]
-fn a_full_one_says_so_and_is_right_until_then() {
+fn an_index_reports_that_it_is_full_and_is_correct_until_then() {
     let place = Place::new();
     let mut index = place.with(&hundred());
     let mut added = 0;
@@ -179,7 +179,7 @@ fn it_does_not_wear_out_by_holders_that_come_and_go() {
 }
 
 #[test]
-fn addresses_of_both_families_and_far_apart_are_told_apart() {
+fn addresses_of_both_families_and_far_apart_are_distinguished() {
     let place = Place::new();
     let all = [
         "0.0.0.1",
@@ -213,7 +213,7 @@ fn addresses_too_far_apart_have_no_index() {
 }
 
 #[test]
-fn where_it_cannot_be_written_there_is_none() {
+fn an_index_that_cannot_be_written_does_not_exist() {
     let mut place = Place::new();
     place.root = tempfile::tempdir().unwrap();
     let file = place.root.path().join("a file");
@@ -249,7 +249,7 @@ proptest! {
 
     /// Whatever happens to the file, it is rejected, reports an inconsistency, or is right.
     #[test]
-    fn a_file_that_was_tampered_with_says_nothing_wrong(
+    fn a_corrupted_index_gives_no_wrong_answer(
         at in any::<proptest::sample::Index>(),
         length in 1usize..2000,
         fill in proptest::option::of(any::<u8>()),

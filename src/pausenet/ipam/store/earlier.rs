@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_anew_is_not_what_was_there() {
+    fn a_new_reservation_of_an_address_is_not_the_earlier_one() {
         let place = Place::new();
         place.put("10.1.0.2");
         assert_eq!(place.earlier(), ["10.1.0.2"]);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_another_boot_or_half_a_list_is_none() {
+    fn a_list_from_another_boot_or_a_truncated_one_is_ignored() {
         let place = Place::new();
         place.put("10.1.0.2");
         place.earlier();

@@ -32,7 +32,7 @@ fn files_are_those_of_the_reference() {
 }
 
 #[test]
-fn a_cursor_is_whole_whatever_was_longer_before() {
+fn a_shorter_cursor_replaces_a_longer_one() {
     let root = tempfile::tempdir().unwrap();
     let mut store = Store::open(root.path()).unwrap();
     for address in [

@@ -220,7 +220,7 @@ fn requests_of_all_sources_are_served_together_each_by_its_set() {
 }
 
 #[test]
-fn a_request_that_cannot_be_had_takes_nothing() {
+fn a_request_that_cannot_be_met_reserves_nothing() {
     let ipam = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
     for (requested, code, words) in [
         ("IP=10.2.0.1", Code::InvalidConfig, "is the gateway"),
@@ -255,7 +255,7 @@ fn two_requests_for_one_set_are_refused() {
 
 /// An address that has just been freed must not be reused at once: the search goes on.
 #[test]
-fn the_search_goes_on_after_what_was_last_given_and_wraps() {
+fn the_search_continues_after_the_last_address_and_wraps() {
     let stores = Stores::new();
     let ipam = subnet("10.1.0.0/29");
     let mut given = Vec::new();
@@ -326,7 +326,7 @@ fn a_second_allocation_is_refused_and_names_the_first() {
 }
 
 #[test]
-fn overlapping_sets_are_told_apart_by_number() {
+fn overlapping_sets_are_distinguished_by_number() {
     let stores = Stores::new();
     let ipam = json!({"ranges": [
         [{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}], [{"subnet": "10.1.0.128/25"}]]});
@@ -396,7 +396,7 @@ fn release_makes_no_store() {
 }
 
 #[test]
-fn an_address_that_is_lost_is_named_unless_it_is_not_ours() {
+fn a_lost_address_is_named_unless_it_is_outside_our_ranges() {
     let stores = Stores::new();
     let ipam = subnet("10.1.0.0/24");
     let host_local = stores.host_local("c1", "", &ipam, &json!({})).unwrap();

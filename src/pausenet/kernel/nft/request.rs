@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_has_none_behind_it() {
+    fn the_last_address_has_no_successor() {
         assert_eq!(successor(vec![10, 1, 255, 255]), Some(vec![10, 2, 0, 0]));
         assert_eq!(successor(vec![255; 4]), None);
         assert_eq!(successor(vec![0; 16]).unwrap()[15], 1);

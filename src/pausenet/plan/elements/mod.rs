@@ -29,8 +29,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 pub use objects::{BRIDGE_TABLE, TABLE};
 use objects::{
-    Block, allowed_set, guarded_set, hairpin_set, mapped_set, masquerade_all_set, masquerade_set,
-    ports_map,
+    SharedObjects, allowed_set, guarded_set, hairpin_set, mapped_set, masquerade_all_set,
+    masquerade_set, ports_map,
 };
 
 use super::names::{HOST_END_START, alias, host_end_name};
@@ -50,7 +50,7 @@ pub struct DesiredElement {
     /// Whether the key is the attachment's own (its address, its link): any other holder is
     /// dead. A host port is not.
     pub own_key: bool,
-    block: Block,
+    shared: SharedObjects,
 }
 
 impl DesiredElement {
@@ -91,13 +91,13 @@ pub(crate) fn are_used(network: &Network) -> bool {
 }
 
 /// Whether an attachment may have elements that the request does not mention any more: mapped ports.
-pub(crate) fn may_be_forgotten(network: &Network) -> bool {
+pub(crate) fn may_be_unmentioned(network: &Network) -> bool {
     network.maps_ports && network.ports.is_none()
 }
 
 /// Whether the elements must stay until the link is gone: without the guard, a container could send
 /// from any MAC until then.
-pub(crate) fn outlast_the_link(network: &Network) -> bool {
+pub(crate) fn stay_until_the_link_is_gone(network: &Network) -> bool {
     checks_macs(network)
 }
 
@@ -166,14 +166,19 @@ pub fn desired_port_elements(
             continue;
         }
         let key = address_bytes(address.ip());
-        desired.push(own(Block::Ports, mapped_set(family), key, owner));
+        desired.push(own(SharedObjects::Ports, mapped_set(family), key, owner));
         if ports.masquerade_all {
             let set = masquerade_all_set(family);
-            desired.push(own(Block::Ports, set, address_bytes(address.ip()), owner));
+            desired.push(own(
+                SharedObjects::Ports,
+                set,
+                address_bytes(address.ip()),
+                owner,
+            ));
         } else if ports.snat {
             let set = hairpin_set(*address);
             desired.push(own(
-                Block::Subnet(*address),
+                SharedObjects::Subnet(*address),
                 set,
                 address_bytes(address.ip()),
                 owner,
@@ -183,7 +188,7 @@ pub fn desired_port_elements(
     desired
 }
 
-fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> DesiredElement {
+fn own(shared: SharedObjects, set: Set, key: Vec<u8>, owner: &str) -> DesiredElement {
     let element = Element {
         key,
         data: Vec::new(),
@@ -194,13 +199,18 @@ fn own(block: Block, set: Set, key: Vec<u8>, owner: &str) -> DesiredElement {
         set,
         element,
         own_key: true,
-        block,
+        shared,
     }
 }
 
 fn masquerade(address: IpNetwork, owner: &str) -> DesiredElement {
     let key = address_bytes(address.ip());
-    own(Block::Subnet(address), masquerade_set(address), key, owner)
+    own(
+        SharedObjects::Subnet(address),
+        masquerade_set(address),
+        key,
+        owner,
+    )
 }
 
 fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> DesiredElement {
@@ -222,7 +232,7 @@ fn port(mapping: &PortMapping, pod: IpAddr, owner: &str) -> DesiredElement {
             expires: false,
         },
         own_key: false,
-        block: Block::Ports,
+        shared: SharedObjects::Ports,
     }
 }
 
@@ -232,8 +242,8 @@ fn spoof(host_end: &IfName, mac: MacAddr, owner: &str) -> [DesiredElement; 2] {
     pair.extend(mac.0);
     pair.resize(24, 0);
     [
-        own(Block::Spoof, guarded_set(), name, owner),
-        own(Block::Spoof, allowed_set(), pair, owner),
+        own(SharedObjects::Spoof, guarded_set(), name, owner),
+        own(SharedObjects::Spoof, allowed_set(), pair, owner),
     ]
 }
 
@@ -307,13 +317,13 @@ pub fn target(element: &Element) -> Option<IpAddr> {
     address(element.data.get(..element.data.len().checked_sub(4)?)?)
 }
 
-/// The objects that desired elements need, each block once.
-pub fn blocks(desired: &[DesiredElement]) -> Vec<Change> {
+/// The objects that desired elements need, each once.
+pub fn shared_objects(desired: &[DesiredElement]) -> Vec<Change> {
     let mut done = HashSet::new();
     let mut changes = Vec::new();
     for wanted in desired {
-        if done.insert(&wanted.block) {
-            changes.extend(wanted.block.objects());
+        if done.insert(&wanted.shared) {
+            changes.extend(wanted.shared.objects());
         }
     }
     changes
@@ -365,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_at_an_address_of_one_family_is_none_of_the_other() {
+    fn a_mapping_at_an_address_is_of_its_family_only() {
         let conf =
             PortsConf::for_test(r#"[{"hostPort": 1, "containerPort": 2, "hostIP": "192.0.2.1"}]"#);
         let pods: Vec<IpNetwork> = ["10.1.0.5/24", "fd00::5/64"]
@@ -379,12 +389,12 @@ mod tests {
     }
 
     #[test]
-    fn each_block_is_made_once() {
+    fn shared_objects_are_made_once() {
         let conf = PortsConf::for_test(
             r#"[{"hostPort": 1, "containerPort": 2}, {"hostPort": 3, "containerPort": 4}]"#,
         );
         let desired = desired_port_elements(&conf, &["10.1.0.5/24".parse().unwrap()], "x");
-        let tables = blocks(&desired)
+        let tables = shared_objects(&desired)
             .into_iter()
             .filter(|change| matches!(change, Change::Table(_)));
         assert_eq!(tables.count(), 2, "one for the ports, one for the subnet");

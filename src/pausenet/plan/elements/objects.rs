@@ -30,19 +30,19 @@ const RAW: i32 = -300;
 
 /// The objects that come and go together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Block {
+pub(super) enum SharedObjects {
     Subnet(IpNetwork),
     Ports,
     Spoof,
 }
 
-impl Block {
+impl SharedObjects {
     /// The objects, each made if it is not there.
     pub(super) fn objects(&self) -> Vec<Change> {
         match self {
-            Self::Subnet(address) => subnet_block(*address),
-            Self::Ports => ports_block(),
-            Self::Spoof => spoof_block(),
+            Self::Subnet(address) => subnet_objects(*address),
+            Self::Ports => ports_objects(),
+            Self::Spoof => spoof_objects(),
         }
     }
 }
@@ -168,7 +168,7 @@ fn mapped() -> [Expression; 3] {
 }
 
 #[expect(clippy::expect_used, reason = "both texts are subnets")]
-fn subnet_block(address: IpNetwork) -> Vec<Change> {
+fn subnet_objects(address: IpNetwork) -> Vec<Change> {
     let family = Family::from(address);
     let (from, to) = (Field::source(family), Field::destination(family));
     let (masquerade, hairpin) = (masquerade_set(address), hairpin_set(address));
@@ -226,7 +226,7 @@ fn loopback() -> IpNetwork {
     IpNetwork::new(Ipv4Addr::LOCALHOST.into(), 8).expect("8 is a prefix length")
 }
 
-fn ports_block() -> Vec<Change> {
+fn ports_objects() -> Vec<Change> {
     let mut changes = vec![Change::Table(TABLE)];
     let mut lookups = Vec::new();
     let mut all_rules = Vec::new();
@@ -331,7 +331,7 @@ fn unknown() -> Vec<Expression> {
     ]
 }
 
-fn spoof_block() -> Vec<Change> {
+fn spoof_objects() -> Vec<Change> {
     let (guarded, allowed) = (guarded_set(), allowed_set());
     let rule = vec![
         expr::meta(MetaKey::Iifname, R0),
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_such_that_nft_reads_them_back() {
+    fn nft_reads_the_names_back() {
         assert_eq!(named("10.1.2.3/24".parse().unwrap()), "10.1.2.0/24");
         assert_eq!(
             named("fd00::5/64".parse().unwrap()),

@@ -68,7 +68,7 @@ fn rules_go_before_the_last_return_or_to_the_end() {
 }
 
 #[test]
-fn a_table_is_told_of_its_own_family_only() {
+fn a_table_gets_rules_of_its_own_family_only() {
     let traffic = [host_ends("10.1.0.0/24"), host_ends("fd00::/64")];
     for (table, subnet) in TABLES.into_iter().zip(["10.1.0.0/24", "fd00::/64"]) {
         let new = missing(&traffic, table, &[]);
@@ -78,7 +78,7 @@ fn a_table_is_told_of_its_own_family_only() {
 }
 
 #[test]
-fn comments_are_those_that_others_have_seen() {
+fn comments_of_rules_are_stable() {
     let comments: Vec<_> = missing(&[bridge()], TABLES[0], &[])
         .into_iter()
         .map(|rule| rule.comment)
@@ -105,7 +105,7 @@ fn a_network_s_rules_are_not_those_of_one_whose_name_starts_alike() {
 
 proptest! {
     #[test]
-    fn what_is_missing_is_put_there_and_then_nothing_is_missing(
+    fn adding_the_missing_rules_leaves_none_missing(
         there in proptest::sample::subsequence(vec![0usize, 1, 2], 0..=3),
         before in 0usize..3,
         ends in proptest::bool::ANY,
@@ -209,7 +209,7 @@ fn a_chain_that_accepts_the_rest_or_has_our_rules_is_no_obstacle() {
 }
 
 #[test]
-fn each_keeper_has_commands_of_its_own() {
+fn each_firewall_manager_has_its_own_commands() {
     let traffic = [bridge(), host_ends("10.2.0.0/24")];
     let commands = |chain: ForwardChain| match found(&[chain], &traffic).remove(0) {
         (manager, Remedy::Commands(commands)) => (manager, commands),
@@ -245,7 +245,7 @@ fn each_keeper_has_commands_of_its_own() {
 }
 
 #[test]
-fn what_iptables_legacy_drops_is_for_the_administrator_to_allow() {
+fn drops_of_iptables_legacy_are_left_to_the_administrator() {
     let chains = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let old = |drops, names: &[&str]| LegacyForward {
         family: crate::cni::Family::Ipv4,

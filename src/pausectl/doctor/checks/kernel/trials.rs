@@ -17,7 +17,7 @@ use pausenet::kernel::nft::expr::{self, Expression, R0};
 use pausenet::kernel::nft::{Chain, Change, Hook, HookPoint, Nft, Table};
 use pausenet::kernel::syscalls::enter_new_network_namespace;
 use pausenet::kernel::{KernelError, RouteSocket, link, traffic_control};
-use pausenet::plan::rules::{BRIDGE_TABLE, TABLE, blocks, desired_port_elements};
+use pausenet::plan::elements::{BRIDGE_TABLE, TABLE, desired_port_elements, shared_objects};
 use pausenet_host::{During, Error, OnPath, Result};
 
 /// The outcome of a trial.
@@ -227,7 +227,7 @@ fn published_port() -> Vec<Change> {
     };
     #[expect(clippy::expect_used, reason = "literals")]
     let pods = ["10.0.0.2/24", "fd00::2/64"].map(|pod| pod.parse().expect("a valid address"));
-    blocks(&desired_port_elements(&ports, &pods, ""))
+    shared_objects(&desired_port_elements(&ports, &pods, ""))
 }
 
 /// Why a trial failed.

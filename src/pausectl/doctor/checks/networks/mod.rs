@@ -67,7 +67,7 @@ fn without_file(msg: &str, file: &Path) -> String {
     msg.strip_prefix(&prefix).unwrap_or(msg).to_owned()
 }
 
-/// Runtimes tell lists from single plugins by the file's extension.
+/// Runtimes distinguish lists from single plugins by the file's extension.
 fn extension(file: &Path, list: &NetworkList) -> Option<Finding> {
     let is_list = file.extension().and_then(OsStr::to_str) == Some("conflist");
     let what = match (list.is_list, is_list) {

@@ -1,8 +1,9 @@
 //! Reservations against interfaces: addresses that nothing uses. The other direction, interfaces
 //! whose address is not reserved, is in [`interfaces`].
 //!
-//! A reservation is in use while an interface has its address. Only for networks that pausenet
-//! wires can unused ones be told: there, every interface is the other end of a link on this host.
+//! A reservation is in use while an interface has its address. Unused ones
+//! can be recognized only for networks whose pods pausenet attaches: there, every interface is the
+//! other end of a link on this host.
 //! What other plugins reserve is left to them.
 
 mod interfaces;
@@ -55,7 +56,7 @@ impl Repair for FreeUnused {
     }
 }
 
-/// Remove the file of a lock that nobody holds.
+/// Remove the file of a lock that no process holds.
 #[derive(Debug)]
 struct RemoveLock {
     dir: PathBuf,
@@ -264,7 +265,7 @@ fn locks(dir: &Path) -> Vec<Finding> {
     let finding = |name: String| {
         Finding::note(
             shown(&dir.join(&name)),
-            "the file of a lock that nobody holds: its holder was killed",
+            "the file of a lock that no process holds: its holder was killed",
         )
         .means("nothing waits for it, but what its holder was doing may be half done")
         .repair(RemoveLock {
