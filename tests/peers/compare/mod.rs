@@ -7,11 +7,12 @@
 
 mod allowed;
 pub(crate) mod cases;
+mod difference;
 mod names;
 pub(crate) mod reach;
 mod state;
 
-pub(crate) use allowed::tests_with_allowed_differences;
+pub(crate) use difference::tests_with_allowed_differences;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,7 +71,7 @@ pub(crate) fn compare(
         }
         log
     });
-    allowed::assert_allowed(test, &theirs, &ours);
+    difference::assert_allowed(test, &theirs, &ours);
 }
 
 /// Folders of plugins under the reference's names.
