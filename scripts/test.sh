@@ -20,9 +20,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 # What every test needs: a linker for Rust, and the tools that the tests themselves run.
 NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
 # What tests with clients and peers need; a user who is not root and lacks them skips those tests.
-LAB=(iptables golang-go golang-github-spf13-cobra-dev containernetworking-plugins
-    debian-archive-keyring xz-utils dpkg-dev podman runc busybox-static jq
-    make rsync bsdmainutils openssl)
+LAB=(iptables containernetworking-plugins debian-archive-keyring podman runc busybox-static jq openssl)
 
 packages() {
     ((EUID == 0)) && { need_packages "${NEEDED[@]}" "${LAB[@]}"; return; }
@@ -93,15 +91,16 @@ main() {
     packages
     [[ ${1-} == --setup ]] || rust
     namespaces
-    peer PAUSENET_CNITOOL cnitool 1.3
-    peer PAUSENET_CNITOOL_1_1 cnitool 1.1
+    peer PAUSENET_CNITOOL programs get cni
+    peer PAUSENET_CNITOOL_1_1 programs get cni-1.1
     peer PAUSENET_PEERS peers bookworm
-    peer PAUSENET_PEERS_SID peers sid
+    peer PAUSENET_PEERS_TODAY peers today
     if ((EUID == 0)); then # a daemon needs a real root
         peer PAUSENET_DOCKER docker tools
         peer PAUSENET_DOCKER_IMAGES docker images
-        peer PAUSENET_CONTAINERD containerd tools 2.1
-        peer PAUSENET_KUBERNETES kubernetes tools # a build of some minutes, once
+        peer PAUSENET_CONTAINERD containerd tools
+        peer PAUSENET_CRI_TOOLS programs get cri-tools
+        peer PAUSENET_KUBERNETES kubernetes tools # builds of some minutes, once
     fi
     [[ ${1-} != --setup ]] || return 0
 

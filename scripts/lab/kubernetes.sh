@@ -1,37 +1,39 @@
 #!/usr/bin/env bash
 # Runs a private Kubernetes: etcd, the API server and the controllers, and machines with a kubelet.
 #
-# Use: scripts/lab/kubernetes.sh tools      print a folder with the programs, including etcd
-#      scripts/lab/kubernetes.sh control-plane [--dual-stack] COMMAND...
+# Use: scripts/lab/kubernetes.sh tools [1.37|1.20]      print a folder with the programs, including etcd
+#      scripts/lab/kubernetes.sh control-plane [--version 1.20] [--dual-stack] COMMAND...
 #      scripts/lab/kubernetes.sh machine --name NAME --address ADDRESS [--keep DIR] COMMAND...
-#      scripts/lab/kubernetes.sh node [--dual-stack] [--kube-proxy] COMMAND...
+#      scripts/lab/kubernetes.sh node [--dual-stack] [--kube-proxy [MODE]] COMMAND...
 #
 # Combine the parts on the command line. Each runs COMMAND once it is ready, and leaves nothing behind when
-# COMMAND ends or a signal arrives. A node with containerd, to look around:
+# COMMAND ends or a signal arrives. A node, to look around:
 #
 #   sudo unshare --net --mount bash
 #   cd scripts/lab
 #   ./kubernetes.sh control-plane ./kubernetes.sh machine --name node1 --address 192.168.77.1 \
 #       ./containerd.sh run ./kubernetes.sh node bash
 #
-# and for Docker, `./docker.sh run --bridge none` instead of `./containerd.sh run`.
-#
 # `control-plane` runs in the caller's network and mount namespaces, which must not be the machine's. There it
 # makes the bridge lab0 with 192.168.77.254: the network between the machines. COMMAND gets KUBECONFIG (an
 # administrator's), kubectl, and KUBE_HOME: a folder with each program's log (NAME.log), audit.log, and
-# kubeconfigs of node1, node2, node3 and kube-proxy. RBAC is on.
+# kubeconfigs of node1 to node10 and kube-proxy. RBAC is on.
 #
 # `machine` runs COMMAND in namespaces of its own, with a veth pair to lab0. Its /run, /var/lib, /var/log and
 # /opt are empty and /etc is a copy, as on a new machine. With --keep, /var/lib is DIR and stays, as it does
-# over a reboot. `node` runs kubelet in a machine, with the runtime that DOCKER_HOST or
-# CONTAINER_RUNTIME_ENDPOINT names; the network is what /etc/cni/net.d and /opt/cni/bin say. Its folder is
-# NODE_HOME.
+# over a reboot. `node` runs kubelet in a machine, with the runtime that CONTAINER_RUNTIME_ENDPOINT or
+# DOCKER_HOST names; the network is what /etc/cni/net.d and /opt/cni/bin say. Its folder is NODE_HOME. The
+# MODE of kube-proxy is nftables (default) or iptables.
 #
 # Daemons that end are started again, as by an init, unless the folder has a file NAME.hold, for example
 # kube-apiserver.hold.
 #
-# The programs are built once from Debian bookworm's source package (Kubernetes 1.20, whose kubelet still
-# supports Docker), which takes some minutes, and kept in the lab's cache (see lib.sh).
+# Versions (machines and nodes take the control plane's):
+#
+#   1.37   built once by programs.sh, as is written there: 10 to 40 minutes
+#   1.20   from Debian bookworm's source package, built once in 10 minutes: the last but three whose kubelet
+#          still speaks to Docker (`./docker.sh run --bridge none` instead of `./containerd.sh run`). Its
+#          kube-proxy has only iptables.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -43,20 +45,36 @@ self=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/kubernetes.sh
 
 PROGRAMS=(kube-apiserver kubelet kube-scheduler kube-controller-manager kube-proxy kubectl)
 
+# version, of the control plane and all its nodes
+KUBERNETES_VERSION=${KUBERNETES_VERSION:-1.37}
+
 tools() {
     local target
-    target=$(lab_dir)/kubernetes
-    lab_once "$target" make_tools "${PROGRAMS[@]}"
-    printf '%s\n' "$target"
+    case $KUBERNETES_VERSION in
+    1.37) "${self%/*}/programs.sh" get kubernetes ;;
+    1.20)
+        target=$(lab_dir)/kubernetes-1.20
+        lab_once "$target" make_tools "${PROGRAMS[@]}"
+        printf '%s\n' "$target"
+        ;;
+    *) die "no Kubernetes $KUBERNETES_VERSION here; there are 1.37 and 1.20" ;;
+    esac
 }
 
-# make_tools OUT WORK PROGRAM...: build Debian bookworm's Kubernetes, and unpack its etcd.
+# is_old: its flags and its API are those of 1.20.
+is_old() { [[ $KUBERNETES_VERSION == 1.20 ]]; }
+
+# make_tools OUT WORK PROGRAM...: 1.20. Builds Debian bookworm's Kubernetes, and unpacks its etcd.
 make_tools() {
     local out=$1 work=$2 tree=$2/tree version flags=() package program
     shift 2
     need_packages golang-go make rsync jq bsdmainutils
     mkdir -- "$tree" "$work/source"
     lab__make_patched "$tree" "$work/source" bookworm kubernetes
+    # The tree's own reflect2 is not for Go 1.18 and newer: iterating over a map writes to stray memory.
+    bookworm_unpack "$work/reflect2" golang-github-modern-go-reflect2-dev
+    rm -r -- "$tree/vendor/github.com/modern-go/reflect2"
+    cp -r -- "$work/reflect2/usr/share/gocode/src/github.com/modern-go/reflect2" "$tree/vendor/github.com/modern-go/"
     version=$(dpkg-parsechangelog -l "$tree/debian/changelog" -S Version)
     version=${version##*really} # "1.20.5+really1.20.2-1.1"
     version=${version%%[+~-]*}
@@ -93,12 +111,17 @@ PODS6=fd00:10:244::/56 SERVICES6=fd00:10:96::/112
 LAB6=fd00:77:: # followed by the last part of a machine's IPv4 address
 
 control_plane() {
-    local pods=$PODS services=$SERVICES features=IPv6DualStack=false
-    [[ ${1-} != --dual-stack ]] || {
+    local pods=$PODS services=$SERVICES dual=false
+    while [[ ${1-} == --* ]]; do
+        case $1 in
+        --version) KUBERNETES_VERSION=${2?} && shift ;;
+        --dual-stack) dual=true pods+=,$PODS6 services+=,$SERVICES6 ;;
+        *) usage ;;
+        esac
         shift
-        pods+=,$PODS6 services+=,$SERVICES6 features=IPv6DualStack=true
-    }
+    done
     (($#)) || usage
+    export KUBERNETES_VERSION
     PATH=$(tools):$PATH
     place_open kubernetes
     place_last=(ip link del lab0)
@@ -109,6 +132,10 @@ control_plane() {
     ip link set lo up
 
     local url=https://$ADDRESS:6443 own=(--kubeconfig "$home/controllers.kubeconfig" --bind-address 127.0.0.1)
+    local features=() nodeipam_port=(--secure-port 0) account=name
+    if is_old; then
+        features=(--feature-gates "IPv6DualStack=$dual") nodeipam_port+=(--port 0) account='jsonpath={.secrets[0].name}'
+    fi
     export PATH KUBE_HOME=$home KUBECONFIG=$home/kubeconfig
     write_identities "$url"
     place_keep etcd etcd --data-dir "$home/etcd" --name lab \
@@ -118,7 +145,7 @@ control_plane() {
         --bind-address 0.0.0.0 --advertise-address "$ADDRESS" --secure-port 6443 \
         --cert-dir "$home/apiserver" --token-auth-file "$home/tokens" --authorization-mode Node,RBAC \
         --enable-admission-plugins NodeRestriction --allow-privileged \
-        --service-cluster-ip-range "$services" --feature-gates "$features" \
+        --service-cluster-ip-range "$services" "${features[@]}" \
         --service-account-issuer https://kubernetes.default.svc \
         --service-account-signing-key-file "$home/key.pem" --service-account-key-file "$home/key.pem" \
         --kubelet-preferred-address-types InternalIP \
@@ -126,16 +153,16 @@ control_plane() {
     place_await 'the API server' is_up
     # nodeipam sleeps ten seconds before it starts, and would delay the other controllers.
     place_keep kube-controller-manager-nodeipam kube-controller-manager "${own[@]}" --leader-elect=false \
-        --controllers nodeipam --port 0 --secure-port 0 --feature-gates "$features" \
+        --controllers nodeipam "${nodeipam_port[@]}" "${features[@]}" \
         --allocate-node-cidrs --cluster-cidr "$pods" --service-cluster-ip-range "$services"
     place_keep kube-controller-manager kube-controller-manager "${own[@]}" --leader-elect=false \
-        --controllers '*,-nodeipam' --feature-gates "$features" --use-service-account-credentials \
+        --controllers '*,-nodeipam' "${features[@]}" --use-service-account-credentials \
         --service-account-private-key-file "$home/key.pem" --root-ca-file "$home/apiserver/apiserver.crt" \
         --node-monitor-period 1s --node-monitor-grace-period 8s \
         --flex-volume-plugin-dir "$home/volume-plugins"
     place_keep kube-scheduler kube-scheduler "${own[@]}" --leader-elect=false
     # Pods cannot be made without it.
-    place_await 'the default service account' kubectl get serviceaccount default -o 'jsonpath={.secrets[0].name}'
+    place_await 'the default service account' kubectl get serviceaccount default -o "$account"
     place_live "$@"
 }
 
@@ -156,9 +183,7 @@ write_identities() {
 kubeconfig admin system:masters
 controllers.kubeconfig controllers system:masters
 kube-proxy.kubeconfig system:kube-proxy system:authenticated
-node1.kubeconfig system:node:node1 system:nodes
-node2.kubeconfig system:node:node2 system:nodes
-node3.kubeconfig system:node:node3 system:nodes
+$(printf 'node%d.kubeconfig system:node:node%d system:nodes\n' {1..10}{,})
 END
 }
 
@@ -219,25 +244,22 @@ inside() {
 # --- a node ---------------------------------------------------------------------------------------
 
 node() {
-    local features=IPv6DualStack=false pods=$PODS addresses=${MACHINE_ADDRESS-} proxy=false runtime=()
+    local dual=false pods=$PODS addresses=${MACHINE_ADDRESS-} proxy=''
     while [[ ${1-} == --* ]]; do
         case $1 in
-        --dual-stack) features=IPv6DualStack=true pods+=,$PODS6 addresses+=,$LAB6${addresses##*.} ;;
-        --kube-proxy) proxy=true ;;
+        --dual-stack) dual=true pods+=,$PODS6 addresses+=,$LAB6${addresses##*.} ;;
+        --kube-proxy)
+            proxy=nftables
+            case ${2-} in
+            nftables | iptables) proxy=$2 && shift ;;
+            esac
+            ;;
         *) usage ;;
         esac
         shift
     done
     (($#)) || usage
     [[ -n ${MACHINE-} && -n ${KUBE_HOME-} ]] || die "a node needs a machine and a control plane: see --help"
-    if [[ -n ${CONTAINER_RUNTIME_ENDPOINT-} ]]; then
-        runtime=(--container-runtime remote --container-runtime-endpoint "$CONTAINER_RUNTIME_ENDPOINT")
-    elif [[ -n ${DOCKER_HOST-} ]]; then
-        runtime=(--container-runtime docker --docker-endpoint "$DOCKER_HOST" --network-plugin cni
-            --pod-infra-container-image pausenet/pause:latest)
-    else
-        die "no runtime: set DOCKER_HOST or CONTAINER_RUNTIME_ENDPOINT"
-    fi
     PATH=$(tools):$PATH
     place_open node
     export PATH NODE_HOME=$home
@@ -246,19 +268,80 @@ node() {
     # Copies: a process whose command line names a folder is killed when that folder's script ends.
     cp -- "$KUBE_HOME/$MACHINE.kubeconfig" "$home/kubeconfig"
     cp -- "$KUBE_HOME/kube-proxy.kubeconfig" "$home"
-    place_keep kubelet kubelet --kubeconfig "$home/kubeconfig" --hostname-override "$MACHINE" \
-        --node-ip "$addresses" "${runtime[@]}" --cgroup-driver cgroupfs --cgroup-root "/$name" \
-        --volume-plugin-dir "$home/volume-plugins" --fail-swap-on=false --eviction-hard= \
-        --cluster-dns 10.96.0.10 --read-only-port 0 --max-pods 250 --feature-gates "$features" \
-        --image-gc-high-threshold 100 --serialize-image-pulls=false --registry-qps 0 \
-        --event-qps 0 --kube-api-qps 100 --kube-api-burst 200 --node-status-update-frequency 1s
-    if $proxy; then
-        place_keep kube-proxy kube-proxy --kubeconfig "$home/kube-proxy.kubeconfig" --proxy-mode iptables \
-            --hostname-override "$MACHINE" --cluster-cidr "$pods" --feature-gates "$features" \
-            --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
+    if is_old; then
+        start_old_node
+    else
+        start_node
     fi
     place_await "the node $MACHINE" kubectl get node "$MACHINE"
     place_live "$@"
+}
+
+start_node() {
+    [[ -n ${CONTAINER_RUNTIME_ENDPOINT-} ]] || die "no runtime: set CONTAINER_RUNTIME_ENDPOINT"
+    # Evictions look at the disks of the whole machine, and pods are not to be told from its other processes.
+    cat >"$home/kubelet.yaml" <<END
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+containerRuntimeEndpoint: $CONTAINER_RUNTIME_ENDPOINT
+failCgroupV1: false
+cgroupDriver: cgroupfs
+cgroupRoot: /$name
+failSwapOn: false
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+readOnlyPort: 0
+maxPods: 250
+oomScoreAdj: 0
+serializeImagePulls: false
+registryPullQPS: 0
+eventRecordQPS: 0
+kubeAPIQPS: 100
+kubeAPIBurst: 200
+imageGCHighThresholdPercent: 100
+evictionHard: {nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, memory.available: 0%}
+nodeStatusUpdateFrequency: 1s
+volumePluginDir: $home/volume-plugins
+END
+    place_keep kubelet kubelet --config "$home/kubelet.yaml" --kubeconfig "$home/kubeconfig" \
+        --hostname-override "$MACHINE" --node-ip "$addresses"
+    [[ -n $proxy ]] || return 0
+    cat >"$home/kube-proxy.yaml" <<END
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {kubeconfig: $home/kube-proxy.kubeconfig}
+mode: $proxy
+hostnameOverride: $MACHINE
+clusterCIDR: "$pods"
+detectLocalMode: ClusterCIDR
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+oomScoreAdj: 0
+END
+    place_keep kube-proxy kube-proxy --config "$home/kube-proxy.yaml"
+}
+
+start_old_node() {
+    local runtime features=(--feature-gates "IPv6DualStack=$dual")
+    if [[ -n ${CONTAINER_RUNTIME_ENDPOINT-} ]]; then
+        runtime=(--container-runtime remote --container-runtime-endpoint "$CONTAINER_RUNTIME_ENDPOINT")
+    elif [[ -n ${DOCKER_HOST-} ]]; then
+        runtime=(--container-runtime docker --docker-endpoint "$DOCKER_HOST" --network-plugin cni
+            --pod-infra-container-image pausenet/pause:latest)
+    else
+        die "no runtime: set DOCKER_HOST or CONTAINER_RUNTIME_ENDPOINT"
+    fi
+    place_keep kubelet kubelet --kubeconfig "$home/kubeconfig" --hostname-override "$MACHINE" \
+        --node-ip "$addresses" "${runtime[@]}" --cgroup-driver cgroupfs --cgroup-root "/$name" \
+        --volume-plugin-dir "$home/volume-plugins" --fail-swap-on=false --eviction-hard= \
+        --cluster-dns 10.96.0.10 --read-only-port 0 --max-pods 250 "${features[@]}" \
+        --image-gc-high-threshold 100 --serialize-image-pulls=false --registry-qps 0 \
+        --event-qps 0 --kube-api-qps 100 --kube-api-burst 200 --node-status-update-frequency 1s
+    [[ -n $proxy ]] || return 0
+    place_keep kube-proxy kube-proxy --kubeconfig "$home/kube-proxy.kubeconfig" --proxy-mode iptables \
+        --hostname-override "$MACHINE" --cluster-cidr "$pods" "${features[@]}" \
+        --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
 }
 
 # kubelet sets these sysctls for the whole machine; give it files to write to instead.
@@ -288,7 +371,11 @@ help_if_asked "$@"
 verb=${1-}
 shift || usage
 case $verb in
-tools) (($# == 0)) || usage && tools ;;
+tools)
+    (($# <= 1)) || usage
+    KUBERNETES_VERSION=${1:-$KUBERNETES_VERSION}
+    tools
+    ;;
 control-plane) control_plane "$@" ;;
 machine | inside | node) "$verb" "$@" ;;
 *) usage ;;

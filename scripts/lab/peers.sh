@@ -2,20 +2,13 @@
 # Prints a folder with the reference CNI plugins (bridge, ptp, host-local, portmap...), which pausenet replaces,
 # is chained with, compared with and measured against.
 #
-# Use: scripts/lab/peers.sh [bookworm|sid]
+# Use: scripts/lab/peers.sh [bookworm|today]
 #
 #   bookworm   (default) 1.1.1, the machine's package containernetworking-plugins
-#   sid        1.9.1 or newer, unpacked in the lab's cache (see lib.sh)
+#   today      1.10.0, built by programs.sh
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-
-# peers_from_sid OUT WORK
-peers_from_sid() {
-    sid_unpack "$2" containernetworking-plugins
-    mv -- "$2"/usr/lib/cni/* "$1"
-    check_plugins "$1"
-}
 
 # check_plugins DIR: check that they exist and run.
 check_plugins() {
@@ -39,10 +32,7 @@ main() {
         [[ -z $changed ]] || die "changed since the package containernetworking-plugins was installed:"$'\n'"$changed"
         check_plugins "$target"
         ;;
-    sid)
-        target=$(lab_dir)/peers-sid
-        lab_once "$target" peers_from_sid
-        ;;
+    today) target=$("$(dirname -- "${BASH_SOURCE[0]}")/programs.sh" get plugins) ;;
     *) usage ;;
     esac
     printf '%s\n' "$target"

@@ -3,12 +3,15 @@
 #
 # Use: scripts/lab/programs.sh get SET...              print the folder of each set, a line each
 #      scripts/lab/programs.sh table                   what there is: set, program, version, size, build time
-#      scripts/lab/programs.sh update SET VERSION      take another version: rewrites the set's go.mod and go.sum
+#      scripts/lab/programs.sh update MODULE VERSION   take another version: rewrites the module's go.mod and go.sum
 #
 # scripts/lab/go/programs lists the sets. Each comes from a Go module of ours, scripts/lab/go/MODULE, whose
 # go.mod and go.sum name exact versions and their hashes. A set is built once and kept in the lab's cache
 # (see lib.sh) until its version, or how it is built, changes. What Go downloads and compiles on the way is
 # removed afterwards; a run that was interrupted goes on where it stopped.
+#
+# A module's folder may have a file `stamps`: variables that its programs take their version from, a line each,
+# NAME=VALUE, where the words VERSION and MINOR are the module's.
 #
 # Needs Go 1.26 or newer; where the machine has none, Debian sid's is unpacked for the build.
 
@@ -21,12 +24,12 @@ LIMIT=1800 # seconds for one program
 
 # --- the list -------------------------------------------------------------------------------------
 
-# lines SET: `MODULE PROGRAM PACKAGE` of each program.
-lines() { awk -v set="$1" '$1 == set { print $2, $3, $4 }' "$modules/programs"; }
+# lines SET: `MODULE PROGRAM PACKAGE HOW` of each program; HOW is build, or test for a test's binary.
+lines() { awk -v set="$1" '$1 == set { print $2, $3, $4, $5 == "" ? "build" : $5 }' "$modules/programs"; }
 
 sets() { awk '/^[^#]/ && !seen[$1]++ { print $1 }' "$modules/programs"; }
 
-# modules_of SET: where its programs come from; one that `update` changes is the first.
+# modules_of SET: where its programs come from.
 modules_of() { lines "$1" | awk '!seen[$1]++ { print $1 }'; }
 
 # version MODULE PACKAGE: what go.mod says of the module that has the package.
@@ -42,6 +45,7 @@ digest() {
     {
         for module in $(modules_of "$1"); do
             cat -- "$modules/$module/go.mod" "$modules/$module/go.sum"
+            [[ ! -e $modules/$module/stamps ]] || cat -- "$modules/$module/stamps"
         done
         lines "$1"
     } | sha256sum | cut -c -12
@@ -73,23 +77,38 @@ get() {
 
 # make_set OUT WORK SET MODULES GO LINES LIMIT
 make_set() {
-    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package start
+    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package how start build
     lab=$(lab_dir)
     local environment=(GOROOT="${go%/bin/go}" GOENV=off GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
         GOFLAGS='-mod=readonly -buildvcs=false -trimpath'
         GOMODCACHE="$lab/.go/mod" GOCACHE="$lab/.go/build" GOTMPDIR="$2")
     mkdir -p -- "$lab/.go"
-    while read -r module program package; do
+    while read -r module program package how; do
         say "building $program of $set"
         start=$SECONDS
+        build=(build)
+        [[ $how != test ]] || build=(test -c)
         (
             cd -- "$modules/$module" || exit
             # Behind the tests that may run beside it.
             exec timeout "$limit" nice -n 10 env "${environment[@]}" \
-                "$go" build -ldflags '-s -w' -o "$out/$program" "$package"
+                "$go" "${build[@]}" -ldflags "-s -w $(stamps "$module" "$package")" -o "$out/$program" "$package"
         ) >&2 || die "$program could not be built; what was downloaded and compiled so far is kept for the next try"
         printf '%s %s\n' "$program" $((SECONDS - start)) >>"$out/.times"
     done <<<"$lines"
+}
+
+# stamps MODULE PACKAGE: the linker's arguments that tell a program its version.
+stamps() {
+    [[ -e $modules/$1/stamps ]] || return 0
+    local version minor stamp
+    version=$(version "$1" "$2")
+    minor=${version#v*.}
+    minor=${minor%%.*}
+    while read -r stamp; do
+        stamp=${stamp/=VERSION/=$version}
+        printf -- '-X %s ' "${stamp/=MINOR/=$minor}"
+    done <"$modules/$1/stamps"
 }
 
 # forget_downloads LAB: gigabytes that only the next version needs. Not while another run builds.
@@ -141,7 +160,7 @@ table() {
     printf '%-16s%-25s%-18s%8s%8s\n' set program version MB seconds
     for set in $(sets); do
         folder=$(target "$set")
-        while read -r module program package; do
+        while read -r module program package _; do
             size=- took=-
             if [[ -e $folder/$program ]]; then
                 size=$(($(stat -c %s -- "$folder/$program") / 1000000))
@@ -152,21 +171,28 @@ table() {
     done
 }
 
-# update SET VERSION
+# update MODULE VERSION
 update() {
-    local module packages lab
-    [[ -n $(lines "$1") ]] || die "no set '$1'; there are: $(sets | paste -sd' ')"
+    local module=$1 new=$2 old packages lab goes
+    mapfile -t packages < <(awk -v module="$module" '/^[^#]/ && $2 == module { print $4 }' "$modules/programs" | sort -u)
+    ((${#packages[@]})) || die "no module '$module'; there are: $(awk '/^[^#]/ && !seen[$2]++ { print $2 }' "$modules/programs" | paste -sd' ')"
     lab=$(lab_dir)
     find_go
-    module=$(modules_of "$1" | head -n 1)
-    mapfile -t packages < <(lines "$1" | awk -v module="$module" '$1 == module { print $3 }')
+    old=$(version "$module" "${packages[0]}")
+    for goes in "${!packages[@]}"; do # a tool from elsewhere (ginkgo) has a version of its own
+        [[ $(version "$module" "${packages[goes]}") == "$old" ]] || unset "packages[$goes]"
+    done
+    # Kubernetes' own modules: v0.37.2 belongs to v1.37.2.
+    sed -i -E "s/(=> k8s.io\/[^ ]+) v0\..*/\1 v0.${new#v1.}/" "$modules/$module/go.mod"
     (
         cd -- "$modules/$module" || exit
         local environment=(GOENV=off GOTOOLCHAIN=local GOFLAGS=-mod=mod GOMODCACHE="$lab/.go/mod" GOCACHE="$lab/.go/build")
-        env "${environment[@]}" "$go" get -tool "${packages[@]/%/@$2}"
+        env "${environment[@]}" "$go" get -tool "${packages[@]/%/@$new}"
+        # Programs that are tests need more in go.sum than a tool does.
+        env "${environment[@]}" "$go" list -test -deps "${packages[@]}" >/dev/null
     ) >&2
     forget_downloads "$lab"
-    say "scripts/lab/go/$module is at $2 now; build it: scripts/lab/programs.sh get $1"
+    say "scripts/lab/go/$module is at $new now; scripts/lab/programs.sh get SET builds it"
 }
 
 main() {
@@ -174,7 +200,7 @@ main() {
     case ${1-}/$# in
     get/[2-9] | get/[1-9]?) get "${@:2}" ;;
     table/1) table ;;
-    update/3) update "$2" "$3" ;;
+    update/3) update "${@:2}" ;;
     *) usage ;;
     esac
 }

@@ -10,7 +10,7 @@ use common::{Snapshot, World, lab, run};
 /// cnitool and a folder of reference plugins, for each version of both.
 fn pairs() -> Option<[(std::path::PathBuf, std::path::PathBuf, &'static str); 2]> {
     Some([
-        (lab::cnitool()?, lab::peers_sid()?, "1.1.0"),
+        (lab::cnitool()?, lab::peers_today()?, "1.1.0"),
         (lab::cnitool_1_1()?, lab::peers()?, "1.0.0"),
     ])
 }

@@ -45,13 +45,15 @@ fn print_past_the_harness(line: &str) {
 /// cnitool 1.3, which speaks CNI 1.1.0.
 pub fn cnitool() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    find(&FOUND, "PAUSENET_CNITOOL", &["cnitool.sh", "1.3"])
+    let folder = find(&FOUND, "PAUSENET_CNITOOL", &["programs.sh", "get", "cni"]);
+    Some(folder?.join("cnitool"))
 }
 
 /// cnitool 1.1, which speaks CNI 1.0.0.
 pub fn cnitool_1_1() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    find(&FOUND, "PAUSENET_CNITOOL_1_1", &["cnitool.sh", "1.1"])
+    let script = &["programs.sh", "get", "cni-1.1"];
+    Some(find(&FOUND, "PAUSENET_CNITOOL_1_1", script)?.join("cnitool"))
 }
 
 /// A folder with the reference plugins of Debian bookworm (1.1.1).
@@ -60,10 +62,10 @@ pub fn peers() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_PEERS", &["peers.sh", "bookworm"])
 }
 
-/// A folder with the reference plugins of today (1.9.1 or newer).
-pub fn peers_sid() -> Option<PathBuf> {
+/// A folder with the reference plugins of today (1.10.0).
+pub fn peers_today() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    find(&FOUND, "PAUSENET_PEERS_SID", &["peers.sh", "sid"])
+    find(&FOUND, "PAUSENET_PEERS_TODAY", &["peers.sh", "today"])
 }
 
 /// What a private Docker daemon needs (`scripts/lab/docker.sh`).
@@ -91,11 +93,20 @@ pub fn compose() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_DOCKER_COMPOSE", &["compose.sh"])
 }
 
-/// A folder with the programs of Kubernetes, where its kubelet can run (`scripts/lab/kubernetes.sh`).
+/// A folder with the programs of Kubernetes 1.37, where its kubelet can run
+/// (`scripts/lab/kubernetes.sh`).
 pub fn kubernetes() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     is_root_of_the_machine().then_some(())?;
     find(&FOUND, "PAUSENET_KUBERNETES", &["kubernetes.sh", "tools"])
+}
+
+/// The same of Kubernetes 1.20, whose kubelet speaks to Docker.
+pub fn kubernetes_1_20() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    is_root_of_the_machine().then_some(())?;
+    let script = &["kubernetes.sh", "tools", "1.20"];
+    find(&FOUND, "PAUSENET_KUBERNETES_1_20", script)
 }
 
 /// A podman with all of its files in `dir`, and our binary in place of the plugins of its network.
@@ -108,12 +119,18 @@ pub fn podman(dir: &Path) -> Option<PathBuf> {
     found
 }
 
-/// A folder with containerd 2.1, which calls STATUS (`scripts/lab/containerd.sh`).
+/// A folder with containerd 2.4, which calls STATUS (`scripts/lab/containerd.sh`).
 pub fn containerd() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     is_root_of_the_machine().then_some(())?;
-    let script = &["containerd.sh", "tools", "2.1"];
-    find(&FOUND, "PAUSENET_CONTAINERD", script)
+    find(&FOUND, "PAUSENET_CONTAINERD", &["containerd.sh", "tools"])
+}
+
+/// critest, the CRI's own tests of a container runtime.
+pub fn critest() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let script = &["programs.sh", "get", "cri-tools"];
+    Some(find(&FOUND, "PAUSENET_CRI_TOOLS", script)?.join("critest"))
 }
 
 /// Container runtimes need the machine's cgroups; in a user namespace, the test counts as skipped.

@@ -279,7 +279,7 @@ fn a_delegate_is_searched_in_cni_path_only_and_in_its_order() {
 
 #[test]
 fn the_reference_s_host_local_works_as_delegate() {
-    let folders = [lab::peers_sid(), lab::peers()];
+    let folders = [lab::peers_today(), lab::peers()];
     for (folder, version) in folders.into_iter().zip(["1.1.0", "1.0.0"]) {
         let Some(theirs) = folder else { continue };
         let world = World::new();

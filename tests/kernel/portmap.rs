@@ -30,7 +30,7 @@ impl OtherPlugin {
     fn all() -> Vec<Self> {
         let of = |plugins, version| Self { plugins, version };
         let theirs = [
-            lab::peers_sid().map(|dir| of(dir, "1.1.0")),
+            lab::peers_today().map(|dir| of(dir, "1.1.0")),
             lab::peers().map(|dir| of(dir, "1.0.0")),
         ];
         let all = theirs.into_iter().flatten();

@@ -24,6 +24,21 @@ impl Cluster {
     /// Starts it. None where the lab has no Kubernetes; the test is skipped then.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         lab::kubernetes()?;
+        Self::of_tools(options)
+    }
+
+    /// The last one that can have nodes with this runtime.
+    pub(crate) fn for_runtime(runtime: Runtime) -> Option<Self> {
+        match runtime {
+            Runtime::Containerd => Self::start(&[]),
+            Runtime::Docker => {
+                lab::kubernetes_1_20()?;
+                Self::of_tools(&["--version", "1.20"])
+            }
+        }
+    }
+
+    fn of_tools(options: &[&str]) -> Option<Self> {
         let images = Images::find()?;
         let world = World::new();
         let words = [&["kubernetes.sh", "control-plane"], options].concat();

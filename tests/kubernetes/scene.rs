@@ -79,7 +79,7 @@ impl Scene {
         let slot = wait_for_slot();
         let pods = PODS.read().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
-        let cluster = Cluster::start(&[])?;
+        let cluster = Cluster::for_runtime(runtime)?;
         let node = Node::start(&cluster, "node1", runtime, disk);
         let before = node.script.inside(State::read);
         Some(Self {
@@ -215,7 +215,7 @@ pub(crate) fn manifest(name: &str) -> String {
 pub(crate) fn network(node: &Node, cluster: &Cluster) -> Value {
     let (version, link) = match node.runtime {
         Runtime::Docker => ("0.4.0", json!({"bridge": "cni0", "isDefaultGateway": true})),
-        Runtime::Containerd => ("1.0.0", json!({"mode": "ptp"})),
+        Runtime::Containerd => ("1.1.0", json!({"mode": "ptp"})),
     };
     let mut plugin = json!({
         "type": "pausenet",

@@ -118,7 +118,7 @@ fn commands() -> BTreeSet<String> {
 
 #[test]
 fn chains_of_iptables_legacy_are_named_with_the_command_that_removes_them() {
-    let Some(plugins) = lab::peers_sid() else {
+    let Some(plugins) = lab::peers_today() else {
         return;
     };
     let old = tempfile::tempdir().unwrap();

@@ -41,7 +41,7 @@ struct Peers {
 /// Both versions of the reference, or none and the test skipped. Ask before the world begins.
 fn peers() -> Option<[Peers; 2]> {
     let of = |dir, version| Peers { dir, version };
-    Some([of(lab::peers_sid()?, "1.1.0"), of(lab::peers()?, "1.0.0")])
+    Some([of(lab::peers_today()?, "1.1.0"), of(lab::peers()?, "1.0.0")])
 }
 
 impl Peers {

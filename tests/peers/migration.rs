@@ -20,7 +20,7 @@ const fn way(plugin: &'static str, backend: &'static str) -> Wiring {
 
 fn today() -> Option<Peers> {
     let version = "1.1.0";
-    lab::peers_sid().map(|dir| Peers { dir, version })
+    lab::peers_today().map(|dir| Peers { dir, version })
 }
 
 /// Their backends are iptables' alone.

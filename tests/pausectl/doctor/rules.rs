@@ -211,7 +211,7 @@ fn ports_of_a_chained_portmap_are_restored() {
 /// The reference's bridge, and our portmap behind it: no host end identifies such a container.
 #[test]
 fn ports_of_a_container_wired_by_another_plugin_are_restored() {
-    let (Some(cnitool), Some(peers)) = (lab::cnitool(), lab::peers_sid()) else {
+    let (Some(cnitool), Some(peers)) = (lab::cnitool(), lab::peers_today()) else {
         return;
     };
     let doctor = DoctorHost::new();

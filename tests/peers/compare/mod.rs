@@ -88,7 +88,7 @@ impl Plugins {
     /// None, and the test counted as skipped, where the reference or `nft` is not to be had. Ask
     /// before the world begins.
     pub(crate) fn new() -> Option<Self> {
-        let peers = lab::peers_sid()?;
+        let peers = lab::peers_today()?;
         let nft = ["/usr/sbin/nft", "/sbin/nft"].map(Path::new);
         let Some(nft) = nft.iter().find(|nft| nft.exists()) else {
             lab::skip("nft is missing, which the reference calls");

@@ -1,4 +1,4 @@
-//! containerd 2.1 through CRI v1, as a current kubelet uses it, with CNI 1.1.0 and STATUS.
+//! containerd through CRI v1, as a current kubelet uses it, with CNI 1.1.0 and STATUS.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,29 +17,29 @@ use common::wait::wait_until;
 use common::{World, ip, lab};
 
 #[test]
-fn sandboxes_live_and_die_on_containerd_2_1() {
-    let Some(containerd2) = Containerd2::start() else {
+fn sandboxes_live_and_die_on_containerd() {
+    let Some(containerd) = Containerd::start() else {
         return;
     };
-    let cri = &containerd2.cri;
+    let cri = &containerd.cri;
     let unready = cri.network().unwrap_err();
     assert!(unready.contains("cni plugin not initialized"), "{unready}");
-    containerd2.install(&network("10.7.0.0/24"));
-    containerd2.wait_for_network(true);
-    let before = containerd2.script.inside(State::read);
+    containerd.install(&network("10.7.0.0/24"));
+    containerd.wait_for_network(true);
+    let before = containerd.script.inside(State::read);
     assert!(
-        containerd2
+        containerd
             .calls()
             .iter()
             .all(|call| call == "STATUS 1.1.0")
     );
 
-    let (config, id) = containerd2.run_sandbox("web");
+    let (config, id) = containerd.run_sandbox("web");
     let ip = cri.sandbox(&id).network.unwrap().ip;
-    assert_eq!(containerd2.calls_of(&id), ["ADD 1.1.0"]);
+    assert_eq!(containerd.calls_of(&id), ["ADD 1.1.0"]);
     let server = cri.run_container(&id, &config, "nginx");
     let client = cri.run_container(&id, &config, "hwchiu/netutils");
-    let pids = [&id, &server, &client].map(|id| containerd2.pid(id));
+    let pids = [&id, &server, &client].map(|id| containerd.pid(id));
     let program = fs::read(format!("/proc/{}/exe", pids[0])).unwrap();
     assert!(program == fs::read(programs::pause()).unwrap());
     for pid in &pids[1..] {
@@ -61,17 +61,17 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     assert_eq!(cri.sandbox(&id).state, READY);
 
     // So does containerd: what runs goes on, and it finds all of it again.
-    containerd2.script.kill("containerd");
+    containerd.script.kill("containerd");
     wait_until("containerd answers again", || cri.network().is_ok());
     assert_eq!(cri.sandbox(&id).state, READY);
     assert_eq!(cri.sandbox(&id).network.unwrap().ip, ip);
     assert!(cri.is_running(&client));
-    assert_eq!(containerd2.pid(&client), pids[2]);
+    assert_eq!(containerd.pid(&client), pids[2]);
     assert_eq!(
         container_of(pids[2]).addresses("eth0"),
         [format!("{ip}/24")]
     );
-    assert_eq!(containerd2.calls_of(&id), ["ADD 1.1.0"]);
+    assert_eq!(containerd.calls_of(&id), ["ADD 1.1.0"]);
 
     // The pause dies: the sandbox is over, and its removal leaves nothing.
     kill(pids[0]);
@@ -83,67 +83,67 @@ fn sandboxes_live_and_die_on_containerd_2_1() {
     });
     cri.remove_sandbox(&id).unwrap();
     assert_eq!(
-        containerd2.calls_of(&id),
+        containerd.calls_of(&id),
         ["ADD 1.1.0", "DEL 1.1.0", "DEL 1.1.0"]
     );
-    assert_eq!(containerd2.script.inside(State::read), before);
-    containerd2.end();
+    assert_eq!(containerd.script.inside(State::read), before);
+    containerd.end();
 }
 
 #[test]
 fn the_network_is_ready_while_another_sandbox_can_be_attached() {
-    let Some(containerd2) = Containerd2::start() else {
+    let Some(containerd) = Containerd::start() else {
         return;
     };
-    let cri = &containerd2.cri;
-    containerd2.install(&network("10.7.0.0/30")); // the gateway's address, and one more
-    containerd2.wait_for_network(true);
-    let before = containerd2.script.inside(State::read);
+    let cri = &containerd.cri;
+    containerd.install(&network("10.7.0.0/30")); // the gateway's address, and one more
+    containerd.wait_for_network(true);
+    let before = containerd.script.inside(State::read);
 
-    let (_, only) = containerd2.run_sandbox("only");
-    let why = containerd2.wait_for_network(false);
+    let (_, only) = containerd.run_sandbox("only");
+    let why = containerd.wait_for_network(false);
     assert!(why.contains("10.7.0.1-10.7.0.2"), "{why}");
-    let refused = cri.run_sandbox(&containerd2.config("second")).unwrap_err();
+    let refused = cri.run_sandbox(&containerd.config("second")).unwrap_err();
     assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
     cri.stop_sandbox(&only).unwrap();
-    containerd2.wait_for_network(true);
+    containerd.wait_for_network(true);
     cri.remove_sandbox(&only).unwrap();
 
     // A store that cannot be written.
     let store = "/var/lib/cni/networks/podnet";
-    containerd2
+    containerd
         .script
         .run("mount", &["-t", "tmpfs", "-o", "ro", "tmpfs", store]);
-    let why = containerd2.wait_for_network(false);
+    let why = containerd.wait_for_network(false);
     assert!(why.contains(store), "{why}");
-    containerd2.script.run("umount", &[store]);
-    containerd2.wait_for_network(true);
-    with_the_daemon_s_conflist(&containerd2);
-    assert_eq!(containerd2.script.inside(State::read), before);
-    containerd2.end();
+    containerd.script.run("umount", &[store]);
+    containerd.wait_for_network(true);
+    with_the_daemon_s_conflist(&containerd);
+    assert_eq!(containerd.script.inside(State::read), before);
+    containerd.end();
 }
 
 /// The node stays ready while all addresses are in use: pods come and go, and one waits for another.
-fn with_the_daemon_s_conflist(containerd2: &Containerd2) {
-    let cri = &containerd2.cri;
-    containerd2.install(&conflist::of_the_daemon("10.7.0.0/30".parse().unwrap()));
-    let calls = || containerd2.calls_to(conflist::NETWORK);
+fn with_the_daemon_s_conflist(containerd: &Containerd) {
+    let cri = &containerd.cri;
+    containerd.install(&conflist::of_the_daemon("10.7.0.0/30".parse().unwrap()));
+    let calls = || containerd.calls_to(conflist::NETWORK);
     wait_until("the runtime has read it", || {
         let _ = cri.network(); // it asks with STATUS
         !calls().is_empty()
     });
-    let (_, only) = containerd2.run_sandbox("only");
-    assert_eq!(containerd2.calls_of(&only), ["ADD 1.1.0"]);
-    containerd2.wait_for_network(true);
+    let (_, only) = containerd.run_sandbox("only");
+    assert_eq!(containerd.calls_of(&only), ["ADD 1.1.0"]);
+    containerd.wait_for_network(true);
     for _ in 0..2 {
-        let refused = cri.run_sandbox(&containerd2.config("second")).unwrap_err();
+        let refused = cri.run_sandbox(&containerd.config("second")).unwrap_err();
         assert!(refused.contains("10.7.0.1-10.7.0.2"), "{refused}");
         assert!(cri.network().is_ok());
     }
     cri.stop_sandbox(&only).unwrap();
     cri.remove_sandbox(&only).unwrap();
-    let (_, second) = containerd2.run_sandbox("second");
-    assert_eq!(containerd2.calls_of(&second), ["ADD 1.1.0"]);
+    let (_, second) = containerd.run_sandbox("second");
+    assert_eq!(containerd.calls_of(&second), ["ADD 1.1.0"]);
     cri.stop_sandbox(&second).unwrap();
     cri.remove_sandbox(&second).unwrap();
 
@@ -160,34 +160,34 @@ fn with_the_daemon_s_conflist(containerd2: &Containerd2) {
     let is_good = |call: &String| call == "STATUS 1.1.0" || call == "DEL 1.1.0";
     assert!(others.all(is_good), "{calls:?}");
     assert!(calls.contains(&"STATUS 1.1.0".to_owned()), "{calls:?}");
-    assert!(containerd2.script.inside(conflist::addresses).is_empty());
+    assert!(containerd.script.inside(conflist::addresses).is_empty());
 }
 
 /// kubelet gives up after two minutes, and the runtime then ends the plugin, whatever it has done.
 #[test]
 fn a_sandbox_whose_add_times_out_leaves_nothing() {
-    let Some(containerd2) = Containerd2::start() else {
+    let Some(containerd) = Containerd::start() else {
         return;
     };
-    let cri = &containerd2.cri;
-    containerd2.install(&network("10.7.0.0/24"));
-    containerd2.wait_for_network(true);
-    let before = containerd2.script.inside(State::read);
+    let cri = &containerd.cri;
+    containerd.install(&network("10.7.0.0/24"));
+    containerd.wait_for_network(true);
+    let before = containerd.script.inside(State::read);
     for slow in [SLOW_BEFORE, SLOW_BEHIND] {
-        containerd2.script.inside(|| wrapper::replace(slow));
-        let config = containerd2.config("slow");
+        containerd.script.inside(|| wrapper::replace(slow));
+        let config = containerd.config("slow");
         // How it is put depends on which side notices first.
         let start = Instant::now();
         let refused = cri.run_sandbox_within(&config, PATIENCE).unwrap_err();
         assert!(start.elapsed() >= PATIENCE, "too soon: {refused}");
         let reached = || {
-            containerd2
+            containerd
                 .script
                 .inside(|| fs::remove_file("/run/reached"))
         };
         reached().expect("an ADD that has waited");
 
-        containerd2.script.inside(|| wrapper::replace(NOTES));
+        containerd.script.inside(|| wrapper::replace(NOTES));
         // A kubelet tries again, and tells the runtime to clear up.
         let mut id = String::new();
         wait_until("the runtime has let go of the one before", || {
@@ -197,10 +197,10 @@ fn a_sandbox_whose_add_times_out_leaves_nothing() {
         cri.stop_sandbox(&id).unwrap();
         cri.remove_sandbox(&id).unwrap();
         wait_until("nothing is left", || {
-            containerd2.script.inside(State::read) == before
+            containerd.script.inside(State::read) == before
         });
     }
-    containerd2.end();
+    containerd.end();
 }
 
 /// Enough for a sandbox on a busy machine to get as far as its ADD.
@@ -218,16 +218,16 @@ const READY: i32 = 0;
 /// Where the plugin writes down how it was called.
 const CALLS: &str = "/run/calls";
 
-/// A machine with containerd 2.1.
-struct Containerd2 {
+/// A machine with containerd.
+pub(crate) struct Containerd {
     cri: Cri,
-    script: Script,
+    pub script: Script,
     _world: World,
     _slot: crate::scene::ClusterSlot,
 }
 
-impl Containerd2 {
-    fn start() -> Option<Self> {
+impl Containerd {
+    pub(crate) fn start() -> Option<Self> {
         let slot = wait_for_slot();
         lab::containerd()?;
         let images = Images::find()?;
@@ -241,7 +241,7 @@ impl Containerd2 {
             "--address",
             "192.168.77.1",
         ];
-        let engine = ["containerd.sh", "run", "2.1"];
+        let engine = ["containerd.sh", "run"];
         let script = Script::start(&[&machine, &engine], &BTreeMap::new());
         for file in images.files() {
             script.load_into_containerd(file);
@@ -265,6 +265,12 @@ impl Containerd2 {
                 fs::copy(programs::pausenet(), file).unwrap();
             }
             wrapper::put(NOTES);
+        });
+        self.write_conflist(network);
+    }
+
+    pub(crate) fn write_conflist(&self, network: &Value) {
+        self.script.inside(|| {
             fs::write("/etc/cni/net.d/.new", network.to_string()).unwrap();
             fs::rename("/etc/cni/net.d/.new", "/etc/cni/net.d/10-podnet.conflist").unwrap();
         });
@@ -272,7 +278,7 @@ impl Containerd2 {
 
     /// Waits until the network is ready, or is not; and why.
     #[track_caller]
-    fn wait_for_network(&self, ready: bool) -> String {
+    pub(crate) fn wait_for_network(&self, ready: bool) -> String {
         let mut why = String::new();
         wait_until("the network is ready, or not", || {
             let network = self.cri.network();
@@ -348,7 +354,7 @@ impl Containerd2 {
         own.map(|[_, _, call]| call).collect()
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.script.end(&["CONTAINERD_HOME"]);
     }
 }
