@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::nodes::{CHECKOUT, Node, write_kubeconfig};
 use common::daemon::assert_nothing_was_forbidden;
-use common::wait::{wait_for, wait_until};
+use common::wait::wait_until;
 use common::{World, lab};
 
 /// Programs from the lab. Look them up before the world is created.
@@ -118,17 +118,7 @@ impl Api {
     pub(crate) fn apply_manifest(&self) -> PathBuf {
         let conf = Path::new(CHECKOUT).join("conf/kubernetes");
         self.kubectl(&["apply", "-k", conf.to_str().unwrap()]);
-        let account = ["-n", "kube-system", "serviceaccount", "pausenet"];
-        let secret = wait_for("the account has a token", || {
-            let account = self.get(&account);
-            account["secrets"][0]["name"].as_str().map(str::to_owned)
-        });
-        let token = wait_for("the token is there", || {
-            let secret = format!("secret/{secret}");
-            let template = "go-template={{.data.token | base64decode}}";
-            let token = self.kubectl(&["get", "-n", "kube-system", &secret, "-o", template]);
-            (!token.is_empty()).then_some(token)
-        });
+        let token = self.kubectl(&["create", "token", "-n", "kube-system", "pausenet"]);
         let admin = ["config", "view", "--raw", "--flatten", "-o", "json"];
         let admin: Value = serde_json::from_str(&self.kubectl(&admin)).unwrap();
         let cluster = &admin["clusters"][0]["cluster"];
