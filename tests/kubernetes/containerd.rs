@@ -27,12 +27,7 @@ fn sandboxes_live_and_die_on_containerd() {
     containerd.install(&network("10.7.0.0/24"));
     containerd.wait_for_network(true);
     let before = containerd.script.inside(State::read);
-    assert!(
-        containerd
-            .calls()
-            .iter()
-            .all(|call| call == "STATUS 1.1.0")
-    );
+    assert!(containerd.calls().iter().all(|call| call == "STATUS 1.1.0"));
 
     let (config, id) = containerd.run_sandbox("web");
     let ip = cri.sandbox(&id).network.unwrap().ip;
@@ -180,11 +175,7 @@ fn a_sandbox_whose_add_times_out_leaves_nothing() {
         let start = Instant::now();
         let refused = cri.run_sandbox_within(&config, PATIENCE).unwrap_err();
         assert!(start.elapsed() >= PATIENCE, "too soon: {refused}");
-        let reached = || {
-            containerd
-                .script
-                .inside(|| fs::remove_file("/run/reached"))
-        };
+        let reached = || containerd.script.inside(|| fs::remove_file("/run/reached"));
         reached().expect("an ADD that has waited");
 
         containerd.script.inside(|| wrapper::replace(NOTES));

@@ -47,12 +47,12 @@ fn critest_passes_with_pausenet_under_the_reference_s_names() {
 #[test]
 fn critest_passes_in_two_families() {
     let plugin = json!({"type": "pausenet", "mode": "ptp", "ipMasq": true,
-        "capabilities": {"portMappings": true},
-        "ipam": {
-            "type": "host-local",
-            "ranges": [[{"subnet": "10.77.0.0/16"}], [{"subnet": "fd00:77:1::/64"}]],
-            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-        }});
+    "capabilities": {"portMappings": true},
+    "ipam": {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.77.0.0/16"}], [{"subnet": "fd00:77:1::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    }});
     passes(
         "pausenet, dual stack",
         &ours(&["pausenet", "loopback"]),
@@ -141,7 +141,10 @@ fn provide_its_own_image(script: &Script, critest: &Path) {
         .lines()
         .filter_map(|line| Some(line.split_once("Pull image : ")?.1));
     let name = wanted.next().expect(&said).split_whitespace().next();
-    let nginx = script.run("ctr", &["-n", "k8s.io", "images", "ls", "-q", "name~=nginx"]);
+    let nginx = script.run(
+        "ctr",
+        &["-n", "k8s.io", "images", "ls", "-q", "name~=nginx"],
+    );
     let tag = ["-n", "k8s.io", "images", "tag", &nginx, name.unwrap()];
     script.run("ctr", &tag);
 }

@@ -41,7 +41,7 @@ pub(crate) enum Vendor {
 
 pub(crate) struct Node<'a> {
     pub(crate) world: World,
-    peers: &'a Peers,
+    pub peers: &'a Peers,
     /// Our binary under the reference's names.
     ours: tempfile::TempDir,
     pub(crate) wiring: Wiring,

@@ -156,22 +156,6 @@ pub(super) const ALLOWED: &[Allowed] = &[
     },
     // Single tests.
     Allowed {
-        on: "bridge_without_ipam|bridge_disable_container_interface|bridge_options_in_pairs",
-        seen_in: "bridge_without_ipam",
-        at: "* CHECK * / bridge / outcome",
-        theirs: "error",
-        ours: "ok",
-        why: "CHECK of the reference wants an IPAM where ADD needs none",
-    },
-    Allowed {
-        on: "*",
-        seen_in: "bridge_without_ipam",
-        at: "* / code",
-        theirs: "999",
-        ours: ABSENT,
-        why: "where ours is no error, it has no code",
-    },
-    Allowed {
         on: "*",
         seen_in: "portmap_of_a_port_in_use",
         at: "* / code",
@@ -451,9 +435,9 @@ pub(super) const ALLOWED: &[Allowed] = &[
         on: "traffic_to_ports_with_masq_all",
         seen_in: "traffic_to_ports_with_masq_all",
         at: "* traffic / * to *",
-        theirs: "c1, from *",
-        ours: "c1, from 10.1.0.1|c1, from fd00::1",
-        why: "the nftables backend of 1.9 passes over masqAll",
+        theirs: "c1, from 10.1.0.1|c1, from fd00::1",
+        ours: "c1, from *",
+        why: "masqAll of the reference masquerades what goes to the container directly, too",
     },
     Allowed {
         on: "traffic_to_the_host_s_loopback",
