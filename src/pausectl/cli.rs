@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{Output, docker, doctor, explain, finish, graph, install, ls, pod, rescue};
+use super::{docker, doctor, explain, graph, install, ls, pod, rescue};
+use crate::command::{Output, finish};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use crate::command::{Result, Stop};
 use crate::docker::record::{self, IDENTITY_LABEL, Kind as RecordKind, Record};
 use crate::docker_api::{
     ApiError, ContainerRef, ContainerSummary, Docker, ErrorKind, NetworkMode, RemovedContainer,
 };
 use crate::options::DockerOptions;
-use crate::{Result, Stop};
 use pausenet::cni::MacAddr;
 use pausenet_host::Error;
 use pausenet_host::anchor::cgroup::Engine;

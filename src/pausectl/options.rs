@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Stop;
+use crate::command::Stop;
 use crate::docker_api::{Docker, Socket};
 use pausenet_host::Error;
 use pausenet_host::runtime::Runtime;

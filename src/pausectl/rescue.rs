@@ -17,7 +17,7 @@ use super::docker::report::{attached_json, attached_text};
 use super::explain::Target;
 use super::options::{DockerOptions, NetworkOptions, PluginOptions};
 use super::published_ports::PublishedPort;
-use super::{Output, Result, Stop, listen_for_signals, need_root, print, print_json};
+use crate::command::{Output, Result, Stop, listen_for_signals, need_root, print, print_json};
 use crate::docker_api::{ContainerRef, DockerId};
 use pausenet::cni::ContainerId;
 use pausenet::cni::result::AddResult;

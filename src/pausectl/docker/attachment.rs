@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::network_location::{has_interface, netns_path};
 use super::record::{self, Record};
 use crate::attachment_settings::AttachmentSettings;
-use crate::{Stop, warn};
+use crate::command::{Stop, warn};
 use pausenet::apply::{self, Host};
 use pausenet::cni::result::AddResult;
 use pausenet::kernel::netns::Netns;

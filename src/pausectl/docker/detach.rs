@@ -7,9 +7,9 @@ use super::etc_hosts;
 use super::lookup::{find, find_record, member_names, observe};
 use super::network_location::{self, NetworkLocation};
 use super::record::{self, Record};
+use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json};
 use crate::docker_api::{Container, ContainerRef};
 use crate::options::{DockerOptions, PluginOptions};
-use crate::{Output, Result, Stop, listen_for_signals, print, print_json};
 use pausenet_host::Error;
 use pausenet_host::block_on;
 

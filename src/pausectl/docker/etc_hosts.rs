@@ -12,8 +12,8 @@ use std::path::Path;
 
 use super::lookup::find;
 use super::record::Record;
+use crate::command::warn;
 use crate::docker_api::{ContainerRef, Docker, NetworkMode};
-use crate::warn;
 use pausenet_host::{Error, OnPath};
 
 /// Marks our lines.

@@ -19,7 +19,7 @@ mod restart_members;
 mod up;
 mod watch;
 
-use super::{Output, Result, need_root};
+use crate::command::{Output, Result, need_root};
 
 const EXAMPLES: &str = "\
 Examples:

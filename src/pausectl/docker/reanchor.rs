@@ -13,12 +13,12 @@ use super::network_location::{NetworkLocation, netns_of};
 use super::record::{self, IDENTITY_LABEL, Record};
 use super::up::{IMAGE, require_image, start};
 use crate::attachment_settings::AttachmentSettings;
+use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use crate::docker_api::{
     Container, ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer,
     RestartPolicy, State,
 };
 use crate::options::{DockerOptions, PluginOptions};
-use crate::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::Error;

@@ -12,10 +12,10 @@ use super::members::{members_elsewhere, stranded};
 use super::network_location::{netns_of, netns_path};
 use super::reanchor::AnchorState;
 use super::up::start;
+use crate::command::{Output, Result, print, print_json};
 use crate::docker_api::{
     ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
-use crate::{Output, Result, print, print_json};
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::{Interrupt, Runtime};
 use pausenet_host::{Error, OnPath};

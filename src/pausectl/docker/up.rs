@@ -12,12 +12,12 @@ use super::lookup::{find, observe, refuse_if_members_remain};
 use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
 use super::report::{attached_json, attached_text};
 use crate::attachment_settings::AttachmentOptions;
+use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use crate::docker_api::{
     ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer, RestartPolicy,
 };
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
 use crate::published_ports::PublishedPort;
-use crate::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use pausenet::cni::result::{AddResult, Dns as NetworkDns};
 use pausenet::ipam;
 use pausenet_host::Error;

@@ -35,7 +35,7 @@ use self::finding::{Finding, Severity};
 use self::report::{CheckResult, Outcome, Repaired, Report};
 use self::snapshot::{Paths, Snapshot};
 use super::options::own_folder;
-use super::{Output, Result, Stop, need_root, print, print_json};
+use crate::command::{Output, Result, Stop, need_root, print, print_json};
 use pausenet::ipam::host_local::DATA_DIR;
 use pausenet_host::table::table;
 

@@ -7,9 +7,10 @@ mod text;
 
 use serde_json::{Value, json};
 
+use crate::command::{Output, Result, Stop, need_root, print, print_json, warn};
 use crate::docker_inventory::{self, EndTimes};
 use crate::options::DockerOptions;
-use crate::{Output, Result, Stop, need_root, print, print_json, sandboxes, warn};
+use crate::sandboxes;
 use candidate::Found;
 use pausenet_host::Error;
 use pausenet_host::anchor::advice::advice;

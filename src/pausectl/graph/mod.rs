@@ -8,10 +8,10 @@ mod tree;
 
 use serde_json::{Value, json};
 
+use crate::command::{Output, Result, Stop, need_root, print, print_json, warn};
 use crate::docker_inventory::{self, EndTimes};
 use crate::options::DockerOptions;
 use crate::sandboxes::{self, HostSandboxes, Scope};
-use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use diagram::Diagram;
 use pausenet::kernel::address;
 use pausenet_host::anchor::interfaces;

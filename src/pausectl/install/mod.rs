@@ -13,7 +13,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use self::network::Network;
 use self::report::{Line, Report};
 use super::options::own_folder;
-use super::{Output, Result, Stop, print, print_json};
+use crate::command::{Output, Result, Stop, print, print_json};
 use pausenet::cni::Plugin;
 use pausenet_host::Error;
 use pausenet_host::install::file::{Digest, refusal};

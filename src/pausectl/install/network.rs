@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::{Result, Stop, warn};
+use crate::command::{Result, Stop, warn};
 use pausenet_host::Error;
 use pausenet_host::install::file::Digest;
 use pausenet_host::install::managed_folder::NewFile;

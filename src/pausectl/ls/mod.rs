@@ -6,10 +6,10 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use crate::command::{Output, Result, need_root, print, print_json, warn};
 use crate::docker_inventory::{self, EndTimes};
 use crate::options::DockerOptions;
 use crate::sandboxes::{HostSandboxes, Scope};
-use crate::{Output, Result, need_root, print, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::address;
 use pausenet::kernel::link::Link;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{Listing, as_json, as_text};
-use crate::{Output, Result, Stop, warn};
+use crate::command::{Output, Result, Stop, warn};
 use pausenet::kernel::netlink::Group;
 use pausenet::kernel::{KernelError, RouteSocket};
 use pausenet_host::anchor::interfaces;

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::name::parse_name;
 use crate::attachment_settings::AttachmentSettings;
+use crate::command::{Output, Result, Stop, need_root, print, print_json, warn};
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
-use crate::{Output, Result, Stop, need_root, print, print_json, warn};
 use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;
 use pausenet::kernel::RouteSocket;

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::name::{parse_name, unknown_pod};
-use crate::{Result, need_root, print_error};
+use crate::command::{Result, need_root, print_error};
 use pausenet_host::Error;
 use pausenet_host::anchor::named_netns::{self, NamedNetns};
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
+use crate::command::{Output, Result, need_root, print, print_json};
 use crate::options::shown;
-use crate::{Output, Result, need_root, print, print_json};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::netns::{Netns, NetnsId};

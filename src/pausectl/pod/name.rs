@@ -1,6 +1,6 @@
 //! The pod that a command names.
 
-use crate::{Result, Stop};
+use crate::command::{Result, Stop};
 use pausenet_host::Error;
 use pausenet_host::anchor::{PodName, named_netns};
 

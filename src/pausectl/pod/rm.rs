@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::name::{parse_name, unknown_pod};
+use crate::command::{Output, Result, Stop, need_root, print, print_error, print_json, warn};
 use crate::options::{NetworkOptions, PluginOptions};
-use crate::{Output, Result, Stop, need_root, print, print_error, print_json, warn};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::RouteSocket;
 use pausenet::kernel::link::{self, Link};

@@ -97,7 +97,8 @@ fn remove_links(
     }
 }
 
-/// Removes the attachment's elements, including those that the request does not mention.
+/// Removes the attachment's nftables elements (masquerade, mapped ports, the guard against forged MACs),
+/// including those that the request does not mention.
 fn remove_nft_elements(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
     let mut nft = nft_elements::open()?;
     if plan::elements::are_used(&request.network) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::{Output, Result, print};
+use crate::command::{Output, Result, print};
 
 /// Prints events and problems; a problem that persists is printed once.
 pub(super) struct EventLog {

@@ -11,7 +11,7 @@ use super::super::restart_members::{MemberRestarts, restart_members};
 use super::decision::Decision;
 use super::event_log::{EventLog, ProblemKind};
 use super::target::{Assessment, PassError};
-use crate::Stop;
+use crate::command::Stop;
 use crate::docker_api::{Container, ContainerName, Docker, ErrorKind};
 use pausenet::kernel::netns::NetnsId;
 use pausenet_host::runtime::{Interrupt, Runtime};

@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
+use crate::command::{Output, Result, Stop, listen_for_signals};
 use crate::docker_api::{ApiError, Docker, ErrorKind, Events};
 use crate::options::{CONF_DIR, DockerOptions, PluginOptions};
-use crate::{Output, Result, Stop, listen_for_signals};
 use event_log::EventLog;
 use pass::{NextPass, Pass, WatchConfig};
 use pausenet_host::block_on;

@@ -8,7 +8,7 @@ use super::super::network_location::{Namespaces, NetworkLocation, netns_of};
 use super::super::record::{self, IDENTITY_LABEL, NETWORK_LABEL, Record};
 use super::decision::{ContainerState, Decision, Observed};
 use super::event_log::{EventLog, ProblemKind};
-use crate::Stop;
+use crate::command::Stop;
 use crate::docker_api::{ApiError, Container, NetworkMode, State};
 use pausenet::cni::{self, ContainerId};
 use pausenet::kernel::RouteSocket;
