@@ -35,7 +35,7 @@ pub const BATCH_DELETE_GROUP: u32 = u32::from_be_bytes(*b"gone");
 
 /// The link group of bridges that pausenet created and where every address has always had the MAC
 /// of [`mac_of`]: "1mac". It is set when the bridge is created. The first attachment that is not
-/// [steady](super::ContainerPlan::steady) removes it for good.
+/// [steady](super::container::ContainerPlan::steady) removes it for good.
 pub const STEADY_GROUP: u32 = u32::from_be_bytes(*b"1mac");
 
 /// The host end's name: `veth` and the first 55 bits of SHA-256 over network, container and
