@@ -115,8 +115,11 @@ fn delete_listed(
         .map_err(|failed| failed.error)
 }
 
+/// The port that a flow was sent to, and the address that answers it.
+type SentTo = (Option<u16>, Option<IpAddr>);
+
 /// [`UdpFlows`] to look up flows in.
-struct Wanted<'a>(HashMap<(Option<u16>, Option<IpAddr>), HashSet<&'a Option<IpAddr>>>);
+struct Wanted<'a>(HashMap<SentTo, HashSet<&'a Option<IpAddr>>>);
 
 impl<'a> Wanted<'a> {
     fn new(flows: &'a [UdpFlows]) -> Self {
