@@ -4,6 +4,7 @@
 mod flows;
 mod lifecycle;
 mod loopback_guard;
+mod order;
 
 use std::path::Path;
 

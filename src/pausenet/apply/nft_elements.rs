@@ -14,8 +14,8 @@ use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
 use crate::plan::elements::{
-    BRIDGE_TABLE, DesiredElement, TABLE, address_of, elements_to_remove, flows_through,
-    names_one_of, port_marks, shared_objects, target,
+    BRIDGE_TABLE, DesiredElement, REPLACED_CHAINS, TABLE, address_of, elements_to_remove,
+    flows_through, names_one_of, port_marks, shared_objects, target,
 };
 use crate::plan::{alias, element_owner};
 
@@ -56,7 +56,7 @@ pub(super) fn claim(
         };
         if error.is(rustix::io::Errno::NOENT) {
             // This is the first attachment of its kind, or the ruleset was flushed.
-            changes = shared_objects(desired);
+            changes = objects_to_make(&mut nft, desired).during_with(attempt)?;
             changes.extend(adds.iter().cloned());
             generation = None;
         } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
@@ -76,9 +76,26 @@ pub(super) fn claim(
 /// was flushed. Existing elements stay.
 pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
     let attempt = "put our tables and chains back into nftables";
-    open()?
-        .commit(&shared_objects(desired), None)
+    let mut nft = open()?;
+    let changes = objects_to_make(&mut nft, desired).during(attempt)?;
+    nft.commit(&changes, None)
         .map_err(|failed| explain(failed.error, attempt))
+}
+
+/// The objects that these elements need, and the removal of chains that they replace.
+fn objects_to_make(
+    nft: &mut Nft,
+    desired: &[DesiredElement],
+) -> std::result::Result<Vec<Change>, KernelError> {
+    let mut changes = shared_objects(desired);
+    let replaced = nft.have(&REPLACED_CHAINS)?;
+    let replaced = REPLACED_CHAINS.iter().zip(replaced);
+    changes.extend(
+        replaced
+            .filter(|(_, is_there)| *is_there)
+            .map(|((table, name), _)| Change::RemoveChain(*table, (*name).to_owned())),
+    );
+    Ok(changes)
 }
 
 /// How much of an attachment's elements are added.

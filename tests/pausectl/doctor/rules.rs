@@ -83,7 +83,7 @@ fn rules_lost_to_a_flush_are_restored() {
     tcp_is_blocked(Some(&outside), "192.0.2.1:8080");
     let report = doctor.check(&["rules"]);
     assert_eq!(report.of("problem").len(), 3, "{report:#?}");
-    says(&report.findings[0], &["shared chains", "prerouting"]);
+    says(&report.findings[0], &["shared chains", "dnat_prerouting"]);
     for port in ["8080/tcp", "8081/tcp"] {
         let all = report.of("problem");
         let of_port = all
@@ -108,6 +108,51 @@ fn rules_lost_to_a_flush_are_restored() {
     doctor.detach(&cnitool, "podnet", &web);
     doctor.detach(&cnitool, "podnet", &other);
     assert!(!ruleset().contains("comment"), "{}", ruleset());
+}
+
+/// As kube-proxy makes them in its two modes, and Docker.
+#[test]
+fn a_port_that_another_program_maps_too_is_named() {
+    let Some(cnitool) = lab::cnitool() else {
+        return;
+    };
+    let doctor = DoctorHost::new();
+    let _web = doctor.attach(&cnitool, "web", "podnet", port(8080));
+    let kube_proxy = |port: u16| {
+        run(
+            "nft",
+            [format!(
+                "add table ip kube-proxy; add chain ip kube-proxy service-x; \
+                 add map ip kube-proxy service-nodeports \
+                 {{ type inet_proto . inet_service : verdict; }}; \
+                 add element ip kube-proxy service-nodeports {{ tcp . {port} : goto service-x }}"
+            )],
+        );
+    };
+    let iptables = |chain: &str, port: u16| {
+        run("iptables-nft", ["-t", "nat", "-N", chain]);
+        let rule = format!("-t nat -A {chain} -p tcp -m tcp --dport {port} -j RETURN");
+        run("iptables-nft", rule.split(' '));
+    };
+    for (whose, other, same) in [
+        ("NodePort", &kube_proxy as &dyn Fn(u16), true),
+        ("NodePort", &|port| iptables("KUBE-NODEPORTS", port), true),
+        ("Docker", &|port| iptables("DOCKER", port), true),
+        ("Docker", &|port| iptables("DOCKER", port), false),
+    ] {
+        other(if same { 8080 } else { 8081 });
+        let report = doctor.check(&["rules"]);
+        if same {
+            report.problem(&["podnet", "8080/tcp", whose]);
+        }
+        assert_eq!(report.findings.len(), usize::from(same), "{report:#?}");
+        for table in ["kube-proxy", "nat"] {
+            run(
+                "nft",
+                [format!("add table ip {table}; delete table ip {table}")],
+            );
+        }
+    }
 }
 
 #[test]

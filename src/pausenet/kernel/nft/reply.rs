@@ -156,6 +156,11 @@ fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Ru
                     rule.comment = text(&value(&attributes, 3));
                     effect = Effect::None;
                 }
+                "match"
+                    if ["tcp", "udp", "sctp"].contains(&x_tables_name(&attributes).as_str()) =>
+                {
+                    rule.destination_port = read_destination_port(&value(&attributes, 3));
+                }
                 "target" if x_tables_name(&attributes) == "REJECT" => {
                     effect = Effect::Ends(TerminalVerdict::Drop);
                 }
@@ -180,6 +185,17 @@ fn value(attributes: &[DefaultNla], kind: u16) -> Vec<u8> {
 /// The name of an x_tables match or target (NFTA_MATCH_NAME, NFTA_TARGET_NAME).
 fn x_tables_name(attributes: &[DefaultNla]) -> String {
     text(&value(attributes, 1))
+}
+
+/// The port that a match for TCP, UDP or SCTP names: its information (struct xt_tcp, xt_udp,
+/// xt_sctp) begins with the ranges of source and of destination ports.
+fn read_destination_port(information: &[u8]) -> Option<u16> {
+    let number = |at: usize| {
+        let bytes = information.get(at..at + 2)?;
+        Some(u16::from_ne_bytes([bytes[0], bytes[1]]))
+    };
+    let (first, last) = (number(4)?, number(6)?);
+    (first == last).then_some(first)
 }
 
 /// NUL-terminated text.

@@ -96,6 +96,8 @@ pub struct Rule {
     pub(crate) jumps: Vec<String>,
     /// The values it loads or compares with, such as addresses.
     pub(crate) values: Vec<Vec<u8>>,
+    /// The destination port that an x_tables match (`tcp`, `udp`, `sctp`) compares with.
+    pub(crate) destination_port: Option<u16>,
     /// The verdict on every packet that reaches the rule; None if it has conditions, or lets
     /// packets go on.
     pub(crate) unconditional: Option<TerminalVerdict>,

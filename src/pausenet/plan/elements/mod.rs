@@ -14,7 +14,7 @@
 //!   map  ports4_at, ports6_at host address . protocol . host port : pod . port
 //!   set  mapped4, mapped6     pods that have mapped ports
 //!   set  masquerade_all4, _6  pods whose ports are reached by masquerade from everywhere
-//!   chain prerouting, output → ports; postrouting; guard_input, guard_mapped
+//!   chain dnat_prerouting, dnat_output → ports; postrouting; guard_input, guard_mapped
 //! table bridge pausenet
 //!   set  guarded              host ends whose frames are looked at
 //!   set  allowed              host end . the MAC that it may send from
@@ -27,6 +27,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+pub(crate) use objects::REPLACED_CHAINS;
 pub use objects::{BRIDGE_TABLE, TABLE};
 use objects::{
     SharedObjects, allowed_set, guarded_set, hairpin_set, mapped_set, masquerade_all_set,

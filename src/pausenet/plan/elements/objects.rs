@@ -25,6 +25,11 @@ pub const BRIDGE_TABLE: Table = Table {
 
 /// The kernel's standard priorities (NF_IP_PRI_…).
 const DNAT: i32 = -100;
+/// Where mapped ports are looked up: after whoever maps ports at the standard priority, such as
+/// kube-proxy, Docker and iptables, and before firewalld (-90). Of two chains at one priority the
+/// one that was made last wins, which changes with every restart; the reference's portmap, whose
+/// rules stand behind kube-proxy's in the same chain, loses to a NodePort of the same number too.
+const MAPPED_PORTS: i32 = DNAT + 5;
 const SNAT: i32 = 100;
 const RAW: i32 = -300;
 
@@ -286,8 +291,16 @@ fn ports_objects() -> Vec<Change> {
         priority: RAW,
     });
     changes.extend([
-        chain("prerouting", nat(HookPoint::PreRouting, DNAT), to_host()),
-        chain("output", nat(HookPoint::Output, DNAT), to_host()),
+        chain(
+            "dnat_prerouting",
+            nat(HookPoint::PreRouting, MAPPED_PORTS),
+            to_host(),
+        ),
+        chain(
+            "dnat_output",
+            nat(HookPoint::Output, MAPPED_PORTS),
+            to_host(),
+        ),
         chain("postrouting", nat(HookPoint::PostRouting, SNAT), all_rules),
         chain("guard_input", input, guard_rules(unknown())),
         chain(
@@ -298,6 +311,10 @@ fn ports_objects() -> Vec<Change> {
     ]);
     changes
 }
+
+/// The chains that earlier versions looked mapped ports up in, at another priority. A base chain's
+/// priority cannot be changed, so those that replace them have other names.
+pub(crate) const REPLACED_CHAINS: [(Table, &str); 2] = [(TABLE, "prerouting"), (TABLE, "output")];
 
 /// route_localnet, which lets 127.0.0.1 reach mapped ports, would also let pods reach what the host
 /// serves on 127.0.0.1 only. No packet from outside the host may use these addresses: neither those

@@ -4,6 +4,8 @@
 //! The expected elements are computed as ADD computes them, from the runtime's result cache and
 //! the interface itself; see [`add_calls`].
 
+mod clashes;
+
 use std::collections::{HashMap, HashSet};
 
 use crate::doctor::check::Check;
@@ -11,8 +13,8 @@ use crate::doctor::finding::Finding;
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::{PeerAddresses, Snapshot, exists, link_exists};
 use pausenet::apply::{
-    ElementKey, Host, ObservedElements, host_end, is_locked, nft_elements, restore_elements,
-    try_lock,
+    ElementKey, Host, ObservedElements, host_end, is_locked, nft_elements, other_mappings,
+    restore_elements, try_lock,
 };
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::{AddResult, Interface};
@@ -122,6 +124,13 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
     findings.extend(unknown(snapshot));
     findings.extend(missing(&present, &expected));
     findings.extend(stale(&present, snapshot));
+    match Nft::open().and_then(|mut nft| other_mappings(&mut nft)) {
+        Ok(others) => findings.extend(clashes::clashes(&present, &others)),
+        Err(refusal) => {
+            let err = refusal.during("list the ports that other programs map");
+            findings.push(Finding::not_checked("ports of kube-proxy and Docker", err));
+        }
+    }
     findings
 }
 
