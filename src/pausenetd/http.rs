@@ -32,6 +32,8 @@ pub(crate) struct Health {
 struct State {
     last_pass: Instant,
     not_ready: Option<String>,
+    /// When the API server last sent something.
+    last_news: Option<Instant>,
 }
 
 impl Health {
@@ -41,6 +43,7 @@ impl Health {
             state: Mutex::new(State {
                 last_pass: Instant::now(),
                 not_ready: Some("the first pass has not ended yet".into()),
+                last_news: None,
             }),
             limit,
         }
@@ -51,6 +54,25 @@ impl Health {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.last_pass = Instant::now();
         state.not_ready = not_ready;
+    }
+
+    /// Records that the API server has sent something.
+    pub(crate) fn has_news(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last_news = Some(Instant::now());
+    }
+
+    /// How old the last news from the API server are. They make nobody ready or not: pods can be attached
+    /// without it.
+    fn news(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.last_news {
+            Some(at) => format!(
+                "last news from the API server: {} s ago",
+                at.elapsed().as_secs()
+            ),
+            None => "last news from the API server: none yet".to_owned(),
+        }
     }
 
     fn alive(&self) -> Result<(), String> {
@@ -136,7 +158,10 @@ fn respond(
     };
     let (status, kind, body) = match (method, path) {
         (&Method::GET | &Method::HEAD, "/healthz") => probe(health.alive()),
-        (&Method::GET | &Method::HEAD, "/readyz") => probe(health.ready()),
+        (&Method::GET | &Method::HEAD, "/readyz") => {
+            let (status, kind, body) = probe(health.ready());
+            (status, kind, format!("{body}{}\n", health.news()))
+        }
         (&Method::GET | &Method::HEAD, "/metrics") => match metrics::text(registry) {
             Ok(text) => (StatusCode::OK, METRICS, text),
             Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{err}\n")),

@@ -39,6 +39,7 @@ pub mod masquerade;
 pub mod metrics;
 mod monitor;
 pub mod node;
+mod node_requests;
 pub mod node_watch;
 pub mod options;
 mod plugins;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -23,6 +23,7 @@ pub struct Metrics {
     pub(crate) nodes: Gauge,
     pub(crate) routes: Gauge,
     pub(crate) watch_errors: Counter,
+    last_news: Gauge<f64, AtomicU64>,
     attachments: Gauge,
     stale: Gauge,
     used: Family<Labels, Gauge<f64, AtomicU64>>,
@@ -62,6 +63,11 @@ impl Metrics {
             "watch_errors",
             "Failures to watch the Nodes",
             it.watch_errors.clone(),
+        );
+        registry.register(
+            "api_last_news_timestamp_seconds",
+            "When the API server last sent something, in seconds since 1970; 0: not yet",
+            it.last_news.clone(),
         );
         registry.register(
             "attachments",
@@ -106,6 +112,12 @@ impl Metrics {
             it.reclaimed.clone(),
         );
         (it, registry)
+    }
+
+    /// The API server has sent something.
+    pub(crate) fn has_news(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.last_news.set(now.unwrap_or_default().as_secs_f64());
     }
 
     /// A pass has ended.

@@ -146,6 +146,12 @@ pub struct Options {
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) interval: u64,
 
+    /// How long a watch of the Nodes lasts before the next one, in seconds. A connection that died without
+    /// a word is noticed a quarter later
+    #[arg(long, value_name = "SECONDS", env = "PAUSENETD_WATCH_TIME", default_value_t = 120,
+        value_parser = clap::value_parser!(u64).range(1..=280))]
+    pub(crate) watch_time: u64,
+
     /// What to log: LEVEL, or a list of TARGET=LEVEL with commas between
     #[arg(
         long,
@@ -273,6 +279,11 @@ impl Options {
     /// The node's name; empty before [`Self::complete`].
     pub(crate) fn node_name(&self) -> &str {
         self.node_name.as_deref().unwrap_or_default()
+    }
+
+    /// How long a watch of the Nodes lasts.
+    pub(crate) fn watch_time(&self) -> Duration {
+        Duration::from_secs(self.watch_time)
     }
 
     /// The time between full passes.

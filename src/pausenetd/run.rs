@@ -14,6 +14,7 @@ use tracing_subscriber::prelude::*;
 use super::http::{self, Health};
 use super::metrics::Metrics;
 use super::monitor::{self, OwnPodSubnets};
+use super::node_requests::NodeRequests;
 use super::node_watch::{self, Nodes};
 use super::options::{LogFormat, Options};
 use super::reconcile::Reconciler;
@@ -91,9 +92,16 @@ fn run(options: Options) -> Result<()> {
         // More than the time of a pass and the wait after it.
         let limit = options.interval() + Duration::from_secs(120);
         let health = Arc::new(Health::new(limit));
+        let requests = NodeRequests {
+            options: options.clone(),
+            nodes: nodes.clone(),
+            wake_up: wake_up.clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+        };
         let reconcile_thread = start_reconciler(options, &wake_up, &nodes, &metrics, &health)?;
         let outcome = tokio::select! {
-            () = node_watch::watch(client, nodes, wake_up.clone(), metrics) => Err(Error::new("the watch of the Nodes ended unexpectedly",
+            () = requests.run(client) => Err(Error::new("the watch of the Nodes ended unexpectedly",
             )),
             outcome = http::serve(listener, health, registry) => outcome,
             () = signals.any() => Ok(()),

@@ -8,6 +8,7 @@ mod gc;
 mod image;
 mod masquerade;
 mod metrics;
+mod misbehaving;
 mod nodes;
 mod plugins;
 mod pod_elements;
