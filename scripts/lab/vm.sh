@@ -9,6 +9,7 @@
 #   5.10   bullseye's
 #   6.1    bookworm's
 #   6.12   that of bookworm's backports
+#   sid    the present one, 7.2 or newer
 #
 # COMMAND runs where the caller stands, sees the machine's files read-only with a layer in memory over
 # them, has fresh /run, /var/lib/cni and cgroup v2, and no network but lo. What it prints comes out here;
@@ -37,6 +38,7 @@ make_kernel() {
     5.10) suite=bullseye ;;
     6.1) suite=bookworm ;;
     6.12) suite=bookworm-backports ;;
+    sid) suite=sid ;;
     esac
     need_packages kmod
     local wanted=(linux-image-amd64) seen=' '
@@ -44,18 +46,19 @@ make_kernel() {
         package=${wanted[0]} wanted=("${wanted[@]:1}")
         [[ $seen != *" $package "* ]] || continue
         seen+="$package "
-        mapfile -t -O "${#wanted[@]}" wanted < <(lab__depends "$suite" "$package" | grep -E '^linux-image-[0-9]' || true)
+        mapfile -t -O "${#wanted[@]}" wanted < <(lab__depends "$suite" "$package" | grep -E '^linux-(image|binary|modules)-[0-9]' || true)
     done
     # shellcheck disable=SC2086 # names
     lab__unpack "$suite" "$work" ${seen/ linux-image-amd64 / }
     file=$(find "$work" -name 'vmlinuz*' -type f -print -quit)
     [[ -n $file ]] || die "$suite: no vmlinuz in$seen"
     cp -- "$file" "$out/vmlinuz"
-    file=$(find "$work" -type d -path '*lib/modules/*/kernel' -print -quit)
-    [[ -n $file ]] || die "$suite: no modules in$seen"
+    # One package may have /lib/modules, and another /usr/lib/modules.
     mkdir -p -- "$out/lib/modules"
-    cp -r -- "${file%/*}" "$out/lib/modules"
-    depmod -b "$out" "$(basename -- "${file%/*}")"
+    find "$work" -type d -path '*/lib/modules' -exec cp -r -- {}/. "$out/lib/modules" ';'
+    file=$(find "$out/lib/modules" -name kernel -type d -print -quit)
+    [[ -n $file ]] || die "$suite: no modules in$seen"
+    depmod -b "$out" "$(basename -- "${file%/*}")" 2>/dev/null # sid ships no modules.order, of which it warns
 }
 
 # initrd KERNEL OUT: just enough to mount the machine's files.
@@ -166,8 +169,8 @@ run() {
 
 help_if_asked "$@"
 case ${1-}/$# in
-kernel/2) case $2 in 5.10 | 6.1 | 6.12) kernel "$2" ;; *) usage ;; esac ;;
+kernel/2) case $2 in 5.10 | 6.1 | 6.12 | sid) kernel "$2" ;; *) usage ;; esac ;;
 */0 | */1) usage ;;
-5.10/* | 6.1/* | 6.12/*) run "$@" ;;
+5.10/* | 6.1/* | 6.12/* | sid/*) run "$@" ;;
 *) usage ;;
 esac
