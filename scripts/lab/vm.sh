@@ -112,7 +112,6 @@ mount -t tmpfs tmpfs /var/lib/cni
 mount -t tmpfs tmpfs /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tmpfs tmpfs /tmp
 mkdir -p /usr/lib/modules
 mount -t tmpfs tmpfs /usr/lib/modules
 ln -s "$folder"/lib/modules/* /usr/lib/modules/
@@ -134,7 +133,7 @@ run() {
     need_packages qemu-system-x86 busybox-static cpio xz-utils zstd kmod
     folder=$(kernel "$1")
     shift
-    # Not in /tmp: the machine has one of its own.
+
     work=$(mktemp -d -- "$(lab_dir)/vm.XXXXXX")
     trap 'rm -rf -- "$work"' EXIT
     trap 'exit 143' TERM
