@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::host::Host;
 use super::veth::host_end;
-use super::{bandwidth, container};
+use super::{bandwidth, container, vlan};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface};
@@ -219,10 +219,20 @@ fn bridge_side(
             return Err(differs(format!("{what} of port {} is {is}", port.name)));
         }
     }
-    if conf.gateway >= GatewayRole::Gateway {
-        gateways(host, promised, &bridge)?;
+    if !has_address {
+        return Ok(());
     }
-    Ok(())
+    match conf.vlans.as_ref().and_then(|vlans| vlans.own) {
+        None => gateways(host, promised, &bridge),
+        Some(vid) => {
+            let name = vlan::gateway_name(name.as_str(), vid)?;
+            let on = find(&mut host.socket, &name, "on the host")?;
+            if !on.up {
+                return Err(differs(format!("{name} is switched off")));
+            }
+            gateways(host, promised, &on)
+        }
+    }
 }
 
 /// Mode ptp: checks the host's addresses on the link and its routes to the container's.

@@ -87,28 +87,21 @@ pub(super) fn gateway_link(
     vid: u16,
     keep_default: bool,
 ) -> Result<Link> {
-    let invalid = |why: String| Error::new(Code::InvalidConfig, why);
-    let name = IfName::parse(&format!("{}.{vid}", bridge.name)).map_err(invalid)?;
+    let name = gateway_name(&bridge.name, vid)?;
     let attempt = || format!("create {name}, the host's interface in VLAN {vid}");
-    if let Some(present) = link::get(socket, Which::Name(&name)).during_with(attempt)? {
-        return Ok(present);
-    }
-    let own = Netns::own()?;
-    let port = link::create_veth(
-        socket,
-        &NewVeth {
-            host_name: &port_name(&bridge.name, &name)?,
-            container_name: &name,
-            container_netns: own.as_fd(),
-            container_mac: MacAddr::random()?,
-            host_mac: MacAddr::random()?,
-            mtu: Some(bridge.mtu),
-            controller: Some(bridge.index),
-            // It belongs to no attachment, and GC must not take it for debris.
-            group: 0,
-        },
-    )
-    .during_with(attempt)?;
+    let present = link::get(socket, Which::Name(&name)).during_with(attempt)?;
+    let port = match present {
+        Some(present) if present.up => return Ok(present),
+        // An ADD that was killed made it: to switch it on is the last step.
+        Some(Link {
+            peer: Some(peer), ..
+        }) => link::get(socket, Which::Index(peer)).during_with(attempt)?,
+        _ => None,
+    };
+    let port = match port {
+        Some(port) => port,
+        None => create_gateway_link(socket, bridge, &name)?,
+    };
     let vlans = VlanConf {
         own: Some(vid),
         trunk: Vec::new(),
@@ -125,6 +118,32 @@ pub(super) fn gateway_link(
                 format!("{name} was removed while in use"),
             )
         })
+}
+
+/// The name of the host's interface in a VLAN of a bridge.
+///
+/// # Errors
+/// Code 7 when it does not fit.
+pub(super) fn gateway_name(bridge: &str, vid: u16) -> Result<IfName> {
+    IfName::parse(&format!("{bridge}.{vid}")).map_err(|why| Error::new(Code::InvalidConfig, why))
+}
+
+/// Creates the pair of the host's interface in a VLAN. Returns the bridge's end.
+fn create_gateway_link(socket: &mut RouteSocket, bridge: &Link, name: &IfName) -> Result<Link> {
+    let own = Netns::own()?;
+    let new = NewVeth {
+        host_name: &port_name(&bridge.name, name)?,
+        container_name: name,
+        container_netns: own.as_fd(),
+        container_mac: MacAddr::random()?,
+        host_mac: MacAddr::random()?,
+        mtu: Some(bridge.mtu),
+        controller: Some(bridge.index),
+        // It belongs to no attachment, and GC must not take it for debris.
+        group: 0,
+    };
+    link::create_veth(socket, &new)
+        .during_with(|| format!("create {name} and its port of the bridge"))
 }
 
 /// A name for the bridge's end: that of the host end of an attachment that cannot exist.
