@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs kernel tests (tests/kernel) on another kernel, in a virtual machine.
+#
+# Use: scripts/lab/kernel-tests.sh KERNEL [FILTER...]
+#
+# KERNEL is one that vm.sh knows: 5.10, 6.1, 6.12 or sid. FILTER is a part of a test's name; without one, a
+# selection runs that has every mode, VLANs, published ports, masquerade, bandwidth, MAC checks, CHECK, GC and
+# STATUS. All of them (`scripts/lab/kernel-tests.sh 6.1 ::`) take twenty minutes.
+
+# shellcheck source=lib.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+
+SELECTED=(vlan:: ptp:: bandwidth:: check:: spoof:: status:: loopback:: traffic::
+    gc::gc_removes masquerade::traffic ports::a_mapped portmap::mapped host_local::)
+LIMIT=900 # seconds
+
+help_if_asked "$@"
+(($#)) || usage
+kernel=$1
+shift
+(($#)) || set -- "${SELECTED[@]}"
+cd -- "$here/../.." || exit
+command -v cargo >/dev/null || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+# executable NAME ARG...: where cargo puts an executable.
+executable() {
+    cargo "${@:2}" --locked --workspace --message-format=json-render-diagnostics |
+        sed -n "s/.*\"executable\":\"\([^\"]*\/$1\(-[0-9a-f]*\)\{0,1\}\)\".*/\1/p" | head -n 1
+}
+tests=$(executable kernel test --no-run --test kernel)
+plugin=$(executable pausenet build --bins)
+[[ -x $tests && -x $plugin ]] || die "cargo built no tests or no pausenet"
+export PAUSENET_PROGRAMS=${plugin%/*} VM_LIMIT=$LIMIT
+say "kernel tests on $kernel: $*"
+"$here/vm.sh" "$kernel" "$tests" --test-threads=2 --color=never "$@"
