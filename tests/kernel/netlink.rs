@@ -3,7 +3,7 @@
 use pausenet::cni::Family;
 use pausenet::kernel::forwarding;
 use pausenet::kernel::link::{self, Which};
-use pausenet::kernel::{BatchError, RouteSocket, netlink::Request};
+use pausenet::kernel::{BatchError, Request, RouteSocket};
 
 use common::{World, ip, set_sysctl};
 

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{Listing, as_json, as_text};
 use crate::command::{Output, Result, Stop, warn};
-use pausenet::kernel::netlink::Group;
+use pausenet::kernel::Group;
 use pausenet::kernel::{KernelError, RouteSocket};
 use pausenet_host::anchor::interfaces;
 use pausenet_host::block_on;

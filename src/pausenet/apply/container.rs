@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::host::{Host, SETTLE_LIMIT};
 use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, IfName, Result};
-use crate::kernel::netlink::Request;
+use crate::kernel::Request;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{RouteSocket, address, link, route};

@@ -6,8 +6,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::bridge::{self, Bridge};
 use super::{ptp, vlan};
 use crate::cni::{IfName, Result};
+use crate::kernel::Request;
 use crate::kernel::link::{self, Link, Which};
-use crate::kernel::netlink::Request;
 use crate::kernel::{RouteSocket, sysctl::Sysctl};
 use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
 

@@ -12,9 +12,10 @@ use netlink_packet_route::address::{
 use rtnetlink::AddressMessageBuilder;
 
 use super::error::KernelError;
-use super::netlink::RouteSocket;
-use super::netlink::{self, Request};
 use super::reply::Message;
+use super::request::Request;
+use super::route_socket::Group;
+use super::route_socket::RouteSocket;
 
 /// How an address is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +176,7 @@ pub(crate) fn wait_settled(index: u32, limit: Duration) -> Result<Detection, Ker
     let deadline = Instant::now() + limit;
     // Subscribe before asking, so that no change in between is missed.
     let mut events = RouteSocket::open()?;
-    events.subscribe(netlink::Group::Ipv6Addresses)?;
+    events.subscribe(Group::Ipv6Addresses)?;
     let mut socket = RouteSocket::open()?;
     loop {
         let mut request = AddressMessage::default();

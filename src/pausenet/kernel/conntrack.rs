@@ -13,9 +13,10 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
 use super::error::KernelError;
-use super::netlink::{Request, Socket};
+use super::netlink::Socket;
 use super::nft::Nft;
 use super::nft::expr::{address_bytes, nfproto};
+use super::request::Request;
 use crate::cni::Family;
 
 /// UDP flows of one family; those that have everything given here.

@@ -11,7 +11,7 @@ use netlink_packet_core::{
 use netlink_packet_route::AddressFamily;
 
 use super::error::KernelError;
-use super::netlink::RouteSocket;
+use super::route_socket::RouteSocket;
 use crate::cni::Family;
 
 /// Whether the host forwards packets of a family, whatever the settings of single interfaces:

@@ -15,9 +15,10 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 pub use super::reply::{Ipv6Settings, Link};
 
 use super::error::KernelError;
-use super::netlink::RouteSocket;
-use super::netlink::{self, ExpectedReply, Request};
 use super::reply::Message;
+use super::request::{ExpectedReply, Request};
+use super::route_socket::Group;
+use super::route_socket::RouteSocket;
 use crate::cni::{IfName, MacAddr};
 
 /// Selects a link.
@@ -282,7 +283,7 @@ pub fn wait_running(index: u32, limit: std::time::Duration) -> Result<Link, Kern
     let deadline = std::time::Instant::now() + limit;
     // Subscribe before asking, so that no change in between is missed.
     let mut events = RouteSocket::open()?;
-    events.subscribe(netlink::Group::Links)?;
+    events.subscribe(Group::Links)?;
     let mut socket = RouteSocket::open()?;
     loop {
         match get(&mut socket, Which::Index(index))? {

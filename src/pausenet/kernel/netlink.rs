@@ -9,23 +9,20 @@
 //! single reply.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::error::{BatchError, KernelError};
-use super::reply::Message;
+use super::request::{ExpectedReply, Part, Request};
 
 /// The most that the kernel puts into one part of a dump; no reply of our families is larger. (With
 /// twice as much, the heap would grow and shrink with each request.)
-const RECEIVE_BUFFER: usize = 32 * 1024;
+pub(super) const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// How often an interrupted dump is tried before giving up.
 const DUMP_TRIES: usize = 16;
@@ -48,182 +45,17 @@ const LARGE_RECEIVE_BUFFER: usize = 1024 * 1024;
 /// How often requests are sent again whose replies were lost.
 const LOST_TRIES: usize = 16;
 
-/// The reply expected to a successful request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ExpectedReply {
-    /// Messages, if any, then an ACK or the end of a dump.
-    Ack,
-    /// One message. (An ACK after it would be one more to wait for.)
-    Message,
-    /// No reply; an error concerns this request alone.
-    Nothing,
-    /// No reply; an error means that the whole batch failed, and is then the only reply. This is
-    /// the case for the messages around an nftables transaction.
-    NothingForBatch,
-}
-
-impl ExpectedReply {
-    /// Whether the kernel sends a reply on success.
-    fn is_sent(self) -> bool {
-        matches!(self, Self::Ack | Self::Message)
-    }
-}
-
-/// A message to the kernel, and its expected reply.
-#[derive(Debug, Clone)]
-pub struct Request<T> {
-    message: T,
-    /// NLM_F_… flags beyond REQUEST and ACK.
-    flags: u16,
-    expected: ExpectedReply,
-    /// May be sent again when its reply was lost: it changes nothing.
-    is_query: bool,
-}
-
-impl<T> Request<T> {
-    /// A request that the kernel acknowledges, with flags beyond REQUEST and ACK.
-    pub(super) fn new(message: T, flags: u16) -> Self {
-        Self {
-            message,
-            flags,
-            expected: ExpectedReply::Ack,
-            is_query: false,
-        }
-    }
-
-    /// A request that only asks. When the reply is lost, it is sent again.
-    pub(super) fn query(message: T) -> Self {
-        Self {
-            is_query: true,
-            ..Self::new(message, 0)
-        }
-    }
-
-    /// A request with this reply and no flags. One that expects a message is a query.
-    pub(super) fn expecting(message: T, expected: ExpectedReply) -> Self {
-        Self {
-            message,
-            flags: 0,
-            expected,
-            is_query: expected == ExpectedReply::Message,
-        }
-    }
-}
-
-/// Requests as bytes, for one send.
-#[derive(Default)]
-struct Part {
-    bytes: Vec<u8>,
-    /// Where each request begins, what it expects, and whether it may be sent again.
-    requests: Vec<Sent>,
-    /// The sequence number of the first.
-    first: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Sent {
-    start: usize,
-    expected: ExpectedReply,
-    is_query: bool,
-}
-
-impl Part {
-    fn with_sequence(first: u32) -> Self {
-        Self {
-            bytes: Vec::with_capacity(1024),
-            first,
-            ..Self::default()
-        }
-    }
-
-    fn push<Q: NetlinkSerializable>(&mut self, request: Request<Q>) {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | request.flags;
-        if request.expected == ExpectedReply::Ack {
-            header.flags |= NLM_F_ACK;
-        }
-        header.sequence_number = self.next();
-        let payload = NetlinkPayload::InnerMessage(request.message);
-        let mut message = NetlinkMessage::new(header, payload);
-        message.finalize();
-        let start = self.bytes.len();
-        let length = message.buffer_len().next_multiple_of(4);
-        self.bytes.resize(start + length, 0);
-        message.serialize(&mut self.bytes[start..]);
-        self.requests.push(Sent {
-            start,
-            expected: request.expected,
-            is_query: request.is_query,
-        });
-    }
-
-    /// Makes the last request one that the kernel acknowledges.
-    fn acknowledge_last(&mut self) {
-        /// nlmsg_flags in struct nlmsghdr.
-        const FLAGS: usize = 6;
-        let Some(last) = self.requests.last_mut() else {
-            return;
-        };
-        last.expected = ExpectedReply::Ack;
-        if let Some([low, high]) = self
-            .bytes
-            .get_mut(last.start + FLAGS..last.start + FLAGS + 2)
-        {
-            let flags = u16::from_ne_bytes([*low, *high]) | NLM_F_ACK;
-            [*low, *high] = flags.to_ne_bytes();
-        }
-    }
-
-    /// The sequence number after the last.
-    fn next(&self) -> u32 {
-        self.first.wrapping_add(self.requests.len() as u32)
-    }
-
-    /// How many requests have a reply of their own.
-    fn replies(&self) -> usize {
-        let requests = self.requests.iter();
-        requests.filter(|sent| sent.expected.is_sent()).count()
-    }
-
-    /// One of the requests alone, unchanged.
-    fn only(&self, at: usize) -> Self {
-        let sent = self.requests[at];
-        let end = self
-            .requests
-            .get(at + 1)
-            .map_or(self.bytes.len(), |next| next.start);
-        Self {
-            bytes: self.bytes[sent.start..end].to_vec(),
-            requests: vec![Sent { start: 0, ..sent }],
-            first: self.first.wrapping_add(at as u32),
-        }
-    }
-}
-
 /// The kernel's reply: messages (often none), or its error.
 pub(super) type Reply<T> = Result<Vec<T>, KernelError>;
 
 /// A socket of one netlink family, in the namespace where it was opened.
 pub(super) struct Socket {
-    socket: netlink_sys::Socket,
+    pub(super) socket: netlink_sys::Socket,
     sequence: u32,
     /// The last received data; reused for all replies.
     buffer: Vec<u8>,
     /// Whether a larger receive buffer was asked for.
     is_enlarged: bool,
-}
-
-/// A NETLINK_ROUTE socket: links, addresses and routes.
-pub struct RouteSocket(Socket);
-
-/// The multicast groups to subscribe to (RTNLGRP_… in linux/rtnetlink.h).
-#[derive(Debug, Clone, Copy)]
-#[repr(u32)]
-pub enum Group {
-    Links = 1,
-    Ipv4Addresses = 5,
-    Ipv6Addresses = 9,
-    Ipv6Routes = 11,
 }
 
 impl Socket {
@@ -269,7 +101,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first error with the index of its request, or an error of the socket itself.
-    fn all<Q, A>(&mut self, requests: Vec<Request<Q>>) -> Result<(), BatchError>
+    pub(super) fn all<Q, A>(&mut self, requests: Vec<Request<Q>>) -> Result<(), BatchError>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -287,11 +119,7 @@ impl Socket {
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
     {
-        let without_ack = |request: Request<Q>| Request {
-            expected: ExpectedReply::Nothing,
-            ..request
-        };
-        let mut requests = requests.into_iter().map(without_ack).peekable();
+        let mut requests = requests.into_iter().map(Request::without_reply).peekable();
         let mut done = 0;
         while requests.peek().is_some() {
             let mut part = self.part(&mut requests);
@@ -333,10 +161,7 @@ impl Socket {
         let mut part = Part::with_sequence(self.sequence);
         part.push(begin);
         for request in requests {
-            part.push(Request {
-                expected: ExpectedReply::Nothing,
-                ..request
-            });
+            part.push(request.without_reply());
         }
         part.acknowledge_last();
         part.push(end);
@@ -431,7 +256,7 @@ impl Socket {
         self.one(Request::new(message, flags))
     }
 
-    fn one<Q, A>(&mut self, request: Request<Q>) -> Reply<A>
+    pub(super) fn one<Q, A>(&mut self, request: Request<Q>) -> Reply<A>
     where
         Q: NetlinkSerializable,
         A: NetlinkDeserializable,
@@ -589,106 +414,12 @@ fn extended_ack(echoed: &[u8]) -> Option<String> {
     None
 }
 
-impl RouteSocket {
-    /// Opens a socket in the calling thread's network namespace.
-    pub fn open() -> Result<Self, KernelError> {
-        let socket = Socket::open(NETLINK_ROUTE)?;
-        // Let the kernel filter dumps (since Linux 4.20; older kernels send everything, so every
-        // caller of `dump` filters too).
-        let _ = socket.socket.set_netlink_get_strict_chk(true);
-        Ok(Self(socket))
-    }
-
-    /// Subscribes the socket to a group's notifications. It can no longer be used for requests.
-    pub fn subscribe(&mut self, group: Group) -> Result<(), KernelError> {
-        // A socket without a port ID has the kernel's, 0, and receives none of its notifications:
-        // netlink does not send a message back to its sender.
-        self.0.socket.bind_auto()?;
-        Ok(self.0.socket.add_membership(group as u32)?)
-    }
-
-    /// Subscribes to several groups, in all namespaces that have an ID in the socket's namespace
-    /// (those of the other ends of its veths).
-    pub fn subscribe_everywhere(&mut self, groups: &[Group]) -> Result<(), KernelError> {
-        self.0.socket.bind_auto()?;
-        self.0.socket.set_listen_all_namespaces(true)?;
-        for group in groups {
-            self.0.socket.add_membership(*group as u32)?;
-        }
-        Ok(())
-    }
-
-    /// Waits for a notification and discards it. False when the deadline has passed.
-    pub fn wait_event(&self, deadline: std::time::Instant) -> Result<bool, KernelError> {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let timeout = left.try_into().map_err(io::Error::other)?;
-        let mut polled = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
-        if rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)))? == 0 {
-            return Ok(false);
-        }
-        match self
-            .0
-            .socket
-            .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)
-        {
-            // So many that the kernel dropped some: still an event.
-            Err(err) if Errno::from_io_error(&err) == Some(Errno::NOBUFS) => Ok(true),
-            news => Ok(news.map(|_| true)?),
-        }
-    }
-
-    /// See [`Socket::exchange`].
-    pub(crate) fn exchange(
-        &mut self,
-        requests: Vec<Request<RouteNetlinkMessage>>,
-    ) -> Result<Vec<Reply<Message>>, KernelError> {
-        self.0.exchange(requests)
-    }
-
-    /// See [`Socket::request`].
-    pub(super) fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Reply<Message> {
-        self.0.request(message, flags)
-    }
-
-    /// Sends one request that was made for a batch.
-    pub(crate) fn one(&mut self, request: Request<RouteNetlinkMessage>) -> Reply<Message> {
-        self.0.one(request)
-    }
-
-    /// See [`Socket::all`].
-    ///
-    /// # Errors
-    /// The first error, after all requests have been processed.
-    pub fn all(&mut self, requests: Vec<Request<RouteNetlinkMessage>>) -> Result<(), BatchError> {
-        self.0.all::<_, Message>(requests)
-    }
-
-    /// Reads one object with a message for which the crate has no type.
-    pub(super) fn get<Q, A>(&mut self, message: Q) -> Reply<A>
-    where
-        Q: NetlinkSerializable,
-        A: NetlinkDeserializable,
-    {
-        self.0
-            .one(Request::expecting(message, ExpectedReply::Message))
-    }
-
-    /// See [`Socket::dump`].
-    pub(super) fn dump(&mut self, message: RouteNetlinkMessage) -> Reply<Message> {
-        self.0.dump(message)
-    }
-}
-
-impl AsFd for RouteSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.socket.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::reply::Message;
     use super::*;
+    use netlink_packet_route::RouteNetlinkMessage;
+    use netlink_sys::protocols::NETLINK_ROUTE;
 
     /// A receive buffer for two replies at most (SOCK_MIN_RCVBUF): the kernel drops the others.
     #[test]

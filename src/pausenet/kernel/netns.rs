@@ -12,8 +12,8 @@ use rustix::fs::{FsWord, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::error::KernelError;
-use super::netlink::RouteSocket;
 use super::reply::Message;
+use super::route_socket::RouteSocket;
 use super::syscalls;
 use crate::cni::{Code, Error, Result};
 

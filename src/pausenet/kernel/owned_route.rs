@@ -18,9 +18,11 @@ use rtnetlink::RouteMessageBuilder;
 use rustix::io::Errno;
 
 use super::error::KernelError;
-use super::netlink::{Reply, Request, RouteSocket};
+use super::netlink::Reply;
 use super::reply::Message;
+use super::request::Request;
 use super::route::{self, MAIN_TABLE};
+use super::route_socket::RouteSocket;
 
 /// The protocol number of our routes: "p" in ASCII, not assigned in linux/rtnetlink.h.
 pub const PROTOCOL: u8 = b'p';

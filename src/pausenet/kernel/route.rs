@@ -12,9 +12,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 
 use super::error::KernelError;
-use super::netlink::RouteSocket;
-use super::netlink::{Group, Request};
 use super::reply::Message;
+use super::request::Request;
+use super::route_socket::Group;
+use super::route_socket::RouteSocket;
 use crate::cni::Family;
 use crate::cni::result::Route;
 

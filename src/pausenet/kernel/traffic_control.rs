@@ -12,8 +12,8 @@ use rtnetlink::LinkIfb;
 
 use super::error::KernelError;
 use super::link::{self, Link, Which};
-use super::netlink::RouteSocket;
 use super::reply::Message;
+use super::route_socket::RouteSocket;
 use crate::cni::IfName;
 use crate::cni::bandwidth::Limit;
 

@@ -4,7 +4,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::BridgeVlanInfoFlags;
 use rtnetlink::LinkBridgeVlan;
 
-use super::netlink::Request;
+use super::request::Request;
 
 /// A request that puts a bridge port into a VLAN, for a batch. `own`: it is the port's VLAN for
 /// untagged frames.

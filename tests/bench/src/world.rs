@@ -166,7 +166,7 @@ pub(crate) fn settle() -> Result<()> {
         let attempt = "wait for namespaces to end";
         let link = link::create_veth(&mut socket, &new).during(attempt)?;
         let mut events = RouteSocket::open()?;
-        events.subscribe(pausenet::kernel::netlink::Group::Links)?;
+        events.subscribe(pausenet::kernel::Group::Links)?;
         drop(last);
         let deadline = std::time::Instant::now() + LIMIT;
         while link::get(&mut socket, Which::Index(link.index))

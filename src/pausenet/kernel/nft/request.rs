@@ -13,7 +13,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 
 use super::expr::address_bytes;
 use super::ruleset::{Chain, Change, Element, HookPoint, Kind, NewRule, Set, Table, TableFamily};
-use crate::kernel::netlink::{ExpectedReply, Request};
+use crate::kernel::request::{ExpectedReply, Request};
 
 /// NFNL_SUBSYS_NFTABLES: the subsystem of the transaction.
 const SUBSYSTEM: u16 = 10;

@@ -8,7 +8,8 @@ use super::elements::ElementMessage;
 use super::ruleset::{ChainHead, Change, Contents, Element, Rule, Set, Table, TableFamily};
 use super::{reply, request};
 use crate::kernel::error::{BatchError, KernelError};
-use crate::kernel::netlink::{Reply, Request, Socket};
+use crate::kernel::netlink::{Reply, Socket};
+use crate::kernel::request::Request;
 
 /// An nftables socket, in the namespace where it was opened.
 pub struct Nft(Socket);
