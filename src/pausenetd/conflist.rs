@@ -71,6 +71,9 @@ pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> Stri
     format!("{list:#}\n")
 }
 
+/// The folder for drafts, there only while one is written.
+const DRAFTS: &str = ".pausenetd-new";
+
 /// What [`ensure`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -78,7 +81,7 @@ pub(crate) enum Outcome {
     Written,
 }
 
-/// Writes the conflist unless it is there already: into a temporary file beside it, then renamed.
+/// Writes the conflist unless it is there already: into a temporary file below, then moved in.
 ///
 /// # Errors
 /// The folder or file cannot be written; a conflist from before is unchanged then.
@@ -89,13 +92,18 @@ pub(crate) fn ensure(dir: &Path, name: &str, text: &str) -> Result<Outcome> {
         return Ok(Outcome::Unchanged);
     }
     fs::create_dir_all(dir).map_err(|err| file::refusal("cannot create the folder", dir, &err))?;
-    // Its name is one that no runtime reads.
-    let draft = dir.join(format!(".{name}.new"));
-    file::write(&draft, text.as_bytes(), 0o644)?;
-    file::rename(&draft, &path).inspect_err(|_| {
-        let _ = file::remove(&draft);
-    })?;
-    Ok(Outcome::Written)
+    // Runtimes watch the folder: what is written in a folder below it tells them nothing.
+    let below = dir.join(DRAFTS);
+    fs::create_dir_all(&below)
+        .map_err(|err| file::refusal("cannot create the folder", &below, &err))?;
+    let draft = below.join(name);
+    let outcome = file::write(&draft, text.as_bytes(), 0o644)
+        .and_then(|()| file::move_in(&draft, &path))
+        .inspect_err(|_| {
+            let _ = file::remove(&draft);
+        });
+    let _ = fs::remove_dir(&below);
+    outcome.map(|()| Outcome::Written)
 }
 
 /// Whether runtimes find the conflist.
@@ -103,17 +111,19 @@ pub(crate) fn exists(dir: &Path, name: &str) -> bool {
     dir.join(name).is_file()
 }
 
-/// Removes the conflist. True if there was one.
-pub(crate) fn remove(dir: &Path, name: &str) -> Result<bool> {
+/// Removes the conflist. Returns its text, if there was one.
+pub(crate) fn take(dir: &Path, name: &str) -> Result<Option<String>> {
     let path = dir.join(name);
-    let existed = match fs::symlink_metadata(&path) {
-        Ok(_) => true,
-        Err(err) if err.kind() == ErrorKind::NotFound => false,
-        Err(err) => return Err(Error::io("cannot look at", &path, err)),
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(err) if err.kind() == ErrorKind::NotFound => None,
+        Err(err) => return Err(Error::io("cannot read", &path, err)),
     };
     file::remove(&path)?;
-    file::remove(&dir.join(format!(".{name}.new")))?;
-    Ok(existed)
+    file::remove(&file::passing_name(&path))?;
+    file::remove(&dir.join(DRAFTS).join(name))?;
+    let _ = fs::remove_dir(dir.join(DRAFTS));
+    Ok(text)
 }
 
 /// Checks that runtimes take our conflist: they take the first file in the folder.
@@ -211,8 +221,8 @@ mod tests {
         let names: Vec<_> = fs::read_dir(&dir).unwrap().flatten().collect();
         assert_eq!(names.len(), 1);
         assert!(exists(&dir, "10-x.conflist"));
-        assert!(remove(&dir, "10-x.conflist").unwrap());
-        assert!(!remove(&dir, "10-x.conflist").unwrap());
+        assert_eq!(take(&dir, "10-x.conflist").unwrap().as_deref(), Some("{ }"));
+        assert_eq!(take(&dir, "10-x.conflist").unwrap(), None);
     }
 
     #[test]

@@ -180,6 +180,24 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_folder_of(to)
 }
 
+/// Moves a file in from another folder, atomically replacing `to`, so that who watches the folder of `to`
+/// notices. A file that is moved in is "created" for inotify, and containerd passes over that, since a new
+/// file has still to be written; it reads the folder again when a file in it gets another name.
+pub fn move_in(from: &Path, to: &Path) -> Result<()> {
+    let passing = passing_name(to);
+    fs::rename(from, &passing).map_err(|err| refusal("cannot put in place", to, &err))?;
+    rename(&passing, to).inspect_err(|_| {
+        // Back to where the caller knows it.
+        let _ = fs::rename(&passing, from);
+    })
+}
+
+/// The name that a file has for a moment in [`move_in`]; no runtime reads files of such a name.
+pub fn passing_name(to: &Path) -> PathBuf {
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    to.with_file_name(format!(".{name}.new"))
+}
+
 /// Removes a file, if it exists.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -232,6 +250,39 @@ mod tests {
             Digest::of(b"abc").to_string(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    /// containerd reads its networks again when a file in the folder is written, renamed or removed,
+    /// and passes over one that is created or moved in.
+    #[test]
+    fn who_watches_the_folder_is_told_once_the_file_is_there_and_not_before() {
+        use rustix::fs::inotify;
+        let dir = tempfile::tempdir().unwrap();
+        let (watched, below) = (dir.path(), dir.path().join("below"));
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&watch, watched, inotify::WatchFlags::ALL_EVENTS).unwrap();
+
+        fs::create_dir(&below).unwrap();
+        write(&below.join("a.conflist"), b"{}", 0o644).unwrap();
+        move_in(&below.join("a.conflist"), &watched.join("a.conflist")).unwrap();
+        fs::remove_dir(&below).unwrap();
+
+        let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&watch, &mut space);
+        let mut told = Vec::new();
+        while let Ok(event) = reader.next() {
+            let name = event
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned());
+            let heard = inotify::ReadFlags::MODIFY
+                | inotify::ReadFlags::MOVED_FROM
+                | inotify::ReadFlags::DELETE;
+            if event.events().intersects(heard) {
+                told.push(name.unwrap_or_default());
+            }
+        }
+        assert_eq!(told, [".a.conflist.new", "below"]);
+        assert_eq!(fs::read(watched.join("a.conflist")).unwrap(), b"{}");
     }
 
     #[test]

@@ -18,7 +18,8 @@
 //! 2. the foreign file gets a second name in `.pausenet-replaced`: a hard link, so that it also
 //!    stays in place;
 //! 3. the digest of our file is added to the record;
-//! 4. `.new` is renamed to the name.
+//! 4. `.new` is renamed to `.NAME.new` beside the name, and that to the name: see
+//!    [`file::move_in`].
 //!
 //! After a crash before step 4, the file under the name does not match the record, so it is not
 //! ours, and its second name in `.pausenet-replaced` is the same inode: nothing was replaced.
@@ -222,7 +223,7 @@ impl ManagedFolder {
             }
             record.add(&wanted.name, &wanted.digest, &Found::at(&target)?);
             self.save(record, held)?;
-            file::rename(&new, &target)
+            file::move_in(&new, &target)
         };
         put_in_place().inspect_err(|_| {
             let _ = fs::remove_file(&new);
@@ -305,8 +306,10 @@ impl ManagedFolder {
     /// A file cannot be read or changed; what was there is unchanged then.
     pub fn take(&self, name: &str, record: &Record, _held: &FolderLock) -> Result<RemoveAction> {
         let take = self.plan_take(name, record)?;
+        // Of a process that was killed while it moved one in.
+        file::remove(&file::passing_name(&self.path(name)))?;
         match take {
-            RemoveAction::Restore => file::rename(&self.kept(name), &self.path(name))?,
+            RemoveAction::Restore => file::move_in(&self.kept(name), &self.path(name))?,
             RemoveAction::Remove => {
                 file::remove(&self.path(name))?;
                 file::sync_folder_of(&self.path(name))?;
