@@ -165,9 +165,14 @@ pub struct Options {
     #[arg(long, env = "PAUSENETD_LOG_FORMAT", value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
 
-    /// Remove everything pausenetd made on this node, the network configuration first, and exit
+    /// Remove everything pausenetd made on this node, once no pod needs it, and exit
     #[arg(long, env = "PAUSENETD_UNINSTALL")]
     pub(crate) uninstall: bool,
+
+    /// How long --uninstall waits for the pods on this node to go, in seconds
+    #[arg(long, value_name = "SECONDS", env = "PAUSENETD_UNINSTALL_WAIT", default_value_t = 240,
+        value_parser = clap::value_parser!(u64).range(0..=86400))]
+    pub(crate) uninstall_wait: u64,
 }
 
 /// How pods are attached.
@@ -284,6 +289,11 @@ impl Options {
     /// How long a watch of the Nodes lasts.
     pub(crate) fn watch_time(&self) -> Duration {
         Duration::from_secs(self.watch_time)
+    }
+
+    /// How long to wait for pods before an uninstall.
+    pub(crate) fn uninstall_wait(&self) -> Duration {
+        Duration::from_secs(self.uninstall_wait)
     }
 
     /// The time between full passes.

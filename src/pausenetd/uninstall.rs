@@ -1,28 +1,48 @@
-//! `--uninstall`: removes all that the daemon made on its node. The conflist goes first, so that no new
-//! pod starts that could not be removed properly.
+//! `--uninstall`: removes all that the daemon made on its node, once no pod needs it.
+//!
+//! A runtime calls a pod's DEL with the network's configuration: without one, containerd answers "cni
+//! plugin not initialized", and the pod can never end. So everything stays while there are attachments, and
+//! they are waited for. The conflist goes first then, so that no pod starts whose network is being removed;
+//! if one was faster, the conflist is put back, and the wait goes on.
+
+use std::time::{Duration, Instant};
 
 use super::options::Options;
 use super::{conflist, http, masquerade, routes};
 use pausenet::apply::{Host, nft_elements};
-use pausenet::kernel::{link, owned_route};
+use pausenet::kernel::{RouteSocket, link, owned_route};
 use pausenet::plan::{LINK_GROUP, attachment_of_host_end};
 use pausenet_host::install::managed_folder::{ManagedFolder, RemoveAction};
 use pausenet_host::{During, Error, Result};
 
+/// How often to look whether pods are left, and how often to say so.
+const LOOK: Duration = Duration::from_millis(500);
+const SAY: Duration = Duration::from_secs(15);
+
 /// Removes conflist, routes and masquerade, and the plugins last.
 ///
 /// # Errors
-/// The first failure, or pods are left that need the plugin for their DEL. What was removed until then
-/// stays removed; it can be run again.
+/// The first failure; what was removed until then stays removed. Or pods are left that need the network
+/// for their DEL, after the time to wait for them: nothing is removed then. It can be run again.
 pub(crate) fn uninstall(options: &Options) -> Result<()> {
     // A running daemon would restore all of it.
     let _port = http::bind(options.listen)
         .map_err(|err| err.hint("stop the pausenetd that runs here first"))?;
-    if conflist::remove(&options.conf_dir, &options.conf_name)? {
-        let file = options.conf_dir.join(&options.conf_name);
-        tracing::info!("removed {}", file.display());
-    }
     let mut socket = Host::open_socket()?;
+    let deadline = Instant::now() + options.uninstall_wait();
+    loop {
+        wait_for_pods(&mut socket, options, deadline)?;
+        let Some(removed) = conflist::take(&options.conf_dir, &options.conf_name)? else {
+            break;
+        };
+        if attached(&mut socket)?.is_empty() {
+            let file = options.conf_dir.join(&options.conf_name);
+            tracing::info!("removed {}", file.display());
+            break;
+        }
+        tracing::info!("a pod was attached meanwhile: the conflist is put back");
+        conflist::ensure(&options.conf_dir, &options.conf_name, &removed)?;
+    }
     for route in routes::list(&mut socket)? {
         owned_route::remove(&mut socket, &route)
             .during_with(|| format!("remove the route {route}"))?;
@@ -31,19 +51,57 @@ pub(crate) fn uninstall(options: &Options) -> Result<()> {
     if masquerade::remove(&mut nft_elements::open()?)? {
         tracing::info!("removed the masquerade");
     }
-    let links = link::list(&mut socket).during("list the host's links")?;
-    let attached = links
-        .iter()
-        .filter(|link| link.group == LINK_GROUP && attachment_of_host_end(link).is_some());
-    match attached.count() {
-        0 => remove_plugins(options),
-        left => Err(Error::new(format!(
-                "{left} pods on pausenet networks are left and need the plugin for their DEL: it stays in {}",
-                options.bin_dir.display()
-            ),
-        )
-        .hint("remove these pods and run this again; everything else is removed")),
+    remove_plugins(options)
+}
+
+/// Waits until no pod is attached.
+fn wait_for_pods(socket: &mut RouteSocket, options: &Options, deadline: Instant) -> Result<()> {
+    let mut next_word = Instant::now();
+    loop {
+        let left = attached(socket)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let names = some_of(&left);
+        if now >= deadline {
+            let file = options.conf_dir.join(&options.conf_name);
+            return Err(Error::new(format!(
+                "{} pods on pausenet networks are left and need the network for their DEL ({names}): \
+                 nothing was removed, and {} stays",
+                left.len(),
+                file.display()
+            ))
+            .hint("cordon the node, remove these pods (kubectl drain does both), and run this again"));
+        }
+        if now >= next_word {
+            tracing::info!(
+                "waiting until no pod is attached, for {} s at most; {} are left: {names}",
+                deadline.saturating_duration_since(now).as_secs(),
+                left.len()
+            );
+            next_word = now + SAY;
+        }
+        std::thread::sleep(LOOK.min(deadline.saturating_duration_since(now)));
     }
+}
+
+/// The attachments with a host end, by name.
+fn attached(socket: &mut RouteSocket) -> Result<Vec<String>> {
+    let links = link::list(socket).during("list the host's links")?;
+    let ours = links.iter().filter(|link| link.group == LINK_GROUP);
+    Ok(ours
+        .filter_map(|link| attachment_of_host_end(link).map(|attachment| attachment.to_string()))
+        .collect())
+}
+
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = names[..names.len().min(SHOWN)].join("; ");
+    if names.len() > SHOWN {
+        text.push_str(&format!("; and {} more", names.len() - SHOWN));
+    }
+    text
 }
 
 fn remove_plugins(options: &Options) -> Result<()> {

@@ -370,26 +370,28 @@ fn uninstall_leaves_the_node_as_it_was() {
         "stopping removes nothing"
     );
 
-    let uninstall = || {
+    let uninstall = |wait: &str| {
         let mut command = one.command(&cluster.kubeconfig);
-        command.arg("--uninstall").output().unwrap()
+        command.args(["--uninstall", "--uninstall-wait", wait]);
+        command
     };
-    let output = uninstall();
+    let output = uninstall("0").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         text.contains("1 pods on pausenet networks are left"),
         "{text}"
     );
-    assert!(!one.conflist().exists() && one.routes().is_empty());
-    // The plugin is still there for the pod's DEL.
+    // All is still there for the pod's DEL.
     let plugin = one.dir.join("bin/pausenet");
-    assert!(plugin.exists());
-    a.destroy();
-    wait_until("the pod's link is gone", || {
-        !one.host.ip("-o link").contains("veth")
-    });
-    assert!(uninstall().status.success());
+    assert!(one.conflist().exists() && !one.routes().is_empty() && plugin.exists());
+
+    let waiting = one.start_as(uninstall("120"));
+    waiting.await_log("waiting until no pod is attached");
+    assert!(one.conflist().exists());
+    one.cnitool(&cluster.tools.cnitool, "del", &a);
+    assert_eq!(waiting.end(), Some(0));
+    assert!(!one.conflist().exists() && one.routes().is_empty());
     assert!(!plugin.exists());
     assert_eq!(one.host.enter(|| run("nft", ["list", "tables"])), "");
     assert!(one.host.ip("route").contains("198.51.100.0/24"));

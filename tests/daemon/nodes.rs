@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::daemon::stripped;
 use common::programs;
-use common::wait::wait_until;
+use common::wait::{wait_for, wait_until};
 use common::{Container, World, ip};
 
 /// The limit for any wait.
@@ -225,6 +225,11 @@ impl Daemon {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself. Returns the exit status.
+    pub(crate) fn end(mut self) -> Option<i32> {
+        wait_for("it ends", || self.child.try_wait().unwrap()).code()
     }
 
     /// Stops it with SIGTERM. Returns the exit status.

@@ -5,10 +5,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use crate::nodes::{Node, make_bridge, unreachable_kubeconfig};
-use common::World;
 use common::daemon::stripped;
 use common::programs;
 use common::wait::wait_until;
+use common::{GROUP, World};
+use pausenet::cni::NetworkName;
+use pausenet::cni::request::Attachment;
+use pausenet::plan::{alias, host_end_name};
 
 /// Writes a foreign plugin.
 fn put(path: &Path, text: &str) {
@@ -79,6 +82,49 @@ fn replace_plugins_replaces_foreign_plugins_and_uninstall_restores_them() {
     );
     let left: Vec<_> = fs::read_dir(&bin).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// Without the network's configuration, containerd could not call the pods' DEL.
+#[test]
+fn uninstall_keeps_everything_while_a_pod_is_attached_and_says_what_it_waits_for() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let bin = node.dir.join("bin");
+    let daemon = node.start(&unreachable_kubeconfig());
+    wait_until("the plugin is there", || is_ours(&bin.join("pausenet")));
+    assert_eq!(daemon.stop(), Some(0));
+    fs::create_dir_all(node.conflist().parent().unwrap()).unwrap();
+    fs::write(node.conflist(), "{}").unwrap();
+    let network = NetworkName::parse("pausenet").unwrap();
+    let web = Attachment::of_network(&network, "web", "eth0").unwrap();
+    let end = host_end_name(&web).to_string();
+    // As ADD leaves it.
+    node.host.ip(&format!(
+        "link add {end} group {GROUP} type veth peer name inside"
+    ));
+    let alias = alias(&web);
+    let args = ["link", "set", &end, "alias", &alias];
+    node.host.enter(|| common::run("ip", args));
+    let uninstall = |wait: &str| {
+        let mut command = node.command(&unreachable_kubeconfig());
+        command.args(["--uninstall", "--uninstall-wait", wait]);
+        command
+    };
+
+    let output = uninstall("1").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["1 pods", "container web", "nothing was removed", "drain"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(node.conflist().exists() && bin.join("pausenet").exists());
+
+    let waiting = node.start_as(uninstall("120"));
+    waiting.await_log("waiting until no pod is attached, for");
+    node.host.ip(&format!("link delete {end}"));
+    assert_eq!(waiting.end(), Some(0));
+    assert!(!node.conflist().exists() && !bin.join("pausenet").exists());
 }
 
 /// Kubespray's folder belongs to a user kube, one from an archive to the user who packed it.
