@@ -306,10 +306,11 @@ impl ManagedFolder {
     /// A file cannot be read or changed; what was there is unchanged then.
     pub fn take(&self, name: &str, record: &Record, _held: &FolderLock) -> Result<RemoveAction> {
         let take = self.plan_take(name, record)?;
-        // Of a process that was killed while it moved one in.
+        // Ours, of a process that was killed while it moved it in.
         file::remove(&file::passing_name(&self.path(name)))?;
         match take {
-            RemoveAction::Restore => file::move_in(&self.kept(name), &self.path(name))?,
+            // In one step: nothing else holds the user's file.
+            RemoveAction::Restore => file::rename(&self.kept(name), &self.path(name))?,
             RemoveAction::Remove => {
                 file::remove(&self.path(name))?;
                 file::sync_folder_of(&self.path(name))?;
