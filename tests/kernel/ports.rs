@@ -78,6 +78,39 @@ fn a_mapped_port_is_reachable_from_the_host_by_each_of_its_addresses_and_127_0_0
     );
 }
 
+/// Unlike 127.0.0.1: the kernel takes packets to ::1 from lo only, so no container could answer.
+#[test]
+fn a_mapped_port_leaves_the_host_s_service_on_ipv6_loopback_alone() {
+    let world = World::new();
+    let (x, _) = added(&world, &mapped(), "x");
+    let in_pod = listen(Some(&x), "[::]:80");
+    tcp_is_blocked(HOST, "[::1]:8080");
+    let service = listen(HOST, "[::1]:8080");
+    assert_eq!(tcp(&service, HOST, "[::1]:8080").to_string(), "::1");
+    let datagrams = bind(HOST, "[::1]:8080");
+    let sender = bind(HOST, "[::1]:0");
+    assert_eq!(udp(&datagrams, &sender, "[::1]:8080").to_string(), "::1");
+    tcp(&in_pod, HOST, "127.0.0.1:8080");
+    tcp(&in_pod, HOST, "[fd00::1]:8080");
+}
+
+#[test]
+fn a_port_on_ipv6_loopback_alone_is_refused() {
+    let world = World::new();
+    let at = |ips: &[&str]| {
+        let entry = |ip| json!({"hostPort": 8080, "containerPort": 80, "hostIP": ip});
+        mapping(mapped(), ips.iter().map(entry).collect())
+    };
+    let x = world.container("x");
+    let error = call("ADD", &at(&["::1"]), &x).run().err_code(7);
+    assert!(error["msg"].as_str().unwrap().contains("[::1]:8080/tcp"));
+    // With 127.0.0.1 it is one wish, for "localhost".
+    call("ADD", &at(&["127.0.0.1", "::1"]), &x).run().ok();
+    tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");
+    tcp_is_blocked(HOST, "[::1]:8080");
+    call("DEL", &at(&["::1"]), &x).run().ok();
+}
+
 /// A neighbour would not know an answer that came straight from the container, so both see the
 /// host between them; so does the container that reaches itself. With br_netfilter its packets
 /// turn round within the bridge, and only hairpin mode lets them back out of the port.

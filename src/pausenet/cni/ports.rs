@@ -1,7 +1,7 @@
 //! Port mappings: the capability `portMappings` and the keys of the reference's `portmap`.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -172,28 +172,39 @@ impl PortsConf {
         }))
     }
 
-    /// Refuses a mapping that would map nothing, since the container has no address of its family. One
+    /// Refuses a mapping that would map nothing, since the container has no address of its family, or
+    /// packets to ::1 never leave the host. One
     /// that is there for each family is none: runtimes write 0.0.0.0 and :: for one wish.
     ///
     /// # Errors
     /// Code 7, naming the mapping and the family.
     pub fn check_families(&self, addresses: &[IpNetwork]) -> Result<()> {
         let has = |family: &Family| addresses.iter().any(|ip| Family::from(*ip) == *family);
-        let is_served = |mapping: &PortMapping| {
-            Family::ALL
-                .iter()
-                .any(|family| mapping.is_for(*family) && has(family))
+        let is_served = |mapping: &&PortMapping| {
+            mapping.host_ip != Some(Ipv6Addr::LOCALHOST.into())
+                && Family::ALL
+                    .iter()
+                    .any(|family| mapping.is_for(*family) && has(family))
         };
-        let unserved = self.mappings.iter().find(|mapping| {
-            !self.mappings.iter().any(|other| {
-                (other.host_port, other.protocol) == (mapping.host_port, mapping.protocol)
-                    && is_served(other)
-            })
-        });
+        let port = |mapping: &PortMapping| (mapping.host_port, mapping.protocol);
+        let served: HashSet<_> = self.mappings.iter().filter(is_served).map(port).collect();
+        let unserved = self
+            .mappings
+            .iter()
+            .find(|mapping| !served.contains(&port(mapping)));
         let Some(mapping) = unserved else {
             return Ok(());
         };
         let (what, hint) = match mapping.only_family {
+            _ if mapping
+                .host_ip
+                .is_some_and(|ip| ip.is_loopback() && ip.is_ipv6()) =>
+            {
+                (
+                    "no packet to the hostIP can leave the host".to_owned(),
+                    "use 127.0.0.1, or another address of the host",
+                )
+            }
             Some(family) => (
                 format!(
                     "its hostIP is an {family} address, and the container has no {family} address"
@@ -359,6 +370,11 @@ mod tests {
             (at("192.0.2.1"), [&v4, &both], Some(&v6)),
             (at(""), [&v4, &v6], None),
             (format!("{}, {}", at("0.0.0.0"), at("::")), [&v4, &v6], None),
+            (
+                format!("{}, {}", at("127.0.0.1"), at("::1")),
+                [&v4, &both],
+                Some(&v6),
+            ),
         ] {
             let ports = PortsConf::for_test(&format!("[{mappings}]"));
             for addresses in served {

@@ -1,7 +1,7 @@
 //! The shared objects that elements live in: tables, sets, maps, and chains with their rules. They
 //! are created when the first attachment needs them and never removed with one.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -276,6 +276,18 @@ fn ports_objects() -> Vec<Change> {
             priority,
         })
     };
+    // The kernel delivers a packet to ::1 only on lo, so no reply would return from a container. It is
+    // the host's own services that are there.
+    let not_to_loopback = || {
+        let mut rule = of_family(Family::Ipv6);
+        rule.extend(address_cmp(
+            Field::destination(Family::Ipv6),
+            Operator::Equal,
+            IpAddr::from(Ipv6Addr::LOCALHOST).into(),
+        ));
+        rule.push(expr::verdict(Verdict::Accept));
+        rule
+    };
     // Only what is meant for the host itself (CVE-2025-67499).
     let to_host = || {
         vec![vec![
@@ -299,7 +311,7 @@ fn ports_objects() -> Vec<Change> {
         chain(
             "dnat_output",
             nat(HookPoint::Output, MAPPED_PORTS),
-            to_host(),
+            [vec![not_to_loopback()], to_host()].concat(),
         ),
         chain("postrouting", nat(HookPoint::PostRouting, SNAT), all_rules),
         chain("guard_input", input, guard_rules(unknown())),
