@@ -168,3 +168,64 @@ fn tens_of_thousands_of_routes_are_added_and_checked() {
     );
     in_a_minute(&call("DEL", &check, &x)).ok();
 }
+
+/// One set of many ranges, many sets of one, and as many requested addresses.
+#[test]
+fn sixty_thousand_ranges_are_checked_and_allocated_from() {
+    const COUNT: u32 = 60_000;
+    let world = World::new();
+    let subnet = |n: u32| {
+        let net = std::net::Ipv4Addr::from(0x0a00_0000 + 8 * n);
+        json!({"subnet": format!("{net}/29")})
+    };
+    // In no order, so that none is found by luck.
+    let shuffled = |n: u32| subnet(n * 7919 % COUNT);
+    let one_set: Vec<_> = (0..COUNT).map(shuffled).collect();
+    let config = |ranges: Value| {
+        json!({"cniVersion": "1.1.0", "name": "podnet", "type": "bridge",
+            "ipam": {"type": "host-local", "ranges": ranges}})
+    };
+    let x = world.container("x");
+    let ranges = config(json!([one_set]));
+    for verb in ["STATUS", "ADD", "DEL"] {
+        in_a_minute(&call_as("host-local", verb, &ranges, &x)).ok();
+    }
+    // The last two of the sets overlap: all of them are compared.
+    let mut sets: Vec<_> = (0..COUNT).map(|n| json!([shuffled(n)])).collect();
+    sets.push(json!([subnet(5)]));
+    let error = in_a_minute(&call_as("host-local", "ADD", &config(json!(sets)), &x)).err_code(7);
+    assert!(
+        error["msg"].as_str().unwrap().contains("overlaps"),
+        "{error}"
+    );
+
+    let few: Vec<_> = (0..1000).map(|n| json!([shuffled(n)])).collect();
+    let addresses: Vec<_> = (0..1000)
+        .map(|n| shuffled(n)["subnet"].as_str().unwrap().replace("/29", ""))
+        .map(|net| {
+            let net: std::net::Ipv4Addr = net.parse().unwrap();
+            std::net::Ipv4Addr::from(u32::from(net) + 4).to_string()
+        })
+        .collect();
+    let requested = with(
+        config(json!(few)),
+        json!({"runtimeConfig": {"ips": addresses}}),
+    );
+    let result = in_a_minute(&call_as("host-local", "ADD", &requested, &x)).ok();
+    assert_eq!(result["ips"].as_array().unwrap().len(), 1000);
+}
+
+#[test]
+fn all_ports_of_the_host_are_mapped_to_one_container() {
+    let world = World::new();
+    let x = world.container("x");
+    let entry = |port| json!({"hostPort": port, "containerPort": 80});
+    let all: Value = (1..=65_535).map(entry).collect();
+    let config = mapping(podnet(), all);
+    let result = in_a_minute(&call("ADD", &config, &x)).ok();
+    tcp(&listen(Some(&x), "[::]:80"), HOST, "10.1.0.1:65535");
+    let check = with(config, json!({"prevResult": result}));
+    in_a_minute(&call("CHECK", &check, &x)).ok();
+    in_a_minute(&call("DEL", &check, &x)).ok();
+    assert_eq!(element_count("pausenet podnet x eth0"), 0);
+}

@@ -1,6 +1,9 @@
 //! Removes attachments that the reference's plugins made before the node switched to pausenet. They
 //! are found by prevResult and the store.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
 use ipnetwork::IpNetwork;
 
 use super::container;
@@ -145,11 +148,19 @@ pub(crate) fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
 pub(crate) fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
     remove(|nft| {
         let mut changes = Vec::new();
+        // Read chain by chain: an iptables table may have thousands of other rules. And those that
+        // locations share only once.
+        let mut shared: HashMap<_, Vec<Rule>> = HashMap::new();
         for location in locations {
-            // Read chain by chain: an iptables table may have thousands of other rules.
             let mut rules = Vec::new();
-            let own = location.own_chains.iter().map(String::as_str);
-            for chain in location.chains.iter().copied().chain(own) {
+            for chain in location.chains.iter().copied() {
+                let found = match shared.entry((location.table, chain)) {
+                    Entry::Occupied(found) => found.into_mut(),
+                    Entry::Vacant(place) => place.insert(nft.rules(location.table, Some(chain))?),
+                };
+                rules.extend(found.iter().filter(|rule| location.has(rule)).cloned());
+            }
+            for chain in &location.own_chains {
                 rules.extend(nft.rules(location.table, Some(chain))?);
             }
             changes.extend(removals(location, rules));
@@ -206,10 +217,13 @@ pub(crate) fn collect(
     };
     // A container's port rules do not name the network: remove only those that lead to its address
     // in this network.
+    let addresses: HashSet<_> = stale
+        .iter()
+        .map(|stale| (stale.container.as_str(), address_bytes(stale.ip)))
+        .collect();
     let leads_nowhere = |rule: &Rule| {
-        stale.iter().any(|stale| {
-            rule.comment == stale.container && rule.values.contains(&address_bytes(stale.ip))
-        })
+        let mut values = rule.values.iter();
+        values.any(|value| addresses.contains(&(rule.comment.as_str(), value.clone())))
     };
     remove(|nft| {
         let (table, chain) = MASQUERADE;
@@ -232,14 +246,15 @@ pub(crate) fn collect(
         |stale: &StaleReservation| Attachment::of_network(network, &stale.container, &stale.ifname);
     // Each location once: an attachment may have two addresses, but a rule cannot be removed twice.
     let mut locations: Vec<RuleLocation> = Vec::new();
+    let mut seen = HashSet::new();
+    let live: HashSet<_> = valid.iter().map(|valid| &valid.container).collect();
     for attachment in stale.iter().filter_map(attachment) {
         // The names of iptables chains do not depend on the interface.
-        let lives = |valid: &Attachment| valid.container == attachment.container;
-        let shared = valid.iter().any(lives);
+        let shared = live.contains(&attachment.container);
         let found = link_rule_locations(&attachment).into_iter();
         for location in found.chain(port_chains(&attachment)) {
             let is_shared = shared && location.comment == Comment::ByJump;
-            if !is_shared && !locations.contains(&location) {
+            if !is_shared && seen.insert(location.clone()) {
                 locations.push(location);
             }
         }

@@ -256,8 +256,9 @@ fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()>
 fn gateways(host: &mut Host, promised: &AddResult, towards: &Link) -> Result<()> {
     let present = address::of_link(&mut host.socket, towards.index)
         .during_with(|| format!("list the addresses of {}", towards.name))?;
+    let present: HashSet<_> = present.iter().map(|have| have.ip()).collect();
     for gateway in promised.ips.iter().filter_map(|ip| ip.gateway) {
-        if !present.iter().any(|have| have.ip() == gateway) {
+        if !present.contains(&gateway) {
             return Err(differs(format!(
                 "{} has lost gateway address {gateway}",
                 towards.name

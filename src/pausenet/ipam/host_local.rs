@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 
 use super::allocation::{Allocated, Allocation, Outcome};
-use super::range::{self, RangeSet};
+use super::range::{self, RangeSet, RangeSets};
 use super::resolv_conf;
 use super::store::{Holder, Origins, SearchResult, StaleReservation, Store};
 use crate::cni::config::{self, Ipam};
@@ -25,7 +25,7 @@ pub const INDEXES: &str = "/run/pausenet/index";
 /// `host-local` for one network: its validated ranges and the path of its store.
 #[derive(Debug)]
 pub struct HostLocal {
-    sets: Vec<RangeSet>,
+    sets: RangeSets,
     routes: Vec<Route>,
     resolv_conf: Option<PathBuf>,
     dir: PathBuf,
@@ -150,7 +150,7 @@ impl HostLocal {
     /// Reserves an address that the attachment already has in the kernel. False when the address is
     /// already reserved or outside all ranges.
     pub fn restore(&self, attachment: &Attachment, ip: IpAddr) -> Result<bool> {
-        let Some(set) = self.sets.iter().position(|set| set.range_of(ip).is_some()) else {
+        let Some(set) = self.sets.position_of(ip) else {
             return Ok(false);
         };
         Store::open(&self.dir)?.reserve(ip, &Holder::of(attachment), set)
@@ -169,7 +169,7 @@ impl HostLocal {
     }
 
     fn in_subnet(&self, ip: IpAddr) -> Option<IpNetwork> {
-        let range = self.sets.iter().find_map(|set| set.range_of(ip))?;
+        let range = self.sets.range_of(ip)?;
         IpNetwork::new(ip, range.subnet.prefix()).ok()
     }
 
@@ -233,7 +233,7 @@ impl HostLocal {
         attachment: &Attachment,
         expected: &[IpAddr],
     ) -> Result<Option<IpAddr>> {
-        let ours = |ip: &&IpAddr| self.sets.iter().any(|set| set.range_of(**ip).is_some());
+        let ours = |ip: &&IpAddr| self.sets.position_of(**ip).is_some();
         let mut ours = expected.iter().filter(ours);
         let Some(store) = self.existing_store()? else {
             return Ok(ours.next().copied());
@@ -244,24 +244,23 @@ impl HostLocal {
 
     /// For each set, the first requested address that it contains.
     fn requested_by_set(&self, requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
-        let mut open = requested.to_vec();
-        let mut requested_by_set = Vec::with_capacity(self.sets.len());
-        for set in &self.sets {
-            let found = open.iter().position(|ip| set.range_of(*ip).is_some());
-            requested_by_set.push(found.map(|at| open.remove(at)));
-        }
-        // An address requested twice, for example in CNI_ARGS and a capability, counts once.
-        open.retain(|ip| !requested_by_set.contains(&Some(*ip)));
-        match open.first() {
-            None => Ok(requested_by_set),
-            Some(ip) => {
-                let sets: Vec<_> = self.sets.iter().map(RangeSet::to_string).collect();
-                Err(invalid(format!(
-                    "requested address {ip} is in no range set that has not given one already ({})",
-                    sets.join("; ")
-                )))
+        let mut requested_by_set = vec![None; self.sets.len()];
+        for ip in requested {
+            let set = self.sets.position_of(*ip);
+            match set.and_then(|set| requested_by_set.get_mut(set)) {
+                Some(open @ None) => *open = Some(*ip),
+                // Requested twice, for example in CNI_ARGS and a capability, it counts once.
+                Some(Some(other)) if other == ip => {}
+                _ => {
+                    let sets: Vec<_> = self.sets.iter().map(RangeSet::to_string).collect();
+                    return Err(invalid(format!(
+                        "requested address {ip} is in no range set that has not given one already ({})",
+                        sets.join("; ")
+                    )));
+                }
             }
         }
+        Ok(requested_by_set)
     }
 
     fn dns(&self) -> Result<Dns> {
@@ -276,7 +275,7 @@ impl HostLocal {
 
 /// All range sets in the reference's order: the runtime's `ipRanges`, the legacy `subnet`, then
 /// `ranges`.
-fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<Vec<RangeSet>> {
+fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<RangeSets> {
     let legacy = match ipam
         .legacy_range
         .subnet
@@ -296,18 +295,14 @@ fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<Vec<Range
         let index = sets.len();
         let set = RangeSet::new(conf)
             .map_err(|why| invalid(format!("ipam: range set {index}: {why}")))?;
-        if let Some(other) = sets.iter().position(|other| other.overlaps(&set)) {
-            return Err(invalid(format!(
-                "ipam: range set {other} overlaps with {index}"
-            )));
-        }
         sets.push(set);
     }
     if sets.is_empty() {
         return Err(invalid("ipam: no range to allocate from")
             .hint("give \"subnet\", \"ranges\" or the capability ipRanges"));
     }
-    Ok(sets)
+    RangeSets::new(sets)
+        .map_err(|(one, other)| invalid(format!("ipam: range set {one} overlaps with {other}")))
 }
 
 #[expect(

@@ -101,7 +101,11 @@ impl std::fmt::Display for Range {
 
 /// Ranges of one family. An attachment gets one address from each set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RangeSet(Vec<Range>);
+pub struct RangeSet {
+    ranges: Vec<Range>,
+    /// The same in the order of their addresses, by their places in `ranges`.
+    sorted: Vec<usize>,
+}
 
 impl RangeSet {
     /// # Errors
@@ -117,37 +121,46 @@ impl RangeSet {
         {
             return Err("the ranges are of different address families".into());
         }
-        for (i, range) in ranges.iter().enumerate() {
-            if let Some(other) = ranges[..i].iter().find(|other| other.overlaps(range)) {
-                return Err(format!("ranges {other} and {range} overlap"));
+        let mut sorted: Vec<_> = (0..ranges.len()).collect();
+        sorted.sort_by_key(|at| ranges[*at].start);
+        // If any two overlap, then so do two neighbours.
+        for pair in sorted.windows(2) {
+            let (one, other) = (pair[0].min(pair[1]), pair[0].max(pair[1]));
+            if ranges[one].overlaps(&ranges[other]) {
+                return Err(format!(
+                    "ranges {} and {} overlap",
+                    ranges[one], ranges[other]
+                ));
             }
         }
-        Ok(Self(ranges))
+        Ok(Self { ranges, sorted })
     }
 
     /// The ranges, in the config's order.
     pub(super) fn ranges(&self) -> &[Range] {
-        &self.0
+        &self.ranges
     }
 
     /// The family of all its addresses.
     pub(super) fn family(&self) -> Family {
-        self.0[0].start.into()
+        self.ranges[0].start.into()
     }
 
     /// The range that contains an address.
     pub(super) fn range_of(&self, ip: IpAddr) -> Option<&Range> {
-        self.0.iter().find(|range| range.contains(ip))
+        self.place_of(ip).map(|at| &self.ranges[at])
     }
 
-    /// True when the sets have an address in common.
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        self.0.iter().any(|a| other.0.iter().any(|b| a.overlaps(b)))
+    fn place_of(&self, ip: IpAddr) -> Option<usize> {
+        let starts_before = |at: &usize| self.ranges[*at].start <= ip;
+        let after = self.sorted.partition_point(starts_before);
+        let at = *self.sorted.get(after.checked_sub(1)?)?;
+        self.ranges[at].contains(ip).then_some(at)
     }
 
     /// How many addresses the set can allocate, gateways left out.
     pub fn size(&self) -> u128 {
-        self.0
+        self.ranges
             .iter()
             .fold(0, |sum, range| sum.saturating_add(range.size()))
     }
@@ -171,7 +184,7 @@ impl RangeSet {
         mut count: impl FnMut(IpAddr, IpAddr) -> Result<u128, E>,
     ) -> Result<u128, E> {
         let mut sum = 0;
-        for range in &self.0 {
+        for range in &self.ranges {
             sum += count(range.start, range.end)?;
             if range.contains(range.gateway) {
                 sum -= count(range.gateway, range.gateway)?;
@@ -220,12 +233,18 @@ impl RangeSet {
     /// The parts of the ranges in the order to try them, with inclusive bounds.
     fn pieces(&self, last: Option<IpAddr>) -> Vec<(&Range, u128, u128)> {
         let resume = last.and_then(|last| {
-            let at = self.0.iter().position(|range| range.contains(last))?;
+            let at = self.place_of(last)?;
             Some((at, number(last)))
         });
-        let mut pieces = Vec::with_capacity(self.0.len() + 1);
+        let mut pieces = Vec::with_capacity(self.ranges.len() + 1);
         let first = resume.map_or(0, |(at, _)| at);
-        for range in self.0.iter().cycle().skip(first).take(self.0.len()) {
+        for range in self
+            .ranges
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(self.ranges.len())
+        {
             pieces.push((range, number(range.start), number(range.end)));
         }
         if let Some((_, last)) = resume {
@@ -243,13 +262,62 @@ impl RangeSet {
 
 impl std::fmt::Display for RangeSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
+        for (i, range) in self.ranges.iter().enumerate() {
             if i > 0 {
                 f.write_str(",")?;
             }
             range.fmt(f)?;
         }
         Ok(())
+    }
+}
+
+/// All range sets of a network, which have no address in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RangeSets {
+    sets: Vec<RangeSet>,
+    /// The first address of each range, sorted, with its set's index.
+    starts: Vec<(IpAddr, usize)>,
+}
+
+impl RangeSets {
+    /// # Errors
+    /// The indexes of two sets that overlap.
+    pub(super) fn new(sets: Vec<RangeSet>) -> Result<Self, (usize, usize)> {
+        let mut ranges = Vec::new();
+        for (index, set) in sets.iter().enumerate() {
+            ranges.extend(set.ranges.iter().map(|range| (range, index)));
+        }
+        ranges.sort_by_key(|(range, _)| range.start);
+        for pair in ranges.windows(2) {
+            let ((a, of_a), (b, of_b)) = (pair[0], pair[1]);
+            if a.overlaps(b) {
+                return Err((of_a.min(of_b), of_a.max(of_b)));
+            }
+        }
+        let starts = ranges.into_iter().map(|(range, set)| (range.start, set));
+        let starts = starts.collect();
+        Ok(Self { sets, starts })
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, RangeSet> {
+        self.sets.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// The index of the set that contains an address.
+    pub(super) fn position_of(&self, ip: IpAddr) -> Option<usize> {
+        let after = self.starts.partition_point(|(start, _)| *start <= ip);
+        let (_, set) = *self.starts.get(after.checked_sub(1)?)?;
+        self.sets[set].range_of(ip).map(|_| set)
+    }
+
+    /// The range that contains an address.
+    pub(super) fn range_of(&self, ip: IpAddr) -> Option<&Range> {
+        self.sets[self.position_of(ip)?].range_of(ip)
     }
 }
 

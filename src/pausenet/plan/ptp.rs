@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use std::collections::HashSet;
+
 use ipnetwork::IpNetwork;
 
 use super::container::PlannedRoute;
@@ -53,6 +55,7 @@ fn single(ip: IpAddr) -> IpNetwork {
 /// The gateways, as the host end is to hold them, each once.
 fn host_addresses(addresses: &[Allocated]) -> Result<Vec<IpNetwork>> {
     let mut gateways: Vec<IpNetwork> = Vec::new();
+    let mut seen = HashSet::new();
     for given in addresses {
         let gateway = given.gateway.ok_or_else(|| {
             invalid(format!(
@@ -60,7 +63,7 @@ fn host_addresses(addresses: &[Allocated]) -> Result<Vec<IpNetwork>> {
                 given.address
             ))
         })?;
-        if !gateways.contains(&single(gateway)) {
+        if seen.insert(gateway) {
             gateways.push(single(gateway));
         }
     }

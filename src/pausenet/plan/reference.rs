@@ -13,7 +13,7 @@ use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Rule, Table, TableFamily};
 
 /// Rules of the reference that have a comment: the table, its chains, and the comment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RuleLocation {
     pub(crate) table: Table,
     pub(crate) chains: &'static [&'static str],
@@ -23,7 +23,7 @@ pub(crate) struct RuleLocation {
 }
 
 /// How a comment names its owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Comment {
     Is(String),
     StartsWith(String),

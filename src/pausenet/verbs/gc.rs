@@ -16,6 +16,7 @@ use crate::plan::{BATCH_DELETE_GROUP, Mapper, Ownership, element_owner};
 struct ValidAttachments<'a> {
     network: &'a Network,
     listed: HashSet<(&'a str, &'a str)>,
+    containers: HashSet<&'a str>,
 }
 
 impl<'a> ValidAttachments<'a> {
@@ -24,9 +25,11 @@ impl<'a> ValidAttachments<'a> {
     fn new(network: &'a Network) -> Self {
         let listed = network.valid_attachments.iter();
         let listed = listed.map(|(id, ifname)| (id.as_str(), ifname.as_str()));
+        let listed: HashSet<_> = listed.collect();
         Self {
             network,
-            listed: listed.collect(),
+            containers: listed.iter().map(|(id, _)| *id).collect(),
+            listed,
         }
     }
 
@@ -36,7 +39,7 @@ impl<'a> ValidAttachments<'a> {
         }
         if ifname.is_empty() {
             // An address file of the old form, which names the container alone.
-            return self.listed.iter().any(|(listed, _)| *listed == container);
+            return self.containers.contains(container);
         }
         Attachment::of_network(&self.network.name, container, ifname)
             .is_some_and(|attachment| is_locked(&attachment))

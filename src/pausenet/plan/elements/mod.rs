@@ -114,13 +114,14 @@ pub(crate) fn earlier_holders(
     addresses: &[IpNetwork],
     desired: &[DesiredElement],
 ) -> Vec<(Set, Vec<u8>)> {
+    let own = desired.iter().filter(|wanted| wanted.own_key);
+    let place = |wanted: &DesiredElement| (wanted.set.name.clone(), wanted.element.key.clone());
+    let taken: HashSet<_> = own.map(place).collect();
     let mut places = Vec::new();
     for address in addresses {
         let key = address_bytes(address.ip());
         for set in [mapped_set((*address).into()), masquerade_set(*address)] {
-            let is_taken =
-                |wanted: &DesiredElement| wanted.set.name == set.name && wanted.element.key == key;
-            if !desired.iter().any(is_taken) {
+            if !taken.contains(&(set.name.clone(), key.clone())) {
                 places.push((set, key.clone()));
             }
         }

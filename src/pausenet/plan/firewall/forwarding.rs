@@ -1,5 +1,7 @@
 //! The rules of DOCKER-USER that let a network's traffic through, and which of them are missing.
 
+use std::collections::HashSet;
+
 use ipnetwork::IpNetwork;
 
 use crate::cni::link::{Firewall, LinkConf};
@@ -63,10 +65,11 @@ pub fn allowed_traffic(network: &Network, addresses: &[IpNetwork]) -> Vec<Allowe
         }
         Some(LinkConf::Ptp) => {
             let mut traffic: Vec<AllowedTraffic> = Vec::new();
+            let mut seen = HashSet::new();
             for address in addresses {
-                let found = allowed(HostLink::HostEnds(subnet_of(*address)));
-                if !traffic.contains(&found) {
-                    traffic.push(found);
+                let subnet = subnet_of(*address);
+                if seen.insert(subnet) {
+                    traffic.push(allowed(HostLink::HostEnds(subnet)));
                 }
             }
             traffic
@@ -83,9 +86,10 @@ pub(crate) fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]
         .filter(|rule| rule.unconditional == Some(TerminalVerdict::Return))
         .map(|rule| rule.handle);
     let wanted = traffic.iter().filter(|allowed| allowed.is_of(table.family));
+    let present: HashSet<_> = present.iter().map(|rule| rule.comment.as_str()).collect();
     wanted
         .flat_map(|allowed| allowed.rules(table, before))
-        .filter(|wanted| !present.iter().any(|rule| rule.comment == wanted.comment))
+        .filter(|wanted| !present.contains(wanted.comment.as_str()))
         .collect()
 }
 
