@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use common::{Call, Container, STORES, World, ip, podnet, with};
+use common::{Call, Container, STORES, World, call, ip, podnet, with};
 
 /// The call fails with this code, and its message has these words; nothing else is different.
 #[track_caller]
@@ -194,6 +194,8 @@ fn a_config_that_contradicts_itself_is_code_7() {
         ),
         (json!({"bridge": "a/b"}), "bridge"),
         (json!({"bridge": "sixteen-bytes-xx"}), "bridge"),
+        (json!({"bridge": "br%d"}), "bridge"),
+        (json!({"bridge": "all"}), "bridge"),
         (json!({"mtu": 67}), "mtu 67"),
         (json!({"mtu": 65536}), "mtu 65536"),
         (json!({"runtimeConfig": {"mac": "xx"}}), "MAC"),
@@ -293,6 +295,28 @@ fn an_invalid_prev_result_is_reported() {
             refused(&world, &x, &call, code, &["prevResult"]);
         }
     }
+}
+
+/// The kernel would make a link with another name, again at each try.
+#[test]
+fn names_that_the_kernel_takes_as_templates_make_no_link() {
+    let world = World::new();
+    let x = world.container("x");
+    let before = (world.links().len(), x.state());
+    for _ in 0..2 {
+        for changes in [
+            json!({"bridge": "br%d"}),
+            json!({"bridge": "%s"}),
+            json!({"bridge": "br%d", "vlan": 5}),
+        ] {
+            let config = with(podnet(), changes);
+            add(&x, &config).run().err_code(7);
+            // Whatever an earlier version made of it.
+            call("DEL", &config, &x).run().ok();
+        }
+        add(&x, &podnet()).ifname("eth%d").run().err_code(4);
+    }
+    assert_eq!((world.links().len(), x.state()), before);
 }
 
 #[test]

@@ -112,6 +112,8 @@ impl IfName {
         match text {
             "" => return bad("is empty"),
             "." | ".." => return bad("is not allowed"),
+            // Under /proc/sys/net, they are not an interface but all of them, or all new ones.
+            "all" | "default" => return bad("means every interface to the kernel"),
             _ if text.len() > 15 => return bad("is longer than 15 bytes"),
             _ => {}
         }
@@ -119,7 +121,16 @@ impl IfName {
         if text.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control()) {
             return bad("contains '/', ':', a space or a control character");
         }
+        // `eth%d` is a template: the kernel puts a free number in (__dev_alloc_name).
+        if text.contains('%') {
+            return bad("contains '%', which the kernel takes as a template for a name");
+        }
         Ok(Self(text.to_owned()))
+    }
+
+    /// What stands for every interface under /proc/sys/net.
+    pub fn all() -> Self {
+        Self("all".to_owned())
     }
 }
 
@@ -218,6 +229,11 @@ mod tests {
             "a b",
             "a\tb",
             "a\u{1b}b",
+            "eth%d",
+            "a%",
+            "%%",
+            "all",
+            "default",
             "sixteen-bytes-xx",
         ] {
             assert!(IfName::parse(bad).is_err(), "{bad:?}");

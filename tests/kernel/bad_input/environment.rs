@@ -41,6 +41,10 @@ fn an_invalid_interface_name_is_code_4() {
         "a\tb",
         "a\nb",
         "sixteen-bytes-xx",
+        "eth%d",
+        "%",
+        "all",
+        "default",
     ] {
         let call = add(&x, &podnet()).ifname(name);
         refused_unnamed(&world, &x, &call, 4, &["CNI_IFNAME", "network podnet"]);

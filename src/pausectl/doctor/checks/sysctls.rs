@@ -116,12 +116,6 @@ impl Needs {
     }
 }
 
-/// What in net.*.conf stands for all links.
-fn all_links() -> IfName {
-    #[expect(clippy::expect_used, reason = "a literal")]
-    IfName::parse("all").expect("a valid name")
-}
-
 fn set(sysctl: Sysctl) -> String {
     format!(
         "sysctl -w {}=1, and add it to /etc/sysctl.d for the next boot",
@@ -153,7 +147,7 @@ fn forwarding(needs: &Needs) -> Vec<Finding> {
 
 /// Whether a switch is on for a link, or for all of them.
 fn is_on(of: impl Fn(&IfName) -> Option<String>, link: &IfName) -> bool {
-    [&all_links(), link]
+    [&IfName::all(), link]
         .into_iter()
         .any(|link| of(link).is_some_and(|value| value == "1"))
 }
@@ -187,7 +181,7 @@ fn strict_rp_filters(needs: &Needs) -> Vec<Finding> {
             value.parse().unwrap_or_default()
         };
         // The higher of the two counts; 1 is strict, 2 is loose.
-        if value(&all_links()).max(value(link)) != 1 {
+        if value(&IfName::all()).max(value(link)) != 1 {
             continue;
         }
         let elsewhere = addresses.iter().find_map(|ip| {
