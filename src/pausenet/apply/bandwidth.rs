@@ -6,8 +6,23 @@ use crate::cni::bandwidth::Bandwidth;
 use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, Result};
 use crate::kernel::link::{Link, Which};
-use crate::kernel::{RouteSocket, link, traffic_control};
+use crate::kernel::{KernelPart, RouteSocket, link, traffic_control};
 use crate::plan::{LINK_GROUP, alias, ifb_name};
+
+const LIMITS: KernelPart = KernelPart {
+    module: "sch_tbf",
+    option: "CONFIG_NET_SCH_TBF",
+};
+
+const IFBS: KernelPart = KernelPart {
+    module: "ifb",
+    option: "CONFIG_IFB",
+};
+
+const REDIRECTION: KernelPart = KernelPart {
+    module: "sch_ingress, cls_matchall or act_mirred",
+    option: "CONFIG_NET_SCH_INGRESS, NET_CLS_MATCHALL and NET_ACT_MIRRED",
+};
 
 /// Sets the limits of a new attachment. Returns the IFB, if one was needed.
 pub(super) fn limit(
@@ -17,8 +32,10 @@ pub(super) fn limit(
     host_end: &Link,
 ) -> Result<Option<Link>> {
     if let Some(limit) = bandwidth.ingress {
-        traffic_control::limit(socket, host_end.index, limit)
-            .during_with(|| format!("limit what the container receives by {}", host_end.name))?;
+        traffic_control::limit(socket, host_end.index, limit).map_err(|err| {
+            let attempt = format!("limit what the container receives by {}", host_end.name);
+            err.during_use_of(LIMITS, attempt)
+        })?;
     }
     let Some(limit) = bandwidth.egress else {
         return Ok(None);
@@ -32,13 +49,14 @@ pub(super) fn limit(
         link::delete(socket, left.index).during_with(|| attempt("remove the old"))?;
     }
     let ifb = traffic_control::create_ifb(socket, &name, host_end.mtu, LINK_GROUP)
-        .during_with(|| attempt("create"))?;
+        .map_err(|err| err.during_use_of(IFBS, attempt("create")))?;
     let request = link::alias_request(ifb.index, &alias(attachment));
     socket
         .one(request)
         .and_then(|_| traffic_control::limit(socket, ifb.index, limit))
-        .and_then(|()| traffic_control::redirect(socket, host_end.index, ifb.index))
-        .during_with(|| attempt("set up"))?;
+        .map_err(|err| err.during_use_of(LIMITS, attempt("limit")))?;
+    traffic_control::redirect(socket, host_end.index, ifb.index)
+        .map_err(|err| err.during_use_of(REDIRECTION, attempt("redirect to")))?;
     Ok(Some(ifb))
 }
 

@@ -11,7 +11,7 @@ use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::lock::Lock;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{RouteSocket, address, link, route};
+use crate::kernel::{KernelPart, RouteSocket, address, link, route};
 use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
 
 /// The bridge, and the link with its gateway addresses.
@@ -100,6 +100,11 @@ fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {
         .during_with(|| format!("look up bridge {}", plan.name))
 }
 
+const BRIDGES: KernelPart = KernelPart {
+    module: "bridge",
+    option: "CONFIG_BRIDGE",
+};
+
 fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     let name = &plan.name;
     let new = NewBridge {
@@ -113,10 +118,17 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     match link::create_bridge(socket, &new) {
         // Another ADD was first.
         Err(err) if err.is(rustix::io::Errno::EXIST) => {}
-        Err(err) if plan.vlans.is_some() && err.is(rustix::io::Errno::OPNOTSUPP) => {
+        Err(err)
+            if plan.vlans.is_some()
+                && err.is(rustix::io::Errno::OPNOTSUPP)
+                && !err.is_unknown_link_kind() =>
+        {
             return Err(vlan::no_filtering());
         }
-        outcome => outcome.during_with(|| format!("create bridge {name}"))?,
+        outcome => {
+            let attempt = || format!("create bridge {name}");
+            outcome.map_err(|err| err.during_use_of(BRIDGES, attempt()))?;
+        }
     }
     // While its link-local address is probed, for a second or two after the first port, the host
     // could not resolve a container's MAC, and routed IPv6 packets would not reach it.

@@ -49,8 +49,13 @@ pub(super) fn claim(
     let mut changes = adds.clone();
     let mut generation = None;
     let mut removed = Vec::new();
+    let mut has_blocks = false;
     for _ in 0..TRIES {
         let error = match nft.commit(&changes, generation) {
+            // What the tables themselves need.
+            Err(failed) if has_blocks && failed.error.is(rustix::io::Errno::NOENT) => {
+                return Err(failed.error.during(attempt()).hint(NEEDED_PARTS));
+            }
             Ok(()) => return forget_flows(&mut nft, removed.iter()),
             Err(failed) => failed.error,
         };
@@ -59,12 +64,14 @@ pub(super) fn claim(
             changes = objects_to_make(&mut nft, desired).during_with(attempt)?;
             changes.extend(adds.iter().cloned());
             generation = None;
+            has_blocks = true;
         } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
             generation = Some(nft.generation().during_with(attempt)?);
             let removals = removals_for(&mut nft, desired, extent, &mut deaths)?;
             changes = removals.iter().map(removal).collect();
             changes.extend(adds.iter().cloned());
             removed = removals.into_iter().map(|(_, element)| element).collect();
+            has_blocks = false;
         } else {
             return Err(explain(error, attempt()));
         }
@@ -278,8 +285,11 @@ pub(crate) fn remove_unmentioned_port_elements(
     let owner = alias(attachment);
     let marks = port_marks(addresses);
     let wanted: Vec<_> = marks.iter().map(|(set, key)| (set, key.clone())).collect();
-    // A kernel without nftables has no mappings, and must not make DEL fail.
-    let found = nft.look_up(&wanted).unwrap_or_default();
+    let found = match nft.look_up(&wanted) {
+        // A kernel without nftables has no mappings, and must not make DEL fail.
+        Err(err) if is_unknown(&err) => return Ok(()),
+        found => found.map_err(|err| explain(err, REMOVAL))?,
+    };
     if found
         .into_iter()
         .flatten()
@@ -429,7 +439,11 @@ pub(super) fn amend(
     mut find: impl FnMut(&mut Nft) -> Result<Vec<Change>, KernelError>,
 ) -> Result<bool> {
     for _ in 0..TRIES {
-        let generation = nft.generation().map_err(|err| explain(err, attempt))?;
+        let generation = match nft.generation() {
+            // A kernel without nftables has nothing to change.
+            Err(err) if is_unknown(&err) => return Ok(false),
+            generation => generation.map_err(|err| explain(err, attempt))?,
+        };
         let changes = find(nft).map_err(|err| explain(err, attempt))?;
         if changes.is_empty() {
             return Ok(false);
@@ -465,17 +479,58 @@ pub(super) fn explain(err: KernelError, attempt: &str) -> Error {
     let unknown = is_unknown(&err);
     let err = err.during(attempt);
     if unknown {
-        return err.hint(
-            "the kernel needs nf_tables with nat, masq, fib and ct \
-             (CONFIG_NF_TABLES_INET, NFT_NAT, NFT_MASQ, NFT_FIB_INET, NFT_CT)",
-        );
+        return err.hint(NEEDED_PARTS);
     }
     err
 }
+
+/// What to do about a kernel without nftables, or without a part of it.
+const NEEDED_PARTS: &str = "the kernel needs nf_tables with nat, masq, fib and ct \
+     (CONFIG_NF_TABLES_INET, NF_TABLES_BRIDGE, NFT_NAT, NFT_MASQ, NFT_FIB_INET, NFT_CT)";
 
 fn too_many_changes(attempt: &str) -> Error {
     Error::new(
         Code::TryAgainLater,
         format!("{attempt}: others changed the ruleset {TRIES} times in between"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::NetworkName;
+    use crate::cni::ports::PortsConf;
+    use crate::kernel::RouteSocket;
+    use crate::plan::rules::{desired_port_elements, elements_of};
+
+    fn ports() -> Vec<DesiredElement> {
+        let conf =
+            PortsConf::for_test(r#"[{"hostPort": 53, "containerPort": 53, "protocol": "udp"}]"#);
+        desired_port_elements(
+            &conf,
+            &["10.1.0.5/24".parse().unwrap()],
+            "pausenet n c eth0",
+        )
+    }
+
+    #[test]
+    fn a_kernel_without_nftables_has_nothing_to_remove() {
+        let network = NetworkName::parse("n").unwrap();
+        let attachment = Attachment::of_network(&network, "c", "eth0").unwrap();
+        let mut nft = Nft::missing();
+        assert!(!remove_all_elements_of(&mut nft, &attachment).unwrap());
+        let known = elements_of(&ports());
+        assert!(!remove_elements_by_key(&mut nft, "pausenet n c eth0", &known).unwrap());
+        let addresses = ["10.1.0.5/24".parse().unwrap()];
+        remove_unmentioned_port_elements(&mut nft, &attachment, &addresses).unwrap();
+    }
+
+    #[test]
+    fn what_needs_nftables_names_it_when_it_is_missing() {
+        let mut socket = RouteSocket::open().unwrap();
+        let deaths = Deaths::new(&mut socket);
+        let err = claim(Some(Nft::missing()), &ports(), Extent::Whole, deaths).unwrap_err();
+        assert_eq!(err.code, Code::KernelRefused);
+        assert!(err.details.contains("CONFIG_NF_TABLES_INET"), "{err}");
+    }
 }

@@ -119,8 +119,15 @@ fn forget_flows(ports: &PortsConf, addresses: &[IpNetwork]) -> Result<()> {
             })
             .collect();
         if !udp.is_empty() {
-            conntrack::forget_udp(family, &udp)
-                .during("forget the flows that mapped UDP ports had before")?;
+            let attempt = "forget the flows that mapped UDP ports had before";
+            conntrack::forget_udp(family, &udp).map_err(|err| {
+                // A subsystem of netfilter that is missing is an invalid message.
+                let hint = match err.is(rustix::io::Errno::INVAL) {
+                    true => "the kernel needs nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)",
+                    false => "",
+                };
+                err.during(attempt).hint(hint)
+            })?;
         }
     }
     Ok(())

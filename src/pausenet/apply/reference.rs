@@ -175,7 +175,10 @@ pub(crate) fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
     let mut nft = Nft::open().during(attempt)?;
     for location in locations {
         for chain in location.chains {
-            let rules = nft.rules(location.table, Some(chain)).during(attempt)?;
+            let rules = match nft.rules(location.table, Some(chain)) {
+                Err(err) if super::nft_elements::is_unknown(&err) => return Ok(false),
+                rules => rules.during(attempt)?,
+            };
             if rules.iter().any(|rule| location.has(rule)) {
                 return Ok(true);
             }

@@ -10,7 +10,7 @@ use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
-use crate::kernel::{RouteSocket, link};
+use crate::kernel::{KernelPart, RouteSocket, link};
 use crate::plan::{
     LINK_GROUP, Ownership, Plan, alias, host_end_name, ifb_name, is_half_made, lock_name,
 };
@@ -55,12 +55,17 @@ pub(super) fn create(
         // The pair may exist and only the reply be lost.
         let _ = clear_debris(&mut host.socket, &plan.attachment);
         let port = bridge.map_or_else(String::new, |bridge| format!(", port of {}", bridge.name));
-        err.during(format!(
+        let pairs = KernelPart {
+            module: "veth",
+            option: "CONFIG_VETH",
+        };
+        let attempt = format!(
             "create the veth pair {} (host{port}) and {} (in {})",
             plan.host_end.name,
             plan.attachment.ifname,
             netns.path().display()
-        ))
+        );
+        err.during_use_of(pairs, attempt)
     })
 }
 

@@ -49,7 +49,7 @@ pub fn forget_udp(family: Family, flows: &[UdpFlows]) -> Result<(), KernelError>
 impl Nft {
     /// [`forget_udp`] by an open socket: the two speak the same protocol.
     pub fn forget_udp(&mut self, family: Family, flows: &[UdpFlows]) -> Result<(), KernelError> {
-        forget(self.socket(), family, flows)
+        forget(self.socket()?, family, flows)
     }
 }
 

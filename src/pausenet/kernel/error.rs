@@ -40,6 +40,33 @@ impl KernelError {
     }
 }
 
+/// A part of the kernel, which may be missing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KernelPart {
+    pub(crate) module: &'static str,
+    pub(crate) option: &'static str,
+}
+
+impl KernelError {
+    /// True when the kernel knows no links of the kind that it was asked for.
+    pub(crate) fn is_unknown_link_kind(&self) -> bool {
+        // The text is in net/core/rtnetlink.c since Linux 4.20.
+        self.is(Errno::OPNOTSUPP) && self.note.as_deref() == Some("Unknown device type")
+    }
+
+    /// Like [`KernelError::during`], and names the part if the kernel lacks it.
+    pub(crate) fn during_use_of(self, part: KernelPart, attempt: impl fmt::Display) -> Error {
+        // ENOENT is what traffic control says of kinds that it does not know.
+        let is_missing = [Errno::OPNOTSUPP, Errno::PROTONOSUPPORT, Errno::NOENT]
+            .into_iter()
+            .any(|errno| self.is(errno));
+        let KernelPart { module, option } = part;
+        let hint = format!("load the kernel's module {module}, or build it with {option}");
+        let error = self.during(attempt);
+        if is_missing { error.hint(hint) } else { error }
+    }
+}
+
 impl Attempted for KernelError {
     fn during(self, attempt: impl fmt::Display) -> Error {
         self.during(attempt)
@@ -111,6 +138,26 @@ mod tests {
             err.details,
             "the plugin needs CAP_NET_ADMIN in both network namespaces"
         );
+    }
+
+    #[test]
+    fn a_missing_part_of_the_kernel_is_named() {
+        let bridges = KernelPart {
+            module: "bridge",
+            option: "CONFIG_BRIDGE",
+        };
+        let unknown = || KernelError {
+            error: Errno::OPNOTSUPP.into(),
+            note: Some("Unknown device type".into()),
+        };
+        assert!(unknown().is_unknown_link_kind());
+        let err = unknown().during_use_of(bridges, "create bridge cni0");
+        assert!(err.details.contains("module bridge"), "{err}");
+        assert!(err.details.contains("CONFIG_BRIDGE"), "{err}");
+        let other = KernelError::from(Errno::PERM);
+        assert!(!other.is_unknown_link_kind());
+        let err = other.during_use_of(bridges, "create bridge cni0");
+        assert!(!err.details.contains("CONFIG"), "{err}");
     }
 
     #[test]

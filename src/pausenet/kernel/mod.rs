@@ -31,6 +31,7 @@ pub mod sysctl;
 pub mod traffic_control;
 pub(crate) mod vlan;
 
+pub(crate) use error::KernelPart;
 pub use error::{BatchError, KernelError};
 pub use request::Request;
 pub use route_socket::{Group, RouteSocket};

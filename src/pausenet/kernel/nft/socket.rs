@@ -3,6 +3,7 @@
 use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
 use netlink_packet_netfilter::NetfilterMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use rustix::io::Errno;
 
 use super::elements::ElementMessage;
 use super::ruleset::{ChainHead, Change, Contents, Element, Rule, Set, Table, TableFamily};
@@ -11,23 +12,33 @@ use crate::kernel::error::{BatchError, KernelError};
 use crate::kernel::netlink::{Reply, Socket};
 use crate::kernel::request::Request;
 
-/// An nftables socket, in the namespace where it was opened.
-pub struct Nft(Socket);
+/// An nftables socket, in the namespace where it was opened. None on a kernel without netfilter's
+/// netlink: each request fails with what opening did, as it does where only nf_tables is missing.
+pub struct Nft(Option<Socket>);
 
 impl Nft {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, KernelError> {
-        Socket::open(NETLINK_NETFILTER).map(Self)
+        match Socket::open(NETLINK_NETFILTER) {
+            Err(error) if error.is(Errno::PROTONOSUPPORT) => Ok(Self(None)),
+            socket => socket.map(Some).map(Self),
+        }
+    }
+
+    /// As on a kernel without netfilter's netlink.
+    #[cfg(test)]
+    pub(crate) fn missing() -> Self {
+        Self(None)
     }
 
     /// The socket, for the other subsystems of netfilter.
-    pub(in crate::kernel) fn socket(&mut self) -> &mut Socket {
-        &mut self.0
+    pub(in crate::kernel) fn socket(&mut self) -> Result<&mut Socket, KernelError> {
+        self.0.as_mut().ok_or_else(|| Errno::PROTONOSUPPORT.into())
     }
 
     /// The ruleset's generation: it changes with every transaction of any program.
     pub fn generation(&mut self) -> Result<u32, KernelError> {
-        let messages = self.0.request(request::get_generation(), 0)?;
+        let messages = self.socket()?.request(request::get_generation(), 0)?;
         let found = messages.into_iter().find_map(reply::read_generation);
         found.ok_or_else(|| std::io::Error::other("no generation in the reply").into())
     }
@@ -50,7 +61,7 @@ impl Nft {
             }
         }
         let (begin, end) = (request::begin(generation), request::end());
-        self.0
+        self.socket()?
             .transaction::<_, NetfilterMessage>(begin, requests, end)
             .map_err(|failed| BatchError {
                 request: origin.get(failed.request).copied().unwrap_or_default(),
@@ -70,7 +81,7 @@ impl Nft {
                 Request::query(ElementMessage::Request(question))
             })
             .collect();
-        let replies = self.0.exchange(requests)?;
+        let replies = self.socket()?.exchange(requests)?;
         replies
             .into_iter()
             .map(|reply| match reply {
@@ -78,7 +89,7 @@ impl Nft {
                     .into_iter()
                     .flat_map(ElementMessage::elements)
                     .next()),
-                Err(error) if error.is(rustix::io::Errno::NOENT) => Ok(None),
+                Err(error) if error.is(Errno::NOENT) => Ok(None),
                 Err(error) => Err(error),
             })
             .collect()
@@ -130,12 +141,12 @@ impl Nft {
             .iter()
             .map(|(table, chain)| Request::query(request::get_chain(*table, chain)))
             .collect();
-        let replies: Vec<Reply<NetfilterMessage>> = self.0.exchange(requests)?;
+        let replies: Vec<Reply<NetfilterMessage>> = self.socket()?.exchange(requests)?;
         replies
             .into_iter()
             .map(|reply| match reply {
                 Ok(_) => Ok(true),
-                Err(error) if error.is(rustix::io::Errno::NOENT) => Ok(false),
+                Err(error) if error.is(Errno::NOENT) => Ok(false),
                 Err(error) => Err(error),
             })
             .collect()
@@ -175,8 +186,8 @@ impl Nft {
     where
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
     {
-        match self.0.dump(request) {
-            Err(error) if error.is(rustix::io::Errno::NOENT) => Ok(Vec::new()),
+        match self.socket()?.dump(request) {
+            Err(error) if error.is(Errno::NOENT) => Ok(Vec::new()),
             reply => reply,
         }
     }
