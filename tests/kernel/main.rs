@@ -28,6 +28,7 @@ mod processes;
 mod ptp;
 mod reclaim;
 mod restart;
+mod saved_ruleset;
 mod sctp;
 mod spoof;
 mod status;

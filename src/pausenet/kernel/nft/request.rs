@@ -148,8 +148,8 @@ fn concatenated(kinds: &[Kind]) -> (u32, u32) {
 
 const NFTA_SET_GC_INTERVAL: u16 = 12;
 
-/// How often the kernel frees the memory of expired elements, in milliseconds. It walks the whole
-/// set each time; lookups ignore expired elements anyway.
+/// How often the kernel frees the memory of a set's expired elements, in milliseconds. It walks the
+/// whole set each time; lookups ignore expired elements anyway.
 const SWEEP_INTERVAL: u32 = 60_000;
 
 fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
@@ -169,7 +169,9 @@ fn new_set(set: &Set, mut flags: SetFlags) -> NetfilterMessage {
         attributes.push(SetAttribute::DataLen(data_len));
     }
     attributes.push(SetAttribute::Flags(flags));
-    if flags.contains(SetFlags::Timeout) {
+    // nft before 1.0.9 writes the interval of a map, and cannot read it: a saved ruleset would not
+    // load. Maps are swept each second, which is the kernel's default.
+    if flags.contains(SetFlags::Timeout) && set.data.is_empty() {
         let interval = SWEEP_INTERVAL.to_be_bytes().to_vec();
         attributes.push(SetAttribute::Other(DefaultNla::new(
             NFTA_SET_GC_INTERVAL,
