@@ -501,7 +501,7 @@ mod tests {
     use crate::cni::NetworkName;
     use crate::cni::ports::PortsConf;
     use crate::kernel::RouteSocket;
-    use crate::plan::rules::{desired_port_elements, elements_of};
+    use crate::plan::elements::{desired_port_elements, elements_of};
 
     fn ports() -> Vec<DesiredElement> {
         let conf =
