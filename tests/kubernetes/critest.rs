@@ -166,7 +166,7 @@ fn run(script: &Script, critest: &Path, focus: &str) -> (Output, Value) {
         ],
     );
     let report = script.inside(|| fs::read_to_string("/run/report.json"));
-    let report = report.expect(&text(&output.stdout));
+    let report = report.unwrap_or_else(|err| panic!("no report ({err}): {}", text(&output.stdout)));
     (output, serde_json::from_str(&report).unwrap())
 }
 

@@ -1,7 +1,8 @@
 //! ADD's changes to the kernel, in order: first what is shared, then the veth pair, and last the
 //! alias, which marks the attachment as complete.
 
-use super::earlier_holder::{self, Deaths};
+use super::dead_containers::Deaths;
+use super::earlier_holder;
 use super::host::Host;
 use super::nft_elements::Extent;
 use super::settings::{forward, refuse_router_advertisements};

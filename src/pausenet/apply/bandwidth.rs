@@ -1,7 +1,7 @@
 //! Limits a container's bandwidth: what it receives, on the host end; what it sends, on an IFB to
 //! which the host end redirects it.
 
-use super::veth::is_of;
+use super::host_end::is_of;
 use crate::cni::bandwidth::Bandwidth;
 use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, Result};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
-use super::earlier_holder::Deaths;
+use super::dead_containers::Deaths;
 use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::earlier_holder::Deaths;
+use super::dead_containers::Deaths;
 use super::host::{Host, try_lock};
 use super::nft_elements;
 use super::nft_elements::Extent;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use ipnetwork::IpNetwork;
 
-use super::earlier_holder::Deaths;
+use super::dead_containers::Deaths;
 use super::host::Host;
 use super::nft_elements::{self, Extent};
 use crate::cni::ports::{PortsConf, Protocol};

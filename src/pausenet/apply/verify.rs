@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::host::Host;
-use super::veth::host_end;
+use super::host_end::host_end;
 use super::{bandwidth, container, vlan};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::host::{Host, SETTLE_LIMIT, try_lock};
+use super::host_end::{is_of, look_up};
 use super::uplink::Uplink;
 use super::{container, nft_elements};
 use crate::cni::request::Attachment;
@@ -97,23 +98,6 @@ fn name_taken(attachment: &Attachment, netns: &Netns) -> Error {
     )
 }
 
-/// The host end of an attachment, complete or half made. None when it is gone, or when the link of
-/// this name belongs to another attachment.
-pub fn host_end(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
-    let link = look_up(socket, attachment)?;
-    Ok(link.filter(|link| is_of(link, attachment)))
-}
-
-/// True when it is known that the attachment has no host end.
-pub(super) fn is_gone(socket: &mut RouteSocket, attachment: &Attachment) -> bool {
-    matches!(host_end(socket, attachment), Ok(None))
-}
-
-fn look_up(socket: &mut RouteSocket, attachment: &Attachment) -> Result<Option<Link>> {
-    let name = host_end_name(attachment);
-    link::get(socket, Which::Name(&name)).during_with(|| format!("look up the host end {name}"))
-}
-
 /// Removes the debris of a killed ADD of this attachment. True when there was any. The caller holds
 /// the attachment's lock, so no ADD is under way for it.
 ///
@@ -167,15 +151,6 @@ pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool>
         }
     }
     Ok(found_host_end)
-}
-
-/// True when a link with the attachment's name belongs to it, complete or half made.
-pub(super) fn is_of(link: &Link, attachment: &Attachment) -> bool {
-    match Ownership::of(link) {
-        Ownership::Attachment(owner) => owner == *attachment,
-        Ownership::HalfMade => true,
-        Ownership::Foreign => false,
-    }
 }
 
 /// Whether a link found half made is debris: its lock is free, and it is still half made.

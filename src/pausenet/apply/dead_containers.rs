@@ -1,0 +1,73 @@
+//! Tells the elements of dead containers from those of live ones.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::{host_end, reclaim};
+use crate::kernel::nft::Element;
+use crate::kernel::{KernelError, RouteSocket, link, route};
+use crate::plan::elements::target;
+use crate::plan::{Mapper, element_owner};
+
+/// What is known of containers, asked once each.
+pub(super) struct Deaths<'a> {
+    socket: &'a mut RouteSocket,
+    /// By owner and target.
+    known: HashMap<(String, Option<IpAddr>), bool>,
+}
+
+impl<'a> Deaths<'a> {
+    pub(super) fn new(socket: &'a mut RouteSocket) -> Self {
+        Self {
+            socket,
+            known: HashMap::new(),
+        }
+    }
+
+    /// True when it is known that the container of a port's element is gone.
+    pub(super) fn include(&mut self, element: &Element) -> bool {
+        let key = (element.owner.clone(), target(element));
+        if let Some(is_dead) = self.known.get(&key) {
+            return *is_dead;
+        }
+        let is_dead = match element_owner(&element.owner) {
+            None => false,
+            Some((Mapper::Own, owner)) if host_end::is_gone(self.socket, &owner) => true,
+            // Another plugin may have wired the container; or it is a new life of the same ID.
+            Some(_) => key.1.is_some_and(|ip| {
+                // What cannot be read may be alive.
+                is_unused(self.socket, ip).unwrap_or(false)
+            }),
+        };
+        self.known.insert(key, is_dead);
+        is_dead
+    }
+}
+
+/// Whether it is known that no container of this host has the address.
+fn is_unused(socket: &mut RouteSocket, ip: IpAddr) -> Result<bool, KernelError> {
+    if let Some(route) = route::towards(socket, ip)?
+        && route.via.is_none()
+    {
+        // The namespaces behind bridges and pairs can be seen; a macvlan's or a physical link's
+        // container cannot.
+        let link = match route.link {
+            Some(index) => link::get(socket, link::Which::Index(index))?,
+            None => None,
+        };
+        if !link.is_some_and(|link| matches!(link.kind.as_str(), "bridge" | "veth")) {
+            return Ok(false);
+        }
+    }
+    let Some(namespaces) = reclaim::addresses_behind_links(socket)? else {
+        return Ok(false);
+    };
+    // A sandbox with a network stack of its own (gVisor) takes the addresses off the interface.
+    let is_global = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    Ok(namespaces
+        .iter()
+        .all(|addresses| addresses.iter().any(is_global) && !addresses.contains(&ip)))
+}
