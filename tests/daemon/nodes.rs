@@ -37,6 +37,8 @@ pub(crate) fn host(world: &World, name: &str, last: u8) -> Container {
         "link add {name} type veth peer name eth0 netns {name}"
     ));
     ip(&format!("link set {name} up master lab0"));
+    // A host is long up: its link-local address, from which it asks for neighbours, is not probed now.
+    host.enter(|| fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").unwrap());
     host.ip("link set eth0 up");
     host.ip(&format!("addr add 192.168.77.{last}/24 dev eth0"));
     host.ip(&format!("addr add fd00:77::{last}/64 dev eth0 nodad"));

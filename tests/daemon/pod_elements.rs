@@ -81,7 +81,7 @@ fn a_published_port_works_again_after_nft_flush_ruleset() {
     nft(&node, "delete element inet pausenet ports4 { tcp . 8080 }");
     wait_until("that is counted too", || put_back() == Some(2.0));
     assert!(answers(&outside, at_node));
-    nft(&node, "flush chain inet pausenet prerouting");
+    nft(&node, "flush chain inet pausenet dnat_prerouting");
     wait_until("and chains too", || put_back() == Some(3.0));
     assert!(answers(&outside, at_node));
     assert_eq!(lines(&node), whole);
