@@ -145,7 +145,12 @@ fn unavailable_ports_are_refused_and_change_nothing() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
-    docker.network(&with(podnet(), json!({"name": "portless"})));
+    // Of addresses of its own: whoever gets an address takes it from the ports of its last holder.
+    let other_range = json!({"type": "host-local", "ranges": [[{"subnet": "10.2.0.0/24"}]]});
+    docker.network(&with(
+        podnet(),
+        json!({"name": "portless", "bridge": "cni1", "ipam": other_range}),
+    ));
     docker.pausectl_ok(&[
         "docker",
         "up",
