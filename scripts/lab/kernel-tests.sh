@@ -30,6 +30,9 @@ executable() {
 tests=$(executable kernel test --no-run --test kernel)
 plugin=$(executable pausenet build --bins)
 [[ -x $tests && -x $plugin ]] || die "cargo built no tests or no pausenet"
-export PAUSENET_PROGRAMS=${plugin%/*} VM_LIMIT=$LIMIT
+# Nothing can be fetched or installed in there.
+PAUSENET_PEERS=$("$here/peers.sh" bookworm)
+PAUSENET_PEERS_TODAY=$("$here/peers.sh" today)
+export PAUSENET_PROGRAMS=${plugin%/*} PAUSENET_PEERS PAUSENET_PEERS_TODAY VM_LIMIT=$LIMIT
 say "kernel tests on $kernel: $*"
 "$here/vm.sh" "$kernel" "$tests" --test-threads=2 --color=never "$@"

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::plugins::call_as;
 use common::nftables::{element_count, ruleset};
 use common::traffic::{HOST, bind, listen, tcp, tcp_is_blocked, udp};
+use common::wait::wait_until;
 use common::{
     Call, Container, World, added, allocated, call, ip, outside_host, podnet, set_sysctl, sysctl,
     with,
@@ -51,7 +52,10 @@ fn both_ends_have_addresses_and_routes_and_there_is_no_bridge() {
         let mac = |link: pausenet::kernel::link::Link| link.mac.unwrap().to_string();
         let (outer, inner) = (world.link(&host).unwrap(), x.link("eth0").unwrap());
         assert_eq!(outer.peer, Some(inner.index));
-        assert!(outer.running && inner.running);
+        // The kernel notes the carrier of a link in its own time.
+        wait_until("both ends have a carrier", || {
+            world.link(&host).unwrap().running && x.link("eth0").unwrap().running
+        });
         assert_eq!(
             result,
             json!({
