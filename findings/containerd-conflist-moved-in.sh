@@ -34,6 +34,7 @@ fi
 run=$2
 mkdir -- "$run"
 mount -t tmpfs tmpfs "$run"
+for folder in /run /opt; do mount -t tmpfs tmpfs "$folder"; done # containerd writes there, too
 mkdir -- "$run"/{conf,elsewhere,bin}
 cat >"$run/config.toml" <<END
 version = 3
