@@ -180,7 +180,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_folder_of(to)
 }
 
-/// Moves a file in from another folder, atomically replacing `to`, so that who watches the folder of `to`
+/// Moves a file in from another folder, atomically replacing `to`, so that whoever watches the folder of `to`
 /// notices. A file that is moved in is "created" for inotify, and containerd passes over that, since a new
 /// file has still to be written; it reads the folder again when a file in it gets another name.
 pub fn move_in(from: &Path, to: &Path) -> Result<()> {
