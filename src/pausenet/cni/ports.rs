@@ -173,8 +173,8 @@ impl PortsConf {
     }
 
     /// Refuses a mapping that would map nothing, since the container has no address of its family, or
-    /// packets to ::1 never leave the host. One
-    /// that is there for each family is none: runtimes write both 0.0.0.0 and :: for one published port.
+    /// packets to ::1 never leave the host. One that is there for each family passes: runtimes write
+    /// both 0.0.0.0 and :: for one published port.
     ///
     /// # Errors
     /// Code 7, naming the mapping and the family.
