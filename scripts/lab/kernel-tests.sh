@@ -9,6 +9,8 @@
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../cargo.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../cargo.sh"
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
 SELECTED=(vlan:: ptp:: bandwidth:: check:: spoof:: status:: loopback:: traffic::
@@ -21,10 +23,10 @@ kernel=$1
 shift
 (($#)) || set -- "${SELECTED[@]}"
 cd -- "$here/../.." || exit
-command -v cargo >/dev/null || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+find_cargo . || die "Rust is missing: see https://rustup.rs"
 # executable NAME ARG...: where cargo puts an executable.
 executable() {
-    cargo "${@:2}" --locked --workspace --message-format=json-render-diagnostics |
+    "${cargo[@]}" "${@:2}" --locked --workspace --message-format=json-render-diagnostics |
         sed -n "s/.*\"executable\":\"\([^\"]*\/$1\(-[0-9a-f]*\)\{0,1\}\)\".*/\1/p" | head -n 1
 }
 tests=$(executable kernel test --no-run --test kernel)

@@ -31,7 +31,7 @@
 # Versions (machines and nodes take the control plane's):
 #
 #   1.37   built once by programs.sh, as is written there: 10 to 40 minutes
-#   1.20   from Debian bookworm's source package, built once in 10 minutes: the last but three whose kubelet
+#   1.20   from Debian bookworm's source package, built once in 10 minutes: an old one, whose kubelet
 #          still speaks to Docker (`./docker.sh run --bridge none` instead of `./containerd.sh run`). Its
 #          kube-proxy has only iptables.
 
@@ -70,7 +70,7 @@ make_tools() {
     shift 2
     need_packages golang-go make rsync jq bsdmainutils
     mkdir -- "$tree" "$work/source"
-    lab__make_patched "$tree" "$work/source" bookworm kubernetes
+    bookworm_source "$tree" "$work/source" kubernetes
     # The tree's own reflect2 is not for Go 1.18 and newer: iterating over a map writes to stray memory.
     bookworm_unpack "$work/reflect2" golang-github-modern-go-reflect2-dev
     rm -r -- "$tree/vendor/github.com/modern-go/reflect2"

@@ -13,12 +13,10 @@
 #   lab_dir                       print the cache folder (made if missing)
 #   lab_once TARGET FUNC ARG...   make TARGET, a folder in the cache, once: see below
 #   need_packages PKG...          install what is missing (as root) or say how to (otherwise)
-#   sid_get PKG...                print a folder with these packages of Debian sid unpacked together
-#   sid_unpack DIR PKG...         the same into a folder of yours, not cached
-#   sid_source PKG                print a folder with the source package, Debian's patches applied
-#   sid_upstream PKG              print a folder with the source as upstream released it, no patches
+#   sid_unpack DIR PKG...         unpack these packages of Debian sid together into a folder of yours
 #   sid_depends PKG               print what the package depends on, a name a line; fails if sid has no PKG
-#   bookworm_get, bookworm_unpack...   all of these from Debian bookworm
+#   bookworm_unpack DIR PKG...    unpack packages of Debian bookworm
+#   bookworm_source DIR WORK PKG  unpack a source package into DIR, an empty folder, Debian's patches applied
 #   bookworm_mirror               print the URI of a mirror that has Debian bookworm
 #   say, die                      print a line to stderr; die also ends the script
 #
@@ -194,16 +192,9 @@ lab__outside() (
 
 # --- Debian's suites, beside the machine's own lists ----------------------------------------------
 
-sid_get() { lab__get sid "$@"; }
 sid_unpack() { lab__unpack sid "$@"; }
-sid_source() { lab__source sid patched "$1"; }
-sid_upstream() { lab__source sid upstream "$1"; }
 sid_depends() { lab__depends sid "$1"; }
-bookworm_get() { lab__get bookworm "$@"; }
 bookworm_unpack() { lab__unpack bookworm "$@"; }
-bookworm_source() { lab__source bookworm patched "$1"; }
-bookworm_upstream() { lab__source bookworm upstream "$1"; }
-bookworm_depends() { lab__depends bookworm "$1"; }
 
 bookworm_mirror() {
     local lab lock
@@ -212,20 +203,6 @@ bookworm_mirror() {
     lab__lists "$lab" bookworm
     exec {lock}>&-
     sed -n "s/^URIs: //p" "$lab/apt/bookworm/debian.sources"
-}
-
-lab__get() {
-    local suite=$1 target
-    shift
-    target=$(lab_dir)/$suite/packages/$(printf '%s\n' "$@" | sort -u | paste -sd+)
-    lab_once "$target" lab__make_get "$suite" "$@"
-    printf '%s\n' "$target"
-}
-
-lab__make_get() {
-    local out=$1 suite=$3
-    shift 3
-    lab__unpack "$suite" "$out" "$@"
 }
 
 lab__unpack() {
@@ -241,30 +218,13 @@ lab__unpack() {
     rm -r -- "$debs"
 }
 
-lab__source() {
-    local suite=$1 kind=$2 package=$3 target
-    target=$(lab_dir)/$suite/source/$package-$kind
-    lab_once "$target" "lab__make_$kind" "$suite" "$package"
-    printf '%s\n' "$target"
-}
-
-lab__make_patched() {
-    local out=$1 work=$2 suite=$3 package=$4
+bookworm_source() {
+    local out=$1 work=$2 package=$3
     need_packages dpkg-dev
-    say "$suite: fetching the source of $package"
-    lab__fetch "$suite" "$work" source --download-only --only-source "$package"
+    say "bookworm: fetching the source of $package"
+    lab__fetch bookworm "$work" source --download-only --only-source "$package"
     rmdir -- "$out" # dpkg-source wants to make it
     dpkg-source -q --no-check -x "$work"/*.dsc "$out" >&2 # apt has verified it against the signed list
-}
-
-lab__make_upstream() {
-    local out=$1 work=$2 suite=$3 package=$4 tarball
-    need_packages xz-utils
-    say "$suite: fetching the source of $package"
-    lab__fetch "$suite" "$work" source --download-only --only-source --tar-only "$package"
-    for tarball in "$work"/*.tar.*; do
-        [[ $tarball == *.asc ]] || tar -x -f "$tarball" -C "$out" --strip-components=1 --no-same-owner
-    done
 }
 
 lab__depends() {

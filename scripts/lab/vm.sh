@@ -133,7 +133,6 @@ run() {
     need_packages qemu-system-x86 busybox-static cpio xz-utils zstd kmod
     folder=$(kernel "$1")
     shift
-
     work=$(mktemp -d -- "$(lab_dir)/vm.XXXXXX")
     trap 'rm -rf -- "$work"' EXIT
     trap 'exit 143' TERM
