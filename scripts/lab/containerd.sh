@@ -10,7 +10,7 @@
 # folder with its log, and leaves nothing behind. Its sandboxes run the image pausenet/pause; the network is
 # what /etc/cni/net.d and /opt/cni/bin say. To load an image: ctr -n k8s.io images import FILE.
 #
-# The programs are built once by programs.sh, as is written there; runc is Debian bookworm's.
+# The programs, and runc, are built once by programs.sh, as is written there.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -23,7 +23,7 @@ tools() { "$here/programs.sh" get containerd; }
 run() {
     local containerd runc
     containerd=$(tools)
-    runc=$("$here/docker.sh" tools)
+    runc=$("$here/programs.sh" get runc)
     place_open containerd
     export PATH=$containerd:$runc:$PATH
     export CONTAINERD_HOME=$home CONTAINER_RUNTIME_ENDPOINT=unix://$home/containerd.sock CONTAINERD_ADDRESS=$home/containerd.sock

@@ -3,19 +3,25 @@
 #
 # Use: scripts/lab/docker.sh tools    print a folder with docker, dockerd, containerd, ctr and runc
 #      scripts/lab/docker.sh images   print the path of a file for `docker load`: the images of the lab
-#      scripts/lab/docker.sh run [--bridge none | --ip6tables] [--live-restore] COMMAND...
+#      scripts/lab/docker.sh run [--bridge none] [--live-restore] COMMAND...
 #
-# `run` starts a daemon in the caller's network and mount namespaces, which must not be the machine's, and
+# DOCKER_VERSION in the environment chooses the version: 28 (default), 29 or 20.10. `run` starts a daemon in the caller's network and mount namespaces, which must not be the machine's, and
 # runs COMMAND with DOCKER_HOST and PATH set to use it. When COMMAND ends or a signal arrives, it leaves
 # nothing behind: no container, process, mount, cgroup or file. Without `--bridge none` the daemon makes
-# docker0 and its rules in that network; with `--ip6tables` those for IPv6 too. The signal USR1 restarts the
-# daemon, as an upgrade would; with `--live-restore` containers survive that. To look around:
+# docker0 and its rules in that network; by nftables instead of iptables if DOCKER_FIREWALL is nftables (29 only).
+# The signal USR1 restarts the daemon, as an upgrade would; with `--live-restore` containers survive that. To look
+# around:
 #
 #   sudo unshare --net --mount scripts/lab/docker.sh run bash
 #   docker load -i "$(scripts/lab/docker.sh images)"
 #
-# The programs come from Debian bookworm's packages (Docker 20.10), unpacked in the lab's cache (see lib.sh):
-# installed, they would start a daemon on the machine. The images stand in for the public ones of the same
+# The programs are kept in the lab's cache (see lib.sh); installed, they would start a daemon on the machine:
+#
+#   28      Debian sid's Docker and containerd, with the runc of 29
+#   29      built once by programs.sh, as is written there: 5 to 15 minutes
+#   20.10   Debian bookworm's: the last that a kubelet speaks to
+#
+# The images stand in for the public ones of the same
 # names, and behave like them as far as tests and pages use them. The first two are one small Debian:
 #
 #   hwchiu/netutils:latest   an entrypoint that greets and sleeps, whatever its arguments (run other
@@ -31,23 +37,62 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
 # --- the programs ---------------------------------------------------------------------------------
 
+# version, of the daemon and its client
+DOCKER_VERSION=${DOCKER_VERSION:-28}
+
 tools() {
     local target
-    target=$(lab_dir)/docker
-    lab_once "$target" make_tools
+    target=$(lab_dir)/docker-$DOCKER_VERSION
+    case $DOCKER_VERSION in
+    20.10) lab_once "$target" make_old ;;
+    28) lab_once "$target" make_debian "$("$here/programs.sh" get runc)" ;;
+    29) make_links "$target" ;;
+    *) die "no Docker $DOCKER_VERSION here; there are 20.10, 28 and 29" ;;
+    esac
     printf '%s\n' "$target"
 }
 
-make_tools() {
+make_old() {
     local out=$1 work=$2
     need_packages iptables libdevmapper1.02.1 libseccomp2 libsystemd0
     bookworm_unpack "$work" docker.io containerd runc tini
     cp -- "$work"/usr/sbin/{dockerd,docker-proxy,runc} "$out"
     cp -- "$work"/usr/bin/{docker,containerd,containerd-shim-runc-v2,ctr} "$out"
     cp -- "$work/usr/bin/tini-static" "$out/docker-init"
+    are_programs "$out"
+}
+
+# make_debian OUT WORK RUNC: of sid's packages, those programs that need nothing newer than this machine.
+make_debian() {
+    local out=$1 work=$2 runc=$3
+    need_packages iptables libdevmapper1.02.1 libsystemd0
+    sid_unpack "$work/sid" docker.io docker-cli containerd
+    bookworm_unpack "$work/bookworm" tini
+    cp -- "$work"/sid/usr/sbin/{dockerd,docker-proxy} "$out"
+    cp -- "$work"/sid/usr/bin/{docker,containerd,containerd-shim-runc-v2,ctr} "$out"
+    cp -- "$work/bookworm/usr/bin/tini-static" "$out/docker-init"
+    cp -- "$runc/runc" "$out"
+    are_programs "$out"
+}
+
+# make_links FOLDER: the programs of several sets as one folder. Always made anew: a set moves with its version.
+make_links() {
+    local sets folder program
+    need_packages iptables
+    sets=$("$here/programs.sh" get docker containerd runc)
+    mkdir -p -- "$1"
+    while read -r folder; do
+        for program in "$folder"/*; do
+            ln -sfn -- "$program" "$1/${program##*/}"
+        done
+    done <<<"$sets"
+    are_programs "$1"
+}
+
+are_programs() {
     local program
     for program in dockerd docker containerd ctr runc; do
-        "$out/$program" --version >&2 || die "$program does not run on this machine"
+        "$1/$program" --version >&2 || die "$program does not run on this machine"
     done
 }
 
@@ -119,7 +164,6 @@ run() {
         case $1 in
         --bridge) [[ ${2-} == none ]] || usage && options+=(--bridge none) && shift 2 ;;
         --live-restore) options+=(--live-restore) && shift ;;
-        --ip6tables) options+=(--experimental --ip6tables) && shift ;; # Docker 20.10 needs both
         --) shift && break ;;
         *) usage ;;
         esac
@@ -138,8 +182,17 @@ run() {
     mkdir -p /run/containerd
     place_mount -t tmpfs tmpfs /run/containerd # the sockets of shims
 
-    printf '{"runtimes":{"lab":{"path":"%s"}},"default-runtime":"lab","deprecated-key-path":"%s"}' \
-        "$here/runc.sh" "$home/key.json" >"$home/daemon.json"
+    if [[ -n ${DOCKER_FIREWALL-} ]]; then
+        options+=(--firewall-backend "$DOCKER_FIREWALL")
+        # This backend leaves it to the host's administrator.
+        sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    fi
+    if [[ $DOCKER_VERSION == 20.10 ]]; then
+        options+=(--experimental --ip6tables) # what later versions do unasked
+    else
+        options+=(--feature containerd-snapshotter=false)
+    fi
+    printf '{"runtimes":{"lab":{"path":"%s"}},"default-runtime":"lab"}' "$here/runc.sh" >"$home/daemon.json"
     mkdir -- "$home/client"
     export DOCKER_HOST=unix://$home/docker.sock DOCKER_CONFIG=$home/client
     place_keep dockerd dockerd --config-file "$home/daemon.json" --host "$DOCKER_HOST" --pidfile "$home/pid" \

@@ -32,8 +32,8 @@
 #
 #   1.37   built once by programs.sh, as is written there: 10 to 40 minutes
 #   1.20   from Debian bookworm's source package, built once in 10 minutes: an old one, whose kubelet
-#          still speaks to Docker (`./docker.sh run --bridge none` instead of `./containerd.sh run`). Its
-#          kube-proxy has only iptables.
+#          still speaks to Docker (`DOCKER_VERSION=20.10 ./docker.sh run --bridge none` instead of
+#          `./containerd.sh run`). Its kube-proxy has only iptables.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -55,6 +55,7 @@ tools() {
     1.20)
         target=$(lab_dir)/kubernetes-1.20
         lab_once "$target" make_tools "${PROGRAMS[@]}"
+        DOCKER_VERSION=20.10 "${self%/*}/docker.sh" tools >/dev/null # its runtime
         printf '%s\n' "$target"
         ;;
     *) die "no Kubernetes $KUBERNETES_VERSION here; there are 1.37 and 1.20" ;;

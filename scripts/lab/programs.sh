@@ -24,7 +24,8 @@ LIMIT=1800 # seconds for one program
 
 # --- the list -------------------------------------------------------------------------------------
 
-# lines SET: `MODULE PROGRAM PACKAGE HOW` of each program; HOW is build, or test for a test's binary.
+# lines SET: `MODULE PROGRAM PACKAGE HOW` of each program; HOW is build, test for a test's binary, or seccomp for
+# one with parts in C and libseccomp.
 lines() { awk -v set="$1" '$1 == set { print $2, $3, $4, $5 == "" ? "build" : $5 }' "$modules/programs"; }
 
 sets() { awk '/^[^#]/ && !seen[$1]++ { print $1 }' "$modules/programs"; }
@@ -77,9 +78,9 @@ get() {
 
 # make_set OUT WORK SET MODULES GO LINES LIMIT
 make_set() {
-    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package how start build
+    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package how start build environment
     lab=$(lab_dir)
-    local environment=(GOROOT="${go%/bin/go}" GOENV=off GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
+    local common=(GOROOT="${go%/bin/go}" GOENV=off GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
         GOFLAGS='-mod=readonly -buildvcs=false -trimpath'
         GOMODCACHE="$lab/.go/mod" GOCACHE="$lab/.go/build" GOTMPDIR="$2")
     mkdir -p -- "$lab/.go"
@@ -87,7 +88,15 @@ make_set() {
         say "building $program of $set"
         start=$SECONDS
         build=(build)
-        [[ $how != test ]] || build=(test -c)
+        environment=("${common[@]}")
+        case $how in
+        test) build=(test -c) ;;
+        seccomp)
+            need_packages gcc libc6-dev pkg-config libseccomp-dev
+            build=(build -tags seccomp)
+            environment+=(CGO_ENABLED=1)
+            ;;
+        esac
         (
             cd -- "$modules/$module" || exit
             # Behind the tests that may run beside it.

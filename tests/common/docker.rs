@@ -20,8 +20,6 @@ use crate::{Container, Snapshot, World, lab, podnet, run, run_files, store_files
 pub const NO_BRIDGE: &[&str] = &["--bridge", "none"];
 /// Docker with its defaults, docker0 included.
 pub const OWN_BRIDGE: &[&str] = &[];
-/// The same, with its firewall for IPv6 too.
-pub const OWN_BRIDGE_AND_IP6TABLES: &[&str] = &["--ip6tables"];
 
 /// Containers live through a restart of the daemon.
 pub const LIVE_RESTORE: &[&str] = &["--bridge", "none", "--live-restore"];

@@ -1,5 +1,7 @@
 //! The compose example, with `pausectl docker watch` beside it.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::recreate::shell;
@@ -22,10 +24,13 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
         .join("conf/docker")
         .canonicalize()
         .unwrap();
+    let plugins = docker.home().join("client/cli-plugins");
+    fs::create_dir(&plugins).unwrap();
+    symlink(program, plugins.join("docker-compose")).unwrap();
     let compose = |args: &[&str]| {
-        let mut command = docker.command(program.to_str().unwrap());
-        let command = command.current_dir(&folder).args(["-p", "shop"]).args(args);
-        let output = command.output().unwrap();
+        let mut command = docker.command("docker");
+        let command = command.current_dir(&folder).args(["compose", "-p", "shop"]);
+        let output = command.args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
     };
     let serves = |port: &str| {
@@ -47,7 +52,7 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
     watch.says("shop-anchor: attached to network podnet: 10.1.0.2/24 on eth0");
     wait_until("nginx answers by the host's port", || serves("8080"));
     assert_eq!(
-        docker.view("shop_client_1").addresses("eth0"),
+        docker.view("shop-client-1").addresses("eth0"),
         ["10.1.0.2/24"]
     );
     docker.pausectl_ok(&["docker", "publish", "shop-anchor", "9090:80"]);
@@ -55,7 +60,7 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
 
     compose(&["up", "-d", "--force-recreate", "--timeout", "0"]);
     wait_until("all are where they were", || {
-        ["shop-anchor", "shop_client_1", "shop_www_1"]
+        ["shop-anchor", "shop-client-1", "shop-www-1"]
             .iter()
             .all(|name| docker.view(name).addresses("eth0") == ["10.1.0.2/24"])
     });
@@ -63,25 +68,25 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
 
     // Without the anchor, and from any folder.
     docker.run(&["rm", "-f", "shop-anchor"]);
-    let line = watch.says("shop_client_1: cannot be restarted");
+    let line = watch.says("shop-client-1: cannot be restarted");
     let (_, repair) = line.split_once("is lost): ").unwrap();
     let compose_file = folder.join("compose.yaml");
     let expected = format!(
-        "pausectl docker reanchor shop-anchor && docker-compose -p shop --project-directory {} -f {} \
+        "pausectl docker reanchor shop-anchor && docker compose -p shop --project-directory {} -f {} \
          up -d --force-recreate --no-deps client",
         folder.display(),
         compose_file.display()
     );
     assert_eq!(repair, expected);
-    let (old, www) = (docker.pid("shop_client_1"), docker.pid("shop_www_1"));
-    shell(&docker, "/", repair, &[program.parent().unwrap()]);
-    assert_ne!(docker.pid("shop_client_1"), old);
-    assert_eq!(docker.pid("shop_www_1"), www);
+    let (old, www) = (docker.pid("shop-client-1"), docker.pid("shop-www-1"));
+    shell(&docker, "/", repair, &[]);
+    assert_ne!(docker.pid("shop-client-1"), old);
+    assert_eq!(docker.pid("shop-www-1"), www);
     assert_eq!(
-        docker.view("shop_client_1").addresses("eth0"),
+        docker.view("shop-client-1").addresses("eth0"),
         ["10.1.0.2/24"]
     );
-    docker.run(&["restart", "--time=0", "shop_client_1"]);
+    docker.run(&["restart", "--time=0", "shop-client-1"]);
     assert!(serves("8080"));
     compose(&["down", "--timeout", "0"]);
     watch.until(|| docker.nothing_is_left(&before));

@@ -68,8 +68,10 @@ fn explain_shows_docker_s_shared_network_before_and_after_its_owner_ends() {
         return;
     };
     two_that_share(&docker);
-    let screen =
-        screen(&docker, &["hwchiu", "hwchiu2"]).hide(&host_end(&docker, "hwchiu", 0), "VETH");
+    let mac = docker.view("hwchiu").link("eth0").unwrap().mac.unwrap();
+    let screen = screen(&docker, &["hwchiu", "hwchiu2"])
+        .hide(&host_end(&docker, "hwchiu", 0), "VETH")
+        .hide(&mac.to_string(), "02:42:ac:11:00:02");
     let page = |target: &str| screen.show(&pausectl(&docker, &["explain", target]));
     insta::assert_snapshot!(page("hwchiu2"), @r"
     hwchiu2 shares the network of hwchiu.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use common::docker::{Docker, OWN_BRIDGE_AND_IP6TABLES};
+use common::docker::{Docker, OWN_BRIDGE};
 use common::firewall::{
     FirewalledPods, PROGRAMS, br_netfilter, docker_user_rules, dual_stack, expected_rules,
     iptables, off, routed, without_ports,
@@ -17,28 +17,22 @@ use common::{Call, Container, added, lab, run, with};
 
 /// A daemon that keeps its rules where we can put ours, and drops what is forwarded.
 fn stock_host(start: fn(&[&str]) -> Option<Docker>) -> Option<Docker> {
-    let docker = start(OWN_BRIDGE_AND_IP6TABLES)?;
+    let docker = start(OWN_BRIDGE)?;
     if !run("iptables", ["--version"]).contains("nf_tables") {
         lab::skip("the machine's iptables, which Docker uses, is iptables-legacy");
         return None;
     }
-    let rules = iptables("iptables", "-S FORWARD");
-    assert!(
-        rules.starts_with("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n"),
-        "{rules}"
-    );
-    // For IPv6, Docker has a chain for others since 23.0; before, it drops, and there is no place
-    // for anybody's word. Here it is as it is since.
-    assert_eq!(iptables("ip6tables", "-S FORWARD"), "-P FORWARD DROP\n");
-    for args in [
-        "-N DOCKER-USER",
-        "-A DOCKER-USER -j RETURN",
-        "-I FORWARD -j DOCKER-USER",
-    ] {
-        iptables("ip6tables", args);
+    for program in ["iptables", "ip6tables"] {
+        // With IPv6 the policy is ACCEPT until a network of Docker's has it.
+        iptables(program, "-P FORWARD DROP");
+        let rules = iptables(program, "-S FORWARD");
+        assert!(
+            rules.starts_with("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n"),
+            "{program}: {rules}"
+        );
     }
     for program in PROGRAMS {
-        assert_eq!(docker_user_rules(program), ["-j RETURN"]);
+        assert!(docker_user_rules(program).is_empty());
     }
     Some(docker)
 }
@@ -71,11 +65,7 @@ fn pods_on_a_bridge_work_beside_docker_s_own_containers_and_after_its_restart() 
     let pods = FirewalledPods::new(&docker.world, &dual_stack());
     pods.assert_reachable();
     for program in PROGRAMS {
-        assert_eq!(
-            docker_user_rules(program)[..3],
-            expected_rules("cni0", "podnet")
-        );
-        assert_eq!(docker_user_rules(program)[3..], ["-j RETURN"]);
+        assert_eq!(docker_user_rules(program), expected_rules("cni0", "podnet"));
     }
 
     // Docker's own have what they always had.
@@ -119,6 +109,40 @@ fn pods_on_a_bridge_work_beside_docker_s_own_containers_and_after_its_restart() 
 }
 
 #[test]
+fn pods_reach_docker_s_containers_by_port_and_by_address_where_their_network_allows_it() {
+    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+        return;
+    };
+    let pods = FirewalledPods::new(&docker.world, &dual_stack());
+    docker.run(&["run", "-d", "--name=plain", "-p", "8090:80", "nginx"]);
+    serves_nginx(&pods.pod, "192.0.2.1:8090");
+    let address_in = |container: &str, network: &str| {
+        let path = format!("(index .NetworkSettings.Networks \"{network}\").IPAddress");
+        format!("{}:80", docker.inspect(container, &path))
+    };
+    tcp_is_blocked(Some(&pods.pod), &address_in("plain", "bridge"));
+
+    for (network, option) in [
+        ("trusting", "trusted_host_interfaces=cni0"),
+        ("unprotected", "gateway_mode_ipv4=nat-unprotected"),
+    ] {
+        let option = format!("com.docker.network.bridge.{option}");
+        docker.run(&["network", "create", "-o", &option, network]);
+        docker.run(&[
+            "run",
+            "-d",
+            "--name",
+            network,
+            "--network",
+            network,
+            "nginx",
+        ]);
+        serves_nginx(&pods.pod, &address_in(network, network));
+    }
+    docker.stop();
+}
+
+#[test]
 fn routed_pods_work_and_the_user_s_own_drop_wins() {
     let Some(docker) = stock_host(Docker::start) else {
         return;
@@ -150,7 +174,7 @@ fn with_the_option_off_docker_s_firewall_is_untouched_and_drops_the_pods_traffic
     let pods = FirewalledPods::new(&docker.world, &off(dual_stack()));
     pods.assert_blocked();
     for program in PROGRAMS {
-        assert_eq!(docker_user_rules(program), ["-j RETURN"]);
+        assert!(docker_user_rules(program).is_empty());
     }
     docker.stop();
 }

@@ -96,7 +96,7 @@ fn check_and_del_know_the_published_ports() {
         };
         ctl(&["docker", "up", "web", "--network", network]);
         ctl(&["docker", "publish", "web", "8080:80", "5353:53/udp"]);
-        let rules = || common::run("nft", ["list", "ruleset"]);
+        let rules = || common::run("nft", ["--stateless", "list", "ruleset"]);
         let comment = format!("comment \"{mark} docker-web eth0\"");
         assert!(
             rules().contains(&format!("udp . 5353 {comment}")),
@@ -171,7 +171,7 @@ fn unavailable_ports_are_refused_and_change_nothing() {
         "pausenet/pause",
     ]);
     let _served = TcpListener::bind("0.0.0.0:7777").unwrap();
-    let rules = || common::run("nft", ["list", "ruleset"]);
+    let rules = || common::run("nft", ["--stateless", "list", "ruleset"]);
     let before = rules();
     for (args, reason) in [
         (

@@ -239,7 +239,9 @@ fn start(
         Runtime::Containerd => &["containerd.sh", "run"],
     };
     let node = [&["kubernetes.sh", "node"], options].concat();
-    Script::start(&[&machine, engine, &node], &cluster.script.env)
+    let mut env = cluster.script.env.clone();
+    env.insert("DOCKER_VERSION".into(), "20.10".into()); // the last that a kubelet speaks to
+    Script::start(&[&machine, engine, &node], &env)
 }
 
 /// The address of a pod, once it has one.
