@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Runs a private Kubernetes: etcd, the API server and the controllers, and machines with a kubelet.
 #
-# Use: scripts/lab/kubernetes.sh tools [1.37|1.20]      print a folder with the programs, including etcd
+# Use: scripts/lab/kubernetes.sh up|down|kubectl|node   a whole cluster in the background: see `up --help`
+#      scripts/lab/kubernetes.sh tools [1.37|1.20]      print a folder with the programs, including etcd
 #      scripts/lab/kubernetes.sh control-plane [--version 1.20] [--dual-stack] COMMAND...
 #      scripts/lab/kubernetes.sh machine --name NAME --address ADDRESS [--keep DIR] COMMAND...
-#      scripts/lab/kubernetes.sh node [--dual-stack] [--kube-proxy [MODE]] COMMAND...
+#      scripts/lab/kubernetes.sh kubelet [--dual-stack] [--kube-proxy [MODE]] COMMAND...
 #
 # Combine the parts on the command line. Each runs COMMAND once it is ready, and leaves nothing behind when
 # COMMAND ends or a signal arrives. A node, to look around:
@@ -12,7 +13,7 @@
 #   sudo unshare --net --mount bash
 #   cd scripts/lab
 #   ./kubernetes.sh control-plane ./kubernetes.sh machine --name node1 --address 192.168.77.1 \
-#       ./containerd.sh run ./kubernetes.sh node bash
+#       ./containerd.sh run ./kubernetes.sh kubelet bash
 #
 # `control-plane` runs in the caller's network and mount namespaces, which must not be the machine's. There it
 # makes the bridge lab0 with 192.168.77.254: the network between the machines. COMMAND gets KUBECONFIG (an
@@ -21,7 +22,7 @@
 #
 # `machine` runs COMMAND in namespaces of its own, with a veth pair to lab0. Its /run, /var/lib, /var/log and
 # /opt are empty and /etc is a copy, as on a new machine. With --keep, /var/lib is DIR and stays, as it does
-# over a reboot. `node` runs kubelet in a machine, with the runtime that CONTAINER_RUNTIME_ENDPOINT or
+# over a reboot. `kubelet` makes a machine a node, with the runtime that CONTAINER_RUNTIME_ENDPOINT or
 # DOCKER_HOST names; the network is what /etc/cni/net.d and /opt/cni/bin say. Its folder is NODE_HOME. The
 # MODE of kube-proxy is nftables (default) or iptables.
 #
@@ -244,7 +245,7 @@ inside() {
 
 # --- a node ---------------------------------------------------------------------------------------
 
-node() {
+run_kubelet() {
     local dual=false pods=$PODS addresses=${MACHINE_ADDRESS-} proxy=''
     while [[ ${1-} == --* ]]; do
         case $1 in
@@ -368,6 +369,9 @@ make_cgroups() {
     done
 }
 
+case ${1-} in
+up | down | kubectl | node) exec "${self%/*}/cluster.sh" "$@" ;;
+esac
 help_if_asked "$@"
 verb=${1-}
 shift || usage
@@ -378,6 +382,7 @@ tools)
     tools
     ;;
 control-plane) control_plane "$@" ;;
-machine | inside | node) "$verb" "$@" ;;
+machine | inside) "$verb" "$@" ;;
+kubelet) run_kubelet "$@" ;;
 *) usage ;;
 esac

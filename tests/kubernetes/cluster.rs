@@ -238,7 +238,7 @@ fn start(
         Runtime::Docker => &["docker.sh", "run", "--bridge", "none"],
         Runtime::Containerd => &["containerd.sh", "run"],
     };
-    let node = [&["kubernetes.sh", "node"], options].concat();
+    let node = [&["kubernetes.sh", "kubelet"], options].concat();
     let mut env = cluster.script.env.clone();
     env.insert("DOCKER_VERSION".into(), "20.10".into()); // the last that a kubelet speaks to
     Script::start(&[&machine, engine, &node], &env)

@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Prints files for `docker load` or `ctr images import`: images that Kubernetes needs and no registry gives here.
+#
+# Use: scripts/lab/images.sh coredns    CoreDNS, as lab/coredns:latest
+#      scripts/lab/images.sh e2e        what Kubernetes' own network tests run, under the names that they have
+#                                       with the list of registries that `registries` prints
+#      scripts/lab/images.sh registries print that list, for KUBE_TEST_REPO_LIST
+#
+# The programs are those of programs.sh; the rest is a small Debian with the tools that the tests run in pods.
+
+# shellcheck source=lib.sh disable=SC1091
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+
+# What the tests type in the pods of their images.
+export TOOLS=nginx-light,busybox-static,curl,wget,netcat-openbsd,bind9-dnsutils,iproute2,iputils-ping,net-tools,procps,conntrack
+export PATHS=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+# --- an archive -----------------------------------------------------------------------------------
+
+# layer FOLDER NAME ROOT: writes FOLDER/NAME.tar from a folder, and NAME.sum.
+layer() {
+    tar -C "$3" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner --owner=0 --group=0 \
+        -c . >"$1/$2.tar"
+    sha256sum <"$1/$2.tar" | cut -d' ' -f1 >"$1/$2.sum"
+}
+
+# archive FOLDER IMAGE...: writes FOLDER/images.tar. IMAGE is `NAME LAYER[,LAYER] CONFIG`.
+archive() {
+    local folder=$1 image name layers config all='' file tars=() parts sums number=0
+    shift
+    for image; do
+        read -r name layers config <<<"$image"
+        number=$((number + 1))
+        file=image-$number.json
+        IFS=, read -r -a parts <<<"$layers"
+        mapfile -t sums < <(for layer in "${parts[@]}"; do cat -- "$folder/$layer.sum"; done)
+        jq -n --argjson config "{$config,\"Env\":[\"$PATHS\"]}" --arg architecture "$(dpkg --print-architecture)" \
+            '{created: "1970-01-01T00:00:00Z", architecture: $architecture, os: "linux", config: $config,
+              rootfs: {type: "layers", diff_ids: ($ARGS.positional | map("sha256:" + .))}}' \
+            --args "${sums[@]}" >"$folder/$file"
+        all+=$(jq -cn --arg file "$file" --arg name "$name" \
+            '{Config: $file, RepoTags: [$name], Layers: ($ARGS.positional | map(. + ".tar"))}' --args "${parts[@]}")
+        tars+=("$file")
+    done
+    jq -s . <<<"$all" >"$folder/manifest.json"
+    for file in "$folder"/*.sum; do
+        file=${file##*/}
+        tars+=("${file%.sum}.tar")
+    done
+    tar -C "$folder" -cf "$folder/images.tar" manifest.json "${tars[@]}"
+}
+
+# --- the images -----------------------------------------------------------------------------------
+
+coredns() {
+    local programs target
+    programs=$("$here/programs.sh" get kubernetes)
+    target=$(lab_dir)/images/coredns-${programs##*-}
+    lab_once "$target" make_coredns "$programs"
+    printf '%s\n' "$target/images.tar"
+}
+
+make_coredns() {
+    local out=$1 work=$2 programs=$3
+    need_packages jq
+    mkdir -- "$work/root" "$work/image"
+    cp -- "$programs/coredns" "$work/root"
+    layer "$work/image" coredns "$work/root"
+    archive "$work/image" 'lab/coredns:latest coredns "Entrypoint":["/coredns"]'
+    mv -- "$work/image/images.tar" "$out"
+}
+
+e2e() {
+    local kubernetes tests target
+    tests=$("$here/programs.sh" get e2e)
+    kubernetes=$("$here/programs.sh" get kubernetes)
+    target=$(lab_dir)/images/e2e-${tests##*-}
+    lab_once "$target" make_e2e "$tests/e2e.test" "$kubernetes/agnhost"
+    printf '%s\n' "$target/images.tar"
+}
+
+# make_e2e OUT WORK TESTS AGNHOST
+make_e2e() {
+    local out=$1 work=$2 tests=$3 agnhost=$4 mirror debian=$2/debian own=$2/own image name images=()
+    ((EUID == 0)) || die "debootstrap needs root"
+    need_packages debootstrap debian-archive-keyring jq openssl
+    mirror=$(bookworm_mirror)
+    say "bookworm: making the images of Kubernetes' tests, once"
+    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase --include="$TOOLS" bookworm "$debian" \
+        "$mirror" >"$work/log" || { tail -n 20 "$work/log" >&2 && die "debootstrap failed"; }
+    rm -rf -- "$debian"/var/cache/apt/* "$debian"/var/lib/apt/lists/* "$debian"/var/log/* \
+        "$debian"/usr/share/{doc,info,locale,man}/*
+    mkdir -p -- "$debian/var/log/nginx" "$own/uploads"
+    cp -- "$agnhost" "$own/agnhost"
+    ln -s -- agnhost "$own/agnhost-2"
+    # Its HTTPS servers have a certificate in the image.
+    openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj /CN=localhost -keyout "$own/localhost.key" \
+        -out "$own/localhost.crt" 2>"$work/log" || { cat "$work/log" >&2 && die "openssl failed"; }
+    chmod 644 -- "$own/localhost.key"
+    mkdir -- "$work/image"
+    layer "$work/image" debian "$debian"
+    layer "$work/image" agnhost "$own"
+    registries >"$work/registries"
+    for name in $(KUBE_TEST_REPO_LIST=$work/registries "$tests" --list-images); do
+        case $name in
+        */agnhost:*) images+=("$name debian,agnhost \"Entrypoint\":[\"/agnhost\"],\"Cmd\":[\"pause\"]") ;;
+        */busybox:*) images+=("$name debian \"Cmd\":[\"sh\"]") ;;
+        */nginx:*) images+=("$name debian \"Cmd\":[\"nginx\",\"-g\",\"daemon off;\"]") ;;
+        */glibc-dns-testing:*) images+=("$name debian \"Cmd\":[\"sleep\",\"infinity\"]") ;;
+        esac
+    done
+    ((${#images[@]})) || die "e2e.test names no image that is known here"
+    archive "$work/image" "${images[@]}"
+    mv -- "$work/image/images.tar" "$out"
+}
+
+registries() {
+    local key
+    for key in gcAuthenticatedRegistry promoterE2eRegistry buildImageRegistry invalidRegistry gcEtcdRegistry \
+        gcRegistry sigStorageRegistry cloudProviderGcpRegistry privateRegistry dockerLibraryRegistry; do
+        printf '%s: lab.invalid/e2e\n' "$key"
+    done
+}
+
+help_if_asked "$@"
+(($# == 1)) || usage
+case $1 in
+coredns | e2e | registries) "$1" ;;
+*) usage ;;
+esac
