@@ -101,6 +101,7 @@ main() {
         peer PAUSENET_CONTAINERD containerd tools
         peer PAUSENET_CRI_TOOLS programs get cri-tools
         peer PAUSENET_KUBERNETES kubernetes tools # builds of some minutes, once
+        peer PAUSENET_COREDNS images coredns
     fi
     [[ ${1-} != --setup ]] || return 0
 

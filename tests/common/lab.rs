@@ -109,6 +109,12 @@ pub fn kubernetes_1_20() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_KUBERNETES_1_20", script)
 }
 
+/// A docker-archive with CoreDNS, as lab/coredns.
+pub fn coredns() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_COREDNS", &["images.sh", "coredns"])
+}
+
 /// A podman with all of its files in `dir`, and our binary in place of the plugins of its network.
 pub fn podman(dir: &Path) -> Option<PathBuf> {
     is_root_of_the_machine().then_some(())?;
