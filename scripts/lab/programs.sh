@@ -78,12 +78,15 @@ get() {
 
 # make_set OUT WORK SET MODULES GO LINES LIMIT
 make_set() {
-    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package how start build environment
+    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package how start build environment use
     lab=$(lab_dir)
     local common=(GOROOT="${go%/bin/go}" GOENV=off GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
         GOFLAGS='-mod=readonly -buildvcs=false -trimpath'
         GOMODCACHE="$lab/.go/mod" GOCACHE="$lab/.go/build" GOTMPDIR="$2")
     mkdir -p -- "$lab/.go"
+    # Until this job ends, nobody removes what is downloaded.
+    exec {use}>>"$lab/.locks/go-downloads"
+    flock -s "$use"
     while read -r module program package how; do
         say "building $program of $set"
         start=$SECONDS
@@ -123,12 +126,13 @@ stamps() {
 # forget_downloads LAB: gigabytes that only the next version needs. Not while another run builds.
 forget_downloads() {
     [[ -d $1/.go ]] || return 0
-    local set
-    for set in "$1"/.tmp/go-*; do
-        [[ ! -e $set ]] || return 0
-    done
-    chmod -R u+w -- "$1/.go" 2>/dev/null || true
-    rm -rf -- "$1/.go"
+    local use
+    exec {use}>>"$1/.locks/go-downloads"
+    if flock -n "$use"; then
+        chmod -R u+w -- "$1/.go" 2>/dev/null || true
+        rm -rf -- "$1/.go"
+    fi
+    exec {use}>&-
 }
 
 # find_go: sets `go` to a Go that is new enough.
