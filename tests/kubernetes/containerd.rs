@@ -14,7 +14,7 @@ use crate::script::{Images, Script, kill};
 use crate::wrapper;
 use common::programs;
 use common::wait::wait_until;
-use common::{World, ip, lab};
+use common::{Call, World, ip, lab};
 
 #[test]
 fn sandboxes_live_and_die_on_containerd() {
@@ -81,6 +81,60 @@ fn sandboxes_live_and_die_on_containerd() {
         containerd.calls_of(&id),
         ["ADD 1.1.0", "DEL 1.1.0", "DEL 1.1.0"]
     );
+    assert_eq!(containerd.script.inside(State::read), before);
+    containerd.end();
+}
+
+#[test]
+fn ctr_attaches_what_it_runs_with_cni() {
+    let Some(containerd) = Containerd::start() else {
+        return;
+    };
+    let network = network("10.7.0.0/24");
+    containerd.install(&network);
+    containerd.wait_for_network(true);
+    let before = containerd.script.inside(State::read);
+    let ctr = |args: &str| {
+        let args: Vec<_> = ["-n", "k8s.io"]
+            .into_iter()
+            .chain(args.split(' '))
+            .collect();
+        containerd.script.run("ctr", &args)
+    };
+    let image = "docker.io/hwchiu/netutils:latest";
+    let address = "ip -o -4 addr show eth0";
+    let said = ctr(&format!("run --cgroup= --cni --rm {image} one {address}"));
+    assert!(said.contains(" 10.7.0.2/24 "), "{said}");
+    assert_eq!(
+        containerd.calls_of("k8s.io-one"),
+        ["ADD 1.1.0", "DEL 1.1.0"]
+    );
+    assert_eq!(containerd.script.inside(State::read), before);
+
+    // In the background there is no DEL, only the end of the namespace.
+    ctr(&format!("run --cgroup= --cni -d {image} two sleep 1d"));
+    let pid = containerd.pid("two").to_string();
+    let page = containerd
+        .script
+        .run(programs::pausectl(), &["explain", &pid]);
+    for line in [
+        "two has a network of its own that nothing shares.",
+        "  two  containerd container two, process",
+        "        network podnet, made by pausenet",
+        "its address stays reserved until DEL or GC is run",
+    ] {
+        assert!(page.contains(line), "{page}");
+    }
+    ctr("tasks rm -f two");
+    ctr("containers rm two");
+    assert_eq!(containerd.calls_of("k8s.io-two"), ["ADD 1.1.0"]);
+    let mut plugin = network["plugins"][0].clone();
+    plugin["name"] = network["name"].clone();
+    plugin["cniVersion"] = network["cniVersion"].clone();
+    let gc = Call::new("GC", &plugin)
+        .without("CNI_CONTAINERID")
+        .without("CNI_IFNAME");
+    containerd.script.inside(|| gc.run().ok());
     assert_eq!(containerd.script.inside(State::read), before);
     containerd.end();
 }
