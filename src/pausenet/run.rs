@@ -2,16 +2,22 @@
 //! verbs share.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::cni::call::Call;
 use crate::cni::env::{Environment, Verb};
 use crate::cni::{Code, Error, Plugin, Result, SpecVersion};
+use crate::kernel::file::{LARGE, too_long};
 use crate::verbs;
 
-/// More than any config: what is longer is a mistake, not a network.
-const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+/// How long the runtime may take to write the config: it has it at hand.
+const STDIN_LIMIT: Duration = Duration::from_secs(20);
 
 const HELP: &str = concat!(
     "pausenet ",
@@ -36,7 +42,7 @@ pub fn run() -> ExitCode {
     let plugin = Plugin::called(&std::env::args_os().next().unwrap_or_default());
     let lookup = |name: &str| std::env::var_os(name);
     let mut stdin = Vec::new();
-    let outcome = serve(plugin, &lookup, std::io::stdin(), &mut stdin);
+    let outcome = serve(plugin, &lookup, &mut stdin, read_stdin);
     let (added, text, status) = match outcome {
         Ok(answer) => (is_add(&lookup), answer, ExitCode::SUCCESS),
         Err(err) => (false, describe(err, &lookup, &stdin), ExitCode::FAILURE),
@@ -65,18 +71,18 @@ fn undo_add(plugin: Plugin, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &
         "CNI_COMMAND" => Some(Verb::Del.as_str().into()),
         other => lookup(other),
     };
-    match serve(plugin, &as_del, stdin, &mut Vec::new()) {
+    match serve(plugin, &as_del, &mut stdin.to_vec(), |_| Ok(())) {
         Ok(_) => "the attachment was removed again".to_owned(),
         Err(err) => format!("and the attachment could not be removed again: {err}"),
     }
 }
 
-/// Serves one request; what was read from `input` stays in `stdin`, for the error to name.
+/// Serves one request. What `read` read stays in `stdin`, for the error to name.
 fn serve(
     plugin: Plugin,
     lookup: &impl Fn(&str) -> Option<OsString>,
-    input: impl Read,
     stdin: &mut Vec<u8>,
+    read: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
 ) -> Result<String> {
     // What the reference's plugin does not read cannot be wrong.
     let lookup = |name: &str| match name {
@@ -89,16 +95,47 @@ fn serve(
     }
     // VERSION says nothing about a network; a runtime may leave stdin open.
     if !matches!(&environment, Ok(Some(env)) if env.verb == Verb::Version) {
-        input
-            .take(MAX_CONFIG)
-            .read_to_end(stdin)
-            .map_err(|err| Error::new(Code::Io, format!("cannot read stdin: {err}")))?;
+        read(stdin).map_err(|err| {
+            let code = Code::of_failure(&err, Code::Io);
+            Error::new(code, format!("cannot read the config on stdin: {err}"))
+        })?;
     }
     let Some(env) = environment? else {
         return Ok(HELP.to_owned());
     };
     let call = Call::new(plugin, &env, stdin.clone())?;
     verbs::serve(plugin, &call)
+}
+
+/// Reads the config to its end. It may be a pipe that nobody writes to or closes: waiting for it
+/// costs a system call for each read, of which there are two.
+fn read_stdin(config: &mut Vec<u8>) -> io::Result<()> {
+    let stdin = io::stdin();
+    let deadline = Instant::now() + STDIN_LIMIT;
+    let mut part = vec![0; 64 * 1024];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left.try_into().map_err(io::Error::other)?;
+        let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
+        match poll(&mut polled, Some(&left)) {
+            Ok(0) => {
+                let what = format!("it did not end within {STDIN_LIMIT:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            Err(Errno::INTR) => continue,
+            ready => ready?,
+        };
+        match rustix::io::read(&stdin, &mut part) {
+            Ok(0) => return Ok(()),
+            Ok(length) => config.extend_from_slice(&part[..length]),
+            // A runtime's pipe may be set not to wait.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+        if config.len() as u64 > LARGE {
+            return Err(too_long(LARGE));
+        }
+    }
 }
 
 /// The error object, with what it is about in front: verb, network, container, interface, as

@@ -16,6 +16,7 @@ mod gc;
 mod host_local;
 mod invocation;
 mod large_store;
+mod limits;
 mod loopback;
 mod masquerade;
 mod netlink;

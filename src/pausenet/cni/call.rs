@@ -32,4 +32,15 @@ impl Call {
             Verb::Version => Ok(Self::Version),
         }
     }
+
+    /// The network that the call is about.
+    pub(crate) fn network(&self) -> Option<&Network> {
+        match self {
+            Self::Add(request) | Self::Del(request) | Self::Check(request) => {
+                Some(&request.network)
+            }
+            Self::Gc(network) | Self::Status(network) => Some(network),
+            Self::Version => None,
+        }
+    }
 }

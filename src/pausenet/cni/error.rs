@@ -40,7 +40,34 @@ pub enum Code {
     Internal = 999,
 }
 
+/// True for an error that the same call may not meet again: a shortage of the host or the process,
+/// something busy, or a wait that reached its limit.
+pub fn is_temporary(err: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    const TEMPORARY: [Errno; 8] = [
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::AGAIN,
+        Errno::BUSY,
+        Errno::NOBUFS,
+        Errno::INTR,
+        Errno::TIMEDOUT,
+    ];
+    err.kind() == std::io::ErrorKind::TimedOut
+        || Errno::from_io_error(err).is_some_and(|errno| TEMPORARY.contains(&errno))
+}
+
 impl Code {
+    /// The code for a failed system call: 11 if a retry may succeed.
+    pub fn of_failure(err: &std::io::Error, otherwise: Self) -> Self {
+        if is_temporary(err) {
+            Self::TryAgainLater
+        } else {
+            otherwise
+        }
+    }
+
     /// The code with this number; [`Code::Internal`] for an unknown number.
     fn from_number(number: u32) -> Self {
         const ALL: [Code; 15] = [
@@ -175,20 +202,24 @@ impl<T, E: Attempted> During<T> for Result<T, E> {
 }
 
 /// The same for file operations: `fs::read_dir(dir).on_path("cannot list", dir)?` names the path in
-/// a code 5 error.
+/// a code 5 error, or code 11 if a retry may succeed.
 pub trait OnPath<T> {
     fn on_path(self, action: &str, path: &Path) -> Result<T>;
 }
 
 impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
     fn on_path(self, action: &str, path: &Path) -> Result<T> {
-        self.map_err(|err| io(action, path, err.into()))
+        self.map_err(|err| io(action, path, err))
     }
 }
 
-/// Shorthand: a code 5 error that names the path of an I/O error.
-pub(crate) fn io(action: &str, path: &Path, err: impl Display) -> Error {
-    Error::new(Code::Io, format!("{action} {}: {err}", path.display()))
+/// Shorthand: an error that names the path of an I/O error. Code 5, or 11 if a retry may succeed.
+pub(crate) fn io(action: &str, path: &Path, err: impl Into<std::io::Error>) -> Error {
+    let err = err.into();
+    Error::new(
+        Code::of_failure(&err, Code::Io),
+        format!("{action} {}: {err}", path.display()),
+    )
 }
 
 /// Shorthand: a code 7 error for a config that is well-formed but invalid.
@@ -235,6 +266,32 @@ mod tests {
             err.hint("then ADD again").details,
             "make room; then ADD again"
         );
+    }
+
+    #[test]
+    fn what_a_retry_may_mend_is_code_11() {
+        use rustix::io::Errno;
+        for errno in [
+            Errno::NOMEM,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::AGAIN,
+            Errno::BUSY,
+            Errno::NOBUFS,
+            Errno::INTR,
+        ] {
+            let failed: Result<(), _> = Err(errno);
+            let err = failed.on_path("cannot open", Path::new("/a")).unwrap_err();
+            assert_eq!(err.code, Code::TryAgainLater, "{errno}");
+        }
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "late");
+        assert_eq!(
+            Code::of_failure(&late, Code::KernelRefused),
+            Code::TryAgainLater
+        );
+        for errno in [Errno::NOSPC, Errno::ROFS, Errno::PERM, Errno::EXIST] {
+            assert_eq!(Code::of_failure(&errno.into(), Code::Io), Code::Io, "{errno}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@
 pub mod args;
 pub mod bandwidth;
 pub(crate) mod call;
+pub(crate) mod calls;
+mod child;
 pub mod config;
 pub(crate) mod delegate;
 pub mod env;

@@ -15,6 +15,7 @@ use crate::cni::json::cidr;
 use crate::cni::request::{Attachment, Network};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion};
+use crate::kernel::file::{self, Symlinks};
 
 /// The reference's default `dataDir`.
 pub const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -266,7 +267,8 @@ impl HostLocal {
     fn dns(&self) -> Result<Dns> {
         match &self.resolv_conf {
             None => Ok(Dns::default()),
-            Some(path) => std::fs::read_to_string(path)
+            // Often a symbolic link, to the file of systemd-resolved.
+            Some(path) => file::read_text(path, resolv_conf::MAX, Symlinks::Follow)
                 .map(|text| resolv_conf::parse(&text))
                 .on_path("cannot read resolvConf", path),
         }

@@ -55,7 +55,7 @@ impl Ipam {
             "host-local" => Self::HostLocal(HostLocal::new(network, &object()?)?),
             "static" => Self::Static(StaticIpam::new(network, &object()?)),
             other => Self::Delegated(Delegated {
-                plugin: Delegate::find(other, &network.path).during("ipam")?,
+                plugin: Delegate::find(other, &network.path, &network.name).during("ipam")?,
                 config: network.raw.clone(),
                 version: network.version,
             }),

@@ -2,6 +2,9 @@
 
 use crate::cni::result::Dns;
 
+/// More than any such file.
+pub(crate) const MAX: u64 = 1024 * 1024;
+
 /// Reads the settings that a CNI result can carry and ignores all other lines.
 pub fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();

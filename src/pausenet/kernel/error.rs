@@ -22,8 +22,8 @@ impl KernelError {
         self.error.raw_os_error() == Some(errno.raw_os_error())
     }
 
-    /// The plugin's error for it: code 101, with what was attempted in front, and a hint where
-    /// the error number has one usual cause.
+    /// The plugin's error for it: code 101, or 11 if a retry may succeed, with what was attempted in
+    /// front, and a hint where the error number has one usual cause.
     pub fn during(self, attempt: impl fmt::Display) -> Error {
         let hint = match Errno::from_io_error(&self.error) {
             Some(Errno::PERM | Errno::ACCESS) => {
@@ -32,11 +32,8 @@ impl KernelError {
             Some(Errno::OPNOTSUPP) => "this kernel was built without what it needs",
             _ => "",
         };
-        Error::new(
-            Code::KernelRefused,
-            format!("{attempt}: the kernel says: {self}"),
-        )
-        .hint(hint)
+        let code = Code::of_failure(&self.error, Code::KernelRefused);
+        Error::new(code, format!("{attempt}: the kernel says: {self}")).hint(hint)
     }
 }
 
@@ -158,6 +155,14 @@ mod tests {
         assert!(!other.is_unknown_link_kind());
         let err = other.during_use_of(bridges, "create bridge cni0");
         assert!(!err.details.contains("CONFIG"), "{err}");
+    }
+
+    #[test]
+    fn a_shortage_of_the_kernel_is_code_11() {
+        for errno in [Errno::NOMEM, Errno::NOBUFS, Errno::BUSY, Errno::AGAIN] {
+            let err = KernelError::from(errno).during("create a bridge");
+            assert_eq!(err.code, Code::TryAgainLater, "{errno}");
+        }
     }
 
     #[test]

@@ -8,13 +8,21 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 
+use super::file::not_regular;
+use super::flock::flock_within;
 use crate::cni::OnPath;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
+
+/// How long a plugin's call waits for a lock. Its holder works for milliseconds, unless it waits for
+/// a plugin that it delegates to.
+pub const LOCK_LIMIT: Duration = Duration::from_secs(20);
 
 /// A held lock. Dropping it removes the file and releases the lock.
 #[derive(Debug)]
@@ -24,22 +32,29 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock of this name. The name becomes a file name, so it must have been checked.
+    /// Waits for the lock of this name, up to [`LOCK_LIMIT`]. The name becomes a file name, so it
+    /// must have been checked.
+    ///
+    /// # Errors
+    /// Code 11 at the limit, naming the process that holds the lock; 5 when it cannot be opened.
     pub fn take(dir: &Path, name: &impl std::fmt::Display) -> Result<Self> {
+        Self::take_within(dir, name, LOCK_LIMIT)
+    }
+
+    /// Like [`Lock::take`], with another limit.
+    pub fn take_within(dir: &Path, name: &impl std::fmt::Display, limit: Duration) -> Result<Self> {
         let path = dir.join(name.to_string());
-        let file = loop {
+        let deadline = Instant::now() + limit;
+        loop {
             let file = open(&path).on_path("cannot open the lock", &path)?;
-            let held = rustix::io::retry_on_intr(|| {
-                rustix::fs::flock(&file, FlockOperation::LockExclusive)
-            });
-            held.on_path("cannot take the lock", &path)?;
-            if is_current(&file, &path) {
-                break file;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let file = flock_within(file, left).on_path("cannot take the lock", &path)?;
+            if is_current(&file, &path).on_path("cannot take the lock", &path)? {
+                return Ok(Self { path, _file: file });
             }
             // The previous holder has removed the file: our lock is on a file that no other process
             // can find.
-        };
-        Ok(Self { path, _file: file })
+        }
     }
 
     /// Takes the lock if it is free.
@@ -47,10 +62,11 @@ impl Lock {
         let path = dir.join(name.to_string());
         let file = open(&path).on_path("cannot open the lock", &path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_current(&file, &path).on_path("cannot take the lock", &path)? => {
+                Ok(Some(Self { path, _file: file }))
+            }
             // Its holder removed the file in between: another process is at work.
-            Ok(()) if !is_current(&file, &path) => Ok(None),
-            Ok(()) => Ok(Some(Self { path, _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(err) => Err(io_error("cannot take the lock", &path, err)),
         }
     }
@@ -65,11 +81,11 @@ pub fn abandoned(dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
         let path = entry.path();
-        let Ok(file) = File::open(&path) else {
+        let Ok(file) = rustix::fs::open(&path, FLAGS, Mode::empty()) else {
             continue; // released in between
         };
         let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if free && is_current(&file, &path) {
+        if free && is_current(&file, &path).is_ok_and(|current| current) {
             names.extend(entry.file_name().into_string());
         }
     }
@@ -84,9 +100,14 @@ impl Drop for Lock {
     }
 }
 
+/// A FIFO or a device in a lock's place must not make us wait.
+pub(crate) const FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
 fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-    let open = || rustix::fs::open(path, flags, Mode::from(0o600));
+    let open = || rustix::fs::open(path, FLAGS | OFlags::CREATE, Mode::from(0o600));
     match open() {
         Err(rustix::io::Errno::NOENT) => {
             make_dir(path.parent().unwrap_or(path))?;
@@ -105,11 +126,17 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
         .create(dir)
 }
 
-fn is_current(file: &File, path: &Path) -> bool {
-    let (Ok(held), Ok(named)) = (rustix::fs::fstat(file), rustix::fs::stat(path)) else {
-        return false;
-    };
-    (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+/// Whether the path still leads to the file.
+///
+/// # Errors
+/// The file is not a regular one: it was not made as a lock.
+fn is_current(file: impl AsFd, path: &Path) -> io::Result<bool> {
+    let held = rustix::fs::fstat(file)?;
+    if FileType::from_raw_mode(held.st_mode) != FileType::RegularFile {
+        return Err(not_regular());
+    }
+    let named = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
+    Ok(named.is_ok_and(|named| (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)))
 }
 
 #[cfg(test)]
@@ -136,5 +163,32 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn a_lock_that_stays_held_ends_in_code_11_and_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Lock::take(dir.path(), &"vethx").unwrap();
+        let limit = Duration::from_millis(50);
+        let err = Lock::take_within(dir.path(), &"vethx", limit).unwrap_err();
+        assert_eq!(err.code, crate::cni::Code::TryAgainLater);
+        let holder = format!("process {} ", std::process::id());
+        assert!(err.msg.contains(&holder), "{err}");
+        assert!(err.msg.contains("vethx"), "{err}");
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("link")).unwrap();
+        for name in ["fifo", "folder", "link"] {
+            let err = Lock::take(dir.path(), &name).unwrap_err();
+            assert_eq!(err.code, crate::cni::Code::Io);
+            assert!(err.msg.contains(name), "{err}");
+            assert!(Lock::try_take(dir.path(), &name).is_err());
+        }
     }
 }

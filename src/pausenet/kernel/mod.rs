@@ -11,6 +11,8 @@ pub mod address;
 pub(crate) mod boot;
 pub mod conntrack;
 mod error;
+pub mod file;
+pub mod flock;
 pub(crate) mod folder_stamp;
 pub mod forwarding;
 pub mod iptables_legacy;

@@ -9,11 +9,13 @@
 //! single reply.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
@@ -44,6 +46,10 @@ const LARGE_RECEIVE_BUFFER: usize = 1024 * 1024;
 
 /// How often requests are sent again whose replies were lost.
 const LOST_TRIES: usize = 16;
+
+/// How long to wait for a reply. The kernel has queued it, or the next part of a list, before the
+/// system call before it returned: if there is none by then, none comes.
+const REPLY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The kernel's reply: messages (often none), or its error.
 pub(super) type Reply<T> = Result<Vec<T>, KernelError>;
@@ -296,13 +302,13 @@ impl Socket {
             .collect();
         let mut open = part.replies();
         let Self { socket, buffer, .. } = self;
-        let mut flags = 0;
+        let mut dropped = false;
         while open > 0 {
             buffer.clear();
             buffer.reserve(RECEIVE_BUFFER);
             let received = rustix::io::retry_on_intr(|| {
                 socket
-                    .recv(buffer, flags)
+                    .recv(buffer, libc::MSG_DONTWAIT)
                     .map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))
             });
             match received {
@@ -310,10 +316,14 @@ impl Socket {
                 // The kernel dropped replies; it had processed all requests before. What fitted is
                 // there and must be read: until then, the kernel drops all replies.
                 Err(Errno::NOBUFS) => {
-                    flags = libc::MSG_DONTWAIT;
+                    dropped = true;
                     continue;
                 }
-                Err(Errno::AGAIN) if flags != 0 => break,
+                Err(Errno::AGAIN) if dropped => break,
+                Err(Errno::AGAIN) => {
+                    wait_readable(socket, REPLY_LIMIT)?;
+                    continue;
+                }
                 Err(errno) => return Err(errno.into()),
             }
             let mut rest = &buffer[..];
@@ -388,6 +398,27 @@ impl Socket {
     }
 }
 
+/// Waits until a socket has something to read.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] at the limit; the kernel's.
+fn wait_readable(socket: &netlink_sys::Socket, limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    let ready = rustix::io::retry_on_intr(|| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left.try_into().map_err(|_| Errno::INVAL)?;
+        poll(&mut polled, Some(&left))
+    })?;
+    if ready == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no reply within {limit:?}"),
+        ));
+    }
+    Ok(())
+}
+
 /// The replies to a part.
 struct Collected<T> {
     replies: Vec<Reply<T>>,
@@ -454,6 +485,16 @@ mod tests {
             let reply: Reply<Message> = socket.one(ask(ExpectedReply::Message));
             assert_eq!(reply.unwrap().len(), 1);
         }
+    }
+
+    #[test]
+    fn a_reply_that_never_comes_ends_at_the_limit() {
+        let socket = Socket::open(NETLINK_ROUTE).unwrap();
+        let limit = Duration::from_millis(20);
+        let late = wait_readable(&socket.socket, limit).unwrap_err();
+        let err = KernelError::from(late).during("list links");
+        assert_eq!(err.code, crate::cni::Code::TryAgainLater);
+        assert!(err.msg.contains("no reply within 20ms"), "{err}");
     }
 
     #[test]

@@ -84,7 +84,11 @@ impl Netns {
         let file = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) => return Err(invalid("does not exist")),
-            Err(err) => return Err(invalid(&format!("cannot be opened: {err}"))),
+            Err(err) => {
+                let mut refused = invalid(&format!("cannot be opened: {err}"));
+                refused.code = Code::of_failure(&err.into(), refused.code);
+                return Err(refused);
+            }
         };
         let on_nsfs = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
         if !on_nsfs {
@@ -142,7 +146,7 @@ impl Netns {
             move_into_link_name_space(to.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
                 |err| {
                     Error::new(
-                        Code::InvalidNetns,
+                        Code::of_failure(&err.into(), Code::InvalidNetns),
                         format!(
                             "cannot enter network namespace {}: {err}",
                             to.path.display()

@@ -67,10 +67,12 @@ impl RouteSocket {
         match self
             .0
             .socket
-            .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), 0)
+            .recv(&mut Vec::with_capacity(RECEIVE_BUFFER), libc::MSG_DONTWAIT)
         {
             // So many that the kernel dropped some: still an event.
             Err(err) if Errno::from_io_error(&err) == Some(Errno::NOBUFS) => Ok(true),
+            // Announced, and then not there: no reason to wait beyond the deadline.
+            Err(err) if Errno::from_io_error(&err) == Some(Errno::AGAIN) => Ok(true),
             news => Ok(news.map(|_| true)?),
         }
     }

@@ -1,20 +1,23 @@
 //! GC: removes everything that no valid attachment owns. The runtime's list decides, because the
 //! runtime owns the network; attachments of an ADD under way are left alone.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
-use crate::apply::{Host, is_locked, nft_elements, reference, remove_debris};
+use crate::apply::{Host, nft_elements, reference, remove_debris, try_lock};
 use crate::cni::request::{Attachment, Network};
-use crate::cni::{During, Result};
+use crate::cni::{During, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::Link;
 use crate::kernel::nft::Element;
 use crate::kernel::{RouteSocket, link};
-use crate::plan::{BATCH_DELETE_GROUP, Mapper, Ownership, element_owner};
+use crate::plan::{BATCH_DELETE_GROUP, Mapper, Ownership, element_owner, host_end_name};
 
 /// The valid attachments: those on the runtime's list, and those whose lock is held.
 struct ValidAttachments<'a> {
     network: &'a Network,
+    /// Of locks that could not be tried. Their attachments count as valid.
+    lock_failure: Cell<Option<Error>>,
     listed: HashSet<(&'a str, &'a str)>,
     containers: HashSet<&'a str>,
 }
@@ -28,6 +31,7 @@ impl<'a> ValidAttachments<'a> {
         let listed: HashSet<_> = listed.collect();
         Self {
             network,
+            lock_failure: Cell::new(None),
             containers: listed.iter().map(|(id, _)| *id).collect(),
             listed,
         }
@@ -41,8 +45,19 @@ impl<'a> ValidAttachments<'a> {
             // An address file of the old form, which names the container alone.
             return self.containers.contains(container);
         }
-        Attachment::of_network(&self.network.name, container, ifname)
-            .is_some_and(|attachment| is_locked(&attachment))
+        let attachment = Attachment::of_network(&self.network.name, container, ifname);
+        attachment.is_some_and(|attachment| match try_lock(&host_end_name(&attachment)) {
+            Ok(lock) => lock.is_none(),
+            Err(failure) => {
+                self.lock_failure.set(Some(failure));
+                true
+            }
+        })
+    }
+
+    /// The error of a lock that could not be tried: what it belongs to was left alone.
+    fn lock_outcome(&self) -> Result<()> {
+        self.lock_failure.take().map_or(Ok(()), Err)
     }
 
     fn attachments(&self) -> Vec<Attachment> {
@@ -81,6 +96,7 @@ pub(crate) fn run(network: &Network) -> Result<()> {
             Some(ipam) => ipam.collect(keep),
             None => Ok(()),
         }),
+        valid.lock_outcome(),
     ])
 }
 
@@ -89,16 +105,20 @@ pub(crate) fn run(network: &Network) -> Result<()> {
 /// # Errors
 /// Code 5, after freeing as many addresses as possible.
 pub(super) fn addresses(network: &Network) -> Result<()> {
-    let valid = ValidAttachments::new(network);
-    match Ipam::new(network)? {
-        Some(ipam) => ipam.collect(|container, ifname| valid.contains(container, ifname)),
-        None => Ok(()),
+    if network.ipam.is_none() {
+        return Ok(());
     }
+    let valid = ValidAttachments::new(network);
+    let ipam = Ipam::HostLocal(super::host_local::of_network(network)?);
+    let freed = ipam.collect(|container, ifname| valid.contains(container, ifname));
+    join_errors([freed, valid.lock_outcome()])
 }
 
 /// Serves GC for `portmap`.
 pub(super) fn ports(network: &Network) -> Result<()> {
-    elements(&ValidAttachments::new(network))
+    let valid = ValidAttachments::new(network);
+    let removed = elements(&valid);
+    join_errors([removed, valid.lock_outcome()])
 }
 
 fn links(valid: &ValidAttachments<'_>) -> Result<()> {

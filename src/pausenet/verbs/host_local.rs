@@ -1,6 +1,6 @@
 //! The plugin `host-local`, to which other plugins delegate: it only allocates addresses.
 
-use crate::cni::request::Request;
+use crate::cni::request::{Network, Request};
 use crate::cni::result::{AddResult, IpConfig};
 use crate::cni::{Code, Error, Result};
 use crate::ipam::{HostLocal, Outcome};
@@ -10,7 +10,7 @@ use crate::ipam::{HostLocal, Outcome};
 /// # Errors
 /// Code 100 when the attachment already has an address; the IPAM's own.
 pub(super) fn add(request: &Request) -> Result<String> {
-    let ipam = ipam(request)?;
+    let ipam = of_network(&request.network)?;
     let requested: Vec<_> = request.requested_ips.all().collect();
     let allocation = match ipam.allocate(&request.attachment, &requested)? {
         Outcome::Allocated(allocation) => allocation,
@@ -45,7 +45,7 @@ pub(super) fn add(request: &Request) -> Result<String> {
 /// # Errors
 /// Code 5 when the store cannot be used.
 pub(super) fn del(request: &Request) -> Result<()> {
-    ipam(request)?.release(&request.attachment)
+    of_network(&request.network)?.release(&request.attachment)
 }
 
 /// Serves CHECK: as in the reference, any address of the attachment is enough; the delegating
@@ -54,7 +54,7 @@ pub(super) fn del(request: &Request) -> Result<()> {
 /// # Errors
 /// Code 102 when it has none.
 pub(super) fn check(request: &Request) -> Result<()> {
-    if ipam(request)?.held(&request.attachment)?.is_empty() {
+    if of_network(&request.network)?.held(&request.attachment)?.is_empty() {
         return Err(Error::new(
             Code::AttachmentDiffers,
             "the address store gives this container no address",
@@ -63,13 +63,15 @@ pub(super) fn check(request: &Request) -> Result<()> {
     Ok(())
 }
 
-fn ipam(request: &Request) -> Result<HostLocal> {
-    let Some(conf) = &request.network.ipam else {
+/// As in the reference, whatever `type` says: the caller may have found this plugin under another
+/// name, or through a script.
+pub(super) fn of_network(network: &Network) -> Result<HostLocal> {
+    let Some(conf) = &network.ipam else {
         return Err(Error::new(
             Code::InvalidConfig,
             "host-local without \"ipam\" in the config",
         ));
     };
     let object = crate::cni::json::parse_part("ipam", &conf.object)?;
-    HostLocal::new(&request.network, &object)
+    HostLocal::new(network, &object)
 }

@@ -13,6 +13,7 @@ mod status;
 mod version;
 
 use crate::cni::call::Call;
+use crate::cni::calls;
 use crate::cni::request::Request;
 use crate::cni::{Plugin, Result};
 use crate::plan::elements::DesiredElement;
@@ -22,6 +23,12 @@ use crate::plan::elements::DesiredElement;
 /// # Errors
 /// The verb's own, as the runtime is to see it.
 pub(crate) fn serve(plugin: Plugin, call: &Call) -> Result<String> {
+    // Only these run other plugins.
+    if let (Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp, Some(network)) =
+        (plugin, call.network())
+    {
+        calls::refuse_repeated(&network.name)?;
+    }
     match call {
         Call::Add(request) => match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => add::run(request),
@@ -49,7 +56,7 @@ pub(crate) fn serve(plugin: Plugin, call: &Call) -> Result<String> {
         }),
         Call::Status(network) => without_output(match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => status::run(network),
-            Plugin::HostLocal => status::addresses(network),
+            Plugin::HostLocal => status::host_local(network),
             Plugin::Loopback => Ok(()),
             Plugin::Portmap => status::kernel(),
         }),

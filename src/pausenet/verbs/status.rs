@@ -21,17 +21,25 @@ pub(crate) fn run(network: &Network) -> Result<()> {
     // ADD needs a folder for its lock; no link has this name.
     let probe = IfName::parse("status").map_err(|why| Error::new(Code::Internal, why))?;
     try_lock(&probe).map_err(unavailable)?;
-    addresses(network)
+    match Ipam::new(network).map_err(unavailable)? {
+        Some(ipam) => addresses(network, &ipam),
+        None => Ok(()),
+    }
 }
 
 /// Serves STATUS for `host-local`.
 ///
 /// # Errors
 /// Code 50 with the reason. The config can exclude exhaustion.
-pub(super) fn addresses(network: &Network) -> Result<()> {
-    let Some(ipam) = Ipam::new(network).map_err(unavailable)? else {
+pub(super) fn host_local(network: &Network) -> Result<()> {
+    if network.ipam.is_none() {
         return Ok(());
-    };
+    }
+    let ipam = super::host_local::of_network(network).map_err(unavailable)?;
+    addresses(network, &Ipam::HostLocal(ipam))
+}
+
+fn addresses(network: &Network, ipam: &Ipam) -> Result<()> {
     let mut outcome = ipam.ready();
     // Addresses can be reclaimed only on networks to which this plugin attaches pods.
     let exhausted = outcome
@@ -39,7 +47,7 @@ pub(super) fn addresses(network: &Network) -> Result<()> {
         .is_err_and(|err| err.code == Code::TryAgainLater);
     if exhausted && network.link.is_some() {
         // An ADD may have reclaimed them first: look again even if nothing was left to free.
-        reclaim(&network.name, &ipam, SystemTime::now()).map_err(unavailable)?;
+        reclaim(&network.name, ipam, SystemTime::now()).map_err(unavailable)?;
         outcome = ipam.ready();
     }
     match outcome {

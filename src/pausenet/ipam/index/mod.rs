@@ -103,7 +103,7 @@ impl Index {
     pub(super) fn open(root: &Path, folder: BorrowedFd) -> Option<Self> {
         let stamp = FolderStamp::read(folder).ok()?;
         let path = place(root, &stamp);
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
         let mut page = read(&file, 0, 0).ok()?;
         let text = page.body().split(|byte| *byte == 0).next()?;
@@ -426,7 +426,12 @@ fn read(file: &File, at: u64, salt: u64) -> io::Result<Page> {
 
 /// Creates an empty file, or empties the one that is there.
 fn create(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR
+        | OFlags::CREATE
+        | OFlags::TRUNC
+        | OFlags::NONBLOCK
+        | OFlags::NOFOLLOW
+        | OFlags::CLOEXEC;
     let open = || rustix::fs::open(path, flags, Mode::from(0o600));
     let file = match open() {
         Err(rustix::io::Errno::NOENT) => {

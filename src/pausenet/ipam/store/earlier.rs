@@ -23,26 +23,31 @@
 //! `apply::reclaim`.
 
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::{AtFlags, OFlags, Stat};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::folder::Store;
 use super::holder::StaleReservation;
 use crate::cni::Result;
 use crate::kernel::boot::boot_id;
+use crate::kernel::file::{self, Symlinks};
 use crate::kernel::folder_stamp::FolderStamp;
 use crate::kernel::lock::make_dir;
 
 /// Changes with the format.
 const FORMAT: u32 = 1;
+
+/// A longer list is not ours: this is a line for each address of an IPv4 /12.
+const MAX_LIST: u64 = 128 * 1024 * 1024;
 
 /// The origin of an address file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +104,7 @@ impl Store {
         let list = self.indexes.as_deref().and_then(|indexes| {
             let place = place(indexes, self.folder.as_fd()).ok()?;
             let boot = boot_id().ok()?;
-            let list = fs::read_to_string(&place)
+            let list = file::read_text(&place, MAX_LIST, Symlinks::Refuse)
                 .ok()
                 .and_then(|text| EarlierFiles::parse(&text, boot.trim()));
             // No list, or one of an earlier boot on a persistent /run: this is the first use.
@@ -200,10 +205,17 @@ fn write(place: &Path, boot: &str, store: &Store, taken: &[IpAddr]) -> io::Resul
     // No other process uses this name: we hold the store's lock.
     let draft = place.with_extension("new");
     let text = list.text(boot);
-    let written = match fs::write(&draft, &text) {
+    let create = || {
+        let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
+        let mut options = fs::File::options();
+        options.write(true).create(true).truncate(true);
+        let file = options.custom_flags(flags as i32).open(&draft);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
+    };
+    let written = match create() {
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             make_dir(place.parent().unwrap_or(place))?;
-            fs::write(&draft, &text)
+            create()
         }
         written => written,
     };

@@ -6,9 +6,20 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::folder::Store;
 use super::holder::Holder;
+use crate::kernel::file::too_long;
+
+/// Other programs may have left anything under a file's name: a FIFO must not make us wait, a
+/// symbolic link not lead us elsewhere.
+const SAFELY: OFlags = OFlags::NONBLOCK
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// A longer file names no holder: a holder is a container's ID and an interface's name.
+const MAX_CONTENT: usize = 64 * 1024;
 
 impl Store {
     /// Creates an address file atomically, so that a kill leaves no empty file: it writes an
@@ -54,8 +65,16 @@ impl Store {
     /// the block and allocate one again. (A kill in between leaves a wrong cursor, which is
     /// harmless.)
     pub(super) fn write_cursor(&self, cursor: &str, address: &str) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.folder, cursor, flags, Mode::from(0o600))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | SAFELY;
+        let open = || rustix::fs::openat(&self.folder, cursor, flags, Mode::from(0o600));
+        let file = match open() {
+            // A symbolic link, or a FIFO that nobody reads.
+            Err(Errno::LOOP | Errno::NXIO) => {
+                self.remove_file(cursor)?;
+                open()?
+            }
+            file => file?,
+        };
         let mut file = File::from(file);
         file.write_all(address.as_bytes())?;
         let length = address.len() as u64;
@@ -69,14 +88,16 @@ impl Store {
         self.read(&ip.to_string())
     }
 
-    /// Does not ask for the length first: the files are small, and a store has many.
+    /// Does not ask for kind and length first: the files are small, and a store has many. What is
+    /// not such a file ends in an error, or in an empty text (a FIFO).
     pub(super) fn read(&self, name: &str) -> io::Result<String> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | SAFELY;
         let file = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
         let (mut text, mut part) = (Vec::new(), [0; 256]);
         loop {
             match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut part))? {
                 0 => break,
+                _ if text.len() > MAX_CONTENT => return Err(too_long(MAX_CONTENT as u64)),
                 length => text.extend_from_slice(&part[..length]),
             }
         }

@@ -9,13 +9,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
 use super::holder::{Holder, StaleReservation};
 use crate::cni::error::io as io_error;
 use crate::cni::{OnPath, Result};
 use crate::ipam::index::{Inconsistent, Index, WORTHWHILE};
 use crate::ipam::range::{Range, RangeSet};
+use crate::kernel::flock::flock_within;
+use crate::kernel::lock;
 
 /// The store of one network, locked until it is dropped.
 pub struct Store {
@@ -47,47 +49,53 @@ pub enum SearchResult<'a> {
 
 impl Store {
     /// Opens a network's store, creating it if necessary, and waits for its lock.
+    ///
+    /// # Errors
+    /// Code 11 when another process holds the lock for longer than
+    /// [`LOCK_LIMIT`](crate::kernel::lock::LOCK_LIMIT); 5 when the store cannot be used.
     pub fn open(dir: &Path) -> Result<Self> {
-        match Self::lock(dir) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(dir).on_path("cannot make the address store", dir)?;
-                Self::lock(dir)
-            }
-            other => other,
+        if let Some(store) = Self::open_existing(dir)? {
+            return Ok(store);
         }
-        .on_path("cannot lock the address store", dir)
+        fs::create_dir_all(dir).on_path("cannot make the address store", dir)?;
+        Self::open_existing(dir)?.ok_or_else(|| {
+            let missing = rustix::io::Errno::NOENT;
+            io_error("cannot open the address store", dir, missing)
+        })
     }
 
     /// Like [`Store::open`], but returns None when there is no store.
     pub fn open_existing(dir: &Path) -> Result<Option<Self>> {
-        match Self::lock(dir) {
-            Ok(store) => Ok(Some(store)),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(io_error("cannot lock the address store", dir, err)),
-        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = match rustix::fs::open(dir, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            folder => folder.on_path("cannot open the address store", dir)?,
+        };
+        // The reference's mode. An unprivileged process cannot open the file, so it cannot hold the
+        // lock and block every ADD.
+        let flags = lock::FLAGS | OFlags::CREATE;
+        let lock = match rustix::fs::openat(&folder, "lock", flags, Mode::from(0o750)) {
+            // The folder was removed in between.
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            lock => lock,
+        };
+        let lock = lock
+            .map_err(io::Error::from)
+            .and_then(|lock| flock_within(lock, lock::LOCK_LIMIT))
+            .on_path("cannot lock the address store with", &dir.join("lock"))?;
+        Ok(Some(Self {
+            dir: dir.to_owned(),
+            folder,
+            indexes: None,
+            index: IndexState::NotLookedFor,
+            _lock: lock,
+        }))
     }
 
     /// Uses an index in this folder once the store is large enough for one.
     pub fn with_index(mut self, indexes: &Path) -> Self {
         self.indexes = Some(indexes.to_owned());
         self
-    }
-
-    fn lock(dir: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(dir, flags, Mode::empty())?;
-        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        // The reference's mode. An unprivileged process cannot open the file, so it cannot hold the
-        // lock and block every ADD.
-        let lock = rustix::fs::openat(&folder, "lock", flags, Mode::from(0o750))?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            folder,
-            indexes: None,
-            index: IndexState::NotLookedFor,
-            _lock: lock,
-        })
     }
 
     /// The store's path, for messages.
