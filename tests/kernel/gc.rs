@@ -316,3 +316,44 @@ fn gc_after_a_killed_gc_decides_again_what_is_stale() {
     assert!(c.link("eth0").is_some(), "it is valid by now");
     assert_eq!(allocated("podnet"), ["10.1.0.4"]);
 }
+
+/// The runtime must not take it for done: what it cannot lock is left for the next GC.
+#[test]
+fn gc_that_cannot_open_a_lock_removes_the_rest_and_fails() {
+    let world = World::new();
+    let (a, _) = added(&world, &podnet(), "a");
+    let (b, _) = added(&world, &podnet(), "b");
+    let name = |container: &str| {
+        let network = pausenet::cni::NetworkName::parse("podnet").unwrap();
+        let attachment =
+            pausenet::cni::request::Attachment::of_network(&network, container, "eth0");
+        pausenet::plan::host_end_name(&attachment.unwrap()).to_string()
+    };
+    let lock = Path::new("/run/pausenet/lock").join(name("a"));
+    fs::create_dir_all(&lock).unwrap();
+
+    let error = gc(&podnet(), json!([])).err_code(5);
+
+    let message = error["msg"].as_str().unwrap();
+    assert!(message.contains(lock.to_str().unwrap()), "{message}");
+    assert!(b.link("eth0").is_none());
+    assert!(a.link("eth0").is_some());
+    fs::remove_dir(lock).unwrap();
+    gc(&podnet(), json!([])).ok();
+    assert!(a.link("eth0").is_none());
+}
+
+/// host-local has no links: the address whose lock cannot be opened is all that it leaves.
+#[test]
+fn gc_of_host_local_that_cannot_open_a_lock_fails() {
+    let world = World::new();
+    world.put_address("10.1.0.5", "c5\r\neth0");
+    world.put_address("10.1.0.6", "c6\r\neth0");
+    let network = pausenet::cni::NetworkName::parse("podnet").unwrap();
+    let attachment = pausenet::cni::request::Attachment::of_network(&network, "c5", "eth0");
+    let name = pausenet::plan::host_end_name(&attachment.unwrap());
+    fs::create_dir_all(Path::new("/run/pausenet/lock").join(name.as_str())).unwrap();
+    let list = with(podnet(), json!({"cni.dev/valid-attachments": []}));
+    call_alone("host-local", "GC", &list).run().err_code(5);
+    assert_eq!(allocated("podnet"), ["10.1.0.5"]);
+}

@@ -14,6 +14,7 @@ mod expiry;
 mod firewall;
 mod gc;
 mod host_local;
+mod host_settings;
 mod invocation;
 mod large_store;
 mod limits;

@@ -161,3 +161,46 @@ fn an_invalid_config_is_reported() {
         &["10.1.0.0/32"],
     );
 }
+
+/// Nothing else is written there: STATUS asks for room first.
+#[test]
+fn a_store_without_room_or_read_only_is_not_available() {
+    let _world = World::new();
+    fs::create_dir_all(STORES).unwrap();
+    run("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", STORES]);
+    status(&small()).ok();
+    let filler = Path::new(STORES).join("filler");
+    fs::write(&filler, vec![0; 128 * 1024]).unwrap_err();
+    unavailable(
+        &status(&small()),
+        &["/var/lib/cni/networks/podnet", "No space left"],
+    );
+    let names = fs::read_dir(Path::new(STORES).join("podnet")).unwrap();
+    assert_eq!(names.count(), 1, "the lock alone");
+    fs::remove_file(filler).unwrap();
+    status(&small()).ok();
+    run("mount", ["-o", "remount,ro", STORES]);
+    unavailable(
+        &status(&small()),
+        &["/var/lib/cni/networks/podnet", "Read-only"],
+    );
+}
+
+#[test]
+fn a_store_without_inodes_is_not_available() {
+    let _world = World::new();
+    fs::create_dir_all(STORES).unwrap();
+    run(
+        "mount",
+        ["-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs", STORES],
+    );
+    status(&small()).ok();
+    let mut files = 0;
+    while fs::write(Path::new(STORES).join(format!("filler{files}")), "").is_ok() {
+        files += 1;
+    }
+    unavailable(
+        &status(&small()),
+        &["/var/lib/cni/networks/podnet", "No space left"],
+    );
+}

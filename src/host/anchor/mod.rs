@@ -35,7 +35,7 @@ pub use named_netns::pod_of_ours;
 use crate::{During, Result};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::Link;
-use pausenet::kernel::lock::Lock;
+use pausenet::kernel::lock::{Lock, TOOL_LIMIT};
 use pausenet::kernel::{RouteSocket, link};
 use pausenet::plan::Ownership;
 
@@ -44,7 +44,7 @@ pub const LOCKS: &str = "/run/pausenet/lock/pods";
 
 /// Locks the pod; waits while another process creates or removes it.
 pub fn lock(pod: &PodName) -> Result<Lock> {
-    Ok(Lock::take(Path::new(LOCKS), pod)?)
+    Ok(Lock::take_within(Path::new(LOCKS), pod, TOOL_LIMIT)?)
 }
 
 /// The host ends whose alias names the pod as their container.

@@ -32,11 +32,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, Digest, Found, refusal};
 use crate::{Error, Result};
+use pausenet::kernel::flock::flock_within;
+use pausenet::kernel::lock::TOOL_LIMIT;
 
 const KEPT: &str = ".pausenet-replaced";
 
@@ -133,9 +134,8 @@ impl ManagedFolder {
                 Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
                 other => other.map_err(|err| refusal("cannot open", &path, &err))?,
             };
-            let lock = || rustix::fs::flock(&folder, FlockOperation::LockExclusive);
-            rustix::io::retry_on_intr(lock)
-                .map_err(|err| refusal("cannot lock", &path, &err.into()))?;
+            let folder = flock_within(folder, TOOL_LIMIT)
+                .map_err(|err| refusal("cannot lock", &path, &err))?;
             let held = folder.metadata().map(id);
             // The previous holder may have removed the folder: our lock is on a deleted one then.
             if held.is_ok_and(|held| fs::metadata(&path).is_ok_and(|named| id(named) == held)) {

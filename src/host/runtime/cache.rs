@@ -18,6 +18,7 @@ use super::parameters::Parameters;
 use crate::{Error, OnPath, Result};
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName, NetworkName};
+use pausenet::kernel::file::{self, LARGE, Symlinks};
 
 /// libcni's folder.
 const DIR: &str = "/var/lib/cni/results";
@@ -104,7 +105,8 @@ impl Entry {
     }
 
     fn read(file: PathBuf) -> Option<Self> {
-        let form: CacheFile = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+        let form: CacheFile =
+            serde_json::from_slice(&file::read(&file, LARGE, Symlinks::Follow).ok()?).ok()?;
         let attachment = Attachment {
             network: NetworkName::parse(&form.network_name).ok()?,
             container: ContainerId::parse(&form.container_id).ok()?,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::{During, Error, OnPath, Result};
 use pausenet::cni::json::nullable;
 use pausenet::cni::{NetworkName, SpecVersion};
+use pausenet::kernel::file::{self, LARGE, Symlinks};
 
 /// A network configuration: its plugins, in order.
 #[derive(Debug, Clone)]
@@ -94,7 +95,7 @@ impl NetworkList {
     /// # Errors
     /// Those of [`NetworkList::parse`], naming the file.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = fs::read(file).on_path("cannot read", file)?;
+        let text = file::read(file, LARGE, Symlinks::Follow).on_path("cannot read", file)?;
         Self::parse(&text).during_with(|| file.display())
     }
 

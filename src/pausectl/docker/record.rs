@@ -15,7 +15,7 @@ use crate::attachment_settings::AttachmentSettings;
 use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName};
-use pausenet::kernel::lock::Lock;
+use pausenet::kernel::lock::{Lock, TOOL_LIMIT};
 use pausenet_host::anchor::registration::ANCHOR_PREFIX;
 use pausenet_host::runtime::cache;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -141,7 +141,7 @@ impl Template {
 
 /// Locks an identity, waiting for whoever holds the lock.
 pub(crate) fn lock(identity: &ContainerId) -> Result<Lock, Error> {
-    Ok(Lock::take(Path::new(LOCKS), identity)?)
+    Ok(Lock::take_within(Path::new(LOCKS), identity, TOOL_LIMIT)?)
 }
 
 /// Locks an identity without waiting; None if it is locked.

@@ -76,7 +76,7 @@ impl<'plan> NewPair<'_, 'plan> {
                 format!("the kernel gave {} no peer", host_end.name),
             )
         })?;
-        refuse_router_advertisements(&host_end, &plan.host_end.name)?;
+        refuse_router_advertisements(&host_end, &plan.host_end.name);
         uplink.set_up(plan, &host_end)?;
         let mut inside = container::configure(host, netns, plan, container_index)?;
         uplink.connect(&mut host.socket, plan, &host_end)?;

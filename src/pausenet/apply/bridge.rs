@@ -73,7 +73,7 @@ pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Brid
         ensure_gateways(socket, plan, gateway.as_mut().unwrap_or(&mut bridge))?;
     }
     // Only now that the bridge is known to be usable.
-    refuse_router_advertisements(&bridge, name)?;
+    refuse_router_advertisements(&bridge, name);
     Ok(Bridge {
         link: bridge,
         gateway,
@@ -132,7 +132,7 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
     }
     // While its link-local address is probed, for a second or two after the first port, the host
     // could not resolve a container's MAC, and routed IPv6 packets would not reach it.
-    Sysctl::AcceptDad(name).set_if_there("0")?;
+    Sysctl::AcceptDad(name).prefer("0");
     find(socket, plan)?.ok_or_else(|| {
         Error::new(
             Code::TryAgainLater,

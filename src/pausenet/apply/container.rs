@@ -113,8 +113,9 @@ fn settings(plan: &Plan) -> Result<()> {
         for link in [&loopback, ifname] {
             Sysctl::DisableIpv6(link).ensure("0")?;
         }
-        Sysctl::KeepAddrOnDown(ifname).set("1")?;
-        Sysctl::NdiscNotify(ifname).set_if_there("1")?;
+        // Addresses work without these: they last longer, and neighbours hear of them sooner.
+        Sysctl::KeepAddrOnDown(ifname).prefer("1");
+        Sysctl::NdiscNotify(ifname).prefer("1");
     }
     Ok(())
 }

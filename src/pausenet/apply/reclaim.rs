@@ -104,13 +104,51 @@ impl ProcessSnapshot {
 /// # Errors
 /// Codes 5 and 101; if an error occurs while collecting observations, nothing is freed.
 pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<usize> {
+    let may_free = |held: &StaleReservation, _| held.is_damaged() || is_unlocked(network, held);
+    reclaim_where(ipam, now, |_| true, may_free)
+}
+
+/// Frees the unused addresses whose files name no holder: no DEL and no GC by the runtime's list
+/// ever would. Returns how many.
+///
+/// # Errors
+/// Those of [`reclaim`].
+pub fn reclaim_damaged(ipam: &Ipam, now: SystemTime) -> Result<usize> {
+    reclaim_where(ipam, now, StaleReservation::is_damaged, |_, _| true)
+}
+
+/// Frees the addresses with empty files, on a network whose interfaces may not be visible: the file
+/// of a completed ADD is never empty, but one that was overwritten may belong to a running container.
+///
+/// # Errors
+/// Those of [`reclaim`].
+pub(crate) fn reclaim_empty(ipam: &Ipam, now: SystemTime) -> Result<usize> {
+    let is_empty = |_: &StaleReservation, origin: Origin| origin.empty;
+    reclaim_where(ipam, now, StaleReservation::is_damaged, is_empty)
+}
+
+/// Frees the unused addresses among those that `is_candidate` and, for those that no interface has,
+/// `may_free` choose.
+fn reclaim_where(
+    ipam: &Ipam,
+    now: SystemTime,
+    is_candidate: impl Fn(&StaleReservation) -> bool,
+    may_free: impl Fn(&StaleReservation, Origin) -> bool,
+) -> Result<usize> {
     let Ipam::HostLocal(ipam) = ipam else {
         return Ok(0);
     };
-    let mut socket = Host::open_socket()?;
-    ipam.reclaim(|held, origins| {
+    ipam.reclaim(|mut held, origins| {
+        held.retain(is_candidate);
+        if held.is_empty() {
+            return Ok(held);
+        }
+        let mut socket = Host::open_socket()?;
         let mut held = without_interface(&mut socket, held)?;
-        held.retain(|held| is_unlocked(network, held));
+        held.retain(|held| {
+            let origin = origins.of(held.ip);
+            origin.is_some_and(|origin| may_free(held, origin))
+        });
         if held.is_empty() {
             return Ok(held);
         }
@@ -254,6 +292,7 @@ mod tests {
             let origin = Origin {
                 made,
                 earlier: None,
+                empty: false,
             };
             processes(start).evidence("c", origin).made_since_boot
         };
@@ -272,7 +311,8 @@ mod tests {
                     "c",
                     Origin {
                         made: now,
-                        earlier: None
+                        earlier: None,
+                        empty: false,
                     }
                 )
                 .plugin_running,

@@ -93,7 +93,7 @@ impl<'plan> Uplink<'plan> {
                 if plan.container.has_ipv6() && probed {
                     // While its link-local address is probed, the host could not resolve the
                     // container's MAC, and routed IPv6 packets would not reach it.
-                    Sysctl::AcceptDad(&plan.host_end.name).set_if_there("0")?;
+                    Sysctl::AcceptDad(&plan.host_end.name).prefer("0");
                 }
                 Ok(())
             }

@@ -163,7 +163,12 @@ impl<'a> Running<'a> {
             Some(_) => limit,
             None => limit.min(LOOK_AGAIN),
         };
-        let [stdin, outputs @ ..] = [&self.stdin, &self.stdout.pipe, &self.stderr.pipe, &self.exit];
+        let [stdin, outputs @ ..] = [
+            &self.stdin,
+            &self.stdout.pipe,
+            &self.stderr.pipe,
+            &self.exit,
+        ];
         let stdin = stdin.iter().map(|pipe| PollFd::new(pipe, PollFlags::OUT));
         let outputs = outputs.into_iter().flatten();
         let outputs = outputs.map(|pipe| PollFd::new(pipe, PollFlags::IN));

@@ -290,7 +290,11 @@ mod tests {
             Code::TryAgainLater
         );
         for errno in [Errno::NOSPC, Errno::ROFS, Errno::PERM, Errno::EXIST] {
-            assert_eq!(Code::of_failure(&errno.into(), Code::Io), Code::Io, "{errno}");
+            assert_eq!(
+                Code::of_failure(&errno.into(), Code::Io),
+                Code::Io,
+                "{errno}"
+            );
         }
     }
 

@@ -183,7 +183,7 @@ impl HostLocal {
     }
 
     /// Frees the reservations that `choose` returns, and returns how many it freed. `choose` gets
-    /// all reservations that name a holder, and the origins of their files.
+    /// all reservations, and the origins of their files.
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible; the errors of `choose`.
@@ -197,14 +197,15 @@ impl HostLocal {
         }
     }
 
-    /// Frees the reservations for which `keep` (container, interface) is false.
+    /// Frees the reservations for which `keep` (container, interface) is false. Returns whether there
+    /// are files that name no holder.
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible.
-    pub(super) fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+    pub(super) fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<bool> {
         match self.existing_store()? {
             Some(mut store) => store.release_others(keep),
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 

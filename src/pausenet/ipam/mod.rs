@@ -145,14 +145,15 @@ impl Ipam {
     }
 
     /// Frees the addresses of all attachments for which `keep` (container, interface) is false.
+    /// Returns whether there are reservations that name none.
     ///
     /// # Errors
     /// The IPAM's own.
-    pub(crate) fn collect(&self, keep: impl Fn(&str, &str) -> bool) -> Result<()> {
+    pub(crate) fn collect(&self, keep: impl Fn(&str, &str) -> bool) -> Result<bool> {
         match self {
             Self::HostLocal(ipam) => ipam.release_others(keep),
-            Self::Static(_) => Ok(()),
-            Self::Delegated(ipam) => ipam.plugin.call("GC", &ipam.config).map(drop),
+            Self::Static(_) => Ok(false),
+            Self::Delegated(ipam) => ipam.plugin.call("GC", &ipam.config).map(|_| false),
         }
     }
 

@@ -24,6 +24,9 @@ use crate::cni::error::io as io_error;
 /// a plugin that it delegates to.
 pub const LOCK_LIMIT: Duration = Duration::from_secs(20);
 
+/// The same for tools: whoever works on a pod may be calling plugins.
+pub const TOOL_LIMIT: Duration = Duration::from_secs(120);
+
 /// A held lock. Dropping it removes the file and releases the lock.
 #[derive(Debug)]
 pub struct Lock {

@@ -32,6 +32,7 @@ pub mod syscalls;
 pub mod sysctl;
 pub mod traffic_control;
 pub(crate) mod vlan;
+mod wait;
 
 pub(crate) use error::KernelPart;
 pub use error::{BatchError, KernelError};

@@ -9,18 +9,18 @@
 //! single reply.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::error::{BatchError, KernelError};
 use super::request::{ExpectedReply, Part, Request};
+use super::wait::wait_for_reply;
 
 /// The most that the kernel puts into one part of a dump; no reply of our families is larger. (With
 /// twice as much, the heap would grow and shrink with each request.)
@@ -321,7 +321,7 @@ impl Socket {
                 }
                 Err(Errno::AGAIN) if dropped => break,
                 Err(Errno::AGAIN) => {
-                    wait_readable(socket, REPLY_LIMIT)?;
+                    wait_for_reply(&*socket, REPLY_LIMIT)?;
                     continue;
                 }
                 Err(errno) => return Err(errno.into()),
@@ -398,27 +398,6 @@ impl Socket {
     }
 }
 
-/// Waits until a socket has something to read.
-///
-/// # Errors
-/// [`io::ErrorKind::TimedOut`] at the limit; the kernel's.
-fn wait_readable(socket: &netlink_sys::Socket, limit: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + limit;
-    let mut polled = [PollFd::new(socket, PollFlags::IN)];
-    let ready = rustix::io::retry_on_intr(|| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = left.try_into().map_err(|_| Errno::INVAL)?;
-        poll(&mut polled, Some(&left))
-    })?;
-    if ready == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no reply within {limit:?}"),
-        ));
-    }
-    Ok(())
-}
-
 /// The replies to a part.
 struct Collected<T> {
     replies: Vec<Reply<T>>,
@@ -485,16 +464,6 @@ mod tests {
             let reply: Reply<Message> = socket.one(ask(ExpectedReply::Message));
             assert_eq!(reply.unwrap().len(), 1);
         }
-    }
-
-    #[test]
-    fn a_reply_that_never_comes_ends_at_the_limit() {
-        let socket = Socket::open(NETLINK_ROUTE).unwrap();
-        let limit = Duration::from_millis(20);
-        let late = wait_readable(&socket.socket, limit).unwrap_err();
-        let err = KernelError::from(late).during("list links");
-        assert_eq!(err.code, crate::cni::Code::TryAgainLater);
-        assert!(err.msg.contains("no reply within 20ms"), "{err}");
     }
 
     #[test]

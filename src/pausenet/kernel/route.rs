@@ -92,6 +92,25 @@ pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, KernelError> {
     Ok(messages.into_iter().filter_map(read).collect())
 }
 
+/// The indexes of the links with routes that the kernel has from router advertisements.
+pub(crate) fn advertised<C: FromIterator<u32>>(socket: &mut RouteSocket) -> Result<C, KernelError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet6;
+    let messages = socket.dump(RouteNetlinkMessage::GetRoute(query))?;
+    let routes = messages.into_iter().filter_map(|message| match message {
+        Message::Other(RouteNetlinkMessage::NewRoute(route)) => Some(route),
+        _ => None,
+    });
+    Ok(routes
+        .filter(|route| route.header.protocol == RouteProtocol::Ra)
+        .flat_map(|route| route.attributes)
+        .filter_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(index),
+            _ => None,
+        })
+        .collect())
+}
+
 /// Waits until the namespace answers to its new IPv6 addresses: the kernel accepts an address first
 /// and starts to use it a moment later. `open` opens a socket in the namespace for the kernel's
 /// notifications; it is called only if waiting is necessary.

@@ -1,6 +1,5 @@
 //! A NETLINK_ROUTE socket, for requests and for notifications.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
@@ -12,6 +11,7 @@ use super::error::{BatchError, KernelError};
 use super::netlink::{RECEIVE_BUFFER, Reply, Socket};
 use super::reply::Message;
 use super::request::{ExpectedReply, Request};
+use super::wait::wait_readable;
 
 /// A NETLINK_ROUTE socket: links, addresses and routes.
 pub struct RouteSocket(Socket);
@@ -57,11 +57,7 @@ impl RouteSocket {
 
     /// Waits for a notification and discards it. False when the deadline has passed.
     pub fn wait_event(&self, deadline: std::time::Instant) -> Result<bool, KernelError> {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let timeout = left.try_into().map_err(io::Error::other)?;
-        let mut polled = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
-        if rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)))? == 0 {
+        if !wait_readable(self, deadline)? {
             return Ok(false);
         }
         match self

@@ -70,20 +70,37 @@ impl Sysctl<'_> {
     }
 
     /// Writes a value.
+    ///
+    /// # Errors
+    /// Code 5, naming the setting and how to set it by hand.
     pub fn set(self, value: &str) -> Result<()> {
         let path = self.path();
-        fs::write(&path, value)
-            .map_err(|err| io_error(&format!("cannot write {value:?} to"), &path, err))
+        fs::write(&path, value).map_err(|err| {
+            let name = self.name();
+            io_error(
+                &format!("cannot set {name} to {value}: cannot write"),
+                &path,
+                err,
+            )
+            .hint(format!(
+                "where the plugin may not write /proc/sys, it has to be set beforehand: \
+                 sysctl -w {name}={value}"
+            ))
+        })
     }
 
-    /// Writes a value if the setting exists; a host without IPv6 has no IPv6 settings.
-    pub(crate) fn set_if_there(self, value: &str) -> Result<()> {
-        let path = self.path();
-        match fs::write(&path, value) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                Err(io_error(&format!("cannot write {value:?} to"), &path, err))
-            }
-            _ => Ok(()),
+    /// Writes a value if the setting exists and may be written: for what works without it too. A host
+    /// without IPv6 has no IPv6 settings.
+    pub(crate) fn prefer(self, value: &str) {
+        let _ = fs::write(self.path(), value);
+    }
+
+    /// Like [`Sysctl::ensure`] for a setting that may not exist.
+    pub(crate) fn ensure_if_there(self, value: &str) -> Result<()> {
+        match fs::write(self.path(), value) {
+            Ok(()) => Ok(()),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(_) => self.ensure(value),
         }
     }
 

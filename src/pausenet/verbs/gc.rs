@@ -3,8 +3,11 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::time::SystemTime;
 
-use crate::apply::{Host, nft_elements, reference, remove_debris, try_lock};
+use crate::apply::{
+    Host, nft_elements, reclaim_damaged, reclaim_empty, reference, remove_debris, try_lock,
+};
 use crate::cni::request::{Attachment, Network};
 use crate::cni::{During, Error, Result};
 use crate::ipam::Ipam;
@@ -93,8 +96,10 @@ pub(crate) fn run(network: &Network) -> Result<()> {
         firewall(&valid),
         stale.and_then(|stale| reference::collect(&network.name, &valid.attachments(), &stale)),
         ipam.and_then(|ipam| match ipam {
-            Some(ipam) => ipam.collect(keep),
-            None => Ok(()),
+            Some(ipam) if ipam.collect(keep)? => {
+                reclaim_damaged(&ipam, SystemTime::now()).map(drop)
+            }
+            _ => Ok(()),
         }),
         valid.lock_outcome(),
     ])
@@ -110,7 +115,13 @@ pub(super) fn addresses(network: &Network) -> Result<()> {
     }
     let valid = ValidAttachments::new(network);
     let ipam = Ipam::HostLocal(super::host_local::of_network(network)?);
-    let freed = ipam.collect(|container, ifname| valid.contains(container, ifname));
+    let keep = |container: &str, ifname: &str| valid.contains(container, ifname);
+    let freed = ipam
+        .collect(keep)
+        .and_then(|has_damaged| match has_damaged {
+            true => reclaim_empty(&ipam, SystemTime::now()).map(drop),
+            false => Ok(()),
+        });
     join_errors([freed, valid.lock_outcome()])
 }
 

@@ -1,9 +1,12 @@
 //! The plugin `host-local`, to which other plugins delegate: it only allocates addresses.
 
+use std::time::SystemTime;
+
+use crate::apply::reclaim_empty;
 use crate::cni::request::{Network, Request};
 use crate::cni::result::{AddResult, IpConfig};
 use crate::cni::{Code, Error, Result};
-use crate::ipam::{HostLocal, Outcome};
+use crate::ipam::{HostLocal, Ipam, Outcome};
 
 /// Serves ADD.
 ///
@@ -12,7 +15,14 @@ use crate::ipam::{HostLocal, Outcome};
 pub(super) fn add(request: &Request) -> Result<String> {
     let ipam = of_network(&request.network)?;
     let requested: Vec<_> = request.requested_ips.all().collect();
-    let allocation = match ipam.allocate(&request.attachment, &requested)? {
+    let mut outcome = ipam.allocate(&request.attachment, &requested);
+    if matches!(&outcome, Err(err) if err.code == Code::TryAgainLater) {
+        // As for the plugins that wire containers, but these may be attached by any plugin.
+        let by_name = Ipam::HostLocal(of_network(&request.network)?);
+        let _ = reclaim_empty(&by_name, SystemTime::now());
+        outcome = ipam.allocate(&request.attachment, &requested);
+    }
+    let allocation = match outcome? {
         Outcome::Allocated(allocation) => allocation,
         Outcome::AlreadyHeld(held) => {
             let held: Vec<_> = held.iter().map(|ip| ip.to_string()).collect();
@@ -54,7 +64,10 @@ pub(super) fn del(request: &Request) -> Result<()> {
 /// # Errors
 /// Code 102 when it has none.
 pub(super) fn check(request: &Request) -> Result<()> {
-    if of_network(&request.network)?.held(&request.attachment)?.is_empty() {
+    if of_network(&request.network)?
+        .held(&request.attachment)?
+        .is_empty()
+    {
         return Err(Error::new(
             Code::AttachmentDiffers,
             "the address store gives this container no address",

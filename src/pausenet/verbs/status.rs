@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::apply::{Host, reclaim, try_lock};
+use crate::apply::{Host, reclaim, reclaim_empty, try_lock};
 use crate::cni::request::Network;
 use crate::cni::{Code, During, Error, IfName, Result};
 use crate::ipam::Ipam;
@@ -41,13 +41,18 @@ pub(super) fn host_local(network: &Network) -> Result<()> {
 
 fn addresses(network: &Network, ipam: &Ipam) -> Result<()> {
     let mut outcome = ipam.ready();
-    // Addresses can be reclaimed only on networks to which this plugin attaches pods.
     let exhausted = outcome
         .as_ref()
         .is_err_and(|err| err.code == Code::TryAgainLater);
-    if exhausted && network.link.is_some() {
+    if exhausted {
+        let now = SystemTime::now();
+        // Those of containers can be reclaimed only on networks to which this plugin attaches them.
+        let freed = match network.link {
+            Some(_) => reclaim(&network.name, ipam, now),
+            None => reclaim_empty(ipam, now),
+        };
         // An ADD may have reclaimed them first: look again even if nothing was left to free.
-        reclaim(&network.name, ipam, SystemTime::now()).map_err(unavailable)?;
+        freed.map_err(unavailable)?;
         outcome = ipam.ready();
     }
     match outcome {

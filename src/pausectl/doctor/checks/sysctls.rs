@@ -8,7 +8,7 @@ use crate::doctor::check::Check;
 use crate::doctor::finding::Finding;
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::{LiveAttachment, PeerAddresses, Snapshot};
-use pausenet::apply::Host;
+use pausenet::apply::{Host, keep_router_advertisements};
 use pausenet::cni::link::{GatewayRole, LinkConf};
 use pausenet::cni::{Family, IfName};
 use pausenet::kernel::sysctl::Sysctl;
@@ -48,6 +48,9 @@ impl Repair for SysctlRepair {
         let sysctl = self.sysctl();
         if sysctl.get().is_ok_and(|value| value == "1") {
             return Ok(false);
+        }
+        if matches!(self, Self::Forward(Family::Ipv6)) {
+            keep_router_advertisements(&mut Host::open_socket()?)?;
         }
         sysctl.set("1")?;
         Ok(true)
@@ -138,7 +141,15 @@ fn forwarding(needs: &Needs) -> Vec<Finding> {
                 format!("the host does not forward {family}, but pods of {networks} need it"),
             )
             .means("they reach the host and nothing beyond it")
-            .how(set(sysctl))
+            .how(match family {
+                Family::Ipv4 => set(sysctl),
+                // Otherwise the host loses its default route.
+                Family::Ipv6 => format!(
+                    "{}; before that, set accept_ra=2 on interfaces with routes from router \
+                     advertisements (ip -6 route show proto ra)",
+                    set(sysctl)
+                ),
+            })
             .repair(repair),
         );
     }

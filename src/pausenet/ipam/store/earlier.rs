@@ -32,7 +32,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::folder::Store;
@@ -56,6 +56,8 @@ pub struct Origin {
     pub made: SystemTime,
     /// How long ago the store was first used after the boot; None if the file is newer than that.
     pub earlier: Option<Duration>,
+    /// It is a file without content.
+    pub empty: bool,
 }
 
 /// Identifies a file, to notice when another has taken its name.
@@ -84,8 +86,7 @@ struct EarlierFiles {
 
 impl Store {
     /// Frees the reservations that `choose` returns, and returns how many it freed. `choose` gets
-    /// all reservations that name a holder, and the origins of their files. The store stays locked
-    /// meanwhile.
+    /// all reservations, and the origins of their files. The store stays locked meanwhile.
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible; the errors of `choose`.
@@ -161,6 +162,8 @@ impl Origins<'_> {
         Some(Origin {
             made,
             earlier: is_of_earlier.then_some(since),
+            empty: stat.st_size == 0
+                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
         })
     }
 }

@@ -104,6 +104,11 @@ impl Store {
         String::from_utf8(text).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
     }
 
+    pub(super) fn remove_folder(&self, name: &str) -> io::Result<()> {
+        let folder = AtFlags::REMOVEDIR;
+        Ok(rustix::fs::unlinkat(&self.folder, name, folder)?)
+    }
+
     pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?)
     }

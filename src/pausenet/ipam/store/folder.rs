@@ -169,8 +169,8 @@ impl Store {
         outcome
     }
 
-    /// The reservations for which `keep` (container, interface) is false. Files that name no holder
-    /// are kept: an ADD of the reference may be about to write one.
+    /// The reservations for which `keep` (container, interface) is false, without those whose files
+    /// name no holder.
     pub fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
         let content = |ip: IpAddr| StaleReservation::of(ip, self.content(ip).ok()?.trim());
         let held = self.taken()?.into_iter().filter_map(content);
@@ -179,33 +179,48 @@ impl Store {
             .collect())
     }
 
-    /// Frees every reservation that [`Store::stale`] returns.
+    /// Frees every reservation that [`Store::stale`] returns. Returns whether there are files that
+    /// name no holder.
     ///
     /// # Errors
     /// Code 5, after freeing as many as possible.
     pub(in crate::ipam) fn release_others(
         &mut self,
         keep: impl Fn(&str, &str) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (mut held, _) = self.held()?;
-        held.retain(|held| !keep(&held.container, &held.ifname));
-        self.free(held).map(drop)
+        let has_damaged = held.iter().any(StaleReservation::is_damaged);
+        held.retain(|held| !held.is_damaged() && !keep(&held.container, &held.ifname));
+        self.free(held).map(|_| has_damaged)
     }
 
-    /// All reservations that name a holder, and all taken addresses.
+    /// All reservations except those whose files cannot be read now, and all taken addresses.
     pub(super) fn held(&mut self) -> Result<(Vec<StaleReservation>, Vec<IpAddr>)> {
         let (mut held, mut taken) = (Vec::new(), Vec::new());
         self.read_all(|ip, content| {
-            held.extend(StaleReservation::of(ip, content));
+            held.extend(content.map(|content| {
+                StaleReservation::of(ip, content).unwrap_or(StaleReservation::damaged(ip))
+            }));
             taken.push(ip);
         })?;
         Ok((held, taken))
     }
 
+    /// A folder in an address file's place is removed if it is empty, and left otherwise.
     pub(super) fn free(&mut self, all: Vec<StaleReservation>) -> Result<usize> {
         let mut outcome = Ok(0);
         for held in all {
-            outcome = match self.remove_file(&held.ip.to_string()) {
+            let name = held.ip.to_string();
+            let removed = match self.remove_file(&name) {
+                Err(err) if err.kind() == io::ErrorKind::IsADirectory => {
+                    match self.remove_folder(&name) {
+                        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => continue,
+                        removed => removed,
+                    }
+                }
+                removed => removed,
+            };
+            outcome = match removed {
                 Err(err) => Err(self.io_error("free", held.ip, err)),
                 Ok(()) => {
                     self.ask(|index| index.remove(held.ip, &held.content()));
@@ -214,12 +229,6 @@ impl Store {
             };
         }
         outcome
-    }
-
-    /// Checks that an address file could be created.
-    pub(in crate::ipam) fn probe(&self) -> Result<()> {
-        rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK)
-            .on_path("cannot write to the address store", &self.dir)
     }
 
     /// True when the holder holds this address.
@@ -285,12 +294,10 @@ impl Store {
             return Ok(found);
         }
         let (mut exact, mut old) = (Vec::new(), Vec::new());
-        self.read_all(|ip, content| {
-            if content == holder.content() {
-                exact.push(ip);
-            } else if content == holder.old_form() {
-                old.push(ip);
-            }
+        self.read_all(|ip, content| match content {
+            Some(content) if content == holder.content() => exact.push(ip),
+            Some(content) if content == holder.old_form() => old.push(ip),
+            _ => {}
         })?;
         exact.sort();
         old.sort();
@@ -323,12 +330,13 @@ impl Store {
         Ok(Some(found.into()))
     }
 
-    /// Reads every address file and calls `visit` with the address and the trimmed content. The
-    /// content of an unreadable file is empty: the address is taken, but its holder is unknown.
+    /// Reads every address file and calls `visit` with the address and the trimmed content. That of a
+    /// file that is no text is empty; None if it cannot be read now: the address is taken, but its
+    /// holder is unknown.
     ///
     /// It also rebuilds the index. The first process to get here after a boot finds no index and
     /// records which files are there.
-    fn read_all(&mut self, mut visit: impl FnMut(IpAddr, &str)) -> Result<()> {
+    fn read_all(&mut self, mut visit: impl FnMut(IpAddr, Option<&str>)) -> Result<()> {
         let taken = self.taken()?;
         self.record_present_at_boot(&taken);
         let mut index = match &self.indexes {
@@ -341,17 +349,17 @@ impl Store {
             let content = match self.content(*ip) {
                 Ok(content) => content,
                 Err(err) if is_shortage(&err) => return Err(self.io_error("read", *ip, err)),
-                Err(err) => {
-                    if !is_garbage(&err) {
-                        // It may be readable next time, and then the index would have to know its
-                        // holder.
-                        index = None;
-                    }
-                    String::new()
+                Err(err) if is_garbage(&err) => String::new(),
+                Err(_) => {
+                    // It may be readable next time, and then the index would have to know its
+                    // holder.
+                    index = None;
+                    visit(*ip, None);
+                    continue;
                 }
             };
             let content = content.trim();
-            visit(*ip, content);
+            visit(*ip, Some(content));
             index = index.and_then(|mut index| index.add(*ip, content).is_ok().then_some(index));
         }
         let index = index.and_then(|mut index| index.compare(taken.len()).is_ok().then_some(index));
@@ -413,10 +421,16 @@ fn is_shortage(err: &io::Error) -> bool {
     Errno::from_io_error(err).is_some_and(|errno| shortages.contains(&errno))
 }
 
-/// True when the file is not text, so that reading it again cannot help.
+/// True when the file is no text, so that reading it again cannot help: binary data, a folder, a
+/// symbolic link, a socket.
 fn is_garbage(err: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, IsADirectory};
+    use rustix::io::Errno;
     matches!(err.kind(), InvalidData | IsADirectory)
+        || matches!(
+            Errno::from_io_error(err),
+            Some(Errno::LOOP | Errno::NXIO | Errno::NODEV)
+        )
 }
 
 fn cursor(set: usize) -> String {

@@ -35,20 +35,38 @@ impl Holder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleReservation {
     pub ip: IpAddr,
+    /// Empty if the file names no holder.
     pub container: String,
     /// Empty in files of the old form.
     pub ifname: String,
 }
 
 impl StaleReservation {
-    /// Parses an address file; None when it names no holder.
+    /// Parses an address file; None when it names no holder. An empty file is what a crash leaves, or
+    /// a full disk; anything else that could be no container's was written by another program.
     pub(super) fn of(ip: IpAddr, content: &str) -> Option<Self> {
         let (container, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
-        (!container.is_empty()).then(|| Self {
+        let is_holder = ContainerId::parse(container).is_ok()
+            && (ifname.is_empty() || IfName::parse(ifname).is_ok());
+        is_holder.then(|| Self {
             ip,
             container: container.to_owned(),
             ifname: ifname.to_owned(),
         })
+    }
+
+    /// An address whose file names no holder.
+    pub(super) fn damaged(ip: IpAddr) -> Self {
+        Self {
+            ip,
+            container: String::new(),
+            ifname: String::new(),
+        }
+    }
+
+    /// True if the file names no holder, so that no DEL will free the address.
+    pub fn is_damaged(&self) -> bool {
+        self.container.is_empty()
     }
 
     /// The trimmed content of its file.
@@ -57,5 +75,29 @@ impl StaleReservation {
             "" => self.container.clone(),
             ifname => format!("{}\r\n{ifname}", self.container),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_names_a_container_with_or_without_an_interface_or_it_is_damaged() {
+        let ip = "10.1.0.2".parse().unwrap();
+        for holder in ["c1\r\neth0", "c1", "c1\r\n"] {
+            assert!(StaleReservation::of(ip, holder).is_some(), "{holder:?}");
+        }
+        for damaged in [
+            "",
+            "\0\u{1}",
+            "c1 eth0",
+            "c1\neth0",
+            "../x",
+            "c1\r\neth0\r\nx",
+        ] {
+            assert!(StaleReservation::of(ip, damaged).is_none(), "{damaged:?}");
+        }
+        assert!(StaleReservation::damaged(ip).is_damaged());
     }
 }

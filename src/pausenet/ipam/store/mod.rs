@@ -14,6 +14,7 @@ mod earlier;
 mod files;
 mod folder;
 mod holder;
+mod probe;
 #[cfg(test)]
 mod tests;
 

@@ -21,7 +21,7 @@ use crate::doctor::configured::{host_local, networks_of_ours};
 use crate::doctor::finding::{Finding, OUTSIDE};
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::{Snapshot, exists, shown};
-use pausenet::apply::{self, GRACE_PERIOD, ProcessSnapshot, reclaim};
+use pausenet::apply::{self, GRACE_PERIOD, ProcessSnapshot, reclaim, reclaim_damaged};
 use pausenet::cni::NetworkName;
 use pausenet::cni::request::{Attachment, Network};
 use pausenet::ipam::Ipam;
@@ -47,6 +47,23 @@ impl Repair for FreeUnused {
     fn carry_out(&self) -> Result<bool> {
         match Ipam::new(&self.0)? {
             Some(ipam) => Ok(reclaim(&self.0.name, &ipam, SystemTime::now())? > 0),
+            None => Ok(false),
+        }
+    }
+
+    fn done(&self) -> String {
+        "freed the addresses".to_owned()
+    }
+}
+
+/// Free the addresses that no interface has and whose files name no container.
+#[derive(Debug)]
+struct FreeDamaged(Box<Network>);
+
+impl Repair for FreeDamaged {
+    fn carry_out(&self) -> Result<bool> {
+        match Ipam::new(&self.0)? {
+            Some(ipam) => Ok(reclaim_damaged(&ipam, SystemTime::now())? > 0),
             None => Ok(false),
         }
     }
@@ -85,6 +102,7 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
     let mut stores = BTreeMap::new();
     let processes = ProcessSnapshot::take(snapshot.now);
     for dir in dirs {
+        findings.extend(obstacles(&dir));
         match NetworkStore::read(dir.clone(), &processes) {
             Ok(store) => stores.extend(store.map(|store| (dir, store))),
             Err(err) => findings.push(Finding::not_checked(shown(&dir), err)),
@@ -113,6 +131,25 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
         findings.extend(locks(Path::new(dir)));
     }
     findings
+}
+
+/// Folders where the store has a file: every ADD of the network fails.
+fn obstacles(dir: &Path) -> Vec<Finding> {
+    let is_file_of_the_store = |name: &str| name == "lock" || name.starts_with("last_reserved_ip.");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| {
+        entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && entry.file_name().to_str().is_some_and(is_file_of_the_store)
+    });
+    let finding = |path: PathBuf| {
+        Finding::problem(
+            shown(&path),
+            "it is a folder, where the address store has a file",
+        )
+        .means("ADD fails for every container of the network")
+        .how(format!("rmdir {}", shown(&path)))
+    };
+    folders.map(|entry| finding(entry.path())).collect()
 }
 
 fn unreadable(links: &[String]) -> Finding {
@@ -149,6 +186,7 @@ fn judge(
     let name = &store.network;
     let (mut unused, mut young, mut without_holder) = (Vec::new(), Vec::new(), Vec::new());
     let (mut old_form, mut adding) = (Vec::new(), Vec::new());
+    let mut damaged_may_go = false;
     let mut before_boot = 0;
     let mut reservations = store.reservations.iter();
     for reservation in reservations
@@ -158,6 +196,7 @@ fn judge(
         let ip = reservation.ip;
         let Some((container, ifname)) = &reservation.holder else {
             without_holder.push(ip.to_string());
+            damaged_may_go |= reservation.evidence.allows_reclaim();
             continue;
         };
         let evidence = &reservation.evidence;
@@ -183,17 +222,24 @@ fn judge(
     if !without_holder.is_empty() {
         let files = without_holder.iter().map(|ip| shown(&store.dir.join(ip)));
         let files = files.collect::<Vec<_>>().join(" ");
-        findings.push(
-            Finding::problem(
-                &subject,
-                format!(
-                    "no container is named in the files of {}",
-                    listed(&without_holder)
-                ),
-            )
-            .means("nothing frees these addresses: the files are half written or damaged")
-            .how(format!("if no interface has them: rm {files}")),
-        );
+        let finding = Finding::problem(
+            &subject,
+            format!(
+                "no container is named in the files of {}",
+                listed(&without_holder)
+            ),
+        )
+        .means(
+            "no DEL frees these addresses: the files are half written or damaged; ADD does when the \
+             range is full, and GC, ten minutes after they were written",
+        )
+        .how(format!("if no interface has them: rm {files}"));
+        findings.push(match network {
+            Some(network) if damaged_may_go => {
+                finding.repair(FreeDamaged(Box::new(network.clone())))
+            }
+            _ => finding,
+        });
     }
     let remove = format!(
         "once their containers are gone, remove their files in {}",
