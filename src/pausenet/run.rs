@@ -96,7 +96,10 @@ fn serve(
     // VERSION says nothing about a network; a runtime may leave stdin open.
     if !matches!(&environment, Ok(Some(env)) if env.verb == Verb::Version) {
         read(stdin).map_err(|err| {
-            let code = Code::of_failure(&err, Code::Io);
+            let code = match err.kind() {
+                io::ErrorKind::InvalidData => Code::Decode,
+                _ => Code::of_failure(&err, Code::Io),
+            };
             Error::new(code, format!("cannot read the config on stdin: {err}"))
         })?;
     }

@@ -212,7 +212,7 @@ fn fifos_devices_and_endless_files_are_not_waited_for() {
     add.stdin(Stdio::from(File::open("/dev/zero").unwrap()));
     refused(
         &PluginOutput(add.output().unwrap()),
-        5,
+        6,
         &["stdin", "longer than"],
     );
 

@@ -153,21 +153,52 @@ fn an_add_in_progress_is_not_touched() {
 }
 
 #[test]
-fn an_address_file_without_a_holder_is_reported_and_left_alone() {
+fn an_address_file_without_a_holder_is_reported_and_freed_once_it_is_old() {
     let doctor = DoctorHost::new();
+    doctor.assert_healthy();
     for (ip, content) in [("10.1.0.50", ""), ("10.1.0.51", " \r\n")] {
         leave_behind("podnet", ip, content, HOUR);
     }
     leave_behind("podnet", "last_reserved_ip.0", "rubbish", HOUR);
     leave_behind("podnet", "README", "rubbish", HOUR);
-    let report = doctor.fix(&["store"]);
+    let report = doctor.check(&["store"]);
     report.problem(&[
         "10.1.0.50, 10.1.0.51",
         "no container is named",
         "rm /var/lib/cni/networks/podnet/10.1.0.50",
     ]);
+    leave_behind("podnet", "10.1.0.52", "", Duration::ZERO);
+
+    let report = doctor.fix(&["store"]);
+    assert_eq!(report.outcomes(), ["repaired"]);
+    assert_eq!(allocated("podnet"), ["10.1.0.52"]);
+}
+
+/// Its plugin is not ours, and its containers' interfaces may not be visible.
+#[test]
+fn another_network_s_address_file_without_a_holder_is_left_alone() {
+    let doctor = DoctorHost::new();
+    leave_behind("macvlans", "10.3.0.50", "", HOUR);
+    let report = doctor.fix(&["store"]);
+    report.problem(&["10.3.0.50", "no container is named"]);
     assert_eq!(report.outcomes(), ["not safe"]);
-    assert_eq!(allocated("podnet"), ["10.1.0.50", "10.1.0.51"]);
+    assert_eq!(allocated("macvlans"), ["10.3.0.50"]);
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_store_s_file_is_reported() {
+    for name in ["lock", "last_reserved_ip.0"] {
+        let doctor = DoctorHost::new();
+        fs::create_dir_all(file("podnet", name)).unwrap();
+        let report = doctor.check(&["store"]);
+        let [found] = report.of("problem")[..] else {
+            panic!("{report:#?}");
+        };
+        let path = format!("{STORES}/podnet/{name}");
+        super::says(found, &[&path, "folder", &format!("rmdir {path}")]);
+        fs::remove_dir(file("podnet", name)).unwrap();
+        doctor.assert_healthy();
+    }
 }
 
 #[test]
