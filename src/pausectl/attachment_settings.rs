@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::published_ports::PublishedPort;
+use super::published_ports::{PublishedPort, in_use};
 use pausenet::cni::args::parse_ip;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::result::AddResult;
@@ -18,7 +18,8 @@ use pausenet_host::runtime::conflist::NetworkList;
 /// The command-line options of an attachment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AttachmentOptions {
-    /// Publish a port: forward HOSTPORT of the host to PORT of the container
+    /// Publish a port: forward HOSTPORT of the host to PORT of the container. Ranges of equal length
+    /// publish each port; of a range of host ports for one PORT, the first free one is taken
     #[arg(long, short, value_name = "[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]")]
     publish: Vec<String>,
 
@@ -30,20 +31,27 @@ pub(crate) struct AttachmentOptions {
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
 
-    /// The name of the container's interface
-    #[arg(long, value_name = "NAME", default_value = "eth0")]
-    ifname: String,
+    /// The name of the container's interface [default: the first free one of eth0, eth1, …]
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
 }
 
 impl AttachmentOptions {
-    /// The interface's name, and the settings.
+    /// Whether an interface's name is given.
+    pub(crate) fn has_ifname(&self) -> bool {
+        self.ifname.is_some()
+    }
+
+    /// The interface's name, if one is given, and the settings.
     ///
     /// # Errors
     /// A message that names the option.
-    pub(crate) fn parse(&self) -> Result<(IfName, AttachmentSettings), String> {
-        let ifname = IfName::parse(&self.ifname).map_err(|why| format!("--ifname: {why}"))?;
+    pub(crate) fn parse(&self) -> Result<(Option<IfName>, AttachmentSettings), String> {
+        let ifname = self.ifname.as_deref().map(IfName::parse).transpose();
+        let ifname = ifname.map_err(|why| format!("--ifname: {why}"))?;
         let mut settings = AttachmentSettings::parse(&self.ips, self.mac.as_deref())?;
-        settings.ports = PublishedPort::parse_all(self.publish.iter().map(String::as_str))
+        let ports = self.publish.iter().map(String::as_str);
+        settings.ports = PublishedPort::parse_all(ports, in_use::is_free_now())
             .map_err(|why| format!("--publish: {why}"))?;
         Ok((ifname, settings))
     }
@@ -79,6 +87,41 @@ impl AttachmentSettings {
             mac: mac.map(|mac| mac.to_string()),
             ports: Vec::new(),
         })
+    }
+
+    /// The settings for each of several networks: published ports are those of the first one that
+    /// maps ports; the others apply to one network only.
+    ///
+    /// # Errors
+    /// An option that does not say which of the networks it is for.
+    pub(crate) fn for_networks(
+        self,
+        ifname: Option<&IfName>,
+        lists: &[&NetworkList],
+    ) -> Result<Vec<Self>, String> {
+        if lists.len() > 1 {
+            let given = [
+                (ifname.is_some(), "--ifname"),
+                (!self.ips.is_empty(), "--ip"),
+                (self.mac.is_some(), "--mac"),
+            ];
+            if let Some((_, option)) = given.iter().find(|(is_given, _)| *is_given) {
+                return Err(format!(
+                    "{option} is for one network: name it with --network, and attach the others \
+                     in commands of their own"
+                ));
+            }
+        }
+        let maps_ports = |list: &&NetworkList| {
+            let mut plugins = list.plugins.iter();
+            plugins.any(|plugin| plugin.has_capability(PORT_MAPPINGS))
+        };
+        let at = lists.iter().position(maps_ports).unwrap_or(0);
+        let mut all = vec![Self::default(); lists.len()];
+        if let Some(first) = all.get_mut(at) {
+            *first = self;
+        }
+        Ok(all)
     }
 
     /// The runtime's parameters. Each setting is passed once: as a capability if a plugin declares

@@ -60,6 +60,7 @@ enum Pod {
     Create(pod::Create),
     Exec(pod::Exec),
     Ls(pod::List),
+    Ports(pod::Ports),
     Rm(pod::Remove),
 }
 
@@ -79,6 +80,7 @@ pub fn main() -> ExitCode {
             pod::exec(&options).unwrap_or_else(|stop| finish(Err(stop)))
         }
         Command::Pod(Pod::Ls(_)) => finish(pod::ls(cli.output)),
+        Command::Pod(Pod::Ports(options)) => finish(pod::ports(&options, cli.output)),
         Command::Pod(Pod::Rm(options)) => finish(pod::rm(&options, cli.output)),
     }
 }

@@ -17,12 +17,13 @@ pub(crate) const CONF_DIR: &str = "/etc/pausenet/net.d";
 #[derive(Debug, clap::Args)]
 pub(crate) struct NetworkOptions {
     /// The network's configuration: a conflist, or a single plugin's config
-    #[arg(long, value_name = "FILE", conflicts_with = "network")]
+    #[arg(long, value_name = "FILE", conflicts_with = "networks")]
     pub(crate) conf: Option<PathBuf>,
 
-    /// The network's name, in the folder of configurations [default: the first file's network]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) network: Option<String>,
+    /// The network's name, in the folder of configurations [default: the first file's network]; may
+    /// be given several times
+    #[arg(long = "network", value_name = "NAME")]
+    pub(crate) networks: Vec<String>,
 
     /// The folder of configurations. Not /etc/cni/net.d, since a container runtime uses what is
     /// there for its own pods
@@ -36,12 +37,23 @@ pub(crate) struct NetworkOptions {
 }
 
 impl NetworkOptions {
-    /// The selected network, or the first.
-    pub(crate) fn load(&self) -> Result<NetworkList, Error> {
-        match &self.conf {
-            Some(file) => NetworkList::read(file),
-            None => NetworkList::find(&self.conf_dir, self.network.as_deref()),
+    /// The selected networks, or the first; at least one.
+    pub(crate) fn load(&self) -> Result<Vec<NetworkList>, Error> {
+        match (&self.conf, self.networks.as_slice()) {
+            (Some(file), _) => Ok(vec![NetworkList::read(file)?]),
+            (None, []) => Ok(vec![NetworkList::find(&self.conf_dir, None)?]),
+            (None, names) => {
+                let names = names.iter().map(String::as_str);
+                names
+                    .map(|name| NetworkList::find(&self.conf_dir, Some(name)))
+                    .collect()
+            }
         }
+    }
+
+    /// Whether the user selected any.
+    pub(crate) fn is_given(&self) -> bool {
+        self.conf.is_some() || !self.networks.is_empty()
     }
 }
 

@@ -8,19 +8,17 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::attachment_settings::AttachmentOptions;
-use super::docker::attachment::{self, TargetNetns};
-use super::docker::lookup::{find_running, locate, refuse_if_members_remain};
-use super::docker::network_location::has_interface;
-use super::docker::record::{self, Kind, Record};
+use super::attachment_settings::{AttachmentOptions, AttachmentSettings};
+use super::docker::attachment::{self, Attached, TargetNetns};
+use super::docker::lookup::{find_running, locate, refuse_if_members_remain, refuse_taken_ports};
+use super::docker::network_location::LinksInside;
+use super::docker::record::{self, Kind, NetworkRecord, Record};
 use super::docker::report::{attached_json, attached_text};
 use super::explain::Target;
 use super::options::{DockerOptions, NetworkOptions, PluginOptions};
-use super::published_ports::PublishedPort;
 use crate::command::{Output, Result, Stop, listen_for_signals, need_root, print, print_json};
-use crate::docker_api::{ContainerRef, DockerId};
-use pausenet::cni::ContainerId;
-use pausenet::cni::result::AddResult;
+use crate::docker_api::{ContainerRef, Docker, DockerId};
+use pausenet::cni::{ContainerId, IfName};
 use pausenet_host::Error;
 use pausenet_host::anchor::{PodName, named_netns};
 use pausenet_host::block_on;
@@ -51,7 +49,7 @@ pub(crate) struct Rescue {
     network: NetworkOptions,
 
     /// Take down the network that a rescue made
-    #[arg(long, conflicts_with_all = ["network", "conf", "publish", "ips", "mac"])]
+    #[arg(long, conflicts_with_all = ["networks", "conf", "publish", "ips", "mac", "ifname"])]
     undo: bool,
 
     #[command(flatten)]
@@ -79,6 +77,8 @@ struct ResolvedTarget {
     identity: ContainerId,
     container: Option<DockerId>,
     target_netns: TargetNetns,
+    /// None outside Docker.
+    docker: Option<Docker>,
 }
 
 /// Gives the target a network, or changes nothing.
@@ -105,49 +105,105 @@ pub(crate) fn rescue(options: &Rescue, output: Output) -> Result<()> {
             known.delete()?;
             return match output {
                 Output::Json => print_json(&json!({"detached": resolved.name})),
-                Output::Text => print(&format!(
-                    "{}: detached from network {}\n",
-                    resolved.name, known.list.name
-                )),
+                Output::Text => {
+                    let line = |network: &NetworkRecord| {
+                        let (name, network) = (&resolved.name, &network.list.name);
+                        format!("{name}: detached from network {network}\n")
+                    };
+                    print(&known.networks.iter().map(line).collect::<String>())
+                }
             };
         }
-        if has_interface(resolved.target_netns.netns(), &ifname)? {
-            return Err(Error::new(format!(
-                "{} has an interface {ifname}: nothing to rescue",
-                resolved.name
-            ))
-            .hint("nothing was changed")
-            .into());
-        }
-        let list = options.network.load()?;
-        settings
-            .ports
-            .iter()
-            .try_for_each(PublishedPort::refuse_if_in_use)?;
         let mut record = Record {
             identity: resolved.identity,
             kind: known.as_ref().map_or(Kind::Rescued, |known| known.kind),
             container: resolved.container,
             name: resolved.name,
-            wanted: true,
-            ifname,
-            list,
-            settings: settings.clone(),
-            addresses: Vec::new(),
+            networks: known
+                .as_ref()
+                .map_or_else(Vec::new, |known| known.networks.clone()),
             template: known.and_then(|known| known.template),
         };
+        let new = new_networks(options, settings, ifname, &record, &resolved.target_netns)?;
+        let ports: Vec<_> = new
+            .iter()
+            .flat_map(|network| network.settings.ports.clone())
+            .collect();
+        refuse_taken_ports(resolved.docker.as_ref(), &ports, &record.identity).await?;
         let location = locate(&record)?;
         refuse_if_members_remain(&record, Some(&resolved.target_netns), &location, &[])?;
-        let result = attachment::attach(
-            &runtime,
-            &mut record,
-            &resolved.target_netns,
-            &settings,
-            &mut interrupt,
-        )
-        .await?;
-        report(&record, &result, output)
+        let mut attached = Vec::new();
+        for network in new {
+            let one = attachment::attach(
+                &runtime,
+                &mut record,
+                network,
+                &resolved.target_netns,
+                &mut interrupt,
+            );
+            attached.push(one.await?);
+        }
+        report(&record, &attached, output)
     })
+}
+
+/// The networks to attach: those of the command line, or what a rescue gave it before, or the first
+/// in the folder.
+fn new_networks(
+    options: &Rescue,
+    settings: AttachmentSettings,
+    ifname: Option<IfName>,
+    record: &Record,
+    target_netns: &TargetNetns,
+) -> Result<Vec<NetworkRecord>> {
+    let there = target_netns.attached(record)?;
+    let inside = LinksInside::of(target_netns.netns())?;
+    let nothing = |ifname: &IfName| {
+        let name = &record.name;
+        Error::new(format!(
+            "{name} has an interface {ifname}: nothing to rescue"
+        ))
+        .hint("nothing was changed; for one more network, name its interface with --ifname")
+    };
+    // What has an interface that pausectl did not make, has not lost it.
+    let default = match ifname {
+        Some(ifname) => ifname,
+        None => IfName::parse("eth0").map_err(Error::new)?,
+    };
+    if inside.named(&default).is_some() && (options.settings.has_ifname() || there.is_empty()) {
+        return Err(nothing(&default).into());
+    }
+    let missing = record
+        .wanted()
+        .filter(|network| !there.contains(&network.ifname));
+    let missing: Vec<_> = missing.cloned().collect();
+    if !options.network.is_given()
+        && !missing.is_empty()
+        && settings == AttachmentSettings::default()
+    {
+        return Ok(missing);
+    }
+    let lists = options.network.load()?;
+    let by_reference: Vec<_> = lists.iter().collect();
+    let given = options.settings.has_ifname().then_some(&default);
+    let settings = settings
+        .for_networks(given, &by_reference)
+        .map_err(Stop::usage)?;
+    let mut new: Vec<NetworkRecord> = Vec::new();
+    for (list, settings) in lists.into_iter().zip(settings) {
+        let has_it = |network: &&NetworkRecord| network.list.name == list.name;
+        let known = record.networks.iter().find(has_it);
+        let ifname = match known.filter(|network| there.contains(&network.ifname)) {
+            _ if given.is_some() => default.clone(),
+            Some(known) => return Err(nothing(&known.ifname).into()),
+            None => {
+                let names: Vec<_> = new.iter().map(|network| &network.ifname).collect();
+                inside.free_name(&names)?
+            }
+        };
+        new.push(NetworkRecord::new(ifname, list, settings));
+    }
+    Ok(new)
 }
 
 async fn resolve(target: &RescueTarget, docker: &DockerOptions) -> Result<ResolvedTarget> {
@@ -160,6 +216,7 @@ async fn resolve(target: &RescueTarget, docker: &DockerOptions) -> Result<Resolv
             Ok(ResolvedTarget {
                 identity: ContainerId::parse(&format!("rescue-{}", number.number()))?,
                 container: None,
+                docker: None,
                 name,
                 target_netns,
             })
@@ -173,6 +230,7 @@ async fn resolve(target: &RescueTarget, docker: &DockerOptions) -> Result<Resolv
                 identity: record::identity_of(&container)?,
                 target_netns: TargetNetns::of_process(pid)?,
                 container: Some(container.id),
+                docker: Some(docker),
             }
         }
         RescueTarget::Process(pid) => {
@@ -184,7 +242,7 @@ async fn resolve(target: &RescueTarget, docker: &DockerOptions) -> Result<Resolv
     })
 }
 
-fn report(record: &Record, result: &AddResult, output: Output) -> Result<()> {
+fn report(record: &Record, attached: &[Attached], output: Output) -> Result<()> {
     let name = &record.name;
     let undo = match record.container {
         Some(_) => format!("pausectl docker detach {name}"),
@@ -194,10 +252,10 @@ fn report(record: &Record, result: &AddResult, output: Output) -> Result<()> {
         }
     };
     match output {
-        Output::Json => print_json(&attached_json(record, result)),
+        Output::Json => print_json(&attached_json(record, attached)),
         Output::Text => print(&format!(
             "{}{name}: to take it down again: {undo}\n",
-            attached_text(record, result)
+            attached_text(record, attached)
         )),
     }
 }

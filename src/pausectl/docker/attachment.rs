@@ -1,13 +1,14 @@
-//! Attaching a container to a network and detaching it, by running the network's plugins, with its
+//! Attaching a container to its networks and detaching it, by running the networks' plugins, with its
 //! record kept in step. The caller holds the identity's lock.
 
 use std::path::PathBuf;
 
-use super::network_location::{has_interface, netns_path};
-use super::record::{self, Record};
+use super::network_location::{LinksInside, netns_path};
+use super::record::{self, NetworkRecord, Record};
 use crate::attachment_settings::AttachmentSettings;
 use crate::command::{Stop, warn};
 use pausenet::apply::{self, Host};
+use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;
 use pausenet::kernel::netns::Netns;
 use pausenet_host::Error;
@@ -18,6 +19,12 @@ use pausenet_host::runtime::{Interrupt, NotAttached, Runtime};
 pub(crate) struct TargetNetns {
     netns: Netns,
     path: PathBuf,
+}
+
+/// A network that was just attached, as it is in the record, and what its plugins returned.
+pub(crate) struct Attached {
+    pub(crate) network: NetworkRecord,
+    pub(crate) result: AddResult,
 }
 
 impl TargetNetns {
@@ -47,36 +54,129 @@ impl TargetNetns {
     fn is_still_at_path(&self) -> bool {
         Netns::open(&self.path).is_ok_and(|now| now.is_same(&self.netns).unwrap_or(false))
     }
+
+    /// The interfaces of those of the record's networks that the namespace has.
+    pub(crate) fn attached(&self, record: &Record) -> Result<Vec<IfName>, Error> {
+        let inside = LinksInside::of(&self.netns)?;
+        let mut socket = Host::open_socket()?;
+        let remembered = cache::of_container(&record.identity)?;
+        let mut attached = Vec::new();
+        for network in &record.networks {
+            let attachment = record.attachment(network);
+            let is_this = |entry: &&Entry| entry.parameters.attachment == attachment;
+            let entry = remembered.iter().find(is_this);
+            if inside.has(&mut socket, &self.netns, &attachment, entry)? {
+                attached.push(network.ifname.clone());
+            }
+        }
+        Ok(attached)
+    }
 }
 
-/// Attaches a namespace as the record says, or changes nothing. Takes the identity's network from
-/// any other namespace: see [`super::lookup::refuse_if_members_remain`].
+/// Attaches a namespace to a network, or changes nothing. Takes that network, and any other of the
+/// identity's networks, from other namespaces: see [`super::lookup::refuse_if_members_remain`].
 pub(crate) async fn attach(
     runtime: &Runtime,
     record: &mut Record,
+    network: NetworkRecord,
     target_netns: &TargetNetns,
-    settings: &AttachmentSettings,
     interrupt: &mut Interrupt,
-) -> Result<AddResult, Stop> {
-    runtime.find_all(&record.list)?;
-    if has_interface(&target_netns.netns, &record.ifname)? {
-        return Err(Error::new(format!(
-            "{} already has an interface {}",
-            record.name, record.ifname
-        ))
-        .hint("nothing was changed; choose another name with --ifname")
-        .into());
+) -> Result<Attached, Stop> {
+    attach_with(
+        runtime,
+        record,
+        &network,
+        &network.settings,
+        target_netns,
+        interrupt,
+    )
+    .await
+}
+
+/// Attaches a container again, with its last addresses if they are still free.
+pub(crate) async fn reattach(
+    runtime: &Runtime,
+    record: &mut Record,
+    network: NetworkRecord,
+    target_netns: &TargetNetns,
+    interrupt: &mut Interrupt,
+) -> Result<Attached, Stop> {
+    let mut previous = network.settings.clone();
+    if previous.ips.is_empty() {
+        previous.ips.clone_from(&network.addresses);
     }
-    runtime.detach_all(&record.identity).await?;
+    match attach_with(
+        runtime,
+        record,
+        &network,
+        &previous,
+        target_netns,
+        interrupt,
+    )
+    .await
+    {
+        // The address is taken, or the network does not take requests for one.
+        Err(Stop::Failed(_)) if previous != network.settings => {
+            attach(runtime, record, network, target_netns, interrupt).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Attaches a container again to each of its networks that the namespace does not have. A network
+/// that fails does not stop the others.
+///
+/// # Errors
+/// The first failure.
+pub(crate) async fn reattach_missing(
+    runtime: &Runtime,
+    record: &mut Record,
+    target_netns: &TargetNetns,
+    interrupt: &mut Interrupt,
+) -> Result<Vec<Attached>, Stop> {
+    let there = target_netns.attached(record)?;
+    let missing = record
+        .wanted()
+        .filter(|network| !there.contains(&network.ifname));
+    let missing: Vec<_> = missing.cloned().collect();
+    let (mut attached, mut failure) = (Vec::new(), None);
+    for network in missing {
+        match reattach(runtime, record, network, target_netns, interrupt).await {
+            Ok(one) => attached.push(one),
+            Err(Stop::Failed(err)) => failure = failure.or(Some(err)),
+            Err(stop) => return Err(stop),
+        }
+    }
+    failure.map_or(Ok(attached), |err| Err(err.into()))
+}
+
+/// `settings` are those of this attempt; the record gets the network's own.
+async fn attach_with(
+    runtime: &Runtime,
+    record: &mut Record,
+    network: &NetworkRecord,
+    settings: &AttachmentSettings,
+    target_netns: &TargetNetns,
+    interrupt: &mut Interrupt,
+) -> Result<Attached, Stop> {
+    runtime.find_all(&network.list)?;
+    let inside = LinksInside::of(&target_netns.netns)?;
+    if inside.named(&network.ifname).is_some() {
+        return Err(already_has(record, &network.ifname).into());
+    }
+    remove_stale(runtime, record, &network.ifname, target_netns, &inside).await?;
     let parameters = settings.parameters(
-        &record.list,
+        &network.list,
         record.identity.clone(),
-        record.ifname.clone(),
+        network.ifname.clone(),
         target_netns.path.clone(),
     )?;
-    let mut entry = Entry::new(record.list.clone(), parameters);
-    let before = record::load(&record.identity);
+    let mut entry = Entry::new(network.list.clone(), parameters);
+    let before = (record::load(&record.identity), record.networks.clone());
     // The record and the result cache come first, so that a crash leaves nothing unknown.
+    let mut network = network.clone();
+    network.wanted = true;
+    record.set_network(network.clone());
     record.write()?;
     let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
         settings.check(entry, result)?;
@@ -86,13 +186,13 @@ pub(crate) async fn attach(
         }
         let result = AddResult::from_json(result, entry.list.version)?;
         let addresses = result.ips.iter().map(|ip| ip.address.ip().to_string());
-        record.addresses = addresses.collect();
-        record.wanted = true;
+        network.addresses = addresses.collect();
+        record.set_network(network.clone());
         record.write()?;
         Ok(result)
     });
     match attached.await {
-        Ok(result) => Ok(result),
+        Ok(result) => Ok(Attached { network, result }),
         Err(NotAttached { stop, undone }) => {
             undo(record, before, undone);
             Err(stop.into())
@@ -100,30 +200,48 @@ pub(crate) async fn attach(
     }
 }
 
-/// Attaches a container again, with its last addresses if they are still free.
-pub(super) async fn reattach(
+/// The error for an interface that is there already.
+pub(crate) fn already_has(record: &Record, ifname: &IfName) -> Error {
+    let network = record.network(ifname).map(|network| &network.list.name);
+    let of = network.map_or_else(String::new, |network| format!(", of network {network}"));
+    Error::new(format!(
+        "{} already has an interface {ifname}{of}",
+        record.name
+    ))
+    .hint("nothing was changed; choose another name with --ifname")
+}
+
+/// Removes what the identity has on this interface, and what is in other namespaces.
+async fn remove_stale(
     runtime: &Runtime,
-    record: &mut Record,
+    record: &Record,
+    ifname: &IfName,
     target_netns: &TargetNetns,
-    interrupt: &mut Interrupt,
-) -> Result<AddResult, Stop> {
-    let settings = record.settings.clone();
-    let mut previous = settings.clone();
-    if previous.ips.is_empty() {
-        previous.ips.clone_from(&record.addresses);
-    }
-    match attach(runtime, record, target_netns, &previous, interrupt).await {
-        // The address is taken, or the network does not take requests for one.
-        Err(Stop::Failed(_)) if previous != settings => {
-            attach(runtime, record, target_netns, &settings, interrupt).await
+    inside: &LinksInside,
+) -> Result<(), Error> {
+    let mut socket = Host::open_socket()?;
+    for mut entry in cache::of_container(&record.identity)? {
+        let attachment = &entry.parameters.attachment;
+        let stays = attachment.ifname != *ifname
+            && inside.has(&mut socket, &target_netns.netns, attachment, Some(&entry))?;
+        if !stays {
+            entry.parameters.netns = None;
+            runtime.detach(&entry).await?;
+            entry.forget()?;
         }
-        outcome => outcome,
     }
+    Ok(())
 }
 
 /// Restores the record. A failure is a warning; the next attempt cleans up.
-fn undo(record: &Record, before: Option<Record>, detached: Result<(), Error>) {
-    let restore = || match before {
+fn undo(
+    record: &mut Record,
+    before: (Option<Record>, Vec<NetworkRecord>),
+    detached: Result<(), Error>,
+) {
+    let (file, networks) = before;
+    record.networks = networks;
+    let restore = || match file {
         Some(before) => before.write(),
         None => record.delete(),
     };
@@ -140,30 +258,65 @@ fn undo(record: &Record, before: Option<Record>, detached: Result<(), Error>) {
     }
 }
 
-/// Runs DEL for the container's attachment.
+/// Runs DEL for all attachments of the container.
 pub(crate) async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
     runtime.detach_all(&record.identity).await?;
-    let mut socket = Host::open_socket()?;
-    if apply::host_end(&mut socket, &record.attachment())?.is_some() {
-        // Not in the result cache, but in the kernel.
-        let parameters = record.settings.parameters(
-            &record.list,
-            record.identity.clone(),
-            record.ifname.clone(),
-            PathBuf::new(),
-        )?;
-        let mut entry = Entry::new(record.list.clone(), parameters);
-        entry.parameters.netns = None;
-        runtime.detach(&entry).await?;
+    for network in &record.networks {
+        detach_uncached(runtime, record, network).await?;
     }
     Ok(())
 }
 
-/// The result cache's entry for the record's attachment.
-pub(super) fn cached_entry(record: &Record) -> Option<Entry> {
-    let attachment = record.attachment();
+/// Runs DEL for one of the container's attachments.
+pub(super) async fn detach_network(
+    runtime: &Runtime,
+    record: &Record,
+    network: &NetworkRecord,
+) -> Result<(), Error> {
+    for mut entry in cache::of_container(&record.identity)? {
+        if entry.parameters.attachment.ifname == network.ifname {
+            entry.parameters.netns = None;
+            runtime.detach(&entry).await?;
+            entry.forget()?;
+        }
+    }
+    detach_uncached(runtime, record, network).await
+}
+
+/// Runs DEL for an attachment that is not in the result cache, but in the kernel.
+async fn detach_uncached(
+    runtime: &Runtime,
+    record: &Record,
+    network: &NetworkRecord,
+) -> Result<(), Error> {
+    let mut socket = Host::open_socket()?;
+    if apply::host_end(&mut socket, &record.attachment(network))?.is_none() {
+        return Ok(());
+    }
+    let parameters = network.settings.parameters(
+        &network.list,
+        record.identity.clone(),
+        network.ifname.clone(),
+        PathBuf::new(),
+    )?;
+    let mut entry = Entry::new(network.list.clone(), parameters);
+    entry.parameters.netns = None;
+    runtime.detach(&entry).await
+}
+
+/// The result cache's entry for one of the record's attachments.
+pub(super) fn cached_entry(record: &Record, network: &NetworkRecord) -> Option<Entry> {
+    let attachment = record.attachment(network);
     let entries = cache::of_container(&record.identity).ok()?;
     entries
         .into_iter()
         .find(|entry| entry.parameters.attachment == attachment)
+}
+
+/// Whether the result cache has any of the record's attachments.
+pub(super) fn is_cached(record: &Record) -> bool {
+    let networks = record.networks.iter();
+    networks
+        .into_iter()
+        .any(|network| cached_entry(record, network).is_some())
 }

@@ -22,12 +22,7 @@ const MARK: &str = "# pausenet";
 /// Maps the container's name to its current addresses. The network works without that, so a
 /// failure is only a warning.
 pub(super) async fn set_addresses(docker: &Docker, record: &Record) {
-    update(docker, record, &record.addresses).await;
-}
-
-/// Removes the name: the container has no address any more.
-pub(super) async fn remove_addresses(docker: &Docker, record: &Record) {
-    update(docker, record, &[]).await;
+    update(docker, record, &record.addresses()).await;
 }
 
 async fn update(docker: &Docker, record: &Record, addresses: &[String]) {

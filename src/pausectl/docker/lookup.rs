@@ -4,8 +4,11 @@ use super::attachment::TargetNetns;
 use super::network_location::{Namespaces, NetworkLocation};
 use super::record::{self, Record};
 use crate::docker_api::{Container, ContainerFilter, ContainerRef, Docker, ErrorKind};
+use crate::published_ports::PublishedPort;
+use crate::published_ports::in_use::TakenPorts;
 use pausenet::apply::Host;
 use pausenet::cni::ContainerId;
+use pausenet::kernel::RouteSocket;
 use pausenet_host::Error;
 use pausenet_host::runtime::cache::{self, Entry};
 
@@ -54,6 +57,30 @@ pub(super) fn find_record(
     Ok(record::load_all().into_iter().find(called))
 }
 
+/// Refuses published ports that anything else than the container of this identity has.
+///
+/// # Errors
+/// Names the port and who has it.
+pub(crate) async fn refuse_taken_ports(
+    docker: Option<&Docker>,
+    ports: &[PublishedPort],
+    own: &ContainerId,
+) -> Result<(), Error> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let by_docker = match docker {
+        Some(docker) => docker.published_ports().await?,
+        None => Vec::new(),
+    };
+    let records = record::load_all().into_iter();
+    let names = records
+        .map(|record| (record.identity, record.name))
+        .collect();
+    let taken = TakenPorts::read()?.with_docker(by_docker, names);
+    taken.refuse(ports, Some(own))
+}
+
 /// Where a record's network is now, and all containers.
 pub(super) async fn observe(
     docker: &Docker,
@@ -63,22 +90,39 @@ pub(super) async fn observe(
     Ok((locate(record)?, containers))
 }
 
-/// Where a record's network is now. The cache may still hold another attachment of the same
-/// identity: a record is written before the old network is taken down.
+/// Where a record's networks are now, which are all in one namespace. The cache may still hold
+/// another attachment of the same identity: a record is written before the old network is taken
+/// down.
 pub(crate) fn locate(record: &Record) -> Result<NetworkLocation, Error> {
-    let namespaces = Namespaces::read()?;
-    let mut socket = Host::open_socket()?;
-    let own = record.attachment();
+    locate_among(record, &Namespaces::read()?, &mut Host::open_socket()?)
+}
+
+/// The same, with these namespaces.
+pub(super) fn locate_among(
+    record: &Record,
+    namespaces: &Namespaces,
+    socket: &mut RouteSocket,
+) -> Result<NetworkLocation, Error> {
     let remembered = cache::of_container(&record.identity)?;
-    let is_own = |entry: &&Entry| entry.parameters.attachment == own;
-    let location = namespaces.locate(&mut socket, &own, remembered.iter().find(is_own))?;
-    for entry in remembered.iter().filter(|entry| !is_own(entry)) {
-        let other = namespaces.locate(&mut socket, &entry.parameters.attachment, Some(entry))?;
-        if location.netns().is_none() && other.netns().is_some() {
-            return Ok(other);
+    let recorded = record.networks.iter();
+    let mut attachments: Vec<_> = recorded.map(|network| record.attachment(network)).collect();
+    for entry in &remembered {
+        let attachment = &entry.parameters.attachment;
+        if !attachments.contains(attachment) {
+            attachments.push(attachment.clone());
         }
     }
-    Ok(location)
+    let mut found = NetworkLocation::Gone;
+    for attachment in &attachments {
+        let is_this = |entry: &&Entry| entry.parameters.attachment == *attachment;
+        let entry = remembered.iter().find(is_this);
+        match namespaces.locate(socket, attachment, entry)? {
+            occupied @ NetworkLocation::Occupied { .. } => return Ok(occupied),
+            NetworkLocation::Unoccupied => found = NetworkLocation::Unoccupied,
+            NetworkLocation::Gone => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The containers in a namespace, as `api, db`; without any, the PIDs of its processes.

@@ -11,6 +11,8 @@ mod etc_hosts;
 pub(crate) mod lookup;
 mod members;
 pub(crate) mod network_location;
+mod port_attachment;
+mod ports;
 mod publish;
 mod reanchor;
 pub(crate) mod record;
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Up(up::Up),
     Attach(attach::Attach),
     Detach(detach::Detach),
+    Ports(ports::Ports),
     Publish(publish::Publish),
     Unpublish(publish::Unpublish),
     Reanchor(reanchor::Reanchor),
@@ -51,6 +54,7 @@ pub(crate) fn run(command: &Command, output: Output) -> Result<()> {
         Command::Up(options) => up::up(options, output),
         Command::Attach(options) => attach::attach(options, output),
         Command::Detach(options) => detach::detach(options, output),
+        Command::Ports(options) => ports::ports(options, output),
         Command::Publish(options) => publish::publish(options, output),
         Command::Unpublish(options) => publish::unpublish(options, output),
         Command::Reanchor(options) => reanchor::reanchor(options, output),

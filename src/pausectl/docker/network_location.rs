@@ -97,11 +97,58 @@ pub(super) fn netns_path(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 
-/// True when the namespace has an interface of this name.
-pub(crate) fn has_interface(netns: &Netns, name: &IfName) -> Result<bool, Error> {
-    let inside = interfaces::on_separate_thread(|| interfaces::Host::open()?.look_into(netns))?;
-    let mut inside = inside.iter();
-    Ok(inside.any(|interface| interface.link.name == name.as_str()))
+/// The links in a namespace, without lo.
+pub(crate) struct LinksInside(Vec<Link>);
+
+impl LinksInside {
+    pub(crate) fn of(netns: &Netns) -> Result<Self, Error> {
+        let inside = interfaces::on_separate_thread(|| interfaces::Host::open()?.look_into(netns))?;
+        Ok(Self(inside.into_iter().map(|found| found.link).collect()))
+    }
+
+    pub(crate) fn named(&self, name: &IfName) -> Option<&Link> {
+        self.0.iter().find(|link| link.name == name.as_str())
+    }
+
+    /// The first of eth0, eth1, … that neither a link nor one of `others` has.
+    pub(crate) fn free_name(&self, others: &[&IfName]) -> Result<IfName, Error> {
+        let names = (0..=self.0.len() + others.len()).map(|at| IfName::parse(&format!("eth{at}")));
+        for name in names {
+            let name = name.map_err(Error::new)?;
+            if self.named(&name).is_none() && !others.contains(&&name) {
+                return Ok(name);
+            }
+        }
+        Err(Error::new("no interface name is free").hint("choose one with --ifname"))
+    }
+
+    /// Whether an attachment's interface is in the namespace. Its host end says so; without one that
+    /// can be found, an interface with the name and the MAC address in the plugins' result.
+    pub(super) fn has(
+        &self,
+        socket: &mut RouteSocket,
+        netns: &Netns,
+        attachment: &Attachment,
+        remembered: Option<&Entry>,
+    ) -> Result<bool, Error> {
+        if let Some(host_end) = host_end(socket, attachment, remembered)? {
+            let number = netns
+                .number(socket)
+                .during("ask for a namespace's number")?;
+            return Ok(number.is_some() && host_end.peer_netns == number);
+        }
+        let Some(inside) = self.named(&attachment.ifname) else {
+            return Ok(false);
+        };
+        let mac = inside.mac.map(|mac| mac.to_string());
+        let result = remembered.and_then(result);
+        let mut made = result.into_iter().flat_map(|result| result.interfaces);
+        Ok(made.any(|made| !made.sandbox.is_empty() && Some(made.mac) == mac))
+    }
+}
+
+fn result(entry: &Entry) -> Option<AddResult> {
+    AddResult::from_json(entry.result.as_ref()?, entry.list.version).ok()
 }
 
 fn open(pid: u32, netns: NetnsId) -> Option<Netns> {
@@ -118,9 +165,10 @@ fn host_end(
     if let Some(ours) = apply::host_end(socket, attachment)? {
         return Ok(Some(ours));
     }
-    let result = remembered
-        .and_then(|entry| AddResult::from_json(entry.result.as_ref()?, entry.list.version).ok());
-    let interfaces = result.into_iter().flat_map(|result| result.interfaces);
+    let interfaces = remembered
+        .and_then(result)
+        .into_iter()
+        .flat_map(|result| result.interfaces);
     for interface in interfaces.filter(|interface| interface.sandbox.is_empty()) {
         let Ok(name) = IfName::parse(&interface.name) else {
             continue;

@@ -1,36 +1,21 @@
 //! `pausectl docker publish` and `unpublish`: published ports of a running container.
-//!
-//! A port is an element of an nft map that all containers share, so it can be added and removed at
-//! any time. DEL removes the ports that the result cache lists: so a port is recorded before it is
-//! mapped, and unrecorded after it is unmapped.
 
-use std::process::{Command, Stdio};
+use serde_json::json;
 
-use serde_json::{Map, json};
-
-use super::attachment;
-use super::lookup::{find, find_record, locate};
-use super::record::{self, Record};
+use super::port_attachment::{OpenContainer, PortAttachment};
+use super::record::Record;
 use super::report::published_text;
-use crate::attachment_settings::{PORT_MAPPINGS, no_port_mappings};
+use crate::attachment_settings::AttachmentSettings;
 use crate::command::{Output, Result, Stop, print, print_json};
-use crate::docker_api::ContainerRef;
 use crate::options::{DockerOptions, PluginOptions};
-use crate::published_ports::PublishedPort;
-use pausenet::apply::{self, Host};
-use pausenet::cni::ports::PortsConf;
-use pausenet::cni::result::AddResult;
-use pausenet::plan::{Mapper, host_end_name};
-use pausenet_host::block_on;
-use pausenet_host::runtime::cache::Entry;
-use pausenet_host::runtime::conflist::{NetworkList, Plugin};
-use pausenet_host::runtime::{Runtime, execution_config};
-use pausenet_host::{Error, OnPath};
+use crate::published_ports::{Notation, PublishedPort, in_use};
+use pausenet_host::Error;
 
 const PUBLISH_EXAMPLES: &str = "\
 Examples:
   pausectl docker publish web 8443:443
   pausectl docker publish web 127.0.0.1:9000:9000 5353:53/udp
+  pausectl docker publish web 8000-8010:8000-8010
 
 The container keeps running, and open connections stay. The ports survive a restart.";
 
@@ -39,6 +24,7 @@ Examples:
   pausectl docker unpublish web 8443
   pausectl docker unpublish web 127.0.0.1:9000 5353/udp
   pausectl docker unpublish web 8443:443
+  pausectl docker unpublish web 8000-8010
 
 New connections no longer reach the container; open ones stay.";
 
@@ -52,6 +38,10 @@ pub(crate) struct Publish {
     /// The host ports, and the container ports that they forward to
     #[arg(required = true, value_name = "[HOSTIP:]HOSTPORT:PORT[/PROTOCOL]")]
     ports: Vec<String>,
+
+    /// The network to publish them on [default: the container's first that maps ports]
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
 
     #[command(flatten)]
     plugins: PluginOptions,
@@ -83,32 +73,37 @@ pub(crate) struct Unpublish {
 /// # Errors
 /// When a port is taken, or pausectl did not attach the container.
 pub(super) fn publish(options: &Publish, output: Output) -> Result<()> {
-    let new =
-        PublishedPort::parse_all(options.ports.iter().map(String::as_str)).map_err(Stop::usage)?;
-    let runtime = options.plugins.runtime();
-    let mut attachment = open_attachment(&options.container, &options.docker, &runtime)?;
+    let texts = options.ports.iter().map(String::as_str);
+    let new = PublishedPort::parse_all(texts, in_use::is_free_now()).map_err(Stop::usage)?;
+    let mut container = OpenContainer::open(&options.container, &options.docker)?;
+    let mut attachment = container.mapping(options.network.as_deref(), &options.plugins)?;
     let before = attachment.ports()?;
+    let all = container.ports();
+    let name = container.record.name.clone();
     let mut ports = before.clone();
+    let mut added = Vec::new();
     for port in &new {
-        match before.iter().find(|other| other.has_same_host_side(port)) {
-            None => {
-                port.refuse_if_in_use()?;
-                ports.push(port.clone());
-            }
-            Some(same) if same == port => {}
-            Some(other) => return Err(attachment.taken(other).into()),
+        match all.iter().find(|other| other.has_same_host_side(port)) {
+            None => added.push(port.clone()),
+            Some(same) if same == port && before.contains(port) => {}
+            Some(other) => return Err(taken(&name, other).into()),
         }
     }
+    container.refuse_taken(&added, &options.docker)?;
+    ports.extend(added);
     // The ports must also be valid as a whole.
     attachment.conf(&ports)?;
-    attachment.remember(&ports)?;
+    container.remember(&mut attachment, &ports)?;
     if let Err(err) = attachment.map(&new) {
-        attachment.remember(&before)?;
+        container.remember(&mut attachment, &before)?;
         return Err(err.into());
     }
-    let mut shown = attachment.record.settings.clone();
-    shown.ports = new;
-    attachment.report(output, &published_text(&attachment.record.name, &shown))
+    let shown = AttachmentSettings {
+        ports: new,
+        ..AttachmentSettings::default()
+    };
+    let record = &container.record;
+    report(record, &ports, output, &published_text(&name, &shown))
 }
 
 /// Removes published ports, all or none.
@@ -116,21 +111,21 @@ pub(super) fn publish(options: &Publish, output: Output) -> Result<()> {
 /// # Errors
 /// When a port is not published.
 pub(super) fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
-    let selectors = options.ports.iter().map(|text| PortSelector::parse(text));
-    let selectors = selectors
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Stop::usage)?;
-    let runtime = options.plugins.runtime();
-    let mut attachment = open_attachment(&options.container, &options.docker, &runtime)?;
-    let before = attachment.ports()?;
+    let each = options.ports.iter().map(|text| PortSelector::parse(text));
+    let each = each.collect::<Result<Vec<_>, _>>().map_err(Stop::usage)?;
+    let selectors: Vec<_> = each.into_iter().flatten().collect();
+    let mut container = OpenContainer::open(&options.container, &options.docker)?;
+    let name = container.record.name.clone();
+    let mut attachments = container.with_ports(&options.plugins)?;
+    let each = attachments.iter().map(PortAttachment::ports);
+    let before: Vec<_> = each.collect::<Result<_, Error>>()?;
     for selector in &selectors {
-        if !before.iter().any(|port| selector.matches(port)) {
-            let has: Vec<_> = before.iter().map(PublishedPort::to_string).collect();
-            let msg = format!(
-                "{} does not publish port {}",
-                attachment.record.name,
-                selector.shown()
-            );
+        let mut all = before.iter().flatten();
+        if !all.any(|port| selector.matches(port)) {
+            let has = before.iter().flatten().map(PublishedPort::to_string);
+            let has: Vec<_> = has.collect();
+            let shown = selector.shown();
+            let msg = format!("{name} does not publish port {shown}");
             let hint = match has.as_slice() {
                 [] => "it has no published ports".to_owned(),
                 has => format!("its published ports: {}", has.join(", ")),
@@ -139,188 +134,41 @@ pub(super) fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
         }
     }
     let matches = |port: &PublishedPort| selectors.iter().any(|selector| selector.matches(port));
-    let (gone, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(matches);
-    attachment.unmap(&gone, &kept)?;
-    attachment.remember(&kept)?;
-    let name = &attachment.record.name;
-    let lines: String = gone
-        .iter()
-        .map(|port| {
-            format!(
-                "{name}: host port {} is no longer published\n",
-                port.host_side()
-            )
-        })
-        .collect();
-    attachment.report(output, &lines)
+    let mut lines = String::new();
+    let mut all_kept = Vec::new();
+    for (attachment, ports) in attachments.iter_mut().zip(before) {
+        let (gone, kept): (Vec<_>, Vec<_>) = ports.into_iter().partition(matches);
+        if !gone.is_empty() {
+            attachment.unmap(&gone, &kept)?;
+            container.remember(attachment, &kept)?;
+        }
+        for port in gone {
+            let port = port.host_side();
+            lines.push_str(&format!(
+                "{name}: host port {port} is no longer published\n"
+            ));
+        }
+        all_kept.extend(kept);
+    }
+    report(&container.record, &all_kept, output, &lines)
 }
 
-/// An attachment whose ports can be changed: its identity is locked.
-struct OpenAttachment {
-    record: Record,
-    entry: Entry,
-    plugin: Plugin,
-    mapper: Mapper,
-    result: AddResult,
-    host: Host,
-    _lock: pausenet::kernel::lock::Lock,
+fn taken(name: &str, port: &PublishedPort) -> Error {
+    Error::new(format!(
+        "host port {} already forwards to port {} of {name}",
+        port.host_side(),
+        port.container_port
+    ))
+    .hint(format!(
+        "remove that first: pausectl docker unpublish {name} {}",
+        port.host_side()
+    ))
 }
 
-fn open_attachment(
-    container: &str,
-    docker: &DockerOptions,
-    runtime: &Runtime,
-) -> Result<OpenAttachment> {
-    let name = ContainerRef::parse(container).map_err(Stop::usage)?;
-    let none = || {
-        Error::new(format!("{name} has no network made by pausectl"))
-            .hint(format!("attach it first: pausectl docker attach {name}"))
-    };
-    let known = block_on(async {
-        let docker = docker.connect().await?;
-        let container = find(&docker, &name).await?;
-        Result::<_>::Ok(find_record(&name, container.as_ref())?)
-    })?;
-    let known = known.ok_or_else(none)?;
-    let lock = record::lock(&known.identity)?;
-    let record = record::load(&known.identity).ok_or_else(none)?;
-    let entry = attachment::cached_entry(&record).ok_or_else(none)?;
-    if locate(&record)?.netns().is_none() {
-        return Err(none().into());
-    }
-    let result = entry.result.as_ref().ok_or_else(none)?;
-    let result = AddResult::from_json(result, entry.list.version)?;
-    let (plugin, mapper) = mapper(&entry.list, runtime)?;
-    Ok(OpenAttachment {
-        host: Host::open(&host_end_name(&entry.parameters.attachment))?,
-        record,
-        plugin,
-        mapper,
-        result,
-        entry,
-        _lock: lock,
-    })
-}
-
-/// The plugin of a network that maps ports. An error if it is not ours.
-fn mapper(list: &NetworkList, runtime: &Runtime) -> Result<(Plugin, Mapper), Error> {
-    let mut declaring = list
-        .plugins
-        .iter()
-        .filter(|plugin| plugin.has_capability(PORT_MAPPINGS));
-    let Some(plugin) = declaring.next() else {
-        return Err(no_port_mappings(list));
-    };
-    let mapper = match plugin.r#type.as_str() {
-        "pausenet" => Mapper::Own,
-        "portmap" if is_ours(plugin, runtime)? => Mapper::Chained,
-        other => {
-            return Err(Error::new(format!(
-                "network {}: plugin {other} maps the ports, and cannot change them while the \
-                     container runs",
-                list.name
-            ))
-            .hint("use plugin pausenet (capability portMappings), or install it as portmap"));
-        }
-    };
-    Ok((plugin.clone(), mapper))
-}
-
-/// Run without CNI_COMMAND, our binary introduces itself.
-fn is_ours(plugin: &Plugin, runtime: &Runtime) -> Result<bool, Error> {
-    let program = runtime.program(plugin)?;
-    let mut command = Command::new(&program);
-    command.env_clear().stdin(Stdio::null());
-    let output = command.output().on_path("cannot run", &program)?;
-    Ok(output.stdout.starts_with(b"pausenet "))
-}
-
-impl OpenAttachment {
-    /// The ports that the attachment has.
-    fn ports(&self) -> Result<Vec<PublishedPort>, Error> {
-        match self.entry.parameters.capabilities.get(PORT_MAPPINGS) {
-            None => Ok(Vec::new()),
-            Some(json) => serde_json::from_value(json.clone()).map_err(|err| {
-                Error::new(format!(
-                    "{}: the result cache has invalid ports: {err}",
-                    self.record.name
-                ))
-            }),
-        }
-    }
-
-    fn conf(&self, ports: &[PublishedPort]) -> Result<Option<PortsConf>, Error> {
-        let capabilities = Map::from_iter([(PORT_MAPPINGS.to_owned(), json!(ports))]);
-        let config = execution_config(&self.entry.list, &self.plugin, &capabilities, None);
-        Ok(PortsConf::new(config.to_string().as_bytes())?)
-    }
-
-    /// Records the ports, for DEL and for the next restart.
-    fn remember(&mut self, ports: &[PublishedPort]) -> Result<(), Error> {
-        let capabilities = &mut self.entry.parameters.capabilities;
-        if ports.is_empty() {
-            capabilities.remove(PORT_MAPPINGS);
-        } else {
-            capabilities.insert(PORT_MAPPINGS.into(), json!(ports));
-        }
-        self.record.settings.ports = ports.to_owned();
-        self.entry.write()?;
-        self.record.write()
-    }
-
-    fn map(&mut self, ports: &[PublishedPort]) -> Result<(), Error> {
-        let attachment = self.entry.parameters.attachment.clone();
-        let addresses = self.result.addresses_of(&attachment.ifname);
-        match self.conf(ports)? {
-            Some(conf) => Ok(apply::publish(
-                &mut self.host,
-                &attachment,
-                self.mapper,
-                &conf,
-                apply::Extent::Part,
-                &addresses,
-            )?),
-            None => Ok(()),
-        }
-    }
-
-    fn unmap(&mut self, ports: &[PublishedPort], kept: &[PublishedPort]) -> Result<(), Error> {
-        let attachment = &self.entry.parameters.attachment;
-        let addresses = self.result.addresses_of(&attachment.ifname);
-        let kept = self.conf(kept)?;
-        match self.conf(ports)? {
-            Some(conf) => Ok(apply::unpublish(
-                attachment,
-                self.mapper,
-                &conf,
-                kept.as_ref(),
-                &addresses,
-            )?),
-            None => Ok(()),
-        }
-    }
-
-    fn taken(&self, port: &PublishedPort) -> Error {
-        let name = &self.record.name;
-        Error::new(format!(
-            "host port {} already forwards to port {} of {name}",
-            port.host_side(),
-            port.container_port
-        ))
-        .hint(format!(
-            "remove that first: pausectl docker unpublish {name} {}",
-            port.host_side()
-        ))
-    }
-
-    fn report(&self, output: Output, lines: &str) -> Result<()> {
-        match output {
-            Output::Json => print_json(&json!({
-                "name": self.record.name,
-                "ports": self.record.settings.ports,
-            })),
-            Output::Text => print(lines),
-        }
+fn report(record: &Record, ports: &[PublishedPort], output: Output, lines: &str) -> Result<()> {
+    match output {
+        Output::Json => print_json(&json!({"name": record.name, "ports": ports})),
+        Output::Text => print(lines),
     }
 }
 
@@ -333,15 +181,25 @@ enum PortSelector {
 }
 
 impl PortSelector {
-    fn parse(text: &str) -> Result<Self, String> {
-        let with_a_port = match text.split_once('/') {
-            Some((host_side, protocol)) => format!("{host_side}:1/{protocol}"),
-            None => format!("{text}:1"),
+    /// One for each port of a range.
+    fn parse(text: &str) -> Result<Vec<Self>, String> {
+        let (host_side, protocol) = match text.split_once('/') {
+            Some((host_side, protocol)) => (host_side, format!("/{protocol}")),
+            None => (text, String::new()),
         };
-        // Neither `IP:PORT` nor `PORT:PORT:1` parses as a mapping.
-        PublishedPort::parse(&with_a_port)
-            .map(Self::HostSide)
-            .or_else(|_| PublishedPort::parse(text).map(Self::Mapping))
+        // A range of host ports leads to one of the same container ports.
+        let hosts = host_side.rsplit(':').next().unwrap_or_default();
+        let as_mapping = format!("{host_side}:{hosts}{protocol}");
+        // Neither `IP:PORT` nor `PORT:PORT:PORT` parses as a mapping.
+        let host_sides = Notation::parse(&as_mapping)
+            .ok()
+            .and_then(|found| found.each());
+        if let Some(ports) = host_sides {
+            return Ok(ports.into_iter().map(Self::HostSide).collect());
+        }
+        let each = Notation::parse(text)?.each();
+        let each = each.ok_or_else(|| format!("{text:?} has ranges of different lengths"))?;
+        Ok(each.into_iter().map(Self::Mapping).collect())
     }
 
     fn matches(&self, port: &PublishedPort) -> bool {
@@ -365,22 +223,23 @@ mod tests {
 
     #[test]
     fn a_port_is_selected_by_its_host_side_or_as_a_mapping() {
-        let port = PublishedPort::parse("127.0.0.1:8080:80").unwrap();
+        let port = |text: &str| Notation::parse(text).unwrap().each().unwrap().remove(0);
+        let at_loopback = port("127.0.0.1:8080:80");
         for (text, matches) in [
-            ("127.0.0.1:8080", true),
-            ("127.0.0.1:8080/tcp", true),
-            ("127.0.0.1:8080:80", true),
-            ("127.0.0.1:8080:81", false),
-            ("127.0.0.1:8080/udp", false),
-            ("8080", false),
+            ("127.0.0.1:8080", &[true][..]),
+            ("127.0.0.1:8080/tcp", &[true]),
+            ("127.0.0.1:8080:80", &[true]),
+            ("127.0.0.1:8080:81", &[false]),
+            ("127.0.0.1:8080/udp", &[false]),
+            ("8080", &[false]),
+            ("127.0.0.1:8079-8080", &[false, true]),
+            ("127.0.0.1:8080-8081:80-81", &[true, false]),
         ] {
-            assert_eq!(
-                PortSelector::parse(text).unwrap().matches(&port),
-                matches,
-                "{text}"
-            );
+            let selectors = PortSelector::parse(text).unwrap();
+            let each = selectors.iter().map(|one| one.matches(&at_loopback));
+            assert_eq!(each.collect::<Vec<_>>(), matches, "{text}");
         }
-        for bad in ["", "x", "80:0", "0", "1:2:3"] {
+        for bad in ["", "x", "80:0", "0", "1:2:3", "1-2:1", "2-1"] {
             PortSelector::parse(bad).unwrap_err();
         }
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::lookup::{find, find_record, member_names, observe};
 use super::members::{is_orphaned, recreate_command};
 use super::network_location::{NetworkLocation, netns_of};
-use super::record::{self, IDENTITY_LABEL, Record};
+use super::record::{self, IDENTITY_LABEL, NetworkRecord, Record};
 use super::up::{IMAGE, require_image, start};
 use crate::attachment_settings::AttachmentSettings;
 use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
@@ -151,24 +151,29 @@ fn known_record(name: &ContainerName, old: Option<&Container>) -> Result<Record,
         Some(old) => record::identity_of(old)?,
         None => record::anchor_identity(name)?,
     };
-    let entry = cache::of_container(&identity)?.into_iter().next();
-    let entry = entry.ok_or_else(|| {
-        Error::new(format!("pausectl knows of no network of {name}"))
-            .hint("reanchor works for what pausectl docker up, attach or watch attached")
-    })?;
-    let Attachment { ifname, .. } = entry.parameters.attachment;
-    Ok(Record {
-        identity,
+    let mut record = Record {
         kind: record::Kind::Anchor,
         container: None,
         name: name.to_string(),
-        wanted: true,
-        ifname,
-        list: entry.list,
-        settings: AttachmentSettings::default(),
-        addresses: Vec::new(),
+        networks: Vec::new(),
         template: None,
-    })
+        identity,
+    };
+    for entry in cache::of_container(&record.identity)? {
+        let Attachment { ifname, .. } = entry.parameters.attachment;
+        record.set_network(NetworkRecord::new(
+            ifname,
+            entry.list,
+            AttachmentSettings::default(),
+        ));
+    }
+    if record.networks.is_empty() {
+        return Err(
+            Error::new(format!("pausectl knows of no network of {name}"))
+                .hint("reanchor works for what pausectl docker up, attach or watch attached"),
+        );
+    }
+    Ok(record)
 }
 
 impl AnchorState {

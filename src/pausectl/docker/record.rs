@@ -26,7 +26,7 @@ const DIR: &str = "/var/lib/pausenet/docker";
 /// The lock files, one per identity.
 const LOCKS: &str = "/run/pausenet/lock/docker";
 
-/// The label that names the network to attach a container to.
+/// The label that names the networks to attach a container to.
 pub(super) const NETWORK_LABEL: &str = "pausenet.network";
 
 /// The label with the identity of a container's network (CNI_CONTAINERID).
@@ -53,15 +53,22 @@ pub(crate) struct Record {
     pub(crate) container: Option<DockerId>,
     /// The container's name; `process PID` or the namespace's path outside Docker.
     pub(crate) name: String,
-    /// False after `pausectl docker detach`: the label must not bring the network back.
-    pub(crate) wanted: bool,
+    /// Its networks, by interface name; at least one in a file.
+    pub(crate) networks: Vec<NetworkRecord>,
+    /// What a new anchor needs to replace the container.
+    pub(crate) template: Option<Template>,
+}
+
+/// What pausectl remembers of one of a container's networks.
+#[derive(Debug, Clone)]
+pub(crate) struct NetworkRecord {
     pub(crate) ifname: IfName,
     pub(crate) list: NetworkList,
     pub(crate) settings: AttachmentSettings,
     /// The last addresses.
     pub(crate) addresses: Vec<String>,
-    /// What a new anchor needs to replace the container.
-    pub(crate) template: Option<Template>,
+    /// False after `pausectl docker detach`: the label must not bring the network back.
+    pub(crate) wanted: bool,
 }
 
 /// The properties of a container that its replacement gets.
@@ -81,6 +88,16 @@ struct RecordFile {
     kind: Kind,
     container: Option<String>,
     name: String,
+    /// The keys of the first network are the file's own, as they were when it had only one.
+    #[serde(flatten)]
+    network: NetworkFile,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more_networks: Vec<NetworkFile>,
+    template: Option<TemplateFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NetworkFile {
     wanted: bool,
     ifname: String,
     config: String,
@@ -88,7 +105,6 @@ struct RecordFile {
     settings: AttachmentSettings,
     #[serde(default)]
     addresses: Vec<String>,
-    template: Option<TemplateFile>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,6 +143,17 @@ pub(crate) fn identity_of(container: &Container) -> Result<ContainerId, Error> {
     })
 }
 
+/// The networks that a label names, separated by commas.
+///
+/// # Errors
+/// One of them is not in the folder.
+pub(super) fn labelled_networks(label: &str, conf_dir: &Path) -> Result<Vec<NetworkList>, Error> {
+    let names = label.split(',').map(str::trim);
+    names
+        .map(|name| NetworkList::find(conf_dir, Some(name)))
+        .collect()
+}
+
 impl Template {
     pub(super) fn from_container(container: &Container) -> Self {
         Self {
@@ -150,12 +177,59 @@ pub(super) fn try_lock(identity: &ContainerId) -> Result<Option<Lock>, Error> {
 }
 
 impl Record {
-    pub(super) fn attachment(&self) -> Attachment {
+    pub(super) fn attachment(&self, network: &NetworkRecord) -> Attachment {
         Attachment {
-            network: self.list.name.clone(),
+            network: network.list.name.clone(),
             container: self.identity.clone(),
-            ifname: self.ifname.clone(),
+            ifname: network.ifname.clone(),
         }
+    }
+
+    /// The network on an interface.
+    pub(crate) fn network(&self, ifname: &IfName) -> Option<&NetworkRecord> {
+        let mut networks = self.networks.iter();
+        networks.find(|network| network.ifname == *ifname)
+    }
+
+    /// Adds a network, in place of an earlier one on the same interface.
+    pub(crate) fn set_network(&mut self, network: NetworkRecord) {
+        self.forget_network(&network.ifname);
+        self.networks.push(network);
+        // eth2 before eth10.
+        let key = |network: &NetworkRecord| {
+            let name = network.ifname.to_string();
+            (name.len(), name)
+        };
+        self.networks.sort_by_key(key);
+    }
+
+    pub(crate) fn forget_network(&mut self, ifname: &IfName) {
+        self.networks.retain(|network| network.ifname != *ifname);
+    }
+
+    /// The networks that it should have.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &NetworkRecord> {
+        self.networks.iter().filter(|network| network.wanted)
+    }
+
+    /// The addresses on all of its networks.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let wanted = self.wanted();
+        wanted
+            .flat_map(|network| network.addresses.clone())
+            .collect()
+    }
+
+    /// The addresses on all networks, as `10.1.0.2 on eth0, 10.2.0.2 on eth1`.
+    pub(super) fn shown_addresses(&self) -> String {
+        let shown = self.wanted().map(|network| {
+            let addresses = match network.addresses.as_slice() {
+                [] => "no address".to_owned(),
+                addresses => addresses.join(", "),
+            };
+            format!("{addresses} on {}", network.ifname)
+        });
+        shown.collect::<Vec<_>>().join(", ")
     }
 
     /// The labels of an anchor with this record: our own, and those of its predecessor.
@@ -163,28 +237,34 @@ impl Record {
         let template = self.template.as_ref();
         let mut labels = template.map_or_else(BTreeMap::new, |template| template.labels.clone());
         labels.insert(IDENTITY_LABEL.into(), self.identity.to_string());
-        labels.insert(NETWORK_LABEL.into(), self.list.name.to_string());
+        // The watcher attaches to what the label names if the record is lost.
+        let names = self.wanted().map(|network| network.list.name.to_string());
+        let names: Vec<_> = names.collect();
+        labels.insert(NETWORK_LABEL.into(), names.join(","));
         labels.into_iter().collect()
     }
 
-    /// Replaces the file atomically. The caller holds the identity's lock.
+    /// Replaces the file atomically, or removes it if there is no network to remember. The caller
+    /// holds the identity's lock.
     pub(super) fn write(&self) -> Result<(), Error> {
+        let Some(text) = self.to_json() else {
+            return self.delete();
+        };
         let file = file(&self.identity);
-        cache::replace(&file, &self.to_json()).on_path("cannot write", &file)
+        cache::replace(&file, &text).on_path("cannot write", &file)
     }
 
+    /// None without a network.
     #[expect(clippy::expect_used, reason = "a map of strings has a JSON form")]
-    fn to_json(&self) -> Vec<u8> {
+    fn to_json(&self) -> Option<Vec<u8>> {
+        let mut networks = self.networks.iter().map(NetworkFile::from);
         let file_form = RecordFile {
             identity: self.identity.to_string(),
             kind: self.kind,
             container: self.container.as_ref().map(DockerId::to_string),
             name: self.name.clone(),
-            wanted: self.wanted,
-            ifname: self.ifname.to_string(),
-            config: String::from_utf8_lossy(&self.list.text).into_owned(),
-            settings: self.settings.clone(),
-            addresses: self.addresses.clone(),
+            network: networks.next()?,
+            more_networks: networks.collect(),
             template: self.template.as_ref().map(|template| TemplateFile {
                 image: template.image.clone(),
                 restart: template.restart.to_string(),
@@ -195,7 +275,7 @@ impl Record {
                 labels: template.labels.clone(),
             }),
         };
-        serde_json::to_vec_pretty(&file_form).expect("strings always serialise")
+        Some(serde_json::to_vec_pretty(&file_form).expect("strings always serialise"))
     }
 
     /// Removes the file. A missing one is success.
@@ -227,18 +307,52 @@ impl Record {
             None => None,
         };
         let container = file_form.container.as_deref().map(DockerId::parse);
+        let networks = std::iter::once(file_form.network).chain(file_form.more_networks);
         Some(Self {
             identity: ContainerId::parse(&file_form.identity).ok()?,
             kind: file_form.kind,
             container: container.transpose().ok()?,
             name: file_form.name,
-            wanted: file_form.wanted,
-            ifname: IfName::parse(&file_form.ifname).ok()?,
-            list: NetworkList::parse(file_form.config.as_bytes()).ok()?,
-            settings: file_form.settings,
-            addresses: file_form.addresses,
+            networks: networks
+                .map(NetworkRecord::from_file)
+                .collect::<Option<_>>()?,
             template,
         })
+    }
+}
+
+impl NetworkRecord {
+    /// A network that is wanted, without an address so far.
+    pub(crate) fn new(ifname: IfName, list: NetworkList, settings: AttachmentSettings) -> Self {
+        Self {
+            ifname,
+            list,
+            settings,
+            addresses: Vec::new(),
+            wanted: true,
+        }
+    }
+
+    fn from_file(file: NetworkFile) -> Option<Self> {
+        Some(Self {
+            ifname: IfName::parse(&file.ifname).ok()?,
+            list: NetworkList::parse(file.config.as_bytes()).ok()?,
+            settings: file.settings,
+            addresses: file.addresses,
+            wanted: file.wanted,
+        })
+    }
+}
+
+impl From<&NetworkRecord> for NetworkFile {
+    fn from(network: &NetworkRecord) -> Self {
+        Self {
+            wanted: network.wanted,
+            ifname: network.ifname.to_string(),
+            config: String::from_utf8_lossy(&network.list.text).into_owned(),
+            settings: network.settings.clone(),
+            addresses: network.addresses.clone(),
+        }
     }
 }
 
@@ -269,22 +383,34 @@ mod tests {
     use super::*;
     use crate::published_ports::PublishedPort;
 
+    fn network(name: &str, ifname: &str) -> NetworkRecord {
+        let config = format!(r#"{{"cniVersion": "1.0.0", "name": "{name}", "type": "pausenet"}}"#);
+        let settings = AttachmentSettings {
+            ips: vec!["10.1.0.7".into()],
+            mac: None,
+            ports: vec![
+                PublishedPort::parse_all(["127.0.0.1:8080:80/udp"], |_| true)
+                    .unwrap()
+                    .remove(0),
+            ],
+        };
+        NetworkRecord {
+            addresses: vec!["10.1.0.7".into()],
+            ..NetworkRecord::new(
+                IfName::parse(ifname).unwrap(),
+                NetworkList::parse(config.as_bytes()).unwrap(),
+                settings,
+            )
+        }
+    }
+
     fn record() -> Record {
-        let config = r#"{"cniVersion": "1.0.0", "name": "podnet", "type": "pausenet"}"#;
         Record {
             identity: anchor_identity(&ContainerName::parse("web").unwrap()).unwrap(),
             kind: Kind::Anchor,
             container: Some(DockerId::parse(&"0a".repeat(32)).unwrap()),
             name: "web".into(),
-            wanted: true,
-            ifname: IfName::parse("eth0").unwrap(),
-            list: NetworkList::parse(config.as_bytes()).unwrap(),
-            settings: AttachmentSettings {
-                ips: vec!["10.1.0.7".into()],
-                mac: None,
-                ports: vec![PublishedPort::parse("127.0.0.1:8080:80/udp").unwrap()],
-            },
-            addresses: vec!["10.1.0.7".into()],
+            networks: vec![network("podnet", "eth0")],
             template: Some(Template {
                 image: "pausenet/pause".into(),
                 restart: RestartPolicy::OnFailure(3),
@@ -300,16 +426,62 @@ mod tests {
 
     #[test]
     fn a_record_round_trips() {
-        let text = record().to_json();
-        let read = Record::from_json(&text).unwrap();
-        assert_eq!(read.to_json(), text);
-        assert_eq!(read.attachment(), record().attachment());
-        assert_eq!(read.settings, record().settings);
+        let mut record = record();
+        for names in [&["podnet"][..], &["podnet", "other"]] {
+            if names.len() > 1 {
+                record.set_network(network("other", "eth1"));
+            }
+            let text = record.to_json().unwrap();
+            let read = Record::from_json(&text).unwrap();
+            assert_eq!(read.to_json().unwrap(), text);
+            let attachments = |record: &Record| -> Vec<_> {
+                let networks = record.networks.iter();
+                networks.map(|network| record.attachment(network)).collect()
+            };
+            assert_eq!(attachments(&read), attachments(&record));
+            let found = read
+                .networks
+                .iter()
+                .map(|network| network.list.name.to_string());
+            assert_eq!(found.collect::<Vec<_>>(), names);
+            assert_eq!(read.networks[0].settings, record.networks[0].settings);
+        }
+    }
+
+    /// As earlier versions wrote it, and read it.
+    #[test]
+    fn the_first_network_s_keys_are_the_file_s_own() {
+        let mut record = record();
+        record.set_network(network("other", "eth1"));
+        let json: serde_json::Value = serde_json::from_slice(&record.to_json().unwrap()).unwrap();
+        assert_eq!(json["ifname"], "eth0");
+        assert_eq!(json["wanted"], true);
+        assert_eq!(json["wishes"]["ips"][0], "10.1.0.7");
+        assert_eq!(json["more_networks"][0]["ifname"], "eth1");
+    }
+
+    #[test]
+    fn networks_are_in_the_order_of_their_interfaces_and_one_replaces_another() {
+        let mut record = record();
+        for (name, ifname) in [("c", "eth10"), ("b", "eth2"), ("a", "eth0")] {
+            record.set_network(network(name, ifname));
+        }
+        assert_eq!(
+            record.shown_addresses(),
+            "10.1.0.7 on eth0, 10.1.0.7 on eth2, 10.1.0.7 on eth10"
+        );
+        record
+            .networks
+            .iter_mut()
+            .for_each(|network| network.wanted = false);
+        assert!(record.addresses().is_empty());
+        record.networks.clear();
+        assert!(record.to_json().is_none());
     }
 
     #[test]
     fn an_invalid_record_is_ignored() {
-        let text = String::from_utf8(record().to_json()).unwrap();
+        let text = String::from_utf8(record().to_json().unwrap()).unwrap();
         for (good, bad) in [
             ("\"docker-web\"", "\"../../etc\""),
             ("\"eth0\"", "\"a/b\""),

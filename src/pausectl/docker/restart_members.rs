@@ -114,8 +114,11 @@ impl AnchorState {
             .on_path("cannot look at", &netns_path(pid))?;
         if self.location.netns() != Some(netns) {
             attachment::detach(runtime, &self.record).await?;
+        }
+        if self.record.wanted().count() > target_netns.attached(&self.record)?.len() {
             self.record.container = Some(anchor.id.clone());
-            attachment::reattach(runtime, &mut self.record, &target_netns, interrupt).await?;
+            attachment::reattach_missing(runtime, &mut self.record, &target_netns, interrupt)
+                .await?;
             etc_hosts::set_addresses(&self.docker, &self.record).await;
         }
         let restarts = restart_members(&self.docker, &anchor.id, netns, &self.containers).await;
@@ -155,20 +158,19 @@ impl AnchorState {
                 });
                 print_json(&json!({
                     "name": name.as_str(),
-                    "addresses": self.record.addresses,
+                    "addresses": self.record.addresses(),
                     "restarted": names,
                     "failed": failed.collect::<Vec<_>>(),
                 }))
             }
             Output::Text => {
-                let addresses = self.record.addresses.join(", ");
                 let lines: String = names
                     .iter()
                     .map(|member| format!("{member}: restarted into the network of {name}\n"))
                     .collect();
                 print(&format!(
-                    "{name}: has its network again ({addresses} on {})\n{lines}",
-                    self.record.ifname
+                    "{name}: has its network again ({})\n{lines}",
+                    self.record.shown_addresses()
                 ))
             }
         };

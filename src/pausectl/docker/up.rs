@@ -6,10 +6,10 @@ use std::fs;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::attachment::{self, TargetNetns};
+use super::attachment::{self, Attached, TargetNetns};
 use super::etc_hosts;
-use super::lookup::{find, observe, refuse_if_members_remain};
-use super::record::{self, IDENTITY_LABEL, Kind, Record, Template};
+use super::lookup::{find, observe, refuse_if_members_remain, refuse_taken_ports};
+use super::record::{self, IDENTITY_LABEL, Kind, NetworkRecord, Record, Template};
 use super::report::{attached_json, attached_text};
 use crate::attachment_settings::AttachmentOptions;
 use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
@@ -17,8 +17,8 @@ use crate::docker_api::{
     ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer, RestartPolicy,
 };
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
-use crate::published_ports::PublishedPort;
-use pausenet::cni::result::{AddResult, Dns as NetworkDns};
+use pausenet::cni::IfName;
+use pausenet::cni::result::Dns as NetworkDns;
 use pausenet::ipam;
 use pausenet_host::Error;
 use pausenet_host::block_on;
@@ -102,14 +102,18 @@ pub(super) fn up(options: &Up, output: Output) -> Result<()> {
     for host in &options.add_host {
         etc_hosts::check_entry(host).map_err(|why| Stop::usage(format!("--add-host: {why}")))?;
     }
-    let list = options.network.load()?;
+    let lists = options.network.load()?;
+    let by_reference: Vec<_> = lists.iter().collect();
+    let settings = settings
+        .for_networks(ifname.as_ref(), &by_reference)
+        .map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
-    runtime.find_all(&list)?;
+    lists.iter().try_for_each(|list| runtime.find_all(list))?;
     let template = Template {
         image: options.image.clone(),
         restart,
         hostname: Some(hostname),
-        dns: dns(options, &list)?,
+        dns: dns(options, &lists)?,
         labels: BTreeMap::new(),
     };
     let mut record = Record {
@@ -117,14 +121,15 @@ pub(super) fn up(options: &Up, output: Output) -> Result<()> {
         kind: Kind::Anchor,
         container: None,
         name: name.to_string(),
-        wanted: true,
-        ifname,
-        list,
-        settings,
-        addresses: Vec::new(),
+        networks: Vec::new(),
         template: Some(template.clone()),
     };
-    let result = block_on(async {
+    for (at, (list, settings)) in lists.into_iter().zip(settings).enumerate() {
+        let numbered = || IfName::parse(&format!("eth{at}")).map_err(Error::new);
+        let ifname = ifname.clone().map_or_else(numbered, Ok)?;
+        record.set_network(NetworkRecord::new(ifname, list, settings));
+    }
+    let attached = block_on(async {
         let docker = options.docker.connect().await?;
         let mut interrupt = listen_for_signals()?;
         let _lock = record::lock(&record.identity)?;
@@ -132,12 +137,12 @@ pub(super) fn up(options: &Up, output: Output) -> Result<()> {
         let new = new_container(&record, &template, &name, &options.add_host);
         create_and_attach(&docker, &runtime, &mut record, &new, &mut interrupt).await
     })?;
-    warn_of_other_dns(&record, &result);
+    warn_of_other_dns(&record, &attached);
     match output {
-        Output::Json => print_json(&attached_json(&record, &result)),
+        Output::Json => print_json(&attached_json(&record, &attached)),
         Output::Text => print(&format!(
             "{}{name}: join it with: docker run --net=container:{name} IMAGE\n",
-            attached_text(&record, &result)
+            attached_text(&record, &attached)
         )),
     }
 }
@@ -166,19 +171,18 @@ async fn prepare(
     let (location, containers) = observe(docker, record).await?;
     refuse_if_members_remain(record, None, &location, &containers)?;
     require_image(docker, image).await?;
-    if !record.settings.ports.is_empty() {
+    for NetworkRecord {
+        settings,
+        list,
+        ifname,
+        ..
+    } in &record.networks
+    {
         // Fails early if no plugin maps ports.
         let netns = std::path::PathBuf::new();
-        let (identity, ifname) = (record.identity.clone(), record.ifname.clone());
-        record
-            .settings
-            .parameters(&record.list, identity, ifname, netns)?;
+        settings.parameters(list, record.identity.clone(), ifname.clone(), netns)?;
+        refuse_taken_ports(Some(docker), &settings.ports, &record.identity).await?;
     }
-    record
-        .settings
-        .ports
-        .iter()
-        .try_for_each(PublishedPort::refuse_if_in_use)?;
     // The network of an earlier anchor of this name, without members by now.
     attachment::detach(runtime, record).await?;
     Ok(())
@@ -191,23 +195,30 @@ async fn create_and_attach(
     record: &mut Record,
     new: &NewContainer,
     interrupt: &mut Interrupt,
-) -> Result<AddResult> {
+) -> Result<Vec<Attached>> {
     let id = docker.create(new).await?;
     record.container = Some(id.clone());
+    let networks = std::mem::take(&mut record.networks);
     let outcome = async {
         let pid = start(docker, &id, interrupt).await?;
         let target_netns = TargetNetns::of_process(pid)?;
-        let settings = record.settings.clone();
-        attachment::attach(runtime, record, &target_netns, &settings, interrupt).await
+        let mut attached = Vec::new();
+        for network in networks {
+            let one = attachment::attach(runtime, record, network, &target_netns, interrupt);
+            attached.push(one.await?);
+        }
+        Ok(attached)
     };
     match outcome.await {
-        Ok(result) => {
+        Ok(attached) => {
             etc_hosts::set_addresses(docker, record).await;
-            Ok(result)
+            Ok(attached)
         }
         Err(stop) => {
+            let detached = attachment::detach(runtime, record).await;
+            let detached = detached.and_then(|()| record.delete());
             let removed = docker.remove(&ContainerRef::from(&id)).await;
-            if let Err(err) = removed.map_err(Error::from) {
+            if let Err(err) = removed.map_err(Error::from).and(detached) {
                 let name = &record.name;
                 let hint = format!("once that is fixed, run: docker rm -f {name}");
                 warn(
@@ -279,8 +290,8 @@ fn host_name(name: &ContainerName) -> String {
 }
 
 /// The options' DNS settings, or else those of the network.
-fn dns(options: &Up, list: &NetworkList) -> Result<Dns, Error> {
-    let network = network_dns(list)?;
+fn dns(options: &Up, lists: &[NetworkList]) -> Result<Dns, Error> {
+    let network = network_dns(lists)?;
     let or = |asked: &[String], other: Vec<String>| match asked {
         [] => other,
         asked => asked.to_owned(),
@@ -298,8 +309,8 @@ fn dns(options: &Up, list: &NetworkList) -> Result<Dns, Error> {
 
 /// The DNS settings that the plugins will return, as far as their configuration shows: Docker
 /// needs them before the plugins run.
-fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
-    for plugin in &list.plugins {
+fn network_dns(lists: &[NetworkList]) -> Result<NetworkDns, Error> {
+    for plugin in lists.iter().flat_map(|list| &list.plugins) {
         let ipam = plugin.config.get("ipam");
         for candidate in [
             plugin.config.get("dns"),
@@ -323,15 +334,14 @@ fn network_dns(list: &NetworkList) -> Result<NetworkDns, Error> {
 }
 
 /// A nameserver that only the ADD result has comes too late for the container.
-fn warn_of_other_dns(record: &Record, result: &AddResult) {
+fn warn_of_other_dns(record: &Record, attached: &[Attached]) {
     let given = record
         .template
         .as_ref()
         .map(|template| &template.dns.servers);
-    let late: Vec<_> = result
-        .dns
-        .nameservers
+    let late: Vec<_> = attached
         .iter()
+        .flat_map(|one| &one.result.dns.nameservers)
         .filter(|server| !given.is_some_and(|given| given.contains(server)))
         .map(String::as_str)
         .collect();

@@ -14,6 +14,7 @@ use super::client::Docker;
 use super::container::NetworkMode;
 use super::error::Result;
 use super::names::{ContainerRef, DockerId};
+use crate::published_ports::in_use::DockerPort;
 
 /// A container, as `docker ps` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,28 @@ impl Docker {
             .into_iter()
             .filter_map(ContainerSummary::from_api)
             .collect())
+    }
+
+    /// The host ports that Docker publishes itself.
+    pub(crate) async fn published_ports(&self) -> Result<Vec<DockerPort>> {
+        let listed = self.client.list_containers(None).await;
+        let listed = listed.map_err(|cause| self.error("list containers", cause))?;
+        let mut published = Vec::new();
+        for found in listed {
+            let names = found.names.unwrap_or_default();
+            let name = names
+                .first()
+                .map(|name| name.trim_start_matches('/').to_owned());
+            let name = name.or(found.id).unwrap_or_default();
+            for port in found.ports.into_iter().flatten() {
+                published.extend(port.public_port.map(|number| DockerPort {
+                    container: name.clone(),
+                    port: number,
+                    protocol: port.typ.map_or_else(String::new, |kind| kind.to_string()),
+                }));
+            }
+        }
+        Ok(published)
     }
 
     /// Containers removed lately, from the daemon's last events: it keeps a few hundred of all

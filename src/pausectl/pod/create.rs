@@ -7,8 +7,10 @@ use ipnetwork::IpNetwork;
 use serde_json::json;
 
 use super::name::parse_name;
-use crate::attachment_settings::AttachmentSettings;
+use crate::attachment_settings::{AttachmentOptions, AttachmentSettings};
 use crate::command::{Output, Result, Stop, need_root, print, print_json, warn};
+use crate::docker::lookup::refuse_taken_ports;
+use crate::docker::report::published_text;
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
 use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;
@@ -24,7 +26,8 @@ use pausenet_host::{During, Error};
 const EXAMPLES: &str = "\
 Examples:
   pausectl pod create web --conf conf/10-podnet.conflist
-  pausectl pod create web --network podnet --ip 10.77.0.7
+  pausectl pod create web --network podnet --ip 10.77.0.7 --publish 8080:80
+  pausectl pod create web --network podnet --network storage
   pausectl pod create web --conf podnet.conf --output json
 
 The pod is a network namespace, bound to /run/pausenet/netns/NAME and held by a pause
@@ -43,17 +46,8 @@ pub(crate) struct Create {
     #[command(flatten)]
     network: NetworkOptions,
 
-    /// The name of the pod's interface
-    #[arg(long, value_name = "NAME", default_value = "eth0")]
-    ifname: String,
-
-    /// Request this address: by the capability "ips" if a plugin declares it, else in CNI_ARGS
-    #[arg(long = "ip", value_name = "ADDRESS")]
-    ips: Vec<String>,
-
-    /// Request this MAC address, by the capability "mac" or in CNI_ARGS
-    #[arg(long, value_name = "MAC")]
-    mac: Option<String>,
+    #[command(flatten)]
+    settings: AttachmentOptions,
 
     #[command(flatten)]
     plugins: PluginOptions,
@@ -66,14 +60,15 @@ pub(crate) struct Create {
 /// Creates a pod, or leaves nothing.
 pub(crate) fn create(options: &Create, output: Output) -> Result<()> {
     let pod = parse_name(&options.name)?;
-    let usage = |why: String| Stop::Usage(Error::new(why));
-    let ifname = IfName::parse(&options.ifname).map_err(|why| usage(format!("--ifname: {why}")))?;
-    let settings =
-        AttachmentSettings::parse(&options.ips, options.mac.as_deref()).map_err(usage)?;
+    let (ifname, settings) = options.settings.parse().map_err(Stop::usage)?;
     need_root()?;
-    let list = options.network.load()?;
+    let lists = options.network.load()?;
+    let by_reference: Vec<_> = lists.iter().collect();
+    let settings = settings
+        .for_networks(ifname.as_ref(), &by_reference)
+        .map_err(Stop::usage)?;
     let runtime = options.plugins.runtime();
-    runtime.find_all(&list)?;
+    lists.iter().try_for_each(|list| runtime.find_all(list))?;
     let program = pause_program(options.pause.as_ref())?;
     set_cloexec_on_all().map_err(|err| {
         Error::new(format!(
@@ -86,42 +81,48 @@ pub(crate) fn create(options: &Create, output: Output) -> Result<()> {
     let outcome = block_on(async {
         let mut interrupt = Interrupt::listen()
             .map_err(|err| Error::new(format!("cannot listen for signals: {err}")))?;
+        let mut attachments = Vec::new();
+        for (at, (list, settings)) in lists.into_iter().zip(settings).enumerate() {
+            let numbered = || IfName::parse(&format!("eth{at}")).map_err(Error::new);
+            let ifname = ifname.clone().map_or_else(numbered, Ok)?;
+            let (id, netns) = (pod.container_id(), named_netns::path(&pod));
+            let parameters = settings.parameters(&list, id, ifname, netns)?;
+            refuse_taken_ports(None, &settings.ports, &pod.container_id()).await?;
+            attachments.push((Entry::new(list, parameters), settings));
+        }
         remove_leftovers(&runtime, &pod).await?;
-        let parameters =
-            settings.parameters(&list, pod.container_id(), ifname, named_netns::path(&pod))?;
-        let entry = Entry::new(list, parameters);
-        create_and_attach(&runtime, &pod, &program, &settings, entry, &mut interrupt).await
+        create_and_attach(&runtime, &pod, &program, attachments, &mut interrupt).await
     });
     match outcome {
-        Ok((entry, pid)) => report(&pod, &entry, pid, output),
+        Ok((attachments, pid)) => report(&pod, &attachments, pid, output),
         Err(stop) => Err(stop),
     }
 }
 
-/// Creates the namespace, the pause process and the attachment. Undoes everything on failure.
+/// Creates the namespace, the pause process and the attachments. Undoes everything on failure.
 async fn create_and_attach(
     runtime: &Runtime,
     pod: &PodName,
     program: &std::path::Path,
-    settings: &AttachmentSettings,
-    mut entry: Entry,
+    mut attachments: Vec<(Entry, AttachmentSettings)>,
     interrupt: &mut Interrupt,
-) -> Result<(Entry, u32)> {
+) -> Result<(Vec<(Entry, AttachmentSettings)>, u32)> {
     let mut pause = named_netns::create(pod, || {
         set_loopback_up()?;
         pause::start(program, pod)
     })?;
-    let attached = runtime.attach(&mut entry, interrupt, |entry, result| {
-        settings.check(entry, result)?;
-        check_still_running(&mut pause, program)
-    });
-    match attached.await {
-        Ok(()) => Ok((entry, pause.id())),
-        Err(NotAttached { stop, undone }) => {
-            undo(pod, undone, &mut pause);
-            Err(stop.into())
+    for (entry, settings) in &mut attachments {
+        let attached = runtime.attach(entry, interrupt, |entry, result| {
+            settings.check(entry, result)?;
+            check_still_running(&mut pause, program)
+        });
+        if let Err(NotAttached { stop, undone }) = attached.await {
+            let detached = undone.and(runtime.detach_all(&pod.container_id()).await);
+            undo(pod, detached, &mut pause);
+            return Err(stop.into());
         }
     }
+    Ok((attachments, pause.id()))
 }
 
 /// Takes the rest of the pod down. A failure is a warning, and left for `pod rm`.
@@ -209,28 +210,58 @@ fn check_still_running(pause: &mut Child, program: &std::path::Path) -> Result<(
     }
 }
 
-fn report(pod: &PodName, entry: &Entry, pid: u32, output: Output) -> Result<()> {
-    let attachment = &entry.parameters.attachment;
+/// The first attachment, with the others in `more`.
+fn report(
+    pod: &PodName,
+    attachments: &[(Entry, AttachmentSettings)],
+    pid: u32,
+    output: Output,
+) -> Result<()> {
     if output == Output::Json {
-        return print_json(&json!({
-            "name": pod.as_str(),
-            "netns": shown(&named_netns::path(pod)),
-            "pause": pid,
-            "network": attachment.network.as_str(),
-            "containerId": attachment.container.as_str(),
-            "result": entry.result,
-        }));
+        let one = |(entry, settings): &(Entry, AttachmentSettings)| {
+            let attachment = &entry.parameters.attachment;
+            let mut one = json!({
+                "network": attachment.network.as_str(),
+                "ifname": attachment.ifname.as_str(),
+                "result": entry.result,
+            });
+            if !settings.ports.is_empty() {
+                one["ports"] = json!(settings.ports);
+            }
+            one
+        };
+        let mut all = attachments.iter().map(one);
+        let mut first = all.next().unwrap_or_default();
+        first["name"] = json!(pod.as_str());
+        first["netns"] = json!(shown(&named_netns::path(pod)));
+        first["pause"] = json!(pid);
+        first["containerId"] = json!(pod.container_id().as_str());
+        let more: Vec<_> = all.collect();
+        if !more.is_empty() {
+            first["more"] = json!(more);
+        }
+        return print_json(&first);
     }
-    let result = entry.result.clone().unwrap_or_default();
-    let result = AddResult::from_json(&result, entry.list.version)?;
-    let addresses: Vec<IpNetwork> = result.ips.iter().map(|ip| ip.address).collect();
-    let addresses: Vec<_> = addresses.iter().map(IpNetwork::to_string).collect();
-    let addresses = match addresses.as_slice() {
-        [] => "no address".to_owned(),
-        addresses => addresses.join(", "),
-    };
-    print(&format!(
-        "{pod}: {addresses} on {} (network {}); pause is process {pid}\n",
-        attachment.ifname, attachment.network
-    ))
+    let mut text = String::new();
+    for (entry, settings) in attachments {
+        let attachment = &entry.parameters.attachment;
+        let result = entry.result.clone().unwrap_or_default();
+        let result = AddResult::from_json(&result, entry.list.version)?;
+        let addresses = result.ips.iter().map(|ip| ip.address);
+        let addresses: Vec<_> = addresses.map(|net: IpNetwork| net.to_string()).collect();
+        let addresses = match addresses.as_slice() {
+            [] => "no address".to_owned(),
+            addresses => addresses.join(", "),
+        };
+        let pause = match text.as_str() {
+            "" => format!("; pause is process {pid}"),
+            _ => String::new(),
+        };
+        text.push_str(&format!(
+            "{pod}: {addresses} on {} (network {}){pause}\n",
+            attachment.ifname, attachment.network
+        ));
+        text.push_str(&published_text(pod.as_str(), settings));
+    }
+    print(&text)
 }

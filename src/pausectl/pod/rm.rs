@@ -205,7 +205,7 @@ async fn detach(pod: &PodName, state: &PodState, options: &Remove) -> Result<(),
 fn find_network(options: &NetworkOptions, attachment: &Attachment) -> Result<NetworkList, Error> {
     let name = attachment.network.as_str();
     let list = match &options.conf {
-        Some(_) => options.load()?,
+        Some(file) => NetworkList::read(file)?,
         None => NetworkList::find(&options.conf_dir, Some(name))?,
     };
     if list.name != attachment.network {

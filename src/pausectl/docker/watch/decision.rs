@@ -29,8 +29,11 @@ pub(super) struct Observed {
     pub(super) wanted: bool,
     /// It has a namespace of its own: it was created with --net=none.
     pub(super) has_own_netns: bool,
-    /// The result cache has its attachment.
+    /// The result cache has an attachment of it.
     pub(super) is_cached: bool,
+    /// The namespace with its network has all of its networks. Looked at only while it is the
+    /// container's.
+    pub(super) is_complete: bool,
     pub(super) state: ContainerState,
     pub(super) location: NetworkLocation,
 }
@@ -43,6 +46,8 @@ pub(super) enum Decision {
     Attach,
     /// The attached namespace is gone, and the container has a new one.
     Reattach,
+    /// Attach the networks of several that it does not have.
+    Complete,
     /// No process uses the network any more.
     Detach,
     /// Report: it was restarted, and members hold the network in its old namespace.
@@ -59,7 +64,12 @@ pub(super) fn decide(observed: &Observed) -> Decision {
     let occupied = observed.location.netns();
     match (observed.state, occupied) {
         (ContainerState::Ending, _) => Decision::Recheck,
-        (ContainerState::Running(netns), Some(location)) if netns == location => Decision::NoAction,
+        (ContainerState::Running(netns), Some(location)) if netns == location => {
+            match observed.is_complete {
+                true => Decision::NoAction,
+                false => Decision::Complete,
+            }
+        }
         // Never taken from the processes there.
         (_, Some(_)) if observed.kind == Kind::Rescued => Decision::NoAction,
         (ContainerState::Running(_), Some(_)) => Decision::Split,
@@ -128,7 +138,7 @@ mod tests {
         for kind in [Kind::Anchor, Kind::Attached, Kind::Rescued] {
             for state in STATES.map(|state| state(own, other)) {
                 for location in homes.clone() {
-                    for bits in 0..16 {
+                    for bits in 0..32 {
                         let bit = |at: u8| bits >> at & 1 == 1;
                         all.push(Observed {
                             kind,
@@ -136,6 +146,7 @@ mod tests {
                             wanted: bit(1),
                             has_own_netns: bit(2),
                             is_cached: bit(3),
+                            is_complete: bit(4),
                             state,
                             location: location.clone(),
                         });
@@ -197,6 +208,9 @@ mod tests {
                 continue;
             };
             let expected = match (observed.location.netns(), observed.is_cached) {
+                (Some(location), _) if location == netns && !observed.is_complete => {
+                    Decision::Complete
+                }
                 (Some(location), _) if location == netns => Decision::NoAction,
                 (Some(_), _) => Decision::Split,
                 (None, true) => Decision::Reattach,

@@ -40,7 +40,7 @@ pub(super) async fn move_network(
     let restarts = state.move_network_to_anchor(runtime, interrupt).await?;
     let text = format!(
         "has its network again ({})",
-        state.record.addresses.join(", ")
+        state.record.addresses().join(", ")
     );
     log_restarts(&name, &text, &restarts, log)
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::attachment::{self, TargetNetns};
+use super::super::attachment::{self, Attached, TargetNetns};
 use super::super::etc_hosts;
-use super::super::lookup::member_names;
+use super::super::lookup::{member_names, refuse_taken_ports};
 use super::super::network_location::Namespaces;
-use super::super::record::{self, NETWORK_LABEL, Record, Template};
+use super::super::record::{self, NETWORK_LABEL, NetworkRecord, Record, Template};
 use super::decision::{Decision, decide};
 use super::event_log::{EventLog, ProblemKind};
 use super::members::{handle_members, move_network};
@@ -16,11 +16,10 @@ use super::target::{Assessment, PassError, WatchTarget, targets};
 use crate::attachment_settings::AttachmentSettings;
 use crate::command::Stop;
 use crate::docker_api::{Container, ContainerFilter, Docker};
-use crate::published_ports::PublishedPort;
+use crate::published_ports::{PublishedPort, in_use};
 use pausenet::apply::Host;
 use pausenet::cni::IfName;
 use pausenet_host::Error;
-use pausenet_host::runtime::conflist::NetworkList;
 use pausenet_host::runtime::{Interrupt, Runtime};
 
 /// The labels with settings of a container's attachment.
@@ -115,7 +114,7 @@ impl<'a> Pass<'a> {
         let name = target.name();
         let done = match assessment.decision {
             Decision::NoAction | Decision::Recheck => Ok(()),
-            decision @ (Decision::Attach | Decision::Reattach) => {
+            decision @ (Decision::Attach | Decision::Reattach | Decision::Complete) => {
                 self.attach(target, decision, log, interrupt).await
             }
             Decision::Detach => self.detach(target, log).await,
@@ -172,90 +171,121 @@ impl<'a> Pass<'a> {
         else {
             return Ok(());
         };
-        let mut record = self.desired(target, container)?;
+        let mut record = self.desired(target, container).await?;
         let target_netns = TargetNetns::of_process(pid)?;
         if decision == Decision::Reattach {
             attachment::detach(&self.config.runtime, &record).await?;
         }
-        let result =
-            attachment::reattach(&self.config.runtime, &mut record, &target_netns, interrupt)
-                .await?;
-        etc_hosts::set_addresses(self.docker, &record).await;
-        let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
-        let text = format!(
-            "attached to network {}: {} on {}",
-            record.list.name,
-            addresses.join(", "),
-            record.ifname
+        let attached = attachment::reattach_missing(
+            &self.config.runtime,
+            &mut record,
+            &target_netns,
+            interrupt,
         );
-        let more = json!({"network": record.list.name.as_str(), "addresses": addresses});
-        log.event("attached", &record.name, &text, more)
+        let attached = attached.await;
+        // Of several, some may have been attached.
+        etc_hosts::set_addresses(self.docker, &record).await;
+        for Attached { network, result } in attached? {
+            let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
+            let text = format!(
+                "attached to network {}: {} on {}",
+                network.list.name,
+                addresses.join(", "),
+                network.ifname
+            );
+            let more = json!({"network": network.list.name.as_str(), "addresses": addresses});
+            log.event("attached", &record.name, &text, more)?;
+        }
+        Ok(())
     }
 
-    /// The desired attachment: that of its record if it is the same container (or an anchor), else
+    /// The desired attachments: those of its record if it is the same container (or an anchor), else
     /// what its labels say.
-    fn desired(&self, target: &WatchTarget<'_>, container: &Container) -> Result<Record, Error> {
+    async fn desired(
+        &self,
+        target: &WatchTarget<'_>,
+        container: &Container,
+    ) -> Result<Record, Error> {
         let is_same = |record: &&Record| {
             record.container.as_ref() == Some(&container.id) || record.kind == record::Kind::Anchor
         };
         if let Some(record) = target.record.as_ref().filter(is_same) {
-            return Ok(Record {
+            let mut own = Record {
                 container: Some(container.id.clone()),
                 name: container.name.to_string(),
                 ..record.clone()
-            });
+            };
+            if record.container.as_ref() != Some(&container.id) {
+                // What was detached was another container's.
+                own.networks
+                    .iter_mut()
+                    .for_each(|network| network.wanted = true);
+            }
+            return Ok(own);
         }
         let label = |name: &str| container.labels.get(name).map(String::as_str);
         let wrong = |name: &str, why: String| Error::new(format!("label {name}: {why}"));
-        let list = NetworkList::find(&self.config.conf_dir, label(NETWORK_LABEL))?;
+        let names = label(NETWORK_LABEL).unwrap_or_default();
+        let lists = record::labelled_networks(names, &self.config.conf_dir)?;
         let ips: Vec<_> = label(IP_LABEL).into_iter().map(str::to_owned).collect();
         let mut settings =
             AttachmentSettings::parse(&ips, None).map_err(|why| wrong(IP_LABEL, why))?;
         let ports = label(PUBLISH_LABEL)
             .into_iter()
             .flat_map(|text| text.split(','));
-        settings.ports = PublishedPort::parse_all(ports.map(str::trim))
+        let ports = PublishedPort::parse_all(ports.map(str::trim), in_use::is_free_now())
             .map_err(|why| wrong(PUBLISH_LABEL, why))?;
-        settings
-            .ports
-            .iter()
-            .try_for_each(PublishedPort::refuse_if_in_use)?;
-        Ok(Record {
+        refuse_taken_ports(Some(self.docker), &ports, &target.identity).await?;
+        let by_reference: Vec<_> = lists.iter().collect();
+        let first_only = AttachmentSettings {
+            ports,
+            ..AttachmentSettings::default()
+        };
+        let each = first_only.for_networks(None, &by_reference);
+        let mut each = each.map_err(|why| wrong(PUBLISH_LABEL, why))?;
+        if let Some(first) = each.first_mut() {
+            first.ips.append(&mut settings.ips);
+        }
+        let mut record = Record {
             identity: target.identity.clone(),
             kind: record::Kind::Attached,
             container: Some(container.id.clone()),
             name: container.name.to_string(),
-            wanted: true,
-            ifname: IfName::parse("eth0").map_err(Error::new)?,
-            list,
-            settings,
-            addresses: target
-                .record
-                .as_ref()
-                .map_or_else(Vec::new, |record| record.addresses.clone()),
+            networks: Vec::new(),
             template: Some(Template::from_container(container)),
-        })
+        };
+        for (at, (list, settings)) in lists.into_iter().zip(each).enumerate() {
+            let ifname = IfName::parse(&format!("eth{at}")).map_err(Error::new)?;
+            let earlier = target.record.as_ref();
+            let earlier = earlier.and_then(|record| record.network(&ifname));
+            record.set_network(NetworkRecord {
+                addresses: earlier.map_or_else(Vec::new, |earlier| earlier.addresses.clone()),
+                ..NetworkRecord::new(ifname, list, settings)
+            });
+        }
+        Ok(record)
     }
 
     async fn detach(&self, target: &WatchTarget<'_>, log: &mut EventLog) -> Result<(), Stop> {
         let Some(record) = &target.record else {
             return Ok(());
         };
-        let was_attached = attachment::cached_entry(record).is_some();
+        let networks = record.networks.iter();
+        let is_cached =
+            |network: &&NetworkRecord| attachment::cached_entry(record, network).is_some();
+        let was_attached: Vec<_> = networks.filter(is_cached).collect();
         attachment::detach(&self.config.runtime, record).await?;
         // A stopped container gets its address and ports again when it starts.
         if target.container.is_none() || record.kind == record::Kind::Rescued {
             record.delete()?;
         }
-        if !was_attached {
-            return Ok(());
+        for network in was_attached {
+            let (name, addresses) = (&network.list.name, &network.addresses);
+            let text = format!("detached from network {name}: no process is left in it");
+            let more = json!({"network": name.as_str(), "addresses": addresses});
+            log.event("detached", &record.name, &text, more)?;
         }
-        let text = format!(
-            "detached from network {}: no process is left in it",
-            record.list.name
-        );
-        let more = json!({"network": record.list.name.as_str(), "addresses": record.addresses});
-        log.event("detached", &record.name, &text, more)
+        Ok(())
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::attachment;
+use super::super::attachment::{self, TargetNetns};
+use super::super::lookup::locate_among;
 use super::super::members::stranded;
 use super::super::network_location::{Namespaces, NetworkLocation, netns_of};
 use super::super::record::{self, IDENTITY_LABEL, NETWORK_LABEL, Record};
@@ -102,7 +103,7 @@ impl<'a> Assessment<'a> {
     /// The anchor has its network, or just got it.
     pub(super) fn has_its_network(&self) -> bool {
         match self.decision {
-            Decision::Attach | Decision::Reattach => true,
+            Decision::Attach | Decision::Reattach | Decision::Complete => true,
             Decision::NoAction => self
                 .anchor()
                 .is_some_and(|(_, netns)| self.observed.location.netns() == Some(netns)),
@@ -193,18 +194,26 @@ impl WatchTarget<'_> {
         namespaces: &Namespaces,
         socket: &mut RouteSocket,
     ) -> Result<Observed, Error> {
-        let remembered = self.record.as_ref().and_then(attachment::cached_entry);
-        let location = match &self.record {
-            Some(record) => namespaces.locate(socket, &record.attachment(), remembered.as_ref())?,
+        let record = self.record.as_ref();
+        let location = match record {
+            Some(record) => locate_among(record, namespaces, socket)?,
             None => NetworkLocation::Gone,
         };
-        let record = self.record.as_ref();
+        let state = self.container.map_or(ContainerState::Absent, state);
         Ok(Observed {
+            is_complete: match (record, state, self.container.and_then(|own| own.pid)) {
+                (Some(record), ContainerState::Running(netns), Some(pid))
+                    if location.netns() == Some(netns) =>
+                {
+                    has_all_networks(record, pid)?
+                }
+                _ => true,
+            },
             kind: record.map_or(record::Kind::Attached, |record| record.kind),
             not_in_docker: record.is_some_and(|record| record.container.is_none()),
             // The user detached that container, not one created later under its name.
             wanted: record.is_none_or(|record| {
-                record.wanted
+                record.wanted().next().is_some()
                     || self
                         .container
                         .is_some_and(|own| record.container.as_ref() != Some(&own.id))
@@ -212,11 +221,25 @@ impl WatchTarget<'_> {
             has_own_netns: self
                 .container
                 .is_some_and(|container| container.network == NetworkMode::None),
-            is_cached: remembered.is_some(),
-            state: self.container.map_or(ContainerState::Absent, state),
+            is_cached: record.is_some_and(attachment::is_cached),
+            state,
             location,
         })
     }
+}
+
+/// Whether a process's namespace has all networks of the record. One that exits meanwhile has.
+fn has_all_networks(record: &Record, pid: u32) -> Result<bool, Error> {
+    let wanted: Vec<_> = record.wanted().collect();
+    // The common case: the network that was found is the only one.
+    if wanted.len() < 2 {
+        return Ok(true);
+    }
+    let Ok(target_netns) = TargetNetns::of_process(pid) else {
+        return Ok(true);
+    };
+    let there = target_netns.attached(record)?;
+    Ok(wanted.iter().all(|network| there.contains(&network.ifname)))
 }
 
 fn state(container: &Container) -> ContainerState {

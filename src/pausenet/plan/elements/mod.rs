@@ -24,7 +24,7 @@
 mod objects;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 pub(crate) use objects::REPLACED_CHAINS;
@@ -319,6 +319,29 @@ pub fn target(element: &Element) -> Option<IpAddr> {
     address(element.data.get(..element.data.len().checked_sub(4)?)?)
 }
 
+/// What a port map's element says: the host's address if it is for one only, the protocol, the
+/// host's port, and the container's address and port. None for any other element.
+pub fn mapping(element: &Element) -> Option<(Option<IpAddr>, Protocol, u16, SocketAddr)> {
+    let (host, port) = element
+        .key
+        .split_at_checked(element.key.len().checked_sub(8)?)?;
+    let [number, _, _, _, high, low, ..] = *port else {
+        return None;
+    };
+    let mut protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter();
+    let protocol = protocols.find(|protocol| protocol.number() == number)?;
+    let to_port = element.data.get(element.data.len().checked_sub(4)?..)?;
+    let [to_high, to_low, ..] = *to_port else {
+        return None;
+    };
+    Some((
+        address(host),
+        protocol,
+        u16::from_be_bytes([high, low]),
+        SocketAddr::new(target(element)?, u16::from_be_bytes([to_high, to_low])),
+    ))
+}
+
 /// The objects that desired elements need, each once.
 pub fn shared_objects(desired: &[DesiredElement]) -> Vec<Change> {
     let mut done = HashSet::new();
@@ -347,6 +370,10 @@ mod tests {
             let pod: IpNetwork = pod.parse().unwrap();
             let desired = desired_port_elements(&conf, &[pod], "x");
             assert_eq!(target(&desired[0].element), Some(pod.ip()));
+            let to = SocketAddr::new(pod.ip(), 80);
+            let whole = (None, Protocol::Tcp, 8080, to);
+            assert_eq!(mapping(&desired[0].element), Some(whole));
+            assert_eq!(mapping(&desired[1].element), None);
             assert!(!desired[0].own_key && desired[1].own_key);
         }
     }
