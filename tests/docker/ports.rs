@@ -36,9 +36,9 @@ fn a_port_that_is_taken_is_refused_before_anything_is_done_and_its_holder_named(
         ),
         (
             "8080:80",
-            "host port 8080/tcp already forwards to port 80 of container web (network podnet)",
+            "host port 8080/tcp is mapped to network podnet, container docker-web, interface eth0 already: port 80 of container web",
         ),
-        ("8079-8081:79-81", "host port 8080/tcp already forwards"),
+        ("8079-8081:79-81", "host port 8080/tcp is mapped to"),
     ] {
         for command in [
             &[

@@ -9,4 +9,5 @@ mod host;
 mod install;
 mod ls;
 mod overview;
+mod ports;
 mod rm;

@@ -111,24 +111,21 @@ impl TakenPorts {
             let socket = socket.as_mut();
             !socket.is_some_and(|socket| mapped.is_stale(socket))
         })?;
-        let (holder, hint) = match &found.owner {
-            Some(owner) => {
-                let name = self.name_of(&owner.container);
-                let hint = match name.strip_prefix("container ") {
-                    Some(name) if self.names.iter().any(|(_, known)| known == name) => {
-                        format!("pausectl docker unpublish {name} {}", port.host_side())
-                    }
-                    _ => format!("see: pausectl explain {}", owner.container),
-                };
-                (format!("{name} (network {})", owner.network), hint)
-            }
-            None => ("an element without a comment of ours".into(), String::new()),
+        let (side, to) = (port.host_side(), found.to.port());
+        let Some(owner) = &found.owner else {
+            let what = format!("host port {side} is mapped by an element that is not ours");
+            return Some(Error::new(what).hint("choose another port"));
         };
-        let what = format!(
-            "host port {} already forwards to port {} of {holder}",
-            port.host_side(),
-            found.to.port()
-        );
+        let name = self.name_of(&owner.container);
+        let recorded = name.strip_prefix("container ").filter(|name| {
+            let mut records = self.names.iter();
+            records.any(|(_, known)| known == name)
+        });
+        let hint = match recorded {
+            Some(name) => format!("or: pausectl docker unpublish {name} {side}"),
+            None => format!("see: pausectl explain {}", owner.container),
+        };
+        let what = format!("host port {side} is mapped to {owner} already: port {to} of {name}");
         Some(Error::new(what).hint("choose another port").hint(hint))
     }
 
