@@ -111,9 +111,12 @@ fn of_line(line: &str, port: &PublishedPort) -> Option<String> {
         return None;
     }
     let address = address_of(address)?;
-    let is_there = port
-        .host_ip
-        .is_none_or(|ip| address.is_unspecified() || ip.is_unspecified() || ip == address);
+    // A socket at [::] serves IPv4 too, as a rule.
+    let is_there = port.host_ip.is_none_or(|ip| {
+        let same_family = address.is_ipv4() == ip.is_ipv4();
+        let at_all = address.is_unspecified() && (same_family || address.is_ipv6());
+        at_all || ip.is_unspecified() && same_family || ip == address
+    });
     is_there.then(|| words.get(9).map(|inode| (*inode).to_owned()))?
 }
 
