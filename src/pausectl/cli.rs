@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::{docker, doctor, explain, graph, install, ls, pod, rescue};
+use super::{docker, doctor, explain, graph, install, ls, network, pod, rescue};
 use crate::command::{Output, finish};
 
 const EXAMPLES: &str = "\
@@ -52,7 +52,15 @@ enum Command {
     Explain(explain::Explain),
     Graph(graph::Graph),
     Ls(ls::List),
+    /// Remove what networks leave on the host
+    #[command(subcommand, arg_required_else_help = true)]
+    Network(Network),
     Rescue(rescue::Rescue),
+}
+
+#[derive(Debug, Subcommand)]
+enum Network {
+    Rm(network::Remove),
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Graph(options) => finish(graph::graph(&options, cli.output)),
         Command::Install(options) => finish(install::install(&options, cli.output)),
         Command::Ls(options) => finish(ls::ls(&options, cli.output)),
+        Command::Network(Network::Rm(options)) => finish(network::rm(&options, cli.output)),
         Command::Pod(Pod::Create(options)) => finish(pod::create(&options, cli.output)),
         Command::Pod(Pod::Exec(options)) => {
             pod::exec(&options).unwrap_or_else(|stop| finish(Err(stop)))

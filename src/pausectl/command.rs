@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::docker_api::ApiError;
 use pausenet::cni;
@@ -108,6 +109,21 @@ fn say(kind: &str, colour: &str, text: &str) {
     } else {
         writeln!(to, "{kind}: {text}")
     };
+}
+
+/// Does `work`, and says on stderr what is waited for if it takes long: to a person soon, to a program or a
+/// file only after a while.
+pub(crate) async fn waiting<T>(what: impl FnOnce() -> String, work: impl Future<Output = T>) -> T {
+    let delay = match std::io::stderr().is_terminal() {
+        true => Duration::from_secs(1),
+        false => Duration::from_secs(8),
+    };
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        outcome = &mut work => return outcome,
+        () = tokio::time::sleep(delay) => say("waiting", "36", &what()),
+    }
+    work.await
 }
 
 /// Writes to stdout. A closed pipe is not an error.

@@ -14,6 +14,7 @@ mod explain;
 mod graph;
 mod install;
 mod ls;
+mod network;
 mod options;
 mod pod;
 mod published_ports;

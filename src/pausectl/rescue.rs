@@ -119,6 +119,7 @@ pub(crate) fn rescue(options: &Rescue, output: Output) -> Result<()> {
             kind: known.as_ref().map_or(Kind::Rescued, |known| known.kind),
             container: resolved.container,
             name: resolved.name,
+            unfinished: false,
             networks: known
                 .as_ref()
                 .map_or_else(Vec::new, |known| known.networks.clone()),

@@ -9,6 +9,7 @@ mod containerd;
 mod crash;
 mod docs_page;
 mod doctor;
+mod down;
 mod explain;
 mod firewall;
 mod follow;

@@ -3,6 +3,7 @@
 
 mod folders;
 mod killed;
+mod runtimes;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

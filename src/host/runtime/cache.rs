@@ -96,12 +96,7 @@ impl Entry {
     /// # Errors
     /// The file cannot be removed; the message names it.
     pub fn forget(&self) -> Result<()> {
-        match fs::remove_file(&self.file) {
-            Err(err) if err.kind() != ErrorKind::NotFound => {
-                Err(Error::io("cannot remove", &self.file, err))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.file).on_path("cannot remove", &self.file)
     }
 
     fn read(file: PathBuf) -> Option<Self> {
@@ -193,8 +188,7 @@ fn files(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
 pub fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     let dir = file.parent().unwrap_or(file);
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let new = dir.join(format!(".{name}.new"));
+    let new = draft(file);
     let mut open = OpenOptions::new();
     open.write(true).create(true).truncate(true).mode(0o600);
     let write = |mut to: File| to.write_all(text);
@@ -204,6 +198,25 @@ pub fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
         .inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })
+}
+
+/// Removes a file, and what a killed [`replace`] of it left. Succeeds if there is none.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn remove(file: &Path) -> io::Result<()> {
+    for file in [&draft(file), file] {
+        match fs::remove_file(file) {
+            Err(err) if err.kind() != ErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn draft(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.new"))
 }
 
 /// Bytes as Go's encoding/json writes them: standard base64 with padding (RFC 4648).

@@ -73,6 +73,7 @@ pub(super) fn attach(options: &Attach, output: Output) -> Result<()> {
             kind: known.as_ref().map_or(Kind::Attached, |known| known.kind),
             container: Some(container.id.clone()),
             name: container.name.to_string(),
+            unfinished: false,
             networks: known
                 .as_ref()
                 .map_or_else(Vec::new, |known| known.networks.clone()),

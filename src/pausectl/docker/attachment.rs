@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::network_location::{LinksInside, netns_path};
 use super::record::{self, NetworkRecord, Record};
 use crate::attachment_settings::AttachmentSettings;
-use crate::command::{Stop, warn};
+use crate::command::{Stop, waiting, warn};
 use pausenet::apply::{self, Host};
 use pausenet::cni::IfName;
 use pausenet::cni::result::AddResult;
@@ -172,6 +172,7 @@ async fn attach_with(
         target_netns.path.clone(),
     )?;
     let mut entry = Entry::new(network.list.clone(), parameters);
+    let (name, entry_list) = (record.name.clone(), network.list.name.clone());
     let before = (record::load(&record.identity), record.networks.clone());
     // The record and the result cache come first, so that a crash leaves nothing unknown.
     let mut network = network.clone();
@@ -191,7 +192,9 @@ async fn attach_with(
         record.write()?;
         Ok(result)
     });
-    match attached.await {
+    let list = &entry_list;
+    let what = || format!("the plugins of network {list} to attach {name}");
+    match waiting(what, attached).await {
         Ok(result) => Ok(Attached { network, result }),
         Err(NotAttached { stop, undone }) => {
             undo(record, before, undone);
@@ -260,7 +263,8 @@ fn undo(
 
 /// Runs DEL for all attachments of the container.
 pub(crate) async fn detach(runtime: &Runtime, record: &Record) -> Result<(), Error> {
-    runtime.detach_all(&record.identity).await?;
+    let what = || format!("the plugins to detach {}", record.name);
+    waiting(what, runtime.detach_all(&record.identity)).await?;
     for network in &record.networks {
         detach_uncached(runtime, record, network).await?;
     }

@@ -7,6 +7,7 @@
 mod attach;
 pub(crate) mod attachment;
 mod detach;
+mod down;
 mod etc_hosts;
 pub(crate) mod lookup;
 mod members;
@@ -29,6 +30,7 @@ Examples:
   docker run -d --net=container:web nginx
   pausectl docker publish web 8443:443
   pausectl docker reanchor web
+  pausectl docker down web
 
 An anchor is a container of the pause image that holds a network namespace; its
 network is made by CNI plugins, so Docker does not take it down with a container.";
@@ -38,6 +40,7 @@ network is made by CNI plugins, so Docker does not take it down with a container
 #[command(arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) enum Command {
     Up(up::Up),
+    Down(down::Down),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Ports(ports::Ports),
@@ -52,6 +55,7 @@ pub(crate) fn run(command: &Command, output: Output) -> Result<()> {
     need_root()?;
     match command {
         Command::Up(options) => up::up(options, output),
+        Command::Down(options) => down::down(options, output),
         Command::Attach(options) => attach::attach(options, output),
         Command::Detach(options) => detach::detach(options, output),
         Command::Ports(options) => ports::ports(options, output),

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +52,8 @@ pub(crate) struct Record {
     pub(crate) container: Option<DockerId>,
     /// The container's name; `process PID` or the namespace's path outside Docker.
     pub(crate) name: String,
+    /// `pausectl docker up` has not come to its end: run again, it starts over.
+    pub(crate) unfinished: bool,
     /// Its networks, by interface name; at least one in a file.
     pub(crate) networks: Vec<NetworkRecord>,
     /// What a new anchor needs to replace the container.
@@ -88,6 +89,8 @@ struct RecordFile {
     kind: Kind,
     container: Option<String>,
     name: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unfinished: bool,
     /// The keys of the first network are the file's own, as they were when it had only one.
     #[serde(flatten)]
     network: NetworkFile,
@@ -263,6 +266,7 @@ impl Record {
             kind: self.kind,
             container: self.container.as_ref().map(DockerId::to_string),
             name: self.name.clone(),
+            unfinished: self.unfinished,
             network: networks.next()?,
             more_networks: networks.collect(),
             template: self.template.as_ref().map(|template| TemplateFile {
@@ -281,12 +285,7 @@ impl Record {
     /// Removes the file. A missing one is success.
     pub(crate) fn delete(&self) -> Result<(), Error> {
         let file = file(&self.identity);
-        match fs::remove_file(&file) {
-            Err(err) if err.kind() != ErrorKind::NotFound => {
-                Err(Error::io("cannot remove", &file, err))
-            }
-            _ => Ok(()),
-        }
+        cache::remove(&file).on_path("cannot remove", &file)
     }
 
     /// None for an invalid record.
@@ -313,6 +312,7 @@ impl Record {
             kind: file_form.kind,
             container: container.transpose().ok()?,
             name: file_form.name,
+            unfinished: file_form.unfinished,
             networks: networks
                 .map(NetworkRecord::from_file)
                 .collect::<Option<_>>()?,
@@ -410,6 +410,7 @@ mod tests {
             kind: Kind::Anchor,
             container: Some(DockerId::parse(&"0a".repeat(32)).unwrap()),
             name: "web".into(),
+            unfinished: false,
             networks: vec![network("podnet", "eth0")],
             template: Some(Template {
                 image: "pausenet/pause".into(),

@@ -12,7 +12,7 @@ use super::members::{members_elsewhere, stranded};
 use super::network_location::{netns_of, netns_path};
 use super::reanchor::AnchorState;
 use super::up::start;
-use crate::command::{Output, Result, print, print_json};
+use crate::command::{Output, Result, print, print_json, waiting};
 use crate::docker_api::{
     ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
@@ -52,7 +52,8 @@ pub(super) async fn restart_members(
             if netns_of(&now).is_none_or(|own| own == netns) {
                 return Ok(false);
             }
-            docker.restart(&member.by_id(), GRACE).await?;
+            let what = || format!("{member} to stop and to start again");
+            waiting(what, docker.restart(&member.by_id(), GRACE)).await?;
             Ok(true)
         };
         match outcome.await {

@@ -12,9 +12,10 @@ use super::lookup::{find, observe, refuse_if_members_remain, refuse_taken_ports}
 use super::record::{self, IDENTITY_LABEL, Kind, NetworkRecord, Record, Template};
 use super::report::{attached_json, attached_text};
 use crate::attachment_settings::AttachmentOptions;
-use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
+use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, waiting, warn};
 use crate::docker_api::{
-    ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode, NewContainer, RestartPolicy,
+    Container, ContainerFilter, ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode,
+    NewContainer, RestartPolicy,
 };
 use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
 use pausenet::cni::IfName;
@@ -42,7 +43,7 @@ anchor's name to its address; --add-host adds more names.
 
 The plugins know the anchor as container docker-NAME, whatever ID Docker gives it.
 
-If anything fails, or on Ctrl-C, the anchor is removed again.";
+If anything fails, or on Ctrl-C, the anchor is removed again. After a kill, run it again.";
 
 /// Start an anchor: a pause container that holds a network for other containers to join
 #[derive(Debug, clap::Args)]
@@ -121,6 +122,7 @@ pub(super) fn up(options: &Up, output: Output) -> Result<()> {
         kind: Kind::Anchor,
         container: None,
         name: name.to_string(),
+        unfinished: true,
         networks: Vec::new(),
         template: Some(template.clone()),
     };
@@ -156,7 +158,15 @@ async fn prepare(
     image: &str,
 ) -> Result<()> {
     let by_name = ContainerRef::from(name);
-    if let Some(found) = find(docker, &by_name).await? {
+    let found = find(docker, &by_name).await?;
+    let found = match found {
+        Some(found) if is_left_unfinished(docker, record, &found).await? => {
+            docker.remove(&found.by_id()).await?;
+            None
+        }
+        found => found,
+    };
+    if let Some(found) = found {
         let hint = match found.labels.get(IDENTITY_LABEL) {
             Some(_) => format!(
                 "it is an anchor, in state {}; if it has no network, attach it: pausectl docker attach \
@@ -188,6 +198,27 @@ async fn prepare(
     Ok(())
 }
 
+/// Whether a container is what a killed `up` of this anchor left, and nothing uses it.
+async fn is_left_unfinished(
+    docker: &Docker,
+    record: &Record,
+    found: &Container,
+) -> Result<bool, Error> {
+    let earlier = record::load(&record.identity).filter(|earlier| earlier.unfinished);
+    let identity = found.labels.get(IDENTITY_LABEL);
+    let is_ours = identity.is_some_and(|identity| *identity == record.identity.as_str())
+        && earlier.is_some_and(|earlier| {
+            let container = earlier.container.as_ref();
+            container.is_none_or(|container| *container == found.id)
+        });
+    if !is_ours {
+        return Ok(false);
+    }
+    let joins = NetworkMode::Container(found.id.to_string());
+    let containers = docker.list(ContainerFilter::All).await?;
+    Ok(!containers.iter().any(|other| other.network == joins))
+}
+
 /// Creates and starts the container and attaches it. Undoes everything on failure.
 async fn create_and_attach(
     docker: &Docker,
@@ -196,10 +227,19 @@ async fn create_and_attach(
     new: &NewContainer,
     interrupt: &mut Interrupt,
 ) -> Result<Vec<Attached>> {
-    let id = docker.create(new).await?;
+    // Before the container, so that whatever a kill leaves is known to be ours.
+    record.write()?;
+    let id = match docker.create(new).await {
+        Ok(id) => id,
+        Err(failure) => {
+            record.delete()?;
+            return Err(failure.into());
+        }
+    };
     record.container = Some(id.clone());
-    let networks = std::mem::take(&mut record.networks);
+    let networks = record.networks.clone();
     let outcome = async {
+        record.write()?;
         let pid = start(docker, &id, interrupt).await?;
         let target_netns = TargetNetns::of_process(pid)?;
         let mut attached = Vec::new();
@@ -212,6 +252,8 @@ async fn create_and_attach(
     match outcome.await {
         Ok(attached) => {
             etc_hosts::set_addresses(docker, record).await;
+            record.unfinished = false;
+            record.write()?;
             Ok(attached)
         }
         Err(stop) => {
@@ -250,7 +292,8 @@ pub(super) async fn start(
     interrupt: &mut Interrupt,
 ) -> Result<u32> {
     let container = ContainerRef::from(id);
-    docker.start(&container).await?;
+    let what = || "Docker to start the anchor".to_owned();
+    waiting(what, docker.start(&container)).await?;
     if let Some(signal) = interrupt.pending().await {
         return Err(Stop::Interrupted(signal));
     }

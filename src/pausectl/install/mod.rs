@@ -5,6 +5,7 @@
 
 mod network;
 mod report;
+mod runtimes;
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,17 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use self::network::Network;
 use self::report::{Line, Report};
+use self::runtimes::Runtime;
 use super::options::own_folder;
-use crate::command::{Output, Result, Stop, print, print_json};
+use crate::command::{Output, Result, Stop, print, print_json, warn};
+use pausenet::apply::{self, Host, firewall};
 use pausenet::cni::Plugin;
-use pausenet_host::Error;
+use pausenet::kernel::link;
+use pausenet::plan::LINK_GROUP;
 use pausenet_host::install::file::{Digest, refusal};
 use pausenet_host::install::managed_folder::{FolderLock, ManagedFolder, NewFile, PutAction};
 use pausenet_host::install::{names, try_out};
+use pausenet_host::{During, Error};
 
 const DIR: &str = "/opt/cni/bin";
 const CONF_DIR: &str = "/etc/cni/net.d";
@@ -35,6 +40,9 @@ either the previous plugin or the new one. The previous file is kept as
 DIR/.pausenet-replaced/NAME with its owner, mode and times, and --uninstall restores it.
 The network's configuration is written last, since it makes the node ready for pods. After
 an interruption, run the command again or --uninstall.
+
+containerd calls a plugin `loopback` for every sandbox. If the folder has none, and containerd,
+CRI-O or nerdctl is found on this host, pausenet is put in place under that name too.
 
 Run it again to upgrade what it installed. A file counts as ours if its SHA-256 is in
 DIR/.pausenet-replaced/.record. --uninstall leaves all other files alone, such as a plugin
@@ -61,6 +69,16 @@ pub(crate) struct Install {
     )]
     names: Vec<Plugin>,
 
+    /// Also put in place what these runtimes call beside their networks' plugins. `loopback`, without
+    /// which containerd starts no sandbox, is put in place by itself where a runtime is found
+    #[arg(
+        long = "runtime",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_enum
+    )]
+    runtimes: Vec<Runtime>,
+
     /// A network configuration to copy into --conf-dir; its name ends in .conflist for a list, in
     /// .conf or .json for a single plugin
     #[arg(long, value_name = "FILE")]
@@ -76,7 +94,7 @@ pub(crate) struct Install {
     from: Option<PathBuf>,
 
     /// Restore what was there before
-    #[arg(long, conflicts_with_all = ["names", "conf", "from"])]
+    #[arg(long, conflicts_with_all = ["names", "runtimes", "conf", "from"])]
     uninstall: bool,
 
     /// Print what would be done, and do nothing
@@ -93,6 +111,7 @@ pub(crate) fn install(options: &Install, output: Output) -> Result<()> {
         dry_run: options.dry_run,
         lines: Vec::new(),
         older: Vec::new(),
+        shared: Vec::new(),
     };
     let place = ManagedFolder::new(absolute(&options.dir)?);
     if is_same_folder(
@@ -109,7 +128,7 @@ pub(crate) fn install(options: &Install, output: Output) -> Result<()> {
     };
     match (&outcome, output) {
         // Nothing was done, so the error alone is printed.
-        (Err(_), _) if report.lines.is_empty() => {}
+        (Err(_), _) if report.lines.is_empty() && report.shared.is_empty() => {}
         (_, Output::Json) => print_json(&report.json(&options.dir))?,
         (_, Output::Text) => print(&report.text(&options.dir))?,
     }
@@ -129,7 +148,8 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
 
     // Held to the end, so that an --uninstall at the same time does not miss the network.
     holding(place, report.dry_run, |held| {
-        let names = names(&options.names, place)?;
+        let needed = runtimes::needed(&options.runtimes, place, &options.dir);
+        let names = names(&[options.names.clone(), needed].concat(), place)?;
         let wanted = names.iter().map(|name| NewFile {
             name: name.clone(),
             content: &plugin,
@@ -219,7 +239,43 @@ fn uninstall(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
         };
         take_all(&conf_place, conf_held, report)?;
     }
-    take_all(place, held, report)
+    take_all(place, held, report)?;
+    if !report.dry_run
+        && let Err(err) = remove_shared(report)
+    {
+        warn(&err.context("what attachments shared in the kernel may be left"));
+    }
+    Ok(())
+}
+
+/// Removes what attachments shared: bridges, rules and tables. They stay while there is an attachment, and
+/// the next one would make them again.
+fn remove_shared(report: &mut Report) -> Result<(), Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut socket = Host::open_socket()?;
+    let links = link::list(&mut socket).during("list the host's links")?;
+    if links.iter().any(|link| link.group == LINK_GROUP) {
+        return Ok(());
+    }
+    for bridge in apply::unused_bridges(&links) {
+        if apply::remove_unused_bridge(&mut socket, bridge)? {
+            report.shared.push(format!("bridge {}", bridge.name));
+        }
+    }
+    for network in apply::networks_in_docker_user()? {
+        if firewall::forget(&network)? {
+            let what = format!("the rules of network {network} in DOCKER-USER");
+            report.shared.push(what);
+        }
+    }
+    let tables = apply::remove_empty_tables()?;
+    let tables = tables
+        .iter()
+        .map(|table| format!("table {} {}", table.family, table.name));
+    report.shared.extend(tables);
+    Ok(())
 }
 
 /// Removes all files of ours. In a dry run it only reports them.

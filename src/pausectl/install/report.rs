@@ -12,6 +12,8 @@ pub(super) struct Report {
     pub(super) lines: Vec<Line>,
     /// Kept files that --uninstall does not restore.
     pub(super) older: Vec<PathBuf>,
+    /// What attachments shared in the kernel, and was removed.
+    pub(super) shared: Vec<String>,
 }
 
 pub(super) struct Line {
@@ -129,6 +131,9 @@ impl Report {
         if self.lines.is_empty() {
             text = format!("nothing is installed in {}\n", dir.display());
         }
+        for what in &self.shared {
+            text.push_str(&format!("removed {what}\n"));
+        }
         for file in &self.older {
             text.push_str(&format!(
                 "kept {}: replaced earlier, and not needed now\n",
@@ -141,11 +146,15 @@ impl Report {
     pub(super) fn json(&self, dir: &Path) -> Value {
         let files: Vec<_> = self.lines.iter().map(Line::json).collect();
         let older: Vec<_> = self.older.iter().map(|file| shown(file)).collect();
-        json!({
+        let mut json = json!({
             "dir": shown(dir),
             "dryRun": self.dry_run,
             "files": files,
             "older": older,
-        })
+        });
+        if !self.shared.is_empty() {
+            json["shared"] = json!(self.shared);
+        }
+        json
     }
 }

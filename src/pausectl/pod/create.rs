@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::name::parse_name;
 use crate::attachment_settings::{AttachmentOptions, AttachmentSettings};
-use crate::command::{Output, Result, Stop, need_root, print, print_json, warn};
+use crate::command::{Output, Result, Stop, need_root, print, print_json, waiting, warn};
 use crate::docker::lookup::refuse_taken_ports;
 use crate::docker::report::published_text;
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
@@ -116,7 +116,8 @@ async fn create_and_attach(
             settings.check(entry, result)?;
             check_still_running(&mut pause, program)
         });
-        if let Err(NotAttached { stop, undone }) = attached.await {
+        let what = || format!("the plugins of the network to attach pod {pod}");
+        if let Err(NotAttached { stop, undone }) = waiting(what, attached).await {
             let detached = undone.and(runtime.detach_all(&pod.container_id()).await);
             undo(pod, detached, &mut pause);
             return Err(stop.into());

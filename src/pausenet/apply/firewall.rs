@@ -1,13 +1,15 @@
 //! Other firewalls of the host: adds rules that accept our traffic to DOCKER-USER, if that chain
 //! exists, and finds chains that drop it.
 
+use std::collections::BTreeSet;
+
 use super::nft_elements::{amend, explain, is_unknown, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
 use crate::kernel::nft::{Change, NewRule, Nft, Table};
 use crate::kernel::{KernelError, iptables_legacy};
 use crate::plan::firewall::{
     self, AllowedTraffic, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, TABLES,
-    is_of_network, missing, tables_of,
+    is_of_network, missing, network_of, tables_of,
 };
 
 const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
@@ -74,6 +76,21 @@ pub fn forget(network: &NetworkName) -> Result<bool> {
             Ok(changes)
         },
     )
+}
+
+/// The networks that have rules in DOCKER-USER.
+pub(super) fn networks() -> Result<BTreeSet<NetworkName>> {
+    let (nft, found) = docker_user_tables(&TABLES)?;
+    let mut networks = BTreeSet::new();
+    let Some(mut nft) = nft else {
+        return Ok(networks);
+    };
+    for table in found {
+        let rules = nft.rules(table, Some(DOCKER_USER));
+        let rules = rules.map_err(|err| explain(err, "list the rules of DOCKER-USER"))?;
+        networks.extend(rules.iter().filter_map(|rule| network_of(&rule.comment)));
+    }
+    Ok(networks)
 }
 
 /// The chains of nftables and iptables-legacy that drop these networks' forwarded packets.

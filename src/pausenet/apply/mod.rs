@@ -12,6 +12,7 @@ pub(crate) mod earlier_holder;
 pub mod firewall;
 mod host;
 mod host_end;
+mod leftovers;
 mod mapped_ports;
 pub mod nft_elements;
 mod observed;
@@ -30,6 +31,10 @@ pub(crate) use attach::{Attached, attach};
 pub(crate) use container::open as open_in_container;
 pub use host::{Host, LOCKS, is_locked, try_lock};
 pub use host_end::host_end;
+pub use leftovers::{
+    empty_tables, networks_in_docker_user, remove_empty_tables, remove_unused_bridge,
+    unused_bridges,
+};
 pub use mapped_ports::{MappedPort, mapped_ports};
 pub use nft_elements::Extent;
 pub use observed::{ElementKey, ObservedElements, restore_elements};

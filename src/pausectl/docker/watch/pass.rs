@@ -213,6 +213,7 @@ impl<'a> Pass<'a> {
             let mut own = Record {
                 container: Some(container.id.clone()),
                 name: container.name.to_string(),
+                unfinished: false,
                 ..record.clone()
             };
             if record.container.as_ref() != Some(&container.id) {
@@ -251,6 +252,7 @@ impl<'a> Pass<'a> {
             kind: record::Kind::Attached,
             container: Some(container.id.clone()),
             name: container.name.to_string(),
+            unfinished: false,
             networks: Vec::new(),
             template: Some(Template::from_container(container)),
         };

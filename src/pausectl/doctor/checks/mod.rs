@@ -2,6 +2,7 @@
 
 mod firewall;
 mod kernel;
+mod leftovers;
 mod legacy;
 mod links;
 mod networks;

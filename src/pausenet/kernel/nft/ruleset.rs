@@ -18,6 +18,18 @@ pub enum TableFamily {
     Bridge,
 }
 
+impl std::fmt::Display for TableFamily {
+    /// In nft's words.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Inet => "inet",
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+            Self::Bridge => "bridge",
+        })
+    }
+}
+
 /// A table by family and name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Table {

@@ -104,6 +104,12 @@ pub(crate) fn is_of_network(comment: &str, network: &NetworkName) -> bool {
     comment.starts_with(&comment_start(network))
 }
 
+/// The network that a rule with this comment was made for; None if the rule is not ours.
+pub(crate) fn network_of(comment: &str) -> Option<NetworkName> {
+    let (network, _) = comment.strip_prefix("pausenet ")?.split_once(": ")?;
+    NetworkName::parse(network).ok()
+}
+
 fn comment_start(network: &NetworkName) -> String {
     format!("pausenet {network}: ")
 }

@@ -28,7 +28,7 @@ mod forwarding;
 mod obstacles;
 
 pub use forwarding::{AllowedTraffic, DOCKER_USER, HostLink, TABLES, allowed_traffic};
-pub(crate) use forwarding::{is_of_network, missing, tables_of};
+pub(crate) use forwarding::{is_of_network, missing, network_of, tables_of};
 pub use obstacles::{FirewallManager, Obstacle, Remedy};
 pub(crate) use obstacles::{ForwardChain, LegacyForward, obstacles};
 

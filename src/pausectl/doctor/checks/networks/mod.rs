@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 
+use super::leftovers;
 use crate::doctor::check::Check;
 use crate::doctor::configured::{bridge_of, plugin_of_ours, request};
 use crate::doctor::finding::Finding;
@@ -33,11 +34,13 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
             .iter()
             .map(|dir| shown(dir))
             .collect();
-        return vec![
+        let mut findings = vec![
             Finding::note(dirs.join(", "), "no network is configured")
                 .means("no pod can start here")
                 .how("pausectl install --conf FILE, or copy a file from pausenet's conf/"),
         ];
+        findings.extend(leftovers::find(snapshot));
+        return findings;
     }
     let mut findings = Vec::new();
     let mut ranges = Vec::new();
@@ -58,6 +61,7 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
     findings.extend(names(&snapshot.confs));
     findings.extend(bridges(snapshot));
     findings.extend(subnets::conflicts(&ranges, snapshot));
+    findings.extend(leftovers::find(snapshot));
     findings
 }
 

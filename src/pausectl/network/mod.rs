@@ -1,0 +1,5 @@
+//! `pausectl network`: networks as a whole.
+
+mod rm;
+
+pub(crate) use rm::{Remove, rm};

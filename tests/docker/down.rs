@@ -1,0 +1,180 @@
+//! Going away: `pausectl docker down`, `pausectl network rm`, and an `up` that was killed and is run again.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use serde_json::json;
+
+use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
+use common::{podnet, run, with};
+
+#[test]
+fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
+    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+        return;
+    };
+    let before = docker.host();
+    let up = [
+        "docker",
+        "up",
+        "web",
+        "--network",
+        "podnet",
+        "-p",
+        "8080:80",
+    ];
+    docker.pausectl_ok(&up);
+    docker.sleeper("app", "container:web");
+    let said = docker.pausectl_fails(1, &["docker", "down", "web"]);
+    assert!(
+        said.contains("anchor web has members: app; nothing was changed"),
+        "{said}"
+    );
+    assert_eq!(docker.view("app").addresses("eth0"), ["10.1.0.2/24"]);
+    docker.run(&["rm", "-f", "app"]);
+    let said = docker.pausectl_ok(&["docker", "down", "web"]);
+    assert_eq!(said, "web: detached from network podnet\nweb: removed\n");
+    assert_eq!(docker.run(&["ps", "-aq"]), "");
+    docker.assert_nothing_is_left(&before);
+
+    // With force, what remains is named. One that is gone already goes as well.
+    docker.pausectl_ok(&up);
+    docker.sleeper("app", "container:web");
+    docker.run(&["rm", "-f", "web"]);
+    docker.pausectl_fails(1, &["docker", "down", "web"]);
+    let said = docker.pausectl_ok(&["docker", "down", "--force", "web"]);
+    assert!(
+        said.contains("app: keeps its processes, but has no network any more"),
+        "{said}"
+    );
+    assert!(docker.view("app").link("eth0").is_none());
+    docker.run(&["rm", "-f", "app"]);
+    docker.assert_nothing_is_left(&before);
+
+    for name in ["web", "nobody"] {
+        let said = docker.pausectl_fails(1, &["docker", "down", name]);
+        assert!(
+            said.contains(&format!("there is no anchor {name}")),
+            "{said}"
+        );
+    }
+    docker.run(&["run", "-d", "--net=none", "--name", "job", "pausenet/pause"]);
+    docker.pausectl_ok(&["docker", "attach", "job", "--network", "podnet"]);
+    let said = docker.pausectl_fails(1, &["docker", "down", "job"]);
+    assert!(said.contains("pausectl docker detach job"), "{said}");
+    docker.pausectl_ok(&["docker", "detach", "job"]);
+    docker.run(&["rm", "-f", "job"]);
+    docker.stop_with_nothing_left(&before);
+}
+
+#[test]
+fn a_network_is_removed_once_it_has_no_attachments() {
+    let Some(docker) = Docker::start(OWN_BRIDGE) else {
+        return;
+    };
+    let rules = || run("nft", ["list", "ruleset"]);
+    let all = json!({"portMappings": true});
+    let network = with(
+        podnet(),
+        json!({"name": "shop", "bridge": "shop0", "capabilities": all, "ipMasq": true}),
+    );
+    docker.network(&network);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "shop", "-p", "8080:80"]);
+    assert!(rules().contains("pausenet shop: "), "{}", rules());
+    let rm = ["network", "rm", "shop"];
+    let said = docker.pausectl_fails(1, &rm);
+    assert!(
+        said.contains("network shop has attachments: docker-web (eth0); nothing was changed"),
+        "{said}"
+    );
+    assert!(run("ip", ["link", "show", "shop0"]).contains("shop0"));
+    docker.pausectl_ok(&["docker", "down", "web"]);
+
+    // The doctor knows what is left without a configuration, and no sooner.
+    let doctor = || {
+        let args = ["doctor", "--check", "networks", "--output", "json"];
+        let output = docker.pausectl(&args).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!doctor().contains("shop"), "{}", doctor());
+    let file = docker.home().join("net.d/shop.json");
+    let away = docker.home().join("shop.json");
+    std::fs::rename(&file, &away).unwrap();
+    for left in ["ip link delete shop0", "pausectl network rm shop"] {
+        assert!(doctor().contains(left), "{left}: {}", doctor());
+    }
+    let said = docker.pausectl_ok(&[&rm[..], &["--conf", away.to_str().unwrap()]].concat());
+    for line in [
+        "shop: removed bridge shop0\n",
+        "shop: removed the network's rules in DOCKER-USER\n",
+        "shop: removed table inet pausenet\n",
+        "shop: removed /var/lib/cni/networks/shop\n",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(!rules().contains("pausenet"), "{}", rules());
+    assert!(!Path::new("/var/lib/cni/networks/shop").exists());
+    assert!(!run("ip", ["link"]).contains("shop0"));
+    assert!(!doctor().contains("shop"), "{}", doctor());
+    let said = docker.pausectl_fails(1, &rm);
+    assert!(said.contains("nothing is left of a network shop"), "{said}");
+
+    // A bridge that another network names stays.
+    docker.network(&with(network.clone(), json!({"name": "shop2"})));
+    docker.network(&network);
+    docker.pausectl_ok(&["docker", "up", "web", "--network", "shop"]);
+    docker.pausectl_ok(&["docker", "down", "web"]);
+    let said = docker.pausectl_ok(&rm);
+    assert!(
+        said.contains("shop: kept bridge shop0: network shop2 uses it\n"),
+        "{said}"
+    );
+    docker.stop();
+}
+
+#[test]
+fn a_killed_up_is_made_good_by_running_it_again() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    const MOMENTS: u32 = 8;
+    let before = docker.host();
+    let up = [
+        "docker",
+        "up",
+        "web",
+        "--network",
+        "podnet",
+        "-p",
+        "8080:80",
+    ];
+    let start = Instant::now();
+    docker.pausectl_ok(&up);
+    let whole = start.elapsed();
+    docker.pausectl_ok(&["docker", "down", "web"]);
+    for moment in 0..MOMENTS {
+        let mut command = docker.pausectl(&up);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(whole * moment / MOMENTS); // the moment is what is tried
+        let _ = child.kill();
+        child.wait().unwrap();
+        let again = docker.pausectl(&up).output().unwrap();
+        let said = String::from_utf8_lossy(&again.stderr);
+        // Perhaps it had come to its end.
+        assert!(
+            again.status.success() || said.contains("already exists"),
+            "{moment}: {said}"
+        );
+        assert_eq!(
+            docker.view("web").addresses("eth0").len(),
+            1,
+            "{moment}: {said}"
+        );
+        docker.pausectl_ok(&["docker", "down", "web"]);
+        assert_eq!(docker.run(&["ps", "-aq"]), "", "{moment}");
+        docker.assert_nothing_is_left(&before);
+    }
+    docker.stop();
+}
