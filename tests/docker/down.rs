@@ -75,9 +75,10 @@ fn a_network_is_removed_once_it_has_no_attachments() {
     };
     let rules = || run("nft", ["list", "ruleset"]);
     let all = json!({"portMappings": true});
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/24"}]]});
     let network = with(
         podnet(),
-        json!({"name": "shop", "bridge": "shop0", "capabilities": all, "ipMasq": true}),
+        json!({"name": "shop", "bridge": "shop0", "capabilities": all, "ipMasq": true, "ipam": ipam}),
     );
     docker.network(&network);
     docker.pausectl_ok(&["docker", "up", "web", "--network", "shop", "-p", "8080:80"]);
