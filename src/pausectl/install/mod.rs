@@ -264,17 +264,18 @@ fn remove_shared(report: &mut Report) -> Result<(), Error> {
             report.shared.push(format!("bridge {}", bridge.name));
         }
     }
+    // With one request at a time: without permission, the kernel does not answer several.
+    let tables = apply::remove_empty_tables()?;
+    let tables = tables
+        .iter()
+        .map(|table| format!("table {} {}", table.family, table.name));
+    report.shared.extend(tables);
     for network in apply::networks_in_docker_user()? {
         if firewall::forget(&network)? {
             let what = format!("the rules of network {network} in DOCKER-USER");
             report.shared.push(what);
         }
     }
-    let tables = apply::remove_empty_tables()?;
-    let tables = tables
-        .iter()
-        .map(|table| format!("table {} {}", table.family, table.name));
-    report.shared.extend(tables);
     Ok(())
 }
 
