@@ -105,6 +105,16 @@ impl DockerOptions {
         })
     }
 
+    /// Why the address is of no use here although Docker's own tools can use it: it is another host's.
+    pub(crate) fn is_remote(&self) -> Option<Error> {
+        let why = Socket::parse(&self.docker).err()?;
+        Socket::is_remote(&self.docker).then(|| {
+            Error::new(format!(
+                "going on without Docker: --docker or DOCKER_HOST: {why}"
+            ))
+        })
+    }
+
     /// The daemon behind it.
     pub(crate) async fn connect(&self) -> Result<Docker, Stop> {
         Ok(Docker::connect(&self.socket()?).await?)

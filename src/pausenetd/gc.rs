@@ -104,6 +104,14 @@ fn live(links: &[Link], network: &NetworkName) -> HashSet<Attachment> {
         .collect()
 }
 
+/// How many attachments of a network have a host end.
+///
+/// # Errors
+/// The links cannot be listed.
+pub(crate) fn count_attachments(socket: &mut RouteSocket, network: &NetworkName) -> Result<usize> {
+    Ok(live(&list_links(socket)?, network).len())
+}
+
 /// Attachments that have an IFB or nftables elements. Elements of other plugins' containers are
 /// ignored.
 fn leftovers(nft: &mut Nft, links: &[Link], network: &NetworkName) -> Result<HashSet<Attachment>> {

@@ -153,9 +153,14 @@ impl Metrics {
         }
     }
 
+    /// Sets the number of attachments.
+    pub(crate) fn count_attachments(&self, count: usize) {
+        self.attachments.set(count as i64);
+    }
+
     /// Sets what garbage collection counted.
     pub(crate) fn gc_report(&self, report: &GcReport) {
-        self.attachments.set(report.attachments as i64);
+        self.count_attachments(report.attachments);
         self.stale.set(report.stale as i64);
         for (kind, count) in [("attachment", report.reclaimed), ("address", report.freed)] {
             let labels = vec![("kind", kind.to_owned())];

@@ -1,6 +1,6 @@
 //! Kernel monitors: netlink notifications that request a pass. These are changes of links, addresses
-//! and routes that may have removed routes of ours, and any change of nftables. The changes that
-//! come with each pod's ADD and DEL are filtered out.
+//! and routes that may have removed routes of ours, and any change of nftables. Of what comes with
+//! each pod's ADD and DEL, only the host end is noticed, to count the attachments.
 
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
@@ -36,10 +36,11 @@ pub(crate) fn start(wake_up: &Arc<WakeUp>, own_pod_subnets: &OwnPodSubnets) -> s
             .spawn(move || {
                 loop {
                     match monitor.next_event() {
-                        Ok(notification) if needs_pass(&notification, &own_pod_subnets) => {
-                            wake_up.request(PassScope::Network)
+                        Ok(notification) => {
+                            if let Some(scope) = needed_pass(&notification, &own_pod_subnets) {
+                                wake_up.request(scope);
+                            }
                         }
-                        Ok(_) => {}
                         Err(err) => {
                             // Passes on the timer go on without it.
                             tracing::error!("the {name} monitor stopped: {err}");
@@ -52,16 +53,28 @@ pub(crate) fn start(wake_up: &Arc<WakeUp>, own_pod_subnets: &OwnPodSubnets) -> s
     Ok(())
 }
 
-fn needs_pass(notification: &Event, own_pod_subnets: &OwnPodSubnets) -> bool {
+fn needed_pass(notification: &Event, own_pod_subnets: &OwnPodSubnets) -> Option<PassScope> {
     match notification {
-        Event::Nft | Event::Overrun => true,
+        Event::Nft | Event::Overrun => Some(PassScope::Network),
         Event::Route(messages) => {
             let own_pod_subnets = own_pod_subnets.read();
             let own_pod_subnets = own_pod_subnets.as_deref().map_or(&[][..], Vec::as_slice);
-            messages
+            let scopes = messages
                 .iter()
-                .any(|message| is_relevant(message, own_pod_subnets))
+                .filter_map(|message| scope_of(message, own_pod_subnets));
+            scopes.max()
         }
+    }
+}
+
+/// The pass that a notification calls for (pure).
+fn scope_of(message: &RouteNetlinkMessage, own_pod_subnets: &[IpNetwork]) -> Option<PassScope> {
+    use RouteNetlinkMessage as Message;
+    match message {
+        Message::NewLink(link) | Message::DelLink(link) if is_host_end(link) => {
+            Some(PassScope::Attachments)
+        }
+        _ => is_relevant(message, own_pod_subnets).then_some(PassScope::Network),
     }
 }
 
@@ -69,7 +82,7 @@ fn needs_pass(notification: &Event, own_pod_subnets: &OwnPodSubnets) -> bool {
 fn is_relevant(message: &RouteNetlinkMessage, own_pod_subnets: &[IpNetwork]) -> bool {
     use RouteNetlinkMessage as Message;
     match message {
-        Message::NewLink(link) | Message::DelLink(link) => !is_host_end(link),
+        Message::NewLink(_) | Message::DelLink(_) => true,
         Message::NewAddress(address) | Message::DelAddress(address) => !address_of(address)
             .is_some_and(|ip| is_in_any(ip, own_pod_subnets) || is_link_local(ip)),
         Message::NewRoute(route) | Message::DelRoute(route) => {
@@ -150,12 +163,15 @@ mod tests {
     }
 
     #[test]
-    fn creating_or_removing_a_pod_causes_no_pass() {
+    fn creating_or_removing_a_pod_causes_no_pass_over_the_network() {
         let own = [
             "10.1.0.0/24".parse().unwrap(),
             "fd00:1::/64".parse().unwrap(),
         ];
-        assert!(!is_relevant(&link(LINK_GROUP), &own));
+        assert_eq!(
+            scope_of(&link(LINK_GROUP), &own),
+            Some(PassScope::Attachments)
+        );
         assert!(!is_relevant(&route("10.1.0.7", false), &own));
         assert!(!is_relevant(&route("fd00:1::7", false), &own));
         assert!(!is_relevant(&route("fe80::", false), &own));
@@ -170,7 +186,7 @@ mod tests {
     #[test]
     fn changes_that_may_remove_our_routes_cause_a_pass() {
         let own = ["10.1.0.0/24".parse().unwrap()];
-        assert!(is_relevant(&link(0), &own));
+        assert_eq!(scope_of(&link(0), &own), Some(PassScope::Network));
         assert!(is_relevant(&route("10.1.1.0", true), &own));
         assert!(is_relevant(&route("10.1.0.0", true), &own), "unreachable");
         assert!(

@@ -2,10 +2,11 @@
 //! [`super::node_requests`] keeps the list.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use super::node::Node;
@@ -53,11 +54,15 @@ impl Nodes {
 /// # Errors
 /// No usable address or credentials: the hint names the flag that sets them.
 pub(crate) async fn client(options: &Options) -> Result<Client> {
-    let mut config = match &options.kubeconfig {
-        Some(file) => from_file(file).await?,
-        None => Config::incluster().map_err(|err| {
+    let files = kubeconfig_files(
+        options.kubeconfig.as_deref(),
+        std::env::var_os("KUBECONFIG"),
+    );
+    let mut config = match files.as_slice() {
+        [_, ..] => from_files(&files, options.context.as_deref()).await?,
+        [] => Config::incluster().map_err(|err| {
             Error::new(format!("cannot find the API server: {err}")).hint(
-                "outside a pod, set --kubeconfig FILE; in a pod, mount the service account's token",
+                "outside a pod, set --kubeconfig FILE or KUBECONFIG; in a pod, mount the service account's token",
             )
         })?,
     };
@@ -74,15 +79,58 @@ pub(crate) async fn client(options: &Options) -> Result<Client> {
     })
 }
 
-async fn from_file(file: &Path) -> Result<Config> {
-    let unusable = |err: kube::config::KubeconfigError| {
-        let msg = format!("cannot use the kubeconfig {}: {err}", file.display());
-        Error::new(msg)
+/// The kubeconfigs to read: the one that is named, or else those of KUBECONFIG that exist, as kubectl
+/// takes them.
+fn kubeconfig_files(named: Option<&Path>, variable: Option<OsString>) -> Vec<PathBuf> {
+    if let Some(file) = named {
+        return vec![file.to_owned()];
+    }
+    let listed: Vec<_> = std::env::split_paths(&variable.unwrap_or_default())
+        .filter(|file| !file.as_os_str().is_empty())
+        .collect();
+    let existing: Vec<_> = listed
+        .iter()
+        .filter(|file| file.exists())
+        .cloned()
+        .collect();
+    match existing.is_empty() {
+        // Reading them says what is wrong.
+        true => listed,
+        false => existing,
+    }
+}
+
+/// Of several files, the first that has a name or the current context counts.
+async fn from_files(files: &[PathBuf], context: Option<&str>) -> Result<Config> {
+    let mut merged: Option<Kubeconfig> = None;
+    for file in files {
+        let unusable = |err| unusable(std::slice::from_ref(file), err);
+        // Paths in a file are relative to its folder.
+        let mut read = Kubeconfig::read_from(file).map_err(unusable)?;
+        read.current_context = read.current_context.filter(|name| !name.is_empty());
+        merged = Some(match merged {
+            None => read,
+            Some(before) => before.merge(read).map_err(unusable)?,
+        });
+    }
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
     };
-    let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    Config::from_custom_kubeconfig(merged.unwrap_or_default(), &options)
         .await
-        .map_err(unusable)
+        .map_err(|err| unusable(files, err))
+}
+
+fn unusable(files: &[PathBuf], err: KubeconfigError) -> Error {
+    let names: Vec<_> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    Error::new(format!(
+        "cannot use the kubeconfig {}: {err}",
+        names.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -96,6 +144,53 @@ mod tests {
             pod_cidrs: vec![cidr.parse().unwrap()],
             unreadable: Vec::new(),
         }
+    }
+
+    #[test]
+    fn kubeconfigs_are_merged_as_kubectl_merges_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            file
+        };
+        let cluster = |name: &str, port: u16| {
+            format!(
+                "clusters: [{{name: {name}, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n"
+            )
+        };
+        let contexts = "contexts:\n\
+            - {name: first, context: {cluster: one, user: me}}\n\
+            - {name: second, context: {cluster: two, user: me}}\n";
+        let clusters = write("clusters", &(cluster("one", 1) + "current-context: ''\n"));
+        let more = write("more", &(cluster("two", 2) + "current-context: second\n"));
+        let users = "users: [{name: me, user: {tokenFile: token}}]\ncurrent-context: first\n";
+        let rest = write("rest", &format!("{contexts}{users}"));
+        write("token", "secret");
+        let missing = dir.path().join("missing");
+        let listed = std::env::join_paths([&clusters, &missing, &more, &rest]).unwrap();
+        let files = kubeconfig_files(None, Some(listed.clone()));
+        assert_eq!(files, [clusters.clone(), more, rest]);
+        let port = |context| {
+            let config = pausenet_host::block_on::<_, Error>(from_files(&files, context)).unwrap();
+            assert_eq!(
+                config.auth_info.token_file.as_deref(),
+                dir.path().join("token").to_str()
+            );
+            config.cluster_url.port_u16()
+        };
+        assert_eq!(
+            port(None),
+            Some(2),
+            "the first current-context that is not empty"
+        );
+        assert_eq!(port(Some("first")), Some(1));
+        // One that is named is the only one, and has to exist.
+        assert_eq!(kubeconfig_files(Some(&clusters), Some(listed)), [clusters]);
+        assert_eq!(kubeconfig_files(None, None), Vec::<PathBuf>::new());
+        let only_missing = kubeconfig_files(None, Some(missing.clone().into()));
+        let err = pausenet_host::block_on::<_, Error>(from_files(&only_missing, None)).unwrap_err();
+        assert!(err.message.contains(missing.to_str().unwrap()), "{err}");
     }
 
     #[test]

@@ -41,9 +41,14 @@ pub struct Options {
     #[arg(long, value_name = "NAME", env = "PAUSENETD_NODE_NAME")]
     pub(crate) node_name: Option<String>,
 
-    /// The kubeconfig for the API server [default: the service account of the pod]
+    /// The kubeconfig for the API server [default: the files of KUBECONFIG, merged as kubectl does;
+    /// or else the service account of the pod]
     #[arg(long, value_name = "FILE", env = "PAUSENETD_KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig [default: its current-context]
+    #[arg(long, value_name = "NAME", env = "PAUSENETD_CONTEXT")]
+    pub(crate) context: Option<String>,
 
     /// The URL of the API server, in place of the one from the kubeconfig or the cluster. It
     /// must be reachable without Services, which may not work yet
@@ -261,6 +266,7 @@ impl Options {
         for path in [&mut self.kubeconfig, &mut self.plugin] {
             *path = path.take().filter(|path| !path.as_os_str().is_empty());
         }
+        self.context = self.context.filter(|name| !name.is_empty());
         self.api_server = self.api_server.filter(|url| !url.is_empty());
         for (flag, path) in [
             ("--conf-dir", &self.conf_dir),

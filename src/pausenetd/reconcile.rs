@@ -82,6 +82,14 @@ impl Reconciler {
         })
     }
 
+    /// Counts the attachments for the metrics. What fails here fails in the next pass too, and is
+    /// reported there.
+    pub(crate) fn count_attachments(&mut self) {
+        if let Ok(count) = gc::count_attachments(&mut self.socket, &self.settings.network) {
+            self.metrics.count_attachments(count);
+        }
+    }
+
     /// Makes one pass over the parts within the scope. `nodes` is None before the first list.
     pub fn pass(&mut self, nodes: Option<&NodeList>, scope: PassScope) -> PassReport {
         let mut report = PassReport::default();

@@ -171,21 +171,26 @@ fn reconcile_loop(
     let mut retry = FIRST_RETRY;
     // Passes of a lesser scope do not postpone it.
     let mut next_full_pass = Instant::now() + interval;
+    let mut deadline = next_full_pass;
     loop {
-        let start = Instant::now();
-        let report = reconciler.pass(nodes.list().as_deref(), scope);
-        metrics.pass_ended(start.elapsed());
-        health.pass_ended(report.not_ready);
-        if scope == PassScope::Everything {
-            next_full_pass = Instant::now() + interval;
+        if scope > PassScope::Attachments {
+            let start = Instant::now();
+            let report = reconciler.pass(nodes.list().as_deref(), scope);
+            metrics.pass_ended(start.elapsed());
+            health.pass_ended(report.not_ready);
+            if scope == PassScope::Everything {
+                next_full_pass = Instant::now() + interval;
+            }
+            deadline = next_full_pass;
+            if report.failed {
+                deadline = deadline.min(Instant::now() + retry);
+                retry = (retry * 2).min(interval);
+            } else {
+                retry = FIRST_RETRY;
+            }
         }
-        let mut deadline = next_full_pass;
-        if report.failed {
-            deadline = deadline.min(Instant::now() + retry);
-            retry = (retry * 2).min(interval);
-        } else {
-            retry = FIRST_RETRY;
-        }
+        // In each pass: the request of a lesser one may have been merged into it.
+        reconciler.count_attachments();
         let Some(next) = wake_up.wait(deadline, Instant::now() + MIN_PASS_INTERVAL) else {
             return;
         };

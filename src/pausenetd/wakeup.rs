@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// How much a pass covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PassScope {
+    /// The number of attachments, for the metrics.
+    Attachments,
     /// What Nodes and the kernel determine: routes, masquerade, the conflist.
     Network,
     /// Plugins, garbage collection and metrics too.

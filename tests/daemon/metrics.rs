@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use crate::api::{Api, Tools};
-use common::run;
+use crate::misbehaving::Scene;
 use common::wait::wait_until;
+use common::{lab, run};
 
 #[test]
 fn leftovers_of_a_dead_pod_are_reclaimed_and_counted_in_the_metrics() {
@@ -67,4 +68,32 @@ fn leftovers_of_a_dead_pod_are_reclaimed_and_counted_in_the_metrics() {
     await_metric(&used, 0.0);
     assert_eq!(node.metric(&reclaimed("address")), Some(1.0));
     assert_eq!(node.metric(&reclaimed("attachment")), Some(1.0));
+}
+
+/// Passes on the timer are half a minute apart.
+#[test]
+fn attachments_are_counted_as_they_come_and_go() {
+    let Some(cnitool) = lab::cnitool() else {
+        return;
+    };
+    let scene = Scene::start();
+    let await_count = |count: f64| {
+        let start = std::time::Instant::now();
+        wait_until(&format!("{count} attachments are counted"), || {
+            scene.node.metric("pausenet_attachments") == Some(count)
+        });
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    };
+    await_count(0.0);
+    let pods = ["web", "db"].map(|name| scene.world.container(name));
+    for (pod, count) in pods.iter().zip([1.0, 2.0]) {
+        scene.node.add(&cnitool, pod);
+        await_count(count);
+    }
+    scene.node.cnitool(&cnitool, "del", &pods[0]);
+    await_count(1.0);
+    let [_, db] = pods;
+    db.destroy();
+    await_count(0.0);
 }

@@ -219,15 +219,15 @@ fn node(number: usize, name: &str) -> Value {
 }
 
 /// A node with a daemon that watches a fake API server.
-struct Scene {
+pub(crate) struct Scene {
     api: FakeApi,
-    node: Node,
+    pub(crate) node: Node,
     _daemon: Daemon,
-    _world: World,
+    pub(crate) world: World,
 }
 
 impl Scene {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let world = World::new();
         make_bridge();
         let node = Node::new(&world, "node1", 1);
@@ -241,7 +241,7 @@ impl Scene {
             api,
             node,
             _daemon: daemon,
-            _world: world,
+            world,
         }
     }
 

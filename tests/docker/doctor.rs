@@ -44,6 +44,25 @@ fn assert_healthy(confs: &Path) {
     assert_eq!(answer["findings"], json!([]));
 }
 
+/// The same beside a container of Docker's, whose address Docker 28 and newer keep from others.
+#[track_caller]
+fn assert_only_dockers_drops(confs: &Path) {
+    let (status, answer) = look(confs, &[]);
+    assert_eq!(status, Some(0), "{answer:#}");
+    let findings = answer["findings"].as_array().unwrap();
+    let raw = Command::new("nft")
+        .args(["list", "table", "ip", "raw"])
+        .output()
+        .unwrap();
+    let drops = String::from_utf8_lossy(&raw.stdout).contains("drop");
+    assert_eq!(findings.len(), usize::from(drops), "{answer:#}");
+    for found in findings {
+        assert_eq!(found["subject"], "chain PREROUTING of table ip raw");
+        let how = found["how"].as_str().unwrap();
+        assert!(how.contains("trusted_host_interfaces=cni0"), "{how}");
+    }
+}
+
 /// A container without a network of Docker's, on ours.
 #[track_caller]
 fn attach(docker: &Docker, name: &str) -> Container {
@@ -75,7 +94,7 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     let web = attach(&docker, "web");
     // Docker's own containers are ignored.
     docker.run(&["run", "-d", "--name", "dockers", "pausenet/pause"]);
-    assert_healthy(confs);
+    assert_only_dockers_drops(confs);
     let outside_server = listen(Some(&outside), "192.0.2.2:7000");
     let server = listen(Some(&web), "10.1.0.2:80");
     let works = || {
@@ -94,7 +113,11 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     tcp_is_blocked(Some(&web), "192.0.2.2:7000");
     let (status, answer) = look(confs, &[]);
     assert_eq!(status, Some(1));
-    let [found] = answer["findings"].as_array().unwrap().as_slice() else {
+    let findings = answer["findings"].as_array().unwrap().iter();
+    let problems: Vec<_> = findings
+        .filter(|found| found["severity"] == "problem")
+        .collect();
+    let [found] = problems.as_slice() else {
         panic!("{answer:#}");
     };
     assert_eq!(
@@ -111,7 +134,7 @@ fn doctor_repairs_the_lost_rules_in_docker_s_firewall() {
     assert_eq!(answer["repairs"][0]["outcome"], "repaired");
     works();
     assert_eq!((forward(), run("iptables", ["-t", "nat", "-S"])), before);
-    assert_healthy(confs);
+    assert_only_dockers_drops(confs);
 }
 
 #[test]

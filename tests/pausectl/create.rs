@@ -379,3 +379,28 @@ fn the_example_conflists_work() {
     }
     assert!(tried >= 2);
 }
+
+/// As libcni 1.3 reads a list.
+#[test]
+fn plugins_in_the_folder_of_the_network_run_after_those_of_its_list() {
+    let host = PodHost::new();
+    let result = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.9.9.9/24"}]});
+    for name in ["second", "third"] {
+        host.plugin(name, &format!("[ $CNI_COMMAND != ADD ] || echo '{result}'"));
+    }
+    let list = host.chain(&["second"]);
+    let folder = list.parent().unwrap().join("chain");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("10-third.conf"), r#"{"type": "third"}"#).unwrap();
+
+    host.ok(&["pod", "create", "web", "--network", "chain"]);
+    assert_eq!(host.logged("calls").unwrap(), "second ADD\nthird ADD\n");
+    assert_eq!(host.config_of("third", "ADD")["name"], "chain");
+
+    // It is remembered with them.
+    fs::remove_dir_all(&folder).unwrap();
+    host.ok(&["pod", "rm", "web"]);
+    let calls = host.logged("calls").unwrap();
+    assert!(calls.ends_with("third DEL\nsecond DEL\n"), "{calls}");
+    host.assert_nothing_is_left();
+}

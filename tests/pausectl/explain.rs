@@ -1,10 +1,14 @@
 //! `explain`, of what needs no container runtime. The screens are read as they are, but for
 //! numbers that the kernel gives out.
 
-use serde_json::Value;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use crate::host::{PodHost, kill, seen};
 use common::screen::Screen;
+use common::wait::wait_until;
 use common::{ip, run};
 
 fn explain(host: &PodHost, target: &str) -> Value {
@@ -218,8 +222,120 @@ fn an_invalid_target_is_refused_with_the_reason() {
         explained.contains("on the host's own network"),
         "{explained}"
     );
-    let stderr = host.fails(2, &["explain", "x", "--docker", "tcp://10.0.0.1:2375"]);
+    let stderr = host.fails(2, &["explain", "x", "--docker", "docker.sock"]);
     assert!(stderr.contains("--docker"), "{stderr}");
+}
+
+/// Docker's own tools reach such a daemon, so people have these in their environment.
+#[test]
+fn a_docker_host_elsewhere_is_said_and_the_rest_is_shown() {
+    let host = PodHost::new();
+    host.create("web");
+    for address in ["ssh://me@far", "tcp://10.0.0.1:2375"] {
+        for command in ["explain", "ls", "graph"] {
+            let args = if command == "explain" {
+                vec![command, "web"]
+            } else {
+                vec![command]
+            };
+            let output = host
+                .command(&args)
+                .env("DOCKER_HOST", address)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{args:?}: {stderr}");
+            assert!(
+                stderr.contains("going on without Docker") && stderr.contains(address),
+                "{stderr}"
+            );
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                stdout.contains("web") && stdout.contains("10.1.0.2"),
+                "{args:?}: {stdout}"
+            );
+        }
+    }
+}
+
+/// A containerd shim with a container's process, on the host's network.
+struct OnHost(std::process::Child);
+
+impl OnHost {
+    fn start(bundles: &Path, id: &str, annotations: &Value) -> Self {
+        let bundle = bundles.join(id);
+        std::fs::create_dir_all(&bundle).unwrap();
+        let spec = json!({"annotations": annotations, "linux": {"namespaces": [{"type": "pid"}]}});
+        std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        let script = bundles.join("script");
+        std::fs::write(&script, "#!/bin/sh\nsleep 600 &\nwait\n").unwrap();
+        // Copied by another process: see `PodHost::plugin`.
+        let shim = bundles.join("containerd-shim-runc-v2");
+        let paths = [script.to_str().unwrap(), shim.to_str().unwrap()];
+        run("install", ["-m", "755", paths[0], paths[1]]);
+        let child = std::process::Command::new(&shim)
+            .args(["-namespace", "k8s.io", "-id", id, "-address", "/nowhere"])
+            .current_dir(&bundle)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        wait_until("the container's process runs", || {
+            let pid = std::fs::read_to_string(&children).unwrap_or_default();
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.trim()));
+            name.is_ok_and(|name| name == "sleep\n")
+        });
+        Self(child)
+    }
+}
+
+impl Drop for OnHost {
+    fn drop(&mut self) {
+        let group = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = self.0.wait();
+    }
+}
+
+/// A pod with hostNetwork, as containerd's bundles describe it.
+#[test]
+fn a_pod_on_the_host_s_network_is_found_by_its_names_and_ids() {
+    let host = PodHost::new();
+    let bundles = tempfile::tempdir().unwrap();
+    let [sandbox, container] = ["1a", "2b"].map(|start| start.repeat(32));
+    let cri = |key: &str| format!("io.kubernetes.cri.{key}");
+    let of = |kind: &str| {
+        json!({
+            cri("container-type"): kind,
+            cri("container-name"): "proxy",
+            cri("sandbox-name"): "on-host",
+            cri("sandbox-namespace"): "kube-system",
+        })
+    };
+    let _sandbox = OnHost::start(bundles.path(), &sandbox, &of("sandbox"));
+    let _container = OnHost::start(bundles.path(), &container, &of("container"));
+    for (target, words) in [
+        ("on-host", "pod kube-system/on-host"),
+        ("kube-system/on-host", "pod kube-system/on-host"),
+        ("pod:on-host", "pod kube-system/on-host"),
+        (sandbox.as_str(), "the sandbox of pod kube-system/on-host"),
+        (&sandbox[..12], "the sandbox of pod kube-system/on-host"),
+        (
+            container.as_str(),
+            "container proxy of pod kube-system/on-host",
+        ),
+        (
+            format!("container:{}", &container[..12]).as_str(),
+            "container proxy of pod kube-system/on-host",
+        ),
+    ] {
+        let explained = host.ok(&["explain", target]);
+        let expected = format!("{words} is on the host's own network");
+        assert!(explained.starts_with(&expected), "{target}: {explained}");
+    }
+    let said = explain(&host, "on-host");
+    assert_eq!(said["state"], "host");
+    assert_eq!(said["name"], "pod kube-system/on-host");
 }
 
 /// Bytes as libcni writes them.

@@ -1,6 +1,9 @@
 //! Describes in sentences what happens to a network when a member dies, and which members share
 //! it. Pure.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use super::cgroup::Engine;
 use super::container::{Role, short_id};
 use super::origin::Origin;
@@ -45,14 +48,15 @@ fn owners_death(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
         .is_some_and(|found| found.role == Role::Sandbox);
     let all = names(sandbox, |_| true);
     if is_sandbox {
-        return "Kubernetes recreates the pod: it stops the other containers, removes the network, \
-                and starts everything in a new namespace, usually with another address"
+        return "Kubernetes recreates the pod, unless its restartPolicy is Never: it stops the other \
+                containers, removes the network, and starts everything in a new namespace, usually \
+                with another address"
             .to_owned();
     }
     let taken = match engine {
-        Some(Engine::Podman) => names(sandbox, |origin| {
-            matches!(origin, Origin::Cni { .. } | Origin::Pausenet { .. })
-        }),
+        // Whatever made it: podman made the namespace, and removes its network with the container.
+        Some(Engine::Podman) if anchor.has_its_own() => names(sandbox, |_| true),
+        Some(Engine::Podman) => Vec::new(),
         _ => names(sandbox, |origin| matches!(origin, Origin::Docker { .. })),
     };
     let taker = match engine {
@@ -137,7 +141,8 @@ fn sharers_death(sandbox: &Sandbox, member: &Member) -> String {
     match (sandbox.members.len(), is_in_pod) {
         (1, _) => last_members_death(sandbox),
         (_, true) => "nothing for the others; Kubernetes starts it again in the same network, \
-                      if its restartPolicy says so"
+                      if its restartPolicy says so; an ephemeral container (kubectl debug) it never \
+                      starts again"
             .to_owned(),
         (_, false) => match lost(sandbox, member) {
             Some(id) => format!(
@@ -179,7 +184,8 @@ pub(super) fn lost<'a>(sandbox: &'a Sandbox, member: &Member) -> Option<&'a str>
 
 /// What happens when the last member dies.
 fn last_members_death(sandbox: &Sandbox) -> String {
-    if let Some(file) = sandbox.bound_to.first() {
+    let stays = sandbox.bound_to.iter().find(|file| !is_engine_s(file));
+    if let Some(file) = stays {
         return format!(
             "the namespace stays: it is bound to {}",
             plain(&file.to_string_lossy())
@@ -197,6 +203,14 @@ fn last_members_death(sandbox: &Sandbox) -> String {
         true => end,
         false => format!("{end}; its address stays reserved until DEL or GC is run"),
     }
+}
+
+/// Whether an engine binds namespaces to such files itself, and unbinds them when their container
+/// ends: Docker, and podman.
+fn is_engine_s(file: &Path) -> bool {
+    let name = file.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let dir = file.parent().unwrap_or(file);
+    dir.ends_with("docker/netns") || name.starts_with("netns-") && dir.ends_with("netns")
 }
 
 /// The names of the interfaces with a wanted origin.

@@ -26,6 +26,9 @@ pub enum Origin {
     Docker {
         network: Option<String>,
     },
+    /// Podman's netavark, because a container of podman has it and the bridge a name in podman's
+    /// form.
+    Podman,
     Unknown,
 }
 
@@ -78,12 +81,13 @@ impl Origin {
                 plugins: cached.plugins.clone(),
             };
         }
-        let is_docker_s = containers
-            .clone()
-            .any(|found| found.engine == Some(Engine::Docker));
+        let has_one_of = |engine| containers.clone().any(|found| found.engine == Some(engine));
         match bridge {
-            Some(bridge) if is_docker_s && is_bridge_of_docker(bridge) => {
+            Some(bridge) if is_bridge_of_docker(bridge) && has_one_of(Engine::Docker) => {
                 Self::Docker { network: None }
+            }
+            Some(bridge) if is_bridge_of_podman(bridge) && has_one_of(Engine::Podman) => {
+                Self::Podman
             }
             _ => Self::Unknown,
         }
@@ -95,7 +99,7 @@ impl Origin {
             Self::Pausenet { network } => Some(network.as_str()),
             Self::Cni { network, .. } => Some(network),
             Self::Docker { network } => network.as_deref(),
-            Self::Unknown => None,
+            Self::Podman | Self::Unknown => None,
         }
     }
 
@@ -105,6 +109,7 @@ impl Origin {
             Self::Pausenet { .. } => "pausenet",
             Self::Cni { .. } => "cni",
             Self::Docker { .. } => "docker",
+            Self::Podman => "podman",
             Self::Unknown => "unknown",
         }
     }
@@ -116,6 +121,12 @@ fn is_bridge_of_docker(name: &str) -> bool {
         || name
             .strip_prefix("br-")
             .is_some_and(|id| id.len() == 12 && is_hex(id))
+}
+
+/// Whether this is `podman` and a number.
+fn is_bridge_of_podman(name: &str) -> bool {
+    let number = name.strip_prefix("podman").unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// The MAC addresses in a CNI result of any version.

@@ -182,7 +182,7 @@ impl Member {
     }
 
     /// Whether the namespace was created for it. podman binds the namespace to a file first.
-    fn has_its_own(&self) -> bool {
+    pub(super) fn has_its_own(&self) -> bool {
         self.container
             .as_ref()
             .is_some_and(|found| match found.network {

@@ -93,6 +93,27 @@ impl NamespaceScan {
         Ok(Self { host, namespaces })
     }
 
+    /// The containers on the host's own network. They have no sandbox.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn on_host(&self, facts: &EngineFacts) -> Result<Vec<Container>> {
+        let mut supervisors = HashMap::new();
+        let mut found: BTreeMap<String, Container> = BTreeMap::new();
+        let processes = processes::by_namespace(|netns| netns == self.host)?;
+        for process in processes.into_values().flatten() {
+            if let Some(container) = container_on_host(&process, &mut supervisors) {
+                found.entry(container.id.clone()).or_insert(container);
+            }
+        }
+        for facts in &facts.containers {
+            if let Some(container) = found.get_mut(&facts.id) {
+                container.merge_reported(facts);
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
     /// The namespaces found, without the host's.
     pub fn namespaces(&self) -> impl Iterator<Item = NetnsId> {
         self.namespaces.keys().copied()
@@ -431,6 +452,19 @@ fn container_of(
     };
     container.engine = named.and_then(|named| named.engine).or(container.engine);
     Some(container)
+}
+
+/// The container of a process on the host's network, where supervisors and runtimes are too.
+fn container_on_host(
+    process: &Process,
+    supervisors: &mut HashMap<u32, Option<Supervisor>>,
+) -> Option<Container> {
+    const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
+    let is_runtime = RUNTIMES.iter().any(|name| process.name.starts_with(name));
+    if is_runtime || Supervisor::is_called(&process.name) {
+        return None;
+    }
+    container_of(process, &HashSet::new(), supervisors)
 }
 
 /// The attachments in runtimes' result caches.

@@ -39,12 +39,17 @@ impl Supervisor {
     /// Reads the supervisor from a process's command line; None for any other process.
     pub(super) fn read(pid: u32) -> Option<Self> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        if !name.starts_with("containerd-shim") && !name.starts_with("conmon") {
+        if !Self::is_called(&name) {
             return None;
         }
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line);
         Self::of_command(pid, name.trim_end(), &line.split('\0').collect::<Vec<_>>())
+    }
+
+    /// Whether a supervisor has this name (comm).
+    pub(super) fn is_called(name: &str) -> bool {
+        name.starts_with("containerd-shim") || name.starts_with("conmon")
     }
 
     fn of_command(pid: u32, name: &str, words: &[&str]) -> Option<Self> {

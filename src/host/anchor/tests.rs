@@ -335,8 +335,50 @@ fn a_sandbox_of_kubernetes_owns_its_pod() {
     ];
     let scene = sandbox(members, vec![by_us()], &["/run/netns/cni-1"]);
     assert_eq!(scene.owner, Owner::Member(1, OwnerReason::Sandbox));
-    assert!(then(&scene, "POD").starts_with("Kubernetes recreates the pod"));
-    assert!(then(&scene, "client").contains("in the same network"));
+    let of_sandbox = then(&scene, "POD");
+    assert!(
+        of_sandbox.starts_with("Kubernetes recreates the pod, unless its restartPolicy is Never")
+    );
+    let of_container = then(&scene, "client");
+    assert!(of_container.contains("in the same network, if its restartPolicy says so"));
+    assert!(of_container.contains("an ephemeral container (kubectl debug) it never starts again"));
+}
+
+/// What podman 4 and 5 leave in /proc, with netavark: a namespace at a file of podman's own.
+#[test]
+fn podman_takes_the_network_of_a_container_with_it_whatever_made_it() {
+    let file = "/run/netns/netns-0d5d9f0c-8a3a-4c1e-9f9e-6f0b0a5f8b11";
+    let of_podman = |name: &str, network| {
+        let mut container = container(name, network);
+        container.engine = Some(Engine::Podman);
+        member(name, Some(container))
+    };
+    let own = || of_podman("web", NetworkFrom::File(file.into()));
+    for origin in [Origin::Podman, Origin::Unknown] {
+        let scene = sandbox(vec![own()], vec![wire("eth0", origin)], &[file]);
+        assert_eq!(scene.owner, Owner::Member(0, OwnerReason::MadeFor));
+        assert_eq!(
+            then(&scene, "web"),
+            "podman removes eth0; nothing else uses it"
+        );
+    }
+    // Without an interface, nor does its file hold the namespace.
+    let scene = sandbox(vec![own()], Vec::new(), &[file]);
+    assert_eq!(then(&scene, "web"), "the namespace ends");
+}
+
+#[test]
+fn a_file_of_docker_s_does_not_keep_the_namespace_of_a_lone_container() {
+    let unknown = wire("eth0", Origin::Unknown);
+    let scene = sandbox(
+        vec![own("web")],
+        vec![unknown],
+        &["/run/docker/netns/0a1b2c"],
+    );
+    assert_eq!(then(&scene, "web"), "the namespace ends, and eth0 with it");
+    let unknown = wire("eth0", Origin::Unknown);
+    let scene = sandbox(vec![own("web")], vec![unknown], &["/run/netns/web"]);
+    assert!(then(&scene, "web").starts_with("the namespace stays"));
 }
 
 #[test]

@@ -10,12 +10,13 @@ use serde_json::{Map, Value};
 use super::cache::Entry;
 use super::conflist::NetworkList;
 use super::run::execution_config;
+use crate::Result;
 use pausenet::cni::Plugin;
 use pausenet::cni::args::Args;
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::cni::result::{AddResult, Interface, IpConfig};
 use pausenet::plan::elements::DesiredElement;
-use pausenet::verbs;
+use pausenet::verbs::{self, ExpectedState, PromisedBy};
 
 /// What has to be known about the plugins that a runtime calls.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +33,19 @@ pub struct AddCall {
     pub plugin: Plugin,
     /// Its prevResult has the attachment's addresses.
     pub request: Request,
+    /// Where those come from.
+    pub promised: PromisedBy,
 }
 
 impl AddCall {
+    /// The links, addresses and routes that it made, if it wires.
+    ///
+    /// # Errors
+    /// They are not known.
+    pub fn expected_state(&self) -> Result<ExpectedState> {
+        Ok(verbs::expected_state(&self.request, self.promised)?)
+    }
+
     /// The elements that nftables should hold for it.
     pub fn desired_elements(&self) -> Vec<DesiredElement> {
         verbs::desired_elements(self.plugin, &self.request)
@@ -102,8 +113,8 @@ impl Source<'_> {
         let plugin = &self.list.plugins[at];
         let called = Plugin::called(OsStr::new(&plugin.r#type));
         let is_ours = match called {
-            // The first plugin wires: the host end is ours, so the plugin was too, under any name.
-            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => at == 0,
+            // The host end is ours, so the plugin that wires was too, under any name.
+            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => self.list.wiring() == at,
             Plugin::Portmap => self.plugins.portmap_is_ours,
             Plugin::HostLocal | Plugin::Loopback => false,
         };
@@ -122,12 +133,17 @@ impl Source<'_> {
             config.to_string().into_bytes(),
         )
         .ok()?;
-        if request.network.prev_result.is_none() {
+        let promised = match request.network.prev_result {
+            Some(_) => PromisedBy::Result,
+            None => PromisedBy::Config,
+        };
+        if promised == PromisedBy::Config {
             request.network.prev_result = Some(self.as_seen(seen));
         }
         Some(AddCall {
             plugin: called,
             request,
+            promised,
         })
     }
 

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::plugin_folder::with_plugins_of_folder;
 use crate::{During, Error, OnPath, Result};
 use pausenet::cni::json::nullable;
-use pausenet::cni::{NetworkName, SpecVersion};
+use pausenet::cni::{NetworkName, Plugin as OwnPlugin, SpecVersion};
 use pausenet::kernel::file::{self, LARGE, Symlinks};
 
 /// A network configuration: its plugins, in order.
@@ -90,12 +91,13 @@ impl NetworkList {
         })
     }
 
-    /// Reads a file.
+    /// Reads a file, and the plugins in the folder beside it that belong to it.
     ///
     /// # Errors
     /// Those of [`NetworkList::parse`], naming the file.
     pub fn read(file: &Path) -> Result<Self> {
         let text = file::read(file, LARGE, Symlinks::Follow).on_path("cannot read", file)?;
+        let text = with_plugins_of_folder(text, file)?;
         Self::parse(&text).during_with(|| file.display())
     }
 
@@ -126,6 +128,19 @@ impl NetworkList {
         }
         let msg = format!("no network {name:?} in {}", dir.display());
         Err(Error::new(msg).hint(hint))
+    }
+}
+
+impl NetworkList {
+    /// The index of the plugin that makes the pod's interface. Others may come before it:
+    /// `loopback`, as Nomad writes its lists. Without one of a name of ours, it is the first, which
+    /// may be ours under another name.
+    pub fn wiring(&self) -> usize {
+        let wires = |plugin: &Plugin| match OwnPlugin::named(&plugin.r#type) {
+            Some(OwnPlugin::Pausenet | OwnPlugin::Bridge | OwnPlugin::Ptp) => true,
+            Some(OwnPlugin::HostLocal | OwnPlugin::Loopback | OwnPlugin::Portmap) | None => false,
+        };
+        self.plugins.iter().position(wires).unwrap_or(0)
     }
 }
 
@@ -274,6 +289,22 @@ mod tests {
             let err = NetworkList::find(dir, None).unwrap_err();
             assert!(err.hint.contains("--conf"), "{err}");
         }
+    }
+
+    #[test]
+    fn the_plugin_that_wires_is_found_anywhere_in_the_list() {
+        let wiring = |types: &[&str]| {
+            let plugins: Vec<_> = types
+                .iter()
+                .map(|name| format!(r#"{{"type": "{name}"}}"#))
+                .collect();
+            let text = format!(r#"{{"name": "x", "plugins": [{}]}}"#, plugins.join(","));
+            NetworkList::parse(text.as_bytes()).unwrap().wiring()
+        };
+        assert_eq!(wiring(&["pausenet", "portmap"]), 0);
+        assert_eq!(wiring(&["loopback", "bridge", "firewall", "portmap"]), 1);
+        assert_eq!(wiring(&["loopback", "tuning", "ptp"]), 2);
+        assert_eq!(wiring(&["ours-under-another-name", "portmap"]), 0);
     }
 
     proptest! {

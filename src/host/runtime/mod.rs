@@ -15,6 +15,7 @@ pub mod conflist;
 mod interrupt;
 mod parameters;
 mod plugin;
+mod plugin_folder;
 mod run;
 
 pub use attach::NotAttached;

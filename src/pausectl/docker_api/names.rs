@@ -18,17 +18,26 @@ impl Socket {
         if path.starts_with('/') && !path.contains('\0') {
             return Ok(Self(path.into()));
         }
-        Err(match text.split_once("://") {
-            Some(("tcp" | "ssh" | "http" | "https" | "npipe" | "fd", _)) => format!(
+        Err(match Self::is_remote(text) {
+            true => format!(
                 "{text:?} is a remote daemon, but pausectl works on the host that it runs on: use \
                  a socket of this host, such as {}",
                 Self::DEFAULT
             ),
-            _ => format!(
+            false => format!(
                 "{text:?} is not a socket: use an absolute path, or {}",
                 Self::DEFAULT
             ),
         })
+    }
+
+    /// Whether this is a form of DOCKER_HOST for daemons that are not behind a socket of this host.
+    pub(crate) fn is_remote(text: &str) -> bool {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        matches!(
+            scheme,
+            Some("tcp" | "ssh" | "http" | "https" | "npipe" | "fd")
+        )
     }
 
     pub(super) fn path(&self) -> &Path {

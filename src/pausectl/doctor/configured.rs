@@ -47,28 +47,30 @@ pub(super) fn plugin_of_ours(name: &str, programs: &Programs) -> Option<Plugin> 
 pub(super) fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> {
     let mut networks = HashMap::new();
     for list in snapshot.lists() {
-        let Some(plugin) = plugin_of_ours(&list.plugins[0].r#type, &snapshot.programs) else {
+        let at = list.wiring();
+        let Some(plugin) = plugin_of_ours(&list.plugins[at].r#type, &snapshot.programs) else {
             continue;
         };
         match plugin {
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => {}
             Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => continue,
         }
-        if let Ok(request) = request(list, 0, plugin, &snapshot.programs) {
+        if let Ok(request) = request(list, at, plugin, &snapshot.programs) {
             networks.insert(list.name.to_string(), request.network);
         }
     }
     networks
 }
 
-/// The bridge that a network's first plugin connects pods to.
+/// The bridge that a network connects pods to.
 pub(super) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
-    let plugin = Plugin::named(&list.plugins.first()?.r#type)?;
+    let at = list.wiring();
+    let plugin = Plugin::named(&list.plugins[at].r#type)?;
     match plugin {
         Plugin::Pausenet | Plugin::Bridge => {}
         Plugin::Ptp | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => return None,
     }
-    let link = request(list, 0, plugin, programs).ok()?.network.link?;
+    let link = request(list, at, plugin, programs).ok()?.network.link?;
     link.bridge().map(|bridge| bridge.name.clone())
 }
 

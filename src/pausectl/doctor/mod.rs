@@ -181,7 +181,8 @@ impl Doctor {
             Some(path) if !path.is_empty() => std::env::split_paths(path).collect(),
             _ => ["/opt/cni/bin".into(), "/usr/lib/cni".into()]
                 .into_iter()
-                .chain(own_folder())
+                // In an image it is the root, and no runtime sees what is there.
+                .chain(own_folder().filter(|dir| dir.parent().is_some()))
                 .collect(),
         };
         Paths {

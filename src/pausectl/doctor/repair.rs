@@ -6,7 +6,7 @@ use pausenet_host::Result;
 
 /// A repair that is provably safe. It takes the lock of what it changes and looks again before
 /// it changes anything: the finding may be out of date.
-pub(super) trait Repair: Debug {
+pub(super) trait Repair: Debug + Send {
     /// Carries it out. False if there was nothing left to repair.
     ///
     /// # Errors

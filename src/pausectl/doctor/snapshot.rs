@@ -115,6 +115,27 @@ pub(super) struct LiveAttachment {
     pub(super) add_calls: Vec<AddCall>,
     /// It is in the runtime's result cache, so its published ports are known.
     pub(super) is_cached: bool,
+    /// No plugin behind ours is known or suspected to change routes in the pod.
+    pub(super) routes_are_ours: bool,
+}
+
+/// Plugins that leave the routes in a pod alone. Others, such as `sbr` and `vrf`, are there to
+/// change them.
+const NOT_FOR_ROUTES: [&str; 7] = [
+    "bandwidth",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+    "tuning",
+    "pausenet",
+];
+
+fn leaves_routes_alone(list: &NetworkList) -> bool {
+    let behind = &list.plugins[list.wiring() + 1..];
+    behind
+        .iter()
+        .all(|plugin| NOT_FOR_ROUTES.contains(&plugin.r#type.as_str()))
 }
 
 /// The host at one moment.
@@ -143,11 +164,9 @@ impl Snapshot {
             .map_err(Clone::clone)
             .and_then(PeerAddresses::read);
         let cache = cache::list();
-        let cached = |attachment: &Attachment| {
-            let entries = cache.as_ref().ok()?;
-            let of = |entry: &&Entry| entry.parameters.attachment == *attachment;
-            entries.iter().find(of)
-        };
+        let cached: HashMap<_, _> = (cache.iter().flatten())
+            .map(|entry| (&entry.parameters.attachment, entry))
+            .collect();
         let mut attachments = Vec::new();
         for host_end in links.iter().flatten() {
             let Some(attachment) = attachment_of_host_end(host_end) else {
@@ -158,19 +177,20 @@ impl Snapshot {
                 let own = addresses.into_iter().filter(|net| !is_link_local(net));
                 own.collect()
             });
-            let entry = cached(&attachment);
+            let entry = cached.get(&attachment).copied();
             let seen = addresses.as_deref().unwrap_or_default();
-            let add_calls = match entry {
-                Some(entry) => add_calls::remembered(entry, seen, programs.known()),
-                None => {
-                    let list = lists(&confs).find(|list| list.name == attachment.network);
-                    list.map_or_else(Vec::new, |list| {
-                        add_calls::configured(list, &attachment, seen, programs.known())
-                    })
+            let list = entry.map(|entry| &entry.list);
+            let list = list.or_else(|| lists(&confs).find(|list| list.name == attachment.network));
+            let add_calls = match (entry, list) {
+                (Some(entry), _) => add_calls::remembered(entry, seen, programs.known()),
+                (None, Some(list)) => {
+                    add_calls::configured(list, &attachment, seen, programs.known())
                 }
+                (None, None) => Vec::new(),
             };
             attachments.push(LiveAttachment {
                 is_cached: entry.is_some(),
+                routes_are_ours: list.is_some_and(leaves_routes_alone),
                 host_end: host_end.clone(),
                 attachment,
                 addresses,

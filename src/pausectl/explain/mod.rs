@@ -124,6 +124,6 @@ fn as_json(explanation: &Explanation) -> Value {
         Explanation::Removed(Removed { id, name, at, .. }) => {
             json!({"state": "removed", "container": {"id": id, "name": name}, "at": at})
         }
-        Explanation::Host(_) => json!({"state": "host"}),
+        Explanation::Host(name) => json!({"state": "host", "name": name}),
     }
 }

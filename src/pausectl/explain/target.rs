@@ -1,11 +1,12 @@
 //! The argument TARGET: parsed, then looked up among namespaces, processes and containers.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::candidate::{Candidate, Found, is_id_prefix};
 use super::gone;
 use pausenet::kernel::netns::{Netns, NetnsId};
-use pausenet_host::anchor::container::{Container, NetworkFrom, RunState};
+use pausenet_host::anchor::container::{Container, NetworkFrom, Role, RunState};
 use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::pod_of_ours;
 use pausenet_host::anchor::sandbox::Member;
@@ -54,16 +55,21 @@ impl Target {
         facts: &EngineFacts,
         host: &mut Host,
     ) -> Result<Found> {
-        let (text, mut candidates) = match self {
+        let text = match self {
             Self::File(path) => return file(path, scan),
             Self::Process(pid) => {
                 return process(*pid, scan).ok_or_else(|| no_process(*pid));
             }
-            Self::Pod(name) => (name, pods(name, scan)),
-            Self::Container(name) => (name, containers(name, scan, facts)),
-            Self::Name(name) => {
-                let mut all = pods(name, scan);
-                all.extend(containers(name, scan, facts));
+            Self::Pod(name) | Self::Container(name) | Self::Name(name) => name,
+        };
+        let on_host = scan.on_host(facts)?;
+        let mut candidates = match self {
+            Self::Pod(name) => pods(name, scan, &on_host),
+            Self::Container(name) => containers(name, scan, &on_host, facts),
+            _ => {
+                let name = text;
+                let mut all = pods(name, scan, &on_host);
+                all.extend(containers(name, scan, &on_host, facts));
                 all.extend(parse_pid(name).and_then(|pid| {
                     Some(Candidate {
                         target: format!("pid:{pid}"),
@@ -71,7 +77,7 @@ impl Target {
                         found: process(pid, scan)?,
                     })
                 }));
-                (name, all)
+                all
             }
         };
         let is_pod = matches!(self, Self::Pod(_));
@@ -140,8 +146,9 @@ fn member_with(pid: u32, members: &[Member]) -> Option<usize> {
 }
 
 /// Pods of pausectl and of Kubernetes.
-fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
-    let (mut found, mut kube) = (Vec::new(), Vec::new());
+fn pods(name: &str, scan: &NamespaceScan, on_host: &[Container]) -> Vec<Candidate> {
+    let mut found: Vec<_> = pods_on_host(name, on_host).collect();
+    let mut kube = Vec::new();
     for netns in scan.namespaces() {
         let mut files = scan.bound_to(netns).iter();
         if files.any(|file| pod_of_ours(file).is_some_and(|pod| pod.as_str() == name)) {
@@ -177,6 +184,21 @@ fn pods(name: &str, scan: &NamespaceScan) -> Vec<Candidate> {
     found
 }
 
+/// Pods of Kubernetes with hostNetwork, each once.
+fn pods_on_host(name: &str, on_host: &[Container]) -> impl Iterator<Item = Candidate> {
+    let whole = on_host.iter().filter_map(|container| {
+        let pod = container.pod.as_ref()?;
+        let whole = format!("{}/{}", pod.namespace, pod.name);
+        (pod.name == name || whole == name).then_some(whole)
+    });
+    let pods: BTreeSet<_> = whole.collect();
+    pods.into_iter().map(|whole| Candidate {
+        target: format!("pod:{whole}"),
+        what: "a pod of Kubernetes on the host's network".to_owned(),
+        found: Found::Host(format!("pod {whole}")),
+    })
+}
+
 /// For each pod of Kubernetes, the TARGET that means it and no other. If nodes of several clusters
 /// are on one host, names are not enough, but processes are.
 fn unambiguous_targets(pods: &[(&str, u32)]) -> Vec<String> {
@@ -190,8 +212,13 @@ fn unambiguous_targets(pods: &[(&str, u32)]) -> Vec<String> {
 }
 
 /// Containers by name or ID, or else by the beginning of an ID.
-fn containers(name: &str, scan: &NamespaceScan, facts: &EngineFacts) -> Vec<Candidate> {
-    let all = all_containers(scan, facts);
+fn containers(
+    name: &str,
+    scan: &NamespaceScan,
+    on_host: &[Container],
+    facts: &EngineFacts,
+) -> Vec<Candidate> {
+    let all = all_containers(scan, on_host, facts);
     let of = |wanted: &dyn Fn(&Container) -> bool| -> Vec<Candidate> {
         let wanted = all.iter().filter(|(container, _)| wanted(container));
         wanted
@@ -219,9 +246,13 @@ fn candidate(container: &Container, found: &Found) -> Candidate {
 /// The containers with processes, and the others that an engine knows.
 fn all_containers<'a>(
     scan: &'a NamespaceScan,
+    on_host: &'a [Container],
     facts: &'a EngineFacts,
 ) -> Vec<(&'a Container, Found)> {
-    let mut all = Vec::new();
+    let mut all: Vec<_> = on_host
+        .iter()
+        .map(|container| (container, Found::Host(name_on_host(container))))
+        .collect();
     for netns in scan.namespaces() {
         for (at, member) in scan.members(netns).iter().enumerate() {
             if let Some(container) = &member.container {
@@ -229,15 +260,14 @@ fn all_containers<'a>(
             }
         }
     }
-    let others = facts.containers.iter().filter(|known| {
-        let mut running = all.iter();
-        !running.any(|(container, _)| container.id == known.id)
-    });
+    let running: HashSet<_> = all.iter().map(|(found, _)| found.id.as_str()).collect();
+    let others = facts.containers.iter();
+    let others = others.filter(|known| !running.contains(known.id.as_str()));
     let others: Vec<_> = others
         .map(|container| {
             let runs = container.run_state == RunState::Running;
             let found = match container.network {
-                NetworkFrom::Host if runs => Found::Host(plain(container.title())),
+                NetworkFrom::Host if runs => Found::Host(name_on_host(container)),
                 _ => Found::Stopped(container.clone()),
             };
             (container, found)
@@ -245,6 +275,21 @@ fn all_containers<'a>(
         .collect();
     all.extend(others);
     all
+}
+
+/// What to call a container on the host's network.
+fn name_on_host(container: &Container) -> String {
+    let own = container.title();
+    match &container.pod {
+        None => own.to_owned(),
+        Some(pod) => {
+            let what = match container.role {
+                Role::Sandbox => "the sandbox".to_owned(),
+                Role::Application | Role::Any => format!("container {own}"),
+            };
+            format!("{what} of pod {}/{}", pod.namespace, pod.name)
+        }
+    }
 }
 
 /// The only candidate. Several that lead to the same thing count as one.

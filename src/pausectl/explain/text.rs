@@ -6,13 +6,16 @@ use pausenet_host::anchor::death::{DeathEffect, death_effects, gone, summary};
 use pausenet_host::anchor::origin::Origin;
 use pausenet_host::anchor::sandbox::{Member, Owner, OwnerReason, Sandbox, SandboxInterface};
 use pausenet_host::anchor::scan::{EngineFacts, Removed};
-use pausenet_host::anchor::text::{list, plain};
+use pausenet_host::anchor::text::{few, list, plain};
 
 /// The width of the text, in columns.
 const WIDTH: usize = 100;
 
 /// The least width of a column beside long names.
 const NARROWEST: usize = 40;
+
+/// The greatest width of the first column; what is longer has lines of its own.
+const WIDEST: usize = 60;
 
 /// All about a sandbox; `about` is the index of the member that was asked for.
 pub(super) fn sandbox(sandbox: &Sandbox, about: Option<usize>) -> String {
@@ -207,6 +210,9 @@ fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
         .iter()
         .map(ToString::to_string)
         .collect();
+    if addresses.len() > ADDRESSES {
+        addresses = vec![few(&addresses, ADDRESSES, "  ")];
+    }
     if addresses.is_empty() {
         addresses.push("no address".to_owned());
     }
@@ -230,6 +236,7 @@ fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
             format!("network {}, made by Docker", plain(network))
         }
         Origin::Docker { network: None } => "made by Docker, it seems".to_owned(),
+        Origin::Podman => "made by podman (netavark), it seems".to_owned(),
         Origin::Unknown => "made by hand or by an unknown program".to_owned(),
     };
     let host_end = match (&wire.interface.host_end, &wire.bridge) {
@@ -250,6 +257,9 @@ fn interface(wire: &SandboxInterface) -> Vec<[String; 2]> {
         [String::new(), host_end],
     ]
 }
+
+/// How many addresses of an interface are shown before they are only counted.
+const ADDRESSES: usize = 8;
 
 /// Members whose end has the same effect, in one row.
 fn grouped(death_effects: Vec<DeathEffect>) -> Vec<[String; 2]> {
@@ -286,9 +296,15 @@ impl Screen {
 
     fn rows(&mut self, rows: &[[String; 2]]) {
         let width = rows.iter().map(|[first, _]| first.chars().count()).max();
-        let width = width.unwrap_or(0);
+        let width = width.unwrap_or(0).min(WIDEST);
         for [first, second] in rows {
             let mut first = first.as_str();
+            if first.chars().count() > width {
+                for line in wrap(first, WIDTH) {
+                    self.line(&format!("  {line}"));
+                }
+                first = "";
+            }
             for line in wrap(second, WIDTH.saturating_sub(width + 4)) {
                 self.line(&format!("  {first:width$}  {line}"));
                 first = "";

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use pausenet::kernel::link::Link;
 use pausenet_host::anchor::origin::Origin;
 use pausenet_host::anchor::sandbox::{Sandbox, SandboxInterface, State};
-use pausenet_host::anchor::text::plain;
+use pausenet_host::anchor::text::{few, plain};
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Diagram {
@@ -140,9 +140,16 @@ fn edges(sandboxes: &[Sandbox], bridge: Option<&str>) -> Vec<Edge> {
     edges
 }
 
+/// How many addresses of an interface are shown before they are only counted.
+const ADDRESSES: usize = 4;
+
 fn interface(wire: &SandboxInterface) -> String {
     let mut words = vec![plain(&wire.interface.link.name)];
-    words.extend(wire.interface.addresses.iter().map(ToString::to_string));
+    let addresses = wire.interface.addresses.iter().map(ToString::to_string);
+    let addresses: Vec<_> = addresses.collect();
+    if !addresses.is_empty() {
+        words.push(few(&addresses, ADDRESSES, " "));
+    }
     let network = wire.origin.network().map(plain);
     words.extend(match (&wire.origin, network) {
         (Origin::Docker { .. }, Some(network)) => Some(format!("(Docker's {network})")),

@@ -20,7 +20,7 @@ use pausenet_host::anchor::container::short_id;
 use pausenet_host::anchor::interfaces::Host;
 use pausenet_host::anchor::registration::ANCHOR_PREFIX;
 use pausenet_host::anchor::sandbox::{Member, MissingContainer, Sandbox, SandboxInterface};
-use pausenet_host::anchor::text::plain;
+use pausenet_host::anchor::text::{few, plain};
 use pausenet_host::table::table;
 
 const EXAMPLES: &str = "\
@@ -40,6 +40,9 @@ per line. It ends with status 130 on Ctrl-C.";
 
 /// How many members a row names before it only counts them.
 const NAMED: usize = 3;
+
+/// How many addresses a row shows before it only counts them.
+const ADDRESSES: usize = 4;
 
 /// List the attachments on this host: networks, containers, addresses, members
 #[derive(Debug, clap::Args)]
@@ -248,23 +251,15 @@ fn as_text(rows: &[Row]) -> String {
             cell(&row.network),
             row.container.clone(),
             plain(&row.interface),
-            row.addresses.join(","),
+            few(&row.addresses, ADDRESSES, ","),
             cell(&row.host_end),
             cell(&row.bridge),
             row.anchor.map(|pid| pid.to_string()).unwrap_or_default(),
             row.state.to_owned(),
-            members(&row.members),
+            few(&row.members, NAMED, ", "),
         ]
     };
     table(head, &rows.iter().map(line).collect::<Vec<_>>())
-}
-
-fn members(all: &[String]) -> String {
-    let first = all.get(..NAMED).unwrap_or(all).join(", ");
-    match all.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
 }
 
 fn as_json(rows: &[Row]) -> Value {
@@ -284,17 +279,4 @@ fn as_json(rows: &[Row]) -> Value {
         })
     };
     json!({"attachments": rows.iter().map(row).collect::<Vec<_>>()})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_members_are_counted() {
-        let names = |many: usize| (1..=many).map(|at| format!("m{at}")).collect::<Vec<_>>();
-        assert_eq!(members(&names(0)), "");
-        assert_eq!(members(&names(3)), "m1, m2, m3");
-        assert_eq!(members(&names(5)), "m1, m2, m3 and 2 more");
-    }
 }

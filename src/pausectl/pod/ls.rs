@@ -15,6 +15,7 @@ use pausenet_host::anchor::PodName;
 use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::named_netns::{self, NamedNetns};
 use pausenet_host::anchor::processes::{self, PodProcesses};
+use pausenet_host::anchor::text::few;
 use pausenet_host::table::table;
 use pausenet_host::{During, Error};
 
@@ -31,6 +32,9 @@ STATE is one of
   nameless    an attachment without the pod's name
 MEMBERS counts the processes in the pod, without the pause process. NETWORK is known
 for interfaces that pausenet made.";
+
+/// How many addresses of an interface are shown before they are only counted.
+const ADDRESSES: usize = 4;
 
 /// List the pods
 #[derive(Debug, clap::Args)]
@@ -226,7 +230,7 @@ fn text(pods: &[Pod]) -> String {
                 [
                     interface.network().unwrap_or_default().to_owned(),
                     interface.name().to_owned(),
-                    interface.addresses().join(","),
+                    few(&interface.addresses(), ADDRESSES, ","),
                     interface.host_name().unwrap_or_default().to_owned(),
                 ]
             })

@@ -1,15 +1,16 @@
 //! Other firewalls of the host: adds rules that accept our traffic to DOCKER-USER, if that chain
 //! exists, and finds chains that drop it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::nft_elements::{amend, explain, is_unknown, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
-use crate::kernel::nft::{Change, NewRule, Nft, Table};
+use crate::kernel::nft::{Change, HookPoint, NewRule, Nft, Rule, Table, TableFamily};
 use crate::kernel::{KernelError, iptables_legacy};
+use crate::plan::elements::TABLE;
 use crate::plan::firewall::{
-    self, AllowedTraffic, DOCKER_USER, ForwardChain, LegacyForward, Obstacle, TABLES,
-    is_of_network, missing, network_of, tables_of,
+    self, AllowedTraffic, BaseChain, DOCKER_USER, ForwardChain, Forwarded, LegacyForward, Obstacle,
+    TABLES, TableRules, Unreachable, is_of_network, missing, network_of, tables_of,
 };
 
 const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
@@ -109,11 +110,77 @@ pub fn obstacles(traffic: &[AllowedTraffic]) -> Result<Vec<Obstacle>> {
     Ok(firewall::obstacles(&chains, &old, traffic))
 }
 
+/// What rules of other programs do with these networks' packets, beyond the policies of the chains.
+#[derive(Debug, Default)]
+pub struct Drops {
+    /// Rules that drop what pods send, or the answers to it.
+    pub obstacles: Vec<Obstacle>,
+    /// Addresses that pods do not reach, because rules want their packets to come another way.
+    pub unreachable: Vec<Unreachable>,
+    /// Docker manages nftables itself, and no chain keeps new connections from outside from the
+    /// pods' own addresses.
+    pub open_beside_docker: bool,
+}
+
+/// Docker's tables, with its backend for nftables.
+const DOCKER_TABLE: &str = "docker-bridges";
+
+/// Follows the rules of all base chains on the way of forwarded packets. `uplink` is the link of the
+/// default route.
+pub fn drops(traffic: &[Forwarded], uplink: Option<&str>) -> Result<Drops> {
+    match read_drops(traffic, uplink) {
+        Err(err) if is_unknown(&err) => Ok(Drops::default()),
+        drops => drops.map_err(|err| explain(err, "list the rules of nftables")),
+    }
+}
+
+fn read_drops(traffic: &[Forwarded], uplink: Option<&str>) -> Result<Drops, KernelError> {
+    let mut drops = Drops::default();
+    let mut nft = Nft::open()?;
+    let mut tables: HashMap<(TableFamily, String), Vec<Rule>> = HashMap::new();
+    let mut is_docker_s = false;
+    let mut lets_in = true;
+    for head in nft.chains()? {
+        is_docker_s |= head.table == DOCKER_TABLE;
+        let Some((hook, policy)) = head.hook else {
+            continue;
+        };
+        let is_on_the_way = matches!(
+            hook,
+            HookPoint::PreRouting | HookPoint::Forward | HookPoint::PostRouting
+        );
+        // Those of ours drop nothing that they should not.
+        if !is_on_the_way || head.is_nat || head.table == TABLE.name {
+            continue;
+        }
+        let key = (head.family, head.table.clone());
+        if !tables.contains_key(&key) {
+            let rules = nft.rules_of(head.family, &head.table, None)?;
+            tables.insert(key.clone(), rules);
+        }
+        let rules = TableRules::new(tables.get(&key).map_or(&[], Vec::as_slice));
+        let chain = BaseChain {
+            family: head.family,
+            table: head.table,
+            name: head.name,
+            hook,
+            policy,
+        };
+        drops.obstacles.extend(chain.drops(&rules, traffic, uplink));
+        drops.unreachable.extend(chain.unreachable(&rules, traffic));
+        if hook == HookPoint::Forward {
+            lets_in &= traffic.iter().any(|one| chain.lets_in(&rules, one, uplink));
+        }
+    }
+    drops.open_beside_docker = is_docker_s && lets_in && !traffic.is_empty();
+    Ok(drops)
+}
+
 fn forward_chains() -> Result<Vec<ForwardChain>, KernelError> {
     let mut nft = Nft::open()?;
     let mut found = Vec::new();
     for head in nft.chains()? {
-        let Some(policy) = head.forward else {
+        let Some((HookPoint::Forward, policy)) = head.hook else {
             continue;
         };
         found.push(ForwardChain {

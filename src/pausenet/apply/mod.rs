@@ -46,3 +46,4 @@ pub use settings::keep_router_advertisements;
 pub(crate) use uplink::Uplink;
 pub(crate) use verify::{WiredBy, verify};
 pub use veth::{clear_debris, ensure_name_is_free, is_debris, remove, remove_debris};
+pub(crate) use vlan::gateway_name;

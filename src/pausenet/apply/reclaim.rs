@@ -10,11 +10,13 @@
 //! shows it. No ADD takes ten minutes; a younger reservation is freed only if several observations
 //! agree: see [`ReclaimEvidence`].
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::host::{Host, is_locked};
+use super::host_end::host_end;
 use crate::cni::request::Attachment;
 use crate::cni::{During, NetworkName, Result};
 use crate::ipam::Ipam;
@@ -104,7 +106,11 @@ impl ProcessSnapshot {
 /// # Errors
 /// Codes 5 and 101; if an error occurs while collecting observations, nothing is freed.
 pub fn reclaim(network: &NetworkName, ipam: &Ipam, now: SystemTime) -> Result<usize> {
-    let may_free = |held: &StaleReservation, _| held.is_damaged() || is_unlocked(network, held);
+    let socket = RefCell::new(Host::open_socket()?);
+    let may_free = |held: &StaleReservation, _| {
+        held.is_damaged()
+            || is_unlocked(network, held) && is_gone(&mut socket.borrow_mut(), network, held)
+    };
     reclaim_where(ipam, now, |_| true, may_free)
 }
 
@@ -207,6 +213,13 @@ pub(super) fn addresses_behind_links(
         addresses.push(of_namespace.iter().map(|net| net.ip()).collect());
     }
     Ok(Some(addresses))
+}
+
+/// An attachment that exists may have lost its address for a while: the kernel takes those of IPv6
+/// off an interface that is switched off.
+fn is_gone(socket: &mut RouteSocket, network: &NetworkName, held: &StaleReservation) -> bool {
+    Attachment::of_network(network, &held.container, &held.ifname)
+        .is_some_and(|attachment| matches!(host_end(socket, &attachment), Ok(None)))
 }
 
 fn is_unlocked(network: &NetworkName, held: &StaleReservation) -> bool {

@@ -124,7 +124,7 @@ pub(super) fn gateway_link(
 ///
 /// # Errors
 /// Code 7 when it does not fit.
-pub(super) fn gateway_name(bridge: &str, vid: u16) -> Result<IfName> {
+pub(crate) fn gateway_name(bridge: &str, vid: u16) -> Result<IfName> {
     IfName::parse(&format!("{bridge}.{vid}")).map_err(|why| Error::new(Code::InvalidConfig, why))
 }
 

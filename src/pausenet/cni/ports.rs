@@ -219,6 +219,14 @@ impl PortsConf {
         Err(invalid(format!("portMappings: {mapping} cannot be mapped: {what}")).hint(hint))
     }
 
+    /// Whether the host itself may use a mapping at 127.0.0.1.
+    pub fn are_for_localhost(&self) -> bool {
+        let is_local = |mapping: &PortMapping| {
+            mapping.is_for(Family::Ipv4) && mapping.host_ip.is_none_or(|ip| ip.is_loopback())
+        };
+        self.snat && self.mappings.iter().any(is_local)
+    }
+
     /// Mappings from JSON, for tests.
     #[cfg(test)]
     pub(crate) fn for_test(mappings: &str) -> Self {

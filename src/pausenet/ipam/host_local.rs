@@ -169,6 +169,19 @@ impl HostLocal {
             .collect())
     }
 
+    /// What [`HostLocal::allocate`] has given an attachment, as far as the ranges still say it.
+    pub(crate) fn held_allocation(&self, attachment: &Attachment) -> Result<Allocation> {
+        let addresses = self.held(attachment)?.into_iter().map(|address| Allocated {
+            address,
+            gateway: self.sets.range_of(address.ip()).map(|range| range.gateway),
+        });
+        Ok(Allocation {
+            addresses: addresses.collect(),
+            routes: self.routes.clone(),
+            ..Allocation::default()
+        })
+    }
+
     fn in_subnet(&self, ip: IpAddr) -> Option<IpNetwork> {
         let range = self.sets.range_of(ip)?;
         IpNetwork::new(ip, range.subnet.prefix()).ok()

@@ -39,7 +39,7 @@ impl StaticIpam {
     ///
     /// # Errors
     /// Code 7 for an address without a prefix length, or too many for an old version.
-    pub(super) fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
+    pub(crate) fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
         let addresses = self.addresses(requested)?;
         for family in Family::ALL {
             let count = addresses

@@ -162,10 +162,7 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
 }
 
 /// The route that a packet to this address would take; None when it is unreachable.
-pub(crate) fn towards(
-    socket: &mut RouteSocket,
-    ip: IpAddr,
-) -> Result<Option<Present>, KernelError> {
+pub fn towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<Present>, KernelError> {
     let bits = Family::from(ip).bits();
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(ip, bits)

@@ -27,6 +27,8 @@ pub enum Sysctl<'a> {
     KeepAddrOnDown(&'a IfName),
     /// An interface sends an unsolicited neighbour advertisement for a new address.
     NdiscNotify(&'a IfName),
+    /// What comes by an interface is forwarded, if it is IPv4.
+    Forwarding(&'a IfName),
     /// 127.0.0.0/8 may be routed out of an interface.
     RouteLocalnet(&'a IfName),
     /// Packets that arrive on another interface than the one towards their source are dropped.
@@ -43,6 +45,7 @@ impl Sysctl<'_> {
             Self::DisableIpv6(link) => ("ipv6", link, "disable_ipv6"),
             Self::KeepAddrOnDown(link) => ("ipv6", link, "keep_addr_on_down"),
             Self::NdiscNotify(link) => ("ipv6", link, "ndisc_notify"),
+            Self::Forwarding(link) => ("ipv4", link, "forwarding"),
             Self::RouteLocalnet(link) => ("ipv4", link, "route_localnet"),
             Self::RpFilter(link) => ("ipv4", link, "rp_filter"),
         };

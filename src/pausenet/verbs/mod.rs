@@ -5,12 +5,15 @@
 mod add;
 mod check;
 mod del;
+mod expected;
 mod gc;
 mod host_local;
 mod loopback;
 mod portmap;
 mod status;
 mod version;
+
+pub use expected::{ExpectedRoute, ExpectedState, PromisedBy, expected_state};
 
 use crate::cni::call::Call;
 use crate::cni::calls;

@@ -6,6 +6,7 @@ use super::Pair;
 use crate::cluster::pod_ip;
 use crate::scene::keep_other_pods_out;
 use crate::script::CHECKOUT;
+use common::programs;
 
 const KUBERNETES_PAGE: &str = include_str!("../../../src/docs/kubernetes.md");
 
@@ -32,7 +33,31 @@ impl Pair {
         let exec = format!("-n kube-system exec {daemon} -- /pausectl ls");
         let seen = self.cluster.kubectl(&exec);
         assert!(seen.contains(&address) && seen.contains("unseen"), "{seen}");
+        self.explains_pods_on_the_host_s_network(node, daemon.trim());
         self.cluster.kubectl("delete pod two-containers");
+    }
+
+    /// The daemon's own pod has hostNetwork.
+    fn explains_pods_on_the_host_s_network(&self, node: &str, pod: &str) {
+        let name = pod.strip_prefix("pod/").unwrap_or(pod);
+        let pod = self
+            .cluster
+            .get(&format!("pod {name} --namespace=kube-system"));
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+        let id = id.unwrap().rsplit('/').next().unwrap();
+        let at = self.nodes.iter().find(|other| other.name == node).unwrap();
+        for (target, words) in [
+            (name, "pod kube-system/"),
+            (format!("kube-system/{name}").as_str(), "pod kube-system/"),
+            (id, "container "),
+            (&id[..12], "container "),
+        ] {
+            let said = at.script.run(programs::pausectl(), &["explain", target]);
+            assert!(
+                said.starts_with(words) && said.contains("is on the host's own network"),
+                "{target}: {said}"
+            );
+        }
     }
 
     /// Runs the shell block of the page that contains `part`; it must succeed. Returns its output.

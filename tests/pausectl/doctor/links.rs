@@ -83,6 +83,7 @@ fn a_bridge_without_a_mac_is_reported_until_it_has_one() {
     ip("link add port master cni0 type veth peer name far");
     ip("link delete port");
     ip("link set cni0 address 00:00:00:00:00:00");
+    ip("address add 10.1.0.1/24 dev cni0");
     ip(&format!("link set {} master cni0", host_end("web")));
 
     let report = doctor.check(&["links"]);

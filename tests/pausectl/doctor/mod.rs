@@ -1,6 +1,7 @@
 //! `pausectl doctor`: each check with the trouble that it is for, and a healthy host, of which it
 //! has nothing to say. What `--fix` does is seen by what works again, and by what is untouched.
 
+mod attachments;
 mod firewall;
 mod kernel;
 mod links;

@@ -80,6 +80,21 @@ fn mapped_ports_at_127_0_0_1_need_route_localnet() {
 }
 
 #[test]
+fn ports_at_another_address_need_no_route_localnet() {
+    let Some(cnitool) = lab::cnitool() else {
+        return;
+    };
+    let doctor = DoctorHost::new();
+    let port = json!([{
+        "hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1",
+    }]);
+    let _web = doctor.attach(&cnitool, "web", "podnet", port);
+    set_sysctl("ipv4/conf/cni0/route_localnet", "0");
+    let report = doctor.check(&["sysctls"]);
+    assert!(report.findings.is_empty(), "{report:#?}");
+}
+
+#[test]
 fn strict_rp_filter_is_reported_where_another_link_routes_to_a_pod() {
     let doctor = DoctorHost::new();
     let _web = added(&doctor, &network(), "web");

@@ -8,10 +8,16 @@ use crate::doctor::configured::{host_local, networks_of_ours};
 use crate::doctor::finding::{Finding, Severity};
 use crate::doctor::repair::Repair;
 use crate::doctor::snapshot::Snapshot;
-use pausenet::apply::firewall::{ensure, obstacles};
+use ipnetwork::IpNetwork;
+use pausenet::apply::Host;
+use pausenet::apply::firewall::{drops, ensure, obstacles};
 use pausenet::cni::NetworkName;
+use pausenet::cni::request::Network;
+use pausenet::kernel::link::{self, Which};
+use pausenet::kernel::route::{self, MAIN_TABLE};
 use pausenet::plan::firewall::{
-    AllowedTraffic, FirewallManager, Obstacle, Remedy, allowed_traffic,
+    AllowedTraffic, FirewallManager, Forwarded, HostLink, Obstacle, Remedy, Unreachable,
+    allowed_traffic,
 };
 use pausenet_host::Result;
 
@@ -41,11 +47,24 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
     let running = running(snapshot);
     let configured = configured(snapshot, &running);
     let mut findings = Vec::new();
+    let uplink = uplink();
     for (traffic, severity) in [(running, Severity::Problem), (configured, Severity::Note)] {
-        match obstacles(&traffic) {
-            Ok(found) => {
-                let found = found.into_iter();
+        let (traffic, forwarded) = (allowed(&traffic), traffic);
+        let found = obstacles(&traffic)
+            .and_then(|found| Ok((found, drops(&forwarded, uplink.as_deref())?)));
+        match found {
+            Ok((found, drops)) => {
+                let new = drops.obstacles.into_iter().filter(|drop| {
+                    let is_same = |other: &Obstacle| other.place == drop.place;
+                    !found.iter().any(is_same)
+                });
+                let new: Vec<_> = new.collect();
+                let found = found.into_iter().chain(new);
                 findings.extend(found.filter_map(|found| judge(found, &traffic, severity)));
+                findings.extend(drops.unreachable.iter().map(unreachable));
+                if drops.open_beside_docker {
+                    findings.push(open_beside_docker(&traffic));
+                }
             }
             Err(err) => {
                 findings.push(Finding::not_checked("other firewalls", err));
@@ -57,22 +76,64 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
 }
 
 /// What running attachments need.
-fn running(snapshot: &Snapshot) -> Vec<AllowedTraffic> {
-    let mut found: Vec<AllowedTraffic> = Vec::new();
+fn running(snapshot: &Snapshot) -> Vec<Forwarded> {
+    let mut found: Vec<Forwarded> = Vec::new();
     for live in &snapshot.attachments {
         let addresses = live.addresses.as_deref().unwrap_or_default();
         for add_call in &live.add_calls {
-            let wanted = allowed_traffic(&add_call.request.network, addresses).into_iter();
-            let new: Vec<_> = wanted.filter(|allowed| !found.contains(allowed)).collect();
-            found.extend(new);
+            for new in forwarded(&add_call.request.network, addresses) {
+                match found.iter_mut().find(|known| known.allowed == new.allowed) {
+                    Some(known) => {
+                        let subnets = new.subnets.into_iter();
+                        let more: Vec<_> =
+                            subnets.filter(|net| !known.subnets.contains(net)).collect();
+                        known.subnets.extend(more);
+                    }
+                    None => found.push(new),
+                }
+            }
         }
     }
     found
 }
 
+/// The traffic of a network that has these addresses, and the subnets of those.
+fn forwarded(network: &Network, addresses: &[IpNetwork]) -> Vec<Forwarded> {
+    let subnet = |net: &IpNetwork| IpNetwork::new(net.network(), net.prefix()).ok();
+    let mut subnets: Vec<_> = addresses.iter().filter_map(subnet).collect();
+    subnets.sort();
+    subnets.dedup();
+    let of = |allowed: AllowedTraffic| Forwarded {
+        subnets: match allowed.link {
+            HostLink::Bridge(..) => subnets.clone(),
+            HostLink::HostEnds(subnet) => vec![subnet],
+        },
+        allowed,
+    };
+    allowed_traffic(network, addresses)
+        .into_iter()
+        .map(of)
+        .collect()
+}
+
+fn allowed(traffic: &[Forwarded]) -> Vec<AllowedTraffic> {
+    traffic.iter().map(|one| one.allowed.clone()).collect()
+}
+
+/// The link of the default route.
+fn uplink() -> Option<String> {
+    let mut socket = Host::open_socket().ok()?;
+    let routes = route::list(&mut socket).ok()?;
+    let mut defaults = routes.iter().filter(|route| {
+        route.dst.prefix() == 0 && route.table == MAIN_TABLE && route.via.is_some()
+    });
+    let index = defaults.find_map(|route| route.link)?;
+    Some(link::get(&mut socket, Which::Index(index)).ok()??.name)
+}
+
 /// What networks without an attachment would need.
-fn configured(snapshot: &Snapshot, running: &[AllowedTraffic]) -> Vec<AllowedTraffic> {
-    let busy = networks(running);
+fn configured(snapshot: &Snapshot, running: &[Forwarded]) -> Vec<Forwarded> {
+    let busy = networks(&allowed(running));
     let mut networks: Vec<_> = networks_of_ours(snapshot).into_values().collect();
     networks.retain(|network| !busy.contains(&network.name));
     networks.sort_by(|one, other| one.name.cmp(&other.name));
@@ -82,7 +143,7 @@ fn configured(snapshot: &Snapshot, running: &[AllowedTraffic]) -> Vec<AllowedTra
             .flat_map(|ipam| ipam.ranges())
             .map(|range| range.subnet)
             .collect();
-        allowed_traffic(network, &subnets)
+        forwarded(network, &subnets)
     });
     wanted.collect()
 }
@@ -126,4 +187,51 @@ fn judge(found: Obstacle, traffic: &[AllowedTraffic], severity: Severity) -> Opt
         }
         Remedy::Commands(commands) => Some(finding.how(commands.join("; "))),
     }
+}
+
+/// How many addresses a finding lists before it only counts them.
+const LISTED: usize = 4;
+
+/// Docker 28 and newer: in the raw table, or in the tables of its backend for nftables.
+fn unreachable(found: &Unreachable) -> Finding {
+    let addresses: Vec<_> = found.addresses.iter().map(ToString::to_string).collect();
+    let first = addresses.get(..LISTED).unwrap_or(&addresses).join(", ");
+    let more = match addresses.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let bridges = found.networks.iter().filter_map(|one| match &one.link {
+        HostLink::Bridge(name, _) => Some(name.to_string()),
+        HostLink::HostEnds(_) => None,
+    });
+    let bridges: BTreeSet<_> = bridges.collect();
+    let option = bridges.into_iter().collect::<Vec<_>>().join(":");
+    let how = "use a port that Docker publishes".to_owned();
+    Finding::note(
+        &found.place,
+        format!(
+            "drops what pods of {} send to {first}{more}: only packets by another link may go there",
+            names(&networks(&found.networks))
+        ),
+    )
+    .means("pods do not reach these addresses (containers of Docker 28 and newer), only their published ports")
+    .how(match option.as_str() {
+        "" => how,
+        bridges => format!(
+            "{how}, or make Docker's network with -o com.docker.network.bridge.trusted_host_interfaces={bridges}"
+        ),
+    })
+}
+
+/// Docker's backend for iptables sets the policy of FORWARD to DROP; that for nftables does not.
+fn open_beside_docker(traffic: &[AllowedTraffic]) -> Finding {
+    Finding::note(
+        "Docker's nftables backend",
+        format!(
+            "no chain on this host keeps others from the own addresses of pods of {}",
+            names(&networks(traffic))
+        ),
+    )
+    .means("who can route packets to this host reaches every port of a pod, published or not; with iptables, Docker's policy drops them")
+    .how("if that is not wanted, drop them in a chain of your own at the hook forward; see docker-host.md")
 }

@@ -11,8 +11,10 @@ use crate::doctor::snapshot::{LiveAttachment, PeerAddresses, Snapshot};
 use pausenet::apply::{Host, keep_router_advertisements};
 use pausenet::cni::link::{GatewayRole, LinkConf};
 use pausenet::cni::{Family, IfName};
+use pausenet::kernel::RouteSocket;
+use pausenet::kernel::link::{self, Which};
+use pausenet::kernel::route::{self, MAIN_TABLE};
 use pausenet::kernel::sysctl::Sysctl;
-use pausenet::kernel::{RouteSocket, route};
 use pausenet_host::Result;
 
 pub(super) const CHECK: Check = Check {
@@ -60,6 +62,7 @@ impl Repair for SysctlRepair {
 fn run(snapshot: &Snapshot) -> Vec<Finding> {
     let needs = Needs::of(&snapshot.attachments);
     let mut findings = forwarding(&needs);
+    findings.extend(forwarding_of_links(&needs));
     findings.extend(localhost(&needs));
     findings.extend(strict_rp_filters(&needs));
     findings.extend(limits(snapshot));
@@ -108,7 +111,7 @@ impl Needs {
                 let ports = network
                     .ports
                     .as_ref()
-                    .filter(|ports| ports.snat && has_ipv4);
+                    .filter(|ports| ports.are_for_localhost() && has_ipv4);
                 if let (Some(_), Some(link)) = (ports, &link) {
                     let attachment = live.attachment.to_string();
                     needs.localhost.entry(link.clone()).or_insert(attachment);
@@ -154,6 +157,50 @@ fn forwarding(needs: &Needs) -> Vec<Finding> {
         );
     }
     findings
+}
+
+/// Links on the way of packets of pods that do not forward, though the host does. (For IPv6, only
+/// the setting of the host counts.)
+fn forwarding_of_links(needs: &Needs) -> Vec<Finding> {
+    let is_off = |sysctl: Sysctl| sysctl.get().is_ok_and(|value| value == "0");
+    if needs.addresses.is_empty() || is_off(Sysctl::ForwardIpv4) {
+        return Vec::new();
+    }
+    let uplink = Host::open_socket().ok().and_then(|mut socket| {
+        let everywhere = IpAddr::from([0, 0, 0, 0]);
+        let routes = route::list(&mut socket).ok()?;
+        let mut defaults = routes.iter().filter(|route| {
+            route.dst.ip() == everywhere && route.dst.prefix() == 0 && route.table == MAIN_TABLE
+        });
+        let index = defaults.find_map(|route| route.link)?;
+        let link = link::get(&mut socket, Which::Index(index)).ok()??;
+        IfName::parse(&link.name).ok()
+    });
+    let pods = needs.addresses.keys().map(|link| {
+        (
+            link,
+            "what pods behind it send is not forwarded: they reach the host and nothing beyond it",
+        )
+    });
+    let uplink = uplink.iter().map(|link| {
+        (
+            link,
+            "the answers to what pods send come by it, and are not forwarded",
+        )
+    });
+    let off = pods
+        .chain(uplink)
+        .filter(|(link, _)| is_off(Sysctl::Forwarding(link)));
+    off.map(|(link, means)| {
+        let sysctl = Sysctl::Forwarding(link);
+        Finding::problem(
+            sysctl.name(),
+            format!("the host forwards IPv4, but not what comes by {link}"),
+        )
+        .means(means)
+        .how(set(sysctl))
+    })
+    .collect()
 }
 
 /// Whether a switch is on for a link, or for all of them.
@@ -214,7 +261,6 @@ fn strict_rp_filters(needs: &Needs) -> Vec<Finding> {
 }
 
 fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Option<String> {
-    use pausenet::kernel::link::{self, Which};
     let index = route::link_towards(socket, ip).ok()??;
     Some(link::get(socket, Which::Index(index)).ok()??.name)
 }

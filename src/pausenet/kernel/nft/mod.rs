@@ -3,6 +3,7 @@
 //! The expressions of rules are in [`expr`]. The comment of an element in a set or map names its
 //! owner; `nft list ruleset` prints it.
 
+mod conditions;
 mod elements;
 pub mod expr;
 mod reply;
@@ -11,7 +12,7 @@ mod ruleset;
 mod socket;
 
 pub use ruleset::{
-    Chain, ChainHead, Change, Contents, Element, Hook, HookPoint, Kind, NewRule, Policy, Rule, Set,
-    Table, TableFamily, TerminalVerdict,
+    Chain, ChainHead, Change, Condition, ConnectionState, Contents, Element, Hook, HookPoint, Kind,
+    NewRule, PacketField, Policy, Rule, RuleVerdict, Set, Table, TableFamily, TerminalVerdict,
 };
 pub use socket::{Nft, is_outdated};

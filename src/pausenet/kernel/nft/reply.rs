@@ -1,6 +1,6 @@
 //! Parses the kernel's nftables replies; [`super::request`] builds the requests.
 
-use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute, Hook,
     HookNumber, Immediate, InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute,
@@ -8,8 +8,9 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
+use super::conditions::{Reader, text, value};
 use super::request::COMMENT;
-use super::ruleset::{ChainHead, Policy, Rule, TableFamily, TerminalVerdict};
+use super::ruleset::{ChainHead, HookPoint, Policy, Rule, TableFamily, TerminalVerdict};
 
 fn inner(message: NetfilterMessage) -> Option<NfTablesMessage> {
     match message.inner {
@@ -61,22 +62,38 @@ pub(super) fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
         family,
         table: String::new(),
         name: String::new(),
-        forward: None,
+        hook: None,
+        is_nat: false,
     };
-    let (mut forward, mut policy) = (false, Policy::Accept);
+    let (mut hook, mut policy) = (None, Policy::Accept);
     for attribute in message.attributes {
         match attribute {
             ChainAttribute::Table(name) => chain.table = name,
             ChainAttribute::Name(name) => chain.name = name,
-            ChainAttribute::Hook(hook) => {
-                forward = hook.contains(&Hook::Number(HookNumber::Inet(InetHookNumber::Forward)));
+            ChainAttribute::Hook(attributes) => {
+                hook = attributes.iter().find_map(|attribute| match attribute {
+                    Hook::Number(HookNumber::Inet(number)) => hook_point(*number),
+                    _ => None,
+                });
             }
+            ChainAttribute::Type(kind) => chain.is_nat = kind == "nat",
             ChainAttribute::Policy(DROP) => policy = Policy::Drop,
             _ => {}
         }
     }
-    chain.forward = forward.then_some(policy);
+    chain.hook = hook.map(|hook| (hook, policy));
     Some(chain)
+}
+
+fn hook_point(number: InetHookNumber) -> Option<HookPoint> {
+    Some(match number {
+        InetHookNumber::PreRouting => HookPoint::PreRouting,
+        InetHookNumber::LocalIn => HookPoint::Input,
+        InetHookNumber::Forward => HookPoint::Forward,
+        InetHookNumber::LocalOut => HookPoint::Output,
+        InetHookNumber::PostRouting => HookPoint::PostRouting,
+        _ => return None,
+    })
 }
 
 /// NF_DROP.
@@ -112,6 +129,23 @@ enum Effect {
 }
 
 fn read_expressions(expressions: Vec<ListAttribute<ExpressionAttribute>>, rule: &mut Rule) {
+    let mut reader = Reader::default();
+    for expression in &expressions {
+        let ListAttribute::Element(attributes) = expression else {
+            continue;
+        };
+        let (mut name, mut found) = ("", None);
+        for attribute in attributes {
+            match attribute {
+                ExpressionAttribute::Name(text) => name = text,
+                ExpressionAttribute::Data(data) => found = Some(data),
+                _ => {}
+            }
+        }
+        reader.read(name, found);
+    }
+    rule.conditions = reader.conditions;
+    rule.verdict = reader.verdict;
     let effects: Vec<_> = expressions
         .into_iter()
         .map(|expression| read_expression(expression, rule))
@@ -172,16 +206,6 @@ fn read_expression(expression: ListAttribute<ExpressionAttribute>, rule: &mut Ru
     effect
 }
 
-/// The value of an expression's attribute; empty if it is missing.
-fn value(attributes: &[DefaultNla], kind: u16) -> Vec<u8> {
-    let found = attributes.iter().find(|attribute| attribute.kind() == kind);
-    found.map_or_else(Vec::new, |attribute| {
-        let mut bytes = vec![0; attribute.value_len()];
-        attribute.emit_value(&mut bytes);
-        bytes
-    })
-}
-
 /// The name of an x_tables match or target (NFTA_MATCH_NAME, NFTA_TARGET_NAME).
 fn x_tables_name(attributes: &[DefaultNla]) -> String {
     text(&value(attributes, 1))
@@ -196,12 +220,6 @@ fn read_destination_port(information: &[u8]) -> Option<u16> {
     };
     let (first, last) = (number(4)?, number(6)?);
     (first == last).then_some(first)
-}
-
-/// NUL-terminated text.
-fn text(bytes: &[u8]) -> String {
-    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(text).into_owned()
 }
 
 fn read_data(data: DataAttribute, rule: &mut Rule) -> Effect {

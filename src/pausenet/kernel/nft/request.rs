@@ -198,6 +198,7 @@ fn new_chain(chain: &Chain) -> Vec<Request<NetfilterMessage>> {
         let point = match hook.point {
             HookPoint::PreRouting => InetHookNumber::PreRouting,
             HookPoint::Input => InetHookNumber::LocalIn,
+            HookPoint::Forward => InetHookNumber::Forward,
             HookPoint::Output => InetHookNumber::LocalOut,
             HookPoint::PostRouting => InetHookNumber::PostRouting,
         };

@@ -4,6 +4,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_netfilter::NetfilterMessageInner;
 
 use super::expr::Expression;
+use crate::cni::Family;
 
 /// The family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +73,7 @@ pub struct Hook {
 pub enum HookPoint {
     PreRouting,
     Input,
+    Forward,
     Output,
     PostRouting,
 }
@@ -113,6 +115,57 @@ pub struct Rule {
     /// The verdict on every packet that reaches the rule; None if it has conditions, or lets
     /// packets go on.
     pub(crate) unconditional: Option<TerminalVerdict>,
+    /// What a packet has to be for the verdict.
+    pub(crate) conditions: Vec<Condition>,
+    /// None: packets go on.
+    pub(crate) verdict: Option<RuleVerdict>,
+}
+
+/// The verdict of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleVerdict {
+    Accept,
+    /// Drop or reject.
+    Drop,
+    Return,
+    Jump(String),
+    Goto(String),
+    /// One that cannot be followed, such as a look-up in a map.
+    Unknown,
+}
+
+/// A condition of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// A field of the packet, masked, is a value, or is not. A shorter value is a prefix.
+    Is {
+        field: PacketField,
+        mask: Option<Vec<u8>>,
+        value: Vec<u8>,
+        equal: bool,
+    },
+    State(ConnectionState),
+    /// One that cannot be read.
+    Unknown,
+}
+
+/// What a rule may compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketField {
+    /// The name of the link that it came in by.
+    InLink,
+    OutLink,
+    /// NFPROTO_IPV4 or NFPROTO_IPV6.
+    Family,
+    Source(Family),
+    Destination(Family),
+}
+
+/// States of a connection, as NF_CT_STATE_BIT numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionState {
+    pub(crate) any_of: u32,
+    pub(crate) negated: bool,
 }
 
 /// A verdict after which a packet goes no further in the chain.
@@ -140,8 +193,10 @@ pub struct ChainHead {
     pub(crate) family: TableFamily,
     pub(crate) table: String,
     pub(crate) name: String,
-    /// The policy, for a base chain of the hook `forward`.
-    pub(crate) forward: Option<Policy>,
+    /// Of a base chain: its hook and its policy.
+    pub(crate) hook: Option<(HookPoint, Policy)>,
+    /// Its rules translate addresses.
+    pub(crate) is_nat: bool,
 }
 
 /// A base chain's verdict on packets that no rule decides on.

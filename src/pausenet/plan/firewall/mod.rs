@@ -24,13 +24,18 @@
 //! again. GC does, once the runtime says that the network has no attachment. What else may be in
 //! the kind, and what a person can do about it, is in [`mod@obstacles`].
 
+mod drops;
 mod forwarding;
 mod obstacles;
+mod packet;
 
+pub(crate) use drops::BaseChain;
+pub use drops::{Forwarded, Unreachable};
 pub use forwarding::{AllowedTraffic, DOCKER_USER, HostLink, TABLES, allowed_traffic};
 pub(crate) use forwarding::{is_of_network, missing, network_of, tables_of};
 pub use obstacles::{FirewallManager, Obstacle, Remedy};
 pub(crate) use obstacles::{ForwardChain, LegacyForward, obstacles};
+pub(crate) use packet::TableRules;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use super::forwarding::{AllowedTraffic, DOCKER_USER, HostLink, RuleKind};
 use crate::cni::Family;
 use crate::cni::NetworkName;
 use crate::kernel::iptables_legacy;
-use crate::kernel::nft::{Policy, Rule, TableFamily, TerminalVerdict};
+use crate::kernel::nft::{Policy, Rule, RuleVerdict, TableFamily, TerminalVerdict};
 
 /// A base chain of nftables that is asked about forwarded packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +158,10 @@ fn names(rule: &Rule, link: &HostLink) -> bool {
             bytes
         }
     };
+    // One that drops our packets does not let them through.
+    if rule.verdict == Some(RuleVerdict::Drop) {
+        return false;
+    }
     let padding = |rest: &[u8]| rest.iter().all(|byte| *byte == 0);
     rule.values
         .iter()

@@ -1,7 +1,7 @@
 //! Interfaces against reservations: addresses that the store does not know, and addresses that
 //! two interfaces have.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,13 @@ pub(super) fn unreserved(
     stores: &BTreeMap<PathBuf, NetworkStore>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let by_ip: HashMap<&Path, HashMap<IpAddr, &Reservation>> = stores
+        .iter()
+        .map(|(dir, store)| {
+            let all = store.reservations.iter();
+            (dir.as_path(), all.map(|one| (one.ip, one)).collect())
+        })
+        .collect();
     for live in attachments {
         let network = live
             .add_calls
@@ -75,10 +82,13 @@ pub(super) fn unreserved(
         let Some(ipam) = host_local(&request.network) else {
             continue;
         };
-        let reservations = stores.get(ipam.dir()).map(|store| &store.reservations);
+        if !stores.contains_key(ipam.dir()) && ipam.dir().exists() {
+            continue; // it cannot be read, which is a finding
+        }
+        let reservations = by_ip.get(ipam.dir());
         for ip in live.addresses.iter().flatten().map(|net| net.ip()) {
             let of_range = ipam.ranges().any(|range| range.contains(ip));
-            let found = reservations.and_then(|all| all.iter().find(|one| one.ip == ip));
+            let found = reservations.and_then(|all| all.get(&ip).copied());
             let holder = found.and_then(|reservation| reservation.holder.as_ref());
             let own = |(container, ifname): &(String, String)| {
                 container == live.attachment.container.as_str()

@@ -7,6 +7,7 @@
 //! What other plugins reserve is left to them.
 
 mod interfaces;
+mod irregular;
 mod reservations;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -101,8 +102,15 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut stores = BTreeMap::new();
     let processes = ProcessSnapshot::take(snapshot.now);
+    findings.extend(irregular::stores(&networks));
     for dir in dirs {
-        findings.extend(obstacles(&dir));
+        if dir.exists() && !dir.is_dir() {
+            continue; // a finding already
+        }
+        findings.extend(irregular::files_of_store(&dir));
+        if irregular::has_no_lock(&dir) {
+            continue;
+        }
         match NetworkStore::read(dir.clone(), &processes) {
             Ok(store) => stores.extend(store.map(|store| (dir, store))),
             Err(err) => findings.push(Finding::not_checked(shown(&dir), err)),
@@ -118,38 +126,23 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
             if !peers.unreadable.is_empty() {
                 findings.push(unreadable(&peers.unreadable));
             }
+            // What became of their addresses is a matter of the check of links.
+            let live = snapshot.attachments.iter().map(|live| &live.attachment);
+            let live: HashSet<_> = live.collect();
             for store in stores.values() {
                 let network = networks.get(store.network.as_str());
                 let all_seen = network.filter(|_| peers.unreadable.is_empty());
-                findings.extend(judge(store, all_seen, &in_use));
+                findings.extend(judge(store, all_seen, &in_use, &live));
             }
             findings.extend(interfaces::duplicates(snapshot));
         }
     }
     findings.extend(interfaces::unreserved(&snapshot.attachments, &stores));
     for dir in [apply::LOCKS, anchor::LOCKS] {
+        findings.extend(irregular::locks(Path::new(dir)));
         findings.extend(locks(Path::new(dir)));
     }
     findings
-}
-
-/// Folders where the store has a file: every ADD of the network fails.
-fn obstacles(dir: &Path) -> Vec<Finding> {
-    let is_file_of_the_store = |name: &str| name == "lock" || name.starts_with("last_reserved_ip.");
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| {
-        entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && entry.file_name().to_str().is_some_and(is_file_of_the_store)
-    });
-    let finding = |path: PathBuf| {
-        Finding::problem(
-            shown(&path),
-            "it is a folder, where the address store has a file",
-        )
-        .means("ADD fails for every container of the network")
-        .how(format!("rmdir {}", shown(&path)))
-    };
-    folders.map(|entry| finding(entry.path())).collect()
 }
 
 fn unreadable(links: &[String]) -> Finding {
@@ -182,6 +175,7 @@ fn judge(
     store: &NetworkStore,
     network: Option<&Network>,
     in_use: &HashSet<IpAddr>,
+    live: &HashSet<&Attachment>,
 ) -> Vec<Finding> {
     let name = &store.network;
     let (mut unused, mut young, mut without_holder) = (Vec::new(), Vec::new(), Vec::new());
@@ -204,6 +198,7 @@ fn judge(
             None => old_form.push(format!("{ip} ({container})")),
             // An ADD or DEL is at work.
             Some(attachment) if apply::is_locked(&attachment) => {}
+            Some(attachment) if live.contains(&attachment) => {}
             Some(_) if evidence.allows_reclaim() => {
                 before_boot += usize::from(evidence.predates_boot());
                 unused.push(format!("{ip} ({container} {ifname})"));
@@ -352,7 +347,7 @@ mod tests {
             reservations,
         };
         let in_use = in_use.iter().map(|ip| ip.parse().unwrap()).collect();
-        let found = judge(&store, None, &in_use);
+        let found = judge(&store, None, &in_use, &HashSet::new());
         found.iter().map(|found| found.severity).collect()
     }
 
