@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::cni::call::Call;
 use crate::cni::env::{Environment, Verb};
+use crate::cni::json::Json;
 use crate::cni::{Code, Error, Plugin, Result, SpecVersion};
 use crate::kernel::file::{LARGE, too_long};
 use crate::verbs;
@@ -144,14 +145,9 @@ fn read_stdin(config: &mut Vec<u8>) -> io::Result<()> {
 /// The error object, with what it is about in front: verb, network, container, interface, as
 /// far as they are known. Some of them may be the very thing that is wrong.
 fn describe(err: Error, lookup: &impl Fn(&str) -> Option<OsString>, stdin: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Known {
-        name: Option<String>,
-        #[serde(rename = "cniVersion")]
-        version: Option<String>,
-    }
-    let known: Option<Known> = serde_json::from_slice(stdin).ok();
-    let (name, version) = known.map_or((None, None), |known| (known.name, known.version));
+    let config = Json::config(stdin).ok();
+    let known = |key| config.as_ref()?.read_part::<Option<String>>(&[key]).ok()?;
+    let (name, version) = (known("name"), known("cniVersion"));
     let version = SpecVersion::parse(version.as_deref()).unwrap_or(SpecVersion::NEWEST);
     let variable = |key| lookup(key).map(|value| value.to_string_lossy().into_owned());
     let shown = |value: Option<String>| match value.filter(|value| !value.is_empty()) {

@@ -299,6 +299,26 @@ fn a_network_that_would_not_be_used_causes_a_warning() {
 }
 
 #[test]
+fn a_key_that_is_nearly_one_of_ours_causes_a_warning() {
+    let folders = InstallFolders::new();
+    let list = json!({"name": "x", "plugins": [
+        {"type": "pausenet", "isMasq": true, "isDefaultGateWay": true},
+        {"type": "tuning", "isMasq": true},
+    ]});
+    fs::write(folders.path("from/10-podnet.conflist"), list.to_string()).unwrap();
+    let output = folders.command(&["v1", "--conf"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = said(&output);
+    assert_eq!(said.matches("does not know").count(), 1, "{said}");
+    let warning = r#"network x: pausenet does not know the key "isMasq", which has no effect"#;
+    assert!(said.contains(warning), "{said}");
+    assert!(
+        said.contains(r#"rename it, if "ipMasq" is meant"#),
+        "{said}"
+    );
+}
+
+#[test]
 fn missing_write_permission_is_reported() {
     let folders = InstallFolders::with_others();
     fs::set_permissions(folders.bin(), Permissions::from_mode(0o555)).unwrap();

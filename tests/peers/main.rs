@@ -14,6 +14,7 @@ mod compare;
 mod concurrent;
 mod conflists;
 mod host_local;
+mod json;
 mod legacy;
 mod loopback;
 mod migration;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use super::conflist::NetworkList;
 use super::parameters::Parameters;
 use crate::{Error, OnPath, Result};
+use pausenet::cni::json::Json;
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName, NetworkName};
 use pausenet::kernel::file::{self, LARGE, Symlinks};
@@ -77,7 +78,7 @@ impl Entry {
     pub fn write(&self) -> Result<()> {
         let form = CacheFile {
             kind: KIND.into(),
-            container_id: self.parameters.attachment.container.to_string(),
+            container_id: self.parameters.attachment.container.as_given().to_owned(),
             config: self.list.text.clone(),
             if_name: self.parameters.attachment.ifname.to_string(),
             network_name: self.parameters.attachment.network.to_string(),
@@ -100,8 +101,8 @@ impl Entry {
     }
 
     fn read(file: PathBuf) -> Option<Self> {
-        let form: CacheFile =
-            serde_json::from_slice(&file::read(&file, LARGE, Symlinks::Follow).ok()?).ok()?;
+        let text = file::read(&file, LARGE, Symlinks::Follow).ok()?;
+        let form: CacheFile = Json::parse("cache entry", &text).ok()?.read().ok()?;
         let attachment = Attachment {
             network: NetworkName::parse(&form.network_name).ok()?,
             container: ContainerId::parse(&form.container_id).ok()?,

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use super::plugin_folder::with_plugins_of_folder;
 use crate::{During, Error, OnPath, Result};
-use pausenet::cni::json::nullable;
+use pausenet::cni::json::{Json, nullable};
+use pausenet::cni::spelling::{NearMiss, near_misses};
 use pausenet::cni::{NetworkName, Plugin as OwnPlugin, SpecVersion};
 use pausenet::kernel::file::{self, LARGE, Symlinks};
 
@@ -37,7 +38,8 @@ pub struct Plugin {
     capabilities: BTreeMap<String, bool>,
 }
 
-/// The format of the file. A list has `plugins`, a single plugin has a `type`.
+/// The format of the file. A list has `plugins`, a single plugin has a `type`. As in libcni, the
+/// keys of a list count only as they are spelled here, those of a plugin in any letter case.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -49,11 +51,10 @@ struct Document {
     plugins: Option<Vec<Value>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct PluginKeys {
-    #[serde(default, deserialize_with = "nullable")]
     r#type: String,
-    #[serde(default, deserialize_with = "nullable")]
     capabilities: BTreeMap<String, bool>,
 }
 
@@ -65,15 +66,23 @@ impl NetworkList {
     pub fn parse(text: &[u8]) -> Result<Self> {
         let not_json = |err: serde_json::Error| Error::new(format!("network config: {err}"));
         let whole: Value = serde_json::from_slice(text).map_err(not_json)?;
-        let document = Document::deserialize(&whole).map_err(not_json)?;
-        let is_list = document.plugins.is_some();
+        let json = Json::of("network config", &whole)?;
+        let is_list = whole.get("plugins").is_some_and(|list| !list.is_null());
+        let document = if is_list {
+            Document::deserialize(&whole).map_err(not_json)?
+        } else {
+            json.read()?
+        };
         let plugins = match document.plugins {
-            Some(plugins) => plugins,
-            None if whole.get("type").is_some() => vec![whole],
-            None => {
-                return Err(invalid(
-                    "it has neither \"plugins\" (a list) nor \"type\" (a single plugin)",
-                ));
+            Some(plugins) if is_list => plugins,
+            None if !json.part(&["type"])?.is_absent() => vec![whole],
+            other => {
+                let err =
+                    invalid("it has neither \"plugins\" (a list) nor \"type\" (a single plugin)");
+                return Err(match other {
+                    None => err,
+                    Some(_) => err.hint("runtimes read \"plugins\" only in small letters"),
+                });
             }
         };
         if plugins.is_empty() {
@@ -147,7 +156,9 @@ impl NetworkList {
 impl Plugin {
     fn new(at: usize, value: Value) -> Result<Self> {
         let wrong = |why: String| invalid(format!("plugin {}: {why}", at + 1));
-        let keys = PluginKeys::deserialize(&value).map_err(|err| wrong(err.to_string()))?;
+        let keys: PluginKeys = Json::of("its config", &value)
+            .and_then(|json| json.read())
+            .map_err(|err| wrong(err.msg))?;
         let Value::Object(config) = value else {
             return Err(wrong("it is no object".into()));
         };
@@ -163,6 +174,11 @@ impl Plugin {
             config,
             capabilities: keys.capabilities,
         })
+    }
+
+    /// Keys of its configuration that are nearly ones that `plugin` of ours reads.
+    pub fn near_misses(&self, plugin: pausenet::cni::Plugin) -> Vec<NearMiss> {
+        near_misses(plugin, &Value::Object(self.config.clone()))
     }
 
     /// Whether the plugin's configuration declares the capability.

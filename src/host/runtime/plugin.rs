@@ -112,7 +112,7 @@ impl Call<'_> {
         let mut command = Command::new(self.program);
         command
             .env("CNI_COMMAND", self.verb.as_str())
-            .env("CNI_CONTAINERID", attachment.container.as_str())
+            .env("CNI_CONTAINERID", attachment.container.as_given())
             .env("CNI_IFNAME", attachment.ifname.as_str())
             .env("CNI_NETNS", netns)
             .env("CNI_ARGS", args.join(";"))

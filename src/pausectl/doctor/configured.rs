@@ -8,7 +8,7 @@ use super::programs::Programs;
 use super::snapshot::Snapshot;
 use pausenet::cni::args::Args;
 use pausenet::cni::request::{Network, Request};
-use pausenet::cni::{ContainerId, IfName, Plugin, json};
+use pausenet::cni::{ContainerId, IfName, Plugin};
 use pausenet::ipam::HostLocal;
 use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -77,5 +77,5 @@ pub(super) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfNam
 /// The address store of a network, if it uses host-local.
 pub(super) fn host_local(network: &Network) -> Option<HostLocal> {
     let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;
-    HostLocal::new(network, &json::parse_part("ipam", &ipam.object).ok()?).ok()
+    HostLocal::new(network, &ipam.object.read().ok()?).ok()
 }

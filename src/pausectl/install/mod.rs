@@ -159,6 +159,7 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
         let plugins: Vec<_> = wanted.collect();
         if let Some(network) = &network {
             network.warn_of_missing_plugins(&options.dir, &names);
+            network.warn_of_misspelled_keys();
             network.warn_of_an_earlier_file(&conf_dir);
         }
         put_all(place, &plugins, held, report)?;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::command::{Result, Stop, warn};
+use pausenet::cni::Plugin;
 use pausenet_host::Error;
 use pausenet_host::install::file::Digest;
 use pausenet_host::install::managed_folder::NewFile;
@@ -76,6 +77,19 @@ impl Network {
                     &Error::new(msg)
                         .hint("unless the runtime finds it in another folder, no pod can start"),
                 );
+            }
+        }
+    }
+
+    pub(super) fn warn_of_misspelled_keys(&self) {
+        for plugin in &self.list.plugins {
+            let of_ours = plugin.r#type.parse::<Plugin>();
+            for near in of_ours.map_or_else(|_| Vec::new(), |of| plugin.near_misses(of)) {
+                let msg = format!(
+                    "network {}: {} does not know the key {:?}, which has no effect",
+                    self.list.name, plugin.r#type, near.path
+                );
+                warn(&Error::new(msg).hint(format!("rename it, if {:?} is meant", near.meant)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Tells the elements of dead containers from those of live ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::{host_end, reclaim};
@@ -14,6 +14,16 @@ pub(super) struct Deaths<'a> {
     socket: &'a mut RouteSocket,
     /// By owner and target.
     known: HashMap<(String, Option<IpAddr>), bool>,
+    /// What the namespaces behind the host's links have, once it was asked.
+    visible: Option<Visible>,
+}
+
+/// The addresses in the namespaces behind the host's links.
+#[derive(Default)]
+struct Visible {
+    addresses: HashSet<IpAddr>,
+    /// Not all namespaces can be read, or one has its addresses elsewhere.
+    is_partial: bool,
 }
 
 impl<'a> Deaths<'a> {
@@ -21,6 +31,7 @@ impl<'a> Deaths<'a> {
         Self {
             socket,
             known: HashMap::new(),
+            visible: None,
         }
     }
 
@@ -36,38 +47,52 @@ impl<'a> Deaths<'a> {
             // Another plugin may have wired the container; or it is a new life of the same ID.
             Some(_) => key.1.is_some_and(|ip| {
                 // What cannot be read may be alive.
-                is_unused(self.socket, ip).unwrap_or(false)
+                self.is_unused(ip).unwrap_or(false)
             }),
         };
         self.known.insert(key, is_dead);
         is_dead
     }
+
+    /// Whether it is known that no container of this host has the address.
+    fn is_unused(&mut self, ip: IpAddr) -> Result<bool, KernelError> {
+        if let Some(route) = route::towards(self.socket, ip)?
+            && route.via.is_none()
+        {
+            // The namespaces behind bridges and pairs can be seen; a macvlan's or a physical link's
+            // container cannot.
+            let link = match route.link {
+                Some(index) => link::get(self.socket, link::Which::Index(index))?,
+                None => None,
+            };
+            if !link.is_some_and(|link| matches!(link.kind.as_str(), "bridge" | "veth")) {
+                return Ok(false);
+            }
+        }
+        let visible = match &mut self.visible {
+            Some(visible) => visible,
+            none => none.insert(look_behind_links(self.socket)?),
+        };
+        Ok(!visible.is_partial && !visible.addresses.contains(&ip))
+    }
 }
 
-/// Whether it is known that no container of this host has the address.
-fn is_unused(socket: &mut RouteSocket, ip: IpAddr) -> Result<bool, KernelError> {
-    if let Some(route) = route::towards(socket, ip)?
-        && route.via.is_none()
-    {
-        // The namespaces behind bridges and pairs can be seen; a macvlan's or a physical link's
-        // container cannot.
-        let link = match route.link {
-            Some(index) => link::get(socket, link::Which::Index(index))?,
-            None => None,
-        };
-        if !link.is_some_and(|link| matches!(link.kind.as_str(), "bridge" | "veth")) {
-            return Ok(false);
-        }
-    }
+fn look_behind_links(socket: &mut RouteSocket) -> Result<Visible, KernelError> {
     let Some(namespaces) = reclaim::addresses_behind_links(socket)? else {
-        return Ok(false);
+        return Ok(Visible {
+            is_partial: true,
+            ..Visible::default()
+        });
     };
     // A sandbox with a network stack of its own (gVisor) takes the addresses off the interface.
     let is_global = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
-    Ok(namespaces
-        .iter()
-        .all(|addresses| addresses.iter().any(is_global) && !addresses.contains(&ip)))
+    Ok(Visible {
+        is_partial: !namespaces
+            .iter()
+            .all(|addresses| addresses.iter().any(is_global)),
+        addresses: namespaces.into_iter().flatten().collect(),
+    })
 }

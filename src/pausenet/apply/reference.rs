@@ -1,8 +1,7 @@
 //! Removes attachments that the reference's plugins made before the node switched to pausenet. They
 //! are found by prevResult and the store.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use ipnetwork::IpNetwork;
 
@@ -11,7 +10,7 @@ use super::host::Host;
 use crate::cni::link::LinkConf;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::{AddResult, Interface};
-use crate::cni::{During, Family, IfName, NetworkName, Result};
+use crate::cni::{During, Family, IfName, NetworkName, Result, warn};
 use crate::ipam::store::StaleReservation;
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
@@ -20,8 +19,8 @@ use crate::kernel::nft::{Change, Nft, Rule};
 use crate::kernel::{KernelError, RouteSocket, address, iptables_legacy, link};
 use crate::plan::LINK_GROUP;
 use crate::plan::reference::{
-    Comment, MASQUERADE, PORT_CHAINS, PORTS, RuleLocation, is_masquerade_of, link_rule_locations,
-    masquerade_network, port_chains,
+    Comment, LocationIndex, MASQUERADE, PORT_CHAINS, PORTS, RuleLocation, link_rule_locations,
+    port_chains, stale_masquerade,
 };
 
 /// The host end in a result: an interface on the host that is not the network's bridge.
@@ -85,9 +84,8 @@ fn remove_inside(host: &mut Host, request: &Request, held: &[IpNetwork]) -> Resu
         return Ok(());
     }
     let addresses = address::of_link(&mut inside, found.index).during_with(attempt)?;
-    let holds = addresses
-        .iter()
-        .any(|has| held.iter().any(|given| given.ip() == has.ip()));
+    let held: HashSet<_> = held.iter().map(|given| given.ip()).collect();
+    let holds = addresses.iter().any(|has| held.contains(&has.ip()));
     if holds {
         link::delete(&mut inside, found.index).during_with(attempt)?;
     }
@@ -132,14 +130,15 @@ pub(crate) fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
                 });
                 if !chains.is_empty() {
                     let chains = chains.join(" and ");
-                    eprintln!(
-                        "pausenet: warning: a plugin before us made {chains} with {program}, where they stay: `pausectl doctor` says how to remove them"
-                    );
+                    warn(format_args!(
+                        "a plugin before us made {chains} with {program}, where they stay: \
+                         `pausectl doctor` says how to remove them"
+                    ));
                 }
             }
-            Err(err) => eprintln!(
-                "pausenet: warning: cannot see if a plugin before us left chains with {program}: {err}"
-            ),
+            Err(err) => warn(format_args!(
+                "cannot see if a plugin before us left chains with {program}: {err}"
+            )),
         }
     }
 }
@@ -148,22 +147,19 @@ pub(crate) fn warn_of_legacy_iptables(locations: &[RuleLocation]) {
 pub(crate) fn remove_rules(locations: &[RuleLocation]) -> Result<()> {
     remove(|nft| {
         let mut changes = Vec::new();
-        // Read chain by chain: an iptables table may have thousands of other rules. And those that
-        // locations share only once.
-        let mut shared: HashMap<_, Vec<Rule>> = HashMap::new();
+        // Read chain by chain: an iptables table may have thousands of other rules.
+        for ((table, chain), index) in LocationIndex::of_chains(locations) {
+            let rules = nft.rules(table, Some(chain))?.into_iter();
+            let rules = rules.filter(|rule| index.has(rule));
+            changes.extend(rules.map(|rule| Change::RemoveRule(table, rule)));
+        }
         for location in locations {
-            let mut rules = Vec::new();
-            for chain in location.chains.iter().copied() {
-                let found = match shared.entry((location.table, chain)) {
-                    Entry::Occupied(found) => found.into_mut(),
-                    Entry::Vacant(place) => place.insert(nft.rules(location.table, Some(chain))?),
-                };
-                rules.extend(found.iter().filter(|rule| location.has(rule)).cloned());
-            }
             for chain in &location.own_chains {
-                rules.extend(nft.rules(location.table, Some(chain))?);
+                // A chain of the reference is never empty, so it exists if it has a rule.
+                if !nft.rules(location.table, Some(chain))?.is_empty() {
+                    changes.push(Change::RemoveChain(location.table, chain.clone()));
+                }
             }
-            changes.extend(removals(location, rules));
         }
         Ok(changes)
     })
@@ -187,23 +183,6 @@ pub(crate) fn has_rules(locations: &[RuleLocation]) -> Result<bool> {
     Ok(false)
 }
 
-fn removals(location: &RuleLocation, rules: Vec<Rule>) -> Vec<Change> {
-    // A chain of the reference is never empty, so it exists if it has a rule.
-    let there = |chain: &&String| rules.iter().any(|rule| rule.chain == **chain);
-    let chains: Vec<_> = location.own_chains.iter().filter(there).cloned().collect();
-    let mut changes: Vec<_> = rules
-        .into_iter()
-        .filter(|rule| location.has(rule))
-        .map(|rule| Change::RemoveRule(location.table, rule))
-        .collect();
-    changes.extend(
-        chains
-            .into_iter()
-            .map(|chain| Change::RemoveChain(location.table, chain)),
-    );
-    changes
-}
-
 /// Removes the masquerade rules of a network's attachments that are not in `valid`, and all rules
 /// of `stale` attachments, whose addresses are still known.
 pub(crate) fn collect(
@@ -211,13 +190,7 @@ pub(crate) fn collect(
     valid: &[Attachment],
     stale: &[StaleReservation],
 ) -> Result<()> {
-    let start = masquerade_network(network.as_str());
-    let is_stale = |rule: &Rule| {
-        rule.comment.starts_with(&start)
-            && !valid
-                .iter()
-                .any(|valid| is_masquerade_of(&rule.comment, valid))
-    };
+    let is_stale = stale_masquerade(network, valid);
     // A container's port rules do not name the network: remove only those that lead to its address
     // in this network.
     let addresses: HashSet<_> = stale

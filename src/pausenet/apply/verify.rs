@@ -279,7 +279,11 @@ fn addresses(
     let present: HashSet<_> = present.into_iter().collect();
     // An address without an interface is the container's: old results have no interfaces.
     let ours = |index: Option<usize>| index.is_none() || index == promised_end;
-    for ip in promised.ips.iter().filter(|ip| ours(ip.interface)) {
+    for ip in promised
+        .ips
+        .iter()
+        .filter(|ip| ours(promised.interface_of(ip)))
+    {
         if !present.contains(&ip.address) {
             return Err(differs(format!(
                 "{} has lost address {}",

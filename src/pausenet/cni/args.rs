@@ -7,7 +7,8 @@ use ipnetwork::IpNetwork;
 use super::error::{Code, Error, Result};
 use super::names::MacAddr;
 
-/// The keys of `CNI_ARGS` that pausenet understands.
+/// The keys of `CNI_ARGS` that pausenet understands. An empty value counts as none, as in the
+/// reference.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Args {
     /// `MAC`: the requested MAC of the container's interface.
@@ -44,14 +45,20 @@ impl Args {
                         bad(format!("IgnoreUnknown={value:?} is neither true nor false"))
                     })?
                 }
-                "MAC" => args.mac = Some(MacAddr::parse(value).map_err(bad)?),
+                "MAC" | "IP" | "GATEWAY" if value.is_empty() => {}
+                "MAC" => {
+                    let mac = MacAddr::parse(value);
+                    args.mac = Some(mac.map_err(|why| bad(format!("MAC: {why}")))?);
+                }
                 "IP" => {
                     let list = value.split(',').map(|ip| RequestedIp::parse(ip.trim()));
-                    args.ips = list.collect::<std::result::Result<_, _>>().map_err(bad)?;
+                    let list = list.collect::<std::result::Result<_, _>>();
+                    args.ips = list.map_err(|why| bad(format!("IP: {why}")))?;
                 }
                 "GATEWAY" => {
                     let list = value.split(',').map(|ip| parse_ip(ip.trim()));
-                    args.gateways = list.collect::<std::result::Result<_, _>>().map_err(bad)?;
+                    let list = list.collect::<std::result::Result<_, _>>();
+                    args.gateways = list.map_err(|why| bad(format!("GATEWAY: {why}")))?;
                 }
                 "K8S_POD_NAMESPACE" => namespace = value,
                 "K8S_POD_NAME" => name = value,
@@ -135,6 +142,26 @@ mod tests {
         assert_eq!(args.ips[0].ip.to_string(), "10.1.0.5");
         assert_eq!(args.ips[0].prefix, Some(16));
         assert_eq!(args.mac.unwrap().to_string(), "02:00:00:00:00:05");
+    }
+
+    #[test]
+    fn empty_values_are_none() {
+        let args = Args::parse("IP=;MAC=;GATEWAY=;K8S_POD_NAME=").unwrap();
+        assert_eq!(args, Args::default());
+    }
+
+    #[test]
+    fn an_error_names_the_key() {
+        for (text, msg) in [
+            ("IP=10.1.0.2,x", "CNI_ARGS: IP: \"x\" is not an IP address"),
+            ("GATEWAY=x", "CNI_ARGS: GATEWAY: \"x\" is not an IP address"),
+            (
+                "MAC=x",
+                "CNI_ARGS: MAC: \"x\" (1 bytes) is not a MAC address",
+            ),
+        ] {
+            assert_eq!(Args::parse(text).unwrap_err().msg, msg);
+        }
     }
 
     #[test]

@@ -4,20 +4,14 @@
 use serde::Deserialize;
 
 use super::error::{Code, Error, Result};
-use super::json::nullable;
 
-/// The unchecked object: rates in bits per second, bursts in bits. containerd uses the names of its
-/// Go fields.
+/// The unchecked object: rates in bits per second, bursts in bits.
 #[derive(Debug, Default, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct BandwidthKeys {
-    #[serde(default, alias = "IngressRate", deserialize_with = "nullable")]
     ingress_rate: u64,
-    #[serde(default, alias = "IngressBurst", deserialize_with = "nullable")]
     ingress_burst: u64,
-    #[serde(default, alias = "EgressRate", deserialize_with = "nullable")]
     egress_rate: u64,
-    #[serde(default, alias = "EgressBurst", deserialize_with = "nullable")]
     egress_burst: u64,
 }
 
@@ -115,7 +109,7 @@ mod tests {
     use super::*;
 
     fn bandwidth(json: &str) -> Result<Option<Bandwidth>> {
-        Bandwidth::new(&serde_json::from_str(json).unwrap())
+        Bandwidth::new(&crate::cni::json::parse(json.as_bytes()).unwrap())
     }
 
     #[test]

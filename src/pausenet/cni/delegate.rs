@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::calls::{self, Calls};
 use super::child::{self, Ended};
 use super::error::{Code, During, Error, Result};
+use super::json::Json;
 use super::names::NetworkName;
 use super::result::AddResult;
 use super::version::SpecVersion;
@@ -27,13 +28,18 @@ pub(crate) struct Delegate {
 }
 
 impl Delegate {
+    /// Whether a plugin can have this name: that of a file.
+    pub(crate) fn is_name(name: &str) -> bool {
+        !name.contains(['/', '\\', '\0']) && !matches!(name, "" | "." | "..")
+    }
+
     /// Looks for a plugin in the folders of CNI_PATH, in order.
     ///
     /// # Errors
     /// Code 7 when the name is not a file name, none of the folders contains it, or it is this
     /// program: that would wait for itself.
     pub(crate) fn find(name: &str, path: &[PathBuf], network: &NetworkName) -> Result<Self> {
-        if name.contains(['/', '\\', '\0']) || matches!(name, "." | "..") {
+        if !Self::is_name(name) {
             return Err(Error::new(
                 Code::InvalidConfig,
                 format!("plugin type {name:?} is not a file name"),
@@ -115,9 +121,8 @@ impl Delegate {
     pub(crate) fn add(&self, config: &[u8], version: SpecVersion) -> Result<AddResult> {
         let name = self.program.display();
         let stdout = self.call("ADD", config)?;
-        serde_json::from_slice(&stdout)
-            .map_err(|err| Error::new(Code::Decode, err.to_string()))
-            .and_then(|json| AddResult::from_json(&json, version))
+        Json::parse("result", &stdout)
+            .and_then(|json| AddResult::read(&json, version))
             .during_with(|| format!("answer of delegate {name}"))
     }
 }

@@ -1,9 +1,12 @@
 //! The error that a runtime gets: a code, what went wrong, and what to do.
 
 use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use super::json::Json;
 
 /// Error codes: 1 to 99 are the specification's, those from 100 are our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +148,7 @@ impl Error {
             #[serde(default)]
             details: String,
         }
-        let wire: Wire = serde_json::from_slice(stdout).ok()?;
+        let wire: Wire = Json::parse("error", stdout).ok()?.read().ok()?;
         Some(Self::new(Code::from_number(wire.code), wire.msg).hint(wire.details))
     }
 
@@ -225,6 +228,12 @@ pub(crate) fn io(action: &str, path: &Path, err: impl Into<std::io::Error>) -> E
 /// Shorthand: a code 7 error for a config that is well-formed but invalid.
 pub(crate) fn invalid(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, what)
+}
+
+/// Says on stderr what does not make the call fail.
+pub(crate) fn warn(what: impl Display) {
+    // A runtime may have closed it.
+    let _ = writeln!(std::io::stderr(), "pausenet: warning: {what}");
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::config::{FirewallKeys, LinkKeys, check_backend};
 use super::error::{Code, Error, Result, invalid};
-use super::json;
+use super::json::Json;
 use super::names::IfName;
 
 /// How the container is connected to the host.
@@ -80,12 +80,12 @@ impl Firewall {
     ///
     /// # Errors
     /// Code 6 when it is not a string, 7 for an unknown value.
-    pub(super) fn new(raw: &[u8]) -> Result<Self> {
-        let keys: FirewallKeys = json::parse(raw)?;
-        match keys.firewall.as_deref() {
-            None | Some("" | "auto") => Ok(Self::Auto),
-            Some("off") => Ok(Self::Off),
-            Some(other) => Err(invalid(format!("firewall {other:?} is unknown"))
+    pub(super) fn new(config: &Json) -> Result<Self> {
+        let keys: FirewallKeys = config.read()?;
+        match keys.firewall.as_str() {
+            "" | "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            other => Err(invalid(format!("firewall {other:?} is unknown"))
                 .hint("known: auto, which is also the default, and off")),
         }
     }
@@ -149,10 +149,10 @@ impl Mode {
         }
     }
 
-    fn parse(text: Option<&str>) -> Result<Self> {
-        let Some(text) = text.filter(|text| !text.is_empty()) else {
+    fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
             return Ok(Self::Bridge);
-        };
+        }
         let mut modes = Self::ALL.into_iter();
         modes.find(|mode| mode.as_str() == text).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
@@ -174,7 +174,7 @@ pub(crate) fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Resu
     check_backend("ipMasqBackend", conf.ip_masq_backend.as_deref())?;
     let mode = match fixed {
         Some(mode) => mode,
-        None => Mode::parse(conf.mode.as_deref())?,
+        None => Mode::parse(&conf.mode)?,
     };
     match mode {
         Mode::Bridge => bridge(conf, has_ipam).map(LinkConf::Bridge),
@@ -182,16 +182,17 @@ pub(crate) fn link(conf: &LinkKeys, fixed: Option<Mode>, has_ipam: bool) -> Resu
     }
 }
 
-/// The MTU of both ends; None leaves it to the kernel.
+/// The MTU of both ends; None leaves it to the kernel, as zero and less do in the reference.
 ///
 /// # Errors
 /// Code 7 when it is out of a veth's range.
 pub(super) fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
-    match conf.mtu {
-        None | Some(0) => Ok(None),
-        Some(mtu) if MTU.contains(&mtu) => Ok(Some(mtu)),
-        Some(mtu) => Err(invalid(format!(
-            "mtu {mtu} is outside {} to {}",
+    match u32::try_from(conf.mtu) {
+        _ if conf.mtu <= 0 => Ok(None),
+        Ok(mtu) if MTU.contains(&mtu) => Ok(Some(mtu)),
+        _ => Err(invalid(format!(
+            "mtu {} is outside {} to {}",
+            conf.mtu,
             MTU.start(),
             MTU.end()
         ))),
@@ -199,9 +200,11 @@ pub(super) fn mtu(conf: &LinkKeys) -> Result<Option<u32>> {
 }
 
 fn bridge(conf: &LinkKeys, has_ipam: bool) -> Result<BridgeConf> {
-    let name = conf.bridge.as_deref().filter(|name| !name.is_empty());
-    let name =
-        IfName::parse(name.unwrap_or("cni0")).map_err(|why| invalid(format!("bridge: {why}")))?;
+    let name = match conf.bridge.as_str() {
+        "" => "cni0",
+        name => name,
+    };
+    let name = IfName::parse(name).map_err(|why| invalid(format!("bridge: {why}")))?;
     let frames = match (conf.hairpin_mode, conf.promisc_mode) {
         (false, false) => FrameMode::Plain,
         (true, false) => FrameMode::Hairpin,
@@ -246,8 +249,8 @@ fn vlans(conf: &LinkKeys) -> Result<Option<VlanConf>> {
             .ok_or_else(|| invalid(format!("{what} {id} is outside 1 to 4094")))
     };
     let own = match conf.vlan {
-        None | Some(0) => None,
-        Some(vlan) => Some(id("vlan", vlan)?),
+        0 => None,
+        vlan => Some(id("vlan", vlan)?),
     };
     let mut trunk = std::collections::BTreeSet::new();
     for entry in &conf.vlan_trunk {

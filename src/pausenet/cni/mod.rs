@@ -24,8 +24,10 @@ mod plugin;
 pub mod ports;
 pub mod request;
 pub mod result;
+pub mod spelling;
 mod version;
 
+pub(crate) use error::warn;
 pub use error::{Code, During, Error, OnPath, Result};
 pub use family::Family;
 pub use names::{ContainerId, IfName, MacAddr, NetworkName};

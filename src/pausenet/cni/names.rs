@@ -3,6 +3,12 @@
 //! They become parts of paths, link aliases and log lines; a value of one of these types is safe in
 //! all of them.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
+use sha2::{Digest, Sha256};
+
 use super::error::{Code, Error, Result};
 
 /// The maximum length of a network name, in bytes. Network name, container ID and interface name
@@ -52,10 +58,6 @@ checked_name! {
     NetworkName
 }
 checked_name! {
-    /// A container's ID, from `CNI_CONTAINERID`.
-    ContainerId
-}
-checked_name! {
     /// A network interface's name: 1 to 15 bytes (the kernel's IFNAMSIZ less its NUL).
     IfName
 }
@@ -73,36 +75,103 @@ impl NetworkName {
                 Code::InvalidConfig,
                 format!("network name {} is not usable", shown(text)),
             )
-            .hint(plain_form(MAX_NETWORK)));
+            .hint(format!(
+                "{PLAIN_FORM}; it may be at most {MAX_NETWORK} bytes long"
+            )));
         }
         Ok(Self(text.to_owned()))
     }
 }
 
+/// A container's ID, from `CNI_CONTAINERID`. One that is too long for a link's alias is known by
+/// its head and a hash; these decide which IDs are the same.
+#[derive(Debug, Clone)]
+pub struct ContainerId {
+    short: String,
+    /// The ID as it was given, if that is longer.
+    long: Option<String>,
+}
+
 impl ContainerId {
-    /// The maximum length in bytes; those of runtimes have at most 64.
+    /// The maximum length of the short form, in bytes; IDs of runtimes have at most 64.
     pub const MAX: usize = 128;
 
     /// # Errors
-    /// Code 4 when the ID is not of the specification's form or is longer than 128 bytes.
+    /// Code 4 when the ID is not of the specification's form.
     pub fn parse(text: &str) -> Result<Self> {
-        if !is_plain(text, Self::MAX) {
+        if !is_plain(text, usize::MAX) {
             return Err(Error::new(
                 Code::InvalidEnvironment,
                 format!("CNI_CONTAINERID {} is not usable", shown(text)),
             )
-            .hint(plain_form(Self::MAX)));
+            .hint(PLAIN_FORM));
         }
-        Ok(Self(text.to_owned()))
+        let short = Self::shorten(text);
+        Ok(Self {
+            long: (short != text).then(|| text.to_owned()),
+            short: short.into_owned(),
+        })
+    }
+
+    /// The form that links and nftables carry. Short IDs, and those of this form, stay as they are.
+    pub(crate) fn shorten(id: &str) -> Cow<'_, str> {
+        const HASH: usize = 64;
+        match id.get(..Self::MAX - HASH - 1) {
+            Some(head) if id.len() > Self::MAX => {
+                let hash = Sha256::digest(id.as_bytes());
+                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                Cow::Owned(format!("{head}.{hash}"))
+            }
+            _ => Cow::Borrowed(id),
+        }
+    }
+
+    /// The ID, or the short form of a long one.
+    pub fn as_str(&self) -> &str {
+        &self.short
+    }
+
+    /// The ID as the runtime gave it, for what other programs read. Unknown for one that was read
+    /// from a link or from nftables.
+    pub fn as_given(&self) -> &str {
+        self.long.as_deref().unwrap_or(&self.short)
     }
 }
 
-fn plain_form(max: usize) -> String {
-    format!(
-        "it must start with a letter or digit, go on with letters, digits, '_', '.' or '-', \
-         and be at most {max} bytes long"
-    )
+impl PartialEq for ContainerId {
+    fn eq(&self, other: &Self) -> bool {
+        self.short == other.short
+    }
 }
+
+impl Eq for ContainerId {}
+
+impl Ord for ContainerId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.short.cmp(&other.short)
+    }
+}
+
+impl PartialOrd for ContainerId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for ContainerId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.short.hash(state);
+    }
+}
+
+impl std::fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.short)
+    }
+}
+
+const PLAIN_FORM: &str =
+    "it must start with a letter or digit, and go on with letters, digits, '_', '.' or '-'";
 
 impl IfName {
     /// # Errors
@@ -200,13 +269,31 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_a_folder_or_a_line_are_refused() {
-        let long = "a".repeat(300);
         for hostile in [
-            "../x", "a/b", "", ".", "-a", "_a", "a b", "a\0b", "a\nb", "é", &long,
+            "../x", "a/b", "", ".", "-a", "_a", "a b", "a\0b", "a\nb", "é",
         ] {
             assert!(NetworkName::parse(hostile).is_err(), "{hostile:?}");
             assert!(ContainerId::parse(hostile).is_err(), "{hostile:?}");
         }
+        assert!(NetworkName::parse(&"a".repeat(300)).is_err());
+    }
+
+    #[test]
+    fn a_long_container_id_has_a_short_form_of_its_own() {
+        let id = |text: &str| ContainerId::parse(text).unwrap();
+        let (long, other) = (id(&"a".repeat(300)), id(&"a".repeat(301)));
+        assert_eq!(long.as_str().len(), ContainerId::MAX);
+        assert_eq!(long.as_given(), "a".repeat(300));
+        assert_ne!(long, other);
+        assert_eq!(long, id(long.as_str()), "as a link carries it");
+        // Frozen: `printf 'a%.0s' $(seq 129) | sha256sum`.
+        let frozen = "c12cb024a2e5551cca0e08fce8f1c5e314555cc3fef6329ee994a3db752166ae";
+        assert_eq!(
+            id(&"a".repeat(129)).as_str(),
+            format!("{}.{frozen}", "a".repeat(63))
+        );
+        let longest = "a".repeat(128);
+        assert_eq!(id(&longest).as_str(), longest);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::config::check_backend;
 use super::error::{Code, Error, Result, invalid};
 use super::family::Family;
-use super::json::{self, nullable};
+use super::json::Json;
 
 /// Layer 4 protocols that can be mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -52,46 +52,35 @@ impl std::fmt::Display for Protocol {
 }
 
 /// The keys of the reference's `portmap`, including the capability.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PortKeys {
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct PortKeys {
     /// `nftables` or `iptables`; the effect is the same, and always made with nftables.
     backend: Option<String>,
     snat: Option<bool>,
-    #[serde(default, deserialize_with = "nullable")]
     masq_all: bool,
     mark_masq_bit: Option<i64>,
     external_set_mark_chain: Option<String>,
     conditions_v4: Option<Vec<String>>,
     conditions_v6: Option<Vec<String>>,
-    runtime_config: Option<PortRuntime>,
+    runtime_config: PortRuntime,
 }
 
 /// The capability `portMappings` in `runtimeConfig`.
 #[derive(Debug, Default, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase")]
 struct PortRuntime {
-    #[serde(default, deserialize_with = "nullable")]
     port_mappings: Vec<PortEntry>,
 }
 
-/// An unchecked entry of `portMappings` (CONVENTIONS.md of the specification). containerd writes
-/// the names of its Go fields, which Go's JSON parser accepts because it ignores case.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// An unchecked entry of `portMappings` (CONVENTIONS.md of the specification).
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct PortEntry {
-    #[serde(alias = "HostPort")]
     host_port: i64,
-    #[serde(alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default, alias = "Protocol", deserialize_with = "nullable")]
     protocol: String,
-    #[serde(
-        default,
-        rename = "hostIP",
-        alias = "HostIP",
-        deserialize_with = "nullable"
-    )]
+    #[serde(rename = "hostIP")]
     host_ip: String,
 }
 
@@ -140,16 +129,12 @@ impl PortsConf {
     ///
     /// # Errors
     /// Code 7 for an invalid mapping; 2 for keys that only work with iptables.
-    pub fn new(config: &[u8]) -> Result<Option<Self>> {
-        let conf: PortKeys = json::parse(config)?;
-        Self::check(&conf)
+    pub fn new(config: &Json) -> Result<Option<Self>> {
+        Self::check(&config.read()?)
     }
 
     fn check(conf: &PortKeys) -> Result<Option<Self>> {
-        let entries = conf
-            .runtime_config
-            .iter()
-            .flat_map(|runtime| &runtime.port_mappings);
+        let entries = conf.runtime_config.port_mappings.iter();
         let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
         check_backend("backend", conf.backend.as_deref())?;
@@ -231,7 +216,9 @@ impl PortsConf {
     #[cfg(test)]
     pub(crate) fn for_test(mappings: &str) -> Self {
         let conf = format!(r#"{{"name": "x", "runtimeConfig": {{"portMappings": {mappings}}}}}"#);
-        Self::new(conf.as_bytes()).unwrap().unwrap()
+        Self::new(&Json::config(conf.as_bytes()).unwrap())
+            .unwrap()
+            .unwrap()
     }
 }
 
@@ -318,7 +305,7 @@ mod tests {
     fn ports(keys: &str, mappings: &str) -> Result<Option<PortsConf>> {
         let conf =
             format!(r#"{{"name": "x"{keys}, "runtimeConfig": {{"portMappings": {mappings}}}}}"#);
-        PortsConf::new(conf.as_bytes())
+        PortsConf::new(&Json::config(conf.as_bytes())?)
     }
 
     #[test]

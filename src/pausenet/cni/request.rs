@@ -4,14 +4,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use super::args::{Args, RequestedIp};
 use super::bandwidth::Bandwidth;
-use super::config::{LinkKeys, NetConf, Range};
+use super::config::{DnsKeys, Heading, LinkKeys, Range, VALID_ATTACHMENTS, ValidAttachment};
 use super::env::{Environment, Verb};
-use super::error::{Code, During, Error, Result, invalid};
-use super::json;
+use super::error::{Code, Error, Result, invalid, warn};
+use super::json::Json;
 use super::link::{Firewall, LinkConf, Mode, link, mtu};
 use super::names::{ContainerId, IfName, MacAddr, NetworkName};
 use super::plugin::Plugin;
@@ -81,23 +79,42 @@ pub struct Network {
     pub ipam: Option<IpamConf>,
     /// Range sets of the capability `ipRanges`; they precede the config's own.
     pub requested_ranges: Vec<Vec<Range>>,
-    /// Name servers that take precedence over the IPAM's.
-    pub dns: Dns,
+    /// Name servers that replace the IPAM's, even if none is named.
+    pub dns: Option<Dns>,
     pub prev_result: Option<AddResult>,
     /// GC: the attachments (container, interface) that the runtime still has.
     pub valid_attachments: Vec<(String, String)>,
     /// STATUS does not report the network as unavailable when all its addresses are in use.
     pub status_ignores_exhaustion: bool,
+    /// A part of the config could not be read, so that DEL and GC have to search for what it would
+    /// say.
+    pub is_incomplete: bool,
 }
 
 /// A network's IPAM: the plugin's name and its `ipam` object.
 #[derive(Debug, Clone)]
 pub struct IpamConf {
     pub plugin: String,
-    pub object: Value,
+    pub object: Json,
 }
 
 impl IpamConf {
+    /// The IPAM that a config names, if any.
+    fn read(config: &Json) -> Result<Option<Self>> {
+        let plugin: String = config.read_part(&["ipam", "type"])?;
+        let object = config.part(&["ipam"])?;
+        Ok((!plugin.is_empty()).then_some(Self { plugin, object }))
+    }
+
+    /// What to remove addresses with if the config does not say its IPAM: if host-local's store
+    /// names the attachment, then that was it.
+    fn unreadable(config: &Json) -> Result<Self> {
+        Ok(Self {
+            plugin: "host-local".to_owned(),
+            object: config.part(&["ipam"])?,
+        })
+    }
+
     /// Whether addresses come from a store on this node.
     pub fn is_host_local(&self) -> bool {
         self.plugin == "host-local"
@@ -145,18 +162,20 @@ impl Network {
     /// # Errors
     /// Codes 1, 2, 6 and 7 of the specification, naming the field and its value.
     pub fn new(plugin: Plugin, verb: Verb, path: &[PathBuf], raw: Vec<u8>) -> Result<Self> {
-        Self::read(plugin, verb, path, &json::parse(&raw)?, raw)
+        let config = Json::config(&raw)?;
+        Self::read(plugin, verb, path, &config, raw)
     }
 
     fn read(
         plugin: Plugin,
         verb: Verb,
         path: &[PathBuf],
-        conf: &NetConf,
+        config: &Json,
         raw: Vec<u8>,
     ) -> Result<Self> {
-        let version = SpecVersion::parse(conf.cni_version.as_deref())?;
-        let name = NetworkName::parse(&conf.name)?;
+        let heading: Heading = config.read()?;
+        let version = SpecVersion::parse(Some(&heading.cni_version))?;
+        let name = NetworkName::parse(&heading.name)?;
         let oldest = match verb {
             Verb::Check => SpecVersion::V0_4_0,
             Verb::Gc | Verb::Status => SpecVersion::V1_1_0,
@@ -170,20 +189,17 @@ impl Network {
             )
             .hint(format!("{verb} needs a config of {oldest} or newer")));
         }
-        let ipam = ipam(conf)?;
-        let wiring = match Wiring::read(plugin, conf, &raw, ipam.is_some()) {
-            // ADD refuses such a config, but the ADD that this DEL undoes succeeded: with another
-            // plugin or another config. A pod whose DEL fails can never be removed.
-            Err(_) if verb == Verb::Del => Wiring::default(),
-            wiring => wiring?,
-        };
-        let prev_result = match &conf.prev_result {
-            Some(json) if !json.is_null() => {
-                Some(AddResult::from_json(json, version).during("prevResult")?)
-            }
-            _ => None,
-        };
-        let runtime = conf.runtime_config.as_ref();
+        let mut parts = Parts::of(verb);
+        let mut ipam = parts.take(IpamConf::read(config))?;
+        if parts.is_incomplete {
+            ipam = Some(IpamConf::unreadable(config)?);
+        }
+        let wiring = parts.take(Wiring::read(plugin, config, ipam.is_some()))?;
+        let requested_ranges = parts.take(config.read_part(&["runtimeConfig", "ipRanges"]))?;
+        let dns: DnsKeys = parts.take(config.read_part(&["dns"]))?;
+        let prev_result = parts.take(prev_result(config, version))?;
+        let status_ignores_exhaustion =
+            parts.take(config.read_part(&["statusIgnoresExhaustion"]))?;
         Ok(Self {
             name,
             version,
@@ -197,18 +213,61 @@ impl Network {
             link: wiring.link,
             bandwidth: wiring.bandwidth,
             ipam,
-            requested_ranges: runtime
-                .map(|runtime| runtime.ip_ranges.clone())
-                .unwrap_or_default(),
-            dns: conf.dns.clone().unwrap_or_default(),
+            requested_ranges,
+            dns: dns.named(),
             prev_result,
-            valid_attachments: (conf.valid_attachments.iter().chain(&conf.attachments))
-                .flatten()
-                .map(|valid| (valid.container_id.clone(), valid.ifname.clone()))
-                .collect(),
-            status_ignores_exhaustion: conf.status_ignores_exhaustion,
+            valid_attachments: valid_attachments(config)?,
+            status_ignores_exhaustion,
+            is_incomplete: parts.is_incomplete,
         })
     }
+}
+
+/// The parts of a config. One that cannot be read makes ADD fail; but the ADD that a DEL undoes has
+/// succeeded, with another plugin or another config, and a pod whose DEL fails can never be removed.
+/// So DEL and GC say what they cannot read, and go on without it.
+struct Parts {
+    may_lack: bool,
+    is_incomplete: bool,
+}
+
+impl Parts {
+    fn of(verb: Verb) -> Self {
+        Self {
+            may_lack: matches!(verb, Verb::Del | Verb::Gc),
+            is_incomplete: false,
+        }
+    }
+
+    fn take<T: Default>(&mut self, outcome: Result<T>) -> Result<T> {
+        match outcome {
+            Err(err) if self.may_lack => {
+                warn(format_args!("{err}; going on without it"));
+                self.is_incomplete = true;
+                Ok(T::default())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+fn prev_result(config: &Json, version: SpecVersion) -> Result<Option<AddResult>> {
+    let part = config.part(&["prevResult"])?;
+    if part.is_absent() {
+        return Ok(None);
+    }
+    AddResult::read(&part.as_map()?, version).map(Some)
+}
+
+/// The attachments on the runtime's list, under either of its names.
+fn valid_attachments(config: &Json) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for name in VALID_ATTACHMENTS {
+        let listed: Vec<ValidAttachment> = config.read_part(&[name])?;
+        let names = listed.into_iter();
+        all.extend(names.map(|valid| (valid.container_id, valid.ifname)));
+    }
+    Ok(all)
 }
 
 /// The validated settings of the link and its features.
@@ -223,24 +282,22 @@ struct Wiring {
 }
 
 impl Wiring {
-    fn read(plugin: Plugin, conf: &NetConf, raw: &[u8], has_ipam: bool) -> Result<Self> {
+    fn read(plugin: Plugin, config: &Json, has_ipam: bool) -> Result<Self> {
         let mut wiring = Self::default();
         match plugin {
-            Plugin::Pausenet => wiring.read_link(raw, None, has_ipam)?,
-            Plugin::Bridge => wiring.read_link(raw, Some(Mode::Bridge), has_ipam)?,
-            Plugin::Ptp => wiring.read_link(raw, Some(Mode::Ptp), has_ipam)?,
+            Plugin::Pausenet => wiring.read_link(config, None, has_ipam)?,
+            Plugin::Bridge => wiring.read_link(config, Some(Mode::Bridge), has_ipam)?,
+            Plugin::Ptp => wiring.read_link(config, Some(Mode::Ptp), has_ipam)?,
             Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => {}
         }
         if maps_ports(plugin) {
-            wiring.ports = PortsConf::new(raw)?;
+            wiring.ports = PortsConf::new(config)?;
         }
         match plugin {
             Plugin::Pausenet => {
-                wiring.firewall = Firewall::new(raw)?;
-                let runtime = conf.runtime_config.as_ref();
-                if let Some(keys) = runtime.and_then(|runtime| runtime.bandwidth.as_ref()) {
-                    wiring.bandwidth = Bandwidth::new(keys)?;
-                }
+                wiring.firewall = Firewall::new(config)?;
+                wiring.bandwidth =
+                    Bandwidth::new(&config.read_part(&["runtimeConfig", "bandwidth"])?)?;
             }
             // These are the tasks of the chained plugins firewall and bandwidth.
             Plugin::Bridge
@@ -252,8 +309,8 @@ impl Wiring {
         Ok(wiring)
     }
 
-    fn read_link(&mut self, raw: &[u8], fixed: Option<Mode>, has_ipam: bool) -> Result<()> {
-        let keys: LinkKeys = json::parse(raw)?;
+    fn read_link(&mut self, config: &Json, fixed: Option<Mode>, has_ipam: bool) -> Result<()> {
+        let keys: LinkKeys = config.read()?;
         self.link = Some(link(&keys, fixed, has_ipam)?);
         self.mtu = mtu(&keys)?;
         self.masquerade = keys.ip_masq;
@@ -310,34 +367,21 @@ impl Request {
         path: &[PathBuf],
         raw: Vec<u8>,
     ) -> Result<Self> {
-        let conf: NetConf = json::parse(&raw)?;
-        let network = Network::read(plugin, verb, path, &conf, raw)?;
-        let runtime = conf.runtime_config.unwrap_or_default();
-        let args = conf.args.and_then(|args| args.cni).unwrap_or_default();
-        let parse_all = |list: &[String]| {
-            let list = list.iter().map(|text| RequestedIp::parse(text));
-            list.collect::<std::result::Result<Vec<_>, _>>()
-                .map_err(|why| invalid(format!("a requested address: {why}")))
-        };
+        let config = Json::config(&raw)?;
+        let mut network = Network::read(plugin, verb, path, &config, raw)?;
+        let mut parts = Parts::of(verb);
         let requested_ips = RequestedIps {
             env: env_args.ips.clone(),
             env_gateways: env_args.gateways.clone(),
-            args: parse_all(&args.ips)?,
-            runtime: parse_all(&runtime.ips)?,
+            args: parts.take(requested_ips(&config, &["args", "cni", "ips"]))?,
+            runtime: parts.take(requested_ips(&config, &["runtimeConfig", "ips"]))?,
         };
         let mut requested_mac = env_args.mac;
-        for text in [args.mac, runtime.mac]
-            .into_iter()
-            .flatten()
-            .filter(|mac| !mac.is_empty())
-        {
-            match MacAddr::parse(&text) {
-                Ok(mac) => requested_mac = Some(mac),
-                // DEL does not use it.
-                Err(_) if verb == Verb::Del => {}
-                Err(why) => return Err(invalid(why)),
-            }
+        for keys in [&["args", "cni", "mac"][..], &["runtimeConfig", "mac"]] {
+            let mac = parts.take(requested_mac_at(&config, keys))?;
+            requested_mac = mac.or(requested_mac);
         }
+        network.is_incomplete |= parts.is_incomplete;
         Ok(Self {
             attachment: Attachment {
                 network: network.name.clone(),
@@ -353,22 +397,25 @@ impl Request {
     }
 }
 
-/// The IPAM that a config names, if any.
-fn ipam(conf: &NetConf) -> Result<Option<IpamConf>> {
-    let Some(object) = conf.ipam.as_ref().filter(|object| !object.is_null()) else {
-        return Ok(None);
+/// The addresses in the list under these keys.
+fn requested_ips(config: &Json, keys: &[&'static str]) -> Result<Vec<RequestedIp>> {
+    let list: Vec<String> = config.read_part(keys)?;
+    let parse = |(at, text): (usize, &String)| {
+        let place = || format!("{}[{at}]", keys.join("."));
+        RequestedIp::parse(text).map_err(|why| invalid(format!("{}: {why}", place())))
     };
-    let decode = |what| Error::new(Code::Decode, format!("network config: ipam: {what}"));
-    let object = object.as_object().ok_or_else(|| decode("not an object"))?;
-    let plugin = match object.get("type") {
-        None | Some(Value::Null) => "",
-        Some(Value::String(plugin)) => plugin,
-        Some(_) => return Err(decode("type: not a string")),
-    };
-    Ok((!plugin.is_empty()).then(|| IpamConf {
-        plugin: plugin.to_owned(),
-        object: Value::Object(object.clone()),
-    }))
+    list.iter().enumerate().map(parse).collect()
+}
+
+/// The MAC under these keys; the empty string means none.
+fn requested_mac_at(config: &Json, keys: &[&'static str]) -> Result<Option<MacAddr>> {
+    let text: String = config.read_part(keys)?;
+    match text.as_str() {
+        "" => Ok(None),
+        text => MacAddr::parse(text)
+            .map(Some)
+            .map_err(|why| invalid(format!("{}: {why}", keys.join(".")))),
+    }
 }
 
 #[cfg(test)]

@@ -8,67 +8,59 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::error::{Code, Error, Result};
+use super::error::{During, Result, invalid};
 use super::family::Family;
-use super::json::{cidr, nullable};
+use super::json::{Json, address, cidr, last, positive};
 use super::names::{IfName, MacAddr};
 use super::version::SpecVersion;
 
 /// An attachment's interfaces, addresses, routes and name servers.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct AddResult {
-    #[serde(default, deserialize_with = "nullable")]
     pub interfaces: Vec<Interface>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(deserialize_with = "last")]
     pub ips: Vec<IpConfig>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(deserialize_with = "last")]
     pub routes: Vec<Route>,
-    #[serde(default, deserialize_with = "nullable")]
     pub dns: Dns,
 }
 
 /// An interface of the attachment, in the container (`sandbox` is set) or on the host.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Interface {
     pub name: String,
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub mac: String,
     /// In bytes; from 1.1.0 on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "positive", skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// `CNI_NETNS` for interfaces in the container, empty on the host.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
     /// From 1.1.0 on; passed through.
-    #[serde(
-        default,
-        rename = "socketPath",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub socket_path: Option<String>,
+    #[serde(rename = "socketPath", skip_serializing_if = "String::is_empty")]
+    pub socket_path: String,
     /// From 1.1.0 on; passed through.
-    #[serde(default, rename = "pciID", skip_serializing_if = "Option::is_none")]
-    pub pci_id: Option<String>,
+    #[serde(rename = "pciID", skip_serializing_if = "String::is_empty")]
+    pub pci_id: String,
 }
 
 /// An address of the attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpConfig {
-    /// Index into `interfaces`.
+    /// Index into `interfaces`. Plugins write -1 for "none of them".
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<usize>,
+    pub interface: Option<i64>,
     /// The address with the prefix length of its subnet.
     #[serde(with = "cidr")]
     pub address: IpNetwork,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub gateway: Option<IpAddr>,
 }
 
@@ -78,14 +70,30 @@ pub struct Route {
     #[serde(with = "cidr")]
     pub(crate) dst: IpNetwork,
     /// None: the gateway of the first address of the same family.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) gw: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "positive",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) mtu: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "positive",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) advmss: Option<u32>,
     /// Lower is preferred.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "positive",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) priority: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) table: Option<u32>,
@@ -111,30 +119,15 @@ impl Route {
 
 /// Name servers for the container. The plugin only passes them on.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Dns {
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub domain: String,
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 
@@ -150,49 +143,51 @@ impl Dns {
 struct OldIpConfig {
     #[serde(with = "cidr")]
     ip: IpNetwork,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "address",
+        skip_serializing_if = "Option::is_none"
+    )]
     gateway: Option<IpAddr>,
     #[serde(
         default,
-        deserialize_with = "nullable",
+        deserialize_with = "last",
         skip_serializing_if = "Vec::is_empty"
     )]
     routes: Vec<Route>,
 }
 
+/// A result of 0.1.0 or 0.2.0.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OldResult {
+    #[serde(deserialize_with = "last")]
+    ip4: Option<OldIpConfig>,
+    #[serde(deserialize_with = "last")]
+    ip6: Option<OldIpConfig>,
+    dns: Dns,
+}
+
 impl AddResult {
-    /// Parses a result of any version, such as a `prevResult`.
-    ///
-    /// Its `cniVersion` says which; a result without one has the config's version.
+    /// Reads a result of any version.
     ///
     /// # Errors
-    /// Code 1 for an unknown version, code 6 for a result that does not have its version's form.
-    pub fn from_json(value: &Value, config_version: SpecVersion) -> Result<Self> {
-        let version = match value.get("cniVersion").and_then(Value::as_str) {
-            Some(text) => SpecVersion::parse(Some(text))?,
-            None => config_version,
+    /// Those of [`AddResult::from_json`].
+    pub(super) fn read(json: &Json, config_version: SpecVersion) -> Result<Self> {
+        let version: String = json.read_part(&["cniVersion"])?;
+        let version = match version.as_str() {
+            "" => config_version,
+            text => SpecVersion::parse(Some(text)).during_with(|| json.place())?,
         };
-        let decode = |err: serde_json::Error| {
-            Error::new(Code::Decode, format!("result of version {version}: {err}"))
-        };
-        if !value.is_object() {
-            return Err(Error::new(Code::Decode, "a result is a JSON object"));
-        }
         if version >= SpecVersion::V0_3_0 {
-            return Self::deserialize(value).map_err(decode);
+            return json.read();
         }
+        let old: OldResult = json.read()?;
         let mut result = Self {
-            dns: match value.get("dns") {
-                Some(dns) if !dns.is_null() => Dns::deserialize(dns).map_err(decode)?,
-                _ => Dns::default(),
-            },
+            dns: old.dns,
             ..Self::default()
         };
-        for key in ["ip4", "ip6"] {
-            let Some(old) = value.get(key).filter(|old| !old.is_null()) else {
-                continue;
-            };
-            let old = OldIpConfig::deserialize(old).map_err(decode)?;
+        for old in [old.ip4, old.ip6].into_iter().flatten() {
             result.ips.push(IpConfig {
                 interface: None,
                 address: old.ip,
@@ -201,6 +196,31 @@ impl AddResult {
             result.routes.extend(old.routes);
         }
         Ok(result)
+    }
+
+    /// Parses a result of any version.
+    ///
+    /// Its `cniVersion` says which; a result without one has the config's version.
+    ///
+    /// # Errors
+    /// Code 1 for an unknown version, code 6 for a result that does not have its version's form.
+    pub fn from_json(value: &Value, config_version: SpecVersion) -> Result<Self> {
+        Self::read(&Json::of("result", value)?, config_version)
+    }
+
+    /// Refuses a result that a version has no form for, as the reference does: before 0.3.0, there
+    /// is none without an address.
+    ///
+    /// # Errors
+    /// Code 7.
+    pub(crate) fn check_form(version: SpecVersion, has_address: bool) -> Result<()> {
+        if has_address || version >= SpecVersion::V0_3_0 {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "cniVersion {version} has no result without an address"
+        ))
+        .hint("give the network an \"ipam\", or a cniVersion of 0.3.0 or newer"))
     }
 
     /// The MAC of the container's interface of this name, if the result contains it.
@@ -212,15 +232,20 @@ impl AddResult {
         MacAddr::parse(&interface.mac).ok()
     }
 
+    /// The place in `interfaces` of the one that has an address, if the result says one that it has.
+    pub(crate) fn interface_of(&self, ip: &IpConfig) -> Option<usize> {
+        let index = usize::try_from(ip.interface?).ok()?;
+        (index < self.interfaces.len()).then_some(index)
+    }
+
     /// The addresses of the container's interface of this name. Results of old versions name no
     /// interfaces; then all addresses are the container's.
     pub fn addresses_of(&self, ifname: &IfName) -> Vec<IpNetwork> {
         let inside = |index: usize| {
-            self.interfaces.get(index).is_none_or(|interface| {
-                interface.name == ifname.as_str() && !interface.sandbox.is_empty()
-            })
+            let interface = &self.interfaces[index];
+            interface.name == ifname.as_str() && !interface.sandbox.is_empty()
         };
-        let ours = self.ips.iter().filter(|ip| ip.interface.is_none_or(inside));
+        let ours = (self.ips.iter()).filter(|ip| self.interface_of(ip).is_none_or(inside));
         ours.map(|ip| ip.address).collect()
     }
 
@@ -289,8 +314,8 @@ fn known(interface: &Interface, version: SpecVersion) -> Cow<'_, Interface> {
     }
     Cow::Owned(Interface {
         mtu: None,
-        socket_path: None,
-        pci_id: None,
+        socket_path: String::new(),
+        pci_id: String::new(),
         ..interface.clone()
     })
 }
@@ -319,6 +344,7 @@ impl<'a> NumberedIp<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::Code;
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;

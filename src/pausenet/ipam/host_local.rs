@@ -12,9 +12,9 @@ use super::store::{Holder, Origins, SearchResult, StaleReservation, Store};
 use crate::cni::config::{self, Ipam};
 use crate::cni::error::invalid;
 use crate::cni::json::cidr;
-use crate::cni::request::{Attachment, Network};
+use crate::cni::request::{Attachment, IpamConf, Network};
 use crate::cni::result::{Dns, Route};
-use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion};
+use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion, warn};
 use crate::kernel::file::{self, Symlinks};
 
 /// The reference's default `dataDir`.
@@ -50,18 +50,37 @@ impl HostLocal {
                 }
             }
         }
-        let data_dir = ipam.data_dir.as_deref().filter(|dir| !dir.is_empty());
+        let resolv_conf = Some(&ipam.resolv_conf).filter(|file| !file.is_empty());
         Ok(Self {
             sets,
             routes: ipam.routes.clone(),
-            resolv_conf: ipam
-                .resolv_conf
-                .as_deref()
-                .filter(|file| !file.is_empty())
-                .map(PathBuf::from),
-            dir: PathBuf::from(data_dir.unwrap_or(DATA_DIR)).join(network.name.as_str()),
+            resolv_conf: resolv_conf.map(PathBuf::from),
+            dir: dir(network, &ipam.data_dir),
             indexes: INDEXES.into(),
         })
+    }
+
+    /// The same to release addresses, which needs no range: what cannot be read is said on stderr.
+    pub(crate) fn to_release(network: &Network, conf: &IpamConf) -> Self {
+        let read = conf.object.read().and_then(|ipam| Self::new(network, &ipam));
+        read.unwrap_or_else(|err| {
+            warn(format_args!(
+                "{err}; all addresses that the store gives to the container are freed"
+            ));
+            let data_dir: String = conf.object.read_part(&["dataDir"]).unwrap_or_default();
+            Self {
+                sets: RangeSets::default(),
+                routes: Vec::new(),
+                resolv_conf: None,
+                dir: dir(network, &data_dir),
+                indexes: INDEXES.into(),
+            }
+        })
+    }
+
+    /// False where [`HostLocal::to_release`] could not read the ranges.
+    pub(super) fn has_ranges(&self) -> bool {
+        self.sets.len() > 0
     }
 
     /// Every range to allocate from.
@@ -157,7 +176,8 @@ impl HostLocal {
         Store::open(&self.dir)?.reserve(ip, &Holder::of(attachment), set)
     }
 
-    /// The attachment's reserved addresses that lie in the ranges.
+    /// The attachment's reserved addresses that lie in the ranges; all of them, with the longest
+    /// prefix, if the ranges are not known.
     pub(crate) fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
         let Some(mut store) = self.existing_store()? else {
             return Ok(Vec::new());
@@ -183,6 +203,9 @@ impl HostLocal {
     }
 
     fn in_subnet(&self, ip: IpAddr) -> Option<IpNetwork> {
+        if !self.has_ranges() {
+            return Some(ip.into());
+        }
         let range = self.sets.range_of(ip)?;
         IpNetwork::new(ip, range.subnet.prefix()).ok()
     }
@@ -289,21 +312,26 @@ impl HostLocal {
     }
 }
 
+/// The folder with the addresses of a network.
+fn dir(network: &Network, data_dir: &str) -> PathBuf {
+    let all = if data_dir.is_empty() {
+        DATA_DIR
+    } else {
+        data_dir
+    };
+    PathBuf::from(all).join(network.name.as_str())
+}
+
 /// All range sets in the reference's order: the runtime's `ipRanges`, the legacy `subnet`, then
 /// `ranges`.
 fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<RangeSets> {
-    let legacy = match ipam
-        .legacy_range
-        .subnet
-        .as_deref()
-        .filter(|text| !text.is_empty())
-    {
-        None => None,
-        Some(text) => Some(vec![config::Range {
+    let legacy = match ipam.subnet.as_str() {
+        "" => None,
+        text => Some(vec![config::Range {
             subnet: cidr::parse(text).map_err(|why| invalid(format!("ipam.subnet: {why}")))?,
-            range_start: ipam.legacy_range.range_start,
-            range_end: ipam.legacy_range.range_end,
-            gateway: ipam.legacy_range.gateway,
+            range_start: ipam.range_start,
+            range_end: ipam.range_end,
+            gateway: ipam.gateway,
         }]),
     };
     let mut sets: Vec<RangeSet> = Vec::new();

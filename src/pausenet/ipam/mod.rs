@@ -20,10 +20,9 @@ use static_ipam::StaticIpam;
 use store::StaleReservation;
 
 use crate::cni::delegate::Delegate;
-use crate::cni::json;
 use crate::cni::request::{Attachment, Network, Request};
 use crate::cni::result::AddResult;
-use crate::cni::{Code, During, Error, Result, SpecVersion};
+use crate::cni::{Code, During, Error, Result, SpecVersion, warn};
 
 /// The IPAM of a network.
 #[derive(Debug)]
@@ -50,16 +49,49 @@ impl Ipam {
         let Some(conf) = &network.ipam else {
             return Ok(None);
         };
-        let object = || json::parse_part("ipam", &conf.object);
+        let object = &conf.object;
         Ok(Some(match conf.plugin.as_str() {
-            "host-local" => Self::HostLocal(HostLocal::new(network, &object()?)?),
-            "static" => Self::Static(StaticIpam::new(network, &object()?)),
+            "host-local" => Self::HostLocal(HostLocal::new(network, &object.read()?)?),
+            "static" => Self::Static(StaticIpam::new(network, &object.read()?)),
             other => Self::Delegated(Delegated {
                 plugin: Delegate::find(other, &network.path, &network.name).during("ipam")?,
                 config: network.raw.clone(),
                 version: network.version,
             }),
         }))
+    }
+
+    /// The same to remove what an ADD made. What is wrong in the config does not prevent that: ADD
+    /// may have had another config.
+    ///
+    /// # Errors
+    /// Code 7 when the plugin to delegate to does not exist: only it can free the addresses.
+    pub(crate) fn to_release(network: &Network) -> Result<Option<Self>> {
+        let unreadable = match (Self::new(network), &network.ipam) {
+            (Err(err), Some(conf)) => (err, conf),
+            (outcome, _) => return outcome,
+        };
+        let (err, conf) = unreadable;
+        match conf.plugin.as_str() {
+            "host-local" => Ok(Some(Self::HostLocal(HostLocal::to_release(network, conf)))),
+            "static" => {
+                warn(err);
+                Ok(None)
+            }
+            other if !Delegate::is_name(other) => {
+                warn(err);
+                Ok(None)
+            }
+            _ => Err(err),
+        }
+    }
+
+    /// Whether [`Ipam::held`] knows the prefix lengths of the addresses.
+    pub(crate) fn knows_prefixes(&self) -> bool {
+        match self {
+            Self::HostLocal(ipam) => ipam.has_ranges(),
+            Self::Static(_) | Self::Delegated(_) => true,
+        }
     }
 
     /// Allocates all of an attachment's addresses, or none.

@@ -273,7 +273,7 @@ impl std::fmt::Display for RangeSet {
 }
 
 /// All range sets of a network, which have no address in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct RangeSets {
     sets: Vec<RangeSet>,
     /// The first address of each range, sorted, with its set's index.

@@ -1,5 +1,8 @@
 //! IPAM `static`, compatible with the reference plugin: the addresses are in the config.
 
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 
 use super::allocation::{Allocated, Allocation};
@@ -29,7 +32,7 @@ impl StaticIpam {
         Self {
             addresses: addresses.collect(),
             routes: conf.routes.clone(),
-            dns: conf.dns.clone().unwrap_or_default(),
+            dns: conf.dns.clone(),
             version: network.version,
         }
     }
@@ -76,15 +79,31 @@ impl StaticIpam {
         for ip in &requested.env {
             addresses.push(given(ip)?);
         }
-        for gateway in &requested.env_gateways {
-            for given in addresses
-                .iter_mut()
-                .filter(|given| given.address.contains(*gateway))
-            {
-                given.gateway = Some(*gateway);
-            }
-        }
+        use_gateways(&mut addresses, &requested.env_gateways);
         Ok(addresses)
+    }
+}
+
+/// Gives each address the last of the gateways that are in its subnet. Looked up by subnet, since
+/// there may be many of both.
+fn use_gateways(addresses: &mut [Allocated], gateways: &[IpAddr]) {
+    let subnet = |net: &IpNetwork| (net.network(), net.prefix());
+    let prefixes: BTreeSet<_> = addresses
+        .iter()
+        .map(|given| given.address.prefix())
+        .collect();
+    let mut by_subnet = HashMap::new();
+    for gateway in gateways {
+        // None for a prefix of the other family's.
+        let around = |prefix: &u8| IpNetwork::new(*gateway, *prefix).ok();
+        for net in prefixes.iter().filter_map(around) {
+            by_subnet.insert(subnet(&net), *gateway);
+        }
+    }
+    for given in addresses {
+        if let Some(gateway) = by_subnet.get(&subnet(&given.address)) {
+            given.gateway = Some(*gateway);
+        }
     }
 }
 
@@ -102,4 +121,34 @@ fn given(requested: &RequestedIp) -> Result<Allocated> {
         address,
         gateway: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_address_gets_the_last_gateway_in_its_subnet(
+            addresses in proptest::collection::vec((any::<[u8; 2]>(), 20u8..=30), 0..8),
+            gateways in proptest::collection::vec(any::<[u8; 2]>(), 0..8),
+        ) {
+            let ip = |[a, b]: [u8; 2]| IpAddr::from([10, 0, a % 4, b]);
+            let gateways: Vec<_> = gateways.into_iter().map(ip).collect();
+            let mut given: Vec<_> = addresses
+                .into_iter()
+                .map(|(address, prefix)| Allocated {
+                    address: IpNetwork::new(ip(address), prefix).unwrap(),
+                    gateway: None,
+                })
+                .collect();
+            use_gateways(&mut given, &gateways);
+            for given in given {
+                let mut last = gateways.iter().rev();
+                let expected = last.find(|gateway| given.address.contains(**gateway));
+                prop_assert_eq!(given.gateway.as_ref(), expected);
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! From a request and an allocation to the plan of an attachment.
 
+use std::collections::HashMap;
+
 use ipnetwork::IpNetwork;
 
 use super::bridge::{self, BridgePlan, PortPlan};
@@ -117,15 +119,17 @@ pub(crate) fn plan(
             ));
         }
     };
-    let gateway_of = |family: Family| {
-        let gateways = allocation
-            .addresses
-            .iter()
-            .filter_map(|given| given.gateway);
-        gateways
-            .into_iter()
-            .find(|gateway| Family::from(*gateway) == family)
-    };
+    let mut first_gateways = HashMap::new();
+    for gateway in allocation
+        .addresses
+        .iter()
+        .filter_map(|given| given.gateway)
+    {
+        first_gateways
+            .entry(Family::from(gateway))
+            .or_insert(gateway);
+    }
+    let gateway_of = |family: Family| first_gateways.get(&family).copied();
     let mut routes = mode.routes;
     routes.extend(allocation.routes.iter().map(|route| PlannedRoute {
         via: route.gw.or_else(|| gateway_of(route.dst.into())),
@@ -153,11 +157,7 @@ pub(crate) fn plan(
     let elements = elements::desired_elements(request, &container.networks(), Some(container.mac));
     let earlier_holders = elements::earlier_holders(&container.networks(), &elements);
     let allowed_traffic = firewall::allowed_traffic(network, &container.networks());
-    let dns = if network.dns.is_empty() {
-        allocation.dns
-    } else {
-        network.dns.clone()
-    };
+    let dns = network.dns.clone().unwrap_or(allocation.dns);
     Ok(Plan {
         attachment: request.attachment.clone(),
         host_end: HostEndPlan {

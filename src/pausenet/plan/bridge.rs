@@ -1,9 +1,10 @@
 //! Mode `bridge`: gateways and default routes by the reference's rules, and what they mean for
 //! the addresses of the bridge itself.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 
 use crate::cni::error::invalid;
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, VlanConf};
@@ -137,33 +138,75 @@ pub(crate) fn bridge_addresses(
     wanted: &[IpNetwork],
     force: bool,
 ) -> std::result::Result<Vec<AddressChange>, IpNetwork> {
-    let mut changes = Vec::new();
+    let (there, all): (HashSet<_>, HashSet<_>) =
+        (present.iter().collect(), wanted.iter().collect());
+    let unwanted = present.iter().enumerate();
+    let mut unwanted = Unwanted::new(unwanted.filter(|(_, have)| !all.contains(have)));
+    let (mut changes, mut added) = (Vec::new(), HashSet::new());
     for want in wanted {
-        if present.contains(want) || changes.contains(&AddressChange::Add(*want)) {
+        if there.contains(want) || !added.insert(want) {
             continue;
         }
-        for have in present.iter().filter(|have| is_in_the_way(have, want)) {
-            let removal = AddressChange::Remove(*have);
-            if wanted.contains(have) || changes.contains(&removal) {
-                continue;
-            }
-            if !force {
-                return Err(*have);
-            }
-            changes.push(removal);
+        let in_the_way = unwanted.take_in_the_way_of(want);
+        if let Some((_, have)) = in_the_way.first_key_value().filter(|_| !force) {
+            return Err(*have);
         }
+        changes.extend(in_the_way.into_values().map(AddressChange::Remove));
         changes.push(AddressChange::Add(*want));
     }
     Ok(changes)
 }
 
-fn is_in_the_way(have: &IpNetwork, want: &IpNetwork) -> bool {
-    match (have, want) {
-        (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
-        (IpNetwork::V6(have), IpNetwork::V6(want)) => {
-            have.contains(want.ip()) || want.contains(have.ip())
+/// The addresses that a bridge holds and the list does not want, to be found by what they are in
+/// the way of. Each has its place in the bridge's order.
+#[derive(Default)]
+struct Unwanted {
+    ipv4: BTreeMap<usize, IpNetwork>,
+    ipv6: BTreeMap<(Ipv6Addr, usize), IpNetwork>,
+    by_subnet: HashMap<(Ipv6Addr, u8), Vec<(Ipv6Addr, usize)>>,
+    prefixes: BTreeSet<u8>,
+}
+
+impl Unwanted {
+    fn new<'a>(addresses: impl Iterator<Item = (usize, &'a IpNetwork)>) -> Self {
+        let mut unwanted = Self::default();
+        for (place, have) in addresses {
+            match have {
+                IpNetwork::V4(_) => {
+                    unwanted.ipv4.insert(place, *have);
+                }
+                IpNetwork::V6(net) => {
+                    let key = (net.ip(), place);
+                    unwanted.ipv6.insert(key, *have);
+                    unwanted.prefixes.insert(net.prefix());
+                    let subnet = (net.network(), net.prefix());
+                    unwanted.by_subnet.entry(subnet).or_default().push(key);
+                }
+            }
         }
-        _ => false,
+        unwanted
+    }
+
+    /// Takes out those that are in the way: any IPv4 address, and IPv6 addresses whose subnet
+    /// overlaps with the wanted one's.
+    fn take_in_the_way_of(&mut self, want: &IpNetwork) -> BTreeMap<usize, IpNetwork> {
+        let want = match want {
+            IpNetwork::V4(_) => return std::mem::take(&mut self.ipv4),
+            IpNetwork::V6(want) => want,
+        };
+        let inside = (want.network(), 0)..=(want.broadcast(), usize::MAX);
+        let mut keys: Vec<_> = self.ipv6.range(inside).map(|(key, _)| *key).collect();
+        for prefix in &self.prefixes {
+            if let Ok(around) = Ipv6Network::new(want.ip(), *prefix) {
+                let subnet = (around.network(), *prefix);
+                keys.extend(self.by_subnet.remove(&subnet).unwrap_or_default());
+            }
+        }
+        let taken = keys.into_iter().filter_map(|key| {
+            let have = self.ipv6.remove(&key)?;
+            Some((key.1, have))
+        });
+        taken.collect()
     }
 }
 
@@ -209,7 +252,68 @@ mod tests {
         assert_eq!(bridge_addresses(&[a, b], &[a, b], false).unwrap(), []);
     }
 
+    /// What the reference does, address by address.
+    fn one_by_one(
+        present: &[IpNetwork],
+        wanted: &[IpNetwork],
+        force: bool,
+    ) -> std::result::Result<Vec<AddressChange>, IpNetwork> {
+        let is_in_the_way = |have: &IpNetwork, want: &IpNetwork| match (have, want) {
+            (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
+            (IpNetwork::V6(have), IpNetwork::V6(want)) => {
+                have.contains(want.ip()) || want.contains(have.ip())
+            }
+            _ => false,
+        };
+        let mut changes = Vec::new();
+        for want in wanted {
+            if present.contains(want) || changes.contains(&AddressChange::Add(*want)) {
+                continue;
+            }
+            for have in present.iter().filter(|have| is_in_the_way(have, want)) {
+                let removal = AddressChange::Remove(*have);
+                if wanted.contains(have) || changes.contains(&removal) {
+                    continue;
+                }
+                if !force {
+                    return Err(*have);
+                }
+                changes.push(removal);
+            }
+            changes.push(AddressChange::Add(*want));
+        }
+        Ok(changes)
+    }
+
+    fn any_net() -> impl Strategy<Value = IpNetwork> {
+        prop_oneof![
+            (0..4u8, 0..4u8, 24..=32u8).prop_map(|(a, b, prefix)| IpNetwork::new(
+                [10, 0, a, b].into(),
+                prefix
+            )
+            .unwrap()),
+            (0..4u16, 0..4u16, 108..=128u8).prop_map(|(a, b, prefix)| {
+                let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, a, b);
+                IpNetwork::new(ip.into(), prefix).unwrap()
+            }),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn the_changes_are_those_of_a_search_one_by_one(
+            mut present in proptest::collection::vec(any_net(), 0..8),
+            wanted in proptest::collection::vec(any_net(), 0..8),
+            force: bool,
+        ) {
+            let mut seen = HashSet::new();
+            present.retain(|have| seen.insert(*have));
+            prop_assert_eq!(
+                bridge_addresses(&present, &wanted, force),
+                one_by_one(&present, &wanted, force)
+            );
+        }
+
         /// After applying the changes, there is nothing left to change.
         #[test]
         fn bridge_addresses_settle(

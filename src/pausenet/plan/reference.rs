@@ -5,9 +5,12 @@
 //! iptables backends make a chain and put it into the chain's name. Hashes are SHA-512 in
 //! hexadecimal.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
 
+use crate::cni::NetworkName;
 use crate::cni::request::Attachment;
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Rule, Table, TableFamily};
@@ -29,7 +32,7 @@ pub(crate) enum Comment {
     StartsWith(String),
     /// The container, which may have rules of another network: one of these addresses in the
     /// rule distinguishes them. Without addresses, the container alone decides.
-    IsAndNames(String, Vec<Vec<u8>>),
+    IsAndNames(String, BTreeSet<Vec<u8>>),
     /// No comment: the rule jumps to one of the own chains.
     ByJump,
 }
@@ -43,13 +46,56 @@ impl RuleLocation {
                 Comment::Is(comment) => rule.comment == *comment,
                 Comment::StartsWith(start) => rule.comment.starts_with(start),
                 Comment::IsAndNames(comment, addresses) => {
-                    let named = addresses
-                        .iter()
-                        .any(|address| rule.values.contains(address));
-                    rule.comment == *comment && (named || addresses.is_empty())
+                    let named = || rule.values.iter().any(|value| addresses.contains(value));
+                    rule.comment == *comment && (addresses.is_empty() || named())
                 }
                 Comment::ByJump => rule.jumps.iter().any(|jump| self.own_chains.contains(jump)),
             }
+    }
+}
+
+/// Locations of one chain, to find out for each of its rules at once whether one has it.
+#[derive(Default)]
+pub(crate) struct LocationIndex<'a> {
+    by_comment: HashMap<&'a str, Vec<&'a RuleLocation>>,
+    starts: HashSet<&'a str>,
+    jumps: HashSet<&'a str>,
+}
+
+impl<'a> LocationIndex<'a> {
+    /// The index of each table's chain in these locations.
+    pub(crate) fn of_chains(locations: &'a [RuleLocation]) -> HashMap<(Table, &'static str), Self> {
+        let mut all: HashMap<_, Self> = HashMap::new();
+        for location in locations {
+            for chain in location.chains {
+                all.entry((location.table, *chain))
+                    .or_default()
+                    .add(location);
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, location: &'a RuleLocation) {
+        match &location.comment {
+            Comment::Is(comment) | Comment::IsAndNames(comment, _) => {
+                self.by_comment.entry(comment).or_default().push(location);
+            }
+            Comment::StartsWith(start) => {
+                self.starts.insert(start);
+            }
+            Comment::ByJump => self
+                .jumps
+                .extend(location.own_chains.iter().map(String::as_str)),
+        }
+    }
+
+    /// Whether a rule of the chain is one of a location's.
+    pub(crate) fn has(&self, rule: &Rule) -> bool {
+        let by_comment = self.by_comment.get(rule.comment.as_str());
+        by_comment.is_some_and(|found| found.iter().any(|location| location.has(rule)))
+            || self.starts.contains(masquerade_start(&rule.comment))
+            || rule.jumps.iter().any(|jump| self.jumps.contains(&**jump))
     }
 }
 
@@ -89,7 +135,7 @@ pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> 
         container,
         ifname,
     } = attachment;
-    let id = format!("{container}-{ifname}");
+    let id = format!("{}-{ifname}", container.as_given());
     let mut locations = vec![
         RuleLocation {
             table: MASQUERADE.0,
@@ -110,7 +156,7 @@ pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> 
     ];
     locations.extend(iptables(
         &["POSTROUTING"],
-        &[chain_name("", network.as_str(), container.as_str())],
+        &[chain_name("", network.as_str(), container.as_given())],
     ));
     locations
 }
@@ -120,11 +166,9 @@ pub(crate) fn port_rule_locations(
     attachment: &Attachment,
     addresses: &[IpNetwork],
 ) -> Vec<RuleLocation> {
-    let addresses: Vec<_> = addresses
-        .iter()
-        .map(|net| address_bytes(net.ip()))
-        .collect();
-    let container = attachment.container.as_str();
+    let addresses = addresses.iter().map(|net| address_bytes(net.ip()));
+    let addresses: BTreeSet<_> = addresses.collect();
+    let container = attachment.container.as_given();
     let mut locations: Vec<_> = PORTS
         .into_iter()
         .map(|table| RuleLocation {
@@ -140,7 +184,7 @@ pub(crate) fn port_rule_locations(
 
 /// Those of them that are chains, whose names contain the network too.
 pub(crate) fn port_chains(attachment: &Attachment) -> [RuleLocation; 2] {
-    let (network, container) = (attachment.network.as_str(), attachment.container.as_str());
+    let (network, container) = (attachment.network.as_str(), attachment.container.as_given());
     let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
     iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains)
 }
@@ -161,18 +205,33 @@ fn masquerade_comment(attachment: &Attachment) -> String {
         container,
         ifname,
     } = attachment;
-    let instance = hash(&format!("{ifname}:{container}"), 16);
+    let instance = hash(&format!("{ifname}:{}", container.as_given()), 16);
     format!("{}{instance},", masquerade_network(network.as_str()))
 }
 
 /// What the comments of all of a network's masquerade rules start with.
-pub(crate) fn masquerade_network(network: &str) -> String {
+fn masquerade_network(network: &str) -> String {
     format!("{}-", hash(network, 16))
 }
 
-/// Whether a comment is that of an attachment's masquerade rule.
-pub(crate) fn is_masquerade_of(comment: &str, attachment: &Attachment) -> bool {
-    comment.starts_with(&masquerade_comment(attachment))
+/// The part of a masquerade rule's comment that its attachment decides: up to the first comma.
+fn masquerade_start(comment: &str) -> &str {
+    match comment.find(',') {
+        Some(comma) => &comment[..=comma],
+        None => comment,
+    }
+}
+
+/// The masquerade rules of a network's attachments that are not among these.
+pub(crate) fn stale_masquerade(
+    network: &NetworkName,
+    valid: &[Attachment],
+) -> impl Fn(&Rule) -> bool {
+    let network = masquerade_network(network.as_str());
+    let valid: HashSet<_> = valid.iter().map(masquerade_comment).collect();
+    move |rule| {
+        rule.comment.starts_with(&network) && !valid.contains(masquerade_start(&rule.comment))
+    }
 }
 
 /// The names of all chains that the iptables backends make for an attachment: for its
@@ -212,7 +271,7 @@ fn hash(text: &str, letters: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::{ContainerId, IfName, NetworkName};
+    use crate::cni::{ContainerId, IfName};
 
     fn attachment() -> Attachment {
         Attachment {
@@ -270,5 +329,73 @@ mod tests {
             ..rule
         };
         assert!(!link_rule_locations(&mine)[0].has(&elsewhere));
+    }
+
+    /// A rule that each location of a thousand attachments is asked about is found by its comment,
+    /// and each is asked about only where the comment is its own.
+    #[test]
+    fn rules_of_many_attachments_are_found_without_asking_each() {
+        let attachment = |number: usize| Attachment {
+            container: ContainerId::parse(&format!("c{number}")).unwrap(),
+            ..attachment()
+        };
+        let net = |number: usize| {
+            let ip = std::net::Ipv4Addr::from(0x0a00_0000 + number as u32);
+            IpNetwork::new(ip.into(), 8).unwrap()
+        };
+        let locations: Vec<_> = (0..1000)
+            .flat_map(|number| {
+                let ports = port_rule_locations(&attachment(number), &[net(number)]);
+                link_rule_locations(&attachment(number))
+                    .into_iter()
+                    .chain(ports)
+            })
+            .collect();
+        let index = LocationIndex::of_chains(&locations);
+        for ((table, chain), index) in &index {
+            let asked = index.by_comment.values().map(Vec::len).max();
+            assert!(asked.is_none_or(|asked| asked <= 2), "{chain}: {asked:?}");
+            for number in [0, 999, 1000] {
+                let mine = attachment(number);
+                for comment in [
+                    mine.container.to_string(),
+                    format!("{} net: r, if: eth0, id: x", masquerade_comment(&mine)),
+                    format!("macspoofchk-{}-eth0", mine.container),
+                    String::new(),
+                ] {
+                    for (values, jump) in [(net(number), "DN-"), (net(number + 1), "")] {
+                        let rule = Rule {
+                            chain: (*chain).to_owned(),
+                            comment: comment.clone(),
+                            values: vec![address_bytes(values.ip())],
+                            jumps: vec![chain_name(jump, "r", mine.container.as_str())],
+                            ..Rule::default()
+                        };
+                        let mut asked = locations.iter().filter(|at| at.table == *table);
+                        let expected = asked.any(|location| location.has(&rule));
+                        assert_eq!(index.has(&rule), expected, "{rule:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn masquerade_rules_of_valid_attachments_are_not_stale() {
+        let mine = attachment();
+        let other = Attachment {
+            container: ContainerId::parse("other").unwrap(),
+            ..attachment()
+        };
+        let rule = |of: &Attachment| Rule {
+            comment: format!("{} net: r, if: eth0", masquerade_comment(of)),
+            ..Rule::default()
+        };
+        let foreign = Rule {
+            comment: "a comment, of another program".to_owned(),
+            ..Rule::default()
+        };
+        let is_stale = stale_masquerade(&mine.network, std::slice::from_ref(&mine));
+        assert!(!is_stale(&rule(&mine)) && is_stale(&rule(&other)) && !is_stale(&foreign));
     }
 }

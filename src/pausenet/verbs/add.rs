@@ -18,6 +18,7 @@ use crate::plan::{Plan, host_end_name, plan};
 /// The first failure. Kernel and store are then as before, except for what attachments share: the
 /// bridge, forwarding, tables and sets of nftables, and the rules in DOCKER-USER.
 pub(crate) fn run(request: &Request) -> Result<String> {
+    AddResult::check_form(request.network.version, request.network.ipam.is_some())?;
     let netns = open_netns(request)?;
     let ipam = Ipam::new(&request.network)?;
     let mut host = Host::open(&host_end_name(&request.attachment))?;
@@ -118,7 +119,7 @@ fn result(plan: &Plan, attached: Attached<'_>, netns: &Netns) -> AddResult {
     };
     let mut interfaces: Vec<_> = bridge.into_iter().map(on_host).collect();
     interfaces.extend([on_host(attached.host_end), inside]);
-    let index = interfaces.len() - 1;
+    let index = interfaces.len() as i64 - 1;
     interfaces.extend(gateway.into_iter().chain(attached.ifb).map(on_host));
     let ips = plan.container.addresses.iter().map(|given| IpConfig {
         interface: Some(index),

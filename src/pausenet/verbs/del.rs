@@ -18,9 +18,12 @@ use crate::plan;
 /// # Errors
 /// Codes 5 and 101 when something could not be removed.
 pub(crate) fn run(request: &Request) -> Result<()> {
-    let ipam = Ipam::new(&request.network)?;
+    let (ipam, missing) = match Ipam::to_release(&request.network) {
+        Ok(ipam) => (ipam, Ok(())),
+        Err(err) => (None, Err(err)),
+    };
     let mut host = Host::open(&plan::host_end_name(&request.attachment))?;
-    undo(&mut host, ipam.as_ref(), request)
+    undo(&mut host, ipam.as_ref(), request).and(missing)
 }
 
 /// Removes everything of the attachment that exists.
@@ -55,7 +58,12 @@ fn remove_links_and_elements(
     request: &Request,
     addresses: &[IpNetwork],
 ) -> Result<Nft> {
-    let elements = || remove_nft_elements(request, addresses);
+    // Elements are in sets that have their subnet's name.
+    let by_address = match ipam {
+        Some(ipam) if request.network.prev_result.is_none() => ipam.knows_prefixes(),
+        _ => true,
+    };
+    let elements = || remove_nft_elements(request, addresses, by_address);
     let mut links = || remove_links(host, ipam, request, Some(addresses));
     if plan::elements::stay_until_the_link_is_gone(&request.network) {
         return links().and_then(|()| elements());
@@ -99,9 +107,15 @@ fn remove_links(
 
 /// Removes the attachment's nftables elements (masquerade, mapped ports, the guard against forged MACs),
 /// including those that the request does not mention.
-fn remove_nft_elements(request: &Request, addresses: &[IpNetwork]) -> Result<Nft> {
+fn remove_nft_elements(
+    request: &Request,
+    addresses: &[IpNetwork],
+    by_address: bool,
+) -> Result<Nft> {
     let mut nft = nft_elements::open()?;
-    if plan::elements::are_used(&request.network) {
+    if !by_address {
+        nft_elements::remove_all_elements_of(&mut nft, &request.attachment)?;
+    } else if plan::elements::are_used(&request.network) {
         let promised = request.network.prev_result.as_ref();
         let mac = promised.and_then(|promised| promised.mac_of(&request.attachment.ifname));
         nft_elements::remove_elements(&mut nft, request, addresses, mac)?;

@@ -1,6 +1,7 @@
 //! GC: removes everything that no valid attachment owns. The runtime's list decides, because the
 //! runtime owns the network; attachments of an ADD under way are left alone.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use crate::apply::{
     Host, nft_elements, reclaim_damaged, reclaim_empty, reference, remove_debris, try_lock,
 };
 use crate::cni::request::{Attachment, Network};
-use crate::cni::{During, Error, Result};
+use crate::cni::{ContainerId, During, Error, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::Link;
 use crate::kernel::nft::Element;
@@ -21,8 +22,9 @@ struct ValidAttachments<'a> {
     network: &'a Network,
     /// Of locks that could not be tried. Their attachments count as valid.
     lock_failure: Cell<Option<Error>>,
-    listed: HashSet<(&'a str, &'a str)>,
-    containers: HashSet<&'a str>,
+    /// IDs in the form that links carry.
+    listed: HashSet<(Cow<'a, str>, &'a str)>,
+    containers: HashSet<Cow<'a, str>>,
 }
 
 impl<'a> ValidAttachments<'a> {
@@ -30,25 +32,28 @@ impl<'a> ValidAttachments<'a> {
     /// called DEL for all that it knew by then.
     fn new(network: &'a Network) -> Self {
         let listed = network.valid_attachments.iter();
-        let listed = listed.map(|(id, ifname)| (id.as_str(), ifname.as_str()));
+        let listed = listed.map(|(id, ifname)| (ContainerId::shorten(id), ifname.as_str()));
         let listed: HashSet<_> = listed.collect();
         Self {
             network,
             lock_failure: Cell::new(None),
-            containers: listed.iter().map(|(id, _)| *id).collect(),
+            containers: listed.iter().map(|(id, _)| id.clone()).collect(),
             listed,
         }
     }
 
     fn contains(&self, container: &str, ifname: &str) -> bool {
-        if self.listed.contains(&(container, ifname)) {
+        let container = ContainerId::shorten(container);
+        let attachment = (container, ifname);
+        if self.listed.contains(&attachment) {
             return true;
         }
+        let (container, _) = attachment;
         if ifname.is_empty() {
             // An address file of the old form, which names the container alone.
-            return self.containers.contains(container);
+            return self.containers.contains(&container);
         }
-        let attachment = Attachment::of_network(&self.network.name, container, ifname);
+        let attachment = Attachment::of_network(&self.network.name, &container, ifname);
         attachment.is_some_and(|attachment| match try_lock(&host_end_name(&attachment)) {
             Ok(lock) => lock.is_none(),
             Err(failure) => {
@@ -64,10 +69,11 @@ impl<'a> ValidAttachments<'a> {
     }
 
     fn attachments(&self) -> Vec<Attachment> {
-        let parse = |(container, ifname): &(&str, &str)| {
+        let listed = self.network.valid_attachments.iter();
+        let parse = |(container, ifname): &(String, String)| {
             Attachment::of_network(&self.network.name, container, ifname)
         };
-        self.listed.iter().filter_map(parse).collect()
+        listed.filter_map(parse).collect()
     }
 
     /// Whether an attachment belongs to this network and is not valid.
@@ -84,7 +90,7 @@ impl<'a> ValidAttachments<'a> {
 /// All failures together, after removing everything possible.
 pub(crate) fn run(network: &Network) -> Result<()> {
     let valid = ValidAttachments::new(network);
-    let ipam = Ipam::new(network);
+    let ipam = Ipam::to_release(network);
     let keep = |container: &str, ifname: &str| valid.contains(container, ifname);
     let stale = match &ipam {
         Ok(Some(ipam)) => ipam.stale(keep),
@@ -114,7 +120,7 @@ pub(super) fn addresses(network: &Network) -> Result<()> {
         return Ok(());
     }
     let valid = ValidAttachments::new(network);
-    let ipam = Ipam::HostLocal(super::host_local::of_network(network)?);
+    let ipam = Ipam::HostLocal(super::host_local::to_release(network)?);
     let keep = |container: &str, ifname: &str| valid.contains(container, ifname);
     let freed = ipam
         .collect(keep)

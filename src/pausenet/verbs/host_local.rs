@@ -3,10 +3,10 @@
 use std::time::SystemTime;
 
 use crate::apply::reclaim_empty;
-use crate::cni::request::{Network, Request};
+use crate::cni::request::{IpamConf, Network, Request};
 use crate::cni::result::{AddResult, IpConfig};
 use crate::cni::{Code, Error, Result};
-use crate::ipam::{HostLocal, Ipam, Outcome};
+use crate::ipam::{HostLocal, Outcome};
 
 /// Serves ADD.
 ///
@@ -55,7 +55,7 @@ pub(super) fn add(request: &Request) -> Result<String> {
 /// # Errors
 /// Code 5 when the store cannot be used.
 pub(super) fn del(request: &Request) -> Result<()> {
-    of_network(&request.network)?.release(&request.attachment)
+    to_release(&request.network)?.release(&request.attachment)
 }
 
 /// Serves CHECK: as in the reference, any address of the attachment is enough; the delegating
@@ -79,12 +79,19 @@ pub(super) fn check(request: &Request) -> Result<()> {
 /// As in the reference, whatever `type` says: the caller may have found this plugin under another
 /// name, or through a script.
 pub(super) fn of_network(network: &Network) -> Result<HostLocal> {
-    let Some(conf) = &network.ipam else {
-        return Err(Error::new(
+    HostLocal::new(network, &section(network)?.object.read()?)
+}
+
+/// The same to release addresses.
+pub(super) fn to_release(network: &Network) -> Result<HostLocal> {
+    Ok(HostLocal::to_release(network, section(network)?))
+}
+
+fn section(network: &Network) -> Result<&IpamConf> {
+    network.ipam.as_ref().ok_or_else(|| {
+        Error::new(
             Code::InvalidConfig,
             "host-local without \"ipam\" in the config",
-        ));
-    };
-    let object = crate::cni::json::parse_part("ipam", &conf.object)?;
-    HostLocal::new(network, &object)
+        )
+    })
 }

@@ -19,6 +19,7 @@ pub(super) fn add(request: &Request) -> Result<String> {
         Error::new(Code::InvalidConfig, "portmap without prevResult")
             .hint("portmap goes into a conflist behind the plugin that wires the container")
     })?;
+    AddResult::check_form(request.network.version, !before.ips.is_empty())?;
     let addresses = before.addresses_of(&request.attachment.ifname);
     match &request.network.ports {
         Some(ports) => {

@@ -12,17 +12,7 @@ use common::{Call, Container, World, podnet, run, with};
 fn a_hostile_container_id_is_code_4() {
     let world = World::new();
     let x = world.container("x");
-    for id in [
-        "../x",
-        "a/b",
-        ".",
-        "..",
-        "-a",
-        "a b",
-        "a\nb",
-        "é",
-        &"c".repeat(300),
-    ] {
+    for id in ["../x", "a/b", ".", "..", "-a", "a b", "a\nb", "é"] {
         let call = add(&x, &podnet()).id(id);
         refused_unnamed(&world, &x, &call, 4, &["CNI_CONTAINERID", "network podnet"]);
     }
@@ -199,7 +189,6 @@ fn malformed_arguments_are_code_4() {
     let x = world.container("x");
     for args in [
         "IP",
-        "IP=",
         "IP=10.1.0",
         "IP=10.1.0.5;",
         ";",

@@ -27,6 +27,28 @@ fn subnet(subnet: &str) -> Value {
 }
 
 #[test]
+fn a_key_that_is_nearly_one_of_ours_is_named() {
+    let doctor = DoctorHost::new();
+    let ipam = json!({"type": "host-local", "rnages": [], "subnet": "10.7.0.0/24"});
+    for (changes, path, meant) in [
+        (json!({"isMasq": true}), "isMasq", "ipMasq"),
+        (json!({"ipam": ipam}), "ipam.rnages", "ranges"),
+        (json!({"isDefaultGateWay": true, "sysctl": {}}), "", ""),
+    ] {
+        let lab = json!({"name": "lab", "bridge": "cni7", "ipam": subnet("10.7.0.0/24")});
+        let text = with(with(network(), lab), changes).to_string();
+        let file = doctor.confs().join("lab.json");
+        fs::write(&file, text).unwrap();
+        if path.is_empty() {
+            doctor.assert_healthy();
+            continue;
+        }
+        let report = doctor.check(&["networks"]);
+        report.note(&["lab.json", "plugin 1 (pausenet)", path, meant, "no effect"]);
+    }
+}
+
+#[test]
 fn an_invalid_configuration_is_reported_with_its_file() {
     let doctor = DoctorHost::new();
     let lab = |changes: Value| {

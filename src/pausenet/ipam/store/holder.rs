@@ -12,7 +12,7 @@ pub struct Holder(String);
 impl Holder {
     /// The holder for a container's interface.
     pub fn new(container: &ContainerId, ifname: &IfName) -> Self {
-        Self(format!("{container}\r\n{ifname}"))
+        Self(format!("{}\r\n{ifname}", container.as_given()))
     }
 
     /// The holder for an attachment.

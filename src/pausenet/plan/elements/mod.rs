@@ -88,7 +88,11 @@ fn checks_macs(network: &Network) -> bool {
 /// Whether attachments of a network may have elements. A network whose config does not
 /// say its link may.
 pub(crate) fn are_used(network: &Network) -> bool {
-    network.masquerade || network.ports.is_some() || checks_macs(network) || network.link.is_none()
+    network.masquerade
+        || network.ports.is_some()
+        || checks_macs(network)
+        || network.link.is_none()
+        || network.is_incomplete
 }
 
 /// Whether an attachment may have elements that the request does not mention any more: mapped ports.
@@ -266,6 +270,7 @@ pub(crate) fn elements_to_remove(
     if by_address && addresses.is_empty()
         || checks_macs(&request.network) && mac.is_none()
         || request.network.link.is_none()
+        || request.network.is_incomplete
     {
         return None;
     }

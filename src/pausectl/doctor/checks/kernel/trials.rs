@@ -8,6 +8,7 @@ use std::path::Path;
 use super::features::*;
 use crate::doctor::finding::OUTSIDE;
 use pausenet::cni::bandwidth::Limit;
+use pausenet::cni::json::Json;
 use pausenet::cni::ports::PortsConf;
 use pausenet::cni::{self, Family, IfName, MacAddr};
 use pausenet::kernel::conntrack::{self, UdpFlows};
@@ -222,7 +223,8 @@ fn rules() -> Results {
 /// All objects that a pod with a published port needs.
 fn published_port() -> Vec<Change> {
     let config = br#"{"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 1}]}}"#;
-    let Ok(Some(ports)) = PortsConf::new(config) else {
+    let config = Json::config(config);
+    let Ok(Some(ports)) = config.and_then(|config| PortsConf::new(&config)) else {
         return Vec::new();
     };
     #[expect(clippy::expect_used, reason = "literals")]

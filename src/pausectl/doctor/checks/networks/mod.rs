@@ -14,6 +14,7 @@ use crate::doctor::finding::Finding;
 use crate::doctor::programs::Programs;
 use crate::doctor::snapshot::{Conf, Snapshot, shown};
 use pausenet::cni::Plugin;
+use pausenet::cni::spelling::NearMiss;
 use pausenet::ipam::Ipam;
 use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -54,6 +55,7 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
             Ok(list) => {
                 findings.extend(extension(&conf.file, list));
                 findings.extend(plugins(&conf.file, list, &snapshot.programs));
+                findings.extend(misspelled_keys(&conf.file, list, &snapshot.programs));
                 ranges.extend(subnets::ranges(&conf.file, list, &snapshot.programs));
             }
         }
@@ -116,6 +118,28 @@ fn plugins(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding>
         }
     }
     findings
+}
+
+/// Keys that nothing reads and that are nearly ones that our plugins read.
+fn misspelled_keys(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding> {
+    let ours = list.plugins.iter().enumerate().filter_map(|(at, plugin)| {
+        let of = plugin_of_ours(&plugin.r#type, programs)?;
+        Some((at, plugin, plugin.near_misses(of)))
+    });
+    let findings = ours.flat_map(|(at, plugin, found)| {
+        found.into_iter().map(move |near| {
+            let NearMiss { path, meant } = near;
+            let what = format!(
+                "plugin {} ({}) does not know {path:?}",
+                at + 1,
+                plugin.r#type
+            );
+            Finding::note(shown(file), what)
+                .means("the key has no effect")
+                .how(format!("rename it, if {meant:?} is meant"))
+        })
+    });
+    findings.collect()
 }
 
 /// Plugins that a runtime would not find.

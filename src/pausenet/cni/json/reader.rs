@@ -1,0 +1,340 @@
+//! Reads JSON into types by the rule of Go's encoding/json, which configs are written for:
+//!
+//! - A key is a field's if it is spelled alike, or else if it differs in the case of letters only
+//!   (also `ſ` and the Kelvin sign, which Unicode folds to `s` and `k`). Names in maps are exact.
+//! - A key that is there several times, in whatever case, is read each time, in the order of the
+//!   text, into the same place: objects and maps add up, lists are read over one another, and of
+//!   anything else the last counts.
+//! - `null` makes an [`Option`], a list and a map empty, and leaves any other value as it was.
+//!
+//! A field is an [`Option`] here where it is a pointer or an address in Go.
+
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
+    Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+use super::fault::Fault;
+use super::node::Node;
+
+/// The values that were written for one place, in the order of the text.
+#[derive(Debug, Clone)]
+pub(super) struct Reader<'a>(Vec<&'a Node>);
+
+/// The name under which [`super::last`] asks for the last value alone.
+pub(super) const LAST: &str = "pausenet: the last value alone";
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(found: Vec<&'a Node>) -> Self {
+        Self(found)
+    }
+
+    /// Without what a `null` has made void.
+    fn since_null(&self) -> &[&'a Node] {
+        let after = self.0.iter().rposition(|node| **node == Node::Null);
+        &self.0[after.map_or(0, |null| null + 1)..]
+    }
+
+    /// The last value for which `read` returns one, `null` passed over. Each must be readable.
+    fn last_of<T>(
+        &self,
+        expected: impl Fn() -> String,
+        read: impl Fn(&'a Node) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let mut last = None;
+        for node in self.0.iter().filter(|node| ***node != Node::Null) {
+            last = Some(read(node).ok_or_else(|| unexpected(&expected(), node))?);
+        }
+        Ok(last)
+    }
+
+    /// The entries of the objects, one after another.
+    fn entries(&self, found: &[&'a Node]) -> Result<Vec<(&'a str, &'a Node)>, Fault> {
+        let mut all = Vec::new();
+        for node in found {
+            match node {
+                Node::Object(entries) => {
+                    all.extend(entries.iter().map(|(key, value)| (key.as_str(), value)));
+                }
+                Node::Null => {}
+                other => return Err(unexpected("an object", other)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The values of one key, by the rule for fields.
+    pub(super) fn field(&self, name: &str) -> Result<Self, Fault> {
+        let entries = self.entries(self.since_null())?;
+        let ours = entries.into_iter().filter(|(key, _)| names(key, name));
+        Ok(Self(ours.map(|(_, value)| value).collect()))
+    }
+
+    /// The entries of a map: of each name the last value.
+    pub(super) fn map(&self) -> Result<Vec<(&'a str, &'a Node)>, Fault> {
+        self.entries(self.since_null())
+    }
+
+    pub(super) fn into_nodes(self) -> Vec<Node> {
+        self.0.into_iter().cloned().collect()
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        self.since_null().is_empty()
+    }
+}
+
+fn unexpected(expected: &str, found: &Node) -> Fault {
+    Fault::new(format!("expected {expected}, found {}", found.describe()))
+}
+
+/// Whether a key is that of a field, by Go's case folding. The field's name is ASCII.
+pub(in crate::cni) fn names(key: &str, field: &str) -> bool {
+    let folded = key.chars().map(|c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    });
+    folded.eq(field.chars().map(|c| c.to_ascii_lowercase()))
+}
+
+macro_rules! integers {
+    ($($method:ident $visit:ident $type:ty,)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            let expected = || format!("a whole number from {} to {}", <$type>::MIN, <$type>::MAX);
+            let number = self.last_of(expected, |node| match node {
+                Node::Number(number) => match (number.as_i64(), number.as_u64()) {
+                    (Some(number), _) => number.try_into().ok(),
+                    (_, Some(number)) => number.try_into().ok(),
+                    _ => None,
+                },
+                _ => None,
+            })?;
+            visitor.$visit(number.unwrap_or(0))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Reader<'_> {
+    type Error = Fault;
+
+    integers! {
+        deserialize_i8 visit_i8 i8,
+        deserialize_i16 visit_i16 i16,
+        deserialize_i32 visit_i32 i32,
+        deserialize_i64 visit_i64 i64,
+        deserialize_u8 visit_u8 u8,
+        deserialize_u16 visit_u16 u16,
+        deserialize_u32 visit_u32 u32,
+        deserialize_u64 visit_u64 u64,
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let expected = || "true or false".to_owned();
+        let value = self.last_of(expected, |node| match node {
+            Node::Bool(value) => Some(*value),
+            _ => None,
+        })?;
+        visitor.visit_bool(value.unwrap_or(false))
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let expected = || "a string".to_owned();
+        let text = self.last_of(expected, |node| match node {
+            Node::Text(text) => Some(text.as_str()),
+            _ => None,
+        })?;
+        visitor.visit_str(text.unwrap_or(""))
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.since_null() {
+            [] => visitor.visit_none(),
+            found => visitor.visit_some(Self(found.to_vec())),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match (name, self.0.last()) {
+            (LAST, Some(last)) => visitor.visit_newtype_struct(Self(vec![last])),
+            _ => visitor.visit_newtype_struct(self),
+        }
+    }
+
+    /// A list is read over the one before it: what an item does not say stays as it was there.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let (mut items, mut length): (Vec<Vec<&Node>>, _) = (Vec::new(), 0);
+        for node in self.since_null() {
+            let Node::List(list) = node else {
+                return Err(unexpected("a list", node));
+            };
+            if list.is_empty() {
+                items.clear();
+            }
+            for (at, item) in list.iter().enumerate() {
+                match items.get_mut(at) {
+                    Some(place) => place.push(item),
+                    None => items.push(vec![item]),
+                }
+            }
+            length = list.len();
+        }
+        items.truncate(length);
+        visitor.visit_seq(Items {
+            next: 0,
+            items: items.into_iter(),
+        })
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let mut values = vec![Vec::new(); fields.len()];
+        for (key, value) in self.entries(&self.0)? {
+            let field = (fields.iter().position(|field| *field == key))
+                .or_else(|| fields.iter().position(|field| names(key, field)));
+            if let Some(field) = field {
+                values[field].push(value);
+            }
+        }
+        let fields = fields.iter().copied().zip(values);
+        visitor.visit_map(Entries {
+            entries: fields.filter(|(_, values)| !values.is_empty()),
+            value: None,
+        })
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let entries = self.map()?.into_iter();
+        visitor.visit_map(Entries {
+            entries: entries.map(|(key, value)| (key, vec![value])),
+            value: None,
+        })
+    }
+
+    /// JSON of any form: nothing adds up.
+    fn deserialize_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Fault> {
+        self.0.drain(..self.0.len().saturating_sub(1));
+        match self.0.first() {
+            None | Some(Node::Null) => visitor.visit_unit(),
+            Some(Node::Bool(value)) => visitor.visit_bool(*value),
+            Some(Node::Text(text)) => visitor.visit_str(text),
+            Some(Node::List(_)) => self.deserialize_seq(visitor),
+            Some(Node::Object(_)) => self.deserialize_map(visitor),
+            Some(Node::Number(number)) => match (number.as_i64(), number.as_u64()) {
+                (Some(number), _) => visitor.visit_i64(number),
+                (_, Some(number)) => visitor.visit_u64(number),
+                _ => visitor.visit_f64(number.as_f64().unwrap_or_default()),
+            },
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        i128 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct enum
+        identifier
+    }
+}
+
+/// The keys that a type reads from an object.
+pub(in crate::cni) fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Asked<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Asked<'_> {
+        type Error = Fault;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, Fault> {
+            *self.0 = fields;
+            Err(Fault::new("only the names of the fields were asked for"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Fault> {
+            Err(Fault::new("not an object"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+            option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+            ignored_any
+        }
+    }
+
+    let mut keys: &[&str] = &[];
+    let _ = T::deserialize(Asked(&mut keys));
+    keys
+}
+
+struct Items<'a> {
+    next: usize,
+    items: std::vec::IntoIter<Vec<&'a Node>>,
+}
+
+impl<'de> SeqAccess<'de> for Items<'_> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Fault> {
+        let Some(found) = self.items.next() else {
+            return Ok(None);
+        };
+        let at = self.next;
+        self.next += 1;
+        let item = seed.deserialize(Reader(found));
+        item.map(Some).map_err(|fault| fault.in_item(at))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
+
+struct Entries<'a, I> {
+    entries: I,
+    /// That of the key that was asked for last.
+    value: Option<(&'a str, Vec<&'a Node>)>,
+}
+
+impl<'de, 'a, I: Iterator<Item = (&'a str, Vec<&'a Node>)>> MapAccess<'de> for Entries<'a, I> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Fault> {
+        let Some((key, found)) = self.entries.next() else {
+            return Ok(None);
+        };
+        let name: StrDeserializer<'_, Fault> = key.into_deserializer();
+        self.value = Some((key, found));
+        seed.deserialize(name).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let (key, found) = self.value.take().unwrap_or_default();
+        let value = seed.deserialize(Reader(found));
+        value.map_err(|fault| fault.under(key))
+    }
+}

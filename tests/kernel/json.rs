@@ -1,0 +1,285 @@
+//! Configs as Go's plugins read them: keys in any letter case, empty and odd values; and errors that
+//! name the key.
+
+use serde_json::{Value, json};
+
+use crate::plugins::{call_as, script};
+use common::nftables::{element_count, ruleset};
+use common::{Call, World, allocated, call, podnet, with};
+
+/// Keys in other letter cases, as published configs have them.
+#[test]
+fn keys_count_in_any_letter_case() {
+    let world = World::new();
+    let x = world.container("x");
+    let config = json!({
+        "CniVersion": "1.1.0", "Name": "podnet", "type": "pausenet", "Bridge": "br7",
+        "isDefaultGateWay": true, "ipmasq": true, "MTU": 1400,
+        "IPAM": {
+            "Type": "host-local",
+            "Ranges": [[{"SUBNET": "10.1.0.0/24", "rangestart": "10.1.0.9", "GateWay": "10.1.0.7"}]],
+            "Routes": [{"Dst": "192.0.2.0/24", "GW": "10.1.0.5"}],
+        },
+        "DNS": {"NameServers": ["10.1.0.53"]},
+        "RuntimeConfig": {
+            "PortMappings": [{"HostPort": 8080, "containerport": 80, "PROTOCOL": "tcp"}],
+            "MAC": "02:00:00:00:00:07",
+        },
+    });
+    let result = call("ADD", &config, &x).run().ok();
+
+    assert_eq!(result["cniVersion"], "1.1.0");
+    assert_eq!(result["ips"][0]["address"], "10.1.0.9/24");
+    assert_eq!(result["ips"][0]["gateway"], "10.1.0.7");
+    assert_eq!(result["dns"], json!({"nameservers": ["10.1.0.53"]}));
+    assert_eq!(result["interfaces"][0]["name"], "br7");
+    assert_eq!(x.link("eth0").unwrap().mac, "02:00:00:00:00:07");
+    let routes = result["routes"].as_array().unwrap();
+    assert!(routes.contains(&json!({"dst": "192.0.2.0/24", "gw": "10.1.0.5"})));
+    assert!(routes.contains(&json!({"dst": "0.0.0.0/0", "gw": "10.1.0.7"})));
+    assert!(ruleset().contains("masquerade"), "{}", ruleset());
+    assert_eq!(element_count("pausenet podnet x eth0"), 4);
+
+    let previous = with(config, json!({"PREVRESULT": result}));
+    call("CHECK", &previous, &x).run().ok();
+    call("DEL", &previous, &x).run().ok();
+    assert_eq!(element_count("pausenet podnet x eth0"), 0);
+    assert!(allocated("podnet").is_empty());
+}
+
+/// The later one of two keys that mean the same counts, and objects add up.
+#[test]
+fn a_key_that_is_there_twice_is_read_twice() {
+    let world = World::new();
+    let x = world.container("x");
+    let text = r#"{"cniVersion": "1.1.0", "name": "podnet", "type": "pausenet",
+        "bridge": "br1", "BRIDGE": "br2", "mtu": 1300, "mtu": null,
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/24", "gateway": "10.1.0.9"},
+        "Ipam": {"Subnet": "10.1.0.0/24"}}"#;
+    let result = call("ADD", &json!({}), &x).stdin(text).run().ok();
+    assert_eq!(result["interfaces"][0]["name"], "br2");
+    assert_eq!(result["interfaces"][2]["mtu"], 1300);
+    assert_eq!(result["ips"][0]["address"], "10.1.0.2/24");
+    assert_eq!(result["ips"][0]["gateway"], "10.1.0.9");
+}
+
+#[test]
+fn empty_and_odd_values_count_as_none() {
+    let world = World::new();
+    let x = world.container("x");
+    let config = with(
+        podnet(),
+        json!({
+            "mtu": -1, "mode": "", "runtimeConfig": {"mac": "", "ips": [], "portMappings": null},
+            "args": {"cni": {"mac": "", "ips": null}},
+            "ipam": {
+                "type": "host-local", "subnet": "", "gateway": "", "rangeStart": "", "dataDir": "",
+                "ranges": [[{
+                    "subnet": "10.1.0.0/24", "gateway": "", "rangeStart": "", "rangeEnd": ""
+                }]],
+                "routes": [{"dst": "192.0.2.0/24", "gw": "", "mtu": 0, "priority": -1}],
+            },
+        }),
+    );
+    let call = |verb: &str, config: &Value| {
+        call(verb, config, &x).var("CNI_ARGS", "IgnoreUnknown=1;IP=;MAC=;GATEWAY=")
+    };
+    let result = call("ADD", &config).run().ok();
+    assert_eq!(result["ips"][0]["gateway"], "10.1.0.1");
+    assert_eq!(result["interfaces"][2]["mtu"], 1500);
+    let previous = json!({"prevResult": result, "ipam": config["ipam"]});
+    call("CHECK", &with(config.clone(), previous)).run().ok();
+    call("DEL", &config).run().ok();
+
+    let fixed = json!({"type": "static", "addresses": [{"address": "10.1.0.8/24", "gateway": ""}]});
+    let result = call("ADD", &with(podnet(), json!({"ipam": fixed})))
+        .run()
+        .ok();
+    assert_eq!(result["ips"][0]["gateway"], "10.1.0.1", "by convention");
+}
+
+/// Plugins write -1 where no interface has an address.
+#[test]
+fn an_address_of_no_interface_is_the_container_s() {
+    let world = World::new();
+    let x = world.container("x");
+    let result = call("ADD", &podnet(), &x).run().ok();
+    for interface in [-1, 99] {
+        let mut previous = result.clone();
+        previous["ips"][0]["interface"] = json!(interface);
+        let config = with(podnet(), json!({"prevResult": previous}));
+        call("CHECK", &config, &x).run().ok();
+        let ports = json!({"type": "portmap", "runtimeConfig": {
+            "portMappings": [{"hostPort": 8080, "containerPort": 80}]}});
+        let passed = call_as("portmap", "ADD", &with(config.clone(), ports.clone()), &x);
+        assert_eq!(passed.run().ok()["ips"][0]["interface"], interface);
+        assert_eq!(element_count("portmap podnet x eth0"), 3);
+        call_as("portmap", "DEL", &with(config, ports), &x)
+            .run()
+            .ok();
+        assert_eq!(element_count("portmap podnet x eth0"), 0);
+    }
+}
+
+/// As in the reference: a list that is there, though empty, replaces the IPAM's settings.
+#[test]
+fn an_empty_list_of_name_servers_overrides_the_ipam_s() {
+    let world = World::new();
+    let x = world.container("x");
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.8/24"}],
+        "dns": {"nameservers": ["10.1.0.53"], "domain": "a.b"}});
+    for (dns, expected) in [
+        (json!({}), ipam["dns"].clone()),
+        (json!({"domain": "", "search": null}), ipam["dns"].clone()),
+        (json!({"nameservers": []}), json!(null)),
+        (json!({"options": []}), json!(null)),
+        (json!({"search": ["c"]}), json!({"search": ["c"]})),
+    ] {
+        let config = with(podnet(), json!({"ipam": ipam, "dns": dns}));
+        let result = call("ADD", &config, &x).run().ok();
+        assert_eq!(result["dns"], expected, "{dns}");
+        call("DEL", &config, &x).run().ok();
+    }
+}
+
+/// Before 0.3.0 there is no result without an address; the reference fails too.
+#[test]
+fn a_network_without_ipam_needs_version_0_3_0() {
+    let world = World::new();
+    let x = world.container("x");
+    let before = world.snapshot();
+    let bare = json!({"name": "podnet", "type": "pausenet"});
+    for version in [
+        json!({}),
+        json!({"cniVersion": "0.1.0"}),
+        json!({"cniVersion": "0.2.0"}),
+    ] {
+        let error = call("ADD", &with(bare.clone(), version), &x)
+            .run()
+            .err_code(7);
+        assert!(
+            error["msg"].as_str().unwrap().contains("address"),
+            "{error}"
+        );
+        assert_eq!(world.snapshot(), before);
+    }
+    let newer = with(bare, json!({"cniVersion": "0.3.0"}));
+    call("ADD", &newer, &x).run().ok();
+}
+
+#[test]
+fn an_error_names_the_key_by_its_whole_path() {
+    let world = World::new();
+    let x = world.container("x");
+    let range = json!({"subnet": "10.1.0.0/24"});
+    for (verb, changes, code, words) in [
+        (
+            "ADD",
+            json!({"isGateway": "yes"}),
+            6,
+            r#": isGateway: expected true or false, found the string "yes""#,
+        ),
+        (
+            "ADD",
+            json!({"ipam": {"type": "host-local", "ranges": [[range, {"subnet": 7}]]}}),
+            6,
+            ": ipam.ranges[0][1].subnet: expected a string, found the number 7",
+        ),
+        (
+            "ADD",
+            json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/24",
+                "routes": [{"dst": "10.0.0.0/8"}, {"dst": "x"}]}}),
+            6,
+            r#": ipam.routes[1].dst: "x" is not an address with a prefix length (CIDR)"#,
+        ),
+        (
+            "ADD",
+            json!({"ipam": {"type": ["host-local"]}}),
+            6,
+            ": ipam.type: expected a string, found a list",
+        ),
+        (
+            "ADD",
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": "80"}]}}),
+            6,
+            ": runtimeConfig.portMappings[0].hostPort: expected a whole number",
+        ),
+        (
+            "ADD",
+            json!({"runtimeConfig": {"bandwidth": {"ingressRate": "1M"}}}),
+            6,
+            ": runtimeConfig.bandwidth.ingressRate: expected a whole number",
+        ),
+        (
+            "ADD",
+            json!({"args": {"cni": {"ips": ["10.1.0.5", 6]}}}),
+            6,
+            ": args.cni.ips[1]: expected a string, found the number 6",
+        ),
+        (
+            "ADD",
+            json!({"args": {"cni": {"ips": ["10.1.0.5", "six"]}}}),
+            7,
+            r#": args.cni.ips[1]: "six" is not an IP address"#,
+        ),
+        (
+            "CHECK",
+            json!({"prevResult": {"ips": [{"address": "10.1.0.2/24", "interface": "0"}]}}),
+            6,
+            ": prevResult.ips[0].interface: expected a whole number",
+        ),
+        (
+            "CHECK",
+            json!({"prevResult": ["10.1.0.2"]}),
+            6,
+            ": prevResult: expected an object, found a list",
+        ),
+        (
+            "GC",
+            json!({"cni.dev/valid-attachments": [{"containerID": 5}]}),
+            6,
+            ": cni.dev/valid-attachments[0].containerID: expected a string, found the number 5",
+        ),
+    ] {
+        let error = call(verb, &with(podnet(), changes), &x)
+            .run()
+            .err_code(code);
+        let msg = error["msg"].as_str().unwrap();
+        assert!(msg.contains(words), "{msg}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let answer = r#"{"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.7/24"}, {"address": 8}]}"#;
+    script(
+        folder.path(),
+        "my-ipam",
+        &format!("cat >/dev/null; echo '{answer}'"),
+    );
+    let delegated = with(podnet(), json!({"ipam": {"type": "my-ipam"}}));
+    let call: Call = call("ADD", &delegated, &x).var("CNI_PATH", folder.path());
+    let error = call.run().err_code(6);
+    let msg = error["msg"].as_str().unwrap();
+    let words = "my-ipam: result: ips[1].address: expected a string, found the number 8";
+    assert!(msg.contains(words), "{msg}");
+}
+
+/// A delegated plugin that is not written in Go may spell its result's keys in its own way.
+#[test]
+fn the_result_of_a_delegate_counts_in_any_letter_case() {
+    let world = World::new();
+    let x = world.container("x");
+    let folder = tempfile::tempdir().unwrap();
+    let answer = r#"{"CNIVersion": "0.4.0", "IPs": [{"Address": "10.1.0.7/24", "Gateway": ""}],
+        "Routes": [{"Dst": "192.0.2.0/24", "GW": "10.1.0.5"}], "DNS": {"Domain": "a.b"}}"#;
+    script(
+        folder.path(),
+        "my-ipam",
+        &format!("cat >/dev/null; echo '{answer}'"),
+    );
+    let delegated = with(podnet(), json!({"ipam": {"type": "my-ipam"}}));
+    let call: Call = call("ADD", &delegated, &x).var("CNI_PATH", folder.path());
+    let result = call.run().ok();
+    assert_eq!(result["ips"][0]["address"], "10.1.0.7/24");
+    assert_eq!(result["ips"][0]["gateway"], "10.1.0.1");
+    assert_eq!(result["routes"][0]["gw"], "10.1.0.5");
+    assert_eq!(result["dns"]["domain"], "a.b");
+}
