@@ -301,7 +301,7 @@ fn a_network_that_would_not_be_used_causes_a_warning() {
 #[test]
 fn a_key_that_is_nearly_one_of_ours_causes_a_warning() {
     let folders = InstallFolders::new();
-    let list = json!({"name": "x", "plugins": [
+    let list = json!({"name": "x", "CNIVersion": "1.1.0", "plugins": [
         {"type": "pausenet", "isMasq": true, "isDefaultGateWay": true},
         {"type": "tuning", "isMasq": true},
     ]});
@@ -309,7 +309,11 @@ fn a_key_that_is_nearly_one_of_ours_causes_a_warning() {
     let output = folders.command(&["v1", "--conf"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let said = said(&output);
-    assert_eq!(said.matches("does not know").count(), 1, "{said}");
+    assert_eq!(said.matches("does not know").count(), 2, "{said}");
+    assert!(
+        said.contains(r#"a runtime does not know the key "CNIVersion""#),
+        "{said}"
+    );
     let warning = r#"network x: pausenet does not know the key "isMasq", which has no effect"#;
     assert!(said.contains(warning), "{said}");
     assert!(

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::plugin_folder::with_plugins_of_folder;
 use crate::{During, Error, OnPath, Result};
 use pausenet::cni::json::{Json, nullable};
-use pausenet::cni::spelling::{NearMiss, near_misses};
+use pausenet::cni::spelling::{NearMiss, near_misses, near_misses_of_list};
 use pausenet::cni::{NetworkName, Plugin as OwnPlugin, SpecVersion};
 use pausenet::kernel::file::{self, LARGE, Symlinks};
 
@@ -150,6 +150,14 @@ impl NetworkList {
             Some(OwnPlugin::HostLocal | OwnPlugin::Loopback | OwnPlugin::Portmap) | None => false,
         };
         self.plugins.iter().position(wires).unwrap_or(0)
+    }
+
+    /// Keys of the list itself that are nearly ones that runtimes read.
+    pub fn near_misses(&self) -> Vec<NearMiss> {
+        match serde_json::from_slice(&self.text) {
+            Ok(whole) if self.is_list => near_misses_of_list(&whole),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::command::{Result, Stop, warn};
 use pausenet::cni::Plugin;
+use pausenet::cni::spelling::NearMiss;
 use pausenet_host::Error;
 use pausenet_host::install::file::Digest;
 use pausenet_host::install::managed_folder::NewFile;
@@ -82,14 +83,20 @@ impl Network {
     }
 
     pub(super) fn warn_of_misspelled_keys(&self) {
+        let warn_of = |who: &str, near: NearMiss| {
+            let msg = format!(
+                "network {}: {who} does not know the key {:?}, which has no effect",
+                self.list.name, near.path
+            );
+            warn(&Error::new(msg).hint(format!("rename it, if {:?} is meant", near.meant)));
+        };
+        for near in self.list.near_misses() {
+            warn_of("a runtime", near);
+        }
         for plugin in &self.list.plugins {
             let of_ours = plugin.r#type.parse::<Plugin>();
             for near in of_ours.map_or_else(|_| Vec::new(), |of| plugin.near_misses(of)) {
-                let msg = format!(
-                    "network {}: {} does not know the key {:?}, which has no effect",
-                    self.list.name, plugin.r#type, near.path
-                );
-                warn(&Error::new(msg).hint(format!("rename it, if {:?} is meant", near.meant)));
+                warn_of(&plugin.r#type, near);
             }
         }
     }

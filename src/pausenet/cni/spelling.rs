@@ -50,6 +50,26 @@ pub fn near_misses(plugin: Plugin, config: &Value) -> Vec<NearMiss> {
     found
 }
 
+/// The misspelled keys of a list of plugins itself, which count only as they are spelled.
+pub fn near_misses_of_list(list: &Value) -> Vec<NearMiss> {
+    let keys = [
+        "cniVersion",
+        "cniVersions",
+        "name",
+        "plugins",
+        "disableCheck",
+        "disableGC",
+        "loadOnlyInlinedPlugins",
+    ];
+    let part = Part {
+        exact: true,
+        ..Part::of(&keys)
+    };
+    let mut found = Vec::new();
+    search(&part, list, "", &mut found);
+    found
+}
+
 fn whole(plugin: Plugin, config: &Value) -> Part {
     let mut keys = vec!["type", "args", "runtimeConfig", "prevResult"];
     keys.extend(keys_of::<Heading>());
@@ -224,6 +244,17 @@ mod tests {
             found,
             expected.map(|(path, meant)| (path.to_owned(), meant))
         );
+    }
+
+    #[test]
+    fn the_keys_of_a_list_are_exact() {
+        let list = json!({"cniversion": "1.1.0", "CNIVersions": [], "name": "", "nerdctlID": "",
+            "nerdctlLabels": {}, "labels": {}, "disableCheck": true,
+            "plugins": [{"cniversion": "1.0.0"}]});
+        let found = near_misses_of_list(&list);
+        let found: Vec<_> = found.iter().map(|near| (&*near.path, near.meant)).collect();
+        let expected = [("CNIVersions", "cniVersions"), ("cniversion", "cniVersion")];
+        assert_eq!(found, expected);
     }
 
     /// Keys in another letter case are read; others are those of other plugins and runtimes.

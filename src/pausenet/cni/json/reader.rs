@@ -92,6 +92,9 @@ fn unexpected(expected: &str, found: &Node) -> Fault {
 
 /// Whether a key is that of a field, by Go's case folding. The field's name is ASCII.
 pub(in crate::cni) fn names(key: &str, field: &str) -> bool {
+    if key.is_ascii() {
+        return key.eq_ignore_ascii_case(field);
+    }
     let folded = key.chars().map(|c| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',

@@ -122,24 +122,24 @@ fn plugins(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding>
 
 /// Keys that nothing reads and that are nearly ones that our plugins read.
 fn misspelled_keys(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<Finding> {
-    let ours = list.plugins.iter().enumerate().filter_map(|(at, plugin)| {
-        let of = plugin_of_ours(&plugin.r#type, programs)?;
-        Some((at, plugin, plugin.near_misses(of)))
-    });
-    let findings = ours.flat_map(|(at, plugin, found)| {
-        found.into_iter().map(move |near| {
-            let NearMiss { path, meant } = near;
-            let what = format!(
-                "plugin {} ({}) does not know {path:?}",
-                at + 1,
-                plugin.r#type
-            );
-            Finding::note(shown(file), what)
-                .means("the key has no effect")
-                .how(format!("rename it, if {meant:?} is meant"))
-        })
-    });
-    findings.collect()
+    let finding = |who: &str, NearMiss { path, meant }| {
+        let what = format!("{who} does not know the key {path:?}");
+        Finding::note(shown(file), what)
+            .means("the key has no effect")
+            .how(format!("rename it, if {meant:?} is meant"))
+    };
+    let of_list = list.near_misses().into_iter();
+    let mut findings: Vec<_> = of_list.map(|near| finding("a runtime", near)).collect();
+    for (at, plugin) in list.plugins.iter().enumerate() {
+        let name = plugin.r#type.as_str();
+        let Some(of) = plugin_of_ours(name, programs) else {
+            continue;
+        };
+        let who = format!("plugin {} ({name})", at + 1);
+        let near = plugin.near_misses(of).into_iter();
+        findings.extend(near.map(|near| finding(&who, near)));
+    }
+    findings
 }
 
 /// Plugins that a runtime would not find.
