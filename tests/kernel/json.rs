@@ -60,7 +60,7 @@ fn a_key_that_is_there_twice_is_read_twice() {
     let result = call("ADD", &json!({}), &x).stdin(text).run().ok();
     assert_eq!(result["interfaces"][0]["name"], "br2");
     assert_eq!(result["interfaces"][2]["mtu"], 1300);
-    assert_eq!(result["ips"][0]["address"], "10.1.0.2/24");
+    assert_eq!(result["ips"][0]["address"], "10.1.0.1/24");
     assert_eq!(result["ips"][0]["gateway"], "10.1.0.9");
 }
 

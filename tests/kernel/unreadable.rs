@@ -223,7 +223,7 @@ fn gc_removes_what_it_can_find() {
         let config = with(everything(), changes);
         warned(&call("GC", &with(config.clone(), kept), &x).run(), word);
         assert_eq!(element_count(OWNER), 6);
-        assert_eq!(allocated("podnet"), ["10.1.0.2"]);
+        assert_eq!(allocated("podnet").len(), 1);
 
         warned(&call("GC", &config, &x).run(), word);
 

@@ -47,7 +47,7 @@ fn empty_and_odd_values() {
         gateway(),
         json!({
             "ipam": ipam, "mtu": -1, "dns": {"nameservers": [], "domain": ""},
-            "runtimeConfig": {"mac": ""}, "args": {"cni": {"mac": ""}}, "vlan": 0, "vlanTrunk": [],
+            "runtimeConfig": {"mac": ""}, "args": {"cni": {"mac": ""}}, "vlan": 0,
         }),
     );
     same("empty_and_odd_values", |node| {

@@ -128,6 +128,9 @@ pub(crate) const PORTS: [Table; 2] = [
 /// The chains in [`PORTS`] that have rules for each attachment.
 pub(crate) const PORT_CHAINS: &[&str] = &["hostports", "hostip_hostports", "masquerading"];
 
+/// The kernel's limit (NFT_CHAIN_MAXNAMELEN less its NUL): no chain has a longer name.
+const MAX_CHAIN: usize = 255;
+
 /// Every location where rules of the link may be: masquerade and the guard against forged MACs.
 pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> {
     let Attachment {
@@ -136,6 +139,12 @@ pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> 
         ifname,
     } = attachment;
     let id = format!("{}-{ifname}", container.as_given());
+    // The second is jumped to from the first, so it goes after it.
+    let mut own_chains = vec![
+        format!("cni-br-iface-{id}"),
+        format!("cni-br-iface-{id}-mac"),
+    ];
+    own_chains.retain(|chain| chain.len() <= MAX_CHAIN);
     let mut locations = vec![
         RuleLocation {
             table: MASQUERADE.0,
@@ -147,11 +156,7 @@ pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> 
             table: table(TableFamily::Bridge, "nat"),
             chains: &["PREROUTING"],
             comment: Comment::Is(format!("macspoofchk-{id}")),
-            // The second is jumped to from the first, so it goes after it.
-            own_chains: vec![
-                format!("cni-br-iface-{id}"),
-                format!("cni-br-iface-{id}-mac"),
-            ],
+            own_chains,
         },
     ];
     locations.extend(iptables(
