@@ -198,7 +198,6 @@ fn host_local_frees_addresses_whatever_its_ranges_are() {
         json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": "x"}]]}}),
         json!({"ipam": {"type": "host-local"}}),
         json!({"ipam": 5}),
-        json!({"ipam": null}),
     ] {
         call_alone("host-local", "ADD", &config).run().ok();
         assert_eq!(allocated("podnet").len(), 1);

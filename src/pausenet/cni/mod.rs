@@ -26,6 +26,7 @@ pub mod request;
 pub mod result;
 pub mod spelling;
 mod version;
+mod wiring;
 
 pub(crate) use error::warn;
 pub use error::{Code, During, Error, OnPath, Result};

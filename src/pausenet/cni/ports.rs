@@ -74,13 +74,14 @@ struct PortRuntime {
 }
 
 /// An unchecked entry of `portMappings` (CONVENTIONS.md of the specification).
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PortEntry {
     host_port: i64,
     container_port: i64,
+    #[serde(default)]
     protocol: String,
-    #[serde(rename = "hostIP")]
+    #[serde(default, rename = "hostIP")]
     host_ip: String,
 }
 

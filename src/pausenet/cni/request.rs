@@ -6,16 +6,17 @@ use std::path::PathBuf;
 
 use super::args::{Args, RequestedIp};
 use super::bandwidth::Bandwidth;
-use super::config::{DnsKeys, Heading, LinkKeys, Range, VALID_ATTACHMENTS, ValidAttachment};
+use super::config::{DnsKeys, Heading, Range, VALID_ATTACHMENTS, ValidAttachment};
 use super::env::{Environment, Verb};
 use super::error::{Code, Error, Result, invalid, warn};
 use super::json::Json;
-use super::link::{Firewall, LinkConf, Mode, link, mtu};
+use super::link::{Firewall, LinkConf};
 use super::names::{ContainerId, IfName, MacAddr, NetworkName};
 use super::plugin::Plugin;
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
 use super::version::SpecVersion;
+use super::wiring::{Wiring, maps_ports};
 
 /// The identity of an attachment: one interface of one container on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -268,63 +269,6 @@ fn valid_attachments(config: &Json) -> Result<Vec<(String, String)>> {
         all.extend(names.map(|valid| (valid.container_id, valid.ifname)));
     }
     Ok(all)
-}
-
-/// The validated settings of the link and its features.
-#[derive(Default)]
-struct Wiring {
-    link: Option<LinkConf>,
-    mtu: Option<u32>,
-    masquerade: bool,
-    firewall: Firewall,
-    ports: Option<PortsConf>,
-    bandwidth: Option<Bandwidth>,
-}
-
-impl Wiring {
-    fn read(plugin: Plugin, config: &Json, has_ipam: bool) -> Result<Self> {
-        let mut wiring = Self::default();
-        match plugin {
-            Plugin::Pausenet => wiring.read_link(config, None, has_ipam)?,
-            Plugin::Bridge => wiring.read_link(config, Some(Mode::Bridge), has_ipam)?,
-            Plugin::Ptp => wiring.read_link(config, Some(Mode::Ptp), has_ipam)?,
-            Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => {}
-        }
-        if maps_ports(plugin) {
-            wiring.ports = PortsConf::new(config)?;
-        }
-        match plugin {
-            Plugin::Pausenet => {
-                wiring.firewall = Firewall::new(config)?;
-                wiring.bandwidth =
-                    Bandwidth::new(&config.read_part(&["runtimeConfig", "bandwidth"])?)?;
-            }
-            // These are the tasks of the chained plugins firewall and bandwidth.
-            Plugin::Bridge
-            | Plugin::Ptp
-            | Plugin::HostLocal
-            | Plugin::Loopback
-            | Plugin::Portmap => {}
-        }
-        Ok(wiring)
-    }
-
-    fn read_link(&mut self, config: &Json, fixed: Option<Mode>, has_ipam: bool) -> Result<()> {
-        let keys: LinkKeys = config.read()?;
-        self.link = Some(link(&keys, fixed, has_ipam)?);
-        self.mtu = mtu(&keys)?;
-        self.masquerade = keys.ip_masq;
-        Ok(())
-    }
-}
-
-/// Whether this plugin handles the port mappings in a config. After bridge and ptp, portmap does,
-/// as in the reference.
-fn maps_ports(plugin: Plugin) -> bool {
-    match plugin {
-        Plugin::Pausenet | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => true,
-        Plugin::Bridge | Plugin::Ptp => false,
-    }
 }
 
 impl Request {

@@ -62,7 +62,10 @@ impl HostLocal {
 
     /// The same to release addresses, which needs no range: what cannot be read is said on stderr.
     pub(crate) fn to_release(network: &Network, conf: &IpamConf) -> Self {
-        let read = conf.object.read().and_then(|ipam| Self::new(network, &ipam));
+        let read = conf
+            .object
+            .read()
+            .and_then(|ipam| Self::new(network, &ipam));
         read.unwrap_or_else(|err| {
             warn(format_args!(
                 "{err}; all addresses that the store gives to the container are freed"

@@ -6,7 +6,7 @@ use crate::apply::reclaim_empty;
 use crate::cni::request::{IpamConf, Network, Request};
 use crate::cni::result::{AddResult, IpConfig};
 use crate::cni::{Code, Error, Result};
-use crate::ipam::{HostLocal, Outcome};
+use crate::ipam::{HostLocal, Ipam, Outcome};
 
 /// Serves ADD.
 ///
