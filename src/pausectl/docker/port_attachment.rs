@@ -18,6 +18,7 @@ use crate::options::{DockerOptions, PluginOptions};
 use crate::published_ports::PublishedPort;
 use pausenet::apply::{self, Host};
 use pausenet::cni::IfName;
+use pausenet::cni::json::Json;
 use pausenet::cni::ports::PortsConf;
 use pausenet::cni::result::AddResult;
 use pausenet::kernel::lock::Lock;
@@ -237,7 +238,7 @@ impl PortAttachment {
     pub(super) fn conf(&self, ports: &[PublishedPort]) -> Result<Option<PortsConf>, Error> {
         let capabilities = Map::from_iter([(PORT_MAPPINGS.to_owned(), json!(ports))]);
         let config = execution_config(&self.entry.list, &self.plugin, &capabilities, None);
-        Ok(PortsConf::new(config.to_string().as_bytes())?)
+        Ok(PortsConf::new(&Json::of("network config", &config)?)?)
     }
 
     pub(super) fn map(&mut self, ports: &[PublishedPort]) -> Result<(), Error> {

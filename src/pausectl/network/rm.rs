@@ -10,7 +10,7 @@ use crate::options::{CONF_DIR, shown};
 use pausenet::apply::{self, Host, firewall};
 use pausenet::cni::NetworkName;
 use pausenet::cni::request::{Attachment, Request};
-use pausenet::cni::{ContainerId, IfName, Plugin, args::Args, json as cni_json};
+use pausenet::cni::{ContainerId, IfName, Plugin, args::Args};
 use pausenet::ipam::HostLocal;
 use pausenet::ipam::host_local::{DATA_DIR, INDEXES};
 use pausenet::ipam::store::Store;
@@ -178,7 +178,7 @@ impl Configurations {
                     .bridges
                     .extend(bridge.filter(|bridge| !found.bridges.contains(bridge)));
                 let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local());
-                let ipam = ipam.and_then(|ipam| cni_json::parse_part("ipam", &ipam.object).ok());
+                let ipam = ipam.and_then(|ipam| ipam.object.read().ok());
                 let store = ipam.and_then(|ipam| HostLocal::new(&network, &ipam).ok());
                 let store = store.map(|store| store.dir().to_owned());
                 found
