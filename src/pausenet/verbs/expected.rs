@@ -107,10 +107,10 @@ fn of_result(request: &Request) -> Result<Option<Allocation>> {
     let inside = promised.interfaces.iter().position(|interface| {
         interface.name == request.attachment.ifname.as_str() && !interface.sandbox.is_empty()
     });
-    let own = promised
-        .ips
-        .iter()
-        .filter(|ip| ip.interface.is_none() || ip.interface == inside);
+    let own = promised.ips.iter().filter(|ip| {
+        let interface = promised.interface_of(ip);
+        interface.is_none() || interface == inside
+    });
     let addresses: Vec<_> = own
         .map(|ip| Allocated {
             address: ip.address,
