@@ -98,6 +98,7 @@ main() {
     if ((EUID == 0)); then # a daemon needs a real root
         peer PAUSENET_DOCKER docker tools
         peer PAUSENET_DOCKER_IMAGES docker images
+        peer PAUSENET_PODMAN_5 podman5 tools
         peer PAUSENET_CONTAINERD containerd tools
         peer PAUSENET_CRI_TOOLS programs get cri-tools
         peer PAUSENET_KUBERNETES kubernetes tools # builds of some minutes, once
@@ -128,6 +129,10 @@ main() {
     printf '\nbuilt in %d s, ran in %d s' $((built - start)) $((SECONDS - built))
     ((EUID == 0)) || printf ', in a user namespace'
     printf '\n'
+    printf 'slowest:\n'
+    # Each program's name comes before its time.
+    awk '/^ *Running / { name = $2 " " $3 } /^ *Doc-tests / { name = $0 }
+        /^test result: .* finished in / { printf "  %7.1f s  %s\n", $NF, name }' "$log" | sort -rn | head -n 8
     if grep -q '^MEASURED ' "$log"; then
         printf 'measured:\n'
         sed -n 's/^MEASURED /  /p' "$log"

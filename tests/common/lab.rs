@@ -125,6 +125,13 @@ pub fn podman(dir: &Path) -> Option<PathBuf> {
     found
 }
 
+/// A root with podman 5 (`scripts/lab/podman5.sh`).
+pub fn podman5() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    is_root_of_the_machine().then_some(())?;
+    find(&FOUND, "PAUSENET_PODMAN_5", &["podman5.sh", "tools"])
+}
+
 /// A folder with containerd 2.4, which calls STATUS (`scripts/lab/containerd.sh`).
 pub fn containerd() -> Option<PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();

@@ -4,6 +4,7 @@
 
 mod explain;
 mod podman;
+mod podman5;
 
 use crate::podman::{ANCHOR, BUSYBOX, Podman, page};
 use common::{allocated, run};
