@@ -43,7 +43,7 @@ up() {
     rm -rf -- "$state"
     mkdir -- "$state"
     get_images "$state"
-    export CLUSTER=$state CLUSTER_NODES=$nodes CLUSTER_BARE=$bare
+    export CLUSTER=$state CLUSTER_NODES=$nodes CLUSTER_BARE=$bare CLUSTER_PROXY=$proxy
     printf '%s\n' "${kubelet[@]}" >"$state/kubelet"
     printf '%s\n' "${load[@]}" >"$state/load"
     # The first process of the namespace of processes: when it ends, the kernel ends all others.
@@ -167,6 +167,10 @@ inside() {
     if [[ $CLUSTER_BARE == false ]]; then
         kubectl apply -k "$here/../../conf/kubernetes"
         kubectl apply -f "$here/coredns.yaml"
+        # Without kube-proxy the API server's Service leads nowhere.
+        [[ $CLUSTER_PROXY != none ]] ||
+            kubectl --namespace kube-system set env daemonset/pausenet deployment/coredns \
+                KUBERNETES_SERVICE_HOST=192.168.77.254 KUBERNETES_SERVICE_PORT=6443
         kubectl wait --for=condition=Ready nodes --all --timeout=90s
         step "nodes ready"
         kubectl --namespace kube-system rollout status deployment/coredns --timeout=90s
