@@ -156,7 +156,7 @@ fn meant(part: &Part, key: &str) -> Option<&'static str> {
             names(key, known)
         }
     };
-    if part.keys.iter().any(|known| is_known(known)) {
+    if part.keys.iter().any(is_known) {
         return None;
     }
     let near = part.keys.iter().filter_map(|known| {
