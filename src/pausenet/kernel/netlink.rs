@@ -15,6 +15,7 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
@@ -62,6 +63,9 @@ pub(super) struct Socket {
     buffer: Vec<u8>,
     /// Whether a larger receive buffer was asked for.
     is_enlarged: bool,
+    /// Whether the kernel checks the permission once for all requests of a send, and refuses them
+    /// with one reply, to the first.
+    is_refused_at_once: bool,
 }
 
 impl Socket {
@@ -75,6 +79,7 @@ impl Socket {
             sequence: 0,
             buffer: Vec::new(),
             is_enlarged: false,
+            is_refused_at_once: protocol == NETLINK_NETFILTER,
         })
     }
 
@@ -301,7 +306,12 @@ impl Socket {
             .map(|sent| sent.expected.is_sent())
             .collect();
         let mut open = part.replies();
-        let Self { socket, buffer, .. } = self;
+        let Self {
+            socket,
+            buffer,
+            is_refused_at_once,
+            ..
+        } = self;
         let mut dropped = false;
         while open > 0 {
             buffer.clear();
@@ -368,6 +378,12 @@ impl Socket {
                                 error: error.to_io(),
                                 note,
                             });
+                        }
+                        let is_refused = reply.as_ref().is_err_and(|it| it.is(Errno::PERM));
+                        if *is_refused_at_once && at == 0 && is_refused {
+                            let refused = || Err(io::Error::from(Errno::PERM).into());
+                            collected.replies.fill_with(refused);
+                            return Ok(collected);
                         }
                         match sent.expected {
                             ExpectedReply::NothingForBatch => return Ok(collected),

@@ -198,3 +198,35 @@ pub fn is_outdated(error: &KernelError) -> bool {
     const ERESTART: i32 = 85;
     error.error.raw_os_error() == Some(ERESTART)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    const TABLE: Table = Table {
+        family: TableFamily::Inet,
+        name: "nobody",
+    };
+
+    /// The kernel answers the first request alone then; nothing is waited for.
+    #[test]
+    fn without_permission_every_request_is_refused_at_once() {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::NET_ADMIN);
+        set_capabilities(None, sets).unwrap(); // of this thread alone
+        let began = std::time::Instant::now();
+        let chains = [(TABLE, "one"), (TABLE, "two")];
+        let refused = Nft::open().unwrap().have(&chains).unwrap_err();
+        assert!(refused.is(Errno::PERM), "{refused}");
+        let mut socket = Socket::open(NETLINK_NETFILTER).unwrap();
+        let query = || Request::query(request::get_chain(TABLE, "one"));
+        let replies: Vec<Reply<NetfilterMessage>> =
+            socket.exchange(vec![query(), query(), query()]).unwrap();
+        assert_eq!(replies.len(), 3);
+        for reply in replies {
+            assert!(reply.unwrap_err().is(Errno::PERM));
+        }
+        assert!(began.elapsed().as_secs() < 5);
+    }
+}
