@@ -20,7 +20,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 # What every test needs: a linker for Rust, and the tools that the tests themselves run.
 NEEDED=(gcc libc6-dev iproute2 iputils-ping mount nftables util-linux strace)
 # What tests with clients and peers need; a user who is not root and lacks them skips those tests.
-LAB=(iptables containernetworking-plugins debian-archive-keyring podman runc busybox-static jq openssl)
+LAB=(iptables containernetworking-plugins debian-archive-keyring dnsmasq-base podman runc busybox-static jq openssl)
 
 packages() {
     ((EUID == 0)) && { need_packages "${NEEDED[@]}" "${LAB[@]}"; return; }
@@ -95,6 +95,7 @@ main() {
     peer PAUSENET_CNITOOL_1_1 programs get cni-1.1
     peer PAUSENET_PEERS peers bookworm
     peer PAUSENET_PEERS_TODAY peers today
+    peer PAUSENET_NFT_SID nft
     if ((EUID == 0)); then # a daemon needs a real root
         peer PAUSENET_DOCKER docker tools
         peer PAUSENET_DOCKER_IMAGES docker images

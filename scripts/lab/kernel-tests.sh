@@ -35,6 +35,7 @@ plugin=$(executable pausenet build --bins)
 # Nothing can be fetched or installed in there.
 PAUSENET_PEERS=$("$here/peers.sh" bookworm)
 PAUSENET_PEERS_TODAY=$("$here/peers.sh" today)
-export PAUSENET_PROGRAMS=${plugin%/*} PAUSENET_PEERS PAUSENET_PEERS_TODAY VM_LIMIT=$LIMIT
+PAUSENET_NFT_SID=$("$here/nft.sh")
+export PAUSENET_PROGRAMS=${plugin%/*} PAUSENET_PEERS PAUSENET_PEERS_TODAY PAUSENET_NFT_SID VM_LIMIT=$LIMIT
 say "kernel tests on $kernel: $*"
 "$here/vm.sh" "$kernel" "$tests" --test-threads=2 --color=never "$@"

@@ -68,6 +68,12 @@ pub fn peers_today() -> Option<PathBuf> {
     find(&FOUND, "PAUSENET_PEERS_TODAY", &["peers.sh", "today"])
 }
 
+/// Debian sid's nft, with its own libraries.
+pub fn nft_sid() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    find(&FOUND, "PAUSENET_NFT_SID", &["nft.sh"])
+}
+
 /// What a private Docker daemon needs (`scripts/lab/docker.sh`).
 pub struct Docker {
     /// A folder with docker, dockerd, containerd, ctr and runc.

@@ -54,6 +54,46 @@ fn thousands_of_ports_are_mapped_checked_and_removed() {
     }
 }
 
+/// Root of a user namespace may not make a socket's buffers larger than the host's limit.
+#[test]
+fn thousands_of_ports_are_mapped_without_the_right_to_enlarge_buffers() {
+    let config = with(
+        mapping(dual_stack(), many_ports(3000)),
+        json!({"type": "pausenet"}),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let script = format!(
+        "set -e\n\
+         mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/lib; mkdir /run/netns\n\
+         ip link set lo up; ip netns add x\n\
+         export CNI_CONTAINERID=x CNI_NETNS=/run/netns/x CNI_IFNAME=eth0 CNI_PATH=/nonexistent\n\
+         count() {{ nft list ruleset | grep -o 'podnet x eth0' | wc -l; }}\n\
+         for again in 1 2; do\n\
+         CNI_COMMAND=ADD timeout 60 {plugin} < {file} > /run/result; count\n\
+         CNI_COMMAND=DEL timeout 60 {plugin} < {file}; count\n\
+         done",
+        plugin = common::programs::pausenet(),
+        file = file.display(),
+    );
+    let arguments = [
+        "--user",
+        "--map-root-user",
+        "--net",
+        "--mount",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let counts = run("unshare", arguments);
+    let all = (2 * (3000 + 2)).to_string();
+    assert_eq!(
+        counts.split_whitespace().collect::<Vec<_>>(),
+        [&all, "0", &all, "0"]
+    );
+}
+
 /// The kernel sends an error for each.
 #[test]
 fn of_thousands_of_ports_that_are_taken_the_first_is_named() {

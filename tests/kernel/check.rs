@@ -1,5 +1,7 @@
 //! CHECK: content with what ADD made, and naming the first thing that is not so any more.
 
+mod same_state;
+
 use std::fs;
 use std::path::Path;
 

@@ -1,6 +1,8 @@
 //! IPAM by another plugin: the reference's `host-local` under another name, and shell scripts
 //! that record their calls and print what the test wants.
 
+mod interface;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -151,7 +153,7 @@ fn a_delegate_s_error_keeps_its_code_and_message() {
         ["ADD", "DEL"],
         "what it took before it failed"
     );
-    assert_eq!(world.snapshot(), before);
+    assert_eq!(world.snapshot().without_bridge("cni0"), before);
 }
 
 #[test]
@@ -168,25 +170,6 @@ fn check_reports_what_the_delegate_finds() {
         error["msg"].as_str().unwrap().contains("not mine"),
         "{error}"
     );
-}
-
-#[test]
-fn an_add_that_fails_after_the_delegate_is_undone_there_too() {
-    let world = World::new();
-    let x = world.container("x");
-    x.ip("link add eth0 type veth peer name other");
-    let (before, inside) = (world.snapshot().without_bridge("cni0"), x.state());
-    let delegate = answering();
-
-    delegate
-        .call("ADD", &delegated())
-        .netns(&x)
-        .run()
-        .err_code(100);
-
-    assert_eq!(delegate.calls(), ["ADD", "DEL"]);
-    assert_eq!(world.snapshot().without_bridge("cni0"), before);
-    assert_eq!(x.state(), inside);
 }
 
 #[test]
@@ -211,7 +194,7 @@ fn delegate_output_that_is_not_a_result_is_code_6_and_undone() {
             "{error}"
         );
         assert_eq!(delegate.calls(), ["ADD", "DEL"]);
-        assert_eq!(world.snapshot(), before);
+        assert_eq!(world.snapshot().without_bridge("cni0"), before);
     }
 }
 
@@ -227,7 +210,7 @@ fn a_result_without_an_address_is_refused_and_undone() {
         .run()
         .err_code(7);
     assert_eq!(delegate.calls(), ["ADD", "DEL"]);
-    assert_eq!(world.snapshot(), before);
+    assert_eq!(world.snapshot().without_bridge("cni0"), before);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! address store still name them: nobody who comes next is reached by their ports and masquerade,
 //! or refused because of them.
 
+mod new_address;
+
 use std::fs;
 use std::path::Path;
 

@@ -250,3 +250,30 @@ fn status_reports_whether_an_address_is_free() {
     host_local("STATUS", &small).run().err_code(50);
     host_local("STATUS", &lenient).run().err_code(50);
 }
+
+/// Where one more or one less is no address of the family.
+#[test]
+fn subnets_at_the_ends_of_the_address_space_are_used_to_their_last_address() {
+    let _world = World::new();
+    for (subnet, addresses) in [
+        ("0.0.0.0/30", vec!["0.0.0.2/30"]),
+        ("255.255.255.252/30", vec!["255.255.255.254/30"]),
+        ("::/126", vec!["::2/126", "::3/126"]),
+        (
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126",
+            vec![
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/126",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/126",
+            ],
+        ),
+    ] {
+        let ipam = json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]});
+        let config = with(config(), json!({"name": "ends", "ipam": ipam}));
+        for (n, address) in addresses.iter().enumerate() {
+            let result = host_local("ADD", &config).id(&format!("c{n}")).run().ok();
+            assert_eq!(result["ips"][0]["address"], *address, "{subnet}");
+        }
+        host_local("ADD", &config).id("one-more").run().err_code(11);
+        fs::remove_dir_all(Path::new(STORES).join("ends")).unwrap();
+    }
+}

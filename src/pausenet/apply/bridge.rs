@@ -178,8 +178,10 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &mut Link) -
         return give_mac(socket, on);
     }
     // A bridge whose MAC was never set takes the lowest of its ports', and containers would lose
-    // their gateway whenever that changes. Setting it to its current value makes it permanent.
-    if let Some(mac) = on.mac.filter(|_| !changes.is_empty()) {
+    // their gateway whenever that changes. Setting it to its current value makes it permanent. So it
+    // is for one that had the address already, if it has no port yet; one that has ports keeps its
+    // MAC as long as these, since ours are never the lowest.
+    if let Some(mac) = on.mac.filter(|_| !changes.is_empty() || !on.running) {
         link::set_mac(socket, on.index, mac).during_with(|| format!("keep the MAC of {name}"))?;
     }
     Ok(())

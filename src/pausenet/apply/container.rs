@@ -43,6 +43,22 @@ pub(super) fn configure(
     Ok(socket)
 }
 
+/// Switches the container end on before its addresses are known, as an IPAM finds it.
+pub(super) fn switch_on(host: &Host, netns: &Netns, plan: &Plan, index: u32) -> Result<()> {
+    if !plan.container.up {
+        return Ok(());
+    }
+    let attempt = || {
+        let place = netns.path().display();
+        format!("switch on {} in {place}", plan.attachment.ifname)
+    };
+    let mut socket = netns.enter(&host.netns, open)?;
+    socket
+        .one(link::notify_request(index, true))
+        .during_with(attempt)?;
+    Ok(())
+}
+
 /// Waits until the container answers to its IPv6 addresses.
 pub(super) fn settle(
     host: &Host,

@@ -4,18 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::{host_end, reclaim};
+use crate::cni::IfName;
 use crate::kernel::nft::Element;
 use crate::kernel::{KernelError, RouteSocket, link, route};
-use crate::plan::elements::target;
-use crate::plan::{Mapper, element_owner};
+use crate::plan::elements::{address_of, target};
+use crate::plan::{Mapper, abbreviated_owner, element_owner};
 
 /// What is known of containers, asked once each.
-pub(super) struct Deaths<'a> {
+pub(crate) struct Deaths<'a> {
     socket: &'a mut RouteSocket,
     /// By owner and target.
     known: HashMap<(String, Option<IpAddr>), bool>,
     /// What the namespaces behind the host's links have, once it was asked.
     visible: Option<Visible>,
+    /// How many interfaces have an address.
+    holders: HashMap<IpAddr, usize>,
 }
 
 /// The addresses in the namespaces behind the host's links.
@@ -27,11 +30,12 @@ struct Visible {
 }
 
 impl<'a> Deaths<'a> {
-    pub(super) fn new(socket: &'a mut RouteSocket) -> Self {
+    pub(crate) fn new(socket: &'a mut RouteSocket) -> Self {
         Self {
             socket,
             known: HashMap::new(),
             visible: None,
+            holders: HashMap::new(),
         }
     }
 
@@ -42,7 +46,10 @@ impl<'a> Deaths<'a> {
             return *is_dead;
         }
         let is_dead = match element_owner(&element.owner) {
-            None => false,
+            None => match abbreviated_owner(&element.owner) {
+                Some((Mapper::Own, _, host_end)) => is_no_link(self.socket, &host_end),
+                _ => false,
+            },
             Some((Mapper::Own, owner)) if host_end::is_gone(self.socket, &owner) => true,
             // Another plugin may have wired the container; or it is a new life of the same ID.
             Some(_) => key.1.is_some_and(|ip| {
@@ -52,6 +59,30 @@ impl<'a> Deaths<'a> {
         };
         self.known.insert(key, is_dead);
         is_dead
+    }
+
+    /// True when another container than the one that is being made has the element's address too: in
+    /// another network, whose bridge has the same subnet.
+    pub(super) fn shares_its_address(&mut self, element: &Element) -> bool {
+        let is_gone = match element_owner(&element.owner) {
+            Some((Mapper::Own, owner)) => host_end::is_gone(self.socket, &owner),
+            Some((Mapper::Chained, _)) => false,
+            None => match abbreviated_owner(&element.owner) {
+                Some((Mapper::Own, _, host_end)) => is_no_link(self.socket, &host_end),
+                Some((Mapper::Chained, ..)) => false,
+                None => true,
+            },
+        };
+        if is_gone {
+            return false;
+        }
+        let Some(ip) = address_of(element) else {
+            return false;
+        };
+        let socket = &mut *self.socket;
+        let holders = self.holders.entry(ip);
+        // One of them is being made.
+        *holders.or_insert_with(|| holders_of(socket, ip)) > 1
     }
 
     /// Whether it is known that no container of this host has the address.
@@ -75,6 +106,18 @@ impl<'a> Deaths<'a> {
         };
         Ok(!visible.is_partial && !visible.addresses.contains(&ip))
     }
+}
+
+/// Whether it is known that the host has no link of this name.
+fn is_no_link(socket: &mut RouteSocket, name: &IfName) -> bool {
+    matches!(link::get(socket, link::Which::Name(name)), Ok(None))
+}
+
+/// How many interfaces behind the host's links have the address; 0 when one cannot be read.
+fn holders_of(socket: &mut RouteSocket, ip: IpAddr) -> usize {
+    let namespaces = reclaim::addresses_behind_links(socket).ok().flatten();
+    let all = namespaces.into_iter().flatten().flatten();
+    all.filter(|has| *has == ip).count()
 }
 
 fn look_behind_links(socket: &mut RouteSocket) -> Result<Visible, KernelError> {

@@ -7,16 +7,18 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::dead_containers::Deaths;
 use super::nft_elements::{self, open, remove_elements_where};
 use crate::cni::Result;
 use crate::cni::request::Attachment;
 use crate::kernel::nft::{Element, Nft, Set};
-use crate::plan::element_owner;
+use crate::plan::Mapper;
 use crate::plan::elements::names_one_of;
 
 /// Removes what names these addresses, or the attachment, if one of these places has an element.
-/// The attachment is being made, so nothing in nftables can be its own yet. Pass an open socket if
-/// there is one; it comes back, as does one that was opened.
+/// The attachment is being made, so nothing in nftables can be its own yet. What another container
+/// has that is alive with the same address, in another network, is left alone. Pass an open socket
+/// if there is one; it comes back, as does one that was opened.
 ///
 /// # Errors
 /// Code 101 when the kernel refuses.
@@ -25,6 +27,7 @@ pub(crate) fn clear(
     attachment: &Attachment,
     addresses: &HashSet<IpAddr>,
     places: &[(Set, Vec<u8>)],
+    deaths: &mut Deaths<'_>,
 ) -> Result<Option<Nft>> {
     if places.is_empty() {
         return Ok(nft);
@@ -38,7 +41,8 @@ pub(crate) fn clear(
     };
     if found.into_iter().flatten().any(|found| !found.expires) {
         remove_elements_where(&mut nft, |found| {
-            is_of(attachment, found) || names_one_of(addresses, found)
+            is_of(attachment, found)
+                || names_one_of(addresses, found) && !deaths.shares_its_address(found)
         })?;
     }
     Ok(Some(nft))
@@ -58,5 +62,7 @@ pub(crate) fn forget(attachment: &Attachment) -> Result<()> {
 }
 
 fn is_of(attachment: &Attachment, element: &Element) -> bool {
-    element_owner(&element.owner).is_some_and(|(_, owner)| owner == *attachment)
+    Mapper::ALL
+        .into_iter()
+        .any(|mapper| element.owner == mapper.owner(attachment))
 }

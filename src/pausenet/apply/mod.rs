@@ -6,9 +6,11 @@
 mod attach;
 mod bandwidth;
 mod bridge;
+mod claim;
 mod container;
 mod dead_containers;
 pub(crate) mod earlier_holder;
+pub(crate) mod element_record;
 pub mod firewall;
 mod host;
 mod host_end;
@@ -27,8 +29,10 @@ mod verify;
 mod veth;
 mod vlan;
 
-pub(crate) use attach::{Attached, attach};
+pub(crate) use attach::{Attached, attach, attach_links, create_links, remove_links};
+pub use claim::Extent;
 pub(crate) use container::open as open_in_container;
+pub(crate) use dead_containers::Deaths;
 pub use host::{Host, LOCKS, is_locked, try_lock};
 pub use host_end::host_end;
 pub use leftovers::{
@@ -36,7 +40,6 @@ pub use leftovers::{
     unused_bridges,
 };
 pub use mapped_ports::{MappedPort, mapped_ports};
-pub use nft_elements::Extent;
 pub use observed::{ElementKey, ObservedElements, restore_elements};
 pub use other_mappings::{OtherMapping, other_mappings};
 pub use ports::{publish, unpublish};

@@ -3,221 +3,26 @@
 //! An element's key is an address or a port, and may belong to another owner by now. So a removal
 //! first compares the owner, and it takes effect only if the ruleset has not changed in between.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
-use super::dead_containers::Deaths;
+pub use super::claim::{Extent, port_of, restore_shared};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
 use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
+use crate::plan::Mapper;
 use crate::plan::elements::{
-    BRIDGE_TABLE, DesiredElement, REPLACED_CHAINS, TABLE, address_of, elements_to_remove,
-    flows_through, names_one_of, port_marks, shared_objects, target,
+    BRIDGE_TABLE, DesiredElement, TABLE, elements_to_remove, flows_through, port_marks,
 };
-use crate::plan::{alias, element_owner};
 
 /// The attempt that errors of removals name.
-const REMOVAL: &str = "remove the attachment's elements from nftables";
+pub(super) const REMOVAL: &str = "remove the attachment's elements from nftables";
 
 /// How often a change is tried when the ruleset changed in between. Each failure means that another
 /// program's change succeeded, so this many in a row are not a coincidence.
-const TRIES: usize = 64;
-
-/// Adds the desired elements, all or none. Pass an open socket if there is one: closing a socket
-/// has to wait for nftables' lock.
-///
-/// # Errors
-/// Code 103 when a host port is taken; 101 when the kernel refuses.
-pub(super) fn claim(
-    nft: Option<Nft>,
-    desired: &[DesiredElement],
-    extent: Extent,
-    mut deaths: Deaths<'_>,
-) -> Result<()> {
-    if desired.is_empty() {
-        return Ok(());
-    }
-    let attempt = || "add the attachment's elements to nftables";
-    let mut nft = nft.map_or_else(open, Ok)?;
-    let adds: Vec<_> = desired
-        .iter()
-        .map(|wanted| Change::Add(wanted.set.clone(), wanted.element.clone()))
-        .collect();
-    let mut changes = adds.clone();
-    let mut generation = None;
-    let mut removed = Vec::new();
-    let mut has_blocks = false;
-    for _ in 0..TRIES {
-        let error = match nft.commit(&changes, generation) {
-            // What the tables themselves need.
-            Err(failed) if has_blocks && failed.error.is(rustix::io::Errno::NOENT) => {
-                return Err(failed.error.during(attempt()).hint(NEEDED_PARTS));
-            }
-            Ok(()) => return forget_flows(&mut nft, removed.iter()),
-            Err(failed) => failed.error,
-        };
-        if error.is(rustix::io::Errno::NOENT) {
-            // This is the first attachment of its kind, or the ruleset was flushed.
-            changes = objects_to_make(&mut nft, desired).during_with(attempt)?;
-            changes.extend(adds.iter().cloned());
-            generation = None;
-            has_blocks = true;
-        } else if error.is(rustix::io::Errno::EXIST) || is_outdated(&error) {
-            generation = Some(nft.generation().during_with(attempt)?);
-            let removals = removals_for(&mut nft, desired, extent, &mut deaths)?;
-            changes = removals.iter().map(removal).collect();
-            changes.extend(adds.iter().cloned());
-            removed = removals.into_iter().map(|(_, element)| element).collect();
-            has_blocks = false;
-        } else {
-            return Err(explain(error, attempt()));
-        }
-    }
-    Err(too_many_changes(attempt()))
-}
-
-/// Restores the objects that these elements need and the rules of their chains, after the ruleset
-/// was flushed. Existing elements stay.
-pub fn restore_shared(desired: &[DesiredElement]) -> Result<()> {
-    let attempt = "put our tables and chains back into nftables";
-    let mut nft = open()?;
-    let changes = objects_to_make(&mut nft, desired).during(attempt)?;
-    nft.commit(&changes, None)
-        .map_err(|failed| explain(failed.error, attempt))
-}
-
-/// The objects that these elements need, and the removal of chains that they replace.
-fn objects_to_make(
-    nft: &mut Nft,
-    desired: &[DesiredElement],
-) -> std::result::Result<Vec<Change>, KernelError> {
-    let mut changes = shared_objects(desired);
-    let replaced = nft.have(&REPLACED_CHAINS)?;
-    let replaced = REPLACED_CHAINS.iter().zip(replaced);
-    changes.extend(
-        replaced
-            .filter(|(_, is_there)| *is_there)
-            .map(|((table, name), _)| Change::RemoveChain(*table, (*name).to_owned())),
-    );
-    Ok(changes)
-}
-
-/// How much of an attachment's elements are added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// All that the owner should have: it has no others.
-    Whole,
-    /// Some, of an attachment that is alive.
-    Part,
-}
-
-/// What to remove to make room: elements under the desired keys whose owner is gone; and when an
-/// address had an earlier holder, everything that names it.
-///
-/// # Errors
-/// Code 103 when a host port is taken; 101 when the kernel refuses.
-fn removals_for(
-    nft: &mut Nft,
-    desired: &[DesiredElement],
-    extent: Extent,
-    deaths: &mut Deaths<'_>,
-) -> Result<Vec<(Set, Element)>> {
-    let found = look_up(nft, desired)?;
-    let mut removals = Vec::new();
-    let mut has_earlier_holder = false;
-    for (wanted, found) in desired.iter().zip(found) {
-        let Some(found) = found else {
-            continue;
-        };
-        let is_dead = found.expires
-            || wanted.own_key
-            || found.owner == wanted.element.owner
-            || target(&found) == target(&wanted.element)
-            || deaths.include(&found);
-        if !is_dead {
-            return Err(port_taken(&found));
-        }
-        let is_own = extent == Extent::Part && found.owner == wanted.element.owner;
-        has_earlier_holder |= !found.expires && !is_own;
-        removals.push((wanted.set.clone(), found));
-    }
-    if has_earlier_holder {
-        let places: HashSet<_> = removals.iter().map(place).collect();
-        let others = left_by_earlier_holders(nft, desired, extent)
-            .map_err(|err| explain(err, REMOVAL))?
-            .into_iter()
-            .filter(|other| !places.contains(&place(other)));
-        let others: Vec<_> = others.collect();
-        removals.extend(others);
-    }
-    Ok(removals)
-}
-
-/// Elements that name an address of the desired ones, and those that an earlier life of the same
-/// owner left.
-fn left_by_earlier_holders(
-    nft: &mut Nft,
-    desired: &[DesiredElement],
-    extent: Extent,
-) -> Result<Vec<(Set, Element)>, KernelError> {
-    let own = desired.iter().map(|wanted| &wanted.element);
-    let addresses: HashSet<_> = own.clone().filter_map(address_of).collect();
-    let owner = own.map(|element| element.owner.as_str()).next();
-    let attachment = owner.and_then(element_owner).map(|(_, owner)| owner);
-    elements_where(nft, |found| {
-        let found_owner = element_owner(&found.owner).map(|(_, owner)| owner);
-        if found_owner.is_some() && found_owner == attachment {
-            // The ports of a chained plugin are not the link's, and the other way round.
-            return extent == Extent::Whole && owner == Some(&found.owner);
-        }
-        names_one_of(&addresses, found)
-    })
-}
-
-fn place((set, element): &(Set, Element)) -> (Table, String, Vec<u8>) {
-    (set.table, set.name.clone(), element.key.clone())
-}
-
-fn removal((set, element): &(Set, Element)) -> Change {
-    Change::Remove(set.clone(), element.key.clone())
-}
-
-fn port_taken(found: &Element) -> Error {
-    let holder = match element_owner(&found.owner) {
-        Some((_, other)) => other.to_string(),
-        None if found.owner.is_empty() => "an element without a comment".to_owned(),
-        None => found.owner.clone(),
-    };
-    Error::new(
-        Code::PortTaken,
-        format!("host port {} is mapped to {holder} already", port_of(found)),
-    )
-    .hint("choose another hostPort, or give each of the two a hostIP of its own")
-}
-
-/// The host port in the key of a port map's element, for example `8080/tcp`.
-pub fn port_of(element: &Element) -> String {
-    // The key ends with the protocol and the port, 4 bytes each.
-    let (protocol, port) = match element
-        .key
-        .len()
-        .checked_sub(8)
-        .map(|at| &element.key[at..])
-    {
-        Some([protocol, _, _, _, high, low, ..]) => (*protocol, u16::from_be_bytes([*high, *low])),
-        _ => (0, 0),
-    };
-    let protocol = match protocol {
-        6 => "tcp",
-        17 => "udp",
-        132 => "sctp",
-        _ => "?",
-    };
-    format!("{port}/{protocol}")
-}
+pub(super) const TRIES: usize = 64;
 
 /// Checks that every desired element exists and belongs to the attachment.
 ///
@@ -245,7 +50,7 @@ pub(crate) fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
 }
 
 /// The existing element under the key of each desired one.
-fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Element>>> {
+pub(super) fn look_up(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Vec<Option<Element>>> {
     let wanted: Vec<_> = desired
         .iter()
         .map(|wanted| (&wanted.set, wanted.element.key.clone()))
@@ -271,7 +76,7 @@ pub(crate) fn remove_elements(
     mac: Option<MacAddr>,
 ) -> Result<bool> {
     match elements_to_remove(request, addresses, mac) {
-        Some(known) => remove_elements_by_key(nft, &alias(&request.attachment), &known),
+        Some(known) => remove_elements_by_key(nft, &Mapper::Own.owner(&request.attachment), &known),
         None => remove_all_elements_of(nft, &request.attachment),
     }
 }
@@ -282,7 +87,7 @@ pub(crate) fn remove_unmentioned_port_elements(
     attachment: &Attachment,
     addresses: &[IpNetwork],
 ) -> Result<()> {
-    let owner = alias(attachment);
+    let owner = Mapper::Own.owner(attachment);
     let marks = port_marks(addresses);
     let wanted: Vec<_> = marks.iter().map(|(set, key)| (set, key.clone())).collect();
     let found = match nft.look_up(&wanted) {
@@ -302,7 +107,7 @@ pub(crate) fn remove_unmentioned_port_elements(
 
 /// Removes every element of an attachment, in all sets. True when there was one.
 pub fn remove_all_elements_of(nft: &mut Nft, attachment: &Attachment) -> Result<bool> {
-    let owner = alias(attachment);
+    let owner = Mapper::Own.owner(attachment);
     remove_elements_where(nft, |found| found.owner == owner)
 }
 
@@ -350,7 +155,10 @@ pub fn remove_elements_by_key(
 
 /// Forgets the UDP flows through mapped ports that were removed. A flow lasts as long as packets
 /// arrive, and would go on to the address's next holder.
-fn forget_flows<'a>(nft: &mut Nft, removed: impl Iterator<Item = &'a Element>) -> Result<()> {
+pub(super) fn forget_flows<'a>(
+    nft: &mut Nft,
+    removed: impl Iterator<Item = &'a Element>,
+) -> Result<()> {
     let flows: Vec<_> = removed.filter_map(flows_through).collect();
     if flows.is_empty() {
         return Ok(());
@@ -390,25 +198,32 @@ fn has_ended(
     }
 }
 
+pub(super) fn removal((set, element): &(Set, Element)) -> Change {
+    Change::Remove(set.clone(), element.key.clone())
+}
+
 /// Removes every element in our tables for which `unwanted` is true, and forgets the UDP flows
 /// through them.
 pub(crate) fn remove_elements_where(
     nft: &mut Nft,
-    unwanted: impl Fn(&Element) -> bool,
+    mut unwanted: impl FnMut(&Element) -> bool,
 ) -> Result<bool> {
     let mut removed = Vec::new();
     let found = amend(nft, REMOVAL, |nft| {
-        removed = elements_where(nft, &unwanted)?;
-        Ok(removed.iter().map(removal).collect())
+        let found = elements_where(nft, &mut unwanted)?;
+        let changes = found.iter().map(removal).collect();
+        // All of them, if they are removed in parts.
+        removed.extend(found);
+        Ok(changes)
     })?;
     forget_flows(nft, removed.iter().map(|(_, element)| element))?;
     Ok(found)
 }
 
 /// Every element in our tables for which `is_wanted` is true.
-fn elements_where(
+pub(super) fn elements_where(
     nft: &mut Nft,
-    is_wanted: impl Fn(&Element) -> bool,
+    mut is_wanted: impl FnMut(&Element) -> bool,
 ) -> Result<Vec<(Set, Element)>, KernelError> {
     let mut wanted = Vec::new();
     for table in [TABLE, BRIDGE_TABLE] {
@@ -438,19 +253,37 @@ pub(super) fn amend(
     attempt: &str,
     mut find: impl FnMut(&mut Nft) -> Result<Vec<Change>, KernelError>,
 ) -> Result<bool> {
-    for _ in 0..TRIES {
+    let mut at_once = usize::MAX;
+    let mut has_changed = false;
+    let mut tries = 0;
+    while tries < TRIES {
+        tries += 1;
         let generation = match nft.generation() {
             // A kernel without nftables has nothing to change.
             Err(err) if is_unknown(&err) => return Ok(false),
             generation => generation.map_err(|err| explain(err, attempt))?,
         };
-        let changes = find(nft).map_err(|err| explain(err, attempt))?;
+        let mut changes = find(nft).map_err(|err| explain(err, attempt))?;
         if changes.is_empty() {
-            return Ok(false);
+            return Ok(has_changed);
         }
+        let is_all = changes.len() <= at_once;
+        changes.truncate(at_once);
         match nft.commit(&changes, Some(generation)) {
-            Ok(()) => return Ok(true),
+            Ok(()) if is_all => return Ok(true),
+            Ok(()) => {
+                has_changed = true;
+                tries = 0;
+            }
             Err(failed) if is_outdated(&failed.error) => {}
+            // Larger than the socket's send buffer, which may not grow: a part at a time.
+            Err(failed)
+                if failed.error.is(rustix::io::Errno::MSGSIZE)
+                    && changes.len() > 1
+                    && matches!(changes[0], Change::Remove(..)) =>
+            {
+                at_once = changes.len() / 2;
+            }
             // Removed in between.
             Err(failed) if failed.error.is(rustix::io::Errno::NOENT) => {}
             Err(failed) => return Err(explain(failed.error, attempt)),
@@ -485,10 +318,10 @@ pub(super) fn explain(err: KernelError, attempt: &str) -> Error {
 }
 
 /// What to do about a kernel without nftables, or without a part of it.
-const NEEDED_PARTS: &str = "the kernel needs nf_tables with nat, masq, fib and ct \
+pub(super) const NEEDED_PARTS: &str = "the kernel needs nf_tables with nat, masq, fib and ct \
      (CONFIG_NF_TABLES_INET, NF_TABLES_BRIDGE, NFT_NAT, NFT_MASQ, NFT_FIB_INET, NFT_CT)";
 
-fn too_many_changes(attempt: &str) -> Error {
+pub(super) fn too_many_changes(attempt: &str) -> Error {
     Error::new(
         Code::TryAgainLater,
         format!("{attempt}: others changed the ruleset {TRIES} times in between"),
@@ -500,7 +333,6 @@ mod tests {
     use super::*;
     use crate::cni::NetworkName;
     use crate::cni::ports::PortsConf;
-    use crate::kernel::RouteSocket;
     use crate::plan::elements::{desired_port_elements, elements_of};
 
     fn ports() -> Vec<DesiredElement> {
@@ -523,14 +355,5 @@ mod tests {
         assert!(!remove_elements_by_key(&mut nft, "pausenet n c eth0", &known).unwrap());
         let addresses = ["10.1.0.5/24".parse().unwrap()];
         remove_unmentioned_port_elements(&mut nft, &attachment, &addresses).unwrap();
-    }
-
-    #[test]
-    fn what_needs_nftables_names_it_when_it_is_missing() {
-        let mut socket = RouteSocket::open().unwrap();
-        let deaths = Deaths::new(&mut socket);
-        let err = claim(Some(Nft::missing()), &ports(), Extent::Whole, deaths).unwrap_err();
-        assert_eq!(err.code, Code::KernelRefused);
-        assert!(err.details.contains("CONFIG_NF_TABLES_INET"), "{err}");
     }
 }

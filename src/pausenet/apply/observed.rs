@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::claim::{Extent, claim};
 use super::dead_containers::Deaths;
+use super::element_record;
 use super::host::{Host, try_lock};
-use super::nft_elements;
-use super::nft_elements::Extent;
 use crate::cni::During;
 use crate::cni::Result;
 use crate::cni::request::Attachment;
@@ -14,7 +14,7 @@ use crate::kernel::KernelError;
 use crate::kernel::link::{self, Which};
 use crate::kernel::nft::{Change, Element, Nft, Table};
 use crate::plan::elements::{BRIDGE_TABLE, DesiredElement, TABLE, shared_objects};
-use crate::plan::host_end_name;
+use crate::plan::{element_owner, host_end_name};
 
 /// The location of an element: table, set and key.
 pub type ElementKey = (Table, String, Vec<u8>);
@@ -92,6 +92,12 @@ pub fn restore_elements(
     if found.is_none() {
         return Ok(false);
     }
+    if let Some((mapper, _)) = desired
+        .first()
+        .and_then(|wanted| element_owner(&wanted.element.owner))
+    {
+        element_record::create(attachment, mapper);
+    }
     let deaths = Deaths::new(&mut socket);
-    nft_elements::claim(None, desired, Extent::Part, deaths).map(|()| true)
+    claim(None, desired, Extent::Part, deaths).map(|()| true)
 }

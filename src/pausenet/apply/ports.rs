@@ -5,9 +5,11 @@ use std::collections::HashSet;
 
 use ipnetwork::IpNetwork;
 
+use super::claim::{Extent, claim};
 use super::dead_containers::Deaths;
+use super::element_record;
 use super::host::Host;
-use super::nft_elements::{self, Extent};
+use super::nft_elements;
 use crate::cni::ports::{PortsConf, Protocol};
 use crate::cni::request::Attachment;
 use crate::cni::{During, Family, IfName, Result};
@@ -32,7 +34,14 @@ pub fn publish(
     addresses: &[IpNetwork],
 ) -> Result<()> {
     let owner = mapper.owner(attachment);
-    nft_elements::claim(
+    let was_recorded = element_record::create(attachment, mapper);
+    if was_recorded && extent == Extent::Whole {
+        // It ended without DEL, and may have had another address.
+        nft_elements::remove_elements_where(&mut nft_elements::open()?, |found| {
+            found.owner == owner
+        })?;
+    }
+    claim(
         None,
         &desired_port_elements(ports, addresses, &owner),
         extent,

@@ -82,26 +82,9 @@ impl<'plan> Uplink<'plan> {
         }
     }
 
-    /// Makes the settings that a new host end needs before the container has addresses.
-    pub(super) fn set_up(&self, plan: &Plan, host_end: &Link) -> Result<()> {
-        match self {
-            Self::Bridge { .. } => Ok(()),
-            Self::Ptp(_) => {
-                let probed = host_end
-                    .ipv6
-                    .is_none_or(|settings| settings.accept_dad != 0);
-                if plan.container.has_ipv6() && probed {
-                    // While its link-local address is probed, the host could not resolve the
-                    // container's MAC, and routed IPv6 packets would not reach it.
-                    Sysctl::AcceptDad(&plan.host_end.name).prefer("0");
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Connects the host end: the VLANs of a bridge port, or addresses and routes.
-    pub(super) fn connect(
+    /// Makes the settings that a new host end needs before the container has addresses: the VLANs
+    /// of a bridge port.
+    pub(super) fn set_up(
         &self,
         socket: &mut RouteSocket,
         plan: &Plan,
@@ -112,6 +95,32 @@ impl<'plan> Uplink<'plan> {
                 Some(vlans) => vlan::join(socket, &bridge.link, host_end, vlans),
                 None => Ok(()),
             },
+            Self::Ptp(_) => {
+                let probed = host_end
+                    .ipv6
+                    .is_none_or(|settings| settings.accept_dad != 0);
+                // Before a delegated IPAM has answered, there are none.
+                let may_have_ipv6 =
+                    plan.container.has_ipv6() || plan.container.addresses.is_empty();
+                if may_have_ipv6 && probed {
+                    // While its link-local address is probed, the host could not resolve the
+                    // container's MAC, and routed IPv6 packets would not reach it.
+                    Sysctl::AcceptDad(&plan.host_end.name).prefer("0");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds the host end's own addresses and routes.
+    pub(super) fn route(
+        &self,
+        socket: &mut RouteSocket,
+        plan: &Plan,
+        host_end: &Link,
+    ) -> Result<()> {
+        match self {
+            Self::Bridge { .. } => Ok(()),
             Self::Ptp(ptp) => ptp::route(socket, ptp, &plan.host_end.name, host_end),
         }
     }

@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::host::Host;
 use super::host_end::host_end;
 use super::{bandwidth, container, vlan};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
-use crate::cni::result::{AddResult, Interface};
+use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, During, Error, Family, IfName, MacAddr, Result};
 use crate::kernel::link::{Link, Which};
 use crate::kernel::netns::Netns;
@@ -34,18 +36,24 @@ pub(crate) fn verify(
     // nothing.
     let (port, maker) = host_end_of(host, request, promised, &end)
         .map_err(|err| explain_wrong_interface(host, netns, &request.attachment, &end, err))?;
+    let promised_end = promised
+        .interfaces
+        .iter()
+        .position(|interface| interface.name == ifname.as_str() && !interface.sandbox.is_empty());
+    // An address without an interface is the container's: old results have no interfaces.
+    let ours = |ip: &&IpConfig| {
+        let index = promised.interface_of(ip);
+        index.is_none() || index == promised_end
+    };
+    let ips: Vec<_> = promised.ips.iter().filter(ours).collect();
     match &request.network.link {
-        Some(LinkConf::Bridge(conf)) => bridge_side(host, conf, promised, &port)?,
-        Some(LinkConf::Ptp) => routed_side(host, promised, &port)?,
+        Some(LinkConf::Bridge(conf)) => bridge_side(host, conf, promised, &ips, &port)?,
+        Some(LinkConf::Ptp) => routed_side(host, &ips, &port)?,
         None => {}
     }
     if let Some(limits) = &request.network.bandwidth {
         bandwidth::verify(&mut host.socket, &request.attachment, limits, &port)?;
     }
-    let promised_end = promised
-        .interfaces
-        .iter()
-        .position(|interface| interface.name == ifname.as_str() && !interface.sandbox.is_empty());
     if let Some(at) = promised_end {
         same_mac(&end, &promised.interfaces[at])?;
     }
@@ -55,8 +63,8 @@ pub(crate) fn verify(
             "{ifname} is switched off in the container"
         )));
     }
-    addresses(&mut inside, promised, promised_end, &end)?;
-    routes(&mut inside, promised, &end)?;
+    addresses(&mut inside, &ips, &end)?;
+    routes(&mut inside, promised, &ips, &end)?;
     Ok(maker)
 }
 
@@ -176,6 +184,7 @@ fn bridge_side(
     host: &mut Host,
     conf: &BridgeConf,
     promised: &AddResult,
+    ips: &[&IpConfig],
     port: &Link,
 ) -> Result<()> {
     let name = &conf.name;
@@ -223,22 +232,22 @@ fn bridge_side(
         return Ok(());
     }
     match conf.vlans.as_ref().and_then(|vlans| vlans.own) {
-        None => gateways(host, promised, &bridge),
+        None => gateways(host, ips, &bridge),
         Some(vid) => {
             let name = vlan::gateway_name(name.as_str(), vid)?;
             let on = find(&mut host.socket, &name, "on the host")?;
             if !on.up {
                 return Err(differs(format!("{name} is switched off")));
             }
-            gateways(host, promised, &on)
+            gateways(host, ips, &on)
         }
     }
 }
 
 /// Mode ptp: checks the host's addresses on the link and its routes to the container's.
-fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()> {
-    gateways(host, promised, port)?;
-    for ip in promised.ips.iter().filter(|ip| ip.gateway.is_some()) {
+fn routed_side(host: &mut Host, ips: &[&IpConfig], port: &Link) -> Result<()> {
+    gateways(host, ips, port)?;
+    for ip in ips.iter().filter(|ip| ip.gateway.is_some()) {
         let ip = ip.address.ip();
         let way = route::link_towards(&mut host.socket, ip)
             .during_with(|| format!("find the way to {ip}"))?;
@@ -253,11 +262,11 @@ fn routed_side(host: &mut Host, promised: &AddResult, port: &Link) -> Result<()>
 }
 
 /// Checks that the host's link towards the containers has their gateways' addresses.
-fn gateways(host: &mut Host, promised: &AddResult, towards: &Link) -> Result<()> {
+fn gateways(host: &mut Host, ips: &[&IpConfig], towards: &Link) -> Result<()> {
     let present = address::of_link(&mut host.socket, towards.index)
         .during_with(|| format!("list the addresses of {}", towards.name))?;
     let present: HashSet<_> = present.iter().map(|have| have.ip()).collect();
-    for gateway in promised.ips.iter().filter_map(|ip| ip.gateway) {
+    for gateway in ips.iter().filter_map(|ip| ip.gateway) {
         if !present.contains(&gateway) {
             return Err(differs(format!(
                 "{} has lost gateway address {gateway}",
@@ -268,22 +277,11 @@ fn gateways(host: &mut Host, promised: &AddResult, towards: &Link) -> Result<()>
     Ok(())
 }
 
-fn addresses(
-    inside: &mut RouteSocket,
-    promised: &AddResult,
-    promised_end: Option<usize>,
-    end: &Link,
-) -> Result<()> {
+fn addresses(inside: &mut RouteSocket, ips: &[&IpConfig], end: &Link) -> Result<()> {
     let present = address::of_link(inside, end.index)
         .during_with(|| format!("list the addresses of {}", end.name))?;
     let present: HashSet<_> = present.into_iter().collect();
-    // An address without an interface is the container's: old results have no interfaces.
-    let ours = |index: Option<usize>| index.is_none() || index == promised_end;
-    for ip in promised
-        .ips
-        .iter()
-        .filter(|ip| ours(promised.interface_of(ip)))
-    {
+    for ip in ips {
         if !present.contains(&ip.address) {
             return Err(differs(format!(
                 "{} has lost address {}",
@@ -294,7 +292,14 @@ fn addresses(
     Ok(())
 }
 
-fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<()> {
+/// Checks that the container has the routes, as the kernel tells them: bits beyond the prefix are
+/// cleared, and a next hop that is no address, or a table that is none, is left out.
+fn routes(
+    inside: &mut RouteSocket,
+    promised: &AddResult,
+    ips: &[&IpConfig],
+    end: &Link,
+) -> Result<()> {
     if promised.routes.is_empty() {
         return Ok(());
     }
@@ -305,7 +310,7 @@ fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<
         by_destination.entry(key).or_default().push(have.via);
     }
     let gateways = Family::ALL.map(|family| {
-        let mut gateways = promised.ips.iter().filter_map(|ip| ip.gateway);
+        let mut gateways = ips.iter().filter_map(|ip| ip.gateway);
         let gateway = gateways.find(|gateway| Family::from(*gateway) == family);
         (family, gateway)
     });
@@ -315,9 +320,13 @@ fn routes(inside: &mut RouteSocket, promised: &AddResult, end: &Link) -> Result<
             let of_family = gateways.iter().find(|(of, _)| *of == family);
             of_family.and_then(|(_, gateway)| *gateway)
         });
-        let table = promised_route.table.unwrap_or(route::MAIN_TABLE);
-        let found = by_destination
-            .get(&(promised_route.dst, table))
+        let via = via.filter(|via| !via.is_unspecified());
+        let table = promised_route.table.filter(|table| *table != 0);
+        let table = table.unwrap_or(route::MAIN_TABLE);
+        let dst = promised_route.dst;
+        let found = IpNetwork::new(dst.network(), dst.prefix())
+            .ok()
+            .and_then(|dst| by_destination.get(&(dst, table)))
             .is_some_and(|have| via.is_none() || have.contains(&via));
         if !found {
             let via = via.map_or_else(String::new, |via| format!(" via {via}"));
@@ -338,7 +347,10 @@ fn find(socket: &mut RouteSocket, name: &IfName, place: &str) -> Result<Link> {
 
 fn same_mac(link: &Link, promised: &Interface) -> Result<()> {
     let have = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    if promised.mac.is_empty() || promised.mac.eq_ignore_ascii_case(&have) {
+    let is_same = promised.mac.eq_ignore_ascii_case(&have)
+        || MacAddr::parse(&promised.mac).is_ok_and(|mac| link.mac == Some(mac));
+    // Nobody could send to a MAC of zeros: a later ADD has given the bridge one.
+    if promised.mac.is_empty() || promised.mac == MacAddr::ZERO.to_string() || is_same {
         return Ok(());
     }
     Err(differs(format!(

@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 
+use netlink_packet_route::RouteNetlinkMessage;
+
 use super::host::{Host, SETTLE_LIMIT, try_lock};
 use super::host_end::{is_of, look_up};
 use super::uplink::Uplink;
@@ -11,7 +13,7 @@ use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
-use crate::kernel::{KernelPart, RouteSocket, link};
+use crate::kernel::{KernelPart, Request, RouteSocket, link};
 use crate::plan::{
     LINK_GROUP, Ownership, Plan, alias, host_end_name, ifb_name, is_half_made, lock_name,
 };
@@ -31,7 +33,7 @@ pub(super) fn create(
         container_name: &plan.attachment.ifname,
         container_netns: netns.as_fd(),
         container_mac: plan.container.mac,
-        host_mac: MacAddr::random()?,
+        host_mac: MacAddr::random_high()?,
         mtu: plan.host_end.mtu,
         controller: bridge.map(|bridge| bridge.index),
         group: LINK_GROUP,
@@ -192,6 +194,27 @@ pub(super) fn finish(
     uplink: &Uplink<'_>,
     host_end: &Link,
 ) -> Result<Link> {
+    let alias = link::alias_request(host_end.index, &alias(&plan.attachment));
+    settle_with(socket, plan, uplink, host_end, Some(alias))
+}
+
+/// The same without the alias: the attachment is not complete yet.
+pub(super) fn settle(
+    socket: &mut RouteSocket,
+    plan: &Plan,
+    uplink: &Uplink<'_>,
+    host_end: &Link,
+) -> Result<Link> {
+    settle_with(socket, plan, uplink, host_end, None)
+}
+
+fn settle_with(
+    socket: &mut RouteSocket,
+    plan: &Plan,
+    uplink: &Uplink<'_>,
+    host_end: &Link,
+    last: Option<Request<RouteNetlinkMessage>>,
+) -> Result<Link> {
     let index = host_end.index;
     let attempt = || format!("finish the host end {}", host_end.name);
     let mut batch = Vec::with_capacity(4);
@@ -200,7 +223,7 @@ pub(super) fn finish(
     // forwards from here on; older kernels update it a moment later.
     batch.push(link::get_request(Which::Index(index)));
     batch.extend(uplink.settle_carrier());
-    batch.push(link::alias_request(index, &alias(&plan.attachment)));
+    batch.extend(last);
     let answers = socket.exchange(batch).during_with(attempt)?;
     let mut finished = None;
     for answer in answers {

@@ -136,7 +136,7 @@ fn create_gateway_link(socket: &mut RouteSocket, bridge: &Link, name: &IfName) -
         container_name: name,
         container_netns: own.as_fd(),
         container_mac: MacAddr::random()?,
-        host_mac: MacAddr::random()?,
+        host_mac: MacAddr::random_high()?,
         mtu: Some(bridge.mtu),
         controller: Some(bridge.index),
         // It belongs to no attachment, and GC must not take it for debris.

@@ -223,6 +223,17 @@ impl MacAddr {
         Ok(Self(bytes))
     }
 
+    /// The same, higher than those of physical devices: a bridge whose MAC was never set takes the
+    /// lowest of its ports'.
+    ///
+    /// # Errors
+    /// Those of [`MacAddr::random`].
+    pub fn random_high() -> Result<Self> {
+        let Self([_, rest @ ..]) = Self::random()?;
+        let [a, b, c, d, e] = rest;
+        Ok(Self([0xfe, a, b, c, d, e]))
+    }
+
     /// Parses `aa:bb:cc:dd:ee:ff` (or with `-`), in any case.
     ///
     /// # Errors

@@ -116,6 +116,11 @@ impl IpamConf {
         })
     }
 
+    /// Whether addresses are allocated here, and not by another plugin.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.plugin.as_str(), "host-local" | "static")
+    }
+
     /// Whether addresses come from a store on this node.
     pub fn is_host_local(&self) -> bool {
         self.plugin == "host-local"

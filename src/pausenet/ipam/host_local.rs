@@ -205,6 +205,17 @@ impl HostLocal {
         })
     }
 
+    /// Checks that no address file is unreadable: it may be any attachment's.
+    ///
+    /// # Errors
+    /// Code 5 for the first that is.
+    pub(crate) fn require_readable(&self) -> Result<()> {
+        match self.existing_store()? {
+            Some(store) => store.require_readable(),
+            None => Ok(()),
+        }
+    }
+
     fn in_subnet(&self, ip: IpAddr) -> Option<IpNetwork> {
         if !self.has_ranges() {
             return Some(ip.into());
@@ -280,7 +291,12 @@ impl HostLocal {
             return Ok(ours.next().copied());
         };
         let holder = Holder::of(attachment);
-        Ok(ours.find(|ip| !store.holds(**ip, &holder)).copied())
+        for ip in ours {
+            if !store.holds(*ip, &holder)? {
+                return Ok(Some(*ip));
+            }
+        }
+        Ok(None)
     }
 
     /// For each set, the first requested address that it contains.

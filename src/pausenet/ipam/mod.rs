@@ -94,6 +94,12 @@ impl Ipam {
         }
     }
 
+    /// Whether it is another plugin, which may look at the container's interface: `dhcp` sends its
+    /// requests by it.
+    pub(crate) fn is_delegated(&self) -> bool {
+        matches!(self, Self::Delegated(_))
+    }
+
     /// Allocates all of an attachment's addresses, or none.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteProtocol, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
@@ -33,9 +34,11 @@ pub(crate) fn add_request(
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .protocol(RouteProtocol::Boot)
         .output_interface(index)
-        .destination_prefix(route.dst.ip(), route.dst.prefix())
+        // The kernel refuses bits beyond the prefix in IPv4, and clears them in IPv6.
+        .destination_prefix(route.dst.network(), route.dst.prefix())
         .map_err(|err| err.to_string())?;
-    if let Some(via) = via {
+    // 0.0.0.0 and ::, as `dhcp` gives for a destination on the link itself.
+    if let Some(via) = via.filter(|via| !via.is_unspecified()) {
         if Family::from(via) != Family::from(route.dst) {
             return Err(format!(
                 "next hop {via} is of another family than {}",
@@ -86,10 +89,10 @@ pub struct Present {
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<Present>, KernelError> {
     let messages = socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
     let read = |message| match message {
-        Message::Other(RouteNetlinkMessage::NewRoute(message)) => read(message),
-        _ => None,
+        Message::Other(RouteNetlinkMessage::NewRoute(message)) => read_paths(message),
+        _ => Vec::new(),
     };
-    Ok(messages.into_iter().filter_map(read).collect())
+    Ok(messages.into_iter().flat_map(read).collect())
 }
 
 /// The indexes of the links with routes that the kernel has from router advertisements.
@@ -184,6 +187,36 @@ pub fn towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<Present>, 
 
 /// The default table of a route.
 pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+/// Reads a route as one for each of its next hops: the kernel makes one route of IPv6 routes to the
+/// same destination with the same metric, also if they leave by different links.
+fn read_paths(mut message: RouteMessage) -> Vec<Present> {
+    let hops = message
+        .attributes
+        .iter_mut()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(std::mem::take(hops)),
+            _ => None,
+        });
+    let Some(route) = read(message) else {
+        return Vec::new();
+    };
+    let Some(hops) = hops else {
+        return vec![route];
+    };
+    let by = |hop: RouteNextHop| Present {
+        via: hop
+            .attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(address) => ip(address),
+                _ => None,
+            }),
+        link: Some(hop.interface_index),
+        ..route.clone()
+    };
+    hops.into_iter().map(by).collect()
+}
 
 pub(super) fn read(message: RouteMessage) -> Option<Present> {
     let header = message.header;

@@ -74,9 +74,17 @@ struct ModePlan {
     routes: Vec<PlannedRoute>,
 }
 
+/// How much of an attachment is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// The links, which need no address.
+    Links,
+}
+
 /// Plans an attachment. `allocation` is None when the config has no IPAM: then the container is on
 /// layer 2 only. `mac` is used if no MAC is requested and there is no address to derive one from
-/// ([`mac_of`]).
+/// ([`mac_of`]); a delegated IPAM has seen the interface, whose MAC must not change after that.
 ///
 /// # Errors
 /// Code 7 when gateways and addresses do not fit together.
@@ -85,8 +93,24 @@ pub(crate) fn plan(
     allocation: Option<Allocation>,
     mac: MacAddr,
 ) -> Result<Plan> {
+    plan_extent(request, allocation.unwrap_or_default(), mac, Extent::Whole)
+}
+
+/// Plans the links of an attachment: what a delegated IPAM finds when it is called.
+///
+/// # Errors
+/// Those of [`plan`].
+pub(crate) fn plan_links(request: &Request, mac: MacAddr) -> Result<Plan> {
+    plan_extent(request, Allocation::default(), mac, Extent::Links)
+}
+
+fn plan_extent(
+    request: &Request,
+    mut allocation: Allocation,
+    mac: MacAddr,
+    extent: Extent,
+) -> Result<Plan> {
     let network = &request.network;
-    let mut allocation = allocation.unwrap_or_default();
     let mode = match &network.link {
         Some(LinkConf::Bridge(conf)) => {
             let bridge = bridge::plan(conf, network.mtu, &mut allocation)?;
@@ -106,7 +130,10 @@ pub(crate) fn plan(
             }
         }
         Some(LinkConf::Ptp) => ModePlan {
-            link: LinkPlan::Ptp(ptp::plan(&allocation.addresses)?),
+            link: LinkPlan::Ptp(match extent {
+                Extent::Whole => ptp::plan(&allocation.addresses)?,
+                Extent::Links => PtpPlan::default(),
+            }),
             forward: Families::of(networks(&allocation)),
             up: true,
             prefix_routes: false,
@@ -136,10 +163,9 @@ pub(crate) fn plan(
         source: None,
         route: route.clone(),
     }));
-    let own_mac = allocation
-        .addresses
-        .first()
-        .map(|given| mac_of(given.address.ip()));
+    let is_derived = network.ipam.as_ref().is_none_or(IpamConf::is_built_in);
+    let first = allocation.addresses.first().filter(|_| is_derived);
+    let own_mac = first.map(|given| mac_of(given.address.ip()));
     let mac = request.requested_mac.or(own_mac).unwrap_or(mac);
     let from_store = network.ipam.as_ref().is_some_and(IpamConf::is_host_local);
     let container = ContainerPlan {
@@ -151,7 +177,9 @@ pub(crate) fn plan(
         routes,
         addresses: allocation.addresses,
     };
-    if let Some(ports) = &network.ports {
+    if let Some(ports) = &network.ports
+        && extent == Extent::Whole
+    {
         ports.check_families(&container.networks())?;
     }
     let elements = elements::desired_elements(request, &container.networks(), Some(container.mac));

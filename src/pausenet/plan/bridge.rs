@@ -111,7 +111,9 @@ fn add_default_routes(allocation: &mut Allocation) {
             Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
         };
         let default = IpNetwork::new(everywhere, 0).expect("0 is a prefix length");
-        let named = allocation.routes.iter().any(|route| route.dst == default);
+        let is_default =
+            |route: &Route| route.dst.prefix() == 0 && Family::from(route.dst) == family;
+        let named = allocation.routes.iter().any(is_default);
         if !named {
             allocation.routes.push(Route::via(default, first.gateway));
         }

@@ -18,14 +18,14 @@ mod names;
 mod ptp;
 pub mod reference;
 
-pub(crate) use attachment::{LinkPlan, Plan, plan};
+pub(crate) use attachment::{LinkPlan, Plan, plan, plan_links};
 pub(crate) use bridge::{AddressChange, BridgePlan, PortPlan, bridge_addresses};
 pub(crate) use container::PlannedRoute;
 pub use families::Families;
 pub use names::{
-    BATCH_DELETE_GROUP, HOST_END_START, LINK_GROUP, Mapper, Ownership, STEADY_GROUP, alias,
-    attachment_of_host_end, element_owner, host_end_name, ifb_name, is_half_made, lock_name,
-    mac_of,
+    BATCH_DELETE_GROUP, HOST_END_START, LINK_GROUP, Mapper, Ownership, STEADY_GROUP,
+    abbreviated_owner, alias, attachment_of_host_end, element_owner, host_end_name, ifb_name,
+    is_half_made, lock_name, mac_of,
 };
 pub(crate) use ptp::PtpPlan;
 

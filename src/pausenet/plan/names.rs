@@ -175,15 +175,22 @@ pub enum Mapper {
 }
 
 impl Mapper {
-    const ALL: [Self; 2] = [Self::Own, Self::Chained];
+    pub(crate) const ALL: [Self; 2] = [Self::Own, Self::Chained];
 
     /// The comment of its elements in nftables. Behind our own plugin, the ports of `portmap` must
     /// not be taken for the link's elements, so the two differ.
+    ///
+    /// The text is that of an alias; one that nft would not read back names network and host end.
     pub(crate) fn owner(self, attachment: &Attachment) -> String {
-        marked(self.mark(), attachment)
+        let whole = marked(self.mark(), attachment);
+        if whole.len() <= COMMENT_LIMIT {
+            return whole;
+        }
+        let (mark, host_end) = (self.mark(), host_end_name(attachment));
+        format!("{mark} {} {ABBREVIATED}{host_end}", attachment.network)
     }
 
-    fn mark(self) -> &'static str {
+    pub(crate) fn mark(self) -> &'static str {
         match self {
             Self::Own => MARK,
             Self::Chained => CHAINED_MARK,
@@ -191,7 +198,30 @@ impl Mapper {
     }
 }
 
-/// The owner of an nftables element, from its comment; None for a comment that is not ours.
+/// The longest comment that nft reads, in bytes (libnftnl's NFTNL_UDATA_COMMENT_MAXLEN). It prints
+/// longer ones too, but could not load a ruleset with them as it was saved.
+const COMMENT_LIMIT: usize = 128;
+
+/// What stands before the host end's name in an abbreviated comment: no container's ID begins so.
+const ABBREVIATED: char = '~';
+
+/// Network and host end of the owner of an nftables element, from an abbreviated comment.
+pub fn abbreviated_owner(comment: &str) -> Option<(Mapper, NetworkName, IfName)> {
+    let mut words = comment.split(' ');
+    let mark = words.next()?;
+    let mapper = Mapper::ALL
+        .into_iter()
+        .find(|mapper| mapper.mark() == mark)?;
+    let network = NetworkName::parse(words.next()?).ok()?;
+    let host_end = IfName::parse(words.next()?.strip_prefix(ABBREVIATED)?).ok()?;
+    words
+        .next()
+        .is_none()
+        .then_some((mapper, network, host_end))
+}
+
+/// The owner of an nftables element, from its comment; None for a comment that is not ours, or
+/// abbreviated: see [`abbreviated_owner`].
 pub fn element_owner(comment: &str) -> Option<(Mapper, Attachment)> {
     Mapper::ALL
         .into_iter()
@@ -275,6 +305,30 @@ mod tests {
             group,
             alias: alias.map(str::to_owned),
             ..Link::default()
+        }
+    }
+
+    #[test]
+    fn an_owner_is_no_longer_than_nft_reads() {
+        for (network, container) in [(100, 128), (100, 1), (40, 64), (1, 128)] {
+            let attachment = attachment(&"n".repeat(network), &"c".repeat(container), "eth0");
+            for mapper in Mapper::ALL {
+                let owner = mapper.owner(&attachment);
+                assert!(owner.len() <= COMMENT_LIMIT, "{owner}");
+                let whole = marked(mapper.mark(), &attachment);
+                if owner == whole {
+                    assert_eq!(element_owner(&owner), Some((mapper, attachment.clone())));
+                    assert_eq!(abbreviated_owner(&owner), None);
+                } else {
+                    assert_eq!(element_owner(&owner), None);
+                    let known = (
+                        mapper,
+                        attachment.network.clone(),
+                        host_end_name(&attachment),
+                    );
+                    assert_eq!(abbreviated_owner(&owner), Some(known));
+                }
+            }
         }
     }
 

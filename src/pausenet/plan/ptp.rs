@@ -22,7 +22,7 @@ const LINK: u8 = 253;
 const HOST: u8 = 254;
 
 /// The host end as a link of its own: what the host holds and routes on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct PtpPlan {
     /// The gateways' addresses, as single hosts.
     pub(crate) addresses: Vec<IpNetwork>,

@@ -3,16 +3,18 @@
 use std::time::SystemTime;
 
 use crate::apply::{
-    Attached, Host, Uplink, attach, clear_debris, earlier_holder, ensure_name_is_free, reclaim,
+    Attached, Host, Uplink, attach, attach_links, clear_debris, create_links, earlier_holder,
+    ensure_name_is_free, reclaim, remove_links,
 };
 use crate::cni::request::Request;
 use crate::cni::result::{AddResult, Interface, IpConfig};
 use crate::cni::{Code, Error, MacAddr, Result};
 use crate::ipam::{Allocation, Ipam, Outcome};
 use crate::kernel::netns::Netns;
-use crate::plan::{Plan, host_end_name, plan};
+use crate::plan::{Plan, host_end_name, plan, plan_links};
 
-/// Serves ADD: allocates addresses, then creates the links; undoes both in reverse on failure.
+/// Serves ADD: allocates addresses, then creates the links; for a delegated IPAM, which may look at
+/// the interface, the other way round. Undoes both on failure.
 ///
 /// # Errors
 /// The first failure. Kernel and store are then as before, except for what attachments share: the
@@ -24,22 +26,59 @@ pub(crate) fn run(request: &Request) -> Result<String> {
     let mut host = Host::open(&host_end_name(&request.attachment))?;
     refuse_own_netns(request, &netns, &host.netns)?;
     let mac = MacAddr::random()?;
-    let allocation = match &ipam {
-        Some(ipam) => Some(allocate(&mut host, &netns, ipam, request)?),
+    let result = match &ipam {
+        Some(ipam) if ipam.is_delegated() => links_first(&mut host, &netns, ipam, request, mac)?,
+        _ => addresses_first(&mut host, &netns, ipam.as_ref(), request, mac)?,
+    };
+    Ok(result.to_json(request.network.version))
+}
+
+fn addresses_first(
+    host: &mut Host,
+    netns: &Netns,
+    ipam: Option<&Ipam>,
+    request: &Request,
+    mac: MacAddr,
+) -> Result<AddResult> {
+    let allocation = match ipam {
+        Some(ipam) => Some(allocate(host, netns, ipam, request)?),
         None => None,
     };
     let outcome = plan(request, allocation, mac).and_then(|plan| {
-        let attached = attach(&mut host, &netns, &plan)?;
-        Ok(result(&plan, attached, &netns))
+        let attached = attach(host, netns, &plan)?;
+        Ok(result(&plan, attached, netns))
     });
-    match outcome {
-        Ok(result) => Ok(result.to_json(request.network.version)),
-        Err(err) => match ipam.map(|ipam| ipam.release(&request.attachment)) {
-            Some(Err(second)) => {
-                Err(err.hint(format!("and its address could not be freed: {second}")))
-            }
-            _ => Err(err),
-        },
+    outcome.map_err(|err| match ipam {
+        Some(ipam) => release(ipam, request, err),
+        None => err,
+    })
+}
+
+fn links_first(
+    host: &mut Host,
+    netns: &Netns,
+    ipam: &Ipam,
+    request: &Request,
+    mac: MacAddr,
+) -> Result<AddResult> {
+    let links = plan_links(request, mac)?;
+    let host_end = create_links(host, netns, &links)?;
+    let outcome = allocate(host, netns, ipam, request).and_then(|allocation| {
+        let outcome = plan(request, Some(allocation), mac).and_then(|plan| {
+            let attached = attach_links(host, netns, &plan, host_end)?;
+            Ok(result(&plan, attached, netns))
+        });
+        // While the interface is there: `dhcp` gives its lease back by it.
+        outcome.map_err(|err| release(ipam, request, err))
+    });
+    outcome.inspect_err(|_| remove_links(host, &links))
+}
+
+/// Frees the addresses of an ADD that failed. Returns its error.
+fn release(ipam: &Ipam, request: &Request, err: Error) -> Error {
+    match ipam.release(&request.attachment) {
+        Err(second) => err.hint(format!("and its address could not be freed: {second}")),
+        Ok(()) => err,
     }
 }
 

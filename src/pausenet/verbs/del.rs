@@ -5,15 +5,15 @@ use std::panic::resume_unwind;
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{Host, nft_elements, reference, remove};
+use crate::apply::{Host, element_record, nft_elements, reference, remove};
 use crate::cni::Result;
 use crate::cni::request::Request;
 use crate::ipam::Ipam;
 use crate::kernel::nft::Nft;
-use crate::plan;
+use crate::plan::{self, Mapper};
 
 /// Serves DEL: removes links and nftables elements, and frees the addresses last, when nothing uses
-/// them any more.
+/// them any more; those of a delegated IPAM first, which may need the interface for it.
 ///
 /// # Errors
 /// Codes 5 and 101 when something could not be removed.
@@ -31,9 +31,17 @@ pub(crate) fn run(request: &Request) -> Result<()> {
 /// # Errors
 /// Codes 5 and 101 when something could not be removed.
 pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> Result<()> {
+    let release = |ipam: Option<&Ipam>| match ipam {
+        Some(ipam) => ipam.release(&request.attachment),
+        None => Ok(()),
+    };
+    // A delegated IPAM while the interface and its addresses are there: `dhcp` gives its lease back
+    // from them. Whatever it does, the links go.
+    let released = release(ipam.filter(|ipam| ipam.is_delegated()));
     let network = &request.network;
-    let may_have_elements =
-        plan::elements::are_used(network) || plan::elements::may_be_unmentioned(network);
+    let may_have_elements = plan::elements::are_used(network)
+        || plan::elements::may_be_unmentioned(network)
+        || element_record::exists(&request.attachment, Mapper::Own);
     let _closed_last = match may_have_elements.then(|| addresses(request, ipam)) {
         Some(Ok(addresses)) => Some(remove_links_and_elements(host, ipam, request, &addresses)?),
         // Remove the link nevertheless.
@@ -43,10 +51,10 @@ pub(super) fn undo(host: &mut Host, ipam: Option<&Ipam>, request: &Request) -> R
             None
         }
     };
-    match ipam {
-        Some(ipam) => ipam.release(&request.attachment),
-        None => Ok(()),
+    if may_have_elements {
+        element_record::remove(&request.attachment, Mapper::Own);
     }
+    released.and_then(|()| release(ipam.filter(|ipam| !ipam.is_delegated())))
 }
 
 /// Removes links and elements in parallel: for each, the kernel waits until no packet can be using
@@ -113,7 +121,11 @@ fn remove_nft_elements(
     by_address: bool,
 ) -> Result<Nft> {
     let mut nft = nft_elements::open()?;
-    if !by_address {
+    if !by_address
+        || !plan::elements::are_used(&request.network)
+            && element_record::exists(&request.attachment, Mapper::Own)
+    {
+        // What the config says of the addresses cannot be read, or it has changed since ADD.
         nft_elements::remove_all_elements_of(&mut nft, &request.attachment)?;
     } else if plan::elements::are_used(&request.network) {
         let promised = request.network.prev_result.as_ref();

@@ -3,19 +3,20 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use crate::apply::{
-    Host, nft_elements, reclaim_damaged, reclaim_empty, reference, remove_debris, try_lock,
+    Host, element_record, nft_elements, reclaim_damaged, reclaim_empty, reference, remove_debris,
+    try_lock,
 };
 use crate::cni::request::{Attachment, Network};
-use crate::cni::{ContainerId, During, Error, Result};
+use crate::cni::{ContainerId, During, Error, IfName, Result};
 use crate::ipam::Ipam;
 use crate::kernel::link::Link;
 use crate::kernel::nft::Element;
 use crate::kernel::{RouteSocket, link};
-use crate::plan::{BATCH_DELETE_GROUP, Mapper, Ownership, element_owner, host_end_name};
+use crate::plan::{BATCH_DELETE_GROUP, Ownership, abbreviated_owner, element_owner, host_end_name};
 
 /// The valid attachments: those on the runtime's list, and those whose lock is held.
 struct ValidAttachments<'a> {
@@ -76,6 +77,10 @@ impl<'a> ValidAttachments<'a> {
         listed.filter_map(parse).collect()
     }
 
+    fn host_ends(&self) -> HashSet<IfName> {
+        self.attachments().iter().map(host_end_name).collect()
+    }
+
     /// Whether an attachment belongs to this network and is not valid.
     fn is_stale(&self, attachment: &Attachment) -> bool {
         attachment.network == self.network.name
@@ -84,7 +89,7 @@ impl<'a> ValidAttachments<'a> {
 }
 
 /// Serves GC for the plugins that wire containers: removes links, then nftables elements, and frees
-/// the addresses last.
+/// the addresses last; those of a delegated IPAM first, as DEL does.
 ///
 /// # Errors
 /// All failures together, after removing everything possible.
@@ -96,12 +101,17 @@ pub(crate) fn run(network: &Network) -> Result<()> {
         Ok(Some(ipam)) => ipam.stale(keep),
         _ => Ok(Vec::new()),
     };
+    let (before, after) = match ipam {
+        Ok(Some(ipam)) if ipam.is_delegated() => (ipam.collect(keep).map(drop), Ok(None)),
+        ipam => (Ok(()), ipam),
+    };
     join_errors([
+        before,
         links(&valid),
         elements(&valid),
         firewall(&valid),
         stale.and_then(|stale| reference::collect(&network.name, &valid.attachments(), &stale)),
-        ipam.and_then(|ipam| match ipam {
+        after.and_then(|ipam| match ipam {
             Some(ipam) if ipam.collect(keep)? => {
                 reclaim_damaged(&ipam, SystemTime::now()).map(drop)
             }
@@ -199,11 +209,27 @@ fn remove(socket: &mut RouteSocket, found: &Link) -> Result<()> {
 }
 
 fn elements(valid: &ValidAttachments<'_>) -> Result<()> {
+    let (mut stale, mut host_ends) = (HashMap::new(), None);
     let is_stale = |found: &Element| match element_owner(&found.owner) {
-        Some((Mapper::Own | Mapper::Chained, attachment)) => valid.is_stale(&attachment),
-        None => false,
+        Some((mapper, attachment)) if valid.is_stale(&attachment) => {
+            stale.insert(found.owner.clone(), (mapper, attachment));
+            true
+        }
+        Some(_) => false,
+        None => match abbreviated_owner(&found.owner) {
+            Some((_, network, host_end)) if network == valid.network.name => {
+                let host_ends = host_ends.get_or_insert_with(|| valid.host_ends());
+                // An ADD under way holds the lock.
+                !host_ends.contains(&host_end) && matches!(try_lock(&host_end), Ok(Some(_)))
+            }
+            _ => false,
+        },
     };
-    nft_elements::remove_elements_where(&mut nft_elements::open()?, is_stale).map(drop)
+    nft_elements::remove_elements_where(&mut nft_elements::open()?, is_stale)?;
+    for (mapper, attachment) in stale.values() {
+        element_record::remove(attachment, *mapper);
+    }
+    Ok(())
 }
 
 /// Removes the network's rules from other firewalls when it has no attachment left. The bridge

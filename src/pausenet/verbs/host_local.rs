@@ -62,12 +62,11 @@ pub(super) fn del(request: &Request) -> Result<()> {
 /// plugin compares which.
 ///
 /// # Errors
-/// Code 102 when it has none.
+/// Code 102 when it has none; 5 when a file that cannot be read may name it.
 pub(super) fn check(request: &Request) -> Result<()> {
-    if of_network(&request.network)?
-        .held(&request.attachment)?
-        .is_empty()
-    {
+    let ipam = of_network(&request.network)?;
+    if ipam.held(&request.attachment)?.is_empty() {
+        ipam.require_readable()?;
         return Err(Error::new(
             Code::AttachmentDiffers,
             "the address store gives this container no address",

@@ -3,7 +3,9 @@
 use ipnetwork::IpNetwork;
 
 use super::check::promised;
-use crate::apply::{Extent, Host, earlier_holder, nft_elements, publish, reference};
+use crate::apply::{
+    Deaths, Extent, Host, earlier_holder, element_record, nft_elements, publish, reference,
+};
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, Error, Result};
@@ -34,7 +36,13 @@ pub(super) fn add(request: &Request) -> Result<String> {
                 &addresses,
             )?;
         }
-        None => clear_earlier_holder(request, before, &addresses)?,
+        None => {
+            if element_record::remove(&request.attachment, Mapper::Chained) {
+                // It ended without DEL, and may have had another address.
+                remove_all(&owner(request))?;
+            }
+            clear_earlier_holder(request, before, &addresses)?;
+        }
     }
     Ok(before.to_json(request.network.version))
 }
@@ -53,8 +61,9 @@ fn clear_earlier_holder(
     }
     let ips = addresses.iter().map(|address| address.ip()).collect();
     let marks = port_marks(addresses);
-    let _host = Host::open(&host_end)?;
-    earlier_holder::clear(None, &request.attachment, &ips, &marks).map(drop)
+    let mut host = Host::open(&host_end)?;
+    let mut deaths = Deaths::new(&mut host.socket);
+    earlier_holder::clear(None, &request.attachment, &ips, &marks, &mut deaths).map(drop)
 }
 
 /// Serves DEL. The runtime may no longer know which ports were mapped; the elements name their
@@ -68,10 +77,9 @@ pub(super) fn del(request: &Request) -> Result<()> {
             &owner,
             &port_elements(ports, &before.addresses_of(&request.attachment.ifname)),
         )?,
-        _ => nft_elements::remove_elements_where(&mut nft_elements::open()?, |found| {
-            found.owner == owner
-        })?,
+        _ => remove_all(&owner)?,
     };
+    element_record::remove(&request.attachment, Mapper::Chained);
     if !was_ours {
         // On a node that switched to pausenet, also remove the mappings of the previous plugin.
         let before = request.network.prev_result.as_ref();
@@ -117,6 +125,12 @@ pub(super) fn desired_elements(request: &Request, result: &AddResult) -> Vec<Des
         Some(ports) => desired_port_elements(ports, &addresses, &owner(request)),
         None => Vec::new(),
     }
+}
+
+/// Removes every element of an owner. True when there was one.
+fn remove_all(owner: &str) -> Result<bool> {
+    let mut nft = nft_elements::open()?;
+    nft_elements::remove_elements_where(&mut nft, |found| found.owner == owner)
 }
 
 fn owner(request: &Request) -> String {

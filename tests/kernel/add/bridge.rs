@@ -305,3 +305,31 @@ fn two_networks_may_share_one_bridge() {
         ["pausenet podnet c1 eth0", "pausenet othernet c1 eth0"]
     );
 }
+
+/// A bridge that others have made, with the gateway's address: its MAC is no port's.
+#[test]
+fn a_bridge_that_has_the_gateway_s_address_already_keeps_its_mac() {
+    for with_port in [false, true] {
+        let world = World::new();
+        ip("link add cni0 up type bridge");
+        ip("addr add 10.1.0.1/24 dev cni0");
+        if with_port {
+            // As a physical port: from its MAC, the bridge takes its own.
+            ip("link add port0 address 3c:00:00:00:00:01 up master cni0 type veth peer name end0");
+            ip("link set end0 up");
+            common::wait::wait_until("it is running", || world.link("cni0").unwrap().running);
+        }
+        let before = world.link("cni0").unwrap().mac;
+        let (x, result) = common::added(&world, &podnet(), "x");
+        assert_eq!(world.link("cni0").unwrap().mac, before);
+        let told = result["interfaces"][0]["mac"].as_str().unwrap().to_owned();
+        assert_eq!(Some(told), before.map(|mac| mac.to_string()));
+        common::added(&world, &podnet(), "y");
+        if !with_port {
+            ip("link add low address 02:00:00:00:00:01 up master cni0 type veth peer name end1");
+        }
+        let known = with(podnet(), json!({"prevResult": result}));
+        common::call("DEL", &known, &x).run().ok();
+        assert_eq!(world.link("cni0").unwrap().mac, before);
+    }
+}

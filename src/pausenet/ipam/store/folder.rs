@@ -232,11 +232,36 @@ impl Store {
     }
 
     /// True when the holder holds this address.
-    pub(in crate::ipam) fn holds(&self, ip: IpAddr, holder: &Holder) -> bool {
-        self.content(ip).is_ok_and(|content| {
-            let content = content.trim();
-            content == holder.content() || content == holder.old_form()
-        })
+    ///
+    /// # Errors
+    /// Code 5 when the file cannot be read: it may be the holder's.
+    pub(in crate::ipam) fn holds(&self, ip: IpAddr, holder: &Holder) -> Result<bool> {
+        let Some(content) = self.known_content(ip)? else {
+            return Ok(false);
+        };
+        let content = content.trim();
+        Ok(content == holder.content() || content == holder.old_form())
+    }
+
+    /// Checks that every address file can be read.
+    ///
+    /// # Errors
+    /// Code 5 for the first that cannot.
+    pub(in crate::ipam) fn require_readable(&self) -> Result<()> {
+        for ip in self.taken()? {
+            self.known_content(ip)?;
+        }
+        Ok(())
+    }
+
+    /// What an address file says; None when it is not there, or is not text and so names nobody.
+    fn known_content(&self, ip: IpAddr) -> Result<Option<String>> {
+        use io::ErrorKind::{InvalidData, NotFound};
+        match self.content(ip) {
+            Ok(content) => Ok(Some(content)),
+            Err(err) if matches!(err.kind(), NotFound | InvalidData) => Ok(None),
+            Err(err) => Err(self.io_error("read", ip, err)),
+        }
     }
 
     /// Every taken address.

@@ -53,8 +53,8 @@ fn an_address_is_taken_once() {
     let mut store = Store::open(root.path()).unwrap();
     assert!(store.reserve(ip("10.0.0.2"), &holder("c1"), 0).unwrap());
     assert!(!store.reserve(ip("10.0.0.2"), &holder("c2"), 0).unwrap());
-    assert!(store.holds(ip("10.0.0.2"), &holder("c1")));
-    assert!(!store.holds(ip("10.0.0.2"), &holder("c2")));
+    assert!(store.holds(ip("10.0.0.2"), &holder("c1")).unwrap());
+    assert!(!store.holds(ip("10.0.0.2"), &holder("c2")).unwrap());
 }
 
 #[test]

@@ -34,7 +34,7 @@ use objects::{
     masquerade_set, ports_map,
 };
 
-use super::names::{HOST_END_START, alias, host_end_name};
+use super::names::{HOST_END_START, Mapper, host_end_name};
 use crate::cni::link::LinkConf;
 use crate::cni::ports::{PortMapping, PortsConf, Protocol};
 use crate::cni::request::{Network, Request};
@@ -67,7 +67,7 @@ pub(crate) fn desired_elements(
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
 ) -> Vec<DesiredElement> {
-    let owner = alias(&request.attachment);
+    let owner = Mapper::Own.owner(&request.attachment);
     let mut desired = Vec::new();
     if request.network.masquerade {
         desired.extend(addresses.iter().map(|address| masquerade(*address, &owner)));

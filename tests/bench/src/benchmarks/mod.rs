@@ -1,6 +1,7 @@
 //! The benchmarks, one topic per file.
 
 pub(crate) mod addresses;
+mod counts;
 pub(crate) mod datapath;
 mod footprint;
 pub(crate) mod many;
@@ -82,6 +83,7 @@ pub(crate) fn all() -> Vec<Benchmark> {
     let mut benchmarks = Vec::new();
     benchmarks.extend(verbs::benchmarks());
     benchmarks.extend(addresses::benchmarks());
+    benchmarks.extend(counts::benchmarks());
     benchmarks.extend(workers::benchmarks());
     benchmarks.extend(datapath::benchmarks());
     benchmarks.extend(footprint::benchmarks());

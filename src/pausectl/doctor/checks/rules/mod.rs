@@ -22,7 +22,7 @@ use pausenet::kernel::KernelError;
 use pausenet::kernel::link::Link;
 use pausenet::kernel::nft::{Element, Nft, Set};
 use pausenet::plan::elements::{DesiredElement, target};
-use pausenet::plan::{Mapper, element_owner, host_end_name};
+use pausenet::plan::{Mapper, abbreviated_owner, element_owner, host_end_name};
 use pausenet_host::Result;
 use pausenet_host::runtime::add_calls;
 
@@ -316,6 +316,10 @@ fn stale(present: &ObservedElements, snapshot: &Snapshot) -> Vec<Finding> {
     owners.sort_by_key(|(owner, _)| *owner);
     for (owner, found) in owners {
         let Some((mapper, attachment)) = element_owner(owner) else {
+            if abbreviated_owner(owner).is_some() {
+                // The container's name is not in it; GC knows whether it is valid.
+                continue;
+            }
             findings.push(
                 Finding::note(
                     format!("{:?}", owner),

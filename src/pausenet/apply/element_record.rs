@@ -1,0 +1,44 @@
+//! Which attachments have elements in nftables: an empty file for each, under /run.
+//!
+//! An element is found by the address or port that is its key. An attachment that ended without DEL
+//! and begins again, with another address, would have to search all elements of the host for those
+//! of its earlier life. The file tells it whether there may be any. It can be lost without harm: the
+//! elements then stay until their address has its next holder.
+
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::cni::request::Attachment;
+use crate::kernel::lock::make_dir;
+use crate::plan::{Mapper, host_end_name};
+
+const FOLDER: &str = "/run/pausenet/elements";
+
+fn path(attachment: &Attachment, mapper: Mapper) -> PathBuf {
+    let name = format!("{}.{}", host_end_name(attachment), mapper.mark());
+    Path::new(FOLDER).join(name)
+}
+
+/// Records an attachment. True when it was recorded already.
+pub(crate) fn create(attachment: &Attachment, mapper: Mapper) -> bool {
+    let path = path(attachment, mapper);
+    let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+    let outcome = match create() {
+        Err(err) if err.kind() == ErrorKind::NotFound => {
+            make_dir(Path::new(FOLDER)).and_then(|()| create())
+        }
+        outcome => outcome,
+    };
+    outcome.is_err_and(|err| err.kind() == ErrorKind::AlreadyExists)
+}
+
+/// True when an attachment is recorded.
+pub(crate) fn exists(attachment: &Attachment, mapper: Mapper) -> bool {
+    path(attachment, mapper).exists()
+}
+
+/// Removes the record of an attachment. True when there was one.
+pub(crate) fn remove(attachment: &Attachment, mapper: Mapper) -> bool {
+    fs::remove_file(path(attachment, mapper)).is_ok()
+}

@@ -1,0 +1,127 @@
+//! One attachment that has many of something: published ports, flows through one, routes, ranges.
+
+use std::net::UdpSocket;
+
+use serde_json::{Value, json};
+
+use super::{Benchmark, Context, Extent};
+use crate::Result;
+use crate::network::{Attachment, Network, Step, Tools, first_port};
+use crate::series::{OURS, Unit};
+use crate::world::{World, settle};
+
+/// What there are many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Ports,
+    /// UDP flows to a port, before it is mapped.
+    Flows,
+    Routes,
+    /// Ranges of one set.
+    Ranges,
+}
+
+const ALL: [Counted; 4] = [
+    Counted::Ports,
+    Counted::Flows,
+    Counted::Routes,
+    Counted::Ranges,
+];
+
+impl Counted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ports => "ports",
+            Self::Flows => "flows",
+            Self::Routes => "routes",
+            Self::Ranges => "ranges",
+        }
+    }
+
+    fn network(self, tools: &Tools, count: usize) -> Network {
+        let ipam = match self {
+            Self::Ports | Self::Flows => ipam(json!([{"subnet": "10.1.0.0/16"}]), json!([])),
+            Self::Routes => {
+                let route =
+                    |at: usize| json!({"dst": format!("11.{}.{}.0/24", at / 256, at % 256)});
+                let routes = (0..count).map(route).collect();
+                ipam(json!([{"subnet": "10.1.0.0/16"}]), routes)
+            }
+            Self::Ranges => {
+                let range =
+                    |at: usize| json!({"subnet": format!("10.{}.{}.0/24", 1 + at / 256, at % 256)});
+                ipam((0..count).map(range).collect(), json!([]))
+            }
+        };
+        let config =
+            json!({"type": "pausenet", "bridge": "bench0", "isDefaultGateway": true, "ipam": ipam});
+        let step = Step {
+            program: tools.ours("pausenet"),
+            config,
+        };
+        Network::new(tools, vec![step]).with_ports(match self {
+            Self::Ports => count,
+            // The second is of UDP.
+            Self::Flows => 2,
+            Self::Routes | Self::Ranges => 0,
+        })
+    }
+}
+
+fn ipam(ranges: Value, routes: Value) -> Value {
+    json!({"type": "host-local", "ranges": [ranges], "routes": routes})
+}
+
+pub(super) fn benchmarks() -> Vec<Benchmark> {
+    let name = |counted: Counted| format!("many/{}", counted.name());
+    ALL.into_iter()
+        .map(|counted| {
+            Benchmark::new(name(counted), true, move |context| {
+                run(context, &name(counted), counted)
+            })
+        })
+        .collect()
+}
+
+fn run(context: &mut Context, benchmark: &str, counted: Counted) -> Result<()> {
+    let counts: &[usize] = match context.extent {
+        Extent::Quick => &[1, 100, 1_000],
+        Extent::Full => &[1, 100, 1_000, 10_000],
+    };
+    for &count in counts {
+        let world = World::new()?;
+        let containers = world.containers("c", 2)?;
+        let network = counted.network(context.tools, count);
+        let at = Attachment::new(1, &containers[1]);
+        // Shared objects are there before, and the kernel tracks connections.
+        let resident = counted.network(context.tools, 1);
+        world.inside(|| resident.add(&Attachment::new(0, &containers[0])))?;
+        for round in 0..1 + context.extent.pick(3, 15) {
+            let (added, removed) = world.inside(|| {
+                if counted == Counted::Flows {
+                    send(count, first_port(1, 2) + 1)?;
+                }
+                let added = network.add(&at)?;
+                Ok((added.time, network.del(&at, &added.value)?))
+            })?;
+            for (verb, time) in [("ADD", added), ("DEL", removed)] {
+                if round > 0 {
+                    let case = format!("{verb} with {count}");
+                    let taken = time.as_secs_f64() * 1e3;
+                    let results = &mut context.results;
+                    results.add(benchmark, &case, OURS, Unit::Milliseconds, taken);
+                }
+            }
+        }
+    }
+    settle()
+}
+
+/// Sends a datagram to a UDP port of the host from each of so many clients.
+fn send(clients: usize, port: usize) -> Result<()> {
+    let port = u16::try_from(port)?;
+    for _ in 0..clients {
+        UdpSocket::bind("10.1.0.1:0")?.send_to(b"x", ("10.1.0.1", port))?;
+    }
+    Ok(())
+}
