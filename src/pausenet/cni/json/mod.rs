@@ -7,7 +7,6 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
@@ -150,16 +149,12 @@ impl Json {
     pub(super) fn as_map(&self) -> Result<Self> {
         let entries = self.reader().map();
         let entries = entries.map_err(|fault| self.wrong(&self.path, fault))?;
-        let sorted: BTreeMap<_, _> = entries.into_iter().collect();
-        let entries = sorted.into_iter();
+        let entries = entries.into_iter();
+        let entries = entries.map(|(key, value)| (key.to_owned(), value.clone()));
         Ok(Self {
             subject: self.subject,
             path: self.path.clone(),
-            found: vec![Node::Object(
-                entries
-                    .map(|(key, value)| (key.to_owned(), value.sorted()))
-                    .collect(),
-            )],
+            found: vec![Node::Object(entries.collect()).sorted()],
         })
     }
 }

@@ -37,17 +37,96 @@ impl<'a> Reader<'a> {
         &self.0[after.map_or(0, |null| null + 1)..]
     }
 
-    /// The last value for which `read` returns one, `null` passed over. Each must be readable.
-    fn last_of<T>(
+    /// The last value, `null` passed over. Each must be one of those that `is_one` accepts.
+    fn last_of(
         &self,
-        expected: impl Fn() -> String,
-        read: impl Fn(&'a Node) -> Option<T>,
-    ) -> Result<Option<T>, Fault> {
+        expected: &dyn Fn() -> String,
+        is_one: fn(&Node) -> bool,
+    ) -> Result<Option<&'a Node>, Fault> {
         let mut last = None;
-        for node in self.0.iter().filter(|node| ***node != Node::Null) {
-            last = Some(read(node).ok_or_else(|| unexpected(&expected(), node))?);
+        for node in self.0.iter().copied().filter(|node| **node != Node::Null) {
+            if !is_one(node) {
+                return Err(unexpected(&expected(), node));
+            }
+            last = Some(node);
         }
         Ok(last)
+    }
+
+    // What follows does the work for all types; what is generic below only hands it on.
+
+    fn boolean(&self) -> Result<bool, Fault> {
+        let expected = || "true or false".to_owned();
+        let last = self.last_of(&expected, |node| matches!(node, Node::Bool(_)))?;
+        Ok(matches!(last, Some(Node::Bool(true))))
+    }
+
+    fn text(&self) -> Result<&'a str, Fault> {
+        let expected = || "a string".to_owned();
+        let last = self.last_of(&expected, |node| matches!(node, Node::Text(_)))?;
+        match last {
+            Some(Node::Text(text)) => Ok(text),
+            _ => Ok(""),
+        }
+    }
+
+    fn integer(&self, least: i128, most: i128) -> Result<i128, Fault> {
+        let mut last = 0;
+        for node in self.0.iter().copied().filter(|node| **node != Node::Null) {
+            let number = match node {
+                Node::Number(number) => {
+                    let signed = number.as_i64().map(i128::from);
+                    signed.or_else(|| number.as_u64().map(i128::from))
+                }
+                _ => None,
+            };
+            let fits = number.filter(|number| (least..=most).contains(number));
+            last = fits.ok_or_else(|| {
+                unexpected(&format!("a whole number from {least} to {most}"), node)
+            })?;
+        }
+        Ok(last)
+    }
+
+    /// A list is read over the one before it: what an item does not say stays as it was there.
+    fn items(&self) -> Result<Items<'a>, Fault> {
+        let (mut items, mut length): (Vec<Vec<&Node>>, _) = (Vec::new(), 0);
+        for node in self.since_null() {
+            let Node::List(list) = node else {
+                return Err(unexpected("a list", node));
+            };
+            if list.is_empty() {
+                items.clear();
+            }
+            for (at, item) in list.iter().enumerate() {
+                match items.get_mut(at) {
+                    Some(place) => place.push(item),
+                    None => items.push(vec![item]),
+                }
+            }
+            length = list.len();
+        }
+        items.truncate(length);
+        Ok(Items {
+            next: 0,
+            items: items.into_iter(),
+        })
+    }
+
+    /// The fields that have values, by the names that a type has for them.
+    fn fields(&self, fields: &'static [&'static str]) -> Result<Entries<'a>, Fault> {
+        let mut values = vec![Vec::new(); fields.len()];
+        for (key, value) in self.entries(&self.0)? {
+            let field = (fields.iter().position(|field| *field == key))
+                .or_else(|| fields.iter().position(|field| names(key, field)));
+            if let Some(field) = field {
+                values[field].push(value);
+            }
+        }
+        let fields = fields.iter().copied().zip(values);
+        Ok(Entries::new(
+            fields.filter(|(_, values)| !values.is_empty()).collect(),
+        ))
     }
 
     /// The entries of the objects, one after another.
@@ -106,16 +185,8 @@ pub(in crate::cni) fn names(key: &str, field: &str) -> bool {
 macro_rules! integers {
     ($($method:ident $visit:ident $type:ty,)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-            let expected = || format!("a whole number from {} to {}", <$type>::MIN, <$type>::MAX);
-            let number = self.last_of(expected, |node| match node {
-                Node::Number(number) => match (number.as_i64(), number.as_u64()) {
-                    (Some(number), _) => number.try_into().ok(),
-                    (_, Some(number)) => number.try_into().ok(),
-                    _ => None,
-                },
-                _ => None,
-            })?;
-            visitor.$visit(number.unwrap_or(0))
+            let number = self.integer(<$type>::MIN.into(), <$type>::MAX.into())?;
+            visitor.$visit(number.try_into().unwrap_or_default())
         }
     )*};
 }
@@ -135,25 +206,15 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let expected = || "true or false".to_owned();
-        let value = self.last_of(expected, |node| match node {
-            Node::Bool(value) => Some(*value),
-            _ => None,
-        })?;
-        visitor.visit_bool(value.unwrap_or(false))
+        visitor.visit_bool(self.boolean()?)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let expected = || "a string".to_owned();
-        let text = self.last_of(expected, |node| match node {
-            Node::Text(text) => Some(text.as_str()),
-            _ => None,
-        })?;
-        visitor.visit_str(text.unwrap_or(""))
+        visitor.visit_str(self.text()?)
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.deserialize_str(visitor)
+        visitor.visit_str(self.text()?)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -174,29 +235,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         }
     }
 
-    /// A list is read over the one before it: what an item does not say stays as it was there.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let (mut items, mut length): (Vec<Vec<&Node>>, _) = (Vec::new(), 0);
-        for node in self.since_null() {
-            let Node::List(list) = node else {
-                return Err(unexpected("a list", node));
-            };
-            if list.is_empty() {
-                items.clear();
-            }
-            for (at, item) in list.iter().enumerate() {
-                match items.get_mut(at) {
-                    Some(place) => place.push(item),
-                    None => items.push(vec![item]),
-                }
-            }
-            length = list.len();
-        }
-        items.truncate(length);
-        visitor.visit_seq(Items {
-            next: 0,
-            items: items.into_iter(),
-        })
+        visitor.visit_seq(self.items()?)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -205,27 +245,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let mut values = vec![Vec::new(); fields.len()];
-        for (key, value) in self.entries(&self.0)? {
-            let field = (fields.iter().position(|field| *field == key))
-                .or_else(|| fields.iter().position(|field| names(key, field)));
-            if let Some(field) = field {
-                values[field].push(value);
-            }
-        }
-        let fields = fields.iter().copied().zip(values);
-        visitor.visit_map(Entries {
-            entries: fields.filter(|(_, values)| !values.is_empty()),
-            value: None,
-        })
+        visitor.visit_map(self.fields(fields)?)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let entries = self.map()?.into_iter();
-        visitor.visit_map(Entries {
-            entries: entries.map(|(key, value)| (key, vec![value])),
-            value: None,
-        })
+        let entries = entries.map(|(key, value)| (key, vec![value]));
+        visitor.visit_map(Entries::new(entries.collect()))
     }
 
     /// JSON of any form: nothing adds up.
@@ -314,29 +340,38 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     }
 }
 
-struct Entries<'a, I> {
-    entries: I,
+struct Entries<'a> {
+    entries: std::vec::IntoIter<(&'a str, Vec<&'a Node>)>,
     /// That of the key that was asked for last.
-    value: Option<(&'a str, Vec<&'a Node>)>,
+    value: (&'a str, Vec<&'a Node>),
 }
 
-impl<'de, 'a, I: Iterator<Item = (&'a str, Vec<&'a Node>)>> MapAccess<'de> for Entries<'a, I> {
+impl<'a> Entries<'a> {
+    fn new(entries: Vec<(&'a str, Vec<&'a Node>)>) -> Self {
+        Self {
+            entries: entries.into_iter(),
+            value: ("", Vec::new()),
+        }
+    }
+}
+
+impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Fault> {
-        let Some((key, found)) = self.entries.next() else {
+        let Some(entry) = self.entries.next() else {
             return Ok(None);
         };
-        let name: StrDeserializer<'_, Fault> = key.into_deserializer();
-        self.value = Some((key, found));
+        let name: StrDeserializer<'_, Fault> = entry.0.into_deserializer();
+        self.value = entry;
         seed.deserialize(name).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        let (key, found) = self.value.take().unwrap_or_default();
+        let (key, found) = std::mem::take(&mut self.value);
         let value = seed.deserialize(Reader(found));
         value.map_err(|fault| fault.under(key))
     }
