@@ -36,7 +36,7 @@ fn ipv6_routes_to_one_destination_are_found_in_a_multipath_route() {
 /// Of two attachments of one container, each with a default route.
 #[test]
 fn a_default_route_by_two_interfaces_is_found_for_both() {
-    let (world, container, check) = attached(&dual_stack());
+    let (_world, container, check) = attached(&dual_stack());
     let ranges = json!([[{"subnet": "10.2.0.0/24"}], [{"subnet": "fd02::/64"}]]);
     let other =
         json!({"name": "other", "bridge": "br1", "ipam": {"type": "host-local", "ranges": ranges}});
@@ -51,7 +51,6 @@ fn a_default_route_by_two_interfaces_is_found_for_both() {
 
     check.run().ok();
     second("CHECK", &with(other, json!({"prevResult": result})));
-    drop(world);
 }
 
 #[test]

@@ -127,8 +127,8 @@ fn drops_behind_jumps_and_by_name_are_reported_with_commands_that_help() {
         let found = report.problem(&expected);
         assert_eq!(report.outcomes(), ["not safe"]);
         let commands = found["how"].as_str().unwrap();
-        let is_runnable =
-            !commands.contains("iptables") || run("sh", ["-c", "command -v iptables || :"]) != "";
+        let is_runnable = !commands.contains("iptables")
+            || !run("sh", ["-c", "command -v iptables || :"]).is_empty();
         if is_runnable {
             for command in commands.split("; ") {
                 run("sh", ["-ec", command]);

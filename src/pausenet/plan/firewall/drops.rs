@@ -74,7 +74,7 @@ impl BaseChain {
     }
 
     /// Rules, in this chain or behind its jumps, that drop what pods send or the answers to it. What
-    /// the policy drops, or a last rule that drops all, is in [`super::obstacles`].
+    /// the policy drops, or a last rule that drops all, is in [`mod@super::obstacles`].
     pub(crate) fn drops(
         &self,
         rules: &TableRules,
