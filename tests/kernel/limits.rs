@@ -112,7 +112,7 @@ fn a_call_that_leads_back_to_itself_is_refused_at_once() {
     }
     for name in ["linked", "ptp", "script-bridge", "script-ptp"] {
         let config = with(podnet(), json!({"ipam": {"type": name}, "ipMasq": true}));
-        let before = world.snapshot();
+        let before = world.snapshot().without_bridge("cni0");
         for plugin in ["bridge", "ptp"] {
             for (verb, code) in [("ADD", 7), ("GC", 7), ("STATUS", 50)] {
                 let call = call_as(plugin, verb, &config, &x).var("CNI_PATH", path);
@@ -135,7 +135,8 @@ fn a_call_that_leads_back_to_itself_is_refused_at_once() {
                 start.elapsed()
             );
         }
-        assert_eq!(world.snapshot(), before, "{name}");
+        // A failed ADD may leave the bridge, which attachments share.
+        assert_eq!(world.snapshot().without_bridge("cni0"), before, "{name}");
     }
 }
 
@@ -147,7 +148,7 @@ fn a_chain_of_calls_for_different_containers_ends() {
     let plugins = tempfile::tempdir().unwrap();
     let own = folder();
     let text = format!(
-        "CNI_CONTAINERID=x$CNI_CONTAINERID exec {}/bridge",
+        "CNI_CONTAINERID=x$CNI_CONTAINERID CNI_IFNAME=e$CNI_IFNAME exec {}/bridge",
         own.display()
     );
     script(plugins.path(), "next", &text);

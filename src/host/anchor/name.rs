@@ -17,7 +17,12 @@ impl PodName {
     /// # Errors
     /// A sentence that says which names are valid.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let id = |text: &str| ContainerId::parse(text).ok();
+        let fits = |id: &&str| id.len() <= ContainerId::MAX;
+        let id = |text: &str| {
+            Some(text)
+                .filter(fits)
+                .and_then(|id| ContainerId::parse(id).ok())
+        };
         match (id(text), id(&format!("{PREFIX}{text}"))) {
             (Some(_), Some(id)) => Ok(Self {
                 name: text.to_owned(),

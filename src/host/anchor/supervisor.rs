@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::cgroup::{Engine, is_id};
 use super::container::{Container, KubePod, NetworkFrom, Role};
+use pausenet::kernel::file::{self, LARGE, Symlinks};
 
 /// The containerd namespace of Docker's containers.
 const MOBY: &str = "moby";
@@ -89,7 +90,7 @@ impl Supervisor {
                 // The path is valid in conmon's mount namespace.
                 let inside = bundle.strip_prefix("/").unwrap_or(bundle);
                 let file = Path::new(&format!("/proc/{pid}/root")).join(inside);
-                if let Ok(spec) = fs::read(file.join("config.json")) {
+                if let Some(spec) = read_spec(&file.join("config.json")) {
                     describe(&mut container, &spec);
                 }
                 container
@@ -105,13 +106,18 @@ impl Supervisor {
                     name: (!is_id(id)).then(|| id.to_owned()),
                     ..Container::new(id)
                 };
-                if let Some(spec) = bundle(*pid, id).and_then(|file| fs::read(file).ok()) {
+                if let Some(spec) = bundle(*pid, id).and_then(|file| read_spec(&file)) {
                     describe(&mut container, &spec);
                 }
                 container
             }
         }
     }
+}
+
+/// A container's config.json, which its runtime wrote.
+fn read_spec(file: &Path) -> Option<Vec<u8>> {
+    file::read(file, LARGE, Symlinks::Follow).ok()
 }
 
 /// The config.json of a container; the bundles of a pod's containers share a parent folder.

@@ -5,7 +5,7 @@
 //! and not replaced, since containers have that very inode mounted. Docker rewrites the file whenever
 //! the container starts, which is when the container must be attached again as well.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,6 +14,7 @@ use super::lookup::find;
 use super::record::Record;
 use crate::command::warn;
 use crate::docker_api::{ContainerRef, Docker, NetworkMode};
+use pausenet::kernel::file::{self, LARGE, Symlinks};
 use pausenet_host::{Error, OnPath};
 
 /// Marks our lines.
@@ -49,7 +50,7 @@ async fn try_update(docker: &Docker, record: &Record, addresses: &[String]) -> R
 }
 
 fn rewrite(file: &Path, names: &str, addresses: &[String]) -> io::Result<()> {
-    let old = fs::read_to_string(file)?;
+    let old = file::read_text(file, LARGE, Symlinks::Follow)?;
     let new = text(&old, names, addresses);
     if new == old {
         return Ok(());
@@ -93,6 +94,7 @@ pub(super) fn check_entry(text: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_name_is_listed_once_and_other_lines_stay() {

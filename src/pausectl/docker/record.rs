@@ -14,6 +14,7 @@ use crate::attachment_settings::AttachmentSettings;
 use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
 use pausenet::cni::request::Attachment;
 use pausenet::cni::{ContainerId, IfName};
+use pausenet::kernel::file::{self, LARGE, Symlinks};
 use pausenet::kernel::lock::{Lock, TOOL_LIMIT};
 use pausenet_host::anchor::registration::ANCHOR_PREFIX;
 use pausenet_host::runtime::cache;
@@ -371,7 +372,7 @@ pub(crate) fn load_all() -> Vec<Record> {
 }
 
 fn read(file: &Path) -> Option<Record> {
-    Record::from_json(&fs::read(file).ok()?)
+    Record::from_json(&file::read(file, LARGE, Symlinks::Refuse).ok()?)
 }
 
 fn file(identity: &ContainerId) -> PathBuf {

@@ -1,7 +1,6 @@
 //! `pausectl docker up`: an anchor in Docker, attached to a network.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,6 +20,7 @@ use crate::options::{DockerOptions, NetworkOptions, PluginOptions};
 use pausenet::cni::IfName;
 use pausenet::cni::result::Dns as NetworkDns;
 use pausenet::ipam;
+use pausenet::kernel::file::{self, LARGE, Symlinks};
 use pausenet_host::Error;
 use pausenet_host::block_on;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -368,7 +368,7 @@ fn network_dns(lists: &[NetworkList]) -> Result<NetworkDns, Error> {
             .and_then(|ipam| ipam.get("resolvConf"))
             .and_then(Value::as_str);
         if let Some(file) = file.filter(|file| !file.is_empty()) {
-            let text = fs::read_to_string(file)
+            let text = file::read_text(file.as_ref(), LARGE, Symlinks::Follow)
                 .map_err(|err| Error::io("cannot read resolvConf", file.as_ref(), err))?;
             return Ok(ipam::resolv_conf::parse(&text));
         }

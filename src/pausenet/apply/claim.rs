@@ -182,7 +182,8 @@ fn removals_for(
         let is_dead = found.expires
             || wanted.own_key
             || found.owner == wanted.element.owner
-            || target(&found) == target(&wanted.element) && !deaths.shares_its_address(&found)
+            || target(&found) == target(&wanted.element)
+                && !deaths.shares_its_address(&found, &wanted.element.owner)
             || deaths.include(&found);
         if !is_dead {
             return Err(port_taken(&found));
@@ -221,7 +222,8 @@ fn left_by_earlier_holders(
             // The ports of a chained plugin are not the link's, and the other way round.
             return extent == Extent::Whole && owner == Some(&found.owner);
         }
-        names_one_of(&addresses, found) && !deaths.shares_its_address(found)
+        names_one_of(&addresses, found)
+            && !deaths.shares_its_address(found, owner.unwrap_or_default())
     })
 }
 

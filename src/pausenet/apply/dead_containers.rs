@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::{host_end, reclaim};
-use crate::cni::IfName;
+use crate::cni::{IfName, NetworkName};
 use crate::kernel::nft::Element;
 use crate::kernel::{KernelError, RouteSocket, link, route};
 use crate::plan::elements::{address_of, target};
@@ -61,9 +61,13 @@ impl<'a> Deaths<'a> {
         is_dead
     }
 
-    /// True when another container than the one that is being made has the element's address too: in
-    /// another network, whose bridge has the same subnet.
-    pub(super) fn shares_its_address(&mut self, element: &Element) -> bool {
+    /// True when another container than the one that is being made, whose elements have this owner,
+    /// has the element's address too: in another network, whose bridge has the same subnet. Within a
+    /// network the store gives an address to one at a time, so the other is an earlier holder.
+    pub(super) fn shares_its_address(&mut self, element: &Element, owner: &str) -> bool {
+        if network_of(&element.owner) == network_of(owner) {
+            return false;
+        }
         let is_gone = match element_owner(&element.owner) {
             Some((Mapper::Own, owner)) => host_end::is_gone(self.socket, &owner),
             Some((Mapper::Chained, _)) => false,
@@ -105,6 +109,14 @@ impl<'a> Deaths<'a> {
             none => none.insert(look_behind_links(self.socket)?),
         };
         Ok(!visible.is_partial && !visible.addresses.contains(&ip))
+    }
+}
+
+/// The network of an element's owner.
+fn network_of(owner: &str) -> Option<NetworkName> {
+    match element_owner(owner) {
+        Some((_, attachment)) => Some(attachment.network),
+        None => abbreviated_owner(owner).map(|(_, network, _)| network),
     }
 }
 

@@ -40,9 +40,10 @@ pub(crate) fn clear(
         found => found.map_err(|err| nft_elements::explain(err, "look up elements in nftables"))?,
     };
     if found.into_iter().flatten().any(|found| !found.expires) {
+        let own = Mapper::Own.owner(attachment);
         remove_elements_where(&mut nft, |found| {
             is_of(attachment, found)
-                || names_one_of(addresses, found) && !deaths.shares_its_address(found)
+                || names_one_of(addresses, found) && !deaths.shares_its_address(found, &own)
         })?;
     }
     Ok(Some(nft))
