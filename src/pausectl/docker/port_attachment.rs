@@ -156,10 +156,15 @@ impl OpenContainer {
         self.record.write()
     }
 
-    /// The ports of all attachments.
-    pub(super) fn ports(&self) -> Vec<PublishedPort> {
-        let networks = self.record.networks.iter();
-        networks
+    /// The ports of all attachments but this one, whose own are in the result cache: the record may be
+    /// behind that, if a change was killed.
+    pub(super) fn ports_of_others(&self, attachment: &PortAttachment) -> Vec<PublishedPort> {
+        let others = self
+            .record
+            .networks
+            .iter()
+            .filter(|network| network.ifname != attachment.ifname);
+        others
             .flat_map(|network| network.settings.ports.clone())
             .collect()
     }

@@ -78,12 +78,13 @@ pub(super) fn publish(options: &Publish, output: Output) -> Result<()> {
     let mut container = OpenContainer::open(&options.container, &options.docker)?;
     let mut attachment = container.mapping(options.network.as_deref(), &options.plugins)?;
     let before = attachment.ports()?;
-    let all = container.ports();
+    let others = container.ports_of_others(&attachment);
     let name = container.record.name.clone();
     let mut ports = before.clone();
     let mut added = Vec::new();
     for port in &new {
-        match all.iter().find(|other| other.has_same_host_side(port)) {
+        let mut all = before.iter().chain(&others);
+        match all.find(|other| other.has_same_host_side(port)) {
             None => added.push(port.clone()),
             Some(same) if same == port && before.contains(port) => {}
             Some(other) => return Err(taken(&name, other).into()),
