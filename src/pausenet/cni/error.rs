@@ -112,6 +112,8 @@ pub struct Error {
 
 impl Error {
     /// An error without a hint.
+    #[cold]
+    #[inline(never)]
     pub fn new(code: Code, msg: impl Into<String>) -> Self {
         Self {
             code,
@@ -122,6 +124,8 @@ impl Error {
 
     /// Appends a hint to any earlier ones.
     #[must_use]
+    #[cold]
+    #[inline(never)]
     pub fn hint(mut self, details: impl Into<String>) -> Self {
         let details = details.into();
         if self.details.is_empty() {
@@ -134,6 +138,8 @@ impl Error {
 
     /// Prefixes the message with its subject; the hint is unchanged.
     #[must_use]
+    #[cold]
+    #[inline(never)]
     pub(crate) fn context(mut self, what: impl Display) -> Self {
         self.msg = format!("{what}: {}", self.msg);
         self
@@ -217,6 +223,8 @@ impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
 }
 
 /// Shorthand: an error that names the path of an I/O error. Code 5, or 11 if a retry may succeed.
+#[cold]
+#[inline(never)]
 pub(crate) fn io(action: &str, path: &Path, err: impl Into<std::io::Error>) -> Error {
     let err = err.into();
     Error::new(
@@ -226,6 +234,8 @@ pub(crate) fn io(action: &str, path: &Path, err: impl Into<std::io::Error>) -> E
 }
 
 /// Shorthand: a code 7 error for a config that is well-formed but invalid.
+#[cold]
+#[inline(never)]
 pub(crate) fn invalid(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, what)
 }

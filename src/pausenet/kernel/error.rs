@@ -24,6 +24,8 @@ impl KernelError {
 
     /// The plugin's error for it: code 101, or 11 if a retry may succeed, with what was attempted in
     /// front, and a hint where the error number has one usual cause.
+    #[cold]
+    #[inline(never)]
     pub fn during(self, attempt: impl fmt::Display) -> Error {
         let hint = match Errno::from_io_error(&self.error) {
             Some(Errno::PERM | Errno::ACCESS) => {
@@ -52,6 +54,8 @@ impl KernelError {
     }
 
     /// Like [`KernelError::during`], and names the part if the kernel lacks it.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn during_use_of(self, part: KernelPart, attempt: impl fmt::Display) -> Error {
         // ENOENT is what traffic control says of kinds that it does not know.
         let is_missing = [Errno::OPNOTSUPP, Errno::PROTONOSUPPORT, Errno::NOENT]
