@@ -126,6 +126,11 @@ pub(crate) async fn waiting<T>(what: impl FnOnce() -> String, work: impl Future<
     work.await
 }
 
+/// Writes to stderr. Nothing can be done about a closed one.
+pub(crate) fn say_on_stderr(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Writes to stdout. A closed pipe is not an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut to = std::io::stdout().lock();

@@ -106,6 +106,14 @@ impl NetworkList {
     /// Those of [`NetworkList::parse`], naming the file.
     pub fn read(file: &Path) -> Result<Self> {
         let text = file::read(file, LARGE, Symlinks::Follow).on_path("cannot read", file)?;
+        Self::with_text(text, file)
+    }
+
+    /// What [`NetworkList::read`] would return of a file with this text.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn with_text(text: Vec<u8>, file: &Path) -> Result<Self> {
         let text = with_plugins_of_folder(text, file)?;
         Self::parse(&text).during_with(|| file.display())
     }

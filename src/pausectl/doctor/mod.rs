@@ -17,6 +17,7 @@ mod check;
 mod checks;
 mod configured;
 mod finding;
+pub(crate) mod planned;
 mod programs;
 mod repair;
 mod report;
@@ -32,6 +33,7 @@ use serde_json::json;
 use self::check::Check;
 use self::checks::CHECKS;
 use self::finding::{Finding, Severity};
+use self::planned::Planned;
 use self::report::{CheckResult, Outcome, Repaired, Report};
 use self::snapshot::{Paths, Snapshot};
 use super::options::own_folder;
@@ -138,10 +140,13 @@ fn list(output: Output) -> Result<()> {
 }
 
 fn run_checks(options: &Doctor) -> Vec<CheckResult> {
-    let snapshot = Snapshot::read(options.paths(), SystemTime::now());
-    let is_chosen = |check: &&Check| {
+    run_those(options.paths(), |check| {
         options.checks.is_empty() || options.checks.iter().any(|name| name == check.name)
-    };
+    })
+}
+
+fn run_those(paths: Paths, is_chosen: impl Fn(&Check) -> bool) -> Vec<CheckResult> {
+    let snapshot = Snapshot::read(paths, SystemTime::now());
     let run = |check: &'static Check| {
         let mut findings = (check.run)(&snapshot);
         if findings.is_empty() {
@@ -149,7 +154,8 @@ fn run_checks(options: &Doctor) -> Vec<CheckResult> {
         }
         CheckResult { check, findings }
     };
-    CHECKS.into_iter().filter(is_chosen).map(run).collect()
+    let chosen = CHECKS.into_iter().filter(|check| is_chosen(check));
+    chosen.map(run).collect()
 }
 
 fn repair(results: Vec<CheckResult>) -> Vec<Repaired> {
@@ -189,6 +195,7 @@ impl Doctor {
             conf_dirs: vec![self.runtime_conf_dir.clone(), self.conf_dir.clone()],
             data_dir: self.data_dir.clone(),
             cni_path,
+            planned: Planned::default(),
         }
     }
 }

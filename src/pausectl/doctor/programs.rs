@@ -1,14 +1,14 @@
 //! The plugins that a runtime would call, and which of them are pausenet under another name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use pausenet_host::Error;
-use pausenet_host::block_on;
+use super::planned::Planned;
 use pausenet_host::runtime::add_calls;
 use pausenet_host::runtime::find_plugin;
+use pausenet_host::{Error, Result, block_on};
 
 /// The names under which the plugin is installed.
 pub(super) const NAMES: [&str; 6] = [
@@ -37,14 +37,19 @@ pub(super) enum Program {
 #[derive(Debug)]
 pub(super) struct Programs {
     path: Vec<PathBuf>,
+    planned: BTreeMap<String, PathBuf>,
     found: HashMap<&'static str, (PathBuf, Program)>,
 }
 
 impl Programs {
-    /// Finds them and asks each for its version.
-    pub(super) fn find(path: &[PathBuf]) -> Self {
+    /// Finds them and asks each for its version. Those that are planned are found first.
+    pub(super) fn find(path: &[PathBuf], planned: &Planned) -> Self {
         let mut found = HashMap::new();
         for name in NAMES {
+            if let Some(file) = planned.programs.get(name) {
+                found.insert(name, (file.clone(), identify(&planned.source)));
+                continue;
+            }
             // The one that a runtime would call, or else a file that it cannot call.
             let mut files = path.iter().map(|dir| dir.join(name));
             let program = find_plugin(name, path).ok();
@@ -55,7 +60,19 @@ impl Programs {
         }
         Self {
             path: path.to_vec(),
+            planned: planned.programs.clone(),
             found,
+        }
+    }
+
+    /// The program that a runtime would call by this name.
+    ///
+    /// # Errors
+    /// It is in none of the folders; the message names both.
+    pub(super) fn of_name(&self, name: &str) -> Result<PathBuf> {
+        match self.planned.get(name) {
+            Some(file) => Ok(file.clone()),
+            None => find_plugin(name, &self.path),
         }
     }
 

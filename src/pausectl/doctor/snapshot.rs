@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
+use super::planned::Planned;
 use super::programs::Programs;
 use pausenet::apply::{Host, host_end};
 use pausenet::cni::request::Attachment;
@@ -27,6 +28,8 @@ pub(super) struct Paths {
     pub(super) data_dir: PathBuf,
     /// The folders of plugins.
     pub(super) cni_path: Vec<PathBuf>,
+    /// What is judged as if it were there.
+    pub(super) planned: Planned,
 }
 
 /// A network configuration on disk.
@@ -154,8 +157,8 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Reads all of it. A part that cannot be read holds its error, for the checks that need it.
     pub(super) fn read(paths: Paths, now: SystemTime) -> Self {
-        let programs = Programs::find(&paths.cni_path);
-        let confs = confs(&paths.conf_dirs);
+        let programs = Programs::find(&paths.cni_path, &paths.planned);
+        let confs = confs(&paths);
         let links = Host::open_socket()
             .map_err(Error::from)
             .and_then(|mut socket| link::list(&mut socket).during("list the host's links"));
@@ -225,14 +228,22 @@ fn lists(confs: &[Conf]) -> impl Iterator<Item = &NetworkList> {
     confs.iter().filter_map(|conf| conf.list.as_ref().ok())
 }
 
-fn confs(dirs: &[PathBuf]) -> Vec<Conf> {
+fn confs(paths: &Paths) -> Vec<Conf> {
+    let planned = paths.planned.conf.as_ref();
     let mut confs = Vec::new();
-    for dir in dirs {
-        for file in conflist::files(dir).unwrap_or_default() {
-            confs.push(Conf {
-                list: NetworkList::read(&file),
-                file,
-            });
+    for dir in &paths.conf_dirs {
+        let mut files = conflist::files(dir).unwrap_or_default();
+        if let Some((file, _)) = planned.filter(|(file, _)| file.parent() == Some(dir)) {
+            files.retain(|other| other != file);
+            files.push(file.clone());
+            files.sort();
+        }
+        for file in files {
+            let list = match planned.filter(|(planned, _)| *planned == file) {
+                Some((_, text)) => NetworkList::with_text(text.clone(), &file),
+                None => NetworkList::read(&file),
+            };
+            confs.push(Conf { file, list });
         }
     }
     confs

@@ -16,6 +16,7 @@ use self::report::{Line, Report};
 use self::runtimes::Runtime;
 use super::options::own_folder;
 use crate::command::{Output, Result, Stop, print, print_json, warn};
+use crate::doctor::planned::{Forecast, Planned};
 use pausenet::apply::{self, Host, firewall};
 use pausenet::cni::Plugin;
 use pausenet::kernel::link;
@@ -43,6 +44,10 @@ an interruption, run the command again or --uninstall.
 
 containerd calls a plugin `loopback` for every sandbox. If the folder has none, and containerd,
 CRI-O or nerdctl is found on this host, pausenet is put in place under that name too.
+
+Before the first change, what `pausectl doctor` will find afterwards is printed on stderr: a
+subnet that is in use, a plugin that a network lacks, a key that nothing reads. It stops
+nothing; with --dry-run there is time to mend it.
 
 Run it again to upgrade what it installed. A file counts as ours if its SHA-256 is in
 DIR/.pausenet-replaced/.record. --uninstall leaves all other files alone, such as a plugin
@@ -109,6 +114,7 @@ pub(crate) struct Install {
 pub(crate) fn install(options: &Install, output: Output) -> Result<()> {
     let mut report = Report {
         dry_run: options.dry_run,
+        expected: None,
         lines: Vec::new(),
         older: Vec::new(),
         shared: Vec::new(),
@@ -157,11 +163,23 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
             mode: 0o755,
         });
         let plugins: Vec<_> = wanted.collect();
+        let conf_place = ManagedFolder::new(conf_dir.clone());
+        // Finds what cannot be done before the first change.
+        plan_all(place, &plugins)?;
         if let Some(network) = &network {
-            network.warn_of_missing_plugins(&options.dir, &names);
-            network.warn_of_misspelled_keys();
+            plan_all(&conf_place, &[network.wanted()])?;
             network.warn_of_an_earlier_file(&conf_dir);
         }
+        let planned = Planned {
+            programs: names
+                .iter()
+                .map(|name| (name.clone(), place.path(name)))
+                .collect(),
+            source: source.clone(),
+            conf: network.as_ref().map(|network| network.planned(&conf_place)),
+        };
+        let dir = absolute(&options.dir)?;
+        report.foresee(Forecast::of(planned, dir, conf_dir.clone()));
         put_all(place, &plugins, held, report)?;
         let Some(network) = &network else {
             return Ok(());
@@ -173,7 +191,6 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
                 place.save(&record, held)?;
             }
         }
-        let conf_place = ManagedFolder::new(conf_dir.clone());
         holding(&conf_place, report.dry_run, |held| {
             put_all(&conf_place, &[network.wanted()], held, report)
         })
@@ -194,6 +211,14 @@ fn holding(
     outcome.and(place.leave(held).map_err(Stop::Failed))
 }
 
+fn plan_all(place: &ManagedFolder, files: &[NewFile]) -> Result<()> {
+    let record = place.record()?;
+    for wanted in files {
+        place.plan(wanted, &record)?;
+    }
+    Ok(())
+}
+
 /// Puts all files in place, in order. Without a lock it only reports what it would do.
 fn put_all(
     place: &ManagedFolder,
@@ -202,10 +227,6 @@ fn put_all(
     report: &mut Report,
 ) -> Result<()> {
     let mut record = place.record()?;
-    // Finds what cannot be done before the first change.
-    for wanted in files {
-        place.plan(wanted, &record)?;
-    }
     let mut like: Option<PathBuf> = None;
     for wanted in files {
         let is_program = wanted.mode & 0o111 != 0;

@@ -1,14 +1,12 @@
 //! A network configuration, read and checked before it is installed.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::command::{Result, Stop, warn};
-use pausenet::cni::Plugin;
-use pausenet::cni::spelling::NearMiss;
 use pausenet_host::Error;
 use pausenet_host::install::file::Digest;
-use pausenet_host::install::managed_folder::NewFile;
+use pausenet_host::install::managed_folder::{ManagedFolder, NewFile};
 use pausenet_host::runtime::conflist::{self, NetworkList};
 
 /// A network configuration to install.
@@ -65,40 +63,9 @@ impl Network {
         }
     }
 
-    pub(super) fn warn_of_missing_plugins(&self, dir: &Path, installed: &[String]) {
-        for plugin in &self.list.plugins {
-            let name = plugin.r#type.as_str();
-            if !installed.contains(&plugin.r#type) && !dir.join(name).exists() {
-                let msg = format!(
-                    "network {} needs the plugin {name}, which is not in {}",
-                    self.list.name,
-                    dir.display()
-                );
-                warn(
-                    &Error::new(msg)
-                        .hint("unless the runtime finds it in another folder, no pod can start"),
-                );
-            }
-        }
-    }
-
-    pub(super) fn warn_of_misspelled_keys(&self) {
-        let warn_of = |who: &str, near: NearMiss| {
-            let msg = format!(
-                "network {}: {who} does not know the key {:?}, which has no effect",
-                self.list.name, near.path
-            );
-            warn(&Error::new(msg).hint(format!("rename it, if {:?} is meant", near.meant)));
-        };
-        for near in self.list.near_misses() {
-            warn_of("a runtime", near);
-        }
-        for plugin in &self.list.plugins {
-            let of_ours = plugin.r#type.parse::<Plugin>();
-            for near in of_ours.map_or_else(|_| Vec::new(), |of| plugin.near_misses(of)) {
-                warn_of(&plugin.r#type, near);
-            }
-        }
+    /// Its file in the folder, for the doctor.
+    pub(super) fn planned(&self, place: &ManagedFolder) -> (PathBuf, Vec<u8>) {
+        (place.path(&self.name), self.list.text.clone())
     }
 
     pub(super) fn warn_of_an_earlier_file(&self, conf_dir: &Path) {

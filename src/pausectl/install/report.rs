@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::command::say_on_stderr;
+use crate::doctor::planned::Forecast;
 use crate::options::shown;
 use pausenet_host::install::managed_folder::{ManagedFolder, PutAction, RemoveAction};
 
 pub(super) struct Report {
     pub(super) dry_run: bool,
+    /// What the doctor will find.
+    pub(super) expected: Option<Forecast>,
     pub(super) lines: Vec<Line>,
     /// Kept files that --uninstall does not restore.
     pub(super) older: Vec<PathBuf>,
@@ -122,6 +126,18 @@ impl Line {
 }
 
 impl Report {
+    /// Prints what the doctor will find, if it will find anything.
+    pub(super) fn foresee(&mut self, expected: Forecast) {
+        let text = expected.text();
+        if !text.is_empty() {
+            say_on_stderr("pausectl doctor will find:\n");
+            for line in text.lines() {
+                say_on_stderr(&format!("  {line}\n"));
+            }
+        }
+        self.expected = Some(expected);
+    }
+
     pub(super) fn text(&self, dir: &Path) -> String {
         let mut text: String = self
             .lines
@@ -152,6 +168,9 @@ impl Report {
             "files": files,
             "older": older,
         });
+        if let Some(expected) = &self.expected {
+            json["expected"] = expected.json();
+        }
         if !self.shared.is_empty() {
             json["shared"] = json!(self.shared);
         }

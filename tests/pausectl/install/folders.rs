@@ -1,6 +1,6 @@
 //! Folders for `install`: plugins, networks, and the files to install.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
@@ -131,7 +131,8 @@ impl InstallFolders {
     #[track_caller]
     pub(super) fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args).output().unwrap();
-        assert_eq!(said(&output), "", "{args:?}");
+        let (_, said) = forecast(&said(&output));
+        assert_eq!(said, "", "{args:?}");
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
@@ -204,7 +205,7 @@ impl InstallFolders {
         (output, fs::read_to_string(&log).unwrap())
     }
 
-    /// Does `what` to a command at each of its steps; `prepare` comes before, `judge` after.
+    /// Does `what` to a command at each of its steps in these folders; `prepare` comes before, `judge` after.
     pub(super) fn at_each_step(
         &self,
         args: &[&str],
@@ -214,31 +215,48 @@ impl InstallFolders {
     ) -> usize {
         prepare();
         let (_, log) = self.strace(args, &[]);
-        let called: BTreeSet<_> = log
-            .lines()
-            .filter_map(|line| Some(line.split_once('(')?.0))
-            .collect();
         self.ok(&["--uninstall"]);
-        let mut count = 0;
-        for name in STEPS.iter().filter(|name| called.contains(**name)) {
-            for nth in 1.. {
-                prepare();
-                let inject = format!("inject={name}:{what}:when={nth}");
-                let (output, log) =
-                    self.strace(args, &["-e", &format!("trace={name}"), "-e", &inject]);
-                let struck = output.status.signal() == Some(9) || log.contains("(INJECTED)");
-                judge(&format!("{what} at {name} number {nth}\n{log}"), &output);
-                self.ok(&["--uninstall"]);
-                if !struck {
-                    break;
-                }
-                count += 1;
+        let steps = self.steps(&log);
+        for (name, nth) in &steps {
+            prepare();
+            let inject = format!("inject={name}:{what}:when={nth}");
+            let (output, log) = self.strace(args, &["-e", &format!("trace={name}"), "-e", &inject]);
+            let struck = output.status.signal() == Some(9) || log.contains("(INJECTED)");
+            assert!(struck, "{what} at {name} number {nth}\n{log}");
+            judge(&format!("{what} at {name} number {nth}\n{log}"), &output);
+            self.ok(&["--uninstall"]);
+        }
+        steps.len()
+    }
+
+    /// The system calls in a log that are steps in these folders: the name of each, and the how manieth
+    /// of its name it is.
+    fn steps(&self, log: &str) -> Vec<(String, u32)> {
+        let root = self.root.path().to_str().unwrap();
+        let mut counts = BTreeMap::new();
+        let mut steps = Vec::new();
+        for line in log.lines() {
+            let Some((name, _)) = line.split_once('(') else {
+                continue;
+            };
+            let count = counts.entry(name).or_insert(0);
+            *count += 1;
+            if STEPS.contains(&name) && line.contains(root) {
+                steps.push((name.to_owned(), *count));
             }
         }
-        count
+        steps
     }
 }
 
 pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What an install printed on stderr: what the doctor will find, and the rest.
+pub(super) fn forecast(said: &str) -> (String, String) {
+    let (forecast, rest): (Vec<_>, Vec<_>) = said
+        .lines()
+        .partition(|line| line.starts_with("  ") || *line == "pausectl doctor will find:");
+    (forecast.join("\n"), rest.join("\n"))
 }

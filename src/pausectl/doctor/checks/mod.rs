@@ -25,3 +25,19 @@ pub(super) const CHECKS: [&Check; 9] = [
     &links::CHECK,
     &legacy::CHECK,
 ];
+
+/// Whether a note of this check may follow from the files that are installed. Other notes are of the host as
+/// it was.
+pub(super) fn depends_on_files(check: &Check) -> bool {
+    let those = [
+        firewall::CHECK.name,
+        networks::CHECK.name,
+        plugins::CHECK.name,
+    ];
+    those.contains(&check.name)
+}
+
+/// Whether a check can be made by anybody. The kernel shows root alone what the others look at.
+pub(super) fn needs_no_root(check: &Check) -> bool {
+    [networks::CHECK.name, plugins::CHECK.name].contains(&check.name)
+}

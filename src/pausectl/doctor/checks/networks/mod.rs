@@ -18,7 +18,6 @@ use pausenet::cni::spelling::NearMiss;
 use pausenet::ipam::Ipam;
 use pausenet_host::Result;
 use pausenet_host::runtime::conflist::NetworkList;
-use pausenet_host::runtime::find_plugin;
 
 pub(super) const CHECK: Check = Check {
     name: "networks",
@@ -146,12 +145,12 @@ fn misspelled_keys(file: &Path, list: &NetworkList, programs: &Programs) -> Vec<
 fn missing(file: &Path, list: &NetworkList, programs: &Programs) -> Option<Finding> {
     let names = list.plugins.iter().map(|plugin| plugin.r#type.as_str());
     let missing: Vec<_> = names
-        .filter(|name| find_plugin(name, programs.path()).is_err())
+        .filter(|name| programs.of_name(name).is_err())
         .collect();
     let [first, others @ ..] = missing.as_slice() else {
         return None;
     };
-    let err = find_plugin(first, programs.path()).err()?;
+    let err = programs.of_name(first).err()?;
     let others: Vec<_> = others.iter().map(|name| format!("{name:?}")).collect();
     let what = match others.as_slice() {
         [] => err.message,
