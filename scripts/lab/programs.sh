@@ -24,8 +24,8 @@ LIMIT=1800 # seconds for one program
 
 # --- the list -------------------------------------------------------------------------------------
 
-# lines SET: `MODULE PROGRAM PACKAGE HOW` of each program; HOW is build, test for a test's binary, or seccomp for
-# one with parts in C and libseccomp.
+# lines SET: `MODULE PROGRAM PACKAGE HOW` of each program; HOW is build, test for a test's binary, seccomp for
+# one with parts in C and libseccomp, or files for a folder of the module's source that is copied as it is.
 lines() { awk -v set="$1" '$1 == set { print $2, $3, $4, $5 == "" ? "build" : $5 }' "$modules/programs"; }
 
 sets() { awk '/^[^#]/ && !seen[$1]++ { print $1 }' "$modules/programs"; }
@@ -33,12 +33,14 @@ sets() { awk '/^[^#]/ && !seen[$1]++ { print $1 }' "$modules/programs"; }
 # modules_of SET: where its programs come from.
 modules_of() { lines "$1" | awk '!seen[$1]++ { print $1 }'; }
 
-# version MODULE PACKAGE: what go.mod says of the module that has the package.
-version() {
+# requirement MODULE PACKAGE: `PATH VERSION` of the module that has the package, as go.mod says.
+requirement() {
     awk -v package="$2" '
         $1 == "require" { $1 = ""; $0 = $0 }
-        index(package "/", $1 "/") == 1 && $2 ~ /^v/ { print $2; exit }' "$modules/$1/go.mod"
+        index(package "/", $1 "/") == 1 && $2 ~ /^v/ { print $1, $2; exit }' "$modules/$1/go.mod"
 }
+
+version() { requirement "$@" | cut -d' ' -f2; }
 
 # What decides about the bytes of a set.
 digest() {
@@ -93,6 +95,10 @@ make_set() {
         build=(build)
         environment=("${common[@]}")
         case $how in
+        files)
+            (copy_files "$module" "$package" "$out/$program") || die "the files of $program could not be fetched"
+            continue
+            ;;
         test) build=(test -c) ;;
         seccomp)
             need_packages gcc libc6-dev pkg-config libseccomp-dev
@@ -108,6 +114,16 @@ make_set() {
         ) >&2 || die "$program could not be built; what was downloaded and compiled so far is kept for the next try"
         printf '%s %s\n' "$program" $((SECONDS - start)) >>"$out/.times"
     done <<<"$lines"
+}
+
+# copy_files MODULE PACKAGE FOLDER: with `go`, `modules` and `common` of make_set.
+copy_files() {
+    local path source
+    path=$(requirement "$1" "$2" | cut -d' ' -f1)
+    cd -- "$modules/$1" || return
+    env "${common[@]}" "$go" mod download "$path" >&2 || return
+    source=$(env "${common[@]}" "$go" list -m -f '{{.Dir}}' "$path") || return
+    cp -r --no-preserve=mode -- "$source/${2#"$path"/}" "$3"
 }
 
 # stamps MODULE PACKAGE: the linker's arguments that tell a program its version.
@@ -187,7 +203,7 @@ table() {
 # update MODULE VERSION
 update() {
     local module=$1 new=$2 old packages lab goes
-    mapfile -t packages < <(awk -v module="$module" '/^[^#]/ && $2 == module { print $4 }' "$modules/programs" | sort -u)
+    mapfile -t packages < <(awk -v module="$module" '/^[^#]/ && $2 == module && $5 != "files" { print $4 }' "$modules/programs" | sort -u)
     ((${#packages[@]})) || die "no module '$module'; there are: $(awk '/^[^#]/ && !seen[$2]++ { print $2 }' "$modules/programs" | paste -sd' ')"
     lab=$(lab_dir)
     find_go
