@@ -33,6 +33,8 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=place.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/place.sh"
+# shellcheck source-path=SCRIPTDIR source=archive.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/archive.sh"
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
 # --- the programs ---------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ images() {
 make_images() {
     local out=$1 work=$2 mirror root=$2/root box=$2/box image=$2/image
     ((EUID == 0)) || die "debootstrap needs root"
-    need_packages debootstrap debian-archive-keyring wget busybox-static
+    need_packages debootstrap debian-archive-keyring wget busybox-static jq
     mirror=$(bookworm_mirror)
     say "bookworm: making an image, once, with debootstrap from $mirror"
     # In namespaces of its own, so that its mounts and processes end with it.
@@ -126,34 +128,13 @@ make_images() {
     printf 'root:x:0:0:root:/root:/bin/sh\n' >"$box/etc/passwd"
 
     mkdir -- "$image"
-    layer debian "$root"
-    layer busybox "$box"
-    image_config debian netutils '"Entrypoint":["/bin/bash","./entrypoint.bash"],"WorkingDir":"/"'
-    image_config debian nginx '"Cmd":["nginx","-g","daemon off;"]'
-    image_config busybox busybox '"Cmd":["sh"]'
-    printf '[%s,%s,%s]' \
-        '{"Config":"netutils.json","RepoTags":["hwchiu/netutils:latest"],"Layers":["debian.tar"]}' \
-        '{"Config":"nginx.json","RepoTags":["nginx:latest"],"Layers":["debian.tar"]}' \
-        '{"Config":"busybox.json","RepoTags":["busybox:latest"],"Layers":["busybox.tar"]}' \
-        >"$image/manifest.json"
-    tar -C "$image" -cf "$out/images.tar" manifest.json {netutils,nginx,busybox}.json {debian,busybox}.tar
-}
-
-# layer NAME ROOT: make a layer from a folder.
-layer() {
-    tar -C "$2" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner -c . \
-        >"$image/$1.tar"
-}
-
-# image_config LAYER NAME WHAT: write the JSON of an image.
-image_config() {
-    local diff
-    diff=$(sha256sum <"$image/$1.tar")
-    {
-        printf '{"created":"1970-01-01T00:00:00Z","architecture":"%s","os":"linux","config":{%s,"Env":["%s"]},' \
-            "$(dpkg --print-architecture)" "$3" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-        printf '"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "${diff%% *}"
-    } >"$image/$2.json"
+    layer "$image" debian "$root"
+    layer "$image" busybox "$box"
+    archive "$image" \
+        'hwchiu/netutils:latest debian "Entrypoint":["/bin/bash","./entrypoint.bash"],"WorkingDir":"/"' \
+        'nginx:latest debian "Cmd":["nginx","-g","daemon off;"]' \
+        'busybox:latest busybox "Cmd":["sh"]'
+    mv -- "$image/images.tar" "$out"
 }
 
 # --- the daemon -----------------------------------------------------------------------------------

@@ -10,46 +10,12 @@
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=archive.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/archive.sh"
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
 # What the tests type in the pods of their images.
 export TOOLS=nginx-light,busybox-static,curl,wget,netcat-openbsd,bind9-dnsutils,iproute2,iputils-ping,net-tools,procps,conntrack
-export PATHS=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-
-# --- an archive -----------------------------------------------------------------------------------
-
-# layer FOLDER NAME ROOT: writes FOLDER/NAME.tar from a folder, and NAME.sum.
-layer() {
-    tar -C "$3" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --numeric-owner --owner=0 --group=0 \
-        -c . >"$1/$2.tar"
-    sha256sum <"$1/$2.tar" | cut -d' ' -f1 >"$1/$2.sum"
-}
-
-# archive FOLDER IMAGE...: writes FOLDER/images.tar. IMAGE is `NAME LAYER[,LAYER] CONFIG`.
-archive() {
-    local folder=$1 image name layers config all='' file tars=() parts sums number=0
-    shift
-    for image; do
-        read -r name layers config <<<"$image"
-        number=$((number + 1))
-        file=image-$number.json
-        IFS=, read -r -a parts <<<"$layers"
-        mapfile -t sums < <(for layer in "${parts[@]}"; do cat -- "$folder/$layer.sum"; done)
-        jq -n --argjson config "{$config,\"Env\":[\"$PATHS\"]}" --arg architecture "$(dpkg --print-architecture)" \
-            '{created: "1970-01-01T00:00:00Z", architecture: $architecture, os: "linux", config: $config,
-              rootfs: {type: "layers", diff_ids: ($ARGS.positional | map("sha256:" + .))}}' \
-            --args "${sums[@]}" >"$folder/$file"
-        all+=$(jq -cn --arg file "$file" --arg name "$name" \
-            '{Config: $file, RepoTags: [$name], Layers: ($ARGS.positional | map(. + ".tar"))}' --args "${parts[@]}")
-        tars+=("$file")
-    done
-    jq -s . <<<"$all" >"$folder/manifest.json"
-    for file in "$folder"/*.sum; do
-        file=${file##*/}
-        tars+=("${file%.sum}.tar")
-    done
-    tar -C "$folder" -cf "$folder/images.tar" manifest.json "${tars[@]}"
-}
 
 # --- the images -----------------------------------------------------------------------------------
 
