@@ -12,11 +12,12 @@ usage() {
     cat <<'END'
 Makes a kind cluster with pausenet as its network, and waits until its nodes are Ready.
 
-Usage: scripts/kind-up.sh [--name NAME] [--dual-stack] [--node-image IMAGE] [--dry-run]
+Usage: scripts/kind-up.sh [--name NAME] [--dual-stack] [--node-image IMAGE] [--binaries DIR] [--dry-run]
 
   --name NAME          the cluster's name (default: pausenet)
   --dual-stack         an IPv4 and an IPv6 address for each pod: conf/kind/dual-stack.yaml
   --node-image IMAGE   kind's node image (default: that of the installed kind)
+  --binaries DIR       take pausenet's binaries from this folder instead of building them
   --dry-run            print the steps and change nothing
   -h, --help           print this text
 
@@ -32,13 +33,14 @@ END
 }
 
 main() {
-    local name=pausenet config=conf/kind/cluster.yaml image=()
+    local name=pausenet config=conf/kind/cluster.yaml image=() binaries=()
     while (($#)); do
         case $1 in
         -h | --help) usage && exit ;;
         --name) name=$(value "$@") && shift ;;
         --dual-stack) config=conf/kind/dual-stack.yaml ;;
         --node-image) image=(--image "$(value "$@")") && shift ;;
+        --binaries) binaries=(--binaries "$(realpath -- "$(value "$@")")") && shift ;;
         --dry-run) dry_run=true ;;
         *) wrong "$1" ;;
         esac
@@ -54,7 +56,7 @@ main() {
     step 'check that kubectl is installed' 'get it from https://kubernetes.io/docs/tasks/tools' \
         kubectl version --client
     step 'make the image pausenet/node from this checkout' 'the lines above are from scripts/image.sh' \
-        scripts/image.sh --node --output "$archive"
+        scripts/image.sh --node "${binaries[@]}" --output "$archive"
     step "make the cluster $name" "$(cluster_hint "$name" "${image[1]-}")" \
         kind create cluster --name "$name" --config "$config" "${image[@]}"
     step 'load the image into the nodes' 'check whether the disk is full: docker system df' \
