@@ -118,3 +118,14 @@ fn kind_up_calls_each_program_in_order() {
         ]
     );
 }
+
+#[test]
+fn kind_up_takes_binaries_that_are_built_already() {
+    let stubs = Stubs::new("");
+    stubs.put("cargo", "exit 1");
+    let built = binaries();
+    let output = stubs.run(&["--binaries", built.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let cargo = fs::read_to_string(stubs.dir.path().join("calls")).unwrap();
+    assert!(!cargo.contains("cargo "), "{cargo}");
+}
