@@ -179,7 +179,10 @@ fn check_size(cidr: IpNetwork) -> Result<(), String> {
         range_end: None,
         gateway: None,
     };
-    RangeSet::new(&[range]).map(drop)
+    match RangeSet::new(&[range]) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(fault.to_string()),
+    }
 }
 
 fn target(

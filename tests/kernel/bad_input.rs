@@ -199,7 +199,7 @@ fn a_config_that_contradicts_itself_is_code_7() {
             "10.1.0.300",
         ),
         (ipam(json!({})), "no range"),
-        (ipam(json!({"ranges": [[]]})), "range set 0"),
+        (ipam(json!({"ranges": [[]]})), "ipam.ranges[0]: "),
         (ipam(json!({"subnet": "10.1.0.0"})), "ipam.subnet"),
         (ipam(json!({"subnet": "10.1.0.0/31"})), "10.1.0.0/31"),
         (ipam(json!({"subnet": "10.1.0.5/24"})), "10.1.0.5/24"),
@@ -217,15 +217,15 @@ fn a_config_that_contradicts_itself_is_code_7() {
         ),
         (
             ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]})),
-            "range set 0 overlaps with 1",
+            "ipam.ranges[1]: the range set overlaps with ipam.ranges[0]",
         ),
         (
             ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.0.128/25"}]]})),
-            "overlap",
+            "ipam.ranges[0][1].subnet: range 10.1.0.129-10.1.0.254 overlaps",
         ),
         (
             ipam(json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]})),
-            "families",
+            "ipam.ranges[0][1].subnet: fd00::/64 is of another family",
         ),
     ] {
         refused(&world, &x, &add(&x, &with(podnet(), changes)), 7, &[word]);

@@ -284,3 +284,188 @@ fn the_result_of_a_delegate_counts_in_any_letter_case() {
     assert_eq!(result["routes"][0]["gw"], "10.1.0.5");
     assert_eq!(result["dns"]["domain"], "a.b");
 }
+
+/// Values of the right type that cannot be what they say.
+#[test]
+fn an_error_of_a_value_names_the_key_with_its_place_in_every_list() {
+    let world = World::new();
+    let x = world.container("x");
+    let good = json!({"hostPort": 1, "containerPort": 1});
+    let ports = |second: Value| {
+        let second = with(good.clone(), second);
+        json!({"runtimeConfig": {"portMappings": [good, second]}})
+    };
+    let trunk = |second: Value| json!({"vlanTrunk": [{"id": 7}, second]});
+    let limit = |keys: Value| json!({"runtimeConfig": {"bandwidth": keys}});
+    let range = |keys: Value| with(json!({"subnet": "10.9.0.0/24"}), keys);
+    let fine = json!({"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.99"});
+    let ranges = |second: Value| json!({"ipam": {"type": "host-local", "ranges": [[fine], [fine, range(second)]]}});
+    let requested = |second: Value| {
+        let legacy = json!({"type": "host-local", "subnet": "10.2.0.0/24"});
+        json!({"ipam": legacy, "runtimeConfig": {"ipRanges": [[fine, range(second)]]}})
+    };
+    let fixed = |rest: Value| {
+        let first = json!({"address": "10.1.0.8/24"});
+        json!({"ipam": with(json!({"type": "static", "addresses": [first]}), rest)})
+    };
+    for (changes, start) in [
+        (
+            ports(json!({"hostPort": 70000})),
+            "runtimeConfig.portMappings[1].hostPort: 70000 ",
+        ),
+        (
+            ports(json!({"hostPort": 0})),
+            "runtimeConfig.portMappings[1].hostPort: 0 ",
+        ),
+        (
+            ports(json!({"containerPort": -1})),
+            "runtimeConfig.portMappings[1].containerPort: -1 ",
+        ),
+        (
+            ports(json!({"protocol": "icmp"})),
+            "runtimeConfig.portMappings[1].protocol: \"icmp\" ",
+        ),
+        (
+            ports(json!({"hostIP": "::x"})),
+            "runtimeConfig.portMappings[1].hostIP: \"::x\" ",
+        ),
+        (ports(json!({})), "runtimeConfig.portMappings[1]: 1/tcp "),
+        (
+            ports(json!({"hostPort": 2, "hostIP": "fd00::1"})),
+            "runtimeConfig.portMappings[1]: [fd00::1]:2/tcp ",
+        ),
+        (json!({"vlan": 4095}), "vlan: 4095 "),
+        (trunk(json!({"id": 0})), "vlanTrunk[1].id: 0 "),
+        (
+            trunk(json!({"minID": 1, "maxID": 5000})),
+            "vlanTrunk[1].maxID: 5000 ",
+        ),
+        (
+            trunk(json!({"minID": -1, "maxID": 5})),
+            "vlanTrunk[1].minID: -1 ",
+        ),
+        (
+            trunk(json!({"minID": 9, "maxID": 5})),
+            "vlanTrunk[1].minID: 9 ",
+        ),
+        (trunk(json!({"minID": 9})), "vlanTrunk[1].maxID: missing"),
+        (trunk(json!({"maxID": 9})), "vlanTrunk[1].minID: missing"),
+        (
+            limit(json!({"ingressRate": 8})),
+            "runtimeConfig.bandwidth.ingressBurst: missing",
+        ),
+        (
+            limit(json!({"egressBurst": 8})),
+            "runtimeConfig.bandwidth.egressRate: missing",
+        ),
+        (
+            limit(json!({"egressRate": 7, "egressBurst": 8})),
+            "runtimeConfig.bandwidth.egressRate: 7 ",
+        ),
+        (
+            limit(json!({"egressRate": 8, "egressBurst": 99_999_999_999_u64})),
+            "runtimeConfig.bandwidth.egressBurst: 99999999999 ",
+        ),
+        (
+            ranges(json!({"subnet": "10.9.0.0/31"})),
+            "ipam.ranges[1][1].subnet: 10.9.0.0/31 ",
+        ),
+        (
+            ranges(json!({"subnet": "10.9.0.5/24"})),
+            "ipam.ranges[1][1].subnet: 10.9.0.5/24 ",
+        ),
+        (
+            ranges(json!({"subnet": "fd00::/64"})),
+            "ipam.ranges[1][1].subnet: fd00::/64 ",
+        ),
+        (
+            ranges(json!({"rangeStart": "10.8.0.1"})),
+            "ipam.ranges[1][1].rangeStart: 10.8.0.1 ",
+        ),
+        (
+            ranges(json!({"rangeEnd": "10.8.0.1"})),
+            "ipam.ranges[1][1].rangeEnd: 10.8.0.1 ",
+        ),
+        (
+            ranges(json!({"rangeStart": "10.9.0.9", "rangeEnd": "10.9.0.8"})),
+            "ipam.ranges[1][1].rangeEnd: 10.9.0.8 ",
+        ),
+        (
+            ranges(json!({"gateway": "fd00::1"})),
+            "ipam.ranges[1][1].gateway: fd00::1 ",
+        ),
+        (
+            ranges(json!({})),
+            "ipam.ranges[1]: the range set overlaps with ipam.ranges[0]",
+        ),
+        (
+            requested(json!({"gateway": "fd00::1"})),
+            "runtimeConfig.ipRanges[0][1].gateway: fd00::1 ",
+        ),
+        (
+            requested(json!({"gateway": "10.8.0.1"})),
+            "runtimeConfig.ipRanges[0][1].gateway: 10.8.0.1 ",
+        ),
+        (
+            json!({"ipam": {"type": "host-local", "subnet": "10.9.0.0/24", "gateway": "10.8.0.1"}}),
+            "ipam.gateway: 10.8.0.1 ",
+        ),
+        (
+            json!({"ipam": {"type": "host-local", "subnet": "10.9.0.0/31"}}),
+            "ipam.subnet: 10.9.0.0/31 ",
+        ),
+        (
+            json!({"runtimeConfig": {"ips": ["10.1.0.5", "10.8.0.1"]}}),
+            "runtimeConfig.ips[1]: requested address 10.8.0.1 ",
+        ),
+        (
+            json!({"args": {"cni": {"ips": ["10.8.0.1"]}}}),
+            "args.cni.ips[0]: requested address 10.8.0.1 ",
+        ),
+        (
+            json!({"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}),
+            "runtimeConfig.mac: ",
+        ),
+        (
+            fixed(
+                json!({"routes": [{"dst": "10.0.0.0/8"}, {"dst": "fd00::/8", "gw": "10.0.0.1"}]}),
+            ),
+            "ipam.routes[1].gw: 10.0.0.1 ",
+        ),
+        (
+            fixed(json!({"addresses": [{"address": "10.1.0.8/24", "gateway": "fd00::1"}]})),
+            "ipam.addresses[0].gateway: fd00::1 ",
+        ),
+        (
+            with(
+                fixed(json!({})),
+                json!({"runtimeConfig": {"ips": ["10.1.0.5"]}}),
+            ),
+            "runtimeConfig.ips[0]: requested address 10.1.0.5 ",
+        ),
+    ] {
+        let error = call("ADD", &with(podnet(), changes), &x).run().err_code(7);
+        let msg = error["msg"].as_str().unwrap();
+        let (_, fault) = msg.split_once("): ").unwrap();
+        assert!(
+            fault.starts_with(start),
+            "no {start:?} at the start of {fault:?}"
+        );
+        assert!(allocated("podnet").is_empty());
+    }
+}
+
+/// An error fits on a screen, however many ranges there are.
+#[test]
+fn an_error_about_many_ranges_shows_some() {
+    let world = World::new();
+    let x = world.container("x");
+    let range = |n: usize| json!([{"subnet": format!("10.{}.{}.0/24", n / 256, n % 256)}]);
+    let sets: Vec<_> = (0..500).map(range).collect();
+    let config = json!({"ipam": {"type": "host-local", "ranges": sets},
+        "runtimeConfig": {"ips": ["192.0.2.1"]}});
+    let error = call("ADD", &with(podnet(), config), &x).run().err_code(7);
+    let msg = error["msg"].as_str().unwrap();
+    assert!(msg.contains("10.0.3.254; and 496 more"), "{msg}");
+    assert!(msg.len() < 500, "{msg}");
+}

@@ -1,6 +1,8 @@
 //! DEL and GC with a config of which a part cannot be read: another version of the plugin, or another
 //! config, has made the attachment. What can be found is removed, and stderr says the rest.
 
+use std::os::unix::ffi::OsStringExt;
+
 use serde_json::{Value, json};
 
 use crate::plugins::{call_alone, call_as, script};
@@ -86,6 +88,104 @@ fn del_removes_what_it_can_find() {
 
         warned(&output, word);
         assert_gone(&world, &x);
+    }
+}
+
+/// The ADD had others: the runtime's, or a plugin's that takes them.
+#[test]
+fn del_goes_on_without_arguments_that_are_malformed() {
+    let world = World::new();
+    let x = world.container("x");
+    let not_text = std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+    for args in [
+        "IP".into(),
+        "IP=10.1.0".into(),
+        "GATEWAY=x".into(),
+        "MAC=xx".into(),
+        ";".into(),
+        "FOO=bar".into(),
+        "IgnoreUnknown=perhaps".into(),
+        not_text,
+    ] {
+        let result = call("ADD", &everything(), &x).run().ok();
+        assert_eq!(element_count(OWNER), 6);
+        for config in [
+            everything(),
+            with(everything(), json!({"prevResult": result})),
+        ] {
+            let del = call("DEL", &config, &x).var("CNI_ARGS", args.clone());
+            warned(&del.run(), "CNI_ARGS");
+            assert_gone(&world, &x);
+        }
+    }
+}
+
+/// Of static addresses, only the arguments say which they were.
+#[test]
+fn del_of_addresses_in_arguments_that_are_malformed_removes_their_elements() {
+    let world = World::new();
+    let x = world.container("x");
+    let config = with(everything(), json!({"ipam": {"type": "static"}}));
+    let add = call("ADD", &config, &x).var("CNI_ARGS", "IP=10.1.0.9/24");
+    add.run().ok();
+    assert_eq!(element_count(OWNER), 6);
+
+    let del = call("DEL", &config, &x).var("CNI_ARGS", "IP=10.1.0.9/24;");
+    warned(&del.run(), "CNI_ARGS");
+
+    assert_gone(&world, &x);
+}
+
+/// As other plugins make them: the kernel puts a number into `eth%d`, but finds what has that name.
+#[test]
+fn del_takes_names_that_add_refuses() {
+    let world = World::new();
+    let x = world.container("x");
+    let before = world.snapshot();
+    for name in ["eth%d", "all", "default", "a\u{1b}b"] {
+        call("ADD", &everything(), &x)
+            .ifname(name)
+            .run()
+            .err_code(4);
+        call("DEL", &everything(), &x).ifname(name).run().ok();
+    }
+    assert_eq!(world.snapshot(), before);
+
+    let store = std::path::Path::new("/var/lib/cni/networks/podnet");
+    std::fs::create_dir_all(store).unwrap();
+    std::fs::write(store.join("10.1.0.7"), "x\r\nall").unwrap();
+    call("DEL", &podnet(), &x).ifname("all").run().ok();
+    assert!(allocated("podnet").is_empty());
+}
+
+#[test]
+fn del_needs_no_cni_path_without_a_delegate() {
+    let world = World::new();
+    let (x, _) = added(&world, &everything(), "x");
+    call("DEL", &everything(), &x)
+        .without("CNI_PATH")
+        .run()
+        .ok();
+    assert_gone(&world, &x);
+
+    let delegated = with(everything(), json!({"ipam": {"type": "my-ipam"}}));
+    let error = call("DEL", &delegated, &x)
+        .without("CNI_PATH")
+        .run()
+        .err_code(7);
+    assert!(
+        error["msg"].as_str().unwrap().contains("CNI_PATH"),
+        "{error}"
+    );
+}
+
+/// An inherited variable is not the network's.
+#[test]
+fn verbs_about_a_network_do_not_read_arguments() {
+    let world = World::new();
+    let x = world.container("x");
+    for verb in ["GC", "STATUS", "VERSION"] {
+        call(verb, &podnet(), &x).var("CNI_ARGS", ";").run().ok();
     }
 }
 

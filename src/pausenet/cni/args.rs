@@ -17,8 +17,6 @@ pub struct Args {
     pub(super) ips: Vec<RequestedIp>,
     /// `GATEWAY`: gateways for them, separated by commas.
     pub(super) gateways: Vec<IpAddr>,
-    /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME`, for messages.
-    pub(super) pod: Option<String>,
 }
 
 impl Args {
@@ -33,7 +31,6 @@ impl Args {
         let mut args = Self::default();
         let mut unknown = Vec::new();
         let mut ignore_unknown = false;
-        let (mut namespace, mut name) = ("", "");
         for pair in text.split(';').filter(|_| !text.is_empty()) {
             let (key, value) = match pair.split_once('=') {
                 Some((key, value)) if !key.is_empty() && !value.contains('=') => (key, value),
@@ -60,18 +57,16 @@ impl Args {
                     let list = list.collect::<std::result::Result<_, _>>();
                     args.gateways = list.map_err(|why| bad(format!("GATEWAY: {why}")))?;
                 }
-                "K8S_POD_NAMESPACE" => namespace = value,
-                "K8S_POD_NAME" => name = value,
-                "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
+                "K8S_POD_NAMESPACE"
+                | "K8S_POD_NAME"
+                | "K8S_POD_INFRA_CONTAINER_ID"
+                | "K8S_POD_UID" => {}
                 _ => unknown.push(key),
             }
         }
         if !unknown.is_empty() && !ignore_unknown {
             return Err(bad(format!("unknown keys {}", unknown.join(", ")))
                 .hint("add IgnoreUnknown=1 to let a plugin pass over keys it does not know"));
-        }
-        if !name.is_empty() {
-            args.pod = Some(format!("{namespace}/{name}"));
         }
         Ok(args)
     }
@@ -127,13 +122,12 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn kubelet_s_arguments_are_understood() {
-        let args = Args::parse(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;\
-             K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=1-2;FOO=bar",
-        )
-        .unwrap();
-        assert_eq!(args.pod.as_deref(), Some("default/web"));
+    fn kubelet_s_arguments_are_known() {
+        let kubelet = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;\
+             K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=1-2";
+        assert_eq!(Args::parse(kubelet).unwrap(), Args::default());
+        let more = format!("IgnoreUnknown=1;{kubelet};FOO=bar");
+        assert_eq!(Args::parse(&more).unwrap(), Args::default());
     }
 
     #[test]

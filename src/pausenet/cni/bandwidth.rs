@@ -65,19 +65,14 @@ fn burst_for(rate_bytes: u64) -> u32 {
 }
 
 fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
-    let invalid = |what: String| Error::new(Code::InvalidConfig, format!("bandwidth: {what}"));
+    let invalid = |key: &str, what: &str| {
+        let key = format!("runtimeConfig.bandwidth.{direction}{key}");
+        Err(Error::new(Code::InvalidConfig, format!("{key}: {what}")))
+    };
     match (rate, burst) {
         (0, 0) => return Ok(None),
-        (0, _) => {
-            return Err(invalid(format!(
-                "{direction}Burst {burst} without {direction}Rate"
-            )));
-        }
-        (_, 0) => {
-            return Err(invalid(format!(
-                "{direction}Rate {rate} without {direction}Burst"
-            )));
-        }
+        (0, _) => return invalid("Rate", &format!("missing, and the burst is {burst}")),
+        (_, 0) => return invalid("Burst", &format!("missing, and the rate is {rate}")),
         _ => {}
     }
     // Less than a byte could never be sent; the kernel has 32 bits for a burst.
@@ -90,13 +85,9 @@ fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
             .filter(|bytes| *bytes < u32::MAX)
     };
     match burst_bytes {
-        _ if rate_bytes == 0 => Err(invalid(format!(
-            "{direction}Rate {rate} is less than a byte per second"
-        ))),
-        None => Err(invalid(format!("{direction}Burst {burst} is over 4 GiB"))),
-        Some(0) => Err(invalid(format!(
-            "{direction}Burst {burst} is less than a byte"
-        ))),
+        _ if rate_bytes == 0 => invalid("Rate", &format!("{rate} is less than a byte per second")),
+        None => invalid("Burst", &format!("{burst} is over 4 GiB")),
+        Some(0) => invalid("Burst", &format!("{burst} is less than a byte")),
         Some(burst) => Ok(Some(Limit {
             rate: rate_bytes,
             burst,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::args::Args;
-use super::error::{Code, Error, Result};
+use super::error::{Code, Error, Result, warn};
 use super::names::{ContainerId, IfName};
 
 /// The verbs (specification, section 2, "CNI operations").
@@ -62,7 +62,10 @@ pub(crate) struct Environment {
     pub(crate) netns: Option<PathBuf>,
     /// `CNI_NETNS_OVERRIDE`: the container's namespace may be the plugin's own.
     pub(crate) netns_override: bool,
+    /// Empty for verbs that are not about an attachment, and for DEL if they are malformed.
     pub(crate) args: Args,
+    /// DEL cannot know what they asked for.
+    pub(crate) lacks_args: bool,
     /// `CNI_PATH`, split into folders.
     pub(crate) path: Vec<PathBuf>,
 }
@@ -110,22 +113,39 @@ impl Environment {
 
         let attachment = if verb.is_about_an_attachment() {
             let container = ContainerId::parse(&text("CNI_CONTAINERID")?.unwrap_or_default())?;
-            let ifname =
-                IfName::parse(&text("CNI_IFNAME")?.unwrap_or_default()).map_err(|why| {
-                    Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {why}"))
-                })?;
+            let ifname = text("CNI_IFNAME")?.unwrap_or_default();
+            let ifname = match verb {
+                Verb::Del => IfName::parse_any(&ifname),
+                _ => IfName::parse(&ifname),
+            };
+            let ifname = ifname.map_err(|why| {
+                Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {why}"))
+            })?;
             Some((container, ifname))
         } else {
             None
+        };
+        let args = match attachment {
+            Some(_) => text("CNI_ARGS").and_then(|text| Args::parse(&text.unwrap_or_default())),
+            None => Ok(Args::default()),
+        };
+        let (args, lacks_args) = match args {
+            // The ADD that it undoes has succeeded, with another plugin or other arguments.
+            Err(err) if verb == Verb::Del => {
+                warn(format_args!("{err}; going on without them"));
+                (Args::default(), true)
+            }
+            args => (args?, false),
         };
 
         Ok(Some(Self {
             verb,
             attachment,
             netns: get("CNI_NETNS").map(PathBuf::from),
-            netns_override: text("CNI_NETNS_OVERRIDE")?
+            netns_override: get("CNI_NETNS_OVERRIDE")
                 .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true")),
-            args: Args::parse(&text("CNI_ARGS")?.unwrap_or_default())?,
+            args,
+            lacks_args,
             path: get("CNI_PATH")
                 .map(|path| std::env::split_paths(&path).collect())
                 .unwrap_or_default(),
@@ -137,7 +157,8 @@ impl Environment {
 fn required(verb: Verb) -> &'static [&'static str] {
     match verb {
         Verb::Add | Verb::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],
-        Verb::Del => &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"],
+        // The folders are for a delegate, if there is one.
+        Verb::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
         Verb::Gc | Verb::Status => &["CNI_PATH"],
         Verb::Version => &[],
     }
@@ -199,9 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn del_needs_no_netns() {
-        let vars = [("CNI_COMMAND", "DEL"), ADD[1], ADD[3], ADD[4]];
-        assert!(parse(&vars).unwrap().unwrap().netns.is_none());
+    fn del_needs_neither_netns_nor_path() {
+        let vars = [("CNI_COMMAND", "DEL"), ADD[1], ADD[3]];
+        let env = parse(&vars).unwrap().unwrap();
+        assert!(env.netns.is_none() && env.path.is_empty());
+    }
+
+    #[test]
+    fn verbs_about_a_network_do_not_read_arguments() {
+        for verb in ["GC", "STATUS", "VERSION"] {
+            let vars = [("CNI_COMMAND", verb), ADD[4], ("CNI_ARGS", ";")];
+            assert_eq!(parse(&vars).unwrap().unwrap().args, Args::default());
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The validated link of a config: a bridge port or a routed link.
 
+use std::fmt::Display;
+
 use super::config::{FirewallKeys, LinkKeys, check_backend};
 use super::error::{Code, Error, Result, invalid};
 use super::json::Json;
@@ -242,39 +244,44 @@ fn bridge(conf: &LinkKeys, has_ipam: bool) -> Result<BridgeConf> {
 }
 
 fn vlans(conf: &LinkKeys) -> Result<Option<VlanConf>> {
-    let id = |what: &str, id: i64| {
+    let id = |key: &dyn Display, id: i64| {
         u16::try_from(id)
             .ok()
             .filter(|id| (1..=4094).contains(id))
-            .ok_or_else(|| invalid(format!("{what} {id} is outside 1 to 4094")))
+            .ok_or_else(|| invalid(format!("{key}: {id} is outside 1 to 4094")))
     };
     let own = match conf.vlan {
         0 => None,
-        vlan => Some(id("vlan", vlan)?),
+        vlan => Some(id(&"vlan", vlan)?),
     };
-    let mut trunk = std::collections::BTreeSet::new();
-    for entry in &conf.vlan_trunk {
+    // An entry may have thousands, and there may be thousands of entries.
+    let mut carried = vec![false; 4095];
+    for (at, entry) in conf.vlan_trunk.iter().enumerate() {
         if let Some(single) = entry.id {
-            trunk.insert(id("vlanTrunk: id", single)?);
+            carried[usize::from(id(&format_args!("vlanTrunk[{at}].id"), single)?)] = true;
         }
         match (entry.min_id, entry.max_id) {
             (None, None) => {}
             (Some(min), Some(max)) => {
-                let (min, max) = (id("vlanTrunk: minID", min)?, id("vlanTrunk: maxID", max)?);
+                let (min, max) = (
+                    id(&format_args!("vlanTrunk[{at}].minID"), min)?,
+                    id(&format_args!("vlanTrunk[{at}].maxID"), max)?,
+                );
                 if max < min {
                     return Err(invalid(format!(
-                        "vlanTrunk: minID {min} is greater than maxID {max}"
+                        "vlanTrunk[{at}].minID: {min} is greater than maxID {max}"
                     )));
                 }
-                trunk.extend(min..=max);
+                carried[usize::from(min)..=usize::from(max)].fill(true);
             }
-            (Some(_), None) => return Err(invalid("vlanTrunk: minID without maxID")),
-            (None, Some(_)) => return Err(invalid("vlanTrunk: maxID without minID")),
+            (Some(_), None) => return Err(invalid(format!("vlanTrunk[{at}].maxID: missing"))),
+            (None, Some(_)) => return Err(invalid(format!("vlanTrunk[{at}].minID: missing"))),
         }
     }
-    Ok((own.is_some() || !trunk.is_empty()).then(|| VlanConf {
+    let trunk: Vec<_> = (1..=4094).filter(|id| carried[usize::from(*id)]).collect();
+    Ok((own.is_some() || !trunk.is_empty()).then_some(VlanConf {
         own,
-        trunk: trunk.into_iter().collect(),
+        trunk,
         keep_default: conf.preserve_default_vlan,
     }))
 }

@@ -177,22 +177,41 @@ impl IfName {
     /// # Errors
     /// A sentence that names the fault; the caller adds where the name came from.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        let name = Self::parse_any(text)?;
         let bad = |why: &str| Err(format!("interface name {} {why}", shown(text)));
-        match text {
-            "" => return bad("is empty"),
-            "." | ".." => return bad("is not allowed"),
-            // Under /proc/sys/net, they are not an interface but all of them, or all new ones.
-            "all" | "default" => return bad("means every interface to the kernel"),
-            _ if text.len() > 15 => return bad("is longer than 15 bytes"),
-            _ => {}
+        // Under /proc/sys/net, they are not an interface but all of them, or all new ones.
+        if matches!(text, "all" | "default") {
+            return bad("means every interface to the kernel");
         }
-        // The kernel's dev_valid_name; control characters are our addition, for logs and terminals.
-        if text.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control()) {
-            return bad("contains '/', ':', a space or a control character");
+        // Our addition, for logs and terminals.
+        if text.contains(char::is_control) {
+            return bad("contains a control character");
         }
         // `eth%d` is a template: the kernel puts a free number in (__dev_alloc_name).
         if text.contains('%') {
             return bad("contains '%', which the kernel takes as a template for a name");
+        }
+        Ok(name)
+    }
+
+    /// Any name that the kernel and other plugins accept, to remove what carries it.
+    ///
+    /// # Errors
+    /// As for [`IfName::parse`].
+    pub(super) fn parse_any(text: &str) -> std::result::Result<Self, String> {
+        let bad = |why: &str| Err(format!("interface name {} {why}", shown(text)));
+        match text {
+            "" => return bad("is empty"),
+            "." | ".." => return bad("is not allowed"),
+            _ if text.len() > 15 => return bad("is longer than 15 bytes"),
+            _ => {}
+        }
+        // The kernel's dev_valid_name, which reads bytes: 0xa0 is a space in Latin-1.
+        if text.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace()) {
+            return bad("contains '/', ':' or a space");
+        }
+        if text.bytes().any(|byte| byte == 0xa0) {
+            return bad("has a letter of which the kernel takes a part for a space");
         }
         Ok(Self(text.to_owned()))
     }
@@ -335,6 +354,12 @@ mod tests {
             "sixteen-bytes-xx",
         ] {
             assert!(IfName::parse(bad).is_err(), "{bad:?}");
+        }
+        for other_plugins_take in ["eth%d", "all", "default"] {
+            assert!(IfName::parse_any(other_plugins_take).is_ok());
+        }
+        for nobody_takes in ["", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx", "à"] {
+            assert!(IfName::parse_any(nobody_takes).is_err(), "{nobody_takes}");
         }
     }
 

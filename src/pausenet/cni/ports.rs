@@ -135,19 +135,24 @@ impl PortsConf {
     }
 
     fn check(conf: &PortKeys) -> Result<Option<Self>> {
-        let entries = conf.runtime_config.port_mappings.iter();
-        let mappings = entries.map(mapping).collect::<Result<Vec<_>>>()?;
+        let entries = conf.runtime_config.port_mappings.iter().enumerate();
+        let mappings = entries
+            .map(|(at, entry)| {
+                mapping(entry).map_err(|err| invalid(format!("{}.{err}", place(at))))
+            })
+            .collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
         check_backend("backend", conf.backend.as_deref())?;
         let mut mapped = HashSet::new();
-        for mapping in &mappings {
+        for (at, mapping) in mappings.iter().enumerate() {
             for family in Family::ALL
                 .into_iter()
                 .filter(|family| mapping.is_for(*family))
             {
                 let port = (mapping.host_ip, mapping.host_port, mapping.protocol, family);
                 if !mapped.insert(port) {
-                    return Err(invalid(format!("portMappings: {mapping} is mapped twice")));
+                    let place = place(at);
+                    return Err(invalid(format!("{place}: {mapping} is mapped already")));
                 }
             }
         }
@@ -174,11 +179,9 @@ impl PortsConf {
         };
         let port = |mapping: &PortMapping| (mapping.host_port, mapping.protocol);
         let served: HashSet<_> = self.mappings.iter().filter(is_served).map(port).collect();
-        let unserved = self
-            .mappings
-            .iter()
-            .find(|mapping| !served.contains(&port(mapping)));
-        let Some(mapping) = unserved else {
+        let mut mappings = self.mappings.iter().enumerate();
+        let unserved = mappings.find(|(_, mapping)| !served.contains(&port(mapping)));
+        let Some((at, mapping)) = unserved else {
             return Ok(());
         };
         let (what, hint) = match mapping.only_family {
@@ -202,7 +205,8 @@ impl PortsConf {
                 "give the network an \"ipam\", or publish no ports",
             ),
         };
-        Err(invalid(format!("portMappings: {mapping} cannot be mapped: {what}")).hint(hint))
+        let place = place(at);
+        Err(invalid(format!("{place}: {mapping} cannot be mapped: {what}")).hint(hint))
     }
 
     /// Whether the host itself may use a mapping at 127.0.0.1.
@@ -270,25 +274,22 @@ fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
     Ok(())
 }
 
-fn mapping(entry: &PortEntry) -> Result<PortMapping> {
-    let port = |what: &str, number: i64| {
-        u16::try_from(number)
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(|| invalid(format!("portMappings: {what} {number} is not a port")))
+/// The key of the mapping at this place in the list.
+fn place(at: usize) -> String {
+    format!("runtimeConfig.portMappings[{at}]")
+}
+
+/// Checks a mapping. The error starts with the key in it.
+fn mapping(entry: &PortEntry) -> std::result::Result<PortMapping, String> {
+    let port = |key: &str, number: i64| {
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        port.ok_or_else(|| format!("{key}: {number} is not a port (1 to 65535)"))
     };
-    let protocol = Protocol::parse(&entry.protocol).ok_or_else(|| {
-        invalid(format!(
-            "portMappings: protocol {:?} is not tcp, udp or sctp",
-            entry.protocol
-        ))
-    })?;
+    let protocol = Protocol::parse(&entry.protocol)
+        .ok_or_else(|| format!("protocol: {:?} is not tcp, udp or sctp", entry.protocol))?;
     let host_ip = match entry.host_ip.as_str() {
         "" => None,
-        text => Some(
-            super::args::parse_ip(text)
-                .map_err(|why| invalid(format!("portMappings: hostIP {why}")))?,
-        ),
+        text => Some(super::args::parse_ip(text).map_err(|why| format!("hostIP: {why}"))?),
     };
     Ok(PortMapping {
         host_port: port("hostPort", entry.host_port)?,

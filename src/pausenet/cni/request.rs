@@ -87,7 +87,7 @@ pub struct Network {
     pub valid_attachments: Vec<(String, String)>,
     /// STATUS does not report the network as unavailable when all its addresses are in use.
     pub status_ignores_exhaustion: bool,
-    /// A part of the config could not be read, so that DEL and GC have to search for what it would
+    /// A part of the config or of CNI_ARGS could not be read, so that DEL and GC have to search for what it would
     /// say.
     pub is_incomplete: bool,
 }
@@ -159,6 +159,17 @@ impl RequestedIps {
     pub(crate) fn all(&self) -> impl Iterator<Item = IpAddr> {
         let lists = [&self.env, &self.args, &self.runtime];
         lists.into_iter().flatten().map(|requested| requested.ip)
+    }
+
+    /// Where the address at this place in [`RequestedIps::all`] was requested, for errors.
+    pub(crate) fn key_of(&self, at: usize) -> String {
+        let Some(in_args) = at.checked_sub(self.env.len()) else {
+            return "CNI_ARGS: IP".to_owned();
+        };
+        match in_args.checked_sub(self.args.len()) {
+            None => format!("args.cni.ips[{in_args}]"),
+            Some(at) => format!("runtimeConfig.ips[{at}]"),
+        }
     }
 }
 
@@ -285,7 +296,8 @@ impl Request {
         let names = env.attachment.clone().ok_or_else(|| {
             Error::new(Code::Internal, "a request without container and interface")
         })?;
-        let request = Self::read(plugin, env.verb, names, &env.args, &env.path, raw)?;
+        let mut request = Self::read(plugin, env.verb, names, &env.args, &env.path, raw)?;
+        request.network.is_incomplete |= env.lacks_args;
         Ok(Self {
             netns: env.netns.clone(),
             netns_override: env.netns_override,

@@ -12,7 +12,7 @@ use super::store::{Holder, Origins, SearchResult, StaleReservation, Store};
 use crate::cni::config::{self, Ipam};
 use crate::cni::error::invalid;
 use crate::cni::json::cidr;
-use crate::cni::request::{Attachment, IpamConf, Network};
+use crate::cni::request::{Attachment, IpamConf, Network, RequestedIps};
 use crate::cni::result::{Dns, Route};
 use crate::cni::{Code, Error, Family, OnPath, Result, SpecVersion, warn};
 use crate::kernel::file::{self, Symlinks};
@@ -27,6 +27,8 @@ pub const INDEXES: &str = "/run/pausenet/index";
 #[derive(Debug)]
 pub struct HostLocal {
     sets: RangeSets,
+    /// The keys of the sets.
+    places: Places,
     routes: Vec<Route>,
     resolv_conf: Option<PathBuf>,
     dir: PathBuf,
@@ -39,7 +41,8 @@ impl HostLocal {
     /// # Errors
     /// Code 7, naming the range set and what is wrong with it.
     pub fn new(network: &Network, ipam: &Ipam) -> Result<Self> {
-        let sets = range_sets(&network.requested_ranges, ipam)?;
+        let places = Places::of(&network.requested_ranges, ipam);
+        let sets = range_sets(&network.requested_ranges, ipam, places)?;
         if network.version < SpecVersion::V0_3_0 {
             for family in Family::ALL {
                 if sets.iter().filter(|set| set.family() == family).count() > 1 {
@@ -53,6 +56,7 @@ impl HostLocal {
         let resolv_conf = Some(&ipam.resolv_conf).filter(|file| !file.is_empty());
         Ok(Self {
             sets,
+            places,
             routes: ipam.routes.clone(),
             resolv_conf: resolv_conf.map(PathBuf::from),
             dir: dir(network, &ipam.data_dir),
@@ -73,6 +77,7 @@ impl HostLocal {
             let data_dir: String = conf.object.read_part(&["dataDir"]).unwrap_or_default();
             Self {
                 sets: RangeSets::default(),
+                places: Places::default(),
                 routes: Vec::new(),
                 resolv_conf: None,
                 dir: dir(network, &data_dir),
@@ -120,9 +125,10 @@ impl HostLocal {
     pub(crate) fn allocate(
         &self,
         attachment: &Attachment,
-        requested: &[IpAddr],
+        requested: &RequestedIps,
     ) -> Result<Outcome> {
         self.check_gateways()?;
+        check_routes(&self.routes)?;
         // Read first: a failure here must not leave an address reserved.
         let dns = self.dns()?;
         let requested_by_set = self.requested_by_set(requested)?;
@@ -152,14 +158,18 @@ impl HostLocal {
     /// Refuses a gateway outside its subnet, as the reference does. Only for new attachments: those
     /// of a config that was accepted once are still checked and removed.
     fn check_gateways(&self) -> Result<()> {
-        let outside = |range: &&range::Range| !range.subnet.contains(range.gateway);
-        match self.ranges().find(outside) {
-            None => Ok(()),
-            Some(range) => Err(invalid(format!(
-                "ipam: gateway {} is not in subnet {}",
-                range.gateway, range.subnet
-            ))),
+        for (index, set) in self.sets.iter().enumerate() {
+            for (at, range) in set.ranges().iter().enumerate() {
+                let (gateway, subnet) = (range.gateway, range.subnet);
+                if !subnet.contains(gateway) {
+                    let key = self.places.of_range(index, at);
+                    return Err(invalid(format!(
+                        "{key}.gateway: {gateway} is not in subnet {subnet}"
+                    )));
+                }
+            }
         }
+        Ok(())
     }
 
     /// Frees all of the attachment's addresses. Succeeds when it has none.
@@ -300,19 +310,20 @@ impl HostLocal {
     }
 
     /// For each set, the first requested address that it contains.
-    fn requested_by_set(&self, requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
+    fn requested_by_set(&self, requested: &RequestedIps) -> Result<Vec<Option<IpAddr>>> {
         let mut requested_by_set = vec![None; self.sets.len()];
-        for ip in requested {
-            let set = self.sets.position_of(*ip);
+        for (at, ip) in requested.all().enumerate() {
+            let set = self.sets.position_of(ip);
             match set.and_then(|set| requested_by_set.get_mut(set)) {
-                Some(open @ None) => *open = Some(*ip),
+                Some(open @ None) => *open = Some(ip),
                 // Requested twice, for example in CNI_ARGS and a capability, it counts once.
-                Some(Some(other)) if other == ip => {}
+                Some(Some(other)) if *other == ip => {}
                 _ => {
-                    let sets: Vec<_> = self.sets.iter().map(RangeSet::to_string).collect();
                     return Err(invalid(format!(
-                        "requested address {ip} is in no range set that has not given one already ({})",
-                        sets.join("; ")
+                        "{}: requested address {ip} is in no range set that has not given one \
+                         already ({})",
+                        requested.key_of(at),
+                        self.sets
                     )));
                 }
             }
@@ -341,9 +352,41 @@ fn dir(network: &Network, data_dir: &str) -> PathBuf {
     PathBuf::from(all).join(network.name.as_str())
 }
 
-/// All range sets in the reference's order: the runtime's `ipRanges`, the legacy `subnet`, then
-/// `ranges`.
-fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<RangeSets> {
+/// Where range sets are in a config, in the reference's order: the runtime's `ipRanges`, the legacy
+/// `subnet`, then `ranges`.
+#[derive(Debug, Default, Clone, Copy)]
+struct Places {
+    requested: usize,
+    legacy: usize,
+}
+
+impl Places {
+    fn of(requested: &[Vec<config::Range>], ipam: &Ipam) -> Self {
+        Self {
+            requested: requested.len(),
+            legacy: usize::from(!ipam.subnet.is_empty()),
+        }
+    }
+
+    /// The key of the set with this index.
+    fn of_set(self, index: usize) -> String {
+        match index.checked_sub(self.requested) {
+            None => format!("runtimeConfig.ipRanges[{index}]"),
+            Some(0) if self.legacy > 0 => "ipam".to_owned(),
+            Some(index) => format!("ipam.ranges[{}]", index - self.legacy),
+        }
+    }
+
+    /// That of a range in it.
+    fn of_range(self, index: usize, at: usize) -> String {
+        match self.of_set(index) {
+            legacy if legacy == "ipam" => legacy,
+            set => format!("{set}[{at}]"),
+        }
+    }
+}
+
+fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam, places: Places) -> Result<RangeSets> {
     let legacy = match ipam.subnet.as_str() {
         "" => None,
         text => Some(vec![config::Range {
@@ -356,16 +399,41 @@ fn range_sets(requested: &[Vec<config::Range>], ipam: &Ipam) -> Result<RangeSets
     let mut sets: Vec<RangeSet> = Vec::new();
     for conf in requested.iter().chain(&legacy).chain(&ipam.ranges) {
         let index = sets.len();
-        let set = RangeSet::new(conf)
-            .map_err(|why| invalid(format!("ipam: range set {index}: {why}")))?;
+        let set = RangeSet::new(conf).map_err(|fault| {
+            invalid(match fault.range {
+                Some(at) => format!("{}.{fault}", places.of_range(index, at)),
+                None => format!("{}: {fault}", places.of_set(index)),
+            })
+        })?;
         sets.push(set);
     }
     if sets.is_empty() {
         return Err(invalid("ipam: no range to allocate from")
             .hint("give \"subnet\", \"ranges\" or the capability ipRanges"));
     }
-    RangeSets::new(sets)
-        .map_err(|(one, other)| invalid(format!("ipam: range set {one} overlaps with {other}")))
+    RangeSets::new(sets).map_err(|(one, other)| {
+        let (one, other) = (places.of_set(one), places.of_set(other));
+        invalid(format!("{other}: the range set overlaps with {one}"))
+    })
+}
+
+/// Refuses a next hop that no packet for the route's destination can have.
+///
+/// # Errors
+/// Code 7, naming the route.
+pub(super) fn check_routes(routes: &[Route]) -> Result<()> {
+    for (at, route) in routes.iter().enumerate() {
+        if let Some(gw) = route
+            .gw
+            .filter(|gw| Family::from(*gw) != Family::from(route.dst))
+        {
+            return Err(invalid(format!(
+                "ipam.routes[{at}].gw: {gw} is of another family than dst {}",
+                route.dst
+            )));
+        }
+    }
+    Ok(())
 }
 
 #[expect(

@@ -107,8 +107,7 @@ impl Ipam {
     pub(crate) fn allocate(&self, request: &Request) -> Result<Outcome> {
         let allocation = match self {
             Self::HostLocal(ipam) => {
-                let requested: Vec<_> = request.requested_ips.all().collect();
-                return ipam.allocate(&request.attachment, &requested);
+                return ipam.allocate(&request.attachment, &request.requested_ips);
             }
             Self::Static(ipam) => ipam.allocate(&request.requested_ips)?,
             Self::Delegated(ipam) => {

@@ -22,17 +22,17 @@ impl Range {
     /// last), gateway at network + 1.
     ///
     /// # Errors
-    /// A sentence that names the fault in the range.
+    /// The key in the range, and its fault.
     pub fn new(conf: &config::Range) -> Result<Self, String> {
         let subnet = conf.subnet;
         let bits = Family::from(subnet).bits();
         if subnet.prefix() > bits - 2 {
-            return Err(format!("subnet {subnet} is too small to allocate from"));
+            return Err(format!("subnet: {subnet} is too small to allocate from"));
         }
         let network = subnet.network();
         if subnet.ip() != network {
             return Err(format!(
-                "subnet {subnet} has host bits set: the network is {network}/{}",
+                "subnet: {subnet} has host bits set: the network is {network}/{}",
                 subnet.prefix()
             ));
         }
@@ -59,18 +59,18 @@ impl Range {
         };
         for (what, ip) in [("rangeStart", range.start), ("rangeEnd", range.end)] {
             if !subnet.contains(ip) {
-                return Err(format!("{what} {ip} is not in subnet {subnet}"));
+                return Err(format!("{what}: {ip} is not in subnet {subnet}"));
             }
         }
         if number(range.end) < number(range.start) {
             return Err(format!(
-                "rangeEnd {} comes before rangeStart {}",
+                "rangeEnd: {} comes before rangeStart {}",
                 range.end, range.start
             ));
         }
         if Family::from(range.gateway) != family {
             return Err(format!(
-                "gateway {} is of another family than subnet {subnet}",
+                "gateway: {} is of another family than subnet {subnet}",
                 range.gateway
             ));
         }
@@ -107,19 +107,37 @@ pub struct RangeSet {
     sorted: Vec<usize>,
 }
 
+/// What is wrong with a range set, and with which of its ranges.
+#[derive(Debug)]
+pub struct SetFault {
+    pub(super) range: Option<usize>,
+    pub(super) what: String,
+}
+
+impl std::fmt::Display for SetFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
 impl RangeSet {
     /// # Errors
-    /// A sentence that names the fault in the set.
-    pub fn new(conf: &[config::Range]) -> Result<Self, String> {
-        let ranges: Vec<_> = conf.iter().map(Range::new).collect::<Result<_, _>>()?;
+    /// The first fault in the set.
+    pub fn new(conf: &[config::Range]) -> Result<Self, SetFault> {
+        let fault = |range: Option<usize>, what: String| SetFault { range, what };
+        let checked = |(at, range)| Range::new(range).map_err(|what| fault(Some(at), what));
+        let ranges: Vec<_> = (conf.iter().enumerate().map(checked)).collect::<Result<_, _>>()?;
         let Some(first) = ranges.first() else {
-            return Err("the range set is empty".into());
+            return Err(fault(None, "the range set is empty".into()));
         };
-        if ranges
-            .iter()
-            .any(|range| range.start.is_ipv4() != first.start.is_ipv4())
-        {
-            return Err("the ranges are of different address families".into());
+        let family = Family::from(first.start);
+        let mut families = ranges.iter().map(|range| Family::from(range.start));
+        if let Some(other) = families.position(|other| other != family) {
+            let what = format!(
+                "subnet: {} is of another family than {} before it: each family has a set of its own",
+                ranges[other].subnet, first.subnet
+            );
+            return Err(fault(Some(other), what));
         }
         let mut sorted: Vec<_> = (0..ranges.len()).collect();
         sorted.sort_by_key(|at| ranges[*at].start);
@@ -127,10 +145,11 @@ impl RangeSet {
         for pair in sorted.windows(2) {
             let (one, other) = (pair[0].min(pair[1]), pair[0].max(pair[1]));
             if ranges[one].overlaps(&ranges[other]) {
-                return Err(format!(
-                    "ranges {} and {} overlap",
-                    ranges[one], ranges[other]
-                ));
+                let what = format!(
+                    "subnet: range {} overlaps with {} before it",
+                    ranges[other], ranges[one]
+                );
+                return Err(fault(Some(other), what));
             }
         }
         Ok(Self { ranges, sorted })
@@ -260,16 +279,26 @@ impl RangeSet {
     }
 }
 
+/// As many ranges as a line has room for.
 impl std::fmt::Display for RangeSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, range) in self.ranges.iter().enumerate() {
-            if i > 0 {
-                f.write_str(",")?;
-            }
-            range.fmt(f)?;
-        }
-        Ok(())
+        write_some(f, &self.ranges, ",")
     }
+}
+
+fn write_some<T: std::fmt::Display>(
+    f: &mut std::fmt::Formatter<'_>,
+    all: &[T],
+    between: &str,
+) -> std::fmt::Result {
+    const SHOWN: usize = 4;
+    for (at, one) in all.iter().take(SHOWN).enumerate() {
+        write!(f, "{}{one}", if at > 0 { between } else { "" })?;
+    }
+    if all.len() > SHOWN {
+        write!(f, "{between}and {} more", all.len() - SHOWN)?;
+    }
+    Ok(())
 }
 
 /// All range sets of a network, which have no address in common.
@@ -321,6 +350,13 @@ impl RangeSets {
     }
 }
 
+/// As many sets as a line has room for.
+impl std::fmt::Display for RangeSets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write_some(f, &self.sets, "; ")
+    }
+}
+
 /// An address as a number. Both families start at 0.
 pub(super) fn number(ip: IpAddr) -> u128 {
     match ip {
@@ -347,7 +383,7 @@ mod tests {
         Range::new(&serde_json::from_str(json).unwrap())
     }
 
-    fn set(json: &str) -> Result<RangeSet, String> {
+    fn set(json: &str) -> Result<RangeSet, SetFault> {
         let conf: Vec<config::Range> = serde_json::from_str(json).unwrap();
         RangeSet::new(&conf)
     }

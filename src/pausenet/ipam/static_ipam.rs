@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::allocation::{Allocated, Allocation};
+use super::host_local::check_routes;
 use crate::cni::args::RequestedIp;
 use crate::cni::config;
 use crate::cni::error::invalid;
@@ -43,6 +44,16 @@ impl StaticIpam {
     /// # Errors
     /// Code 7 for an address without a prefix length, or too many for an old version.
     pub(crate) fn allocate(&self, requested: &RequestedIps) -> Result<Allocation> {
+        check_routes(&self.routes)?;
+        for (at, given) in self.addresses.iter().enumerate() {
+            let family = Family::from(given.address);
+            if let Some(gateway) = given.gateway.filter(|ip| Family::from(*ip) != family) {
+                return Err(invalid(format!(
+                    "ipam.addresses[{at}].gateway: {gateway} is of another family than {}",
+                    given.address
+                )));
+            }
+        }
         let addresses = self.addresses(requested)?;
         for family in Family::ALL {
             let count = addresses
@@ -70,14 +81,16 @@ impl StaticIpam {
     }
 
     fn addresses(&self, requested: &RequestedIps) -> Result<Vec<Allocated>> {
-        for instead in [&requested.runtime, &requested.args] {
+        let (env, args) = (requested.env.len(), requested.args.len());
+        for (instead, first) in [(&requested.runtime, env + args), (&requested.args, env)] {
             if !instead.is_empty() {
-                return instead.iter().map(given).collect();
+                let given = |(at, ip)| given(ip, || requested.key_of(first + at));
+                return instead.iter().enumerate().map(given).collect();
             }
         }
         let mut addresses = self.addresses.clone();
-        for ip in &requested.env {
-            addresses.push(given(ip)?);
+        for (at, ip) in requested.env.iter().enumerate() {
+            addresses.push(given(ip, || requested.key_of(at))?);
         }
         use_gateways(&mut addresses, &requested.env_gateways);
         Ok(addresses)
@@ -107,13 +120,14 @@ fn use_gateways(addresses: &mut [Allocated], gateways: &[IpAddr]) {
     }
 }
 
-fn given(requested: &RequestedIp) -> Result<Allocated> {
+fn given(requested: &RequestedIp, key: impl FnOnce() -> String) -> Result<Allocated> {
     let address = requested
         .prefix
         .and_then(|prefix| IpNetwork::new(requested.ip, prefix).ok())
         .ok_or_else(|| {
             invalid(format!(
-                "requested address {} has no prefix length",
+                "{}: requested address {} has no prefix length",
+                key(),
                 requested.ip
             ))
         })?;

@@ -14,13 +14,13 @@ use crate::ipam::{HostLocal, Ipam, Outcome};
 /// Code 100 when the attachment already has an address; the IPAM's own.
 pub(super) fn add(request: &Request) -> Result<String> {
     let ipam = of_network(&request.network)?;
-    let requested: Vec<_> = request.requested_ips.all().collect();
-    let mut outcome = ipam.allocate(&request.attachment, &requested);
+    let requested = &request.requested_ips;
+    let mut outcome = ipam.allocate(&request.attachment, requested);
     if matches!(&outcome, Err(err) if err.code == Code::TryAgainLater) {
         // As for the plugins that wire containers, but these may be attached by any plugin.
         let by_name = Ipam::HostLocal(of_network(&request.network)?);
         let _ = reclaim_empty(&by_name, SystemTime::now());
-        outcome = ipam.allocate(&request.attachment, &requested);
+        outcome = ipam.allocate(&request.attachment, requested);
     }
     let allocation = match outcome? {
         Outcome::Allocated(allocation) => allocation,

@@ -349,6 +349,22 @@ pub(super) const ALLOWED: &[Allowed] = &[
         why: "DEL of the reference creates a missing store",
     },
     Allowed {
+        on: "invalid_environment",
+        seen_in: "invalid_environment",
+        at: "* DEL *, no path / outcome|* DEL *, bad arguments / outcome",
+        theirs: "error",
+        ours: "ok",
+        why: "DEL needs no arguments, and folders of plugins only for a delegate",
+    },
+    Allowed {
+        on: "invalid_environment",
+        seen_in: "invalid_environment",
+        at: "* DEL *, no path / code",
+        theirs: "4",
+        ours: ABSENT,
+        why: "where ours is no error, it has no code",
+    },
+    Allowed {
         on: "add_refuses|portmap_refuses",
         seen_in: "portmap_refuses",
         at: "* DEL, * / outcome",

@@ -89,8 +89,8 @@ struct BoundHostLocal {
 
 impl BoundHostLocal {
     fn allocate(&self) -> Result<Outcome> {
-        let requested: Vec<_> = self.request.requested_ips.all().collect();
-        self.ipam.allocate(&self.request.attachment, &requested)
+        let requested = &self.request.requested_ips;
+        self.ipam.allocate(&self.request.attachment, requested)
     }
 
     fn release(&self) -> Result<()> {
@@ -332,7 +332,11 @@ fn overlapping_sets_are_distinguished_by_number() {
         [{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}], [{"subnet": "10.1.0.128/25"}]]});
     let err = stores.allocate("c1", &ipam).unwrap_err();
     assert_eq!(err.code, Code::InvalidConfig);
-    assert!(err.msg.contains("range set 0 overlaps with 2"), "{err}");
+    assert!(
+        err.msg
+            .starts_with("ipam.ranges[2]: the range set overlaps with ipam.ranges[0]"),
+        "{err}"
+    );
 }
 
 #[test]
