@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod graph;
 mod install;
+mod leftovers;
 mod ls;
 mod network;
 mod options;

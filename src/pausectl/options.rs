@@ -13,6 +13,9 @@ use pausenet_host::runtime::conflist::NetworkList;
 /// The default folder of network configurations.
 pub(crate) const CONF_DIR: &str = "/etc/pausenet/net.d";
 
+/// The folder of the runtimes' configurations.
+pub(crate) const RUNTIME_CONF_DIR: &str = "/etc/cni/net.d";
+
 /// Selects the network.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NetworkOptions {

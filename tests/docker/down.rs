@@ -1,13 +1,13 @@
 //! Going away: `pausectl docker down`, `pausectl network rm`, and an `up` that was killed and is run again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
 use serde_json::json;
 
 use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
-use common::{podnet, run, with};
+use common::{podnet, run, store_files, with};
 
 #[test]
 fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
@@ -131,6 +131,77 @@ fn a_network_is_removed_once_it_has_no_attachments() {
         said.contains("shop: kept bridge shop0: network shop2 uses it\n"),
         "{said}"
     );
+    docker.stop();
+}
+
+/// Everything on the host that may be ours: links, nftables, files.
+fn listing(docker: &Docker) -> (Vec<String>, String, Vec<PathBuf>) {
+    let links = docker.world.links().into_iter().map(|link| link.name);
+    let folders = ["/run/pausenet", "/var/lib/pausenet", "/var/lib/cni"];
+    let files = folders
+        .into_iter()
+        .flat_map(|dir| store_files(Path::new(dir)).into_keys());
+    (
+        links.collect(),
+        run("nft", ["--stateless", "list", "ruleset"]),
+        files.collect(),
+    )
+}
+
+#[test]
+fn after_down_network_rm_and_uninstall_nothing_is_left() {
+    let Some(docker) = Docker::start(OWN_BRIDGE) else {
+        return;
+    };
+    let before = listing(&docker);
+    let all = json!({"portMappings": true});
+    docker.network(&with(
+        podnet(),
+        json!({"capabilities": all, "ipMasq": true}),
+    ));
+    docker.network(&with(
+        podnet(),
+        json!({"name": "back", "bridge": "back0", "capabilities": all,
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}),
+    ));
+    let (bin, conf) = (docker.home().join("bin"), docker.home().join("cni.d"));
+    let [dir, conf_dir] = [&bin, &conf].map(|path| path.to_str().unwrap());
+    let file = docker.home().join("net.d/podnet.json");
+    let install = [
+        "install",
+        "--dir",
+        dir,
+        "--conf",
+        file.to_str().unwrap(),
+        "--conf-dir",
+        conf_dir,
+    ];
+    let output = docker.pausectl(&install).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let networks = ["--network", "podnet", "--network", "back"];
+    docker.pausectl_ok(&[&["docker", "up", "web"], &networks[..], &["-p", "8080:80"]].concat());
+    docker.run(&["run", "-d", "--net=none", "--name", "job", "pausenet/pause"]);
+    docker.pausectl_ok(&["docker", "attach", "job", "--network", "podnet"]);
+    docker.pausectl_ok(&["docker", "publish", "job", "8081:80"]);
+    docker.pausectl_ok(&["docker", "detach", "job"]);
+    docker.run(&["rm", "-f", "job"]);
+    docker.pausectl_ok(&["docker", "down", "web"]);
+    for network in ["podnet", "back"] {
+        docker.pausectl_ok(&["network", "rm", network]);
+    }
+    docker.pausectl_ok(&["install", "--uninstall", "--dir", dir]);
+    assert_eq!(listing(&docker), before);
+    for folder in [&bin, &conf] {
+        assert_eq!(
+            std::fs::read_dir(folder).unwrap().count(),
+            0,
+            "{}",
+            folder.display()
+        );
+    }
+    for folder in ["/run/pausenet", "/var/lib/pausenet"] {
+        assert!(!Path::new(folder).exists(), "{folder}");
+    }
     docker.stop();
 }
 

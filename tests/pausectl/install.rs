@@ -5,6 +5,7 @@ mod folders;
 mod foreseen;
 mod killed;
 mod runtimes;
+mod shared;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -55,6 +55,10 @@ pub struct Record {
     /// Folders of the network configurations that were installed together with these files.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub conf_dirs: BTreeSet<PathBuf>,
+    /// Of a folder of network configurations: by name, the folders of plugins it was installed for. Missing
+    /// in the records of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    users: BTreeMap<String, BTreeSet<PathBuf>>,
 }
 
 /// A file to put in place.
@@ -373,6 +377,22 @@ impl Record {
     /// The names of the files that were put there.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
+    }
+
+    /// Adds the folder of plugins that a file is installed for. False if it was known.
+    pub fn add_user(&mut self, name: &str, dir: &Path) -> bool {
+        let users = self.users.entry(name.to_owned()).or_default();
+        users.insert(dir.to_owned())
+    }
+
+    /// Takes a folder of plugins away from a file, and returns those that it is also installed for.
+    pub fn remove_user(&mut self, name: &str, dir: &Path) -> BTreeSet<PathBuf> {
+        let mut users = self.users.remove(name).unwrap_or_default();
+        users.remove(dir);
+        if !users.is_empty() {
+            self.users.insert(name.to_owned(), users.clone());
+        }
+        users
     }
 
     /// Adds a file that is about to be put there, perhaps in place of another one of ours.

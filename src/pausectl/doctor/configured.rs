@@ -74,6 +74,12 @@ pub(super) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfNam
     link.bridge().map(|bridge| bridge.name.clone())
 }
 
+/// Whether a network, if a plugin of one of our names makes its interfaces, connects pods to this bridge.
+pub(crate) fn names_bridge(list: &NetworkList, bridge: &str) -> bool {
+    let found = bridge_of(list, &Programs::default());
+    found.is_some_and(|found| found.as_str() == bridge)
+}
+
 /// The address store of a network, if it uses host-local.
 pub(super) fn host_local(network: &Network) -> Option<HostLocal> {
     let ipam = network.ipam.as_ref().filter(|ipam| ipam.is_host_local())?;

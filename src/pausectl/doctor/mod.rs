@@ -15,7 +15,7 @@
 
 mod check;
 mod checks;
-mod configured;
+pub(crate) mod configured;
 mod finding;
 pub(crate) mod planned;
 mod programs;

@@ -34,7 +34,7 @@ pub(super) enum Program {
 }
 
 /// The first program of each name along CNI_PATH.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Programs {
     path: Vec<PathBuf>,
     planned: BTreeMap<String, PathBuf>,

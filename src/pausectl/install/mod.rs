@@ -6,6 +6,7 @@
 mod network;
 mod report;
 mod runtimes;
+mod shared;
 
 use std::path::{Path, PathBuf};
 
@@ -14,20 +15,18 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use self::network::Network;
 use self::report::{Line, Report};
 use self::runtimes::Runtime;
-use super::options::own_folder;
+use super::options::{RUNTIME_CONF_DIR, own_folder};
 use crate::command::{Output, Result, Stop, print, print_json, warn};
 use crate::doctor::planned::{Forecast, Planned};
-use pausenet::apply::{self, Host, firewall};
 use pausenet::cni::Plugin;
-use pausenet::kernel::link;
-use pausenet::plan::LINK_GROUP;
+use pausenet_host::Error;
 use pausenet_host::install::file::{Digest, refusal};
-use pausenet_host::install::managed_folder::{FolderLock, ManagedFolder, NewFile, PutAction};
+use pausenet_host::install::managed_folder::{
+    FolderLock, ManagedFolder, NewFile, PutAction, Record,
+};
 use pausenet_host::install::{names, try_out};
-use pausenet_host::{During, Error};
 
 const DIR: &str = "/opt/cni/bin";
-const CONF_DIR: &str = "/etc/cni/net.d";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -118,11 +117,15 @@ pub(crate) fn install(options: &Install, output: Output) -> Result<()> {
         lines: Vec::new(),
         older: Vec::new(),
         shared: Vec::new(),
+        kept: Vec::new(),
     };
     let place = ManagedFolder::new(absolute(&options.dir)?);
     if is_same_folder(
         &options.dir,
-        options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR)),
+        options
+            .conf_dir
+            .as_deref()
+            .unwrap_or(Path::new(RUNTIME_CONF_DIR)),
     ) {
         let why = "--dir and --conf-dir are the same folder";
         return Err(Stop::Usage(Error::new(why)));
@@ -149,7 +152,10 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     let plugin = read_plugin(&source)?;
     let digest = Digest::of(&plugin);
     let network = options.conf.as_deref().map(Network::read).transpose()?;
-    let conf_dir = options.conf_dir.as_deref().unwrap_or(Path::new(CONF_DIR));
+    let conf_dir = options
+        .conf_dir
+        .as_deref()
+        .unwrap_or(Path::new(RUNTIME_CONF_DIR));
     let conf_dir = absolute(conf_dir)?;
 
     // Held to the end, so that an --uninstall at the same time does not miss the network.
@@ -179,7 +185,7 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
             conf: network.as_ref().map(|network| network.planned(&conf_place)),
         };
         let dir = absolute(&options.dir)?;
-        report.foresee(Forecast::of(planned, dir, conf_dir.clone()));
+        report.foresee(Forecast::of(planned, dir.clone(), conf_dir.clone()));
         put_all(place, &plugins, held, report)?;
         let Some(network) = &network else {
             return Ok(());
@@ -192,9 +198,27 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
             }
         }
         holding(&conf_place, report.dry_run, |held| {
+            if let Some(held) = held {
+                note_user(&conf_place, &network.wanted(), &dir, held)?;
+            }
             put_all(&conf_place, &[network.wanted()], held, report)
         })
     })
+}
+
+/// Records for which folder of plugins a network is about to be installed, if the file will be ours.
+fn note_user(
+    place: &ManagedFolder,
+    network: &NewFile,
+    dir: &Path,
+    held: &FolderLock,
+) -> Result<()> {
+    let mut record = place.record()?;
+    let is_another_s = place.plan(network, &record)? == PutAction::Nothing { ours: false };
+    if !is_another_s && record.add_user(&network.name, dir) {
+        place.save(&record, held)?;
+    }
+    Ok(())
 }
 
 /// Does `work` with the place locked. A dry run locks nothing.
@@ -252,63 +276,53 @@ fn uninstall(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     if let Some(dir) = &options.conf_dir {
         conf_dirs.insert(absolute(dir)?);
     }
+    let own = absolute(&options.dir)?;
     // Networks first: a runtime must not find a network whose plugin is gone.
-    for dir in conf_dirs {
-        let conf_place = ManagedFolder::new(dir);
+    for dir in &conf_dirs {
+        let conf_place = ManagedFolder::new(dir.clone());
         let conf_held = match report.dry_run {
             true => None,
             false => conf_place.hold_existing()?,
         };
-        take_all(&conf_place, conf_held, report)?;
+        take_all(&conf_place, conf_held, report, |record, name| {
+            let others = record.remove_user(name, &own).into_iter();
+            let installed = |other: &PathBuf| {
+                let record = ManagedFolder::new(other.clone()).record();
+                record.is_ok_and(|record| record.conf_dirs.contains(dir))
+            };
+            others.filter(installed).collect()
+        })?;
     }
-    take_all(place, held, report)?;
+    take_all(place, held, report, |_, _| Vec::new())?;
     if !report.dry_run
-        && let Err(err) = remove_shared(report)
+        && let Err(err) = shared::remove(&conf_dirs, report)
     {
         warn(&err.context("what attachments shared in the kernel may be left"));
     }
     Ok(())
 }
 
-/// Removes what attachments shared: bridges, rules and tables. They stay while there is an attachment, and
-/// the next one would make them again.
-fn remove_shared(report: &mut Report) -> Result<(), Error> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let mut socket = Host::open_socket()?;
-    let links = link::list(&mut socket).during("list the host's links")?;
-    if links.iter().any(|link| link.group == LINK_GROUP) {
-        return Ok(());
-    }
-    for bridge in apply::unused_bridges(&links) {
-        if apply::remove_unused_bridge(&mut socket, bridge)? {
-            report.shared.push(format!("bridge {}", bridge.name));
-        }
-    }
-    // With one request at a time: without permission, the kernel does not answer several.
-    let tables = apply::remove_empty_tables()?;
-    let tables = tables
-        .iter()
-        .map(|table| format!("table {} {}", table.family, table.name));
-    report.shared.extend(tables);
-    for network in apply::networks_in_docker_user()? {
-        if firewall::forget(&network)? {
-            let what = format!("the rules of network {network} in DOCKER-USER");
-            report.shared.push(what);
-        }
-    }
-    Ok(())
-}
-
-/// Removes all files of ours. In a dry run it only reports them.
-fn take_all(place: &ManagedFolder, held: Option<FolderLock>, report: &mut Report) -> Result<()> {
+/// Removes all files of ours, but for those that installs in other folders use too. In a dry run it only
+/// reports them.
+fn take_all(
+    place: &ManagedFolder,
+    held: Option<FolderLock>,
+    report: &mut Report,
+    other_users: impl Fn(&mut Record, &str) -> Vec<PathBuf>,
+) -> Result<()> {
     if held.is_none() && !report.dry_run {
         // Nothing was installed.
         return Ok(());
     }
-    let record = place.record()?;
+    let mut record = place.record()?;
+    let mut stays = false;
     for name in place.names(&record)? {
+        let others = other_users(&mut record, &name);
+        if !others.is_empty() {
+            stays = true;
+            report.lines.push(Line::used(place, &name, &others));
+            continue;
+        }
         let take = match &held {
             Some(held) => place.take(&name, &record, held)?,
             None => place.plan_take(&name, &record)?,
@@ -316,7 +330,11 @@ fn take_all(place: &ManagedFolder, held: Option<FolderLock>, report: &mut Report
         report.lines.extend(Line::take(place, &name, take));
     }
     report.older.extend(place.older());
-    held.map_or(Ok(()), |held| Ok(place.forget(held)?))
+    match held {
+        Some(held) if stays => Ok(place.save(&record, &held)?),
+        Some(held) => Ok(place.forget(held)?),
+        None => Ok(()),
+    }
 }
 
 fn read_plugin(source: &Path) -> Result<Vec<u8>, Error> {

@@ -18,6 +18,8 @@ pub(super) struct Report {
     pub(super) older: Vec<PathBuf>,
     /// What attachments shared in the kernel, and was removed.
     pub(super) shared: Vec<String>,
+    /// What attachments share, and a network that is still configured needs.
+    pub(super) kept: Vec<String>,
 }
 
 pub(super) struct Line {
@@ -25,7 +27,7 @@ pub(super) struct Line {
     action: Action,
     /// Where the previous file is kept.
     kept: Option<PathBuf>,
-    note: &'static str,
+    note: String,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +56,18 @@ impl Line {
             file: place.path(name),
             action,
             kept: (put == PutAction::Replace).then(|| place.kept(name)),
-            note,
+            note: note.to_owned(),
+        }
+    }
+
+    /// A file that is left for installs in other folders.
+    pub(super) fn used(place: &ManagedFolder, name: &str, others: &[PathBuf]) -> Self {
+        let others: Vec<_> = others.iter().map(|dir| shown(dir)).collect();
+        Self {
+            file: place.path(name),
+            action: Action::Leave,
+            kept: None,
+            note: format!("the install in {} uses it too", others.join(", ")),
         }
     }
 
@@ -79,7 +92,7 @@ impl Line {
             file: place.path(name),
             action,
             kept,
-            note,
+            note: note.to_owned(),
         })
     }
 
@@ -98,7 +111,7 @@ impl Line {
         };
         if !self.note.is_empty() {
             text.push_str(": ");
-            text.push_str(self.note);
+            text.push_str(&self.note);
         }
         if let Some(kept) = &self.kept {
             text.push_str(" in ");
@@ -150,6 +163,9 @@ impl Report {
         for what in &self.shared {
             text.push_str(&format!("removed {what}\n"));
         }
+        for what in &self.kept {
+            text.push_str(&format!("kept {what}\n"));
+        }
         for file in &self.older {
             text.push_str(&format!(
                 "kept {}: replaced earlier, and not needed now\n",
@@ -171,8 +187,10 @@ impl Report {
         if let Some(expected) = &self.expected {
             json["expected"] = expected.json();
         }
-        if !self.shared.is_empty() {
-            json["shared"] = json!(self.shared);
+        for (key, what) in [("shared", &self.shared), ("keptShared", &self.kept)] {
+            if !what.is_empty() {
+                json[key] = json!(what);
+            }
         }
         json
     }

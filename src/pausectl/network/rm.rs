@@ -1,27 +1,23 @@
 //! `pausectl network rm`: what a network's attachments shared, once none is left.
 
-use std::fs;
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use crate::command::{Output, Result, Stop, need_root, print, print_json};
-use crate::options::{CONF_DIR, shown};
+use crate::leftovers::remove_store;
+use crate::options::{CONF_DIR, RUNTIME_CONF_DIR, shown};
 use pausenet::apply::{self, Host, firewall};
 use pausenet::cni::NetworkName;
 use pausenet::cni::request::{Attachment, Request};
 use pausenet::cni::{ContainerId, IfName, Plugin, args::Args};
 use pausenet::ipam::HostLocal;
-use pausenet::ipam::host_local::{DATA_DIR, INDEXES};
-use pausenet::ipam::store::Store;
+use pausenet::ipam::host_local::DATA_DIR;
 use pausenet::kernel::link::{self, Link};
 use pausenet::plan::attachment_of_host_end;
 use pausenet_host::runtime::conflist::{self, NetworkList};
 use pausenet_host::runtime::{cache, execution_config};
-use pausenet_host::{During, Error, OnPath};
-
-/// The folder of the runtimes' configurations.
-const RUNTIME_CONF_DIR: &str = "/etc/cni/net.d";
+use pausenet_host::{During, Error};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -231,31 +227,4 @@ fn refuse_attachments(name: &NetworkName) -> Result<(), Error> {
         names.join(", ")
     ))
     .hint("remove them first: pausectl pod rm, pausectl docker down or detach, or by their runtime; see: pausectl ls"))
-}
-
-/// Removes a store without addresses. True when there was one.
-fn remove_store(dir: &PathBuf, name: &NetworkName) -> Result<bool, Error> {
-    let Some(store) = Store::open_existing(dir)? else {
-        return Ok(false);
-    };
-    let taken = store.taken()?;
-    if let Some(address) = taken.first() {
-        let what = format!(
-            "{} addresses are still reserved in {}, such as {address}",
-            taken.len(),
-            shown(dir)
-        );
-        return Err(Error::new(what).hint("see: pausectl doctor --check store"));
-    }
-    let index = PathBuf::from(INDEXES).join(name.as_str());
-    for path in [dir, &index] {
-        match fs::symlink_metadata(path) {
-            Err(_) => {}
-            Ok(found) if found.is_dir() => {
-                fs::remove_dir_all(path).on_path("cannot remove", path)?
-            }
-            Ok(_) => fs::remove_file(path).on_path("cannot remove", path)?,
-        }
-    }
-    Ok(true)
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::doctor::configured::bridge_of;
 use crate::doctor::finding::Finding;
-use crate::doctor::snapshot::Snapshot;
+use crate::doctor::snapshot::{Snapshot, shown};
+use crate::leftovers::unused_stores;
 use pausenet::apply;
 
 /// A note for each bridge, rule and table of ours that neither a configuration nor an attachment needs.
@@ -33,6 +34,11 @@ pub(super) fn find(snapshot: &Snapshot) -> Vec<Finding> {
         .collect();
     let is_known =
         |name: &str| live.contains(name) || lists.iter().any(|list| list.name.as_str() == name);
+    for (network, dir) in unused_stores(&snapshot.paths.data_dir, is_known) {
+        let what = "it has no addresses, and no network configuration has its name";
+        findings
+            .push(Finding::note(shown(&dir), what).how(format!("pausectl network rm {network}")));
+    }
     // Asked first, with one request: without permission, the kernel does not answer several. What cannot be
     // read is a finding of the checks `firewall` and `rules`.
     let Ok(empty_tables) = apply::empty_tables() else {

@@ -134,6 +134,13 @@ impl Store {
         });
     }
 
+    /// The list of a store whose index is in this folder, if it was written since the boot: then an ADD or a
+    /// DEL of pausenet has used the store.
+    pub fn earlier_list(&self, indexes: &Path) -> Option<PathBuf> {
+        let list = place(indexes, self.folder.as_fd()).ok()?;
+        list.exists().then_some(list)
+    }
+
     fn stat(&self, ip: IpAddr) -> io::Result<Stat> {
         let follow = AtFlags::SYMLINK_NOFOLLOW;
         Ok(rustix::fs::statat(&self.folder, ip.to_string(), follow)?)
