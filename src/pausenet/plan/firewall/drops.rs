@@ -1,5 +1,6 @@
 //! Rules of other programs that drop a network's packets, in any base chain on their way.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -82,6 +83,7 @@ impl BaseChain {
         uplink: Option<&str>,
     ) -> Vec<Obstacle> {
         let mut obstacles: Vec<Obstacle> = Vec::new();
+        let (mut places, mut seen) = (HashMap::new(), HashSet::new());
         for one in traffic {
             let Some(chain) = self.drop_of(rules, one, uplink) else {
                 continue;
@@ -91,20 +93,19 @@ impl BaseChain {
                 true => "a rule of it drops or rejects it".to_owned(),
                 false => format!("it jumps to {chain}, where a rule drops or rejects it"),
             };
-            let remedy = Remedy::Commands(self.accepts(&chain, &one.allowed.link));
-            match obstacles
-                .iter_mut()
-                .find(|found| found.why == why && found.remedy == remedy)
-            {
-                Some(found) if found.networks.contains(&network) => {}
-                Some(found) => found.networks.push(network),
-                None => obstacles.push(Obstacle {
+            let accepts = self.accepts(&chain, &one.allowed.link);
+            let place = *places.entry((chain, accepts.clone())).or_insert_with(|| {
+                obstacles.push(Obstacle {
                     manager: FirewallManager::Unknown,
                     place: self.place(),
                     why,
-                    networks: vec![network],
-                    remedy,
-                }),
+                    networks: Vec::new(),
+                    remedy: Remedy::Commands(accepts),
+                });
+                obstacles.len() - 1
+            });
+            if seen.insert((place, network.clone())) {
+                obstacles[place].networks.push(network);
             }
         }
         obstacles

@@ -1,6 +1,8 @@
 //! Chains of other firewalls that drop what pods forward, and what an administrator can do about
 //! them (pure: computed from the rules of all chains at the forward hook).
 
+use std::collections::{HashMap, HashSet};
+
 use super::forwarding::{AllowedTraffic, DOCKER_USER, HostLink, RuleKind};
 use crate::cni::Family;
 use crate::cni::NetworkName;
@@ -81,11 +83,12 @@ pub(crate) fn obstacles(
 impl ForwardChain {
     fn obstacle(&self, traffic: &[AllowedTraffic]) -> Option<Obstacle> {
         let why = self.why()?;
+        let manager = self.manager();
+        let passes = Passes::of(self);
         let shut_out: Vec<_> = traffic
             .iter()
-            .filter(|allowed| allowed.is_of(self.family) && !self.lets_through(allowed))
+            .filter(|allowed| allowed.is_of(self.family) && !passes.has(allowed, manager))
             .collect();
-        let manager = self.manager();
         let family = match self.family {
             TableFamily::Inet => "inet",
             TableFamily::Ipv4 => "ip",
@@ -132,40 +135,61 @@ impl ForwardChain {
             FirewallManager::Unknown
         }
     }
+}
 
-    fn lets_through(&self, allowed: &AllowedTraffic) -> bool {
-        if self.manager() == FirewallManager::Docker {
-            let mut kinds = RuleKind::ALL.into_iter();
-            return kinds.all(|kind| self.has(DOCKER_USER, &allowed.comment(kind)));
+/// What a firewall lets through, looked up at once: networks and rules may be many.
+struct Passes<'a> {
+    /// The comments of rules in Docker's chain for administrators.
+    comments: HashSet<&'a str>,
+    /// What rules compare with, without the zeros at the end, and how long it was at most.
+    values: HashMap<&'a [u8], usize>,
+}
+
+impl<'a> Passes<'a> {
+    fn of(chain: &'a ForwardChain) -> Self {
+        let (mut comments, mut values) = (HashSet::new(), HashMap::new());
+        for rule in &chain.rules {
+            if rule.chain == DOCKER_USER {
+                comments.insert(rule.comment.as_str());
+            }
+            // One that drops our packets does not let them through.
+            if rule.verdict != Some(RuleVerdict::Drop) {
+                for value in &rule.values {
+                    let longest = values.entry(without_padding(value)).or_insert(0);
+                    *longest = value.len().max(*longest);
+                }
+            }
         }
-        self.rules.iter().any(|rule| names(rule, &allowed.link))
+        Self { comments, values }
     }
 
-    fn has(&self, chain: &str, comment: &str) -> bool {
-        let mut rules = self.rules.iter();
-        rules.any(|rule| rule.chain == chain && rule.comment == comment)
+    fn has(&self, allowed: &AllowedTraffic, manager: FirewallManager) -> bool {
+        if manager == FirewallManager::Docker {
+            let mut kinds = RuleKind::ALL.into_iter();
+            return kinds.all(|kind| self.comments.contains(&*allowed.comment(kind)));
+        }
+        self.name(&allowed.link)
+    }
+
+    /// Whether a rule compares something with a link's name, or its subnet.
+    fn name(&self, link: &HostLink) -> bool {
+        let wanted = match link {
+            HostLink::Bridge(name, _) => name.as_str().as_bytes().to_vec(),
+            // Compared byte by byte, as far as the prefix goes.
+            HostLink::HostEnds(subnet) => {
+                let mut bytes = crate::kernel::nft::expr::address_bytes(subnet.network());
+                bytes.truncate(usize::from(subnet.prefix()).div_ceil(8));
+                bytes
+            }
+        };
+        let longest = self.values.get(without_padding(&wanted));
+        longest.is_some_and(|longest| *longest >= wanted.len())
     }
 }
 
-/// Whether a rule compares something with a link's name, or its subnet.
-fn names(rule: &Rule, link: &HostLink) -> bool {
-    let wanted = match link {
-        HostLink::Bridge(name, _) => name.as_str().as_bytes().to_vec(),
-        // Compared byte by byte, as far as the prefix goes.
-        HostLink::HostEnds(subnet) => {
-            let mut bytes = crate::kernel::nft::expr::address_bytes(subnet.network());
-            bytes.truncate(usize::from(subnet.prefix()).div_ceil(8));
-            bytes
-        }
-    };
-    // One that drops our packets does not let them through.
-    if rule.verdict == Some(RuleVerdict::Drop) {
-        return false;
-    }
-    let padding = |rest: &[u8]| rest.iter().all(|byte| *byte == 0);
-    rule.values
-        .iter()
-        .any(|value| value.strip_prefix(&wanted[..]).is_some_and(padding))
+fn without_padding(value: &[u8]) -> &[u8] {
+    let end = value.iter().rposition(|byte| *byte != 0);
+    &value[..end.map_or(0, |last| last + 1)]
 }
 
 impl LegacyForward {
@@ -211,12 +235,12 @@ fn networks(traffic: &[&AllowedTraffic]) -> Option<Vec<NetworkName>> {
 }
 
 fn commands(traffic: &[&AllowedTraffic], of: impl Fn(&HostLink) -> Vec<String>) -> Remedy {
-    let mut commands: Vec<String> = Vec::new();
-    for command in traffic.iter().flat_map(|allowed| of(&allowed.link)) {
-        if !commands.contains(&command) {
-            commands.push(command);
-        }
-    }
+    let mut commands: Vec<_> = traffic
+        .iter()
+        .flat_map(|allowed| of(&allowed.link))
+        .collect();
+    let mut seen = HashSet::new();
+    commands.retain(|command| seen.insert(command.clone()));
     Remedy::Commands(commands)
 }
 
