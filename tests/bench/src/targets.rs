@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::benchmarks::datapath::Direction;
-use crate::benchmarks::{Extent, addresses, datapath, many, pause, workers};
+use crate::benchmarks::{Extent, addresses, counts, datapath, many, pause, workers};
 use crate::scenario::Scenario;
 use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side, paired};
 use crate::traffic::Kind;
@@ -107,6 +107,31 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
         );
         let what = format!("1,000th ADD, {}", scenario.name());
         rows.push(table.row(&what, "1.3 × the floor's 1,000th", AtMost(1.3), "×", ratio));
+    }
+
+    // Linear, and room for a busy machine: with work that grows by the square, ten times as many take a
+    // hundred times as long.
+    if let [.., less, more] = *counts::counts(extent) {
+        for counted in counts::ALL {
+            for verb in ["ADD", "DEL"] {
+                let median = |count: usize| {
+                    let case = counts::case(verb, count);
+                    let series = results.get(&counts::name(counted), &case, OURS);
+                    series.map(|series| series.median())
+                };
+                let growth = median(more)
+                    .zip(median(less))
+                    .map(|(more, less)| more / less);
+                let times = more / less;
+                rows.push(table.row(
+                    &format!("{verb} with {more} {}", counted.name()),
+                    &format!("{} × its own with {less}", times * 2),
+                    AtMost(times as f64 * 2.0),
+                    "×",
+                    growth,
+                ));
+            }
+        }
     }
 
     let (worst, wanted) = table.worst_traffic();

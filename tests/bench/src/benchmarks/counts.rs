@@ -1,4 +1,5 @@
-//! One attachment that has many of something: published ports, flows through one, routes, ranges.
+//! One attachment that has many of something: published ports, flows through one, routes, ranges, range
+//! sets.
 
 use std::net::UdpSocket;
 
@@ -12,68 +13,95 @@ use crate::world::{World, settle};
 
 /// What there are many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counted {
+pub(crate) enum Counted {
     Ports,
     /// UDP flows to a port, before it is mapped.
     Flows,
     Routes,
     /// Ranges of one set.
     Ranges,
+    /// Range sets, with an address of each, by `host-local` alone: the kernel walks through all addresses
+    /// of a link for each new one.
+    Sets,
 }
 
-const ALL: [Counted; 4] = [
+pub(crate) const ALL: [Counted; 5] = [
     Counted::Ports,
     Counted::Flows,
     Counted::Routes,
     Counted::Ranges,
+    Counted::Sets,
 ];
 
 impl Counted {
-    fn name(self) -> &'static str {
+    /// What they are called in the report.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ports => "ports",
             Self::Flows => "flows",
             Self::Routes => "routes",
             Self::Ranges => "ranges",
+            Self::Sets => "range-sets",
         }
     }
 
     fn network(self, tools: &Tools, count: usize) -> Network {
+        let range = |at: usize| json!({"subnet": format!("10.{}.{}.0/24", 1 + at / 256, at % 256)});
         let ipam = match self {
-            Self::Ports | Self::Flows => ipam(json!([{"subnet": "10.1.0.0/16"}]), json!([])),
+            Self::Ports | Self::Flows => ipam(json!([[{"subnet": "10.1.0.0/16"}]]), json!([])),
             Self::Routes => {
                 let route =
                     |at: usize| json!({"dst": format!("11.{}.{}.0/24", at / 256, at % 256)});
                 let routes = (0..count).map(route).collect();
-                ipam(json!([{"subnet": "10.1.0.0/16"}]), routes)
+                ipam(json!([[{"subnet": "10.1.0.0/16"}]]), routes)
             }
             Self::Ranges => {
-                let range =
-                    |at: usize| json!({"subnet": format!("10.{}.{}.0/24", 1 + at / 256, at % 256)});
-                ipam((0..count).map(range).collect(), json!([]))
+                let ranges: Value = (0..count).map(range).collect();
+                ipam(json!([ranges]), json!([]))
             }
+            Self::Sets => ipam((0..count).map(|at| json!([range(at)])).collect(), json!([])),
         };
         let config =
             json!({"type": "pausenet", "bridge": "bench0", "isDefaultGateway": true, "ipam": ipam});
         let step = Step {
-            program: tools.ours("pausenet"),
+            program: tools.ours(match self {
+                Self::Sets => "host-local",
+                _ => "pausenet",
+            }),
             config,
         };
         Network::new(tools, vec![step]).with_ports(match self {
             Self::Ports => count,
             // The second is of UDP.
             Self::Flows => 2,
-            Self::Routes | Self::Ranges => 0,
+            Self::Routes | Self::Ranges | Self::Sets => 0,
         })
     }
 }
 
-fn ipam(ranges: Value, routes: Value) -> Value {
-    json!({"type": "host-local", "ranges": [ranges], "routes": routes})
+fn ipam(sets: Value, routes: Value) -> Value {
+    json!({"type": "host-local", "ranges": sets, "routes": routes})
+}
+
+/// The benchmark's name.
+pub(crate) fn name(counted: Counted) -> String {
+    format!("many/{}", counted.name())
+}
+
+/// The case of a verb with so many.
+pub(crate) fn case(verb: &str, count: usize) -> String {
+    format!("{verb} with {count}")
+}
+
+/// How many there are, from case to case: ten or a hundred times as many.
+pub(crate) fn counts(extent: Extent) -> &'static [usize] {
+    match extent {
+        Extent::Quick => &[1, 100, 1_000],
+        Extent::Full => &[1, 100, 1_000, 10_000],
+    }
 }
 
 pub(super) fn benchmarks() -> Vec<Benchmark> {
-    let name = |counted: Counted| format!("many/{}", counted.name());
     ALL.into_iter()
         .map(|counted| {
             Benchmark::new(name(counted), true, move |context| {
@@ -84,11 +112,7 @@ pub(super) fn benchmarks() -> Vec<Benchmark> {
 }
 
 fn run(context: &mut Context, benchmark: &str, counted: Counted) -> Result<()> {
-    let counts: &[usize] = match context.extent {
-        Extent::Quick => &[1, 100, 1_000],
-        Extent::Full => &[1, 100, 1_000, 10_000],
-    };
-    for &count in counts {
+    for &count in counts(context.extent) {
         let world = World::new()?;
         let containers = world.containers("c", 2)?;
         let network = counted.network(context.tools, count);
@@ -106,7 +130,7 @@ fn run(context: &mut Context, benchmark: &str, counted: Counted) -> Result<()> {
             })?;
             for (verb, time) in [("ADD", added), ("DEL", removed)] {
                 if round > 0 {
-                    let case = format!("{verb} with {count}");
+                    let case = case(verb, count);
                     let taken = time.as_secs_f64() * 1e3;
                     let results = &mut context.results;
                     results.add(benchmark, &case, OURS, Unit::Milliseconds, taken);

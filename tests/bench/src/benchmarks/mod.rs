@@ -1,7 +1,7 @@
 //! The benchmarks, one topic per file.
 
 pub(crate) mod addresses;
-mod counts;
+pub(crate) mod counts;
 pub(crate) mod datapath;
 mod footprint;
 pub(crate) mod many;
