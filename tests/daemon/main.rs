@@ -14,4 +14,5 @@ mod plugins;
 mod pod_elements;
 mod process;
 mod ready;
+mod rotation;
 mod routes;

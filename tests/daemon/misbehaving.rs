@@ -15,7 +15,7 @@ use common::wait::wait_until;
 
 /// How the server answers watches, or everything.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Watches {
+pub(crate) enum Watches {
     Good,
     /// Takes the request and says nothing.
     Unanswered,
@@ -37,9 +37,10 @@ enum Watches {
     Gone,
 }
 
-struct State {
+pub(crate) struct State {
     watches: Watches,
-    token: String,
+    /// The only one that is accepted; empty: none is asked for.
+    pub(crate) token: String,
     nodes: Vec<String>,
     /// When each request came, and its path.
     requests: Vec<(Instant, String)>,
@@ -50,17 +51,30 @@ struct FakeApi {
     state: Arc<Mutex<State>>,
 }
 
-const OF_LAB: &str = "192.168.77.254";
+pub(crate) const OF_LAB: &str = "192.168.77.254";
+
+impl State {
+    /// Of a server that is well and has one Node.
+    pub(crate) fn new(token: &str) -> Self {
+        Self {
+            watches: Watches::Good,
+            token: token.into(),
+            nodes: vec!["node1".into()],
+            requests: Vec::new(),
+        }
+    }
+
+    /// Another Node that the daemon has to hear of. Returns how many there are.
+    pub(crate) fn add_node(&mut self) -> f64 {
+        let name = format!("node{}", self.nodes.len() + 1);
+        self.nodes.push(name);
+        self.nodes.len() as f64
+    }
+}
 
 impl FakeApi {
     fn start() -> Self {
-        let state = State {
-            watches: Watches::Good,
-            token: "first".into(),
-            nodes: vec!["node1".into()],
-            requests: Vec::new(),
-        };
-        let state = Arc::new(Mutex::new(state));
+        let state = Arc::new(Mutex::new(State::new("first")));
         Self {
             port: serve(&state),
             state,
@@ -78,12 +92,8 @@ impl FakeApi {
         file.to_owned()
     }
 
-    /// Another Node that the daemon has to hear of.
     fn add_node(&self) -> f64 {
-        let mut state = self.state();
-        let name = format!("node{}", state.nodes.len() + 1);
-        state.nodes.push(name);
-        state.nodes.len() as f64
+        self.state().add_node()
     }
 
     fn requests_since(&self, start: Instant) -> usize {
@@ -103,18 +113,25 @@ fn serve(state: &Arc<Mutex<State>>) -> u16 {
             let state = state.clone();
             std::thread::spawn(move || {
                 // An error means that the client is gone.
-                let _ = answer(stream, &state);
+                let _ = answer(&stream, &stream, &state);
             });
         }
     });
     port
 }
 
-fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let path = lines.next().unwrap_or(Ok(String::new()))?;
+/// Answers one request, which comes through `connection` as it is or encrypted.
+pub(crate) fn answer(
+    mut stream: impl Read + Write,
+    connection: &TcpStream,
+    state: &Mutex<State>,
+) -> std::io::Result<()> {
+    // A request without a body ends with an empty line.
+    let mut head = BufReader::new(&mut stream);
+    let mut path = String::new();
+    head.read_line(&mut path)?;
     let mut token = String::new();
-    for line in lines {
+    for line in head.lines() {
         let line = line?;
         if let Some(value) = line.to_lowercase().strip_prefix("authorization: bearer ") {
             token = value.to_owned();
@@ -126,7 +143,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let (watches, nodes, accepted) = {
         let mut state = state.lock().unwrap();
         state.requests.push((Instant::now(), path.clone()));
-        let accepted = state.token == token;
+        let accepted = state.token.is_empty() || state.token == token;
         (state.watches, state.nodes.clone(), accepted)
     };
     if !accepted {
@@ -183,18 +200,18 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         }
         _ => {
             stream.write_all(events.concat().as_bytes())?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            connection.set_read_timeout(Some(Duration::from_secs(2)))?;
             until_closed(&mut stream)
         }
     }
 }
 
-fn until_closed(stream: &mut TcpStream) -> std::io::Result<()> {
+fn until_closed(stream: &mut impl Read) -> std::io::Result<()> {
     while stream.read(&mut [0; 64])? > 0 {}
     Ok(())
 }
 
-fn refuse(stream: &mut TcpStream, status: u16) -> std::io::Result<()> {
+fn refuse(stream: &mut impl Write, status: u16) -> std::io::Result<()> {
     let mut object = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
         "code": status, "message": "no", "reason": "x"});
     if status == 429 {
@@ -341,10 +358,8 @@ fn a_new_token_and_a_new_address_are_taken_from_the_kubeconfig() {
     // The old address refuses everything from now on.
     let old = scene.api.state.clone();
     let state = State {
-        watches: Watches::Good,
-        token: "second".into(),
         nodes: scene.api.state().nodes.clone(),
-        requests: Vec::new(),
+        ..State::new("second")
     };
     scene.api.state = Arc::new(Mutex::new(state));
     scene.api.port = serve(&scene.api.state);
