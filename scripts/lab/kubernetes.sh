@@ -282,6 +282,7 @@ run_kubelet() {
 start_node() {
     [[ -n ${CONTAINER_RUNTIME_ENDPOINT-} ]] || die "no runtime: set CONTAINER_RUNTIME_ENDPOINT"
     # Evictions look at the disks of the whole machine, and pods are not to be told from its other processes.
+    mkdir -- "$home/manifests"
     cat >"$home/kubelet.yaml" <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -306,6 +307,7 @@ imageGCHighThresholdPercent: 100
 evictionHard: {nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, memory.available: 0%}
 nodeStatusUpdateFrequency: 1s
 volumePluginDir: $home/volume-plugins
+staticPodPath: $home/manifests
 END
     place_keep kubelet kubelet --config "$home/kubelet.yaml" --kubeconfig "$home/kubeconfig" \
         --hostname-override "$MACHINE" --node-ip "$addresses"
@@ -355,6 +357,9 @@ shield_sysctls() {
         cat -- "/proc/sys/$key" >"$home/sysctl/${key//\//.}"
         place_mount --bind "$home/sysctl/${key//\//.}" "/proc/sys/$key"
     done
+    # Where every /proc has something mounted over it, the kernel lets no pod with a user namespace mount its own.
+    mkdir -- "$home/proc"
+    place_mount -t proc proc "$home/proc"
 }
 
 # kubelet needs its cgroup in every hierarchy, ready for processes.

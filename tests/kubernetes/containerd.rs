@@ -1,5 +1,7 @@
 //! containerd through CRI v1, as a current kubelet uses it, with CNI 1.1.0 and STATUS.
 
+mod nerdctl;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ mod containers;
 mod cri;
 mod critest;
 mod deaths;
+mod explain;
 mod kind;
 mod kind_up;
 mod lab_cache;

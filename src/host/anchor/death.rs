@@ -140,10 +140,12 @@ fn sharers_death(sandbox: &Sandbox, member: &Member) -> String {
         .is_some_and(|found| found.role == Role::Application);
     match (sandbox.members.len(), is_in_pod) {
         (1, _) => last_members_death(sandbox),
-        (_, true) => "nothing for the others; Kubernetes starts it again in the same network, \
-                      if its restartPolicy says so; an ephemeral container (kubectl debug) it never \
-                      starts again"
-            .to_owned(),
+        (_, true) => {
+            "the others keep the network; Kubernetes starts it again in the same one, if its \
+                      restartPolicy or a rule says so, and with the rule RestartAllContainers the \
+                      others too; an ephemeral container (kubectl debug) it never starts again"
+                .to_owned()
+        }
         (_, false) => match lost(sandbox, member) {
             Some(id) => format!(
                 "nothing for the others; it cannot be started again, because Docker looks for \
