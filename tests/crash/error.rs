@@ -14,8 +14,13 @@ fn errors(name: &str) -> &'static [&'static str] {
         "unlink" | "unlinkat" | "utimensat" | "fchmod" => &["EROFS"],
         "read" | "pread64" | "getdents64" | "fstat" | "statx" => &["EIO"],
         "flock" => &["ENOLCK"],
-        "socket" => &["EMFILE"],
-        "sendto" | "sendmsg" | "recvfrom" | "recvmsg" | "setns" => &["ENOMEM"],
+        "socket" | "pidfd_open" => &["EMFILE"],
+        "clone" | "fork" => &["EAGAIN", "ENOMEM"],
+        "close_range" => &["ENOSYS"],
+        "bind" | "dup2" => &["EBUSY"],
+        "ppoll" => &["EINTR", "ENOMEM"],
+        "sendto" | "sendmsg" | "setns" => &["ENOMEM"],
+        "recvfrom" | "recvmsg" => &["ENOMEM", "ENOBUFS"],
         _ => &[],
     }
 }

@@ -9,6 +9,7 @@ mod concurrency;
 mod debris;
 mod del;
 mod delegation;
+mod departure;
 mod dhcp;
 mod earlier_holder;
 mod expiry;

@@ -27,7 +27,11 @@ fn executed(call: &Call) -> (Vec<String>, Value) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let path = log.path().to_str().unwrap();
     let trace = "--trace=execve,execveat,fork,vfork";
-    let answer = under(&["strace", "-f", "-qq", "-o", path, trace], call).ok();
+    let answer = under(
+        &["strace", "-f", "-qq", "--signal=none", "-o", path, trace],
+        call,
+    )
+    .ok();
     let log = fs::read_to_string(path).unwrap();
     (log.lines().map(str::to_owned).collect(), answer)
 }

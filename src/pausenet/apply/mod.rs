@@ -48,5 +48,6 @@ pub use reclaim::{GRACE_PERIOD, ProcessSnapshot, ReclaimEvidence, reclaim, recla
 pub use settings::keep_router_advertisements;
 pub(crate) use uplink::Uplink;
 pub(crate) use verify::{WiredBy, verify};
+pub(crate) use veth::remove_early;
 pub use veth::{clear_debris, ensure_name_is_free, is_debris, remove, remove_debris};
 pub(crate) use vlan::gateway_name;

@@ -13,7 +13,7 @@ use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewVeth, Which};
 use crate::kernel::lock::Lock;
 use crate::kernel::netns::Netns;
-use crate::kernel::{KernelPart, Request, RouteSocket, link};
+use crate::kernel::{KernelError, KernelPart, Request, RouteSocket, departure, link};
 use crate::plan::{
     LINK_GROUP, Ownership, Plan, alias, host_end_name, ifb_name, is_half_made, lock_name,
 };
@@ -136,23 +136,44 @@ pub fn clear_debris(socket: &mut RouteSocket, attachment: &Attachment) -> Result
 /// Removes the attachment's links, if they exist and belong to it: the pair, and the IFB if its
 /// bandwidth is limited. True when the host end existed.
 pub fn remove(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool> {
+    remove_by(socket, attachment, |socket, indexes| {
+        indexes
+            .iter()
+            .try_for_each(|index| link::delete(socket, *index))
+    })
+}
+
+/// The same for a program that ends soon: it does not wait until the kernel has freed what they were.
+pub(crate) fn remove_early(socket: &mut RouteSocket, attachment: &Attachment) -> Result<bool> {
+    remove_by(socket, attachment, departure::remove)
+}
+
+fn remove_by(
+    socket: &mut RouteSocket,
+    attachment: &Attachment,
+    by: impl Fn(&mut RouteSocket, &[u32]) -> Result<(), KernelError>,
+) -> Result<bool> {
     let (host_end, ifb) = (host_end_name(attachment), ifb_name(attachment));
-    let attempt = || format!("look up {host_end} and {ifb}");
+    let attempt = |what| format!("{what} {host_end} and {ifb}");
     let requests = [&host_end, &ifb].map(|name| link::get_request(Which::Name(name)));
-    let answers = socket.exchange(requests.into()).during_with(attempt)?;
-    let mut found_host_end = false;
+    let answers = socket
+        .exchange(requests.into())
+        .during_with(|| attempt("look up"))?;
+    let mut found = Vec::with_capacity(2);
     for answer in answers {
-        let found = match answer {
-            Ok(messages) => link::first(messages).filter(|link| is_of(link, attachment)),
-            Err(err) if err.is(rustix::io::Errno::NODEV) => None,
-            Err(err) => return Err(err.during(attempt())),
-        };
-        if let Some(found) = found {
-            found_host_end |= found.name == host_end.as_str();
-            link::delete(socket, found.index).during_with(|| format!("remove {}", found.name))?;
+        match answer {
+            Ok(messages) => {
+                found.extend(link::first(messages).filter(|link| is_of(link, attachment)))
+            }
+            Err(err) if err.is(rustix::io::Errno::NODEV) => {}
+            Err(err) => return Err(err.during(attempt("look up"))),
         }
     }
-    Ok(found_host_end)
+    let indexes: Vec<_> = found.iter().map(|link| link.index).collect();
+    if !indexes.is_empty() {
+        by(socket, &indexes).during_with(|| attempt("remove"))?;
+    }
+    Ok(found.iter().any(|link| link.name == host_end.as_str()))
 }
 
 /// Whether a link found half made is debris: its lock is free, and it is still half made.

@@ -15,6 +15,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 pub use super::reply::{Ipv6Settings, Link};
 
 use super::error::KernelError;
+use super::netlink::Reply;
 use super::reply::Message;
 use super::request::{ExpectedReply, Request};
 use super::route_socket::Group;
@@ -248,8 +249,18 @@ pub(crate) fn set_down(socket: &mut RouteSocket, index: u32) -> Result<(), Kerne
 
 /// Removes a link; of a veth, both ends. Succeeds when it is already gone.
 pub fn delete(socket: &mut RouteSocket, index: u32) -> Result<(), KernelError> {
+    unless_gone(socket.one(delete_request(index)))
+}
+
+/// A request to remove a link.
+pub(super) fn delete_request(index: u32) -> Request<RouteNetlinkMessage> {
     let message = LinkUnspec::new_with_index(index).build();
-    match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
+    Request::new(RouteNetlinkMessage::DelLink(message), 0)
+}
+
+/// The outcome of a removal: what is gone need not be removed.
+pub(super) fn unless_gone(reply: Reply<Message>) -> Result<(), KernelError> {
+    match reply {
         Err(error) if !error.is(rustix::io::Errno::NODEV) => Err(error),
         _ => Ok(()),
     }
@@ -269,10 +280,7 @@ pub(crate) fn delete_group(socket: &mut RouteSocket, group: u32) -> Result<(), K
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .link_group(group)
         .build();
-    match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
-        Err(error) if !error.is(rustix::io::Errno::NODEV) => Err(error),
-        _ => Ok(()),
-    }
+    unless_gone(socket.request(RouteNetlinkMessage::DelLink(message), 0))
 }
 
 /// Waits for the kernel's notification that a link is up and running.

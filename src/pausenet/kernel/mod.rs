@@ -10,6 +10,7 @@
 pub mod address;
 pub(crate) mod boot;
 pub mod conntrack;
+pub(crate) mod departure;
 mod error;
 pub mod file;
 pub mod flock;

@@ -267,6 +267,17 @@ impl Socket {
         self.one(Request::new(message, flags))
     }
 
+    /// The bytes of one request, which another process sends.
+    pub(super) fn prepare<Q: NetlinkSerializable>(&mut self, request: Request<Q>) -> Part {
+        self.part(&mut std::iter::once(request).peekable())
+    }
+
+    /// The reply to a request that another process sent.
+    pub(super) fn receive<A: NetlinkDeserializable>(&mut self, request: &Part) -> Reply<A> {
+        let reply = self.collect(request)?.replies.pop();
+        reply.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
     pub(super) fn one<Q, A>(&mut self, request: Request<Q>) -> Reply<A>
     where
         Q: NetlinkSerializable,

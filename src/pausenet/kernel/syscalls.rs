@@ -12,6 +12,7 @@ use std::process::{Child, Command};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// CLONE_NEWNET: what [`namespace_kind`] returns for a network namespace.
@@ -102,6 +103,38 @@ pub fn spawn_in_own_session(command: &mut Command) -> io::Result<Child> {
     let become_leader = || Ok(rustix::process::setsid().map(drop)?);
     // SAFETY: it runs between fork and exec and makes one system call: no lock, no allocation.
     unsafe { command.pre_exec(become_leader) }.spawn()
+}
+
+/// Sends bytes on a socket in a child, which is in a session of its own, holds no other file, and ends after it.
+/// Returns a file that is readable when the child has ended.
+///
+/// # Errors
+/// The kernel's: EAGAIN at the limit of processes, ENOMEM, EMFILE, ENOSYS before Linux 5.3.
+pub(super) fn send_in_child(socket: impl AsFd, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the child makes system calls only: it takes no lock, does not allocate, and does not return.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // Standard input, output, and what else may be open, locks among it.
+            // SAFETY: nothing in the child uses the files that are closed here.
+            let is_alone = unsafe {
+                libc::dup2(socket, 0) == 0
+                    && libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) == 0
+            };
+            if is_alone {
+                let _ = rustix::process::setsid();
+                // SAFETY: it is the socket.
+                let _ = rustix::io::write(unsafe { BorrowedFd::borrow_raw(0) }, bytes);
+            }
+            // SAFETY: it ends the child without running what the parent will run at its end.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            let child = Pid::from_raw(child).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(pidfd_open(child, PidfdFlags::empty())?)
+        }
+    }
 }
 
 /// Prevents programs started from now on from inheriting files other than stdin, stdout and stderr.

@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 
 use ipnetwork::IpNetwork;
 
-use crate::apply::{Host, element_record, nft_elements, reference, remove};
+use crate::apply::{Host, element_record, nft_elements, reference, remove_early};
 use crate::cni::Result;
 use crate::cni::request::Request;
 use crate::ipam::Ipam;
@@ -101,7 +101,7 @@ fn remove_links(
     request: &Request,
     known: Option<&[IpNetwork]>,
 ) -> Result<()> {
-    if remove(&mut host.socket, &request.attachment)? {
+    if remove_early(&mut host.socket, &request.attachment)? {
         return Ok(());
     }
     let may_have_elements = plan::elements::are_used(&request.network);
