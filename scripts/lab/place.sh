@@ -101,7 +101,10 @@ place__close() {
     ((place__child == 0)) || place__end_child
     if ((${#place__daemons[@]})); then
         kill -KILL "${place__daemons[@]}"
-        wait "${place__daemons[@]}"
+        # Not `wait`: in the first process of a namespace it may go on for as long as any orphan lives.
+        while kill -0 "${place__daemons[@]}"; do
+            sleep 0.02
+        done
     fi 2>/dev/null
     while place__kill_what_lives; do
         sleep 0.02
