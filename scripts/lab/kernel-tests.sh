@@ -2,6 +2,7 @@
 # Runs kernel tests (tests/kernel) on another kernel, in a virtual machine.
 #
 # Use: scripts/lab/kernel-tests.sh KERNEL [FILTER...]
+#      scripts/lab/kernel-tests.sh KERNEL without     that kernel without one part after the other
 #
 # KERNEL is one that vm.sh knows: 5.10, 6.1, 6.12 or sid. FILTER is a part of a test's name; without one, a
 # selection runs that has every mode, VLANs, published ports, masquerade, bandwidth, MAC checks, CHECK, GC and
@@ -15,6 +16,13 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 
 SELECTED=(vlan:: ptp:: bandwidth:: check:: spoof:: status:: loopback:: traffic::
     gc::gc_removes masquerade::traffic ports::a_mapped portmap::mapped host_local::)
+# What a kernel is booted without: options for its command line, and the tests of that.
+WITHOUT=(
+    "module_blacklist=nf_tables,sch_tbf,ifb" "lacking::nf_tables lacking::rate_limits"
+    "module_blacklist=bridge,sch_ingress,nft_masq" "lacking::bridges lacking::redirection lacking::masquerade"
+    "ipv6.disable=1 module_blacklist=nf_conntrack_netlink" "lacking::ipv6 lacking::conntrack"
+    "module_blacklist=veth" "lacking::pairs"
+)
 LIMIT=900 # seconds
 
 help_if_asked "$@"
@@ -37,5 +45,13 @@ PAUSENET_PEERS=$("$here/peers.sh" bookworm)
 PAUSENET_PEERS_TODAY=$("$here/peers.sh" today)
 PAUSENET_NFT_SID=$("$here/nft.sh")
 export PAUSENET_PROGRAMS=${plugin%/*} PAUSENET_PEERS PAUSENET_PEERS_TODAY PAUSENET_NFT_SID VM_LIMIT=$LIMIT
+if [[ $* == without ]]; then
+    for ((at = 0; at < ${#WITHOUT[@]}; at += 2)); do
+        read -ra names <<<"${WITHOUT[at + 1]}"
+        say "kernel tests on $kernel with ${WITHOUT[at]}"
+        VM_OPTIONS=${WITHOUT[at]} "$here/vm.sh" "$kernel" "$tests" --ignored --test-threads=2 --color=never "${names[@]}"
+    done
+    exit
+fi
 say "kernel tests on $kernel: $*"
 "$here/vm.sh" "$kernel" "$tests" --test-threads=2 --color=never "$@"

@@ -14,7 +14,8 @@
 # COMMAND runs where the caller stands, sees the machine's files read-only with a layer in memory over
 # them, has fresh /run, /var/lib/cni and cgroup v2, and no network but lo. What it prints comes out here;
 # the exit status is its own, or 124 after VM_LIMIT seconds (600), or 125 when the machine did not boot.
-# VM_MEMORY is in MB (2048). These kernels have what the host's may lack: VLAN filtering of bridges,
+# VM_MEMORY is in MB (2048). VM_OPTIONS is for the kernel's command line: module_blacklist=nf_tables,
+# ipv6.disable=1. These kernels have what the host's may lack: VLAN filtering of bridges,
 # ipvlan, WireGuard, dummy, flowtables, and netkit from 6.7 on.
 #
 # QEMU without KVM: a shell after 10 to 40 seconds, then some ten times slower than the host.
@@ -143,13 +144,16 @@ run() {
         line=${line%$'\r'}
         case $line in
         *VM-BEGIN) begun=true ;; # the firmware may have left something on the line
-        VM-END\ *) ended=${line#VM-END } ;;
+        *VM-END\ [0-9]*)
+            ended=${line##*VM-END } line=${line%VM-END *} # the command may have left something too
+            [[ -z $line ]] || printf '%s\n' "$line"
+            ;;
         *) if $begun && [[ -z $ended ]]; then printf '%s\n' "$line"; else printf '%s\n' "$line" >>"$work/boot"; fi ;;
         esac
     done < <(
         timeout --foreground "${VM_LIMIT:-600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-2048}" \
             -kernel "$folder/vmlinuz" -initrd "$work/initrd.gz" \
-            -append 'console=ttyS0 panic=-1 quiet loglevel=1 rdinit=/init' -nographic -no-reboot -nic none \
+            -append "console=ttyS0 panic=-1 quiet loglevel=1 rdinit=/init ${VM_OPTIONS-}" -nographic -no-reboot -nic none \
             -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap </dev/null 2>&1
     )
     if [[ -n $ended ]]; then

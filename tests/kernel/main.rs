@@ -19,6 +19,7 @@ mod host_local;
 mod host_settings;
 mod invocation;
 mod json;
+mod lacking;
 mod large_store;
 mod limits;
 mod long_ids;

@@ -10,7 +10,7 @@ use super::vlan;
 use crate::cni::{Code, During, Error, MacAddr, Result};
 use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::lock::Lock;
-use crate::kernel::sysctl::Sysctl;
+use crate::kernel::sysctl::{Sysctl, no_ipv6};
 use crate::kernel::{KernelPart, RouteSocket, address, link, route};
 use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
 
@@ -162,7 +162,9 @@ fn ensure_gateways(socket: &mut RouteSocket, plan: &BridgePlan, on: &mut Link) -
                     // Another ADD was first.
                     Err(error) if error.is(rustix::io::Errno::EXIST) => {}
                     outcome => {
-                        outcome.during_with(|| format!("add {gateway} to {name}"))?;
+                        let outcome = outcome.during_with(|| format!("add {gateway} to {name}"));
+                        let lacks = no_ipv6().filter(|_| gateway.is_ipv6());
+                        outcome.map_err(|err| err.hint(lacks.unwrap_or_default()))?;
                     }
                 }
             }

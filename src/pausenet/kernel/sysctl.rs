@@ -9,6 +9,17 @@ use crate::cni::IfName;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 
+/// The settings of IPv6, where the kernel has it.
+const IPV6: &str = "/proc/sys/net/ipv6";
+
+/// What to do about a kernel without IPv6, if this is one.
+pub(crate) fn no_ipv6() -> Option<&'static str> {
+    (!Path::new(IPV6).exists()).then_some(
+        "the kernel has no IPv6: boot it without ipv6.disable=1, build it with CONFIG_IPV6, or use \
+         IPv4 addresses",
+    )
+}
+
 /// A setting that pausenet reads or writes.
 #[derive(Debug, Clone, Copy)]
 pub enum Sysctl<'a> {
@@ -80,15 +91,15 @@ impl Sysctl<'_> {
         let path = self.path();
         fs::write(&path, value).map_err(|err| {
             let name = self.name();
-            io_error(
-                &format!("cannot set {name} to {value}: cannot write"),
-                &path,
-                err,
-            )
-            .hint(format!(
-                "where the plugin may not write /proc/sys, it has to be set beforehand: \
-                 sysctl -w {name}={value}"
-            ))
+            let what = format!("cannot set {name} to {value}: cannot write");
+            let hint = match no_ipv6().filter(|_| path.starts_with(IPV6)) {
+                Some(hint) => hint.to_owned(),
+                None => format!(
+                    "where the plugin may not write /proc/sys, it has to be set beforehand: \
+                     sysctl -w {name}={value}"
+                ),
+            };
+            io_error(&what, &path, err).hint(hint)
         })
     }
 
