@@ -246,6 +246,44 @@ fn fifos_devices_and_endless_files_are_not_waited_for() {
 }
 
 #[test]
+fn an_answer_without_an_end_is_cut_off() {
+    let world = World::new();
+    let x = world.container("x");
+    let plugins = tempfile::tempdir().unwrap();
+    script(plugins.path(), "endless", "exec cat /dev/zero");
+    let config = with(podnet(), json!({"ipam": {"type": "endless"}}));
+    let add = Call::new("ADD", &config).netns(&x);
+    let add = add.var("CNI_PATH", plugins.path().as_os_str());
+    refused(
+        &in_a_minute(&add),
+        6,
+        &["endless", "wrote more than 16777216 bytes"],
+    );
+    assert!(x.link("eth0").is_none());
+}
+
+/// What the kernel says of it ("too many levels of symbolic links") is no help.
+#[test]
+fn a_lock_that_is_a_symbolic_link_is_called_one() {
+    let world = World::new();
+    let x = world.container("x");
+    let store = Path::new(STORES).join("podnet");
+    fs::create_dir_all(&store).unwrap();
+    fs::create_dir_all(LOCKS).unwrap();
+    for lock in [store.join("lock"), Path::new(LOCKS).join(HOST_END)] {
+        symlink("/run/elsewhere", &lock).unwrap();
+        let answer = Call::new("ADD", &podnet()).netns(&x).run();
+        refused(
+            &answer,
+            5,
+            &[lock.to_str().unwrap(), "it is a symbolic link"],
+        );
+        fs::remove_file(&lock).unwrap();
+    }
+    assert!(!Path::new("/run/elsewhere").exists());
+}
+
+#[test]
 fn an_address_store_whose_lock_is_a_folder_is_named() {
     let world = World::new();
     let x = world.container("x");

@@ -2,9 +2,8 @@
 
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
-
 use super::error::{Code, Error, Result};
+use super::json::cidr;
 use super::names::MacAddr;
 
 /// The keys of `CNI_ARGS` that pausenet understands. An empty value counts as none, as in the
@@ -87,9 +86,9 @@ impl RequestedIp {
     /// # Errors
     /// A sentence that names the fault.
     pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
-        match text.parse::<IpNetwork>() {
-            Ok(net) if text.contains('/') => Ok(Self {
-                ip: net.ip().to_canonical(),
+        match cidr::parse(text) {
+            Ok(net) => Ok(Self {
+                ip: net.ip(),
                 prefix: Some(net.prefix()),
             }),
             _ => parse_ip(text).map(|ip| Self { ip, prefix: None }),

@@ -227,10 +227,16 @@ impl<T, E: Into<std::io::Error>> OnPath<T> for Result<T, E> {
 #[inline(never)]
 pub(crate) fn io(action: &str, path: &Path, err: impl Into<std::io::Error>) -> Error {
     let err = err.into();
+    // What ELOOP is called says nothing of a link that is not followed.
+    let is_link = rustix::io::Errno::from_io_error(&err) == Some(rustix::io::Errno::LOOP);
     Error::new(
         Code::of_failure(&err, Code::Io),
         format!("{action} {}: {err}", path.display()),
     )
+    .hint(match is_link {
+        true => "it is a symbolic link, which is not followed here, or which leads to itself",
+        false => "",
+    })
 }
 
 /// Shorthand: a code 7 error for a config that is well-formed but invalid.

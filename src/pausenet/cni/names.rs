@@ -66,11 +66,23 @@ impl NetworkName {
     /// # Errors
     /// Code 7 when the name is not of the specification's form or is longer than 100 bytes.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_within(text, MAX_NETWORK)
+    }
+
+    /// A name of any length, to remove what other plugins have made for it.
+    ///
+    /// # Errors
+    /// Code 7 when the name is not of the specification's form.
+    pub(super) fn parse_any(text: &str) -> Result<Self> {
+        Self::parse_within(text, usize::MAX)
+    }
+
+    fn parse_within(text: &str, max: usize) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::new(Code::InvalidConfig, "missing network name")
                 .hint("the config needs a \"name\""));
         }
-        if !is_plain(text, MAX_NETWORK) {
+        if !is_plain(text, max) {
             return Err(Error::new(
                 Code::InvalidConfig,
                 format!("network name {} is not usable", shown(text)),

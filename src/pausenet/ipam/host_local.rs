@@ -335,8 +335,9 @@ impl HostLocal {
         match &self.resolv_conf {
             None => Ok(Dns::default()),
             // Often a symbolic link, to the file of systemd-resolved.
-            Some(path) => file::read_text(path, resolv_conf::MAX, Symlinks::Follow)
-                .map(|text| resolv_conf::parse(&text))
+            Some(path) => file::read(path, resolv_conf::MAX, Symlinks::Follow)
+                // A comment may be in any encoding.
+                .map(|text| resolv_conf::parse(&String::from_utf8_lossy(&text)))
                 .on_path("cannot read resolvConf", path),
         }
     }

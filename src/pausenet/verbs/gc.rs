@@ -259,7 +259,10 @@ fn join_errors<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
         return Ok(());
     };
     for error in errors {
-        first.msg = format!("{}; and {}", first.msg, error.msg);
+        // Several steps may meet the same.
+        if !first.msg.contains(&error.msg) {
+            first.msg = format!("{}; and {}", first.msg, error.msg);
+        }
         if first.details.is_empty() {
             first.details = error.details;
         }

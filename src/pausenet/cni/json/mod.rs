@@ -231,9 +231,22 @@ pub mod cidr {
 
     /// Parses `10.1.0.5/16`. The error is a message that quotes the text.
     pub fn parse(text: &str) -> std::result::Result<IpNetwork, String> {
-        let net = text.parse::<IpNetwork>().ok();
-        net.filter(|_| text.contains('/'))
+        // ipnetwork also takes masks (`/255.255.0.0`).
+        let length = text.split_once('/').map_or("", |(_, length)| length);
+        let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+        let net = text.parse::<IpNetwork>().ok().filter(|_| is_number);
+        net.map(canonical)
             .ok_or_else(|| format!("{text:?} is not an address with a prefix length (CIDR)"))
+    }
+
+    /// An IPv4-mapped IPv6 network becomes IPv4, as in Go.
+    fn canonical(net: IpNetwork) -> IpNetwork {
+        match (net.ip().to_canonical(), net.prefix().checked_sub(96)) {
+            (ip @ IpAddr::V4(_), Some(prefix)) if net.is_ipv6() => {
+                IpNetwork::new(ip, prefix).unwrap_or(net)
+            }
+            _ => net,
+        }
     }
 
     pub fn serialize<S: Serializer>(

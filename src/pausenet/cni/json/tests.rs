@@ -376,3 +376,29 @@ proptest! {
         prop_assert_eq!(json.read::<Value>().unwrap(), value);
     }
 }
+
+#[test]
+fn networks_are_read_as_go_reads_them() {
+    for (text, read) in [
+        ("10.1.0.5/16", "10.1.0.5/16"),
+        ("10.1.0.5/016", "10.1.0.5/16"),
+        ("::ffff:10.1.0.5/112", "10.1.0.5/16"),
+        ("::ffff:10.1.0.5/96", "10.1.0.5/0"),
+        ("::10.1.0.5/112", "::a01:5/112"),
+    ] {
+        assert_eq!(cidr::parse(text).unwrap().to_string(), read, "{text}");
+    }
+    for bad in [
+        "10.1.0.5",
+        "10.1.0.5/",
+        "10.1.0.5/33",
+        "10.1.0.5/255.255.0.0",
+        "10.1.0.5/+16",
+        "10.1.0.5/16 ",
+        "10.1.0.05/16",
+        "fd00::1/129",
+        "",
+    ] {
+        assert!(cidr::parse(bad).is_err(), "{bad:?}");
+    }
+}
