@@ -290,10 +290,20 @@ fn invalid_mappings_are_refused_before_anything_changes() {
     let before = world.snapshot();
     for (keys, entry, code, word) in [
         (json!({}), port(0, 80), 7, "hostPort: 0 is not a port"),
-        (json!({}), port(65536, 80), 7, "hostPort: 65536 is not a port"),
+        (
+            json!({}),
+            port(65536, 80),
+            7,
+            "hostPort: 65536 is not a port",
+        ),
         (json!({}), port(-1, 80), 7, "hostPort: -1 is not a port"),
         (json!({}), port(80, 0), 7, "containerPort: 0 is not a port"),
-        (json!({}), port(80, 65536), 7, "containerPort: 65536 is not a port"),
+        (
+            json!({}),
+            port(80, 65536),
+            7,
+            "containerPort: 65536 is not a port",
+        ),
         (
             json!({}),
             with(port(80, 80), json!({"protocol": "icmp"})),
