@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
+use common::screen::assert_is_in_the_docs;
 use common::{podnet, run, store_files, with};
 
 #[test]
@@ -31,10 +32,12 @@ fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
         said.contains("anchor web has members: app; nothing was changed"),
         "{said}"
     );
+    assert_is_in_the_docs(&said);
     assert_eq!(docker.view("app").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "app"]);
     let said = docker.pausectl_ok(&["docker", "down", "web"]);
     assert_eq!(said, "web: detached from network podnet\nweb: removed\n");
+    assert_is_in_the_docs(&said);
     assert_eq!(docker.run(&["ps", "-aq"]), "");
     docker.assert_nothing_is_left(&before);
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use common::docker::{Docker, NO_BRIDGE, OWN_BRIDGE};
 use common::run;
+use common::screen::assert_is_in_the_docs;
 
 #[test]
 fn a_port_that_is_taken_is_refused_before_anything_is_done_and_its_holder_named() {
@@ -127,6 +128,7 @@ web   podnet   eth0       9001/sctp         10.1.0.2:9001  published
 web   podnet   eth0       9002/sctp         10.1.0.2:9002  published
 ";
     assert_eq!(listed, expected);
+    assert_is_in_the_docs(&listed);
     let one = docker.pausectl_ok(&["docker", "ports", "db"]);
     assert_eq!(one.lines().count(), 2, "{one}");
     run("nft", ["delete", "table", "inet", "pausenet"]);

@@ -8,6 +8,8 @@ mod failures;
 mod host;
 mod install;
 mod ls;
+mod network;
 mod overview;
 mod ports;
 mod rm;
+mod scale;

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use crate::host::PodHost;
+use common::screen::assert_is_in_the_docs;
 use common::{podnet, run, with};
 
 /// A host whose network podnet maps ports, with a second network.
@@ -60,6 +61,7 @@ web   podnet   eth1       8001/tcp          10.1.0.2:81  published
 web   podnet   eth1       127.0.0.1:53/udp  10.1.0.2:53  published
 ";
     assert_eq!(host.ok(&["pod", "ports"]), expected);
+    assert_is_in_the_docs(expected);
     assert_eq!(host.ok(&["pod", "ports", "web"]), expected);
     run("nft", ["delete", "table", "inet", "pausenet"]);
     let json: Value = serde_json::from_str(&host.ok(&["pod", "ports", "-o", "json"])).unwrap();
