@@ -85,6 +85,17 @@ totals() {
     )
 }
 
+# groups LOG: how long each group of tests took, how many passed, and with which clients.
+groups() {
+    local seconds passed name
+    awk '/^ *Running / { name = $2 == "unittests" ? "unit tests" : $2; sub("/main.rs$", "", name) }
+        /^ *Doc-tests / { name = "examples in the documentation" }
+        /^test result: .* finished in / && $4 > 0 { printf "%.1f %d %s\n", $NF, $4, name }' "$1" | sort -rn |
+        while read -r seconds passed name; do
+            printf '  %7.1f s  %4d passed  %-12s %s\n' "$seconds" "$passed" "$name" "$(scripts/lab/versions.sh "$name")"
+        done
+}
+
 main() {
     local start=$SECONDS built status=0 passed failed ignored skipped become_root log
     help_if_asked "$@"
@@ -130,10 +141,8 @@ main() {
     printf '\nbuilt in %d s, ran in %d s' $((built - start)) $((SECONDS - built))
     ((EUID == 0)) || printf ', in a user namespace'
     printf '\n'
-    printf 'slowest:\n'
-    # Each program's name comes before its time.
-    awk '/^ *Running / { name = $2 " " $3 } /^ *Doc-tests / { name = $0 }
-        /^test result: .* finished in / { printf "  %7.1f s  %s\n", $NF, name }' "$log" | sort -rn | head -n 8
+    printf 'groups:\n'
+    groups "$log"
     if grep -q '^MEASURED ' "$log"; then
         printf 'measured:\n'
         sed -n 's/^MEASURED /  /p' "$log"

@@ -54,4 +54,5 @@ if [[ $* == without ]]; then
     exit
 fi
 say "kernel tests on $kernel: $*"
-"$here/vm.sh" "$kernel" "$tests" --test-threads=2 --color=never "$@"
+# shellcheck disable=SC2016 # expanded in there
+"$here/vm.sh" "$kernel" sh -c 'printf "Linux %s\n" "$(uname -r)" && exec "$@"' - "$tests" --test-threads=2 --color=never "$@"
