@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use common::{Call, GROUP, HOST_END, STORES, World, allocated, ip, podnet, with};
+use crate::plugins::call_as;
+use common::nftables::element_count;
+use common::{Call, GROUP, HOST_END, STORES, World, allocated, call, ip, podnet, with};
 
 fn add(world: &World, name: &str, id: &str) -> common::Container {
     let container = world.container(name);
@@ -297,4 +299,62 @@ fn the_same_container_can_be_added_again_after_del() {
         ["10.1.0.3/24"],
         "round robin goes on"
     );
+}
+
+/// ADD had another config, or a plugin in the list has changed the addresses in the result.
+#[test]
+fn del_removes_elements_that_its_request_does_not_say() {
+    const OWNER: &str = "pausenet podnet x eth0";
+    let world = World::new();
+    let x = world.container("x");
+    let port = |host: u16| json!({"hostPort": host, "containerPort": 80});
+    let ports = |list: &[u16]| {
+        let list: Vec<_> = list.iter().map(|host| port(*host)).collect();
+        json!({"portMappings": list})
+    };
+    let dual = json!({"type": "host-local",
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]});
+    let config = with(
+        podnet(),
+        json!({"ipMasq": true, "macspoofchk": true, "ipam": dual, "runtimeConfig": ports(&[8080, 8081])}),
+    );
+    let changes = [
+        json!({}),
+        json!({"ipMasq": false}),
+        json!({"macspoofchk": false}),
+        json!({"runtimeConfig": null}),
+        json!({"runtimeConfig": ports(&[8080])}),
+        json!({"runtimeConfig": ports(&[9090, 8081])}),
+        json!({"ipMasq": false, "macspoofchk": false, "runtimeConfig": null}),
+    ];
+    for change in changes {
+        for addresses in ["all", "first", "others"] {
+            let mut result = call("ADD", &config, &x).run().ok();
+            assert!(element_count(OWNER) > 8);
+            match addresses {
+                "first" => result["ips"].as_array_mut().unwrap().truncate(1),
+                "others" => result["ips"][0]["address"] = json!("10.1.0.99/24"),
+                _ => {}
+            }
+            let changed = with(config.clone(), change.clone());
+            call("DEL", &with(changed, json!({"prevResult": result})), &x)
+                .run()
+                .ok();
+            assert_eq!(element_count(OWNER), 0, "{change} {addresses}");
+            assert!(allocated("podnet").is_empty());
+        }
+    }
+
+    let result = call("ADD", &podnet(), &x).run().ok();
+    let chained = |list: &[u16]| {
+        let more = json!({"type": "portmap", "prevResult": result, "runtimeConfig": ports(list)});
+        with(podnet(), more)
+    };
+    call_as("portmap", "ADD", &chained(&[8080, 8081]), &x)
+        .run()
+        .ok();
+    call_as("portmap", "DEL", &chained(&[8081, 9090]), &x)
+        .run()
+        .ok();
+    assert_eq!(element_count("portmap podnet x eth0"), 0);
 }

@@ -208,7 +208,7 @@ fn claim(host: &mut Host, plan: &Plan, uplink: &Uplink<'_>, nft: Option<Nft>) ->
     let (attachment, places) = (&plan.attachment, &plan.earlier_holders);
     let had_elements = match plan.elements.is_empty() {
         true => element_record::remove(attachment, Mapper::Own),
-        false => element_record::create(attachment, Mapper::Own),
+        false => element_record::create(attachment, Mapper::Own, Some(plan.elements.len())),
     };
     if had_elements {
         // It ended without DEL, and may have had another address.

@@ -1,15 +1,17 @@
-//! Which attachments have elements in nftables: an empty file for each, under /run.
+//! Which attachments have elements in nftables: a file for each, under /run, with their number.
 //!
 //! An element is found by the address or port that is its key. An attachment that ended without DEL
 //! and begins again, with another address, would have to search all elements of the host for those
-//! of its earlier life. The file tells it whether there may be any. It can be lost without harm: the
+//! of its earlier life. The file tells it whether there may be any. DEL, whose config may have
+//! changed, sees from the number whether it has found all. The file can be lost without harm: the
 //! elements then stay until their address has its next holder.
 
 use std::fs::{self, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cni::request::Attachment;
+use crate::kernel::file::{self, Symlinks};
 use crate::kernel::lock::make_dir;
 use crate::plan::{Mapper, host_end_name};
 
@@ -20,10 +22,18 @@ fn path(attachment: &Attachment, mapper: Mapper) -> PathBuf {
     Path::new(FOLDER).join(name)
 }
 
-/// Records an attachment. True when it was recorded already.
-pub(crate) fn create(attachment: &Attachment, mapper: Mapper) -> bool {
+/// Records an attachment with the number of its elements, if that is known. True when it was recorded
+/// already; then the number stays.
+pub(crate) fn create(attachment: &Attachment, mapper: Mapper, elements: Option<usize>) -> bool {
     let path = path(attachment, mapper);
-    let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+    let number = elements.map_or_else(String::new, |number| number.to_string());
+    let create = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        file.write_all(number.as_bytes())
+    };
     let outcome = match create() {
         Err(err) if err.kind() == ErrorKind::NotFound => {
             make_dir(Path::new(FOLDER)).and_then(|()| create())
@@ -36,6 +46,12 @@ pub(crate) fn create(attachment: &Attachment, mapper: Mapper) -> bool {
 /// True when an attachment is recorded.
 pub(crate) fn exists(attachment: &Attachment, mapper: Mapper) -> bool {
     path(attachment, mapper).exists()
+}
+
+/// How many elements an attachment has been given; None where that is not recorded.
+pub(crate) fn elements(attachment: &Attachment, mapper: Mapper) -> Option<usize> {
+    let text = file::read_text(&path(attachment, mapper), 64, Symlinks::Refuse).ok()?;
+    text.parse().ok()
 }
 
 /// Removes the record of an attachment. True when there was one.

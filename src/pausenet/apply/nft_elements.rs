@@ -3,11 +3,13 @@
 //! An element's key is an address or a port, and may belong to another owner by now. So a removal
 //! first compares the owner, and it takes effect only if the ruleset has not changed in between.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
 pub use super::claim::{Extent, port_of, restore_shared};
+use super::element_record;
 use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
@@ -68,17 +70,24 @@ pub(crate) fn ready() -> Result<()> {
         .map_err(|err| explain(err, attempt))
 }
 
-/// Removes the elements of an attachment.
+/// Removes the elements of an attachment: those that the request says, and if it had others, all that
+/// there are. ADD may have had another config, and a result that went through other plugins may have
+/// other addresses.
 pub(crate) fn remove_elements(
     nft: &mut Nft,
     request: &Request,
     addresses: &[IpNetwork],
     mac: Option<MacAddr>,
-) -> Result<bool> {
-    match elements_to_remove(request, addresses, mac) {
-        Some(known) => remove_elements_by_key(nft, &Mapper::Own.owner(&request.attachment), &known),
-        None => remove_all_elements_of(nft, &request.attachment),
+) -> Result<()> {
+    let attachment = &request.attachment;
+    if let Some(known) = elements_to_remove(request, addresses, mac) {
+        let removed = remove_elements_by_key(nft, &Mapper::Own.owner(attachment), &known)?;
+        let made = element_record::elements(attachment, Mapper::Own);
+        if made.is_none_or(|made| made == removed) {
+            return Ok(());
+        }
     }
+    remove_all_elements_of(nft, attachment).map(drop)
 }
 
 /// Removes port mappings of an attachment that its request does not mention.
@@ -112,16 +121,17 @@ pub fn remove_all_elements_of(nft: &mut Nft, attachment: &Attachment) -> Result<
 }
 
 /// Removes those elements of `owner` that have the keys of these: lets them expire
-/// ([`Change::Expire`]), waits until they have, and forgets the UDP flows through them. True when
-/// there was one.
+/// ([`Change::Expire`]), waits until they have, and forgets the UDP flows through them. Returns how
+/// many there were.
 pub fn remove_elements_by_key(
     nft: &mut Nft,
     owner: &str,
     known: &[(Set, Element)],
-) -> Result<bool> {
+) -> Result<usize> {
     if known.is_empty() {
-        return Ok(false);
+        return Ok(0);
     }
+    let most = Cell::new(0);
     let wanted: Vec<_> = known
         .iter()
         .map(|(set, element)| (set, element.key.clone()))
@@ -132,25 +142,27 @@ pub fn remove_elements_by_key(
             let found = found.filter(|found| found.owner == owner)?;
             Some(((*set).clone(), found))
         });
-        Ok(owned.collect())
+        let owned: Vec<_> = owned.collect();
+        most.set(owned.len().max(most.get()));
+        Ok(owned)
     };
     let change = |nft: &mut Nft, change: fn((Set, Element)) -> Change| {
         amend(nft, REMOVAL, |nft| {
             Ok(owned(nft)?.into_iter().map(change).collect())
         })
     };
-    let found = match change(nft, |(set, element)| Change::Expire(set, element)) {
-        Ok(false) => false,
-        Ok(true) if has_ended(nft, &owned)? => true,
-        // The kernel does not support it, or the set was created without timeouts.
-        _ => {
-            change(nft, |(set, element)| Change::Remove(set, element.key))?;
-            true
-        }
+    let is_done = match change(nft, |(set, element)| Change::Expire(set, element)) {
+        Ok(false) => true,
+        Ok(true) => has_ended(nft, &owned)?,
+        Err(_) => false,
     };
+    if !is_done {
+        // The kernel does not support it, or the set was created without timeouts.
+        change(nft, |(set, element)| Change::Remove(set, element.key))?;
+    }
     // Also if there was none: the ruleset may have been flushed, and the flows not.
     forget_flows(nft, known.iter().map(|(_, element)| element))?;
-    Ok(found)
+    Ok(most.get())
 }
 
 /// Forgets the UDP flows through mapped ports that were removed. A flow lasts as long as packets
@@ -352,7 +364,8 @@ mod tests {
         let mut nft = Nft::missing();
         assert!(!remove_all_elements_of(&mut nft, &attachment).unwrap());
         let known = elements_of(&ports());
-        assert!(!remove_elements_by_key(&mut nft, "pausenet n c eth0", &known).unwrap());
+        let removed = remove_elements_by_key(&mut nft, "pausenet n c eth0", &known);
+        assert_eq!(removed.unwrap(), 0);
         let addresses = ["10.1.0.5/24".parse().unwrap()];
         remove_unmentioned_port_elements(&mut nft, &attachment, &addresses).unwrap();
     }

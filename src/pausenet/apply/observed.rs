@@ -96,7 +96,7 @@ pub fn restore_elements(
         .first()
         .and_then(|wanted| element_owner(&wanted.element.owner))
     {
-        element_record::create(attachment, mapper);
+        element_record::create(attachment, mapper, None);
     }
     let deaths = Deaths::new(&mut socket);
     claim(None, desired, Extent::Part, deaths).map(|()| true)

@@ -34,19 +34,16 @@ pub fn publish(
     addresses: &[IpNetwork],
 ) -> Result<()> {
     let owner = mapper.owner(attachment);
-    let was_recorded = element_record::create(attachment, mapper);
+    let desired = desired_port_elements(ports, addresses, &owner);
+    let number = (extent == Extent::Whole).then_some(desired.len());
+    let was_recorded = element_record::create(attachment, mapper, number);
     if was_recorded && extent == Extent::Whole {
         // It ended without DEL, and may have had another address.
         nft_elements::remove_elements_where(&mut nft_elements::open()?, |found| {
             found.owner == owner
         })?;
     }
-    claim(
-        None,
-        &desired_port_elements(ports, addresses, &owner),
-        extent,
-        Deaths::new(&mut host.socket),
-    )?;
+    claim(None, &desired, extent, Deaths::new(&mut host.socket))?;
     let opened = match towards(host, addresses)? {
         Some(link) => enable_mappings(ports, addresses, &link),
         None => Ok(()),

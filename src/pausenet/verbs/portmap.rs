@@ -72,11 +72,15 @@ pub(super) fn del(request: &Request) -> Result<()> {
     let owner = owner(request);
     let _host = Host::open(&host_end_name(&request.attachment))?;
     let was_ours = match (&request.network.ports, &request.network.prev_result) {
-        (Some(ports), Some(before)) => nft_elements::remove_elements_by_key(
-            &mut nft_elements::open()?,
-            &owner,
-            &port_elements(ports, &before.addresses_of(&request.attachment.ifname)),
-        )?,
+        (Some(ports), Some(before)) => {
+            let known = port_elements(ports, &before.addresses_of(&request.attachment.ifname));
+            let mut nft = nft_elements::open()?;
+            let removed = nft_elements::remove_elements_by_key(&mut nft, &owner, &known)?;
+            // ADD may have had other ports or addresses.
+            let made = element_record::elements(&request.attachment, Mapper::Chained);
+            let has_others = made.is_some_and(|made| made != removed);
+            has_others && remove_all(&owner)? || removed > 0
+        }
         _ => remove_all(&owner)?,
     };
     element_record::remove(&request.attachment, Mapper::Chained);

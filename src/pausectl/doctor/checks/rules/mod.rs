@@ -85,11 +85,9 @@ impl Repair for RuleRepair {
                 if host_end(&mut Host::open_socket()?, attachment)?.is_some() {
                     return Ok(false);
                 }
-                Ok(nft_elements::remove_elements_by_key(
-                    &mut nft_elements::open()?,
-                    owner,
-                    known,
-                )?)
+                let mut nft = nft_elements::open()?;
+                let removed = nft_elements::remove_elements_by_key(&mut nft, owner, known)?;
+                Ok(removed > 0)
             }
         }
     }
