@@ -97,7 +97,7 @@ fn a_del_survives_any_failed_syscall() {
     each_refused(&pods.call("DEL"), prepare, heal, |after, answer| {
         if !answer.0.status.success() {
             answer.err();
-        } else if !after.contains(" read(") {
+        } else if !after.contains(" read(") && !after.contains("<... read resumed>") {
             // An address file that cannot be read is kept: it may be another's, and one bad
             // block must not make the DEL of every pod fail.
             pods.assert_unchanged(after);

@@ -111,6 +111,24 @@ impl HostLocal {
         Ok(store.map(|store| store.with_index(&self.indexes)))
     }
 
+    /// The same to free addresses. Where no folder can be, nothing was ever reserved, and every DEL
+    /// would fail as the ADD before it.
+    fn store_to_clear(&self) -> Result<Option<Store>> {
+        use std::io::ErrorKind::{InvalidFilename, NotADirectory};
+        let opened = self.existing_store();
+        let is_impossible = || match std::fs::metadata(&self.dir) {
+            Ok(found) => !found.is_dir(),
+            Err(err) => matches!(err.kind(), NotADirectory | InvalidFilename),
+        };
+        match opened {
+            Err(err) if is_impossible() => {
+                warn(err);
+                Ok(None)
+            }
+            opened => opened,
+        }
+    }
+
     /// The path of the network's store.
     pub fn dir(&self) -> &std::path::Path {
         &self.dir
@@ -174,7 +192,7 @@ impl HostLocal {
 
     /// Frees all of the attachment's addresses. Succeeds when it has none.
     pub(crate) fn release(&self, attachment: &Attachment) -> Result<()> {
-        match self.existing_store()? {
+        match self.store_to_clear()? {
             Some(mut store) => store.release(&Holder::of(attachment)),
             None => Ok(()),
         }
@@ -192,7 +210,7 @@ impl HostLocal {
     /// The attachment's reserved addresses that lie in the ranges; all of them, with the longest
     /// prefix, if the ranges are not known.
     pub(crate) fn held(&self, attachment: &Attachment) -> Result<Vec<IpNetwork>> {
-        let Some(mut store) = self.existing_store()? else {
+        let Some(mut store) = self.store_to_clear()? else {
             return Ok(Vec::new());
         };
         let held = store.held_by(&Holder::of(attachment))?;
@@ -236,7 +254,7 @@ impl HostLocal {
 
     /// The reservations for which `keep` (container, interface) is false.
     pub(super) fn stale(&self, keep: impl Fn(&str, &str) -> bool) -> Result<Vec<StaleReservation>> {
-        match self.existing_store()? {
+        match self.store_to_clear()? {
             Some(store) => store.stale(keep),
             None => Ok(Vec::new()),
         }
@@ -263,7 +281,7 @@ impl HostLocal {
     /// # Errors
     /// Code 5, after freeing as many as possible.
     pub(super) fn release_others(&self, keep: impl Fn(&str, &str) -> bool) -> Result<bool> {
-        match self.existing_store()? {
+        match self.store_to_clear()? {
             Some(mut store) => store.release_others(keep),
             None => Ok(false),
         }

@@ -284,3 +284,27 @@ fn corrupt_files_in_the_store_are_ignored() {
     assert_eq!(allocated("podnet"), ["10.1.0.2", "10.1.0.3"]);
     assert!(Path::new(STORES).join("podnet/README").exists());
 }
+
+/// A dataDir of a name that is too long, or below a file: ADD has never reserved anything there.
+#[test]
+fn del_and_gc_succeed_where_no_store_can_be() {
+    let world = World::new();
+    let x = world.container("x");
+    fs::write("/run/file", "").unwrap();
+    let long = format!("/run/{}", "x".repeat(300));
+    for dir in ["/run/file", "/run/file/below", "/dev/null/x", &long] {
+        let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/24", "dataDir": dir});
+        let config = with(podnet(), json!({"ipMasq": true, "ipam": ipam}));
+        add(&x, &config).run().err_code(5);
+        for verb in ["DEL", "GC"] {
+            let call = Call::new(verb, &config).netns(&x).run();
+            call.ok();
+            let stderr = String::from_utf8_lossy(&call.0.stderr).into_owned();
+            assert!(
+                stderr.contains("warning: cannot open the address store"),
+                "{stderr}"
+            );
+        }
+        assert!(x.link("eth0").is_none());
+    }
+}
