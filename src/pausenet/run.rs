@@ -52,7 +52,8 @@ pub fn run() -> ExitCode {
     let Err(err) = std::io::stdout().write_all(line.as_bytes()) else {
         return status;
     };
-    let mut lost = Error::new(Code::Io, format!("cannot write the answer: {err}"));
+    let code = Code::of_failure(&err, Code::Io);
+    let mut lost = Error::new(code, format!("cannot write the answer: {err}"));
     if added {
         lost = lost.hint(undo_add(plugin, &lookup, &stdin));
     }

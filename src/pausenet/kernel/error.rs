@@ -97,6 +97,25 @@ impl From<Errno> for KernelError {
     }
 }
 
+/// The kernel's text for an error: attribute NLMSGERR_ATTR_MSG after the echoed request.
+pub(super) fn extended_ack(echoed: &[u8]) -> Option<String> {
+    const ATTR_MSG: u16 = 1;
+    // A request begins with its length.
+    let request = u32::from_ne_bytes(*echoed.first_chunk()?) as usize;
+    let mut rest = echoed.get(request.checked_next_multiple_of(4)?..)?;
+    while let [len_lo, len_hi, kind_lo, kind_hi, ..] = rest {
+        let length = usize::from(u16::from_ne_bytes([*len_lo, *len_hi]));
+        let kind = u16::from_ne_bytes([*kind_lo, *kind_hi]) & 0x3fff;
+        let value = rest.get(4..length)?;
+        if kind == ATTR_MSG {
+            let text = value.split(|byte| *byte == 0).next()?;
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
 /// The first error of a batch.
 #[derive(Debug)]
 pub struct BatchError {
@@ -181,5 +200,23 @@ mod tests {
             "{err}"
         );
         assert_eq!(err.details, "this kernel was built without what it needs");
+    }
+
+    #[test]
+    fn the_kernel_s_words_are_found_among_other_attributes() {
+        let mut echoed = vec![0; 20];
+        echoed[..4].copy_from_slice(&18_u32.to_ne_bytes());
+        echoed.extend([8, 0, 2, 0, 9, 9, 9, 9]); // NLMSGERR_ATTR_OFFS
+        echoed.extend([11, 0, 1, 0]);
+        echoed.extend(b"no way\0\0");
+        assert_eq!(extended_ack(&echoed).as_deref(), Some("no way"));
+    }
+
+    #[test]
+    fn a_cut_off_extended_ack_is_no_extended_ack() {
+        for length in 0..20 {
+            assert_eq!(extended_ack(&vec![0xff; length]), None);
+        }
+        assert_eq!(extended_ack(&[0; 40]), None);
     }
 }

@@ -108,6 +108,25 @@ mod tests {
         }
     }
 
+    /// As after an error between a request and its reply.
+    #[test]
+    fn a_reply_that_was_left_over_does_not_disturb_requests_of_other_types() {
+        use super::super::netlink::{Reply, Socket};
+        use super::super::reply::Message;
+        use super::super::request::{ExpectedReply, Request};
+        use netlink_packet_route::RouteNetlinkMessage;
+        use netlink_packet_route::link::LinkMessage;
+        let mut socket = Socket::open(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
+        let unread = Request::expecting(GetNetconf(Family::Ipv4), ExpectedReply::Nothing);
+        let _: Reply<Netconf> = socket.one(unread);
+        let mut loopback = LinkMessage::default();
+        loopback.header.index = 1;
+        let question = RouteNetlinkMessage::GetLink(loopback);
+        let question = Request::expecting(question, ExpectedReply::Message);
+        let reply: Reply<Message> = socket.one(question);
+        assert_eq!(reply.unwrap().len(), 1);
+    }
+
     #[test]
     fn truncated_messages_and_other_kinds_are_ignored() {
         assert_eq!(read(NEW_NETCONF, &[]).forwarding, None);
