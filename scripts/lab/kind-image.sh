@@ -15,6 +15,7 @@
 #   cgroup v1        kubelet 1.37 refuses it unless told otherwise; controllers that the machine has not mounted are
 #                    hidden from systemd, which would mount them
 #   runc             the lab's runc.sh, for machines without CAP_SYS_RESOURCE
+#   kubeadm          waits longer
 #   sysctls          those of the whole machine stay as they are
 
 # shellcheck source=lib.sh disable=SC1091
@@ -150,6 +151,17 @@ for key in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oop
 done
 END
     printf '[Service]\nExecStartPre=/kind/bin/lab-sysctls\n' >"$systemd/kubelet.service.d/20-lab.conf"
+    # On a busy machine the API server needs longer to come up than the minute that kubeadm gives it.
+    mv -- "$root/usr/bin/kubeadm" "$root/kind/bin/kubeadm"
+    cat >"$root/usr/bin/kubeadm" <<'END'
+#!/bin/bash
+set -euo pipefail
+config=/kind/kubeadm.conf
+if [[ -f $config ]] && ! grep -q '^timeouts:' "$config"; then
+    sed -i -E 's/^kind: (Init|Join)Configuration$/&\ntimeouts: {kubernetesAPICall: 4m0s}/' "$config"
+fi
+exec /kind/bin/kubeadm "$@"
+END
     # Before the node counts as up, so before kubeadm starts pods.
     printf '[Service]\nExecStartPost=/usr/local/bin/ctr -n k8s.io images import /kind/pause.tar\n' \
         >"$systemd/containerd.service.d/20-lab.conf"
@@ -166,7 +178,7 @@ if [[ ! -f /sys/fs/cgroup/cgroup.controllers ]]; then
 fi
 exec "$@"
 END
-    chmod 755 -- "$root"/kind/bin/*
+    chmod 755 -- "$root"/kind/bin/* "$root/usr/bin/kubeadm"
 }
 
 # --- the images in the node -------------------------------------------------------------------------

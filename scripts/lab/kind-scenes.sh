@@ -41,7 +41,7 @@ main() {
         figures+=("$scene" $((SECONDS - started)))
     done
     trap - EXIT
-    printf '\n%-12s%8s\n' '' seconds kind-up.sh "${KIND_UP_SECONDS-}" "${figures[@]}"
+    printf '\n%s\n' 'all passed; seconds:' && printf '%-12s%4s\n' kind-up.sh "${KIND_UP_SECONDS-}" "${figures[@]}"
 }
 
 failed() {
@@ -229,5 +229,8 @@ state() {
 
 help_if_asked "$@"
 (($#)) || usage
-[[ $* == state ]] && { state && exit; }
+if [[ $* == state ]]; then
+    state
+    exit
+fi
 main "$@"

@@ -24,7 +24,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 repo=${here%/scripts/lab}
 
-UP=420 GONE=60 # seconds
+UP=600 GONE=60 # seconds
 ADDRESS=203.0.113.1 ADDRESS6=2001:db8::1 # outside of the cluster
 
 # --- on the machine -------------------------------------------------------------------------------
