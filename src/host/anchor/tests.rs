@@ -340,7 +340,8 @@ fn a_sandbox_of_kubernetes_owns_its_pod() {
         of_sandbox.starts_with("Kubernetes recreates the pod, unless its restartPolicy is Never")
     );
     let of_container = then(&scene, "client");
-    assert!(of_container.contains("in the same network, if its restartPolicy says so"));
+    assert!(of_container.contains("in the same one, if its restartPolicy or a rule says so"));
+    assert!(of_container.contains("with the rule RestartAllContainers the others too"));
     assert!(of_container.contains("an ephemeral container (kubectl debug) it never starts again"));
 }
 

@@ -1,7 +1,7 @@
 //! Other firewalls of the host: adds rules that accept our traffic to DOCKER-USER, if that chain
 //! exists, and finds chains that drop it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::nft_elements::{amend, explain, is_unknown, open};
 use crate::cni::{Code, During, Error, Family, NetworkName, Result};
@@ -10,7 +10,7 @@ use crate::kernel::{KernelError, iptables_legacy};
 use crate::plan::elements::TABLE;
 use crate::plan::firewall::{
     self, AllowedTraffic, BaseChain, DOCKER_USER, ForwardChain, Forwarded, LegacyForward, Obstacle,
-    TABLES, TableRules, Unreachable, is_of_network, missing, network_of, tables_of,
+    Sets, TABLES, TableRules, Unreachable, is_of_network, missing, network_of, tables_of,
 };
 
 const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
@@ -117,6 +117,8 @@ pub struct Drops {
     pub obstacles: Vec<Obstacle>,
     /// Addresses that pods do not reach, because rules want their packets to come another way.
     pub unreachable: Vec<Unreachable>,
+    /// Chains that accept all traffic of a network by their rules, whatever their policy.
+    pub accepted: HashSet<(String, NetworkName)>,
     /// Docker manages nftables itself, and no chain keeps new connections from outside from the
     /// pods' own addresses.
     pub open_beside_docker: bool,
@@ -137,7 +139,7 @@ pub fn drops(traffic: &[Forwarded], uplink: Option<&str>) -> Result<Drops> {
 fn read_drops(traffic: &[Forwarded], uplink: Option<&str>) -> Result<Drops, KernelError> {
     let mut drops = Drops::default();
     let mut nft = Nft::open()?;
-    let mut tables: HashMap<(TableFamily, String), Vec<Rule>> = HashMap::new();
+    let mut tables: HashMap<(TableFamily, String), (Vec<Rule>, Sets)> = HashMap::new();
     let mut is_docker_s = false;
     let mut lets_in = true;
     for head in nft.chains()? {
@@ -145,35 +147,115 @@ fn read_drops(traffic: &[Forwarded], uplink: Option<&str>) -> Result<Drops, Kern
         let Some((hook, policy)) = head.hook else {
             continue;
         };
-        let is_on_the_way = matches!(
-            hook,
-            HookPoint::PreRouting | HookPoint::Forward | HookPoint::PostRouting
-        );
         // Those of ours drop nothing that they should not.
-        if !is_on_the_way || head.is_nat || head.table == TABLE.name {
+        if !is_on_the_way(hook) || head.is_nat || head.table == TABLE.name {
             continue;
         }
         let key = (head.family, head.table.clone());
         if !tables.contains_key(&key) {
             let rules = nft.rules_of(head.family, &head.table, None)?;
-            tables.insert(key.clone(), rules);
+            let mut sets = Sets::new();
+            for name in firewall::looked_up(&rules) {
+                sets.insert(
+                    name.to_owned(),
+                    nft.members(head.family, &head.table, name)?,
+                );
+            }
+            tables.insert(key.clone(), (rules, sets));
         }
-        let rules = TableRules::new(tables.get(&key).map_or(&[], Vec::as_slice));
+        let Some((rules, sets)) = tables.get(&key) else {
+            continue;
+        };
+        let rules = TableRules::new(rules).with_sets(sets);
         let chain = BaseChain {
             family: head.family,
             table: head.table,
             name: head.name,
             hook,
             policy,
+            is_legacy: false,
         };
-        drops.obstacles.extend(chain.drops(&rules, traffic, uplink));
-        drops.unreachable.extend(chain.unreachable(&rules, traffic));
-        if hook == HookPoint::Forward {
-            lets_in &= traffic.iter().any(|one| chain.lets_in(&rules, one, uplink));
+        lets_in &= drops.follow(&chain, &rules, traffic, uplink);
+    }
+    for family in Family::ALL {
+        for table in LEGACY_TABLES {
+            lets_in &= drops.follow_legacy(family, table, traffic, uplink)?;
         }
     }
     drops.open_beside_docker = is_docker_s && lets_in && !traffic.is_empty();
     Ok(drops)
+}
+
+/// The tables of iptables-legacy that packets of pods go through.
+const LEGACY_TABLES: [&str; 4] = ["raw", "mangle", "filter", "security"];
+
+fn is_on_the_way(hook: HookPoint) -> bool {
+    match hook {
+        HookPoint::PreRouting | HookPoint::Forward | HookPoint::PostRouting => true,
+        HookPoint::Input | HookPoint::Output => false,
+    }
+}
+
+impl Drops {
+    /// Follows the rules of a chain. False where it keeps others from the pods' own addresses.
+    fn follow(
+        &mut self,
+        chain: &BaseChain,
+        rules: &TableRules,
+        traffic: &[Forwarded],
+        uplink: Option<&str>,
+    ) -> bool {
+        self.obstacles.extend(chain.drops(rules, traffic, uplink));
+        self.unreachable.extend(chain.unreachable(rules, traffic));
+        if chain.hook != HookPoint::Forward {
+            return true;
+        }
+        // Of a network in two families, both.
+        let (accepted, others): (Vec<_>, Vec<_>) = traffic
+            .iter()
+            .partition(|one| chain.accepts_all(rules, one, uplink));
+        let name = |one: &&Forwarded| one.allowed.network.clone();
+        let others: HashSet<_> = others.iter().map(name).collect();
+        let accepted = accepted
+            .iter()
+            .map(name)
+            .filter(|name| !others.contains(name));
+        self.accepted
+            .extend(accepted.map(|name| (chain.place(), name)));
+        traffic.iter().any(|one| chain.lets_in(rules, one, uplink))
+    }
+
+    fn follow_legacy(
+        &mut self,
+        family: Family,
+        table: &str,
+        traffic: &[Forwarded],
+        uplink: Option<&str>,
+    ) -> Result<bool, KernelError> {
+        let Some(found) = iptables_legacy::table(family, table)? else {
+            return Ok(true);
+        };
+        let rules = TableRules::new(&found.rules);
+        let mut lets_in = true;
+        for (name, hook, policy) in &found.chains {
+            if !is_on_the_way(*hook) {
+                continue;
+            }
+            let chain = BaseChain {
+                family: match family {
+                    Family::Ipv4 => TableFamily::Ipv4,
+                    Family::Ipv6 => TableFamily::Ipv6,
+                },
+                table: table.to_owned(),
+                name: (*name).to_owned(),
+                hook: *hook,
+                policy: *policy,
+                is_legacy: true,
+            };
+            lets_in &= self.follow(&chain, &rules, traffic, uplink);
+        }
+        Ok(lets_in)
+    }
 }
 
 fn forward_chains() -> Result<Vec<ForwardChain>, KernelError> {

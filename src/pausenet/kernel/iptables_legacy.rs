@@ -2,10 +2,13 @@
 //! (linux/netfilter_ipv4/ip_tables.h and its IPv6 counterpart). It does not write them: changing
 //! one rule means replacing the whole table.
 
+mod rules;
+
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
+pub(crate) use self::rules::LegacyTable;
 use super::error::KernelError;
 use super::syscalls::socket_option;
 use crate::cni::Family;
@@ -102,6 +105,15 @@ pub(crate) fn forward_drops(family: Family) -> Result<bool, KernelError> {
         number(&rules, at + target + VERDICT_AT)
     });
     Ok(verdict == Some(VERDICT_DROP))
+}
+
+/// A table, read as far as its rules can be. None if it is not in use.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_NET_ADMIN.
+pub(crate) fn table(family: Family, table: &str) -> Result<Option<LegacyTable>, KernelError> {
+    let found = read(family, table)?;
+    Ok(found.map(|(info, rules)| LegacyTable::read(family, &info, &rules)))
 }
 
 /// A table's info and its rules. None if it is not in use.

@@ -1,12 +1,13 @@
 //! Chains of others that drop what pods forward. (A real Docker's are in `tests/docker`.)
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use super::{DoctorHost, added, network};
 use common::nftables::ruleset;
-use common::outside_host;
-use common::run;
 use common::traffic::{listen, tcp, tcp_is_blocked};
+use common::{lab, outside_host, run};
 
 fn nft(commands: &str) {
     run("nft", [commands]);
@@ -116,6 +117,40 @@ fn drops_behind_jumps_and_by_name_are_reported_with_commands_that_help() {
              add rule inet fw f jump rest; add rule inet fw rest drop",
             ["chain f of table inet fw", "jumps to rest"],
         ),
+        (
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+             add set inet fw links { type ifname; elements = { eth7, cni0 }; }; \
+             add rule inet fw f iifname @links drop",
+            ["chain f of table inet fw", "a rule of it drops"],
+        ),
+        (
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+             add set inet fw nets { type ipv4_addr; flags interval; elements = { 10.0.0.0-10.2.0.9, 192.168.0.0/16 }; }; \
+             add rule inet fw f ip saddr @nets reject",
+            ["chain f of table inet fw", "a rule of it drops"],
+        ),
+        (
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+             add rule inet fw f ip saddr != { 172.16.0.0/12, 192.168.0.0/16 } drop",
+            ["chain f of table inet fw", "a rule of it drops"],
+        ),
+        (
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+             add chain inet fw pods; add rule inet fw pods drop; \
+             add rule inet fw f iifname vmap { lo : accept, cni0 : jump pods }",
+            ["chain f of table inet fw", "jumps to pods"],
+        ),
+        (
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+             add map inet fw zones { type ipv4_addr : verdict; flags interval; elements = { 10.1.0.0/16 : drop, 10.9.0.0/16 : accept }; }; \
+             add rule inet fw f ip saddr vmap @zones",
+            ["chain f of table inet fw", "a rule of it drops"],
+        ),
+        (
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+             add rule inet fw f iifname vmap { lo : accept, * : drop }",
+            ["chain f of table inet fw", "a rule of it drops"],
+        ),
     ] {
         let report = doctor.check(&["firewall"]);
         assert!(report.findings.is_empty(), "before {rules}: {report:#?}");
@@ -140,6 +175,166 @@ fn drops_behind_jumps_and_by_name_are_reported_with_commands_that_help() {
         for table in ["ip filter", "ip raw", "inet fw"] {
             nft(&format!("add table {table}; delete table {table}"));
         }
+    }
+}
+
+/// Sets and maps of verdicts that let the pods through, or keep others out.
+#[test]
+fn look_ups_that_do_not_drop_what_pods_send_are_not_reported() {
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = added(&doctor, &network(), "web");
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    let chain = "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy accept; }; \
+        add chain inet fw others; add rule inet fw others drop; ";
+    for rules in [
+        "add set inet fw links { type ifname; elements = { eth7, cni01 }; }; add rule inet fw f iifname @links drop",
+        "add rule inet fw f iifname != { cni0, up2 } drop",
+        "add set inet fw nets { type ipv4_addr; flags interval; elements = { 10.0.0.0-10.0.255.255, 10.1.1.0/24 }; }; \
+         add rule inet fw f ip saddr @nets drop; add rule inet fw f ip daddr @nets drop",
+        "add rule inet fw f iifname vmap { eth7 : jump others, cni0 : accept }; add rule inet fw f ct state established,related accept; \
+         add rule inet fw f iifname cni0 drop",
+        "add rule inet fw f ip saddr vmap { 10.1.0.77 : drop, 10.1.1.0-10.1.2.255 : goto others }",
+        "add rule inet fw f meta iifname . ip saddr { eth7 . 10.1.0.2 } drop",
+    ] {
+        nft(&format!("{chain}{rules}"));
+        tcp(&server, Some(&web), "192.0.2.2:7000");
+        let report = doctor.check(&["firewall"]);
+        assert!(report.findings.is_empty(), "{rules}: {report:#?}");
+        nft("delete table inet fw");
+    }
+}
+
+/// What a chain drops by its policy it may accept before, by a set.
+#[test]
+fn a_chain_that_accepts_the_pods_by_a_set_is_no_obstacle() {
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = added(&doctor, &network(), "web");
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    let chain = "add table inet fw; add chain inet fw f { type filter hook forward priority 5; policy drop; }; \
+        add rule inet fw f ct state established,related accept; ";
+    for rules in [
+        "add rule inet fw f iifname { lo, cni0 } accept",
+        "add set inet fw nets { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 }; }; add rule inet fw f ip saddr @nets accept",
+        "add rule inet fw f iifname vmap { cni0 : accept, * : drop }",
+        "add chain inet fw pods; add rule inet fw pods accept; add rule inet fw f iifname vmap { cni0 : goto pods }",
+    ] {
+        nft(&format!("{chain}{rules}"));
+        tcp(&server, Some(&web), "192.0.2.2:7000");
+        let report = doctor.check(&["firewall"]);
+        assert!(report.findings.is_empty(), "{rules}: {report:#?}");
+        nft("delete table inet fw");
+    }
+}
+
+/// nf_tables does not show them.
+#[test]
+fn drops_of_iptables_legacy_are_reported_with_commands_that_help() {
+    let doctor = DoctorHost::new();
+    let outside = outside_host(&doctor.host.world, 2);
+    let web = added(&doctor, &network(), "web");
+    let server = listen(Some(&outside), "192.0.2.2:7000");
+    let legacy = |commands: &[&str]| {
+        let run = |command: &&str| {
+            let mut iptables = Command::new("iptables-legacy");
+            iptables
+                .args(command.split_whitespace())
+                .output()
+                .is_ok_and(|output| output.status.success())
+        };
+        commands.iter().all(run)
+    };
+    if !legacy(&["-L FORWARD"]) {
+        return lab::skip_for_the_kernel("iptables-legacy");
+    }
+    for (commands, words) in [
+        (
+            &["-A FORWARD -i cni0 -j DROP"][..],
+            "filter: a firewall on this host drops what pods of podnet forward: a rule of it",
+        ),
+        (
+            &["-A FORWARD -s 10.0.0.0/8 -j REJECT"],
+            "a rule of it drops or rejects it",
+        ),
+        (
+            &[
+                "-N BLOCK",
+                "-A BLOCK -j DROP",
+                "-A FORWARD -i cni+ -j BLOCK",
+            ],
+            "it jumps to BLOCK",
+        ),
+        (
+            &[
+                "-N BLOCK",
+                "-A BLOCK -j DROP",
+                "-A FORWARD ! -s 10.2.0.0/16 -m comment --comment x -g BLOCK",
+            ],
+            "it jumps to BLOCK",
+        ),
+        (
+            &["-t raw -A PREROUTING -s 10.1.0.0/24 -j DROP"],
+            "chain PREROUTING of iptables-legacy's table raw",
+        ),
+        (
+            &["-t mangle -A FORWARD -i cni0 -m conntrack --ctstate NEW -j DROP"],
+            "table mangle",
+        ),
+        (&["-P FORWARD DROP"], "its policy is drop"),
+    ] {
+        assert!(legacy(commands), "{commands:?}");
+        tcp_is_blocked(Some(&web), "192.0.2.2:7000");
+        let report = doctor.check(&["firewall"]);
+        let found = report.problem(&["iptables-legacy", "podnet"]);
+        let text = format!(
+            "{}: {}",
+            found["subject"].as_str().unwrap(),
+            found["what"].as_str().unwrap()
+        );
+        assert!(text.contains(words), "{commands:?}: {text}");
+        for command in found["how"].as_str().unwrap().split("; ") {
+            run("sh", ["-ec", command]);
+        }
+        tcp(&server, Some(&web), "192.0.2.2:7000");
+        let report = doctor.check(&["firewall"]);
+        assert!(
+            report.findings.is_empty(),
+            "after {commands:?}: {report:#?}"
+        );
+        assert!(legacy(&[
+            "-P FORWARD ACCEPT",
+            "-F",
+            "-X",
+            "-t raw -F",
+            "-t mangle -F"
+        ]));
+    }
+    // Rules that others meet, or that accept the pods before the policy.
+    for commands in [
+        &["-A FORWARD -i cni01 -j DROP"][..],
+        &[
+            "-A FORWARD -s 10.2.0.0/16 -j DROP",
+            "-A FORWARD ! -i cni0 -s 10.1.0.0/24 -j DROP",
+        ],
+        &["-A FORWARD -i cni0 -p tcp --dport 25 -j DROP"],
+        &[
+            "-P FORWARD DROP",
+            "-A FORWARD -m state --state ESTABLISHED -j ACCEPT",
+            "-A FORWARD -i cni+ -j LOG",
+            "-A FORWARD -i cni+ -j ACCEPT",
+        ],
+        &[
+            "-A FORWARD -i cni0 -j RETURN",
+            "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
+            "-A FORWARD -j DROP",
+        ],
+    ] {
+        assert!(legacy(commands), "{commands:?}");
+        tcp(&server, Some(&web), "192.0.2.2:7000");
+        let report = doctor.check(&["firewall"]);
+        assert!(report.findings.is_empty(), "{commands:?}: {report:#?}");
+        assert!(legacy(&["-P FORWARD ACCEPT", "-F", "-X"]));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Other firewalls on the host that drop what pods forward. Which they are, and what helps, is in
 //! [`pausenet::plan::firewall`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::doctor::check::Check;
 use crate::doctor::configured::{host_local, networks_of_ours};
@@ -59,7 +59,10 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
                     !found.iter().any(is_same)
                 });
                 let new: Vec<_> = new.collect();
-                let found = found.into_iter().chain(new);
+                let found = found
+                    .into_iter()
+                    .filter_map(|found| shut_out(found, &drops.accepted));
+                let found = found.chain(new);
                 findings.extend(found.filter_map(|found| judge(found, &traffic, severity)));
                 findings.extend(drops.unreachable.iter().map(unreachable));
                 if drops.open_beside_docker {
@@ -73,6 +76,17 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The obstacle, for the networks that a rule of the chain does not accept; None if it accepts all. What is
+/// lost from Docker's chain is restored even so.
+fn shut_out(mut found: Obstacle, accepted: &HashSet<(String, NetworkName)>) -> Option<Obstacle> {
+    if found.remedy != Remedy::Ours {
+        let place = &found.place;
+        let is_shut_out = |name: &NetworkName| !accepted.contains(&(place.clone(), name.clone()));
+        found.networks.retain(is_shut_out);
+    }
+    (!found.networks.is_empty()).then_some(found)
 }
 
 /// What running attachments need.

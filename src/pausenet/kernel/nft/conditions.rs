@@ -12,7 +12,7 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
-use super::ruleset::{Condition, ConnectionState, PacketField, RuleVerdict};
+use super::ruleset::{Condition, ConnectionState, LookUp, PacketField, RuleVerdict};
 use crate::cni::Family;
 
 /// What a register holds.
@@ -183,15 +183,32 @@ impl Reader {
         }
     }
 
-    /// A look-up in a set is a condition, one in a map of verdicts is a verdict; neither is followed.
+    /// A look-up in a set is a condition, one in a map of verdicts is a verdict.
     fn look_up(&mut self, attributes: &[Lookup]) {
-        let to = attributes.iter().find_map(|attribute| match attribute {
-            Lookup::DestinationRegister(register) => Some(*register),
+        const INVERTED: u32 = 1;
+        let (mut from, mut to, mut set, mut negated) = (None, None, String::new(), false);
+        for attribute in attributes {
+            match attribute {
+                Lookup::Set(name) => set.clone_from(name),
+                Lookup::SourceRegister(register) => from = Some(*register),
+                Lookup::DestinationRegister(register) => to = Some(*register),
+                Lookup::Flags(flags) => negated = flags & INVERTED != 0,
+                _ => {}
+            }
+        }
+        let loaded = from.and_then(|from| self.registers.get(&number(from)));
+        let look_up = match loaded {
+            Some(Loaded::Field(field, None)) => Some(LookUp { field: *field, set }),
             _ => None,
-        });
+        };
         match to {
-            None => self.conditions.push(Condition::Unknown),
-            Some(Register::Verdict) => self.verdict = Some(RuleVerdict::Unknown),
+            None => self.conditions.push(match look_up {
+                Some(look_up) => Condition::In { look_up, negated },
+                None => Condition::Unknown,
+            }),
+            Some(Register::Verdict) => {
+                self.verdict = Some(look_up.map_or(RuleVerdict::Unknown, RuleVerdict::Map));
+            }
             Some(to) => self.load(to, Loaded::Other),
         }
     }
@@ -233,7 +250,7 @@ impl Reader {
         match text(&value(attributes, 1)).as_str() {
             "comment" => {}
             "conntrack" | "state" => {
-                let state = connection_state(&value(attributes, 3));
+                let state = xt_conntrack_state(&value(attributes, 3));
                 let condition = state.map_or(Condition::Unknown, Condition::State);
                 self.conditions.push(condition);
             }
@@ -247,14 +264,16 @@ const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 
 /// `-m conntrack --ctstate` alone (struct xt_conntrack_mtinfo3).
-fn connection_state(information: &[u8]) -> Option<ConnectionState> {
+pub(crate) fn xt_conntrack_state(information: &[u8]) -> Option<ConnectionState> {
     const STATE: u16 = 1;
+    // Set where it was written as `-m state --state`.
+    const ALIAS: u16 = 1 << 13;
     let short = |at: usize| {
         let bytes = information.get(at..at + 2)?;
         Some(u16::from_ne_bytes([bytes[0], bytes[1]]))
     };
     let (flags, inverted, states) = (short(146)?, short(148)?, short(150)?);
-    (flags == STATE).then_some(ConnectionState {
+    (flags & !ALIAS == STATE).then_some(ConnectionState {
         any_of: states.into(),
         negated: inverted & STATE != 0,
     })
@@ -277,7 +296,7 @@ fn bits(bytes: &[u8]) -> u32 {
     bytes.map_or(0, u32::from_ne_bytes)
 }
 
-fn be_number(bytes: &[u8]) -> Option<u32> {
+pub(super) fn be_number(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 

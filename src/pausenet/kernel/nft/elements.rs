@@ -7,8 +7,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_netfilter::NetfilterMessage;
 
+use super::conditions::{be_number, text};
 use super::reply::read_comment;
-use super::ruleset::Element;
+use super::ruleset::{Element, Member, RuleVerdict};
 
 /// struct nfgenmsg, with which every netfilter message begins.
 const HEADER: usize = 4;
@@ -122,6 +123,111 @@ fn read_value(data: &[u8]) -> Result<Vec<u8>, DecodeError> {
     Ok(Vec::new())
 }
 
+/// A request about the elements of any program's set, or the reply.
+#[derive(Debug, Clone)]
+pub(super) enum MemberMessage {
+    Request(NetfilterMessage),
+    Reply(Vec<Member>),
+}
+
+impl NetlinkSerializable for MemberMessage {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::Request(message) => NetlinkSerializable::message_type(message),
+            Self::Reply(_) => 0,
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Request(message) => NetlinkSerializable::buffer_len(message),
+            Self::Reply(_) => 0,
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        if let Self::Request(message) = self {
+            message.serialize(buffer);
+        }
+    }
+}
+
+impl NetlinkDeserializable for MemberMessage {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut members = Vec::new();
+        if header.message_type & 0xff == NFT_MSG_NEWSETELEM {
+            let attributes = payload.get(HEADER..).unwrap_or_default();
+            for list in NlasIterator::new(attributes) {
+                let list = list?;
+                if list.kind() != NFTA_SET_ELEM_LIST_ELEMENTS {
+                    continue;
+                }
+                for entry in NlasIterator::new(list.value()) {
+                    members.push(read_member(entry?.value())?);
+                }
+            }
+        }
+        Ok(Self::Reply(members))
+    }
+}
+
+fn read_member(attributes: &[u8]) -> Result<Member, DecodeError> {
+    const NFTA_SET_ELEM_FLAGS: u16 = 3;
+    const NFTA_SET_ELEM_KEY_END: u16 = 10;
+    const INTERVAL_END: u32 = 1;
+    const CATCH_ALL: u32 = 2;
+    let mut member = Member::default();
+    for attribute in NlasIterator::new(attributes) {
+        let attribute: NlaBuffer<&[u8]> = attribute?;
+        match attribute.kind() {
+            NFTA_SET_ELEM_KEY => member.key = read_value(attribute.value())?,
+            NFTA_SET_ELEM_KEY_END => member.has_end = true,
+            NFTA_SET_ELEM_DATA => member.verdict = read_verdict(attribute.value())?,
+            NFTA_SET_ELEM_FLAGS => {
+                let flags = be_number(attribute.value()).unwrap_or_default();
+                member.is_end = flags & INTERVAL_END != 0;
+                member.is_catch_all = flags & CATCH_ALL != 0;
+            }
+            _ => {}
+        }
+    }
+    Ok(member)
+}
+
+/// The verdict in an element's data; None where packets go on.
+fn read_verdict(data: &[u8]) -> Result<Option<RuleVerdict>, DecodeError> {
+    const NFTA_DATA_VERDICT: u16 = 2;
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    let (mut code, mut chain) = (None, None);
+    for value in NlasIterator::new(data) {
+        let value = value?;
+        if value.kind() != NFTA_DATA_VERDICT {
+            continue;
+        }
+        for attribute in NlasIterator::new(value.value()) {
+            let attribute: NlaBuffer<&[u8]> = attribute?;
+            match attribute.kind() {
+                NFTA_VERDICT_CODE => code = be_number(attribute.value()).map(u32::cast_signed),
+                NFTA_VERDICT_CHAIN => chain = Some(text(attribute.value())),
+                _ => {}
+            }
+        }
+    }
+    // Numbers of enum nft_verdicts, and NF_DROP and NF_ACCEPT.
+    Ok(match (code, chain) {
+        (Some(-1), _) => None,
+        (Some(-3), Some(chain)) => Some(RuleVerdict::Jump(chain)),
+        (Some(-4), Some(chain)) => Some(RuleVerdict::Goto(chain)),
+        (Some(-5), _) => Some(RuleVerdict::Return),
+        (Some(0), _) => Some(RuleVerdict::Drop),
+        (Some(1), _) => Some(RuleVerdict::Accept),
+        _ => Some(RuleVerdict::Unknown),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +239,7 @@ mod tests {
             let mut header = NetlinkHeader::default();
             header.message_type = 0x0a00 | NFT_MSG_NEWSETELEM;
             let _ = ElementMessage::deserialize(&header, &payload);
+            let _ = MemberMessage::deserialize(&header, &payload);
         }
     }
 }

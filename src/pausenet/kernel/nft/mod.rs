@@ -11,8 +11,10 @@ mod request;
 mod ruleset;
 mod socket;
 
+pub(crate) use conditions::xt_conntrack_state;
 pub use ruleset::{
     Chain, ChainHead, Change, Condition, ConnectionState, Contents, Element, Hook, HookPoint, Kind,
-    NewRule, PacketField, Policy, Rule, RuleVerdict, Set, Table, TableFamily, TerminalVerdict,
+    LookUp, Member, NewRule, PacketField, Policy, Rule, RuleVerdict, Set, Table, TableFamily,
+    TerminalVerdict,
 };
 pub use socket::{Nft, is_outdated};

@@ -391,11 +391,16 @@ pub(super) fn get_element(set: &Set, key: &[u8]) -> NetfilterMessage {
 
 /// Queries every element of a set.
 pub(super) fn get_elements(table: Table, set: &str) -> NetfilterMessage {
+    get_elements_of(table.family, table.name, set)
+}
+
+/// Like [`get_elements`], for a table given by family and name.
+pub(super) fn get_elements_of(family: TableFamily, table: &str, set: &str) -> NetfilterMessage {
     message(
-        table.family,
+        family,
         NfTablesMessage::GetSetElement(SetElementMessage {
             attributes: vec![
-                SetElementList::Table(table.name.into()),
+                SetElementList::Table(table.into()),
                 SetElementList::Set(set.into()),
             ],
         }),

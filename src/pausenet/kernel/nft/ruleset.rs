@@ -130,8 +130,31 @@ pub enum RuleVerdict {
     Return,
     Jump(String),
     Goto(String),
-    /// One that cannot be followed, such as a look-up in a map.
+    /// The one that a map has for the packet (`vmap`); packets that it does not have go on.
+    Map(LookUp),
+    /// One that cannot be followed.
     Unknown,
+}
+
+/// A look-up of a field of the packet in a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookUp {
+    pub(crate) field: PacketField,
+    pub(crate) set: String,
+}
+
+/// An element of any program's set, or map of verdicts.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub(crate) key: Vec<u8>,
+    /// It ends an interval, which it is not part of.
+    pub(crate) is_end: bool,
+    /// It stands for all that the others do not have.
+    pub(crate) is_catch_all: bool,
+    /// It has an end of its own, as concatenated intervals do.
+    pub(crate) has_end: bool,
+    /// Of a map; None: packets go on.
+    pub(crate) verdict: Option<RuleVerdict>,
 }
 
 /// A condition of a rule.
@@ -145,6 +168,11 @@ pub enum Condition {
         equal: bool,
     },
     State(ConnectionState),
+    /// A set has a field of the packet, or has it not.
+    In {
+        look_up: LookUp,
+        negated: bool,
+    },
     /// One that cannot be read.
     Unknown,
 }

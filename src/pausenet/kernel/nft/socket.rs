@@ -5,8 +5,8 @@ use netlink_packet_netfilter::NetfilterMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
-use super::elements::ElementMessage;
-use super::ruleset::{ChainHead, Change, Contents, Element, Rule, Set, Table, TableFamily};
+use super::elements::{ElementMessage, MemberMessage};
+use super::ruleset::{ChainHead, Change, Contents, Element, Member, Rule, Set, Table, TableFamily};
 use super::{reply, request};
 use crate::kernel::error::{BatchError, KernelError};
 use crate::kernel::netlink::{Reply, Socket};
@@ -104,6 +104,22 @@ impl Nft {
             .flat_map(ElementMessage::elements)
             .filter(|element| !element.expires)
             .collect())
+    }
+
+    /// What is in a set or map of any program; empty when it does not exist.
+    pub(crate) fn members(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Member>, KernelError> {
+        let question = request::get_elements_of(family, table, set);
+        let messages = self.list(MemberMessage::Request(question))?;
+        let members = messages.into_iter().flat_map(|message| match message {
+            MemberMessage::Request(_) => Vec::new(),
+            MemberMessage::Reply(members) => members,
+        });
+        Ok(members.collect())
     }
 
     /// The names of a table's sets and maps; empty when it does not exist.

@@ -9,6 +9,7 @@ use super::forwarding::{HostLink, RuleKind};
 use super::packet::{Direction, ESTABLISHED, Fate, LinkName, NEW, Packet, TableRules};
 use super::{AllowedTraffic, FirewallManager, Obstacle, Remedy};
 use crate::cni::Family;
+use crate::kernel::iptables_legacy;
 use crate::kernel::nft::{HookPoint, Policy, TableFamily};
 use crate::plan::names::HOST_END_START;
 
@@ -20,6 +21,8 @@ pub(crate) struct BaseChain {
     pub(crate) name: String,
     pub(crate) hook: HookPoint,
     pub(crate) policy: Policy,
+    /// It is one of iptables-legacy.
+    pub(crate) is_legacy: bool,
 }
 
 /// Traffic of a network, and the subnets of its pods.
@@ -40,13 +43,25 @@ pub struct Unreachable {
 
 impl BaseChain {
     /// Such as `chain FORWARD of table ip filter`.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
+        if self.is_legacy {
+            let program = iptables_legacy::program(self.ip_family());
+            return format!("chain {} of {program}'s table {}", self.name, self.table);
+        }
         format!(
             "chain {} of table {} {}",
             self.name,
             self.family_word(),
             self.table
         )
+    }
+
+    /// Of a chain of iptables.
+    fn ip_family(&self) -> Family {
+        match self.family {
+            TableFamily::Ipv6 => Family::Ipv6,
+            TableFamily::Ipv4 | TableFamily::Inet | TableFamily::Bridge => Family::Ipv4,
+        }
     }
 
     fn family_word(&self) -> &'static str {
@@ -135,6 +150,26 @@ impl BaseChain {
         None
     }
 
+    /// Whether rules of this chain certainly accept what the pods send and the answers to it.
+    pub(crate) fn accepts_all(
+        &self,
+        rules: &TableRules,
+        one: &Forwarded,
+        uplink: Option<&str>,
+    ) -> bool {
+        let is_accepted = |direction, family, subnet| {
+            let packet = self.packet(direction, family, one, subnet, uplink, "");
+            packet.follow(rules, &self.name) == Fate::Accepted
+        };
+        self.families(&one.allowed).into_iter().all(|family| {
+            let mut subnets = subnets(one, family).into_iter();
+            subnets.all(|subnet| {
+                is_accepted(Direction::Out, family, subnet)
+                    && is_accepted(Direction::Answer, family, subnet)
+            })
+        })
+    }
+
     /// Whether new connections from outside reach the pods' own addresses, as far as this chain can
     /// tell.
     pub(crate) fn lets_in(
@@ -208,12 +243,13 @@ impl BaseChain {
     fn accepts(&self, chain: &str, link: &HostLink) -> Vec<String> {
         // iptables could not print its own chains with rules of nft's.
         let is_iptables = matches!(self.family, TableFamily::Ipv4 | TableFamily::Ipv6)
-            && ["filter", "raw", "mangle"].contains(&self.table.as_str());
+            && (self.is_legacy || ["filter", "raw", "mangle"].contains(&self.table.as_str()));
         let both_ways = self.hook == HookPoint::Forward;
         if is_iptables {
-            let program = match self.family {
-                TableFamily::Ipv6 => "ip6tables",
-                _ => "iptables",
+            let program = match (self.is_legacy, self.ip_family()) {
+                (true, family) => iptables_legacy::program(family),
+                (false, Family::Ipv6) => "ip6tables",
+                (false, Family::Ipv4) => "iptables",
             };
             let table = match self.table.as_str() {
                 "filter" => String::new(),
@@ -276,7 +312,7 @@ impl BaseChain {
                 for subnet in subnets(one, family) {
                     let packet = self.packet(Direction::Out, family, one, subnet, None, "");
                     let own = rules.of(&self.name);
-                    addresses.extend(own.filter_map(|rule| packet.kept_from(rule)));
+                    addresses.extend(own.filter_map(|rule| packet.kept_from(rule, rules)));
                 }
             }
             if !addresses.is_empty() {
@@ -328,6 +364,7 @@ mod tests {
             name: name.into(),
             hook,
             policy: Policy::Accept,
+            is_legacy: false,
         }
     }
 

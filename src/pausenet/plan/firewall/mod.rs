@@ -35,7 +35,7 @@ pub use forwarding::{AllowedTraffic, DOCKER_USER, HostLink, TABLES, allowed_traf
 pub(crate) use forwarding::{is_of_network, missing, network_of, tables_of};
 pub use obstacles::{FirewallManager, Obstacle, Remedy};
 pub(crate) use obstacles::{ForwardChain, LegacyForward, obstacles};
-pub(crate) use packet::TableRules;
+pub(crate) use packet::{Sets, TableRules, looked_up};
 
 #[cfg(test)]
 mod tests;

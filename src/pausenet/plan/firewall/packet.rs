@@ -2,30 +2,66 @@
 //! chain is followed as the kernel follows it, through jumps. A condition that cannot be decided may
 //! be true or false, so what comes behind it counts only if it drops the packet either way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use crate::cni::Family;
-use crate::kernel::nft::{Condition, ConnectionState, PacketField, Rule, RuleVerdict};
+use crate::kernel::nft::{
+    Condition, ConnectionState, LookUp, Member, PacketField, Rule, RuleVerdict,
+};
 
-/// The rules of a table, by chain.
-pub(crate) struct TableRules<'a>(HashMap<&'a str, Vec<&'a Rule>>);
+/// The rules of a table, by chain, and what is in the sets and maps that they look up.
+pub(crate) struct TableRules<'a> {
+    chains: HashMap<&'a str, Vec<&'a Rule>>,
+    sets: Option<&'a Sets>,
+}
+
+/// The sets and maps of a table, by name.
+pub(crate) type Sets = HashMap<String, Vec<Member>>;
 
 impl<'a> TableRules<'a> {
     pub(crate) fn new(rules: &'a [Rule]) -> Self {
-        let mut by_chain: HashMap<_, Vec<_>> = HashMap::new();
+        let mut chains: HashMap<_, Vec<_>> = HashMap::new();
         for rule in rules {
-            by_chain.entry(rule.chain.as_str()).or_default().push(rule);
+            chains.entry(rule.chain.as_str()).or_default().push(rule);
         }
-        Self(by_chain)
+        Self { chains, sets: None }
+    }
+
+    pub(crate) fn with_sets(self, sets: &'a Sets) -> Self {
+        Self {
+            sets: Some(sets),
+            ..self
+        }
     }
 
     /// The rules of a chain, in their order.
     pub(super) fn of(&self, chain: &str) -> impl Iterator<Item = &'a Rule> {
-        self.0.get(chain).into_iter().flatten().copied()
+        self.chains.get(chain).into_iter().flatten().copied()
     }
+
+    /// None for a set that is not known.
+    fn set(&self, name: &str) -> Option<&'a [Member]> {
+        Some(self.sets?.get(name)?)
+    }
+}
+
+/// The sets and maps that rules look up.
+pub(crate) fn looked_up(rules: &[Rule]) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    for rule in rules {
+        for condition in &rule.conditions {
+            if let Condition::In { look_up, .. } = condition {
+                names.insert(look_up.set.as_str());
+            }
+        }
+        if let Some(RuleVerdict::Map(look_up)) = &rule.verdict {
+            names.insert(look_up.set.as_str());
+        }
+    }
+    names
 }
 
 /// The direction of a packet, from the pod's view.
@@ -140,15 +176,22 @@ impl Packet<'_> {
             let Some(verdict) = &rule.verdict else {
                 continue;
             };
-            let matches = self.matches(rule);
+            let matches = self.matches(rule, rules);
             if matches == Truth::No {
                 continue;
             }
+            let verdict = match verdict {
+                RuleVerdict::Map(look_up) => match self.mapped(look_up, rules) {
+                    Some(found) => found,
+                    None => continue,
+                },
+                verdict => verdict,
+            };
             let (fate, is_last) = match verdict {
                 RuleVerdict::Accept => (Fate::Accepted, true),
                 RuleVerdict::Drop => (Fate::Dropped(chain.to_owned()), true),
                 RuleVerdict::Return => (Fate::GoesOn, true),
-                RuleVerdict::Unknown => (Fate::Unknown, true),
+                RuleVerdict::Unknown | RuleVerdict::Map(_) => (Fate::Unknown, true),
                 RuleVerdict::Jump(to) => (self.walk(rules, to, depth + 1, left), false),
                 RuleVerdict::Goto(to) => (self.walk(rules, to, depth + 1, left), true),
             };
@@ -171,17 +214,24 @@ impl Packet<'_> {
         if unsure { Fate::Unknown } else { Fate::GoesOn }
     }
 
-    fn matches(&self, rule: &Rule) -> Truth {
+    fn matches(&self, rule: &Rule, rules: &TableRules) -> Truth {
         let conditions = rule
             .conditions
             .iter()
-            .map(|condition| self.meets(condition));
+            .map(|condition| self.meets(condition, rules));
         conditions.fold(Truth::Yes, Truth::and)
     }
 
-    fn meets(&self, condition: &Condition) -> Truth {
+    fn meets(&self, condition: &Condition, rules: &TableRules) -> Truth {
         match condition {
             Condition::Unknown => Truth::Maybe,
+            Condition::In { look_up, negated } => {
+                let found = match rules.set(&look_up.set) {
+                    Some(members) => self.is_in(look_up.field, members).0,
+                    None => Truth::Maybe,
+                };
+                found.equals(!negated)
+            }
             Condition::State(ConnectionState { any_of, negated }) => match self.state {
                 None => Truth::Maybe,
                 Some(state) => Truth::from((state & any_of != 0) != *negated),
@@ -213,9 +263,51 @@ impl Packet<'_> {
         }
     }
 
+    /// The verdict that a map has for this packet; None if it goes on.
+    fn mapped<'a>(&self, look_up: &LookUp, rules: &TableRules<'a>) -> Option<&'a RuleVerdict> {
+        let found = rules
+            .set(&look_up.set)
+            .map(|set| self.is_in(look_up.field, set));
+        match found {
+            Some((Truth::Yes, Some(member))) => member.verdict.as_ref(),
+            Some((Truth::No, _)) => None,
+            _ => Some(&RuleVerdict::Unknown),
+        }
+    }
+
+    /// Whether a set has a field of this packet, and the element that has it.
+    fn is_in<'a>(&self, field: PacketField, set: &'a [Member]) -> (Truth, Option<&'a Member>) {
+        if set.iter().any(|member| member.has_end) {
+            return (Truth::Maybe, None);
+        }
+        let is_interval = set.iter().any(|member| member.is_end);
+        let found = match field {
+            PacketField::Source(family) | PacketField::Destination(family) => {
+                let net = match field {
+                    PacketField::Source(_) => self.source,
+                    _ => self.destination,
+                };
+                match net.filter(|_| family == self.family) {
+                    Some(net) if is_interval => in_intervals(net, set),
+                    Some(net) => in_keys(set, |key| contains(net, None, key)),
+                    None => (Truth::Maybe, None),
+                }
+            }
+            _ if is_interval => (Truth::Maybe, None),
+            PacketField::InLink | PacketField::OutLink | PacketField::Family => {
+                in_keys(set, |key| self.has(field, None, key))
+            }
+        };
+        let catch_all = set.iter().find(|member| member.is_catch_all);
+        match (found, catch_all) {
+            ((Truth::No, _), Some(catch_all)) => (Truth::Yes, Some(catch_all)),
+            (found, _) => found,
+        }
+    }
+
     /// The single destination that a rule keeps this packet from, if it does, and only because of
     /// where the packet comes in.
-    pub(super) fn kept_from(&self, rule: &Rule) -> Option<IpAddr> {
+    pub(super) fn kept_from(&self, rule: &Rule, rules: &TableRules) -> Option<IpAddr> {
         if rule.verdict != Some(RuleVerdict::Drop) {
             return None;
         }
@@ -233,8 +325,8 @@ impl Packet<'_> {
                     field: PacketField::InLink,
                     equal: false,
                     ..
-                } if self.meets(condition) == Truth::Yes => names_link = true,
-                _ if self.meets(condition) == Truth::Yes => {}
+                } if self.meets(condition, rules) == Truth::Yes => names_link = true,
+                _ if self.meets(condition, rules) == Truth::Yes => {}
                 _ => return None,
             }
         }
@@ -272,6 +364,47 @@ impl LinkName<'_> {
             }
         }
     }
+}
+
+/// Among single keys. One that may or may not be the packet's leaves it open.
+fn in_keys(set: &[Member], is: impl Fn(&[u8]) -> Truth) -> (Truth, Option<&Member>) {
+    let mut all = Truth::No;
+    for member in set.iter().filter(|member| !member.is_catch_all) {
+        match is(&member.key) {
+            Truth::Yes => return (Truth::Yes, Some(member)),
+            Truth::Maybe => all = Truth::Maybe,
+            Truth::No => {}
+        }
+    }
+    (all, None)
+}
+
+/// Among intervals of addresses: each begins with a key and ends before the next that is an end, or with the
+/// last address.
+fn in_intervals(net: IpNetwork, set: &[Member]) -> (Truth, Option<&Member>) {
+    let mut bounds: Vec<_> = set.iter().filter(|member| !member.is_catch_all).collect();
+    // Where one ends and the next begins, the end comes first.
+    bounds.sort_by(|one, other| (&one.key, !one.is_end).cmp(&(&other.key, !other.is_end)));
+    let first = crate::kernel::nft::expr::address_bytes(net.network());
+    let last = crate::kernel::nft::expr::address_bytes(net.broadcast());
+    if bounds.iter().any(|bound| bound.key.len() != first.len()) {
+        return (Truth::Maybe, None); // something else is looked up beside the address
+    }
+    for (at, start) in bounds.iter().enumerate() {
+        if start.is_end {
+            continue;
+        }
+        let end = bounds[at + 1..].iter().find(|bound| bound.is_end);
+        let begins_before = start.key <= first;
+        let ends_behind = end.is_none_or(|end| end.key > last);
+        let overlaps = start.key <= last && end.is_none_or(|end| end.key > first);
+        match overlaps {
+            true if begins_before && ends_behind => return (Truth::Yes, Some(start)),
+            true => return (Truth::Maybe, None),
+            false => {}
+        }
+    }
+    (Truth::No, None)
 }
 
 /// Whether all addresses of a subnet begin with these bytes, after a mask.
