@@ -269,3 +269,14 @@ fn all_ports_of_the_host_are_mapped_to_one_container() {
     in_a_minute(&call("DEL", &check, &x)).ok();
     assert_eq!(element_count("pausenet podnet x eth0"), 0);
 }
+
+/// Each of the entries has all VLANs.
+#[test]
+fn a_trunk_of_a_hundred_thousand_entries_is_read() {
+    let world = World::new();
+    let x = world.container("x");
+    let trunk = vec![json!({"minID": 1, "maxID": 4094}); 100_000];
+    let wrong = with(podnet(), json!({"vlanTrunk": trunk, "mtu": 1}));
+    let error = in_a_minute(&call("ADD", &wrong, &x)).err_code(7);
+    assert!(error["msg"].as_str().unwrap().contains("mtu 1 "), "{error}");
+}

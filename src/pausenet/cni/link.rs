@@ -244,28 +244,40 @@ fn bridge(conf: &LinkKeys, has_ipam: bool) -> Result<BridgeConf> {
 }
 
 fn vlans(conf: &LinkKeys) -> Result<Option<VlanConf>> {
-    let id = |key: &dyn Display, id: i64| {
-        u16::try_from(id)
-            .ok()
-            .filter(|id| (1..=4094).contains(id))
-            .ok_or_else(|| invalid(format!("{key}: {id} is outside 1 to 4094")))
-    };
     let own = match conf.vlan {
         0 => None,
-        vlan => Some(id(&"vlan", vlan)?),
+        vlan => Some(vlan_id(&"vlan", vlan)?),
     };
+    Ok(Some(VlanConf {
+        own,
+        trunk: trunk(conf)?,
+        keep_default: conf.preserve_default_vlan,
+    })
+    .filter(|vlans| vlans.own.is_some() || !vlans.trunk.is_empty()))
+}
+
+fn vlan_id(key: &dyn Display, id: i64) -> Result<u16> {
+    let valid = u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
+    valid.ok_or_else(|| invalid(format!("{key}: {id} is outside 1 to 4094")))
+}
+
+/// The VLANs of `vlanTrunk`, each once, in their order.
+fn trunk(conf: &LinkKeys) -> Result<Vec<u16>> {
+    if conf.vlan_trunk.is_empty() {
+        return Ok(Vec::new());
+    }
     // An entry may have thousands, and there may be thousands of entries.
     let mut carried = vec![false; 4095];
     for (at, entry) in conf.vlan_trunk.iter().enumerate() {
         if let Some(single) = entry.id {
-            carried[usize::from(id(&format_args!("vlanTrunk[{at}].id"), single)?)] = true;
+            carried[usize::from(vlan_id(&format_args!("vlanTrunk[{at}].id"), single)?)] = true;
         }
         match (entry.min_id, entry.max_id) {
             (None, None) => {}
             (Some(min), Some(max)) => {
                 let (min, max) = (
-                    id(&format_args!("vlanTrunk[{at}].minID"), min)?,
-                    id(&format_args!("vlanTrunk[{at}].maxID"), max)?,
+                    vlan_id(&format_args!("vlanTrunk[{at}].minID"), min)?,
+                    vlan_id(&format_args!("vlanTrunk[{at}].maxID"), max)?,
                 );
                 if max < min {
                     return Err(invalid(format!(
@@ -278,10 +290,5 @@ fn vlans(conf: &LinkKeys) -> Result<Option<VlanConf>> {
             (None, Some(_)) => return Err(invalid(format!("vlanTrunk[{at}].minID: missing"))),
         }
     }
-    let trunk: Vec<_> = (1..=4094).filter(|id| carried[usize::from(*id)]).collect();
-    Ok((own.is_some() || !trunk.is_empty()).then_some(VlanConf {
-        own,
-        trunk,
-        keep_default: conf.preserve_default_vlan,
-    }))
+    Ok((1..=4094).filter(|id| carried[usize::from(*id)]).collect())
 }
