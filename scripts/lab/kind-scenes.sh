@@ -198,7 +198,7 @@ nothing_left_on() {
         ip route show proto 112
         ip -6 route show proto 112
         ip -o link show group 1885435251
-        nft list tables | grep pausenetd
+        nft list tables | grep pausenet
         true')
     [[ -z $left ]] || die "left on $1: $left"
     say "nothing is left on $1"

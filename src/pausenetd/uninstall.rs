@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::options::Options;
 use super::{conflist, http, masquerade, routes};
-use pausenet::apply::{Host, nft_elements};
+use pausenet::apply::{Host, nft_elements, remove_empty_tables};
 use pausenet::kernel::{RouteSocket, link, owned_route};
 use pausenet::plan::{LINK_GROUP, attachment_of_host_end};
 use pausenet_host::install::managed_folder::{ManagedFolder, RemoveAction};
@@ -19,7 +19,7 @@ use pausenet_host::{During, Error, Result};
 const LOOK: Duration = Duration::from_millis(500);
 const SAY: Duration = Duration::from_secs(15);
 
-/// Removes conflist, routes and masquerade, and the plugins last.
+/// Removes conflist, routes, masquerade and the tables that pods shared, and the plugins last.
 ///
 /// # Errors
 /// The first failure; what was removed until then stays removed. Or pods are left that need the network
@@ -50,6 +50,9 @@ pub(crate) fn uninstall(options: &Options) -> Result<()> {
     }
     if masquerade::remove(&mut nft_elements::open()?)? {
         tracing::info!("removed the masquerade");
+    }
+    for table in remove_empty_tables()? {
+        tracing::info!("removed the table {} {}", table.family, table.name);
     }
     remove_plugins(options)
 }

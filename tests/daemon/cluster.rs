@@ -363,7 +363,11 @@ fn uninstall_leaves_the_node_as_it_was() {
     cluster.await_routes();
     let one = &cluster.nodes[0];
     one.host.ip("route add 198.51.100.0/24 via 192.168.77.9");
-    let (a, _) = cluster.pod(0, "a");
+    // A published port makes a table that all pods of a host share.
+    let a = cluster.api.world.container("a");
+    one.add_with_port(&cluster.tools.cnitool, &a, 8080);
+    let tables = || one.host.enter(|| run("nft", ["list", "tables"]));
+    assert!(tables().lines().any(|table| table == "table inet pausenet"));
     assert_eq!(cluster.daemons.remove(0).stop(), Some(0));
     assert!(
         one.conflist().exists() && !one.routes().is_empty(),
@@ -393,6 +397,6 @@ fn uninstall_leaves_the_node_as_it_was() {
     assert_eq!(waiting.end(), Some(0));
     assert!(!one.conflist().exists() && one.routes().is_empty());
     assert!(!plugin.exists());
-    assert_eq!(one.host.enter(|| run("nft", ["list", "tables"])), "");
+    assert_eq!(tables(), "");
     assert!(one.host.ip("route").contains("198.51.100.0/24"));
 }
