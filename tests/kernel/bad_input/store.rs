@@ -308,3 +308,17 @@ fn del_and_gc_succeed_where_no_store_can_be() {
         assert!(x.link("eth0").is_none());
     }
 }
+
+#[test]
+fn a_folder_in_the_place_of_the_cursor_goes_if_it_is_empty() {
+    let world = World::new();
+    let x = world.container("x");
+    let cursor = Path::new(STORES).join("podnet/last_reserved_ip.0");
+    fs::create_dir_all(cursor.join("something")).unwrap();
+    refused(&world, &x, &add(&x, &podnet()), 5, &["last_reserved_ip.0"]);
+    assert!(allocated("podnet").is_empty());
+
+    fs::remove_dir(cursor.join("something")).unwrap();
+    add(&x, &podnet()).run().ok();
+    assert_eq!(fs::read_to_string(&cursor).unwrap(), "10.1.0.2");
+}

@@ -73,6 +73,11 @@ impl Store {
                 self.remove_file(cursor)?;
                 open()?
             }
+            // An empty one says nothing.
+            Err(Errno::ISDIR) => {
+                self.remove_folder(cursor)?;
+                open()?
+            }
             file => file?,
         };
         let mut file = File::from(file);
