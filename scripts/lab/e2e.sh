@@ -26,6 +26,7 @@ LEFT_OUT=(
     'LoadBalancer|load balancer|\[Feature:Ingress|NEG|GCE|\[Feature:.*Cloud' 'needs a cloud'
     'NetworkPolicy|Netpol' 'pausenet has no network policy yet'
     'SCTP' 'needs a kernel with SCTP'
+    'invalid conntrack state bug' 'needs the image regression-issue-74839, whose program forges packets'
     'IPv6DualStack' 'needs a cluster with both families: --dual-stack'
     'Internet connection|\[Feature:Networking-(IPv4|IPv6|DNS|Performance)' 'needs the internet'
     '\[Feature:([^I]|I[^P])|\[FeatureGate:' 'needs a feature that is off by default'

@@ -41,7 +41,7 @@ e2e() {
     local kubernetes tests target
     tests=$("$here/programs.sh" get e2e)
     kubernetes=$("$here/programs.sh" get kubernetes)
-    target=$(lab_dir)/images/e2e-2-${tests##*-} # raise the number when the images change
+    target=$(lab_dir)/images/e2e-3-${tests##*-} # raise the number when the images change
     lab_once "$target" make_e2e "$tests/e2e.test" "$kubernetes/agnhost"
     printf '%s\n' "$target/images.tar"
 }
@@ -73,6 +73,7 @@ make_e2e() {
         */agnhost:*) images+=("$name debian,agnhost \"Entrypoint\":[\"/agnhost\"],\"Cmd\":[\"pause\"]") ;;
         */pause:*) images+=("$name agnhost \"Entrypoint\":[\"/agnhost\",\"pause\"]") ;;
         */busybox:*) images+=("$name debian \"Cmd\":[\"sh\"]") ;;
+        */distroless-iptables:*) images+=("$name debian \"Cmd\":[\"sleep\",\"infinity\"]") ;; # for its conntrack
         */nginx:*) images+=("$name debian \"Cmd\":[\"nginx\",\"-g\",\"daemon off;\"]") ;;
         */glibc-dns-testing:*) images+=("$name debian \"Cmd\":[\"sleep\",\"infinity\"]") ;;
         esac

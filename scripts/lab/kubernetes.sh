@@ -236,7 +236,9 @@ inside() {
     ip addr add "$address/24" dev eth0
     ip addr add "$LAB6${address##*.}/64" dev eth0 nodad
     ip link set eth0 up
+    # Without one, a node's own connections to Services' addresses end before kube-proxy sees them.
     ip route add default via "$ADDRESS"
+    ip -6 route add default via "${LAB6}254"
     # kubelet asks this address which cloud it is in, and would wait for a reply.
     ip route add unreachable 169.254.0.0/16
     printf 'nameserver 127.0.0.1\n' >/etc/resolv.conf
