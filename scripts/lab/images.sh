@@ -41,14 +41,14 @@ e2e() {
     local kubernetes tests target
     tests=$("$here/programs.sh" get e2e)
     kubernetes=$("$here/programs.sh" get kubernetes)
-    target=$(lab_dir)/images/e2e-3-${tests##*-} # raise the number when the images change
-    lab_once "$target" make_e2e "$tests/e2e.test" "$kubernetes/agnhost"
+    target=$(lab_dir)/images/e2e-4-${tests##*-} # raise the number when the images change
+    lab_once "$target" make_e2e "$tests/e2e.test" "$kubernetes"
     printf '%s\n' "$target/images.tar"
 }
 
-# make_e2e OUT WORK TESTS AGNHOST
+# make_e2e OUT WORK TESTS PROGRAMS
 make_e2e() {
-    local out=$1 work=$2 tests=$3 agnhost=$4 mirror debian=$2/debian own=$2/own image name images=()
+    local out=$1 work=$2 tests=$3 programs=$4 mirror debian=$2/debian own=$2/own image name images=()
     ((EUID == 0)) || die "debootstrap needs root"
     need_packages debootstrap debian-archive-keyring jq openssl
     mirror=$(bookworm_mirror)
@@ -58,7 +58,8 @@ make_e2e() {
     rm -rf -- "$debian"/var/cache/apt/* "$debian"/var/lib/apt/lists/* "$debian"/var/log/* \
         "$debian"/usr/share/{doc,info,locale,man}/*
     mkdir -p -- "$debian/var/log/nginx" "$own/uploads"
-    cp -- "$agnhost" "$own/agnhost"
+    # One test has its own DNS server, from the image of agnhost.
+    cp -- "$programs/agnhost" "$programs/coredns" "$own"
     ln -s -- agnhost "$own/agnhost-2"
     # Its HTTPS servers have a certificate in the image.
     openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj /CN=localhost -keyout "$own/localhost.key" \
