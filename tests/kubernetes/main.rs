@@ -12,6 +12,7 @@ mod explain;
 mod kind;
 mod kind_up;
 mod lab_cache;
+mod lab_place;
 mod node_image;
 mod nodes;
 mod outside;
