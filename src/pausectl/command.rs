@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use crate::docker_api::ApiError;
@@ -114,16 +115,39 @@ fn say(kind: &str, colour: &str, text: &str) {
 /// Does `work`, and says on stderr what is waited for if it takes long: to a person soon, to a program or a
 /// file only after a while.
 pub(crate) async fn waiting<T>(what: impl FnOnce() -> String, work: impl Future<Output = T>) -> T {
-    let delay = match std::io::stderr().is_terminal() {
-        true => Duration::from_secs(1),
-        false => Duration::from_secs(8),
-    };
     let mut work = std::pin::pin!(work);
     tokio::select! {
         outcome = &mut work => return outcome,
-        () = tokio::time::sleep(delay) => say("waiting", "36", &what()),
+        () = tokio::time::sleep(patience()) => say_waiting(&what()),
     }
     work.await
+}
+
+/// The same for work that blocks, such as waiting for a lock.
+pub(crate) fn waiting_blocked<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if wait.recv_timeout(patience()) == Err(RecvTimeoutError::Timeout) {
+                say_waiting(what);
+            }
+        });
+        let outcome = work();
+        drop(done);
+        outcome
+    })
+}
+
+/// How long something may take before it is said.
+pub(crate) fn patience() -> Duration {
+    match std::io::stderr().is_terminal() {
+        true => Duration::from_secs(1),
+        false => Duration::from_secs(8),
+    }
+}
+
+pub(crate) fn say_waiting(what: &str) {
+    say("waiting", "36", what);
 }
 
 /// Writes to stderr. Nothing can be done about a closed one.

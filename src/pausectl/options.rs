@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::command::Stop;
-use crate::docker_api::{Docker, Socket};
+use crate::command::{Stop, patience, say_waiting, waiting};
+use crate::docker_api::{Docker, Slow, Socket};
 use pausenet_host::Error;
 use pausenet_host::runtime::Runtime;
 use pausenet_host::runtime::conflist::NetworkList;
@@ -120,7 +120,13 @@ impl DockerOptions {
 
     /// The daemon behind it.
     pub(crate) async fn connect(&self) -> Result<Docker, Stop> {
-        Ok(Docker::connect(&self.socket()?).await?)
+        let socket = self.socket()?;
+        let what = || "Docker to answer".to_owned();
+        let docker = waiting(what, Docker::connect(&socket)).await?;
+        Ok(docker.telling(Slow {
+            after: patience(),
+            tell: say_waiting,
+        }))
     }
 }
 

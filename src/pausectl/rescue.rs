@@ -125,6 +125,8 @@ pub(crate) fn rescue(options: &Rescue, output: Output) -> Result<()> {
                 .map_or_else(Vec::new, |known| known.networks.clone()),
             template: known.and_then(|known| known.template),
         };
+        attachment::remove_unfinished(&runtime, &record).await?;
+        attachment::complete_record(&mut record)?;
         let new = new_networks(options, settings, ifname, &record, &resolved.target_netns)?;
         let ports: Vec<_> = new
             .iter()

@@ -83,9 +83,12 @@ impl Docker {
 
     /// The daemon's folder.
     pub fn home(&self) -> &Path {
+        self.socket_path().parent().unwrap()
+    }
+
+    /// The path of the daemon's socket.
+    pub fn socket_path(&self) -> &Path {
         Path::new(self.host.strip_prefix("unix://").unwrap())
-            .parent()
-            .unwrap()
     }
 
     /// The daemon's socket.

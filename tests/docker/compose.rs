@@ -79,7 +79,7 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
     );
     assert_eq!(repair, expected);
     let (old, www) = (docker.pid("shop-client-1"), docker.pid("shop-www-1"));
-    shell(&docker, "/", repair, &[]);
+    shell(&docker, "/", repair);
     assert_ne!(docker.pid("shop-client-1"), old);
     assert_eq!(docker.pid("shop-www-1"), www);
     assert_eq!(

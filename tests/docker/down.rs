@@ -1,8 +1,6 @@
-//! Going away: `pausectl docker down`, `pausectl network rm`, and an `up` that was killed and is run again.
+//! Going away: `pausectl docker down` and `pausectl network rm`.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Instant;
 
 use serde_json::json;
 
@@ -204,52 +202,6 @@ fn after_down_network_rm_and_uninstall_nothing_is_left() {
     }
     for folder in ["/run/pausenet", "/var/lib/pausenet"] {
         assert!(!Path::new(folder).exists(), "{folder}");
-    }
-    docker.stop();
-}
-
-#[test]
-fn a_killed_up_is_made_good_by_running_it_again() {
-    let Some(docker) = Docker::start(NO_BRIDGE) else {
-        return;
-    };
-    const MOMENTS: u32 = 8;
-    let before = docker.host();
-    let up = [
-        "docker",
-        "up",
-        "web",
-        "--network",
-        "podnet",
-        "-p",
-        "8080:80",
-    ];
-    let start = Instant::now();
-    docker.pausectl_ok(&up);
-    let whole = start.elapsed();
-    docker.pausectl_ok(&["docker", "down", "web"]);
-    for moment in 0..MOMENTS {
-        let mut command = docker.pausectl(&up);
-        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        std::thread::sleep(whole * moment / MOMENTS); // the moment is what is tried
-        let _ = child.kill();
-        child.wait().unwrap();
-        let again = docker.pausectl(&up).output().unwrap();
-        let said = String::from_utf8_lossy(&again.stderr);
-        // Perhaps it had come to its end.
-        assert!(
-            again.status.success() || said.contains("already exists"),
-            "{moment}: {said}"
-        );
-        assert_eq!(
-            docker.view("web").addresses("eth0").len(),
-            1,
-            "{moment}: {said}"
-        );
-        docker.pausectl_ok(&["docker", "down", "web"]);
-        assert_eq!(docker.run(&["ps", "-aq"]), "", "{moment}");
-        docker.assert_nothing_is_left(&before);
     }
     docker.stop();
 }

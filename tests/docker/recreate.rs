@@ -77,7 +77,7 @@ fn a_member_is_recreated_with_the_same_settings() {
             .ends_with("stays in api.old"),
         "{repair}"
     );
-    shell(&docker, "/", repair["repair"].as_str().unwrap(), &[]);
+    shell(&docker, "/", repair["repair"].as_str().unwrap());
 
     let new = made(&docker, "api");
     assert_eq!(new, old, "{repair}");
@@ -136,7 +136,7 @@ fn settings_of_the_image_are_not_repeated() {
     );
     for name in ["api", "job"] {
         let old = made(&docker, name);
-        shell(&docker, "/", repairs[name]["repair"].as_str().unwrap(), &[]);
+        shell(&docker, "/", repairs[name]["repair"].as_str().unwrap());
         assert_eq!(made(&docker, name), old);
     }
     // When the image's name means another by now, it is still made of the same.
@@ -163,11 +163,9 @@ fn repairs(docker: &Docker, anchor: &str) -> Value {
 }
 
 /// Runs what was printed for a person, in a shell of theirs.
-pub(crate) fn shell(docker: &Docker, folder: &str, line: &str, programs: &[&Path]) {
+pub(crate) fn shell(docker: &Docker, folder: &str, line: &str) {
     let ours = Path::new(programs::pausectl()).parent().unwrap();
     let path = docker.path_with(ours);
-    let programs = programs.iter().map(|folder| folder.to_path_buf());
-    let path = std::env::join_paths(programs.chain(std::env::split_paths(&path))).unwrap();
     let output = docker
         .command("bash")
         .args(["-c", line])

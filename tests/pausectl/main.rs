@@ -13,3 +13,4 @@ mod overview;
 mod ports;
 mod rm;
 mod scale;
+mod waiting;

@@ -82,7 +82,9 @@ pub(super) fn attach(options: &Attach, output: Output) -> Result<()> {
                 .or_else(|| Some(Template::from_container(&container))),
         };
         let target_netns = TargetNetns::of_process(pid)?;
+        attachment::remove_unfinished(&runtime, &record).await?;
         let there = target_netns.attached(&record)?;
+        attachment::complete_record(&mut record)?;
         let new = selected_networks(options, &container, &record, &there)?;
         let new = with_settings(new, settings, ifname.as_ref())?;
         let new = with_interfaces(new, &record, ifname.as_ref(), &target_netns, &there)?;

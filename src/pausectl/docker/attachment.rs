@@ -65,6 +65,9 @@ impl TargetNetns {
             let attachment = record.attachment(network);
             let is_this = |entry: &&Entry| entry.parameters.attachment == attachment;
             let entry = remembered.iter().find(is_this);
+            if entry.is_some_and(is_unfinished) {
+                continue;
+            }
             if inside.has(&mut socket, &self.netns, &attachment, entry)? {
                 attached.push(network.ifname.clone());
             }
@@ -134,6 +137,7 @@ pub(crate) async fn reattach_missing(
     target_netns: &TargetNetns,
     interrupt: &mut Interrupt,
 ) -> Result<Vec<Attached>, Stop> {
+    remove_unfinished(runtime, record).await?;
     let there = target_netns.attached(record)?;
     let missing = record
         .wanted()
@@ -160,6 +164,7 @@ async fn attach_with(
     interrupt: &mut Interrupt,
 ) -> Result<Attached, Stop> {
     runtime.find_all(&network.list)?;
+    remove_unfinished(runtime, record).await?;
     let inside = LinksInside::of(&target_netns.netns)?;
     if inside.named(&network.ifname).is_some() {
         return Err(already_has(record, &network.ifname).into());
@@ -186,8 +191,7 @@ async fn attach_with(
             return Err(Error::new(msg));
         }
         let result = AddResult::from_json(result, entry.list.version)?;
-        let addresses = result.ips.iter().map(|ip| ip.address.ip().to_string());
-        network.addresses = addresses.collect();
+        network.set_addresses(&result);
         record.set_network(network.clone());
         record.write()?;
         Ok(result)
@@ -200,6 +204,45 @@ async fn attach_with(
             undo(record, before, undone);
             Err(stop.into())
         }
+    }
+}
+
+/// Whether whatever attached a container was killed before it knew the result. The plugins may have done
+/// their work.
+fn is_unfinished(entry: &Entry) -> bool {
+    entry.result.is_none()
+}
+
+/// Runs DEL for the attachments of a container that are unfinished. The caller holds the identity's lock,
+/// so nothing is at work on them.
+pub(crate) async fn remove_unfinished(runtime: &Runtime, record: &Record) -> Result<(), Error> {
+    for mut entry in cache::of_container(&record.identity)? {
+        if is_unfinished(&entry) {
+            entry.parameters.netns = None;
+            runtime.detach(&entry).await?;
+            entry.forget()?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the record with the addresses in the result cache: what attached the container may have been killed
+/// between the two.
+pub(crate) fn complete_record(record: &mut Record) -> Result<(), Error> {
+    let mut is_attached = false;
+    for mut network in record.networks.clone() {
+        let result = cached_entry(record, &network).and_then(|entry| {
+            AddResult::from_json(entry.result.as_ref()?, entry.list.version).ok()
+        });
+        if let Some(result) = result {
+            is_attached = true;
+            network.set_addresses(&result);
+            record.set_network(network);
+        }
+    }
+    match is_attached {
+        true => record.write(),
+        false => Ok(()),
     }
 }
 

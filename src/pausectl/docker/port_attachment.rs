@@ -123,16 +123,32 @@ impl OpenContainer {
         PortAttachment::open(entries.swap_remove(at.unwrap_or(0)), &plugins.runtime())
     }
 
-    /// The attachments that have published ports.
+    /// The attachments that have published ports, by the result cache or by the record.
     pub(super) fn with_ports(&self, plugins: &PluginOptions) -> Result<Vec<PortAttachment>, Error> {
-        let networks = self.record.networks.iter();
-        let entries =
-            networks.filter_map(|network| attachment::cached_entry(&self.record, network));
-        let has_ports = |entry: &Entry| entry.parameters.capabilities.contains_key(PORT_MAPPINGS);
-        entries
-            .filter(has_ports)
+        let with_ports = self.record.networks.iter().filter_map(|network| {
+            let entry = attachment::cached_entry(&self.record, network)?;
+            let is_cached = entry.parameters.capabilities.contains_key(PORT_MAPPINGS);
+            (is_cached || !network.settings.ports.is_empty()).then_some(entry)
+        });
+        with_ports
             .map(|entry| PortAttachment::open(entry, &plugins.runtime()))
             .collect()
+    }
+
+    /// The ports of an attachment by the result cache and by the record: a change that was killed may have
+    /// come to one of them only.
+    pub(super) fn all_ports(
+        &self,
+        attachment: &PortAttachment,
+    ) -> Result<Vec<PublishedPort>, Error> {
+        let mut ports = attachment.ports()?;
+        let recorded = self.record.network(&attachment.ifname);
+        for port in recorded.map_or(&[][..], |network| &network.settings.ports) {
+            if !ports.contains(port) {
+                ports.push(port.clone());
+            }
+        }
+        Ok(ports)
     }
 
     /// Records the ports of an attachment, for DEL and for the next restart.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::port_attachment::{OpenContainer, PortAttachment};
+use super::port_attachment::OpenContainer;
 use super::record::Record;
 use super::report::published_text;
 use crate::attachment_settings::AttachmentSettings;
@@ -118,7 +118,9 @@ pub(super) fn unpublish(options: &Unpublish, output: Output) -> Result<()> {
     let mut container = OpenContainer::open(&options.container, &options.docker)?;
     let name = container.record.name.clone();
     let mut attachments = container.with_ports(&options.plugins)?;
-    let each = attachments.iter().map(PortAttachment::ports);
+    let each = attachments
+        .iter()
+        .map(|attachment| container.all_ports(attachment));
     let before: Vec<_> = each.collect::<Result<_, Error>>()?;
     for selector in &selectors {
         let mut all = before.iter().flatten();

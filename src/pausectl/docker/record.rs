@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::attachment_settings::AttachmentSettings;
+use crate::command::waiting_blocked;
 use crate::docker_api::{Container, ContainerName, Dns, DockerId, RestartPolicy};
 use pausenet::cni::request::Attachment;
+use pausenet::cni::result::AddResult;
 use pausenet::cni::{ContainerId, IfName};
 use pausenet::kernel::file::{self, LARGE, Symlinks};
 use pausenet::kernel::lock::{Lock, TOOL_LIMIT};
@@ -172,7 +174,9 @@ impl Template {
 
 /// Locks an identity, waiting for whoever holds the lock.
 pub(crate) fn lock(identity: &ContainerId) -> Result<Lock, Error> {
-    Ok(Lock::take_within(Path::new(LOCKS), identity, TOOL_LIMIT)?)
+    let what = format!("another process that works on {identity}");
+    let take = || Lock::take_within(Path::new(LOCKS), identity, TOOL_LIMIT);
+    Ok(waiting_blocked(&what, take)?)
 }
 
 /// Locks an identity without waiting; None if it is locked.
@@ -332,6 +336,11 @@ impl NetworkRecord {
             addresses: Vec::new(),
             wanted: true,
         }
+    }
+
+    pub(super) fn set_addresses(&mut self, result: &AddResult) {
+        let addresses = result.ips.iter().map(|ip| ip.address.ip().to_string());
+        self.addresses = addresses.collect();
     }
 
     fn from_file(file: NetworkFile) -> Option<Self> {

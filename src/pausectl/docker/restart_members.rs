@@ -12,7 +12,7 @@ use super::members::{members_elsewhere, stranded};
 use super::network_location::{netns_of, netns_path};
 use super::reanchor::AnchorState;
 use super::up::start;
-use crate::command::{Output, Result, print, print_json, waiting};
+use crate::command::{Output, Result, print, print_json};
 use crate::docker_api::{
     ApiError, Container, ContainerFilter, ContainerName, Docker, DockerId, ErrorKind, NetworkMode,
 };
@@ -52,8 +52,7 @@ pub(super) async fn restart_members(
             if netns_of(&now).is_none_or(|own| own == netns) {
                 return Ok(false);
             }
-            let what = || format!("{member} to stop and to start again");
-            waiting(what, docker.restart(&member.by_id(), GRACE)).await?;
+            docker.restart(&member.by_id(), GRACE).await?;
             Ok(true)
         };
         match outcome.await {
@@ -116,12 +115,14 @@ impl AnchorState {
         if self.location.netns() != Some(netns) {
             attachment::detach(runtime, &self.record).await?;
         }
+        attachment::remove_unfinished(runtime, &self.record).await?;
+        attachment::complete_record(&mut self.record)?;
         if self.record.wanted().count() > target_netns.attached(&self.record)?.len() {
             self.record.container = Some(anchor.id.clone());
             attachment::reattach_missing(runtime, &mut self.record, &target_netns, interrupt)
                 .await?;
-            etc_hosts::set_addresses(&self.docker, &self.record).await;
         }
+        etc_hosts::set_addresses(&self.docker, &self.record).await;
         let restarts = restart_members(&self.docker, &anchor.id, netns, &self.containers).await;
         self.containers = self.docker.list(ContainerFilter::All).await?;
         Ok(restarts)

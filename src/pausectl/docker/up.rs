@@ -11,7 +11,7 @@ use super::lookup::{find, observe, refuse_if_members_remain, refuse_taken_ports}
 use super::record::{self, IDENTITY_LABEL, Kind, NetworkRecord, Record, Template};
 use super::report::{attached_json, attached_text};
 use crate::attachment_settings::AttachmentOptions;
-use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, waiting, warn};
+use crate::command::{Output, Result, Stop, listen_for_signals, print, print_json, warn};
 use crate::docker_api::{
     Container, ContainerFilter, ContainerName, ContainerRef, Dns, Docker, DockerId, NetworkMode,
     NewContainer, RestartPolicy,
@@ -292,8 +292,7 @@ pub(super) async fn start(
     interrupt: &mut Interrupt,
 ) -> Result<u32> {
     let container = ContainerRef::from(id);
-    let what = || "Docker to start the anchor".to_owned();
-    waiting(what, docker.start(&container)).await?;
+    docker.start(&container).await?;
     if let Some(signal) = interrupt.pending().await {
         return Err(Stop::Interrupted(signal));
     }

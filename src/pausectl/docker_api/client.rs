@@ -21,6 +21,16 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Docker {
     pub(super) client: bollard::Docker,
     socket: Socket,
+    slow: Option<Slow>,
+}
+
+/// What to do about a request that takes long.
+#[derive(Debug, Clone, Copy)]
+pub struct Slow {
+    /// After how long.
+    pub after: Duration,
+    /// It is told what Docker is asked for.
+    pub tell: fn(&str),
 }
 
 /// Which containers to list.
@@ -91,11 +101,33 @@ impl Docker {
         Ok(Self {
             client: client.map_err(|cause| ApiError::request(socket, request, cause))?,
             socket: socket.clone(),
+            slow: None,
         })
     }
 
+    /// The same daemon; of each request that takes long, `slow` is told.
+    #[must_use]
+    pub fn telling(self, slow: Slow) -> Self {
+        Self {
+            slow: Some(slow),
+            ..self
+        }
+    }
+
+    async fn ask<T>(&self, request: &str, reply: impl Future<Output = T>) -> T {
+        let Some(Slow { after, tell }) = self.slow else {
+            return reply.await;
+        };
+        let mut reply = std::pin::pin!(reply);
+        tokio::select! {
+            reply = &mut reply => return reply,
+            () = tokio::time::sleep(after) => tell(&format!("Docker to {request}")),
+        }
+        reply.await
+    }
+
     pub async fn version(&self) -> Result<Version> {
-        let reply = self.client.version().await;
+        let reply = self.ask("tell its version", self.client.version()).await;
         let reply = reply.map_err(|cause| self.error("ask for the version", cause))?;
         Ok(Version {
             engine: reply.version.unwrap_or_default(),
@@ -110,7 +142,8 @@ impl Docker {
         if let ContainerFilter::Labelled(label) = filter {
             options = options.filters(&[("label", vec![label])].into());
         }
-        let listed = self.client.list_containers(Some(options.build())).await;
+        let listed = self.client.list_containers(Some(options.build()));
+        let listed = self.ask("list containers", listed).await;
         let listed = listed.map_err(|cause| self.error("list containers", cause))?;
         let mut containers = Vec::new();
         for id in listed.into_iter().filter_map(|summary| summary.id) {
@@ -141,15 +174,17 @@ impl Docker {
 
     /// None when the reply lacks an ID or a name.
     async fn try_inspect(&self, container: &str) -> Result<Option<Container>> {
-        let found = self.client.inspect_container(container, None).await;
-        let found =
-            found.map_err(|cause| self.error(&format!("inspect container {container}"), cause))?;
+        let request = format!("inspect container {container}");
+        let found = self.client.inspect_container(container, None);
+        let found = self.ask(&request, found).await;
+        let found = found.map_err(|cause| self.error(&request, cause))?;
         Ok(Container::from_api(found))
     }
 
     pub async fn has_image(&self, image: &str) -> Result<bool> {
-        let found = self.client.inspect_image(image).await;
-        match found.map_err(|cause| self.error(&format!("look up image {image}"), cause)) {
+        let request = format!("look up image {image}");
+        let found = self.ask(&request, self.client.inspect_image(image)).await;
+        match found.map_err(|cause| self.error(&request, cause)) {
             Ok(_) => Ok(true),
             Err(failure) if failure.kind == ErrorKind::NotFound => Ok(false),
             Err(failure) => Err(failure),
@@ -187,7 +222,8 @@ impl Docker {
             options = options.name(name.as_str());
         }
         let created = self.client.create_container(Some(options.build()), body);
-        let created = created.await.map_err(|cause| self.error(&request, cause))?;
+        let created = self.ask(&request, created).await;
+        let created = created.map_err(|cause| self.error(&request, cause))?;
         DockerId::parse(&created.id)
             .map_err(|why| ApiError::bad_reply(&self.socket, &request, &why))
     }
@@ -198,7 +234,8 @@ impl Docker {
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Other`] when its command cannot be run.
     pub async fn start(&self, container: &ContainerRef) -> Result<()> {
         let started = self.client.start_container(container.as_str(), None);
-        self.check(started.await, &format!("start container {container}"))
+        let request = format!("start container {container}");
+        self.check(self.ask(&request, started).await, &request)
     }
 
     /// Stops a container: SIGTERM, and SIGKILL after `grace`. Stopping a stopped one succeeds.
@@ -207,7 +244,8 @@ impl Docker {
         let stopped = self
             .client
             .stop_container(container.as_str(), Some(options.build()));
-        self.check(stopped.await, &format!("stop container {container}"))
+        let request = format!("stop container {container}");
+        self.check(self.ask(&request, stopped).await, &request)
     }
 
     /// Stops a container as [`Docker::stop`] does, and starts it again.
@@ -219,7 +257,8 @@ impl Docker {
         let restarted = self
             .client
             .restart_container(container.as_str(), Some(options.build()));
-        self.check(restarted.await, &format!("restart container {container}"))
+        let request = format!("restart container {container}");
+        self.check(self.ask(&request, restarted).await, &request)
     }
 
     /// Removes a container, with SIGKILL if it runs. Removing one that is gone succeeds.
@@ -228,7 +267,8 @@ impl Docker {
         let removed = self
             .client
             .remove_container(container.as_str(), Some(options.build()));
-        match self.check(removed.await, &format!("remove container {container}")) {
+        let request = format!("remove container {container}");
+        match self.check(self.ask(&request, removed).await, &request) {
             Err(failure) if failure.kind == ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -245,10 +285,8 @@ impl Docker {
         let renamed = self
             .client
             .rename_container(container.as_str(), options.build());
-        self.check(
-            renamed.await,
-            &format!("rename container {container} to {name}"),
-        )
+        let request = format!("rename container {container} to {name}");
+        self.check(self.ask(&request, renamed).await, &request)
     }
 
     /// Container events since a moment, in seconds since 1970. With a moment before

@@ -13,7 +13,7 @@ mod names;
 mod run_command;
 mod summary;
 
-pub use client::{ContainerFilter, Dns, Docker, NewContainer, Version};
+pub use client::{ContainerFilter, Dns, Docker, NewContainer, Slow, Version};
 pub use container::{Container, NetworkMode, RestartPolicy, State};
 pub use error::{ApiError, ErrorKind, Result};
 pub use events::{Action, Event, Events};

@@ -16,7 +16,7 @@ use self::network::Network;
 use self::report::{Line, Report};
 use self::runtimes::Runtime;
 use super::options::{RUNTIME_CONF_DIR, own_folder};
-use crate::command::{Output, Result, Stop, print, print_json, warn};
+use crate::command::{Output, Result, Stop, print, print_json, waiting_blocked, warn};
 use crate::doctor::planned::{Forecast, Planned};
 use pausenet::cni::Plugin;
 use pausenet_host::Error;
@@ -27,6 +27,9 @@ use pausenet_host::install::managed_folder::{
 use pausenet_host::install::{names, try_out};
 
 const DIR: &str = "/opt/cni/bin";
+
+/// What may have to be waited for.
+const ANOTHER: &str = "another install or uninstall in this folder";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -230,7 +233,7 @@ fn holding(
     if dry_run {
         return work(None);
     }
-    let held = place.hold()?;
+    let held = waiting_blocked(ANOTHER, || place.hold())?;
     let outcome = work(Some(&held));
     outcome.and(place.leave(held).map_err(Stop::Failed))
 }
@@ -270,7 +273,7 @@ fn put_all(
 fn uninstall(options: &Install, place: &ManagedFolder, report: &mut Report) -> Result<()> {
     let held = match report.dry_run {
         true => None,
-        false => place.hold_existing()?,
+        false => waiting_blocked(ANOTHER, || place.hold_existing())?,
     };
     let mut conf_dirs = place.record()?.conf_dirs;
     if let Some(dir) = &options.conf_dir {
@@ -282,7 +285,7 @@ fn uninstall(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
         let conf_place = ManagedFolder::new(dir.clone());
         let conf_held = match report.dry_run {
             true => None,
-            false => conf_place.hold_existing()?,
+            false => waiting_blocked(ANOTHER, || conf_place.hold_existing())?,
         };
         take_all(&conf_place, conf_held, report, |record, name| {
             let others = record.remove_user(name, &own).into_iter();

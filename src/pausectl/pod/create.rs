@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::name::parse_name;
 use crate::attachment_settings::{AttachmentOptions, AttachmentSettings};
-use crate::command::{Output, Result, Stop, need_root, print, print_json, waiting, warn};
+use crate::command::{
+    Output, Result, Stop, need_root, print, print_json, waiting, waiting_blocked, warn,
+};
 use crate::docker::lookup::refuse_taken_ports;
 use crate::docker::report::published_text;
 use crate::options::{NetworkOptions, PluginOptions, own_folder, shown};
@@ -76,7 +78,8 @@ pub(crate) fn create(options: &Create, output: Output) -> Result<()> {
         ))
     })?;
 
-    let _lock = anchor::lock(&pod)?;
+    let what = format!("another process that works on pod {pod}");
+    let _lock = waiting_blocked(&what, || anchor::lock(&pod))?;
     refuse_existing(&pod)?;
     let outcome = block_on(async {
         let mut interrupt = Interrupt::listen()

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::name::{parse_name, unknown_pod};
-use crate::command::{Output, Result, Stop, need_root, print, print_error, print_json, warn};
+use crate::command::{
+    Output, Result, Stop, need_root, print, print_error, print_json, waiting_blocked, warn,
+};
 use crate::options::{NetworkOptions, PluginOptions};
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::RouteSocket;
@@ -101,7 +103,8 @@ enum Removal {
 }
 
 fn remove(pod: &PodName, options: &Remove) -> Result<Removal, Error> {
-    let _lock = anchor::lock(pod)?;
+    let what = format!("another process that works on pod {pod}");
+    let _lock = waiting_blocked(&what, || anchor::lock(pod))?;
     let Some(state) = PodState::of(pod)? else {
         return if options.force {
             Ok(Removal::AlreadyGone)

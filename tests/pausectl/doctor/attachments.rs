@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Output;
 
 use serde_json::{Value, json};
 
@@ -173,63 +174,61 @@ fn the_plugin_that_wires_is_found_anywhere_in_a_list() {
             json!({"bridge": "cni0", "isDefaultGateway": true, "ipMasq": true}),
         ),
     ] {
-        let doctor = DoctorHost::new();
-        for plugin in ["bridge", "ptp", "loopback", "host-local"] {
-            symlink(programs::pausenet(), doctor.plugins().join(plugin)).unwrap();
-        }
-        let ipam = json!({
-            "type": "host-local",
-            "ranges": [[{"subnet": "10.1.0.0/24"}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
-        });
-        let wires = with(keys, json!({"type": name, "ipam": ipam}));
-        let plugins = json!([{"type": "loopback"}, wires]);
-        doctor
-            .host
-            .network(&json!({"cniVersion": "1.0.0", "name": "podnet", "plugins": plugins}));
-        let create = ["pod", "create", "web", "--network", "podnet"];
-        let mut command = doctor.host.command(&create);
-        let output = command.env("CNI_PATH", doctor.plugins()).output().unwrap();
-        assert!(output.status.success(), "{name}: {output:?}");
-        let pod = "nsenter --net=/run/pausenet/netns/web";
-
+        let doctor = wired_by_the_second(name, keys);
         // With the runtime's result cache, and without.
         for _ in 0..2 {
-            let checks = ["links", "sysctls", "rules", "store", "firewall"];
-            is_mended(
-                &doctor,
-                &checks,
-                &format!("{pod} ip route del default"),
-                &["default"],
-            );
-            is_mended(
-                &doctor,
-                &checks,
-                &format!("{pod} ip link set eth0 down"),
-                &["eth0 is down"],
-            );
-            let gateway = match name {
-                "ptp" => "veth",
-                _ => "cni0",
-            };
-            let of_gateway = "ip -o -4 address show to 10.1.0.1 | awk '{print $2}'";
-            let breaks = format!("dev=$({of_gateway}); ip address flush dev \"$dev\" to 10.1.0.1");
-            is_mended(
-                &doctor,
-                &["links"],
-                &breaks,
-                &["10.1.0.1", "missing", gateway],
-            );
-            set_sysctl("ipv4/ip_forward", "0");
-            doctor
-                .check(&["sysctls"])
-                .problem(&["net.ipv4.ip_forward", "podnet"]);
-            set_sysctl("ipv4/ip_forward", "1");
+            losses_are_reported(&doctor, name);
             let _ = fs::remove_dir_all("/var/lib/cni/results");
         }
-        let mut command = doctor.host.command(&["pod", "rm", "--force", "web"]);
-        command.env("CNI_PATH", doctor.plugins()).output().unwrap();
+        let output = with_its_plugins(&doctor, &["pod", "rm", "--force", "web"]);
+        assert!(output.status.success(), "{name}: {output:?}");
     }
+}
+
+/// A host with a pod whose network is made by the second plugin of its list.
+fn wired_by_the_second(name: &str, keys: Value) -> DoctorHost {
+    let doctor = DoctorHost::new();
+    for plugin in ["bridge", "ptp", "loopback", "host-local"] {
+        symlink(programs::pausenet(), doctor.plugins().join(plugin)).unwrap();
+    }
+    let ipam = json!({
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.1.0.0/24"}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    });
+    let wires = with(keys, json!({"type": name, "ipam": ipam}));
+    let plugins = json!([{"type": "loopback"}, wires]);
+    let list = json!({"cniVersion": "1.0.0", "name": "podnet", "plugins": plugins});
+    doctor.host.network(&list);
+    let output = with_its_plugins(&doctor, &["pod", "create", "web", "--network", "podnet"]);
+    assert!(output.status.success(), "{name}: {output:?}");
+    doctor
+}
+
+fn with_its_plugins(doctor: &DoctorHost, args: &[&str]) -> Output {
+    let mut command = doctor.host.command(args);
+    command.env("CNI_PATH", doctor.plugins()).output().unwrap()
+}
+
+/// What the plugin `wiring` made is broken, part by part.
+fn losses_are_reported(doctor: &DoctorHost, wiring: &str) {
+    const POD: &str = "nsenter --net=/run/pausenet/netns/web";
+    let checks = ["links", "sysctls", "rules", "store", "firewall"];
+    let route = format!("{POD} ip route del default");
+    is_mended(doctor, &checks, &route, &["default"]);
+    let link = format!("{POD} ip link set eth0 down");
+    is_mended(doctor, &checks, &link, &["eth0 is down"]);
+    let on = match wiring {
+        "ptp" => "veth",
+        _ => "cni0",
+    };
+    let of_gateway = "ip -o -4 address show to 10.1.0.1 | awk '{print $2}'";
+    let gateway = format!("dev=$({of_gateway}); ip address flush dev \"$dev\" to 10.1.0.1");
+    is_mended(doctor, &["links"], &gateway, &["10.1.0.1", "missing", on]);
+    set_sysctl("ipv4/ip_forward", "0");
+    let report = doctor.check(&["sysctls"]);
+    report.problem(&["net.ipv4.ip_forward", "podnet"]);
+    set_sysctl("ipv4/ip_forward", "1");
 }
 
 #[test]
