@@ -85,6 +85,9 @@ pub(super) fn attach(options: &Attach, output: Output) -> Result<()> {
         attachment::remove_unfinished(&runtime, &record).await?;
         let there = target_netns.attached(&record)?;
         attachment::complete_record(&mut record)?;
+        if !there.is_empty() {
+            etc_hosts::set_addresses(&docker, &record).await;
+        }
         let new = selected_networks(options, &container, &record, &there)?;
         let new = with_settings(new, settings, ifname.as_ref())?;
         let new = with_interfaces(new, &record, ifname.as_ref(), &target_netns, &there)?;
