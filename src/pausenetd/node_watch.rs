@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
@@ -12,6 +13,11 @@ use kube::{Client, Config};
 use super::node::Node;
 use super::options::Options;
 use pausenet_host::{Error, Result};
+
+/// How long a connection, with TLS, may take. After a boot the first one may be made before kube-proxy has its
+/// rules for the Service of the API server. It then stays without them, since the kernel has translated its first
+/// packet already (to what it was), so that only another one gets through.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Nodes by name.
 pub type NodeList = BTreeMap<String, Node>;
@@ -72,6 +78,7 @@ pub(crate) async fn client(options: &Options) -> Result<Client> {
                 .hint("for example https://192.0.2.1:6443")
         })?;
     }
+    config.connect_timeout = Some(CONNECT_LIMIT);
     tracing::debug!("the API server is {}", config.cluster_url);
     Client::try_from(config).map_err(|err| {
         let msg = format!("cannot set up a client for the API server: {err}");

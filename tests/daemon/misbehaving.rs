@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::nodes::{Daemon, Node, make_bridge, write_kubeconfig};
-use common::World;
 use common::wait::wait_until;
+use common::{World, run};
 
 /// How the server answers watches, or everything.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -381,4 +381,35 @@ fn readyz_says_how_old_the_last_news_are() {
         let age: u64 = age.split(' ').next().unwrap().parse().unwrap();
         status == 200 && age >= 4
     });
+}
+
+/// As after a boot, when the daemon is faster than kube-proxy: what it sends to a Service's address is lost, and what
+/// it sends again on the same connection is lost too.
+#[test]
+fn a_connection_that_nobody_answers_is_made_anew() {
+    let world = World::new();
+    make_bridge();
+    let node = Node::new(&world, "node1", 1);
+    let kubeconfig = Path::new("/run/service.kubeconfig");
+    write_kubeconfig(kubeconfig, "http://10.96.0.1:443", "", "first");
+    node.host.ip(&format!("route add 10.96.0.1 via {OF_LAB}"));
+    let lost = "add table ip lost; add chain ip lost in { type filter hook prerouting priority -300; }; \
+                add rule ip lost in ip daddr 10.96.0.1 drop";
+    run("nft", [lost]);
+
+    let _daemon = node.start_as(node.command(kubeconfig));
+    let attempts = || {
+        node.host
+            .enter(|| run("ss", ["-tnH", "state", "syn-sent", "dst", "10.96.0.1"]))
+    };
+    wait_until("the daemon connects", || !attempts().is_empty());
+    let start = Instant::now();
+    let own_address = |attempts: String| attempts.split_whitespace().nth(2).map(str::to_owned);
+    let first = own_address(attempts());
+    wait_until("it connects anew", || {
+        let now = own_address(attempts());
+        now.is_some() && now != first
+    });
+    let elapsed = start.elapsed();
+    assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
 }
