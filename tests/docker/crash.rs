@@ -152,6 +152,31 @@ fn an_interrupted_up_is_made_good_by_the_next() {
 }
 
 #[test]
+fn an_interrupted_attach_or_rescue_is_made_good_by_the_next() {
+    let Some(docker) = Docker::start(NO_BRIDGE) else {
+        return;
+    };
+    bystanders(&docker);
+    let proxy = Proxy::start(&docker);
+    docker.run(&["run", "-d", "--net=none", "--name", "job", "pausenet/pause"]);
+    for words in [
+        "docker attach job --network podnet --ip 10.1.0.7 --publish 8080:80",
+        "rescue job --network podnet --ip 10.1.0.7 --publish 8080:80",
+    ] {
+        let case = Case {
+            args: &words.split(' ').collect::<Vec<_>>(),
+            untouched: &["bystander", "guest", "job"],
+            prepare: &|_| {},
+            clean: &|docker| {
+                docker.pausectl_ok(&["docker", "detach", "job"]);
+            },
+        };
+        assert!(interrupt_everywhere(&docker, &proxy, &case) > 5);
+    }
+    docker.stop();
+}
+
+#[test]
 fn an_interrupted_change_of_ports_is_made_good_by_the_next() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
