@@ -322,7 +322,7 @@ mode: $proxy
 hostnameOverride: $MACHINE
 clusterCIDR: "$pods"
 detectLocalMode: ClusterCIDR
-conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+conntrack: {maxPerCore: 0, min: 0}
 oomScoreAdj: 0
 END
     place_keep kube-proxy kube-proxy --config "$home/kube-proxy.yaml"
