@@ -18,7 +18,8 @@
 # The programs are kept in the lab's cache (see lib.sh); installed, they would start a daemon on the machine:
 #
 #   28      Debian sid's Docker and containerd, with the runc of 29
-#   29      built once by programs.sh, as is written there: 5 to 15 minutes
+#   29      the daemon is built once by programs.sh, as is written there: 5 to 15 minutes; the client is that of
+#           28, since a Go module of the client's 29 does not build by itself
 #   20.10   Debian bookworm's: the last that a kubelet speaks to
 #
 # The images stand in for the public ones of the same
@@ -43,12 +44,17 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 DOCKER_VERSION=${DOCKER_VERSION:-28}
 
 tools() {
-    local target
+    local target sets
     target=$(lab_dir)/docker-$DOCKER_VERSION
     case $DOCKER_VERSION in
     20.10) lab_once "$target" make_old ;;
     28) lab_once "$target" make_debian "$("$here/programs.sh" get runc)" ;;
-    29) make_links "$target" ;;
+    29)
+        # A set moves with its version.
+        sets=$("$here/programs.sh" get docker containerd runc)
+        target+=-$(sha256sum <<<"$sets" | cut -c -8)
+        [[ -e $target ]] || lab_once "$target" make_links "$sets" "$(DOCKER_VERSION=28 "$here/docker.sh" tools)"
+        ;;
     *) die "no Docker $DOCKER_VERSION here; there are 20.10, 28 and 29" ;;
     esac
     printf '%s\n' "$target"
@@ -77,18 +83,17 @@ make_debian() {
     are_programs "$out"
 }
 
-# make_links FOLDER: the programs of several sets as one folder. Always made anew: a set moves with its version.
+# make_links OUT WORK SETS CLIENT: the programs of several sets as one folder, and the client of another.
 make_links() {
-    local sets folder program
+    local out=$1 sets=$3 client=$4 folder program
     need_packages iptables
-    sets=$("$here/programs.sh" get docker containerd runc)
-    mkdir -p -- "$1"
     while read -r folder; do
         for program in "$folder"/*; do
-            ln -sfn -- "$program" "$1/${program##*/}"
+            ln -s -- "$program" "$out/${program##*/}"
         done
     done <<<"$sets"
-    are_programs "$1"
+    ln -s -- "$client/docker" "$out/docker"
+    are_programs "$out"
 }
 
 are_programs() {
