@@ -18,9 +18,10 @@ LIMIT=900 # seconds
 help_if_asked "$@"
 [[ $# -gt 0 && $1 != -* ]] || usage
 export DOCKER_VERSION=$1 DOCKER_FIREWALL=
+more=() # tests that are only for that firewall
 shift
 if (($#)) && [[ $1 != -- ]]; then
-    [[ $1 == iptables ]] || DOCKER_FIREWALL=$1
+    [[ $1 == iptables ]] || DOCKER_FIREWALL=$1 more=(--include-ignored)
     shift
 fi
 if (($#)); then
@@ -31,4 +32,4 @@ fi
 PAUSENET_DOCKER=$("$here/docker.sh" tools)
 export PAUSENET_DOCKER
 say "Docker tests with $DOCKER_VERSION${DOCKER_FIREWALL:+ and $DOCKER_FIREWALL}: $*"
-timeout --kill-after=30 "$LIMIT" "$here/../test.sh" --test docker -- "$@"
+timeout --kill-after=30 "$LIMIT" "$here/../test.sh" --test docker -- "${more[@]}" "$@"
