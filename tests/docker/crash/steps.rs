@@ -66,7 +66,7 @@ pub(super) fn of(docker: &Docker, args: &[&str]) -> Vec<Step> {
         let count = counts.entry(name).or_insert(0);
         *count += 1;
         let is_about = |place: &&str| line.contains(*place) || name == "vfork";
-        if STEPS.contains(&name) && PLACES.iter().any(|place| is_about(place)) {
+        if STEPS.contains(&name) && PLACES.iter().any(is_about) {
             steps.push((name.to_owned(), *count));
         }
     }
