@@ -158,6 +158,47 @@ pub fn set_cloexec_on_all() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a socket receive only what begins with two values, each as the bytes at an offset, and drops the rest in the
+/// kernel.
+///
+/// # Errors
+/// The kernel's: ENOMEM.
+pub(super) fn receive_only(
+    socket: impl AsFd,
+    (short_at, short): (u32, [u8; 2]),
+    (long_at, long): (u32, [u8; 4]),
+) -> io::Result<()> {
+    let instruction = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    // A filter reads numbers in network order.
+    let mut program = [
+        instruction(0x28, 0, short_at), // load two bytes
+        instruction(0x15, 3, u16::from_be_bytes(short).into()), // unlike: to the end
+        instruction(0x20, 0, long_at),  // load four
+        instruction(0x15, 1, u32::from_be_bytes(long)),
+        instruction(0x06, 0, u32::MAX), // accept, whole
+        instruction(0x06, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the kernel reads the program, and the instructions that it points to, during the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Reads a socket option into `answer` and returns its length in bytes. For options that take an
 /// argument, `answer` contains it before the call.
 pub(super) fn socket_option(
