@@ -140,6 +140,16 @@ pub(crate) fn index_of(name: &str) -> Result<u32> {
     Ok(found.ok_or_else(|| format!("there is no {name}"))?.index)
 }
 
+/// Waits until the children have ended that plugins have left, which this process adopts. It must have no others.
+pub(crate) fn await_orphans() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    while !matches!(
+        rustix::process::wait(rustix::process::WaitOptions::empty()),
+        Err(rustix::io::Errno::CHILD)
+    ) {}
+    Ok(())
+}
+
 /// Waits until the kernel has destroyed all unused namespaces. It does so one after the other, and a
 /// measurement in the meantime would wait for its locks. To find out, a link with one end in a namespace
 /// that is released last is watched: it goes when that namespace does.
