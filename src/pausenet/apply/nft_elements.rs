@@ -220,14 +220,23 @@ pub(crate) fn remove_elements_where(
     nft: &mut Nft,
     mut unwanted: impl FnMut(&Element) -> bool,
 ) -> Result<bool> {
+    /// More than this are listed in several parts. A set that grows or shrinks between them may hide some.
+    const LISTED_WHOLE: usize = 64;
     let mut removed = Vec::new();
-    let found = amend(nft, REMOVAL, |nft| {
-        let found = elements_where(nft, &mut unwanted)?;
-        let changes = found.iter().map(removal).collect();
-        // All of them, if they are removed in parts.
-        removed.extend(found);
-        Ok(changes)
-    })?;
+    let mut found = false;
+    for _ in 0..TRIES {
+        let before = removed.len();
+        found |= amend(nft, REMOVAL, |nft| {
+            let found = elements_where(nft, &mut unwanted)?;
+            let changes = found.iter().map(removal).collect();
+            // All of them, if they are removed in parts.
+            removed.extend(found);
+            Ok(changes)
+        })?;
+        if removed.len() - before <= LISTED_WHOLE {
+            break;
+        }
+    }
     forget_flows(nft, removed.iter().map(|(_, element)| element))?;
     Ok(found)
 }
