@@ -24,16 +24,34 @@ const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_DATA_VALUE: u16 = 1;
 
-/// A request about elements, or the reply.
+/// A request about elements of a set, or the reply: what is [`Listed`] in it.
 #[derive(Debug, Clone)]
-pub(super) enum ElementMessage {
+pub(super) enum ElementMessage<T> {
     Request(NetfilterMessage),
-    Reply(Vec<Element>),
+    Reply(Vec<T>),
 }
 
-impl ElementMessage {
+/// What is read of each element: of ours, or of any program's.
+pub(super) trait Listed: Sized {
+    /// From the attributes of an element.
+    fn read(attributes: &[u8]) -> Result<Self, DecodeError>;
+}
+
+impl Listed for Element {
+    fn read(attributes: &[u8]) -> Result<Self, DecodeError> {
+        read_element(attributes)
+    }
+}
+
+impl Listed for Member {
+    fn read(attributes: &[u8]) -> Result<Self, DecodeError> {
+        read_member(attributes)
+    }
+}
+
+impl<T> ElementMessage<T> {
     /// The elements in it.
-    pub(super) fn elements(self) -> Vec<Element> {
+    pub(super) fn elements(self) -> Vec<T> {
         match self {
             Self::Request(_) => Vec::new(),
             Self::Reply(elements) => elements,
@@ -41,7 +59,7 @@ impl ElementMessage {
     }
 }
 
-impl NetlinkSerializable for ElementMessage {
+impl<T> NetlinkSerializable for ElementMessage<T> {
     fn message_type(&self) -> u16 {
         match self {
             Self::Request(message) => NetlinkSerializable::message_type(message),
@@ -63,7 +81,7 @@ impl NetlinkSerializable for ElementMessage {
     }
 }
 
-impl NetlinkDeserializable for ElementMessage {
+impl<T: Listed> NetlinkDeserializable for ElementMessage<T> {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
@@ -82,11 +100,11 @@ impl NetlinkDeserializable for ElementMessage {
     }
 }
 
-fn read_list(list: &[u8], elements: &mut Vec<Element>) -> Result<(), DecodeError> {
+fn read_list<T: Listed>(list: &[u8], elements: &mut Vec<T>) -> Result<(), DecodeError> {
     for entry in NlasIterator::new(list) {
         let entry = entry?;
         if entry.kind() == NFTA_LIST_ELEM {
-            elements.push(read_element(entry.value())?);
+            elements.push(T::read(entry.value())?);
         }
     }
     Ok(())
@@ -121,56 +139,6 @@ fn read_value(data: &[u8]) -> Result<Vec<u8>, DecodeError> {
         }
     }
     Ok(Vec::new())
-}
-
-/// A request about the elements of any program's set, or the reply.
-#[derive(Debug, Clone)]
-pub(super) enum MemberMessage {
-    Request(NetfilterMessage),
-    Reply(Vec<Member>),
-}
-
-impl NetlinkSerializable for MemberMessage {
-    fn message_type(&self) -> u16 {
-        match self {
-            Self::Request(message) => NetlinkSerializable::message_type(message),
-            Self::Reply(_) => 0,
-        }
-    }
-
-    fn buffer_len(&self) -> usize {
-        match self {
-            Self::Request(message) => NetlinkSerializable::buffer_len(message),
-            Self::Reply(_) => 0,
-        }
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        if let Self::Request(message) = self {
-            message.serialize(buffer);
-        }
-    }
-}
-
-impl NetlinkDeserializable for MemberMessage {
-    type Error = DecodeError;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let mut members = Vec::new();
-        if header.message_type & 0xff == NFT_MSG_NEWSETELEM {
-            let attributes = payload.get(HEADER..).unwrap_or_default();
-            for list in NlasIterator::new(attributes) {
-                let list = list?;
-                if list.kind() != NFTA_SET_ELEM_LIST_ELEMENTS {
-                    continue;
-                }
-                for entry in NlasIterator::new(list.value()) {
-                    members.push(read_member(entry?.value())?);
-                }
-            }
-        }
-        Ok(Self::Reply(members))
-    }
 }
 
 fn read_member(attributes: &[u8]) -> Result<Member, DecodeError> {

@@ -5,7 +5,7 @@ use netlink_packet_netfilter::NetfilterMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
-use super::elements::{ElementMessage, MemberMessage};
+use super::elements::ElementMessage;
 use super::ruleset::{ChainHead, Change, Contents, Element, Member, Rule, Set, Table, TableFamily};
 use super::{reply, request};
 use crate::kernel::error::{BatchError, KernelError};
@@ -78,7 +78,7 @@ impl Nft {
             .iter()
             .map(|(set, key)| {
                 let question = request::get_element(set, key);
-                Request::query(ElementMessage::Request(question))
+                Request::query(ElementMessage::<Element>::Request(question))
             })
             .collect();
         let replies = self.socket()?.exchange(requests)?;
@@ -98,7 +98,7 @@ impl Nft {
     /// Every element of a set or map except those that expire; empty when it does not exist.
     pub fn elements(&mut self, table: Table, set: &str) -> Result<Vec<Element>, KernelError> {
         let question = request::get_elements(table, set);
-        let messages = self.list(ElementMessage::Request(question))?;
+        let messages = self.list(ElementMessage::<Element>::Request(question))?;
         Ok(messages
             .into_iter()
             .flat_map(ElementMessage::elements)
@@ -114,12 +114,11 @@ impl Nft {
         set: &str,
     ) -> Result<Vec<Member>, KernelError> {
         let question = request::get_elements_of(family, table, set);
-        let messages = self.list(MemberMessage::Request(question))?;
-        let members = messages.into_iter().flat_map(|message| match message {
-            MemberMessage::Request(_) => Vec::new(),
-            MemberMessage::Reply(members) => members,
-        });
-        Ok(members.collect())
+        let messages = self.list(ElementMessage::<Member>::Request(question))?;
+        Ok(messages
+            .into_iter()
+            .flat_map(ElementMessage::elements)
+            .collect())
     }
 
     /// The names of a table's sets and maps; empty when it does not exist.
