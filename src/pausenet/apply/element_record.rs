@@ -48,10 +48,11 @@ pub(crate) fn exists(attachment: &Attachment, mapper: Mapper) -> bool {
     path(attachment, mapper).exists()
 }
 
-/// How many elements an attachment has been given; None where that is not recorded.
-pub(crate) fn elements(attachment: &Attachment, mapper: Mapper) -> Option<usize> {
-    let text = file::read_text(&path(attachment, mapper), 64, Symlinks::Refuse).ok()?;
-    text.parse().ok()
+/// Whether an attachment was given more or fewer elements than were found. False where their number is not recorded.
+pub(crate) fn has_others(attachment: &Attachment, mapper: Mapper, found: usize) -> bool {
+    let text = file::read_text(&path(attachment, mapper), 64, Symlinks::Refuse);
+    let made = text.ok().and_then(|text| text.parse::<usize>().ok());
+    made.is_some_and(|made| made != found)
 }
 
 /// Removes the record of an attachment. True when there was one.

@@ -82,8 +82,7 @@ pub(crate) fn remove_elements(
     let attachment = &request.attachment;
     if let Some(known) = elements_to_remove(request, addresses, mac) {
         let removed = remove_elements_by_key(nft, &Mapper::Own.owner(attachment), &known)?;
-        let made = element_record::elements(attachment, Mapper::Own);
-        if made.is_none_or(|made| made == removed) {
+        if !element_record::has_others(attachment, Mapper::Own, removed) {
             return Ok(());
         }
     }

@@ -77,8 +77,8 @@ pub(super) fn del(request: &Request) -> Result<()> {
             let mut nft = nft_elements::open()?;
             let removed = nft_elements::remove_elements_by_key(&mut nft, &owner, &known)?;
             // ADD may have had other ports or addresses.
-            let made = element_record::elements(&request.attachment, Mapper::Chained);
-            let has_others = made.is_some_and(|made| made != removed);
+            let has_others =
+                element_record::has_others(&request.attachment, Mapper::Chained, removed);
             has_others && remove_all(&owner)? || removed > 0
         }
         _ => remove_all(&owner)?,
