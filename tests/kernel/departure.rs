@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::plugins::under;
 use common::wait::wait_until;
 use common::{Call, HOST_END, World, added, allocated, call, ip, podnet, with};
 
@@ -167,12 +168,13 @@ fn del_needs_no_child() {
 fn what_the_kernel_refuses_the_child_is_told() {
     let world = World::new();
     let (container, _) = added(&world, &podnet(), "c1");
-    let del = call("DEL", &podnet(), &container);
-    let unable = ["--bounding-set=-net_admin", "--inh-caps=-net_admin"];
-    let mut command = del.clone().program("setpriv").command();
-    command.args(unable).arg(common::programs::pausenet());
+    let unable = [
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+    ];
 
-    let err = del.run_as(command).err_code(101);
+    let err = under(&unable, &call("DEL", &podnet(), &container)).err_code(101);
 
     let msg = err["msg"].as_str().unwrap();
     assert!(msg.contains(&format!("remove {HOST_END}")), "{msg}");
