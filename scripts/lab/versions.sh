@@ -31,10 +31,12 @@ help_if_asked "$@"
 table=$("$here/programs.sh" table)
 case $1 in
 docker)
-    # Moby's own number is another than Docker's.
-    [[ ${DOCKER_VERSION:-28} != 29 ]] || tell 'Docker 29, moby' built docker dockerd
-    [[ ${DOCKER_VERSION:-28} == 29 ]] || tell Docker "$(lab_dir)/docker-${DOCKER_VERSION:-28}/dockerd" --version
-    [[ ${DOCKER_VERSION:-28} == 29 ]] || tell containerd "$(lab_dir)/docker-${DOCKER_VERSION:-28}/containerd" --version
+    if [[ ${DOCKER_VERSION:-28} == 29 ]]; then
+        tell 'Docker 29, moby' built docker dockerd # whose own number is another than Docker's
+    else
+        tell Docker "$(lab_dir)/docker-${DOCKER_VERSION:-28}/dockerd" --version
+        tell containerd "$(lab_dir)/docker-${DOCKER_VERSION:-28}/containerd" --version
+    fi
     ;;
 podman)
     tell podman debian "$(lab_dir)/podman-5/root" podman
