@@ -34,6 +34,19 @@ struct Case<'a> {
     clean: &'a dyn Fn(&Docker),
 }
 
+/// A daemon with bystanders, and what stands between it and pausectl.
+fn start(daemon: fn(&[&str]) -> Option<Docker>) -> Option<(Docker, Proxy)> {
+    let docker = daemon(NO_BRIDGE)?;
+    bystanders(&docker);
+    let proxy = Proxy::start(&docker);
+    Some((docker, proxy))
+}
+
+fn up_web(docker: &Docker) {
+    let up = "docker up web --network podnet --ip 10.1.0.7 -p 8080:80";
+    docker.pausectl_ok(&up.split(' ').collect::<Vec<_>>());
+}
+
 /// An anchor with a member and a published port, which no command is about.
 fn bystanders(docker: &Docker) {
     docker.pausectl_ok(&[
@@ -132,11 +145,9 @@ fn interrupt_everywhere(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
 
 #[test]
 fn an_interrupted_up_is_made_good_by_the_next() {
-    let Some(docker) = Docker::start(NO_BRIDGE) else {
+    let Some((docker, proxy)) = start(Docker::start) else {
         return;
     };
-    bystanders(&docker);
-    let proxy = Proxy::start(&docker);
     let up =
         "docker up web --network podnet --ip 10.1.0.7 --publish 8080:80 --add-host db:10.1.0.9";
     let case = Case {
@@ -153,11 +164,9 @@ fn an_interrupted_up_is_made_good_by_the_next() {
 
 #[test]
 fn an_interrupted_attach_or_rescue_is_made_good_by_the_next() {
-    let Some(docker) = Docker::start(NO_BRIDGE) else {
+    let Some((docker, proxy)) = start(Docker::start) else {
         return;
     };
-    bystanders(&docker);
-    let proxy = Proxy::start(&docker);
     docker.run(&["run", "-d", "--net=none", "--name", "job", "pausenet/pause"]);
     for words in [
         "docker attach job --network podnet --ip 10.1.0.7 --publish 8080:80",
@@ -178,11 +187,9 @@ fn an_interrupted_attach_or_rescue_is_made_good_by_the_next() {
 
 #[test]
 fn an_interrupted_change_of_ports_is_made_good_by_the_next() {
-    let Some(docker) = Docker::start(NO_BRIDGE) else {
+    let Some((docker, proxy)) = start(Docker::start) else {
         return;
     };
-    bystanders(&docker);
-    let proxy = Proxy::start(&docker);
     docker.pausectl_ok(&[
         "docker",
         "up",
@@ -223,25 +230,12 @@ fn an_interrupted_change_of_ports_is_made_good_by_the_next() {
 
 #[test]
 fn an_interrupted_reanchor_is_made_good_by_the_next() {
-    let Some(docker) = Docker::start(NO_BRIDGE) else {
+    let Some((docker, proxy)) = start(Docker::start) else {
         return;
     };
-    bystanders(&docker);
-    let proxy = Proxy::start(&docker);
-    let up = [
-        "docker",
-        "up",
-        "web",
-        "--network",
-        "podnet",
-        "--ip",
-        "10.1.0.7",
-        "-p",
-        "8080:80",
-    ];
     let pids = std::cell::RefCell::new(Vec::new());
     let make = |docker: &Docker| {
-        docker.pausectl_ok(&up);
+        up_web(docker);
         member(docker, "api", "web");
         member(docker, "db", "web");
         *pids.borrow_mut() = ["api", "db"].map(|name| docker.pid(name)).to_vec();
@@ -272,27 +266,14 @@ fn an_interrupted_reanchor_is_made_good_by_the_next() {
 
 #[test]
 fn an_interrupted_move_to_the_restarted_anchor_is_made_good_by_the_next() {
-    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+    let Some((docker, proxy)) = start(Docker::start_with_applications) else {
         return;
     };
-    bystanders(&docker);
-    let proxy = Proxy::start(&docker);
-    let up = [
-        "docker",
-        "up",
-        "web",
-        "--network",
-        "podnet",
-        "--ip",
-        "10.1.0.7",
-        "-p",
-        "8080:80",
-    ];
     let case = Case {
         args: &["docker", "reanchor", "web", "--restart-members"],
         untouched: &BYSTANDERS,
         prepare: &|docker| {
-            docker.pausectl_ok(&up);
+            up_web(docker);
             docker.sleeper("api", "container:web");
             docker.sleeper("db", "container:web");
             docker.run(&["restart", "-t", "0", "web"]);
