@@ -206,8 +206,8 @@ mod tests {
         fn whatever_bytes_come_nothing_panics(payload: Vec<u8>) {
             let mut header = NetlinkHeader::default();
             header.message_type = 0x0a00 | NFT_MSG_NEWSETELEM;
-            let _ = ElementMessage::deserialize(&header, &payload);
-            let _ = MemberMessage::deserialize(&header, &payload);
+            let _ = ElementMessage::<Element>::deserialize(&header, &payload);
+            let _ = ElementMessage::<Member>::deserialize(&header, &payload);
         }
     }
 }
