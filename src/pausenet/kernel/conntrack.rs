@@ -16,7 +16,7 @@ use super::error::KernelError;
 use super::netlink::Socket;
 use super::nft::Nft;
 use super::nft::expr::{address_bytes, nfproto};
-use super::request::Request;
+use super::request::{ExpectedReply, Request};
 use crate::cni::Family;
 
 /// UDP flows of one family; those that have everything given here.
@@ -57,7 +57,7 @@ impl Nft {
 const WALKS: usize = 4;
 
 fn forget(socket: &mut Socket, family: Family, flows: &[UdpFlows]) -> Result<(), KernelError> {
-    if flows.is_empty() {
+    if flows.is_empty() || number_of_flows(socket)? == Some(0) {
         return Ok(());
     }
     if flows.len() <= WALKS && flows.iter().all(UdpFlows::can_be_filtered) {
@@ -67,6 +67,22 @@ fn forget(socket: &mut Socket, family: Family, flows: &[UdpFlows]) -> Result<(),
         }
     }
     delete_listed(socket, family, flows)
+}
+
+/// How many flows this network namespace has. The kernel keeps count, so it does not walk through the table, which
+/// takes milliseconds, whatever is in it: each of its buckets is read. None: it did not say.
+fn number_of_flows(socket: &mut Socket) -> Result<Option<u32>, KernelError> {
+    // Of no family, like the reply.
+    let request = FlowMessage::Request {
+        kind: MSG_GET_STATS,
+        payload: vec![0; HEADER],
+    };
+    let request = Request::expecting(request, ExpectedReply::Message);
+    let reply = socket.one(request)?;
+    Ok(reply.into_iter().find_map(|message| match message {
+        FlowMessage::Number(number) => Some(number),
+        _ => None,
+    }))
 }
 
 /// Lets the kernel find the flows (since Linux 6.8).
@@ -149,6 +165,8 @@ const SUBSYSTEM: u16 = 1;
 const MSG_NEW: u8 = 0;
 const MSG_GET: u8 = 1;
 const MSG_DELETE: u8 = 2;
+const MSG_GET_STATS: u8 = 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ZONE: u16 = 18;
@@ -170,12 +188,13 @@ const UDP: u8 = 17;
 /// struct nfgenmsg, with which every netfilter message begins.
 const HEADER: usize = 4;
 
-/// A request about flows, or one flow of the reply. (The crate's type has no filters, and parses
+/// A request about flows, or of the reply one flow, or how many there are. (The crate's type has no filters, and parses
 /// forty attributes of each flow.)
 #[derive(Debug, Clone)]
 enum FlowMessage {
     Request { kind: u8, payload: Vec<u8> },
     Flow(Flow),
+    Number(u32),
     Other,
 }
 
@@ -260,14 +279,14 @@ impl NetlinkSerializable for FlowMessage {
     fn message_type(&self) -> u16 {
         match self {
             Self::Request { kind, .. } => SUBSYSTEM << 8 | u16::from(*kind),
-            Self::Flow(_) | Self::Other => 0,
+            Self::Flow(_) | Self::Number(_) | Self::Other => 0,
         }
     }
 
     fn buffer_len(&self) -> usize {
         match self {
             Self::Request { payload, .. } => payload.len(),
-            Self::Flow(_) | Self::Other => 0,
+            Self::Flow(_) | Self::Number(_) | Self::Other => 0,
         }
     }
 
@@ -283,25 +302,44 @@ impl NetlinkDeserializable for FlowMessage {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        if header.message_type & 0xff != u16::from(MSG_NEW) {
-            return Ok(Self::Other);
+        let parts = NlasIterator::new(payload.get(HEADER..).unwrap_or_default());
+        let [kind, _] = header.message_type.to_le_bytes();
+        match kind {
+            MSG_NEW => read_flow(parts).map(Self::Flow),
+            MSG_GET_STATS => read_number(parts),
+            _ => Ok(Self::Other),
         }
-        let mut flow = Flow::default();
-        for part in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
-            let part = part?;
-            match part.kind() {
-                CTA_TUPLE_ORIG => {
-                    flow.key
-                        .extend(attribute(CTA_TUPLE_ORIG | NESTED, part.value()));
-                    read_original(&mut flow, part.value())?;
-                }
-                CTA_TUPLE_REPLY => flow.answered_by = read_source(part.value())?,
-                CTA_ZONE => flow.key.extend(attribute(CTA_ZONE, part.value())),
-                _ => {}
-            }
-        }
-        Ok(Self::Flow(flow))
     }
+}
+
+fn read_number(parts: NlasIterator<&[u8]>) -> Result<FlowMessage, DecodeError> {
+    for part in parts {
+        let part = part?;
+        if part.kind() == CTA_STATS_GLOBAL_ENTRIES
+            && let Some(number) = part.value().first_chunk()
+        {
+            return Ok(FlowMessage::Number(u32::from_be_bytes(*number)));
+        }
+    }
+    Ok(FlowMessage::Other)
+}
+
+fn read_flow(parts: NlasIterator<&[u8]>) -> Result<Flow, DecodeError> {
+    let mut flow = Flow::default();
+    for part in parts {
+        let part = part?;
+        match part.kind() {
+            CTA_TUPLE_ORIG => {
+                flow.key
+                    .extend(attribute(CTA_TUPLE_ORIG | NESTED, part.value()));
+                read_original(&mut flow, part.value())?;
+            }
+            CTA_TUPLE_REPLY => flow.answered_by = read_source(part.value())?,
+            CTA_ZONE => flow.key.extend(attribute(CTA_ZONE, part.value())),
+            _ => {}
+        }
+    }
+    Ok(flow)
 }
 
 fn read_original(flow: &mut Flow, tuple: &[u8]) -> Result<(), DecodeError> {
