@@ -63,13 +63,14 @@ impl Attachment {
         ]
     }
 
-    /// Port mappings of its own.
-    fn mappings(&self, count: usize) -> Value {
+    /// Port mappings of its own, the first `tcp` of them of TCP and the others of UDP.
+    fn mappings(&self, ports: Ports) -> Value {
+        let count = ports.tcp + ports.udp;
         let mapping = |at: usize| {
             json!({
                 "hostPort": first_port(self.number, count) + at,
                 "containerPort": 8000 + at,
-                "protocol": if at == 1 { "udp" } else { "tcp" },
+                "protocol": if at < ports.tcp { "tcp" } else { "udp" },
             })
         };
         (0..count).map(mapping).collect()
@@ -94,8 +95,15 @@ pub(crate) struct Network {
     pub steps: Vec<Step>,
     /// CNI_PATH.
     pub path: String,
-    /// How many published ports each attachment has.
-    pub ports: usize,
+    /// Those that each attachment publishes.
+    pub ports: Ports,
+}
+
+/// How many ports of each protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) tcp: usize,
+    pub(crate) udp: usize,
 }
 
 impl Network {
@@ -103,12 +111,13 @@ impl Network {
         Self {
             steps,
             path: tools.peers.display().to_string(),
-            ports: 0,
+            ports: Ports::default(),
         }
     }
 
     /// The same with port mappings.
-    pub(crate) fn with_ports(self, ports: usize) -> Self {
+    pub(crate) fn with_ports(self, tcp: usize, udp: usize) -> Self {
+        let ports = Ports { tcp, udp };
         Self { ports, ..self }
     }
 
@@ -183,7 +192,7 @@ impl Network {
         if !result.is_null() {
             config["prevResult"] = result.clone();
         }
-        if self.ports > 0 {
+        if self.ports != Ports::default() {
             config["runtimeConfig"] = json!({"portMappings": at.mappings(self.ports)});
         }
         config.to_string()

@@ -18,6 +18,8 @@ pub(crate) enum Scenario {
     Masquerade,
     /// A bridge and three published ports.
     Ports,
+    /// A bridge and one published port, of UDP.
+    UdpPort,
     Ptp,
     /// kind's chain: ptp, host-local, and portmap with one port.
     Kind,
@@ -30,10 +32,11 @@ pub(crate) enum Scenario {
 }
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: [Scenario; 9] = [
+pub(crate) const ALL: [Scenario; 10] = [
     Scenario::Bridge,
     Scenario::Masquerade,
     Scenario::Ports,
+    Scenario::UdpPort,
     Scenario::Ptp,
     Scenario::Kind,
     Scenario::Loopback,
@@ -49,6 +52,7 @@ impl Scenario {
             Self::Bridge => "bridge",
             Self::Masquerade => "bridge-masquerade",
             Self::Ports => "bridge-3-ports",
+            Self::UdpPort => "bridge-udp-port",
             Self::Ptp => "ptp",
             Self::Kind => "kind-chain",
             Self::Loopback => "loopback",
@@ -104,9 +108,14 @@ impl Scenario {
                     json!({"ipMasq": true, "ipMasqBackend": backend}),
                 ),
             )]),
-            Self::Ports => network(vec![step("bridge", bridge("bridge")), portmap()]).with_ports(3),
+            Self::Ports => {
+                network(vec![step("bridge", bridge("bridge")), portmap()]).with_ports(2, 1)
+            }
+            Self::UdpPort => {
+                network(vec![step("bridge", bridge("bridge")), portmap()]).with_ports(0, 1)
+            }
             Self::Ptp => network(vec![step("ptp", ptp("ptp"))]),
-            Self::Kind => network(vec![step("ptp", ptp("ptp")), portmap()]).with_ports(1),
+            Self::Kind => network(vec![step("ptp", ptp("ptp")), portmap()]).with_ports(1, 0),
             Self::Loopback => network(vec![step("loopback", json!({"type": "loopback"}))]),
             Self::DualStack => network(vec![step("bridge", dual("bridge"))]),
             Self::OurIpam => network(vec![step("bridge", bridge("bridge"))]),
@@ -123,9 +132,10 @@ impl Scenario {
         match self {
             Self::Bridge => ours(bridge("pausenet")),
             Self::Masquerade => ours(with(bridge("pausenet"), json!({"ipMasq": true}))),
-            Self::Ports => ours(bridge("pausenet")).with_ports(3),
+            Self::Ports => ours(bridge("pausenet")).with_ports(2, 1),
+            Self::UdpPort => ours(bridge("pausenet")).with_ports(0, 1),
             Self::Ptp => ours(with(ptp("pausenet"), json!({"mode": "ptp"}))),
-            Self::Kind => ours(with(ptp("pausenet"), json!({"mode": "ptp"}))).with_ports(1),
+            Self::Kind => ours(with(ptp("pausenet"), json!({"mode": "ptp"}))).with_ports(1, 0),
             Self::Loopback => {
                 Network::new(tools, vec![called("loopback", json!({"type": "loopback"}))])
             }

@@ -70,12 +70,12 @@ impl Counted {
             }),
             config,
         };
-        Network::new(tools, vec![step]).with_ports(match self {
-            Self::Ports => count,
-            // The second is of UDP.
-            Self::Flows => 2,
-            Self::Routes | Self::Ranges | Self::Sets => 0,
-        })
+        let (tcp, udp) = match self {
+            Self::Ports => (count - 1, 1),
+            Self::Flows => (0, 1),
+            Self::Routes | Self::Ranges | Self::Sets => (0, 0),
+        };
+        Network::new(tools, vec![step]).with_ports(tcp, udp)
     }
 }
 
@@ -123,7 +123,7 @@ fn run(context: &mut Context, benchmark: &str, counted: Counted) -> Result<()> {
         for round in 0..1 + context.extent.pick(3, 15) {
             let (added, removed) = world.inside(|| {
                 if counted == Counted::Flows {
-                    send(count, first_port(1, 2) + 1)?;
+                    send(count, first_port(1, 1))?;
                 }
                 let added = network.add(&at)?;
                 Ok((added.time, network.del(&at, &added.value)?))

@@ -173,14 +173,14 @@ impl Host {
         let outside = world.containers("outside", 1)?.remove(0);
         world.inside(|| connect(&outside))?;
         let implementation = Implementation::Plugins(match side {
-            OURS => Scenario::Masquerade.ours(tools).with_ports(1),
+            OURS => Scenario::Masquerade.ours(tools).with_ports(1, 0),
             side => Network {
                 steps: [Scenario::Masquerade, Scenario::Kind]
                     .iter()
                     .flat_map(|scenario| scenario.theirs(tools, side).steps)
                     .filter(|step| step.program.name != "ptp")
                     .collect(),
-                ..Network::new(tools, Vec::new()).with_ports(1)
+                ..Network::new(tools, Vec::new()).with_ports(1, 0)
             },
         });
         Ok(Self {

@@ -14,6 +14,7 @@ pub(super) fn benchmarks() -> Vec<Benchmark> {
     let quick = [
         Scenario::Bridge,
         Scenario::Masquerade,
+        Scenario::UdpPort,
         Scenario::Ptp,
         Scenario::Kind,
     ];
