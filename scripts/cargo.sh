@@ -5,6 +5,7 @@
 # Use: `source` this file, then
 #
 #   find_cargo CHECKOUT   set the array `cargo` to the command; fail if there is no cargo
+#   plugin_target         then: print for which target the plugin of a release is built
 
 find_cargo() {
     local owner
@@ -24,4 +25,15 @@ cargo_of() {
     ((EUID == 0)) && [[ $1 != root && -n $home ]] || return
     cargo=(runuser -u "$1" -- env "HOME=$home" "PATH=$home/.cargo/bin:$PATH" cargo)
     "${cargo[@]}" --version >/dev/null 2>&1
+}
+
+# plugin_target: musl's, if this Rust has it, else the host's. With musl it starts sooner: glibc finds out first what
+# the processor can do, and in a virtual machine each of these questions is a trip to the hypervisor. The other programs
+# start once: pause has no libc, and the daemon's cryptography would need a C compiler for musl.
+plugin_target() {
+    local rustc=("${cargo[@]:0:${#cargo[@]}-1}" rustc) host musl
+    host=$("${rustc[@]}" --version --verbose | sed -n 's/^host: //p') || return
+    musl=${host/%-gnu/-musl}
+    [[ -d $("${rustc[@]}" --print target-libdir --target "$musl" 2>/dev/null) ]] || musl=$host
+    printf '%s\n' "$musl"
 }

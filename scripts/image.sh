@@ -129,11 +129,12 @@ value() {
 # build NAME: build one package and print the path of its binary. One at a time: packages that are built
 # together share the features of their common dependencies.
 build() {
-    local cargo
+    local cargo target=()
     find_cargo "$repo" || die "cargo was not found; get Rust from https://rustup.rs"
     cd -- "$repo" || return # .cargo/config.toml there makes binaries static
+    [[ $1 != pausenet ]] || target=(--target "$(plugin_target)")
     local messages
-    messages=$("${cargo[@]}" build --release --locked --package "$1" \
+    messages=$("${cargo[@]}" build --release --locked --package "$1" "${target[@]}" \
         --message-format=json-render-diagnostics) || return
     sed -n "s/.*\"executable\":\"\([^\"]*\/$1\)\".*/\1/p" <<<"$messages"
 }

@@ -27,8 +27,8 @@ die() {
 
 outside() {
     need_packages gcc libc6-dev iproute2 socat
-    local pausectl enter
-    pausectl=$(build) || die "the build failed"
+    local programs enter
+    programs=$(build) || die "the build failed"
     mapfile -t enter < <(enter_command)
     ((${#enter[@]})) || cannot_enter
     title "Namespaces of our own"
@@ -39,19 +39,23 @@ outside() {
         tell "You are not root, and need not be: the rest happens in a new user namespace, in which you"
         tell "are root, with network and mount namespaces of its own."
     fi
-    exec "${enter[@]}" "$BASH" "$0" --inside "${pausectl%/*}"
+    mapfile -t programs <<<"$programs"
+    exec "${enter[@]}" "$BASH" "$0" --inside "${programs[@]}"
 }
 
-# build: print the path of pausectl; pausenet and pause are beside it.
+# build: print the paths of pausenet, pausectl and pause, a line each.
 build() {
-    local cargo messages
+    local cargo target name messages
     find_cargo "$repo" || die "cargo was not found; get Rust from https://rustup.rs"
     say "building (release)"
     cd -- "$repo" || return
+    target=$(plugin_target) || return
     # The plugin by itself, as for a release: what pausectl asks of shared crates would make it larger.
-    "${cargo[@]}" build --release --locked -p pausenet || return
-    messages=$("${cargo[@]}" build --release --locked -p pausectl -p pause --message-format=json-render-diagnostics) || return
-    sed -n 's/.*"executable":"\([^"]*\/pausectl\)".*/\1/p' <<<"$messages"
+    messages=$("${cargo[@]}" build --release --locked --target "$target" -p pausenet --message-format=json-render-diagnostics) || return
+    messages+=$'\n'$("${cargo[@]}" build --release --locked -p pausectl -p pause --message-format=json-render-diagnostics) || return
+    for name in pausenet pausectl pause; do
+        sed -n "s/.*\"executable\":\"\([^\"]*\/$name\)\".*/\1/p" <<<"$messages"
+    done
 }
 
 # enter_command: print the command that enters new namespaces, a word a line, or nothing.
@@ -110,12 +114,13 @@ expect_end() {
 }
 
 inside() {
-    local stage bin=$1
+    local stage
     # Copy the binaries: a checkout below /run or /var/lib would be hidden by the mounts.
     stage=$(mktemp -d)
     mount -n -t tmpfs -o mode=755 tmpfs "$stage"
     mkdir -- "$stage/bin"
-    cp -- "$bin"/{pausectl,pausenet,pause} "$stage/bin"
+    pausectl=$2
+    cp -- "$@" "$stage/bin"
     cp -r -- "$repo/conf" "$stage/conf"
     mount -n --move "$stage" /run
     rmdir -- "$stage"
@@ -221,7 +226,7 @@ show() {
         expect_end "$pid"
     done
     title "Everything was as expected"
-    tell "Next: src/docs/README.md, and $bin/pausectl --help"
+    tell "Next: src/docs/README.md, and $pausectl --help"
 }
 
 main() {
@@ -231,7 +236,7 @@ main() {
         bold=$'\e[1m' green=$'\e[32m' plain=$'\e[0m'
     fi
     case ${1:-} in
-    --inside) inside "$2" ;;
+    --inside) inside "${@:2}" ;;
     '') outside ;;
     *)
         say "use: scripts/quickstart.sh [--help]"

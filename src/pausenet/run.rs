@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -19,6 +20,9 @@ use crate::verbs;
 
 /// How long the runtime may take to write the config: it has it at hand.
 const STDIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Most configs are much shorter. (What is reserved and not written costs nothing.)
+const READ_AT_ONCE: usize = 16 * 1024;
 
 const HELP: &str = concat!(
     "pausenet ",
@@ -117,7 +121,6 @@ fn serve(
 fn read_stdin(config: &mut Vec<u8>) -> io::Result<()> {
     let stdin = io::stdin();
     let deadline = Instant::now() + STDIN_LIMIT;
-    let mut part = vec![0; 64 * 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = left.try_into().map_err(io::Error::other)?;
@@ -130,9 +133,10 @@ fn read_stdin(config: &mut Vec<u8>) -> io::Result<()> {
             Err(Errno::INTR) => continue,
             ready => ready?,
         };
-        match rustix::io::read(&stdin, &mut part) {
+        config.reserve(READ_AT_ONCE);
+        match rustix::io::read(&stdin, spare_capacity(config)) {
             Ok(0) => return Ok(()),
-            Ok(length) => config.extend_from_slice(&part[..length]),
+            Ok(_) => {}
             // A runtime's pipe may be set not to wait.
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(err) => return Err(err.into()),

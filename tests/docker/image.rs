@@ -70,6 +70,10 @@ fn root_builds_with_the_rust_of_the_checkout_s_owner() {
     let built = format!(r#"{{"executable":"{}"}}"#, programs::pause());
     let cargo = format!("[ $1 = --version ] || {{ id -un >~/builder; echo '{built}'; }}");
     put(&home.join(".cargo/bin/cargo"), cargo);
+    put(
+        &home.join(".cargo/bin/rustc"),
+        "echo host: of-nobody".to_owned(),
+    );
     for variable in [("SUDO_USER", "nobody"), ("LOGNAME", "root")] {
         let output = Command::new(checkout.join("scripts/image.sh"))
             .args(["--output", "-"])

@@ -26,7 +26,7 @@ fn everything() -> Value {
 fn executed(call: &Call) -> (Vec<String>, Value) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let path = log.path().to_str().unwrap();
-    let trace = "--trace=execve,execveat,fork,vfork";
+    let trace = "--trace=execve,execveat";
     let answer = under(
         &["strace", "-f", "-qq", "--signal=none", "-o", path, trace],
         call,

@@ -30,6 +30,7 @@ impl Stubs {
             "cargo",
             &format!("for name; do case $name in pause*) echo \"{said}\" ;; esac; done"),
         );
+        stubs.put("rustc", "echo host: of-a-stub");
         stubs
     }
 
@@ -54,10 +55,12 @@ impl Stubs {
         command.env_remove("SUDO_USER").output().unwrap()
     }
 
-    /// All calls except those of cargo.
+    /// All calls except those of cargo and rustc.
     fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.dir.path().join("calls")).unwrap();
-        let others = calls.lines().filter(|call| !call.starts_with("cargo "));
+        let others = calls
+            .lines()
+            .filter(|call| !call.starts_with("cargo ") && !call.starts_with("rustc "));
         others.map(str::to_owned).collect()
     }
 }
