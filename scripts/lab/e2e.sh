@@ -2,6 +2,7 @@
 # Runs Kubernetes' own network tests (e2e.test 1.37) against pausenet, in a cluster of the lab.
 #
 # Use: scripts/lab/e2e.sh [--all] [--dual-stack] [--kube-proxy MODE] [--report FILE] [FOCUS]
+#      scripts/lab/e2e.sh --setup      programs and images only, no tests
 #
 # Without options a selection that takes some minutes: all conformance tests of [sig-network] but those of
 # proxies. With --all every test of [sig-network] that a cluster without a cloud can run; it prints each one that
@@ -18,7 +19,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 PROCESSES=4
 SELECTED='\[sig-network\].*\[Conformance\]'
 ALL='\[sig-network\]'
-LIMIT=60 # minutes
+LIMIT=60 LIMIT_OF_SELECTED=10 # minutes
 
 # What is left out of all: a pattern, and why.
 LEFT_OUT=(
@@ -34,10 +35,11 @@ LEFT_OUT=(
 )
 
 main() {
-    local up=() all=false dual=false focus='' report='' skip tests registries status=0
+    local up=() limit=$LIMIT all=false dual=false focus='' report='' setup=false skip tests images registries status=0
     while (($#)); do
         case $1 in
         -h | --help) help_if_asked "$1" ;;
+        --setup) setup=true ;;
         --all) all=true ;;
         --dual-stack) dual=true up+=("$1") ;;
         --kube-proxy) up+=("$1" "${2?}") && shift ;;
@@ -50,24 +52,28 @@ main() {
     ((EUID == 0)) || die "this needs root"
     need_packages jq
     tests=$("$here/programs.sh" get e2e)
+    images=$("$here/images.sh" e2e)
+    ! $setup || return 0
     work=$(mktemp -d)
     trap 'finish' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     registries=$work/registries
     "$here/images.sh" registries >"$registries"
-    if [[ -z $focus ]]; then
-        focus=$SELECTED
-        $all && focus=$ALL
+    if $all; then
+        focus=${focus:-$ALL}
+    elif [[ -z $focus ]]; then
+        focus=$SELECTED limit=$LIMIT_OF_SELECTED
     fi
     skip=$(skipped "$dual" "$all")
-    "$here/kubernetes.sh" up "${up[@]}" --load "$("$here/images.sh" e2e)"
+    "$here/kubernetes.sh" up "${up[@]}" --load "$images"
     started=true
     say "Kubernetes' tests: $focus"
+    printf 'with %s\n' "$("$here/versions.sh" e2e)"
     # e2e.test writes where it stands, and looks for HOME.
     "$here/kubernetes.sh" node lab env HOME="$work" KUBE_TEST_REPO_LIST="$registries" \
-        timeout --kill-after=30 "$((LIMIT + 2))m" \
-        "$tests/ginkgo" --procs="$PROCESSES" --no-color --succinct --timeout="${LIMIT}m" \
+        timeout --kill-after=30 "$((limit + 2))m" \
+        "$tests/ginkgo" --procs="$PROCESSES" --no-color --succinct --timeout="${limit}m" \
         --focus="$focus" --skip="$skip" --output-dir="$work" --json-report=report.json \
         "$tests/e2e.test" -- --kubeconfig="$(kubeconfig)" --provider=skeleton --num-nodes=2 \
         --allowed-not-ready-nodes=0 --system-pods-startup-timeout=60s --disable-log-dump --dump-logs-on-failure=false \
@@ -78,7 +84,7 @@ main() {
     fi
     [[ -z $report ]] || cp -- "$work/report.json" "$report"
     tell "$work/report.json" "$all"
-    exit "$status"
+    return "$status"
 }
 
 finish() {

@@ -6,7 +6,8 @@
 #
 # KERNEL is one that vm.sh knows: 5.10, 6.1, 6.12 or sid. FILTER is a part of a test's name; without one, a
 # selection runs that has every mode, VLANs, published ports, masquerade, bandwidth, MAC checks, CHECK, GC and
-# STATUS. All of them (`scripts/lab/kernel-tests.sh 6.1 ::`) take twenty minutes.
+# STATUS. All of them (`scripts/lab/kernel-tests.sh 6.1 ::`) take twenty minutes. They test this checkout's plugin,
+# built without optimisation, or the one in the folder PAUSENET_PROGRAMS.
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -38,13 +39,13 @@ executable() {
         sed -n "s/.*\"executable\":\"\([^\"]*\/$1\(-[0-9a-f]*\)\{0,1\}\)\".*/\1/p" | head -n 1
 }
 tests=$(executable kernel test --no-run --test kernel)
-plugin=$(executable pausenet build --bins)
-[[ -x $tests && -x $plugin ]] || die "cargo built no tests or no pausenet"
+[[ -n ${PAUSENET_PROGRAMS-} ]] || PAUSENET_PROGRAMS=$(dirname -- "$(executable pausenet build --bins)")
+[[ -x $tests && -x $PAUSENET_PROGRAMS/pausenet ]] || die "there are no tests, or no pausenet"
 # Nothing can be fetched or installed in there.
 PAUSENET_PEERS=$("$here/peers.sh" bookworm)
 PAUSENET_PEERS_TODAY=$("$here/peers.sh" today)
 PAUSENET_NFT_SID=$("$here/nft.sh")
-export PAUSENET_PROGRAMS=${plugin%/*} PAUSENET_PEERS PAUSENET_PEERS_TODAY PAUSENET_NFT_SID VM_LIMIT=$LIMIT
+export PAUSENET_PROGRAMS PAUSENET_PEERS PAUSENET_PEERS_TODAY PAUSENET_NFT_SID VM_LIMIT=$LIMIT
 if [[ $* == without ]]; then
     for ((at = 0; at < ${#WITHOUT[@]}; at += 2)); do
         read -ra names <<<"${WITHOUT[at + 1]}"
@@ -55,4 +56,4 @@ if [[ $* == without ]]; then
 fi
 say "kernel tests on $kernel: $*"
 # shellcheck disable=SC2016 # expanded in there
-"$here/vm.sh" "$kernel" sh -c 'printf "Linux %s\n" "$(uname -r)" && exec "$@"' - "$tests" --test-threads=2 --color=never "$@"
+"$here/vm.sh" "$kernel" sh -c 'printf "with Linux %s\n" "$(uname -r)" && exec "$@"' - "$tests" --test-threads=2 --color=never "$@"
