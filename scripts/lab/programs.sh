@@ -99,7 +99,7 @@ make_set() {
             (copy_files "$module" "$package" "$out/$program") || die "the files of $program could not be fetched"
             continue
             ;;
-        test) build=(test -c) ;;
+        test) build=(test -vet=off -c) ;;
         seccomp)
             need_packages gcc libc6-dev pkg-config libseccomp-dev
             build=(build -tags seccomp)
