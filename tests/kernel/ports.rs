@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use common::nftables::ruleset;
 use common::traffic::{HOST, Namespace, bind, listen, tcp, tcp_is_blocked, udp};
-use common::{Container, World, added, call, outside_host, podnet, set_sysctl, sysctl, with};
+use common::{Container, World, added, call, ip, outside_host, podnet, set_sysctl, sysctl, with};
 
 /// The config with these mappings.
 pub(crate) fn mapping(config: Value, mappings: Value) -> Value {
@@ -94,16 +94,46 @@ fn a_mapped_port_leaves_the_host_s_service_on_ipv6_loopback_alone() {
     tcp(&in_pod, HOST, "[fd00::1]:8080");
 }
 
+/// The kernel forwards nothing to or from a link-local address, and no answer would reach ::1.
 #[test]
-fn a_port_on_ipv6_loopback_alone_is_refused() {
+fn a_mapped_port_leaves_the_host_s_service_at_link_local_addresses_alone() {
+    let world = World::new();
+    let outside = outside_host(&world, 2);
+    ip("addr add fe80::aa/64 dev up2 nodad");
+    outside.ip("addr add fe80::bb/64 dev eth0 nodad");
+    let (x, _) = added(&world, &mapped(), "x");
+    x.ip("addr add fe80::cc/64 dev eth0 nodad");
+    ip("addr add fe80::dd/64 dev cni0 nodad");
+    let in_pod = listen(Some(&x), "[::]:80");
+    let service = listen(HOST, "[::]:8080");
+    for (client, to, link) in [
+        (HOST, "fe80::aa", world.link("up2")),
+        (Some(&outside), "fe80::aa", outside.link("eth0")),
+        (Some(&x), "fe80::dd", x.link("eth0")),
+    ] {
+        let scope = link.unwrap().index;
+        tcp(&service, client, &format!("[{to}%{scope}]:8080"));
+    }
+    tcp(&in_pod, Some(&outside), "[fd99:2::1]:8080");
+    tcp(&in_pod, HOST, "[fd99:2::1]:8080");
+    let from_loopback = bind(HOST, "[::1]:0");
+    let datagrams = bind(HOST, "[fd99:2::1]:8080");
+    udp(&datagrams, &from_loopback, "[fd99:2::1]:8080");
+}
+
+#[test]
+fn a_port_on_ipv6_addresses_that_are_never_forwarded_alone_is_refused() {
     let world = World::new();
     let at = |ips: &[&str]| {
         let entry = |ip| json!({"hostPort": 8080, "containerPort": 80, "hostIP": ip});
         mapping(mapped(), ips.iter().map(entry).collect())
     };
     let x = world.container("x");
-    let error = call("ADD", &at(&["::1"]), &x).run().err_code(7);
-    assert!(error["msg"].as_str().unwrap().contains("[::1]:8080/tcp"));
+    for host_ip in ["::1", "fe80::1"] {
+        let error = call("ADD", &at(&[host_ip]), &x).run().err_code(7);
+        let named = format!("[{host_ip}]:8080/tcp");
+        assert!(error["msg"].as_str().unwrap().contains(&named), "{error}");
+    }
     // With 127.0.0.1 it is one wish, for "localhost".
     call("ADD", &at(&["127.0.0.1", "::1"]), &x).run().ok();
     tcp(&listen(Some(&x), "[::]:80"), HOST, "127.0.0.1:8080");

@@ -1,7 +1,7 @@
 //! Port mappings: the capability `portMappings` and the keys of the reference's `portmap`.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -143,16 +143,20 @@ impl PortsConf {
             .collect::<Result<Vec<_>>>()?;
         check_masquerade_keys(conf)?;
         check_backend("backend", conf.backend.as_deref())?;
-        let mut mapped = HashSet::new();
+        let mut mapped = HashMap::new();
         for (at, mapping) in mappings.iter().enumerate() {
             for family in Family::ALL
                 .into_iter()
                 .filter(|family| mapping.is_for(*family))
             {
                 let port = (mapping.host_ip, mapping.host_port, mapping.protocol, family);
-                if !mapped.insert(port) {
+                let to = *mapped.entry(port).or_insert(mapping.container_port);
+                // The same wish twice is one.
+                if to != mapping.container_port {
                     let place = place(at);
-                    return Err(invalid(format!("{place}: {mapping} is mapped already")));
+                    return Err(invalid(format!(
+                        "{place}: {mapping} is mapped to port {to} already"
+                    )));
                 }
             }
         }
@@ -164,15 +168,15 @@ impl PortsConf {
     }
 
     /// Refuses a mapping that would map nothing, since the container has no address of its family, or
-    /// packets to ::1 never leave the host. One that is there for each family passes: runtimes write
-    /// both 0.0.0.0 and :: for one published port.
+    /// packets to the host's address are [never forwarded](stays_here). One that is there for each
+    /// family passes: runtimes write both 0.0.0.0 and :: for one published port.
     ///
     /// # Errors
     /// Code 7, naming the mapping and the family.
     pub fn check_families(&self, addresses: &[IpNetwork]) -> Result<()> {
         let has = |family: &Family| addresses.iter().any(|ip| Family::from(*ip) == *family);
         let is_served = |mapping: &&PortMapping| {
-            mapping.host_ip != Some(Ipv6Addr::LOCALHOST.into())
+            !mapping.host_ip.is_some_and(stays_here)
                 && Family::ALL
                     .iter()
                     .any(|family| mapping.is_for(*family) && has(family))
@@ -185,15 +189,10 @@ impl PortsConf {
             return Ok(());
         };
         let (what, hint) = match mapping.only_family {
-            _ if mapping
-                .host_ip
-                .is_some_and(|ip| ip.is_loopback() && ip.is_ipv6()) =>
-            {
-                (
-                    "no packet to the hostIP can leave the host".to_owned(),
-                    "use 127.0.0.1, or another address of the host",
-                )
-            }
+            _ if mapping.host_ip.is_some_and(stays_here) => (
+                "the kernel never forwards a packet to the hostIP".to_owned(),
+                "use 127.0.0.1, or another address of the host",
+            ),
             Some(family) => (
                 format!(
                     "its hostIP is an {family} address, and the container has no {family} address"
@@ -272,6 +271,15 @@ fn check_masquerade_keys(conf: &PortKeys) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether packets to an address of the host cannot go on to a container: the kernel takes those to
+/// ::1 from lo only, and forwards none between link-local addresses.
+fn stays_here(host_ip: IpAddr) -> bool {
+    match host_ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }
 
 /// The key of the mapping at this place in the list.

@@ -41,7 +41,7 @@ use crate::cni::request::{Network, Request};
 use crate::cni::{Family, IfName, MacAddr};
 use crate::kernel::conntrack::UdpFlows;
 use crate::kernel::nft::expr::address_bytes;
-use crate::kernel::nft::{Change, Element, Set};
+use crate::kernel::nft::{Chain, Change, Element, Set};
 
 /// An element that should be there, and the objects that it needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,12 +161,15 @@ pub fn desired_port_elements(
             continue;
         };
         let before = desired.len();
+        // One port may be there twice: for a family, and for both.
+        let mut seen = HashSet::new();
         desired.extend(
             ports
                 .mappings
                 .iter()
                 .filter(|mapping| mapping.is_for(family))
-                .map(|mapping| port(mapping, address.ip(), owner)),
+                .map(|mapping| port(mapping, address.ip(), owner))
+                .filter(|wanted| seen.insert(wanted.element.key.clone())),
         );
         if desired.len() == before {
             continue;
@@ -359,6 +362,15 @@ pub fn shared_objects(desired: &[DesiredElement]) -> Vec<Change> {
     changes
 }
 
+/// The chains among the objects that desired elements need: an element has no effect without them.
+pub(crate) fn shared_chains(desired: &[DesiredElement]) -> impl Iterator<Item = Chain> {
+    let objects = shared_objects(desired).into_iter();
+    objects.filter_map(|change| match change {
+        Change::Chain(chain) => Some(chain),
+        _ => None,
+    })
+}
+
 fn padded_port(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]
@@ -381,6 +393,16 @@ mod tests {
             assert_eq!(mapping(&desired[1].element), None);
             assert!(!desired[0].own_key && desired[1].own_key);
         }
+    }
+
+    #[test]
+    fn the_same_mapping_twice_is_one() {
+        let pods = ["10.1.0.5/24", "fd00::5/64"].map(|ip| ip.parse().unwrap());
+        let desired = |list| desired_port_elements(&PortsConf::for_test(list), &pods, "x");
+        let twice = r#"[{"hostPort": 1, "containerPort": 2}, {"hostPort": 1, "containerPort": 2},
+            {"hostPort": 1, "containerPort": 2, "hostIP": "0.0.0.0", "protocol": "TCP"}]"#;
+        let once = r#"[{"hostPort": 1, "containerPort": 2}]"#;
+        assert_eq!(desired(twice), desired(once));
     }
 
     #[test]

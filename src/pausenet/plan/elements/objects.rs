@@ -231,6 +231,12 @@ fn loopback() -> IpNetwork {
     IpNetwork::new(Ipv4Addr::LOCALHOST.into(), 8).expect("8 is a prefix length")
 }
 
+#[expect(clippy::expect_used, reason = "10 is a prefix length")]
+fn link_local() -> IpNetwork {
+    let first = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+    IpNetwork::new(first.into(), 10).expect("10 is a prefix length")
+}
+
 fn ports_objects() -> Vec<Change> {
     let mut changes = vec![Change::Table(TABLE)];
     let mut lookups = Vec::new();
@@ -276,27 +282,31 @@ fn ports_objects() -> Vec<Change> {
             priority,
         })
     };
-    // The kernel delivers a packet to ::1 only on lo, so no reply would return from a container. It is
-    // the host's own services that are there.
-    let not_to_loopback = || {
+    // The kernel delivers a packet to ::1 only on lo, and forwards none between link-local addresses,
+    // so a container could not answer. It is the host's own services that are there.
+    let not_mapped = |field: Field, subnet: IpNetwork| {
         let mut rule = of_family(Family::Ipv6);
-        rule.extend(address_cmp(
-            Field::destination(Family::Ipv6),
-            Operator::Equal,
-            IpAddr::from(Ipv6Addr::LOCALHOST).into(),
-        ));
+        rule.extend(address_cmp(field, Operator::Equal, subnet));
         rule.push(expr::verdict(Verdict::Accept));
         rule
     };
+    let (from, to) = (
+        Field::source(Family::Ipv6),
+        Field::destination(Family::Ipv6),
+    );
     // Only what is meant for the host itself (CVE-2025-67499).
     let to_host = || {
-        vec![vec![
-            expr::fib_destination_type(R0),
-            expr::cmp(R0, Operator::Equal, &LOCAL.to_ne_bytes()),
-            expr::verdict(Verdict::Jump("ports")),
-        ]]
+        vec![
+            not_mapped(to, link_local()),
+            vec![
+                expr::fib_destination_type(R0),
+                expr::cmp(R0, Operator::Equal, &LOCAL.to_ne_bytes()),
+                expr::verdict(Verdict::Jump("ports")),
+            ],
+        ]
     };
     changes.push(chain("ports", None, lookups));
+    let localhost = IpAddr::from(Ipv6Addr::LOCALHOST).into();
     let input = Some(Hook {
         kind: "filter",
         point: HookPoint::Input,
@@ -311,7 +321,11 @@ fn ports_objects() -> Vec<Change> {
         chain(
             "dnat_output",
             nat(HookPoint::Output, MAPPED_PORTS),
-            [vec![not_to_loopback()], to_host()].concat(),
+            [
+                vec![not_mapped(to, localhost), not_mapped(from, localhost)],
+                to_host(),
+            ]
+            .concat(),
         ),
         chain("postrouting", nat(HookPoint::PostRouting, SNAT), all_rules),
         chain("guard_input", input, guard_rules(unknown())),
