@@ -295,6 +295,54 @@ fn check_reports_a_missing_or_foreign_masquerade_element() {
     }
 }
 
+/// The elements are as they were, and nothing looks them up.
+#[test]
+fn check_reports_rules_that_another_program_flushed() {
+    let world = World::new();
+    let (x, result) = added(&world, &dual_stack(), "x");
+    let check = call(
+        "CHECK",
+        &with(dual_stack(), json!({"prevResult": result})),
+        &x,
+    );
+    for (flush, chain) in [
+        (
+            "flush chain inet pausenet postrouting_10.1.0.0/24",
+            "postrouting_10.1.0.0/24",
+        ),
+        ("flush table inet pausenet", "postrouting_"),
+    ] {
+        check.run().ok();
+        let saved = ruleset();
+        run("nft", [flush]);
+        let error = check.run().err_code(102);
+        assert!(error["msg"].as_str().unwrap().contains(chain), "{error}");
+        run("nft", [&format!("flush ruleset; {saved}")]);
+    }
+    check.run().ok();
+}
+
+#[test]
+fn one_subnet_more_than_the_kernel_has_room_for_is_explained_and_nothing_is_left() {
+    let world = World::new();
+    let chains = (0..1024).map(|n| {
+        format!("add chain inet full c{n} {{ type nat hook postrouting priority 100; }}; ")
+    });
+    run(
+        "nft",
+        [&format!(
+            "add table inet full; {}",
+            chains.collect::<String>()
+        )],
+    );
+    let x = world.container("x");
+    let before = x.state();
+    let error = call("ADD", &dual_stack(), &x).run().err_code(101);
+    let details = error["details"].as_str().unwrap();
+    assert!(details.contains("1024 chains"), "{error}");
+    assert_eq!(x.state(), before);
+}
+
 #[test]
 fn a_killed_add_leaves_no_element_after_the_next_add_and_del() {
     let world = World::new();

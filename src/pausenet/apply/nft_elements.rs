@@ -4,6 +4,7 @@
 //! first compares the owner, and it takes effect only if the ruleset has not changed in between.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -13,10 +14,11 @@ use super::element_record;
 use crate::cni::request::{Attachment, Request};
 use crate::cni::{Code, During, Error, Family, MacAddr, Result};
 use crate::kernel::KernelError;
-use crate::kernel::nft::{Change, Element, Nft, Set, Table, is_outdated};
+use crate::kernel::nft::{Chain, Change, Element, Nft, Set, Table, is_outdated};
 use crate::plan::Mapper;
 use crate::plan::elements::{
     BRIDGE_TABLE, DesiredElement, TABLE, elements_to_remove, flows_through, port_marks,
+    shared_chains,
 };
 
 /// The attempt that errors of removals name.
@@ -26,7 +28,8 @@ pub(super) const REMOVAL: &str = "remove the attachment's elements from nftables
 /// program's change succeeded, so this many in a row are not a coincidence.
 pub(super) const TRIES: usize = 64;
 
-/// Checks that every desired element exists and belongs to the attachment.
+/// Checks that every desired element exists and belongs to the attachment, and that there are rules
+/// that look them up.
 ///
 /// # Errors
 /// Code 102 for the first one that does not.
@@ -34,21 +37,47 @@ pub(crate) fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
     if desired.is_empty() {
         return Ok(());
     }
-    let found = look_up(&mut open()?, desired)?;
+    let lacks = |what: &str, table: Table, lost: &str, hint| {
+        let what = format!("{what} of table {} in nftables {lost}", table.name);
+        Err(Error::new(Code::AttachmentDiffers, what).hint(hint))
+    };
+    let mut nft = open()?;
+    let found = look_up(&mut nft, desired)?;
     for (wanted, found) in desired.iter().zip(found) {
         if !found.is_some_and(|found| wanted.is_met_by(&found)) {
-            let set = &wanted.set;
-            return Err(Error::new(
-                Code::AttachmentDiffers,
-                format!(
-                    "{} of table {} in nftables lacks this attachment's element",
-                    set.name, set.table.name
-                ),
-            )
-            .hint("another program may have flushed the ruleset; DEL and ADD again"));
+            let (set, lost) = (&wanted.set, "lacks this attachment's element");
+            let hint = "another program may have flushed the ruleset; DEL and ADD again";
+            return lacks(&set.name, set.table, lost, hint);
         }
     }
-    Ok(())
+    let empty = empty_chain(&mut nft, desired);
+    match empty.map_err(|err| explain(err, "list our rules in nftables"))? {
+        None => Ok(()),
+        Some(chain) => lacks(
+            &format!("chain {}", chain.name),
+            chain.table,
+            "has no rules",
+            "another program has flushed them; pausectl doctor --fix puts them back",
+        ),
+    }
+}
+
+/// A shared chain of the desired elements that is gone, or has no rules any more. One that another
+/// version made may have others than ours, and another name.
+fn empty_chain(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Option<Chain>, KernelError> {
+    let mut with_rules = HashSet::new();
+    for table in [TABLE, BRIDGE_TABLE] {
+        let rules = nft.rules(table, None)?.into_iter();
+        with_rules.extend(rules.map(|rule| (table, rule.chain)));
+    }
+    let has_rules = |chain: &Chain| {
+        let earlier = chain.name.trim_start_matches("dnat_");
+        let names = [chain.name.as_str(), earlier];
+        names
+            .into_iter()
+            .any(|name| with_rules.contains(&(chain.table, name.to_owned())))
+    };
+    Ok(shared_chains(desired).find(|chain| !has_rules(chain)))
 }
 
 /// The existing element under the key of each desired one.
@@ -329,13 +358,17 @@ pub(super) fn is_unknown(err: &KernelError) -> bool {
 }
 
 pub(super) fn explain(err: KernelError, attempt: &str) -> Error {
-    let unknown = is_unknown(&err);
-    let err = err.during(attempt);
-    if unknown {
-        return err.hint(NEEDED_PARTS);
-    }
-    err
+    let hint = match () {
+        () if is_unknown(&err) => NEEDED_PARTS,
+        () if err.is(rustix::io::Errno::TOOBIG) => TOO_MANY_CHAINS,
+        () => "",
+    };
+    err.during(attempt).hint(hint)
 }
+
+/// MAX_HOOK_COUNT of the kernel.
+const TOO_MANY_CHAINS: &str = "the kernel takes at most 1024 chains at one hook, and every subnet \
+     that is masqueraded or has mapped ports needs one: use fewer and larger subnets";
 
 /// What to do about a kernel without nftables, or without a part of it.
 pub(super) const NEEDED_PARTS: &str = "the kernel needs nf_tables with nat, masq, fib and ct \

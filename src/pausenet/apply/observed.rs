@@ -12,8 +12,8 @@ use crate::cni::Result;
 use crate::cni::request::Attachment;
 use crate::kernel::KernelError;
 use crate::kernel::link::{self, Which};
-use crate::kernel::nft::{Change, Element, Nft, Table};
-use crate::plan::elements::{BRIDGE_TABLE, DesiredElement, TABLE, shared_objects};
+use crate::kernel::nft::{Element, Nft, Table};
+use crate::plan::elements::{BRIDGE_TABLE, DesiredElement, TABLE, shared_chains};
 use crate::plan::{element_owner, host_end_name};
 
 /// The location of an element: table, set and key.
@@ -60,13 +60,7 @@ impl ObservedElements {
 
     /// The shared chains of the desired elements that lack rules.
     pub fn incomplete_chains(&self, desired: &[DesiredElement]) -> Vec<String> {
-        let chains = shared_objects(desired)
-            .into_iter()
-            .filter_map(|change| match change {
-                Change::Chain(chain) => Some(chain),
-                _ => None,
-            });
-        let lost = chains.filter(|chain| {
+        let lost = shared_chains(desired).filter(|chain| {
             let place = (chain.table, chain.name.clone());
             self.rules.get(&place).copied().unwrap_or_default() < chain.rules.len()
         });
