@@ -106,11 +106,11 @@ pub fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
         .map_err(|_| format!("{text:?} is not an IP address"))
 }
 
-/// Accepts the same values as Go's strconv.ParseBool, since most runtimes are written in Go.
+/// Accepts the same values as the reference: in any letter case.
 fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" => Some(true),
+        "0" | "f" | "false" => Some(false),
         _ => None,
     }
 }
@@ -125,8 +125,10 @@ mod tests {
         let kubelet = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;\
              K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=1-2";
         assert_eq!(Args::parse(kubelet).unwrap(), Args::default());
-        let more = format!("IgnoreUnknown=1;{kubelet};FOO=bar");
-        assert_eq!(Args::parse(&more).unwrap(), Args::default());
+        for yes in ["1", "true", "TRUE", "tRue"] {
+            let more = format!("IgnoreUnknown={yes};{kubelet};FOO=bar");
+            assert_eq!(Args::parse(&more).unwrap(), Args::default());
+        }
     }
 
     #[test]

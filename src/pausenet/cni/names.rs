@@ -265,21 +265,30 @@ impl MacAddr {
         Ok(Self([0xfe, a, b, c, d, e]))
     }
 
-    /// Parses `aa:bb:cc:dd:ee:ff` (or with `-`), in any case.
+    /// Parses `aa:bb:cc:dd:ee:ff`, `aa-bb-cc-dd-ee-ff` or `aabb.ccdd.eeff`, in any case, as Go does.
     ///
     /// # Errors
     /// A sentence that names the fault; the caller adds where the value came from.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
-        let separator = if text.contains('-') { '-' } else { ':' };
-        let parts: Vec<_> = text.split(separator).collect();
+        let (separator, width) = match text {
+            _ if text.contains('.') => ('.', 4),
+            _ if text.contains('-') => ('-', 2),
+            _ => (':', 2),
+        };
+        let is_group = |group: &str| {
+            group.len() == width && group.bytes().all(|digit| digit.is_ascii_hexdigit())
+        };
+        let digits: String = text
+            .split(separator)
+            .filter(|group| is_group(group))
+            .collect();
         let mut bytes = [0; 6];
-        let well_formed = parts.len() == 6
-            && parts.iter().zip(&mut bytes).all(|(part, byte)| {
-                part.len() == 2
-                    && part.bytes().all(|digit| digit.is_ascii_hexdigit())
-                    && u8::from_str_radix(part, 16)
-                        .map(|value| *byte = value)
-                        .is_ok()
+        let well_formed = text.len() == 12 + 12 / width - 1
+            && digits.len() == 12
+            && bytes.iter_mut().enumerate().all(|(at, byte)| {
+                u8::from_str_radix(&digits[2 * at..2 * at + 2], 16)
+                    .map(|value| *byte = value)
+                    .is_ok()
             });
         if !well_formed {
             return Err(format!("{} is not a MAC address", shown(text)));
@@ -376,15 +385,21 @@ mod tests {
     }
 
     #[test]
-    fn multicast_and_zero_addresses_are_no_macs() {
+    fn macs_are_read_in_each_form_of_go_s_and_multicast_and_zero_are_none() {
         for bad in [
             "01:00:5e:00:00:01",
             "00:00:00:00:00:00",
             "02:00:00:00:00",
             "0:1:2:3:4:5",
             "+2:00:00:00:00:00",
+            "0200.0000.000",
+            "0200:0000:0005",
+            "02:00-00:00-00:05",
         ] {
             assert!(MacAddr::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["02:00:00:00:0A:05", "02-00-00-00-0a-05", "0200.0000.0a05"] {
+            assert_eq!(MacAddr::parse(good).unwrap(), MacAddr([2, 0, 0, 0, 10, 5]));
         }
     }
 
