@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use rustix::net::{AddressFamily, SocketType, ipproto, sendto, socket, sockopt};
 use serde_json::{Value, json};
 
+use crate::ports::mapping;
 use common::{Call, Container, World, call, ip, podnet, run, set_sysctl, sysctl, wait, with};
 
 fn ipv6(mode: &str) -> Value {
@@ -171,4 +172,24 @@ fn a_read_only_setting_that_is_needed_is_named_with_the_way_to_set_it() {
         json!({"isGateway": false, "isDefaultGateway": false}),
     );
     Call::new("ADD", &closed).netns(&x).run().ok();
+}
+
+#[test]
+fn a_read_only_route_localnet_is_needed_only_for_ports_at_127_0_0_1() {
+    let world = World::new();
+    set_sysctl("ipv4/ip_forward", "1");
+    make_settings_read_only();
+    let x = world.container("x");
+    let at = |host_ip: &str| {
+        let entry = json!({"hostPort": 8080, "containerPort": 80, "hostIP": host_ip});
+        mapping(podnet(), json!([entry]))
+    };
+    for everywhere in ["", "127.0.0.1"] {
+        let error = call("ADD", &at(everywhere), &x).run().err_code(5);
+        assert!(
+            error["msg"].as_str().unwrap().contains("route_localnet"),
+            "{error}"
+        );
+    }
+    call("ADD", &at("192.0.2.1"), &x).run().ok();
 }

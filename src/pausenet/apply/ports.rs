@@ -99,7 +99,11 @@ pub(super) fn enable_mappings(
     towards: &IfName,
 ) -> Result<()> {
     if ports.snat && addresses.iter().any(IpNetwork::is_ipv4) {
-        Sysctl::RouteLocalnet(towards).ensure("1")?;
+        let enabled = Sysctl::RouteLocalnet(towards).ensure("1");
+        // Only 127.0.0.1 needs it; the reference sets it whatever the hostIP.
+        if ports.are_for_localhost() {
+            enabled?;
+        }
     }
     forget_flows(ports, addresses)
 }
