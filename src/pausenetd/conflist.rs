@@ -65,7 +65,7 @@ pub fn render(settings: &Settings, pods: &[IpNetwork], mtu: Option<u32>) -> Stri
     let list = json!({
         "cniVersion": VERSION,
         "cniVersions": VERSIONS,
-        "name": settings.network.as_str(),
+        "name": settings.network.as_given(),
         "plugins": [plugin],
     });
     format!("{list:#}\n")

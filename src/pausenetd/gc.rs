@@ -73,7 +73,7 @@ pub fn collect(
     if let Some(ipam) = Ipam::new(&network)? {
         report.freed = reclaim(&network.name, &ipam, now)?;
     }
-    let store = store.join(network.name.as_str());
+    let store = store.join(network.name.as_given());
     report.usage = usage(pods, &used_addresses(&store)?);
     // Listed again: an ADD may have ended meanwhile.
     let live = self::live(&list_links(socket)?, &network.name);

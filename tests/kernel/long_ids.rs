@@ -1,4 +1,4 @@
-//! Container IDs that are longer than a link's alias has room for.
+//! Container IDs and network names that are longer than a link's alias has room for.
 
 use serde_json::{Value, json};
 
@@ -62,4 +62,38 @@ fn a_container_with_a_long_id_is_attached_and_removed() {
     let after = world.snapshot().addresses_only();
     let before = before.addresses_only();
     assert_eq!(after.without_bridge("cni0"), before.without_bridge("cni0"));
+}
+
+/// As long as the name of a folder may be: the address store has one of that name.
+#[test]
+fn a_network_with_a_long_name_is_used_like_any_other() {
+    let world = World::new();
+    let x = world.container("x");
+    for length in [101, 255] {
+        let name = "n".repeat(length);
+        let config = with(everything(), json!({"name": name, "bridge": "br-long"}));
+        let result = call("ADD", &config, &x, "c").run().ok();
+        assert_eq!(allocated(&name).len(), 1);
+        let previous = with(config.clone(), json!({"prevResult": result}));
+        call("CHECK", &previous, &x, "c").run().ok();
+        call("ADD", &config, &x, "c").run().err_code(100);
+        let listed = |ids: Value| with(config.clone(), json!({"cni.dev/valid-attachments": ids}));
+        let alive = json!([{"containerID": "c", "ifname": "eth0"}]);
+        call("GC", &listed(alive), &x, "c").run().ok();
+        call("CHECK", &previous, &x, "c").run().ok();
+        for removal in [
+            call("DEL", &config, &x, "c"),
+            call("GC", &listed(json!([])), &x, "c"),
+        ] {
+            removal.run().ok();
+            assert!(x.link("eth0").is_none() && allocated(&name).is_empty());
+            assert!(!ruleset().contains("nnn"), "{}", ruleset());
+            call("ADD", &config, &x, "c").run().ok();
+        }
+        call("DEL", &config, &x, "c").run().ok();
+    }
+    // The folder would have no name.
+    let config = with(everything(), json!({"name": "n".repeat(256)}));
+    call("ADD", &config, &x, "c").run().err_code(7);
+    call("DEL", &config, &x, "c").run().ok();
 }

@@ -158,23 +158,6 @@ fn del_takes_names_that_add_refuses() {
     assert!(allocated("podnet").is_empty());
 }
 
-/// The reference has room for it; ours has none in an alias.
-#[test]
-fn del_and_gc_take_a_network_name_that_is_too_long_for_add() {
-    let world = World::new();
-    let x = world.container("x");
-    let name = "n".repeat(200);
-    let config = with(podnet(), json!({"name": name, "ipMasq": true}));
-    call("ADD", &config, &x).run().err_code(7);
-    let store = std::path::Path::new("/var/lib/cni/networks").join(&name);
-    std::fs::create_dir_all(&store).unwrap();
-    for verb in ["DEL", "GC"] {
-        std::fs::write(store.join("10.1.0.7"), "x\r\neth0").unwrap();
-        call(verb, &config, &x).run().ok();
-        assert!(common::allocated_in(&store).is_empty(), "{verb}");
-    }
-}
-
 #[test]
 fn del_needs_no_cni_path_without_a_delegate() {
     let world = World::new();

@@ -131,7 +131,7 @@ impl NetworkList {
         let (mut known, mut broken) = (Vec::new(), Vec::new());
         for file in &files {
             match Self::read(file) {
-                Ok(list) if list.name.as_str() == name => return Ok(list),
+                Ok(list) if list.name.is_called(name) => return Ok(list),
                 Ok(list) => known.push(list.name.to_string()),
                 Err(err) => broken.push(err.message),
             }

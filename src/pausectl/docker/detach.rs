@@ -102,7 +102,7 @@ pub(super) fn detach(options: &Detach, output: Output) -> Result<()> {
     })?;
     match output {
         Output::Json => {
-            let networks = gone.iter().map(|network| network.list.name.as_str());
+            let networks = gone.iter().map(|network| network.list.name.as_given());
             let networks: Vec<_> = networks.collect();
             print_json(&json!({"detached": record.name, "networks": networks}))
         }
@@ -139,13 +139,13 @@ fn selected(options: &Detach, record: &Record) -> Result<Vec<NetworkRecord>> {
         })?]);
     }
     for name in &options.networks {
-        if !all.iter().any(|network| network.list.name.as_str() == name) {
+        if !all.iter().any(|network| network.list.name.is_called(name)) {
             return Err(unknown(format!("network {name}")));
         }
     }
     let is_named = |network: &&NetworkRecord| {
         let mut names = options.networks.iter();
-        options.networks.is_empty() || names.any(|name| network.list.name.as_str() == name)
+        options.networks.is_empty() || names.any(|name| network.list.name.is_called(name))
     };
     Ok(all.iter().filter(is_named).cloned().collect())
 }

@@ -103,7 +103,7 @@ impl OpenContainer {
             .filter_map(|network| cached(&network.ifname))
             .collect();
         if let Some(name) = network {
-            entries.retain(|entry| entry.list.name.as_str() == name);
+            entries.retain(|entry| entry.list.name.is_called(name));
             if entries.is_empty() {
                 let names = record.wanted().map(|network| network.list.name.to_string());
                 let hint = format!("its networks: {}", names.collect::<Vec<_>>().join(", "));

@@ -130,7 +130,7 @@ impl Configurations {
         let mut found = Self {
             files: Vec::new(),
             bridges: Vec::new(),
-            stores: vec![PathBuf::from(DATA_DIR).join(name.as_str())],
+            stores: vec![PathBuf::from(DATA_DIR).join(name.as_given())],
             others: Vec::new(),
         };
         let mut lists = Vec::new();

@@ -11,16 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::error::{Code, Error, Result};
 
-/// The maximum length of a network name, in bytes. Network name, container ID and interface name
-/// together have to fit into a link's alias (255 bytes: see [`crate::plan::alias`]).
-const MAX_NETWORK: usize = 100;
-
 /// True for the characters that the specification allows in network names and container IDs.
-fn is_plain(text: &str, max: usize) -> bool {
+fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    text.len() <= max
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(plain)
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
 }
 
 /// Shortens a value for an error message: a hostile one may be long.
@@ -32,153 +26,170 @@ fn shown(text: &str) -> String {
     format!("{head:?} ({} bytes)", text.len())
 }
 
-macro_rules! checked_name {
-    ($(#[$doc:meta])* $name:ident) => {
+/// A name of any length. One that is too long for a link's alias is known by its head and a hash;
+/// these decide which names are the same.
+#[derive(Debug, Clone)]
+struct Shortened {
+    short: String,
+    /// The name as it was given, if that is longer.
+    long: Option<String>,
+}
+
+impl Shortened {
+    fn new(text: &str, max: usize) -> Self {
+        let short = Self::shorten(text, max);
+        Self {
+            long: (short != text).then(|| text.to_owned()),
+            short: short.into_owned(),
+        }
+    }
+
+    fn shorten(text: &str, max: usize) -> Cow<'_, str> {
+        const HASH: usize = 64;
+        match text.get(..max - HASH - 1) {
+            Some(head) if text.len() > max => {
+                let hash = Sha256::digest(text.as_bytes());
+                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                Cow::Owned(format!("{head}.{hash}"))
+            }
+            _ => Cow::Borrowed(text),
+        }
+    }
+}
+
+impl PartialEq for Shortened {
+    fn eq(&self, other: &Self) -> bool {
+        self.short == other.short
+    }
+}
+
+impl Eq for Shortened {}
+
+impl Ord for Shortened {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.short.cmp(&other.short)
+    }
+}
+
+impl PartialOrd for Shortened {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for Shortened {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.short.hash(state);
+    }
+}
+
+macro_rules! shortened_name {
+    ($(#[$doc:meta])* $name:ident, at most $max:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(String);
+        pub struct $name(Shortened);
 
         impl $name {
-            /// The name as text.
+            /// The maximum length of the short form, in bytes. Those of network and container and an
+            /// interface's name together fit into a link's alias (255 bytes: see
+            /// [`crate::plan::alias`]).
+            pub const MAX: usize = $max;
+
+            fn new(text: &str) -> Self {
+                Self(Shortened::new(text, Self::MAX))
+            }
+
+            /// The form that links and nftables carry: the name, or the short form of a long one.
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.0.short
+            }
+
+            /// The name as it was given, for what other programs read. Unknown for one that was read
+            /// from a link or from nftables.
+            pub fn as_given(&self) -> &str {
+                self.0.long.as_deref().unwrap_or(&self.0.short)
             }
         }
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
     };
 }
 
-checked_name! {
+shortened_name! {
     /// A network's name, from the config's `name`.
-    NetworkName
+    NetworkName, at most 100
 }
-checked_name! {
-    /// A network interface's name: 1 to 15 bytes (the kernel's IFNAMSIZ less its NUL).
-    IfName
+shortened_name! {
+    /// A container's ID, from `CNI_CONTAINERID`. IDs of runtimes have at most 64 bytes.
+    ContainerId, at most 128
 }
+
+/// A network interface's name: 1 to 15 bytes (the kernel's IFNAMSIZ less its NUL).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IfName(String);
 
 impl NetworkName {
     /// # Errors
-    /// Code 7 when the name is not of the specification's form or is longer than 100 bytes.
-    pub fn parse(text: &str) -> Result<Self> {
-        Self::parse_within(text, MAX_NETWORK)
-    }
-
-    /// A name of any length, to remove what other plugins have made for it.
-    ///
-    /// # Errors
     /// Code 7 when the name is not of the specification's form.
-    pub(super) fn parse_any(text: &str) -> Result<Self> {
-        Self::parse_within(text, usize::MAX)
-    }
-
-    fn parse_within(text: &str, max: usize) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::new(Code::InvalidConfig, "missing network name")
                 .hint("the config needs a \"name\""));
         }
-        if !is_plain(text, max) {
+        if !is_plain(text) {
             return Err(Error::new(
                 Code::InvalidConfig,
                 format!("network name {} is not usable", shown(text)),
             )
-            .hint(format!(
-                "{PLAIN_FORM}; it may be at most {MAX_NETWORK} bytes long"
-            )));
+            .hint(PLAIN_FORM));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self::new(text))
+    }
+
+    /// Checks that a folder can have the name.
+    ///
+    /// # Errors
+    /// Code 7 when it is too long.
+    pub(crate) fn check_folder(&self) -> Result<()> {
+        /// NAME_MAX of the kernel.
+        const LONGEST: usize = 255;
+        let name = self.as_given();
+        if name.len() <= LONGEST {
+            return Ok(());
+        }
+        let what = format!("network name {} is too long for a folder", shown(name));
+        Err(Error::new(Code::InvalidConfig, what).hint(format!(
+            "the address store has a folder of that name, of at most {LONGEST} bytes"
+        )))
+    }
+
+    /// Whether a person or a link means this network by a text: its name, or the short form.
+    pub fn is_called(&self, text: &str) -> bool {
+        text == self.as_given() || text == self.as_str()
     }
 }
 
-/// A container's ID, from `CNI_CONTAINERID`. One that is too long for a link's alias is known by
-/// its head and a hash; these decide which IDs are the same.
-#[derive(Debug, Clone)]
-pub struct ContainerId {
-    short: String,
-    /// The ID as it was given, if that is longer.
-    long: Option<String>,
-}
-
 impl ContainerId {
-    /// The maximum length of the short form, in bytes; IDs of runtimes have at most 64.
-    pub const MAX: usize = 128;
-
     /// # Errors
     /// Code 4 when the ID is not of the specification's form.
     pub fn parse(text: &str) -> Result<Self> {
-        if !is_plain(text, usize::MAX) {
+        if !is_plain(text) {
             return Err(Error::new(
                 Code::InvalidEnvironment,
                 format!("CNI_CONTAINERID {} is not usable", shown(text)),
             )
             .hint(PLAIN_FORM));
         }
-        let short = Self::shorten(text);
-        Ok(Self {
-            long: (short != text).then(|| text.to_owned()),
-            short: short.into_owned(),
-        })
+        Ok(Self::new(text))
     }
 
     /// The form that links and nftables carry. Short IDs, and those of this form, stay as they are.
     pub(crate) fn shorten(id: &str) -> Cow<'_, str> {
-        const HASH: usize = 64;
-        match id.get(..Self::MAX - HASH - 1) {
-            Some(head) if id.len() > Self::MAX => {
-                let hash = Sha256::digest(id.as_bytes());
-                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-                Cow::Owned(format!("{head}.{hash}"))
-            }
-            _ => Cow::Borrowed(id),
-        }
-    }
-
-    /// The ID, or the short form of a long one.
-    pub fn as_str(&self) -> &str {
-        &self.short
-    }
-
-    /// The ID as the runtime gave it, for what other programs read. Unknown for one that was read
-    /// from a link or from nftables.
-    pub fn as_given(&self) -> &str {
-        self.long.as_deref().unwrap_or(&self.short)
-    }
-}
-
-impl PartialEq for ContainerId {
-    fn eq(&self, other: &Self) -> bool {
-        self.short == other.short
-    }
-}
-
-impl Eq for ContainerId {}
-
-impl Ord for ContainerId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.short.cmp(&other.short)
-    }
-}
-
-impl PartialOrd for ContainerId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Hash for ContainerId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.short.hash(state);
-    }
-}
-
-impl std::fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.short)
+        Shortened::shorten(id, Self::MAX)
     }
 }
 
@@ -186,6 +197,11 @@ const PLAIN_FORM: &str =
     "it must start with a letter or digit, and go on with letters, digits, '_', '.' or '-'";
 
 impl IfName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// # Errors
     /// A sentence that names the fault; the caller adds where the name came from.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -231,6 +247,12 @@ impl IfName {
     /// What stands for every interface under /proc/sys/net.
     pub fn all() -> Self {
         Self("all".to_owned())
+    }
+}
+
+impl std::fmt::Display for IfName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -326,7 +348,6 @@ mod tests {
             assert!(NetworkName::parse(hostile).is_err(), "{hostile:?}");
             assert!(ContainerId::parse(hostile).is_err(), "{hostile:?}");
         }
-        assert!(NetworkName::parse(&"a".repeat(300)).is_err());
     }
 
     #[test]

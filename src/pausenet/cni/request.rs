@@ -192,10 +192,7 @@ impl Network {
     ) -> Result<Self> {
         let heading: Heading = config.read()?;
         let version = SpecVersion::parse(Some(&heading.cni_version))?;
-        let name = match verb {
-            Verb::Del | Verb::Gc => NetworkName::parse_any(&heading.name)?,
-            _ => NetworkName::parse(&heading.name)?,
-        };
+        let name = NetworkName::parse(&heading.name)?;
         let oldest = match verb {
             Verb::Check => SpecVersion::V0_4_0,
             Verb::Gc | Verb::Status => SpecVersion::V1_1_0,

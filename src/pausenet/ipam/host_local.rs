@@ -39,8 +39,9 @@ impl HostLocal {
     /// Checks a network's `ipam` object.
     ///
     /// # Errors
-    /// Code 7, naming the range set and what is wrong with it.
+    /// Code 7, naming the range set and what is wrong with it, or the network's name.
     pub fn new(network: &Network, ipam: &Ipam) -> Result<Self> {
+        network.name.check_folder()?;
         let places = Places::of(&network.requested_ranges, ipam);
         let sets = range_sets(&network.requested_ranges, ipam, places)?;
         if network.version < SpecVersion::V0_3_0 {
@@ -118,7 +119,10 @@ impl HostLocal {
         let opened = self.existing_store();
         let is_impossible = || match std::fs::metadata(&self.dir) {
             Ok(found) => !found.is_dir(),
-            Err(err) => matches!(err.kind(), NotADirectory | InvalidFilename),
+            Err(err) => {
+                matches!(err.kind(), NotADirectory | InvalidFilename)
+                    || err.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+            }
         };
         match opened {
             Err(err) if is_impossible() => {
@@ -368,7 +372,7 @@ fn dir(network: &Network, data_dir: &str) -> PathBuf {
     } else {
         data_dir
     };
-    PathBuf::from(all).join(network.name.as_str())
+    PathBuf::from(all).join(network.name.as_given())
 }
 
 /// Where range sets are in a config, in the reference's order: the runtime's `ipRanges`, the legacy

@@ -161,7 +161,7 @@ pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> 
     ];
     locations.extend(iptables(
         &["POSTROUTING"],
-        &[chain_name("", network.as_str(), container.as_given())],
+        &[chain_name("", network.as_given(), container.as_given())],
     ));
     locations
 }
@@ -189,7 +189,10 @@ pub(crate) fn port_rule_locations(
 
 /// Those of them that are chains, whose names contain the network too.
 pub(crate) fn port_chains(attachment: &Attachment) -> [RuleLocation; 2] {
-    let (network, container) = (attachment.network.as_str(), attachment.container.as_given());
+    let (network, container) = (
+        attachment.network.as_given(),
+        attachment.container.as_given(),
+    );
     let chains = ["DN-", "SN-"].map(|prefix| chain_name(prefix, network, container));
     iptables(&["CNI-HOSTPORT-DNAT", "POSTROUTING"], &chains)
 }
@@ -211,7 +214,7 @@ fn masquerade_comment(attachment: &Attachment) -> String {
         ifname,
     } = attachment;
     let instance = hash(&format!("{ifname}:{}", container.as_given()), 16);
-    format!("{}{instance},", masquerade_network(network.as_str()))
+    format!("{}{instance},", masquerade_network(network.as_given()))
 }
 
 /// What the comments of all of a network's masquerade rules start with.
@@ -232,7 +235,7 @@ pub(crate) fn stale_masquerade(
     network: &NetworkName,
     valid: &[Attachment],
 ) -> impl Fn(&Rule) -> bool {
-    let network = masquerade_network(network.as_str());
+    let network = masquerade_network(network.as_given());
     let valid: HashSet<_> = valid.iter().map(masquerade_comment).collect();
     move |rule| {
         rule.comment.starts_with(&network) && !valid.contains(masquerade_start(&rule.comment))
