@@ -63,10 +63,11 @@ impl Range {
             }
         }
         if number(range.end) < number(range.start) {
-            return Err(format!(
-                "rangeEnd: {} comes before rangeStart {}",
-                range.end, range.start
-            ));
+            let (start, end) = (range.start, range.end);
+            return Err(match conf.range_end {
+                Some(_) => format!("rangeEnd: {end} comes before rangeStart {start}"),
+                None => format!("rangeStart: {start} comes after the last address, {end}"),
+            });
         }
         if Family::from(range.gateway) != family {
             return Err(format!(

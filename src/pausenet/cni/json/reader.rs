@@ -81,9 +81,12 @@ impl<'a> Reader<'a> {
                 _ => None,
             };
             let fits = number.filter(|number| (least..=most).contains(number));
-            last = fits.ok_or_else(|| {
-                unexpected(&format!("a whole number from {least} to {most}"), node)
-            })?;
+            let expected = || match most {
+                // Whatever the key allows is less.
+                _ if most == i64::MAX.into() => "a whole number".to_owned(),
+                _ => format!("a whole number from {least} to {most}"),
+            };
+            last = fits.ok_or_else(|| unexpected(&expected(), node))?;
         }
         Ok(last)
     }

@@ -176,8 +176,7 @@ fn an_error_names_the_key_what_was_found_and_what_was_expected() {
         ),
         (
             r#"{"mtu": 1.5}"#,
-            "mtu: expected a whole number from -9223372036854775808 to 9223372036854775807, \
-             found the number 1.5",
+            "mtu: expected a whole number, found the number 1.5",
         ),
         (r#"{"list": {}}"#, "list: expected a list, found an object"),
         (
@@ -198,8 +197,7 @@ fn an_error_names_the_key_what_was_found_and_what_was_expected() {
         ),
         (
             r#"{"map": {"some key": {"a": {}}}}"#,
-            "map.some key.a: expected a whole number from -9223372036854775808 to \
-             9223372036854775807, found an object",
+            "map.some key.a: expected a whole number, found an object",
         ),
         (
             r#"{"gateway": "x"}"#,
