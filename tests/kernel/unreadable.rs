@@ -91,6 +91,25 @@ fn del_removes_what_it_can_find() {
     }
 }
 
+/// The record of how many there were cannot be read, as when there are too many open files, and the
+/// result is that of an earlier life.
+#[test]
+fn del_removes_elements_though_neither_their_record_nor_their_addresses_are_known() {
+    let world = World::new();
+    let x = world.container("x");
+    let earlier = call("ADD", &everything(), &x).run().ok();
+    call("DEL", &everything(), &x).run().ok();
+    call("ADD", &everything(), &x).run().ok();
+    for record in std::fs::read_dir("/run/pausenet/elements").unwrap() {
+        let record = record.unwrap().path();
+        std::fs::remove_file(&record).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &record).unwrap();
+    }
+    let known = with(everything(), json!({"prevResult": earlier}));
+    call("DEL", &known, &x).run().ok();
+    assert_gone(&world, &x);
+}
+
 /// The ADD had others: the runtime's, or a plugin's that takes them.
 #[test]
 fn del_goes_on_without_arguments_that_are_malformed() {

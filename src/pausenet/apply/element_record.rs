@@ -48,11 +48,14 @@ pub(crate) fn exists(attachment: &Attachment, mapper: Mapper) -> bool {
     path(attachment, mapper).exists()
 }
 
-/// Whether an attachment was given more or fewer elements than were found. False where their number is not recorded.
+/// Whether an attachment may have been given more or fewer elements than were found. False where their
+/// number is not recorded.
 pub(crate) fn has_others(attachment: &Attachment, mapper: Mapper, found: usize) -> bool {
-    let text = file::read_text(&path(attachment, mapper), 64, Symlinks::Refuse);
-    let made = text.ok().and_then(|text| text.parse::<usize>().ok());
-    made.is_some_and(|made| made != found)
+    match file::read_text(&path(attachment, mapper), 64, Symlinks::Refuse) {
+        Ok(text) => text.parse::<usize>().is_ok_and(|made| made != found),
+        // One that cannot be read now may say anything.
+        Err(err) => err.kind() != ErrorKind::NotFound,
+    }
 }
 
 /// Removes the record of an attachment. True when there was one.

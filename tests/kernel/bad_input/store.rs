@@ -285,14 +285,22 @@ fn corrupt_files_in_the_store_are_ignored() {
     assert!(Path::new(STORES).join("podnet/README").exists());
 }
 
-/// A dataDir of a name that is too long, or below a file: ADD has never reserved anything there.
+/// A dataDir of a name that is too long, below a file, or by a link to itself: ADD has never reserved
+/// anything there.
 #[test]
 fn del_and_gc_succeed_where_no_store_can_be() {
     let world = World::new();
     let x = world.container("x");
     fs::write("/run/file", "").unwrap();
+    symlink("/run/loop", "/run/loop").unwrap();
     let long = format!("/run/{}", "x".repeat(300));
-    for dir in ["/run/file", "/run/file/below", "/dev/null/x", &long] {
+    for dir in [
+        "/run/file",
+        "/run/file/below",
+        "/dev/null/x",
+        "/run/loop",
+        &long,
+    ] {
         let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/24", "dataDir": dir});
         let config = with(podnet(), json!({"ipMasq": true, "ipam": ipam}));
         add(&x, &config).run().err_code(5);
