@@ -80,18 +80,18 @@ fn attachments_are_counted_as_they_come_and_go() {
     let await_count = |count: f64| {
         let start = std::time::Instant::now();
         wait_until(&format!("{count} attachments are counted"), || {
-            scene.node.metric("pausenet_attachments") == Some(count)
+            scene.watching.node.metric("pausenet_attachments") == Some(count)
         });
         let took = start.elapsed();
         assert!(took < Duration::from_secs(10), "{took:?}");
     };
     await_count(0.0);
-    let pods = ["web", "db"].map(|name| scene.world.container(name));
+    let pods = ["web", "db"].map(|name| scene.watching.world.container(name));
     for (pod, count) in pods.iter().zip([1.0, 2.0]) {
-        scene.node.add(&cnitool, pod);
+        scene.watching.node.add(&cnitool, pod);
         await_count(count);
     }
-    scene.node.cnitool(&cnitool, "del", &pods[0]);
+    scene.watching.node.cnitool(&cnitool, "del", &pods[0]);
     await_count(1.0);
     let [_, db] = pods;
     db.destroy();

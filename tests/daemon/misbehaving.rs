@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::nodes::{Daemon, Node, make_bridge, write_kubeconfig};
+use crate::nodes::{Node, WatchingNode, make_bridge, write_kubeconfig};
 use common::wait::wait_until;
 use common::{World, run};
 
@@ -238,28 +238,17 @@ fn node(number: usize, name: &str) -> Value {
 /// A node with a daemon that watches a fake API server.
 pub(crate) struct Scene {
     api: FakeApi,
-    pub(crate) node: Node,
-    _daemon: Daemon,
-    pub(crate) world: World,
+    pub(crate) watching: WatchingNode,
 }
 
 impl Scene {
     pub(crate) fn start() -> Self {
-        let world = World::new();
-        make_bridge();
-        let node = Node::new(&world, "node1", 1);
-        let api = FakeApi::start();
-        let kubeconfig = api.write_kubeconfig("first");
-        let mut command = node.command(&kubeconfig);
-        command.env("PAUSENETD_WATCH_TIME", "2");
-        let daemon = node.start_as(command);
-        node.await_ready();
-        Self {
-            api,
-            node,
-            _daemon: daemon,
-            world,
-        }
+        let (api, watching) = WatchingNode::start(|node| {
+            let api = FakeApi::start();
+            let command = node.command(&api.write_kubeconfig("first"));
+            (api, command)
+        });
+        Self { api, watching }
     }
 
     /// Waits until the daemon knows this many Nodes, at most so long.
@@ -267,7 +256,7 @@ impl Scene {
     fn await_nodes(&self, count: f64, limit: Duration, what: &str) {
         let start = Instant::now();
         wait_until(&format!("{what}: it knows {count} Nodes"), || {
-            self.node.metric("pausenet_nodes") == Some(count)
+            self.watching.node.metric("pausenet_nodes") == Some(count)
         });
         assert!(start.elapsed() < limit, "{what}: {:?}", start.elapsed());
     }
@@ -278,9 +267,9 @@ impl Scene {
     fn survives(&self, watches: Watches) {
         let start = Instant::now();
         self.api.state().watches = watches;
-        let errors = self.node.metric("pausenet_watch_errors_total");
+        let errors = self.watching.node.metric("pausenet_watch_errors_total");
         wait_until(&format!("{watches:?} is noticed"), || {
-            self.node.metric("pausenet_watch_errors_total") > errors
+            self.watching.node.metric("pausenet_watch_errors_total") > errors
         });
         let noticed = start.elapsed();
         assert!(
@@ -292,7 +281,11 @@ impl Scene {
         });
         let asked = self.api.requests_since(start) as f64 / start.elapsed().as_secs_f64();
         assert!(asked < 8.0, "{watches:?}: {asked} requests a second");
-        assert_eq!(self.node.get("/readyz").unwrap().0, 200, "{watches:?}");
+        assert_eq!(
+            self.watching.node.get("/readyz").unwrap().0,
+            200,
+            "{watches:?}"
+        );
 
         let count = self.api.add_node();
         self.api.state().watches = Watches::Good;
@@ -372,11 +365,11 @@ fn a_new_token_and_a_new_address_are_taken_from_the_kubeconfig() {
 #[test]
 fn readyz_says_how_old_the_last_news_are() {
     let scene = Scene::start();
-    let (_, text) = scene.node.get("/readyz").unwrap();
+    let (_, text) = scene.watching.node.get("/readyz").unwrap();
     assert!(text.contains("last news from the API server: "), "{text}");
     scene.api.state().watches = Watches::Unanswered;
     wait_until("it is old", || {
-        let (status, text) = scene.node.get("/readyz").unwrap();
+        let (status, text) = scene.watching.node.get("/readyz").unwrap();
         let age = text.split("API server: ").nth(1).unwrap();
         let age: u64 = age.split(' ').next().unwrap().parse().unwrap();
         status == 200 && age >= 4

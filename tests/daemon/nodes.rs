@@ -30,6 +30,32 @@ pub(crate) fn make_bridge() {
     ip("link set lab0 up");
 }
 
+/// A node alone in its world, whose daemon watches an API server of the test's own.
+pub(crate) struct WatchingNode {
+    pub(crate) node: Node,
+    _daemon: Daemon,
+    pub(crate) world: World,
+}
+
+impl WatchingNode {
+    /// `serve` starts the API server and returns it with the daemon's command.
+    pub(crate) fn start<Api>(serve: impl FnOnce(&Node) -> (Api, Command)) -> (Api, Self) {
+        let world = World::new();
+        make_bridge();
+        let node = Node::new(&world, "node1", 1);
+        let (api, mut command) = serve(&node);
+        command.env("PAUSENETD_WATCH_TIME", "2");
+        let daemon = node.start_as(command);
+        node.await_ready();
+        let watching = Self {
+            node,
+            _daemon: daemon,
+            world,
+        };
+        (api, watching)
+    }
+}
+
 /// A host on the nodes' bridge, by the last part of its addresses.
 pub(crate) fn host(world: &World, name: &str, last: u8) -> Container {
     let host = world.container(name);

@@ -15,9 +15,9 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::misbehaving::{OF_LAB, State, answer};
-use crate::nodes::{Daemon, Node, make_bridge};
+use crate::nodes::{Node, WatchingNode};
+use common::run;
 use common::wait::wait_until;
-use common::{World, run};
 
 /// How long a node may be without news after its files have been replaced.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -188,9 +188,7 @@ fn replace(path: &Path, text: &str) {
 /// A node whose daemon watches such a server.
 struct Scene {
     api: SecureApi,
-    node: Node,
-    _daemon: Daemon,
-    _world: World,
+    watching: WatchingNode,
 }
 
 impl Scene {
@@ -200,36 +198,29 @@ impl Scene {
         prepare: impl FnOnce(&Node, u16) -> Command,
         settings: impl FnOnce() -> ServerConfig,
     ) -> Self {
-        let world = World::new();
-        make_bridge();
-        let node = Node::new(&world, "node1", 1);
-        let api = SecureApi::start(settings(), token);
-        let mut command = prepare(&node, api.port);
-        command.env("PAUSENETD_WATCH_TIME", "2");
-        let daemon = node.start_as(command);
-        node.await_ready();
-        Self {
-            api,
-            node,
-            _daemon: daemon,
-            _world: world,
-        }
+        let (api, watching) = WatchingNode::start(|node| {
+            let api = SecureApi::start(settings(), token);
+            let command = prepare(node, api.port);
+            (api, command)
+        });
+        Self { api, watching }
     }
 
     /// The server does not accept the daemon, or the other way round; then `mend` replaces files.
     #[track_caller]
     fn goes_on(&self, what: &str, change: impl FnOnce(&SecureApi), mend: impl FnOnce()) {
-        let errors = self.node.metric("pausenet_watch_errors_total");
+        let node = &self.watching.node;
+        let errors = node.metric("pausenet_watch_errors_total");
         change(&self.api);
         let count = self.api.state.lock().unwrap().add_node();
         wait_until(&format!("{what}: it is noticed"), || {
-            self.node.metric("pausenet_watch_errors_total") > errors
+            node.metric("pausenet_watch_errors_total") > errors
         });
-        assert_ne!(self.node.metric("pausenet_nodes"), Some(count), "{what}");
+        assert_ne!(node.metric("pausenet_nodes"), Some(count), "{what}");
         mend();
         let start = Instant::now();
         wait_until(&format!("{what}: it knows {count} Nodes"), || {
-            self.node.metric("pausenet_nodes") == Some(count)
+            node.metric("pausenet_nodes") == Some(count)
         });
         assert!(start.elapsed() < LIMIT, "{what}: {:?}", start.elapsed());
     }
