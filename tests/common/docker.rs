@@ -30,6 +30,8 @@ const REMEMBERED: [&str; 2] = ["/var/lib/cni/results", "/var/lib/pausenet/docker
 /// A daemon that ends with its test, and its world.
 pub struct Docker {
     pub world: World,
+    /// The host when the daemon was up.
+    before: Snapshot,
     daemon: Child,
     /// The value for DOCKER_HOST.
     host: String,
@@ -70,6 +72,7 @@ impl Docker {
         let old = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths([tools].into_iter().chain(std::env::split_paths(&old)));
         let docker = Self {
+            before: host_of(&world),
             world,
             daemon,
             host,
@@ -269,35 +272,42 @@ impl Docker {
         line.expect("eth0").to_owned()
     }
 
-    /// The host, but for what stays for the next attachment: the bridge, and the store's folders.
-    pub fn host(&self) -> Snapshot {
-        let snapshot = self.world.snapshot();
-        snapshot.without_bridge("cni0").addresses_only()
+    /// What is on the host now is nothing that a network leaves.
+    pub fn take_host_as_it_is(&mut self) {
+        self.before = host_of(&self.world);
+    }
+
+    /// Asserts that the host has no link, address or route that it had not at first.
+    #[track_caller]
+    pub fn assert_host_is_as_before(&self) {
+        assert_eq!(host_of(&self.world), self.before);
     }
 
     /// True when nothing of any network is left.
-    pub fn nothing_is_left(&self, before: &Snapshot) -> bool {
+    pub fn nothing_is_left(&self) -> bool {
         let is_empty = |dir| store_files(Path::new(dir)).is_empty();
-        self.host() == *before && REMEMBERED.into_iter().all(is_empty) && run_files().is_empty()
+        host_of(&self.world) == self.before
+            && REMEMBERED.into_iter().all(is_empty)
+            && run_files().is_empty()
     }
 
     /// Asserts that nothing of any network is left: links, addresses, records, nftables.
     #[track_caller]
-    pub fn assert_nothing_is_left(&self, before: &Snapshot) {
-        assert_eq!(self.host(), *before);
+    pub fn assert_nothing_is_left(&self) {
+        self.assert_host_is_as_before();
         for dir in REMEMBERED {
             assert_eq!(store_files(Path::new(dir)), BTreeMap::new(), "{dir}");
         }
         assert_eq!(run_files(), BTreeMap::new());
         let rules = run("nft", ["list", "ruleset"]);
         // Each of an attachment's elements ends with its interface; what is for all stays.
-        assert!(!rules.contains(" eth0\""), "{rules}");
+        assert!(!rules.contains(" eth"), "{rules}");
     }
 
     /// The end of a test: nothing of any network is left, and then nothing of the daemon.
     #[track_caller]
-    pub fn stop_with_nothing_left(self, before: &Snapshot) {
-        self.assert_nothing_is_left(before);
+    pub fn stop_with_nothing_left(self) {
+        self.assert_nothing_is_left();
         self.stop();
     }
 
@@ -317,6 +327,13 @@ impl Docker {
             assert!(!command.contains(name), "{process:?}: {command}");
         }
     }
+}
+
+/// The host, but for what stays for the next attachment: the bridges, and the stores' folders.
+fn host_of(world: &World) -> Snapshot {
+    let bridges = ["cni0", "store0", "back0", "pausenet0"].into_iter();
+    let snapshot = bridges.fold(world.snapshot(), Snapshot::without_bridge);
+    snapshot.addresses_only()
 }
 
 /// All cgroups with this name. Others come and go meanwhile.

@@ -19,7 +19,6 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let folder = Path::new(CHECKOUT)
         .join("conf/docker")
         .canonicalize()
@@ -89,7 +88,7 @@ fn compose_services_share_an_anchor_and_keep_its_address_when_recreated() {
     docker.run(&["restart", "--time=0", "shop-client-1"]);
     assert!(serves("8080"));
     compose(&["down", "--timeout", "0"]);
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     let rules = run("nft", ["list", "ruleset"]);
     assert!(

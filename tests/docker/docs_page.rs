@@ -21,7 +21,6 @@ fn each_command_of_the_docs_page_prints_the_output_shown() {
         return;
     };
     private_etc();
-    let before = docker.host();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let ours = Path::new(programs::pausectl()).parent().unwrap();
     let mut command = docker.command("bash");
@@ -70,7 +69,7 @@ fn each_command_of_the_docs_page_prints_the_output_shown() {
     drop(stdin);
     assert!(shell.wait().unwrap().success());
     docker.run(&["ps", "-aq"]);
-    assert_eq!(docker.host().without_bridge("pausenet0"), before);
+    docker.assert_host_is_as_before();
     docker.stop();
 }
 

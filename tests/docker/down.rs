@@ -13,7 +13,6 @@ fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let up = [
         "docker",
         "up",
@@ -37,7 +36,7 @@ fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
     assert_eq!(said, "web: detached from network podnet\nweb: removed\n");
     assert_is_in_the_docs(&said);
     assert_eq!(docker.run(&["ps", "-aq"]), "");
-    docker.assert_nothing_is_left(&before);
+    docker.assert_nothing_is_left();
 
     // With force, what remains is named. One that is gone already goes as well.
     docker.pausectl_ok(&up);
@@ -51,7 +50,7 @@ fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
     );
     assert!(docker.view("app").link("eth0").is_none());
     docker.run(&["rm", "-f", "app"]);
-    docker.assert_nothing_is_left(&before);
+    docker.assert_nothing_is_left();
 
     for name in ["web", "nobody"] {
         let said = docker.pausectl_fails(1, &["docker", "down", name]);
@@ -66,7 +65,7 @@ fn down_removes_an_anchor_and_all_that_is_remembered_of_it() {
     assert!(said.contains("pausectl docker detach job"), "{said}");
     docker.pausectl_ok(&["docker", "detach", "job"]);
     docker.run(&["rm", "-f", "job"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]

@@ -15,7 +15,6 @@ fn members_follow_a_recreated_anchor() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let watch = Watcher::start(&docker, &["--restart-members"]);
     let run = "run -d --net=none --name shop --label pausenet.network=podnet \
                --label pausenet.anchor=shop pausenet/pause";
@@ -42,7 +41,7 @@ fn members_follow_a_recreated_anchor() {
     api.answers();
     assert_eq!(docker.view("shop").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "shop", "api"]);
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     docker.stop();
 }

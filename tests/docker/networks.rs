@@ -1,15 +1,19 @@
 //! A container with several networks.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use common::docker::{Docker, NO_BRIDGE};
-use common::{Snapshot, allocated, podnet, run, with};
+use common::{allocated, podnet, run, with};
 
-/// A daemon with a second and a third network beside podnet. Only podnet is a default gateway.
-fn start() -> Option<(Docker, Snapshot)> {
+/// A daemon with more networks than podnet.
+fn start() -> Option<Docker> {
     let docker = Docker::start_with_applications(NO_BRIDGE)?;
+    add_networks(&docker);
+    Some(docker)
+}
+
+/// A second and a third network beside podnet. Only podnet is a default gateway.
+pub(crate) fn add_networks(docker: &Docker) {
     for (name, bridge, subnet) in [
         ("storage", "store0", "10.2.0.0/24"),
         ("backup", "back0", "10.3.0.0/24"),
@@ -22,28 +26,6 @@ fn start() -> Option<(Docker, Snapshot)> {
         });
         docker.network(&with(podnet(), more));
     }
-    let before = host(&docker);
-    Some((docker, before))
-}
-
-/// The host without what stays of the networks: their bridges.
-fn host(docker: &Docker) -> Snapshot {
-    let host = docker.host();
-    host.without_bridge("store0").without_bridge("back0")
-}
-
-#[track_caller]
-fn assert_nothing_is_left(docker: &Docker, before: &Snapshot) {
-    assert_eq!(host(docker), *before);
-    for dir in ["/var/lib/cni/results", "/var/lib/pausenet/docker"] {
-        let files = common::store_files(Path::new(dir));
-        assert!(files.is_empty(), "{files:?}");
-    }
-    for network in ["podnet", "storage", "backup"] {
-        assert_eq!(allocated(network), [""; 0], "{network}");
-    }
-    let rules = run("nft", ["list", "ruleset"]);
-    assert!(!rules.contains(" eth"), "{rules}");
 }
 
 /// The addresses of a container's interfaces.
@@ -59,7 +41,7 @@ const BOTH: [&str; 2] = ["eth0 10.1.0.2/24", "eth1 10.2.0.2/24"];
 
 #[test]
 fn a_second_network_leaves_the_first_and_each_can_be_detached() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
@@ -117,13 +99,12 @@ fn a_second_network_leaves_the_first_and_each_can_be_detached() {
     assert_eq!(addresses(&docker, "web"), [""; 0]);
     docker.run(&["rm", "-f", "web"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn a_failed_attach_leaves_the_other_networks() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     docker.network(&with(podnet(), json!({"name": "broken", "bridge": "lo"})));
@@ -135,13 +116,12 @@ fn a_failed_attach_leaves_the_other_networks() {
     assert_eq!(said, "web: 10.1.0.2/24 on eth0 (network podnet)\n");
     docker.run(&["rm", "-f", "web"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn up_attaches_to_several_networks_and_a_restart_gets_all_back() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     let networks = ["--network", "podnet", "--network", "storage"];
@@ -198,13 +178,12 @@ fn up_attaches_to_several_networks_and_a_restart_gets_all_back() {
 
     docker.run(&["rm", "-f", "web"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn the_watcher_attaches_to_all_labelled_networks_and_completes_what_is_missing() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     let labels = [
@@ -240,13 +219,12 @@ fn the_watcher_attaches_to_all_labelled_networks_and_completes_what_is_missing()
     assert_eq!(addresses(&docker, "job"), both[..1]);
     docker.run(&["rm", "-f", "job"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn both_networks_outlive_the_anchor_and_follow_it() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     let networks = ["--network", "podnet", "--network", "storage"];
@@ -281,7 +259,7 @@ fn both_networks_outlive_the_anchor_and_follow_it() {
     }
     docker.run(&["rm", "-f", "web", "app"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);
-    assert_nothing_is_left(&docker, &before);
+    docker.assert_nothing_is_left();
 
     docker.pausectl_ok(&[&["docker", "up", "web"], &networks[..]].concat());
     docker.sleeper("app", "container:web");
@@ -300,13 +278,12 @@ fn both_networks_outlive_the_anchor_and_follow_it() {
     }
     docker.run(&["rm", "-f", "web", "app"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn a_rescue_gives_several_networks_and_takes_all_back() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     docker.run(&[
@@ -336,7 +313,7 @@ fn a_rescue_gives_several_networks_and_takes_all_back() {
         );
     }
     docker.pausectl_ok(&["rescue", &pid, "--undo"]);
-    assert_nothing_is_left(&docker, &before);
+    docker.assert_nothing_is_left();
     let both = [
         "rescue",
         &pid,
@@ -348,13 +325,12 @@ fn a_rescue_gives_several_networks_and_takes_all_back() {
     docker.pausectl_ok(&both);
     assert_eq!(addresses(&docker, "bare").len(), 2);
     docker.pausectl_ok(&["rescue", &pid, "--undo"]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn ports_are_published_on_the_first_network_that_maps_ports_or_on_the_named_one() {
-    let Some((docker, before)) = start() else {
+    let Some(docker) = start() else {
         return;
     };
     docker.network(&with(podnet(), json!({"name": "portless"})));
@@ -394,6 +370,5 @@ fn ports_are_published_on_the_first_network_that_maps_ports_or_on_the_named_one(
     docker.run(&["rm", "-f", "web"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
     assert_eq!(allocated("portless"), [""; 0]);
-    assert_nothing_is_left(&docker, &before);
-    docker.stop();
+    docker.stop_with_nothing_left();
 }

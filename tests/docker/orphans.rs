@@ -25,6 +25,13 @@ fn run_advice(docker: &Docker, command: &str) -> String {
     docker.pausectl_ok(&words[1..])
 }
 
+/// A daemon with an anchor and its members, or none and the test skipped.
+fn start(options: &[&str], members: &[&str]) -> Option<Docker> {
+    let docker = Docker::start_with_applications(options)?;
+    anchored(&docker, members);
+    Some(docker)
+}
+
 /// An anchor and its members.
 fn anchored(docker: &Docker, members: &[&str]) {
     docker.pausectl_ok(&[
@@ -43,11 +50,9 @@ fn anchored(docker: &Docker, members: &[&str]) {
 
 #[test]
 fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
-    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+    let Some(docker) = start(NO_BRIDGE, &["api", "db"]) else {
         return;
     };
-    let before = docker.host();
-    anchored(&docker, &["api", "db"]);
     docker.run(&["restart", "-t", "0", "web"]);
     let mac = docker.view("api").link("eth0").unwrap().mac.unwrap();
     let screen = screen(&docker, &["api", "db", "web"])
@@ -114,16 +119,14 @@ fn the_advice_for_a_restarted_anchor_keeps_its_members_network() {
     }
     docker.run(&["rm", "-f", "web", "api", "db"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
-    let Some(docker) = Docker::start_with_applications(LIVE_RESTORE) else {
+    let Some(docker) = start(LIVE_RESTORE, &["api"]) else {
         return;
     };
-    let before = docker.host();
-    anchored(&docker, &["api"]);
     let id = docker.inspect("web", ".Id");
     docker.run(&["rm", "-f", "web"]);
     docker.restart_daemon();
@@ -153,16 +156,14 @@ fn an_anchor_that_docker_has_forgotten_keeps_its_name() {
     );
     docker.run(&["rm", "-f", "web", "api", "late"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
 fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
-    let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
+    let Some(docker) = start(NO_BRIDGE, &["api"]) else {
         return;
     };
-    let before = docker.host();
-    anchored(&docker, &["api"]);
     let id = docker.inspect("web", ".Id");
     docker.run(&["stop", "-t", "0", "web"]);
     let stopped = pausectl(&docker, &["explain", "web"]);
@@ -201,5 +202,5 @@ fn a_container_that_is_gone_is_found_by_its_name_and_its_id() {
     assert_eq!(json["container"]["id"], id.as_str());
     let unknown = docker.pausectl_fails(1, &["explain", "nobody"]);
     assert!(unknown.contains("there is no nobody here"), "{unknown}");
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }

@@ -10,7 +10,7 @@ use common::screen::assert_is_in_the_docs;
 
 #[test]
 fn a_port_that_is_taken_is_refused_before_anything_is_done_and_its_holder_named() {
-    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+    let Some(mut docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -27,7 +27,7 @@ fn a_port_that_is_taken_is_refused_before_anything_is_done_and_its_holder_named(
         "-p",
         "8080:80",
     ]);
-    let before = docker.host();
+    docker.take_host_as_it_is();
     let own = format!("{listened}:80");
     for (port, reason) in [
         (own.as_str(), process.as_str()),
@@ -63,7 +63,7 @@ fn a_port_that_is_taken_is_refused_before_anything_is_done_and_its_holder_named(
         ] {
             let said = docker.pausectl_fails(1, command);
             assert!(said.contains(reason), "{command:?}: {said}");
-            assert_eq!(docker.host(), before, "{command:?}");
+            docker.assert_host_is_as_before();
         }
     }
     for (port, reason) in [
@@ -95,7 +95,6 @@ fn ranges_are_published_and_all_ports_are_listed() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     assert_eq!(
         docker.pausectl_ok(&["docker", "ports"]),
         "no published ports\n"
@@ -159,5 +158,5 @@ web   podnet   eth0       9002/sctp         10.1.0.2:9002  published
     );
     docker.run(&["rm", "-f", "web", "db"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }

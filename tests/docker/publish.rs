@@ -18,7 +18,6 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     docker.pausectl_ok(&[
         "docker",
         "up",
@@ -66,7 +65,7 @@ fn ports_come_and_go_under_load_and_no_connection_ends() {
 
     docker.run(&["rm", "-f", "app", "web"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -74,7 +73,6 @@ fn check_and_del_know_the_published_ports() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     // Ours as the chained plugin portmap, too.
     let ours = Path::new(programs::pausenet());
     let portmap = docker.home().join("portmap");
@@ -114,7 +112,7 @@ fn check_and_del_know_the_published_ports() {
         check(&docker, network, &portmap);
         docker.run(&["rm", "-f", "web"]);
         ctl(&["docker", "detach", "web"]);
-        docker.assert_nothing_is_left(&before);
+        docker.assert_nothing_is_left();
         assert!(!rules().contains("tcp . 8080"), "{}", rules());
     }
     docker.stop();

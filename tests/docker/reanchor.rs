@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::connected_container::ConnectedContainer;
 use common::docker::{Docker, NO_BRIDGE};
 use common::wait::wait_until;
-use common::{Snapshot, allocated, podnet, with};
+use common::{allocated, podnet, with};
 
 const HOST: &str = "10.1.0.1";
 
@@ -179,15 +179,13 @@ fn reanchor_refuses_what_it_cannot_do_with_a_hint() {
 /// An anchor that `pausectl docker up` has made.
 struct AnchoredHost {
     docker: Docker,
-    before: Snapshot,
 }
 
 impl AnchoredHost {
     fn start() -> Option<Self> {
         let docker = Docker::start_with_applications(NO_BRIDGE)?;
-        let before = docker.host();
         docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
-        Some(Self { docker, before })
+        Some(Self { docker })
     }
 
     fn clients(&self) -> [ConnectedContainer; 2] {
@@ -209,7 +207,6 @@ impl AnchoredHost {
     fn end(self, containers: &[&str]) {
         self.docker.run(&[&["rm", "-f"], containers].concat());
         self.docker.pausectl_ok(&["docker", "detach", "web"]);
-        self.docker.assert_nothing_is_left(&self.before);
-        self.docker.stop();
+        self.docker.stop_with_nothing_left();
     }
 }

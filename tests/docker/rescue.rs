@@ -10,7 +10,7 @@ use common::{allocated, ip};
 
 #[test]
 fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
-    let Some(docker) = Docker::start_with_applications(OWN_BRIDGE) else {
+    let Some(mut docker) = Docker::start_with_applications(OWN_BRIDGE) else {
         return;
     };
     docker.run(&["run", "-d", "--name", "hwchiu", "hwchiu/netutils"]);
@@ -26,7 +26,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let survivor = docker.pid("hwchiu2");
     let owner = docker.inspect("hwchiu", ".Id");
     docker.run(&["rm", "-f", "hwchiu"]);
-    let before = docker.host();
+    docker.take_host_as_it_is();
     let said = docker.pausectl_ok(&rescue);
     assert_eq!(
         said,
@@ -84,7 +84,7 @@ fn a_container_that_lost_its_eth0_is_reattached_without_a_restart() {
     let said = docker.pausectl_ok(&["docker", "detach", "hwchiu2"]);
     assert_eq!(said, "hwchiu2: detached from network podnet\n");
     assert!(docker.view("hwchiu2").link("eth0").is_none());
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -101,14 +101,13 @@ fn processes_and_namespaces_are_attached_and_detached_again() {
         "pausenet/pause",
     ]);
     ip("netns add job");
-    let before = docker.host();
     for target in [docker.pid("bare").to_string(), "/run/netns/job".to_owned()] {
         let said = docker.pausectl_ok(&["rescue", &target, "--network", "podnet"]);
         let undo = format!("to take it down again: pausectl rescue {target} --undo\n");
         assert!(said.ends_with(&undo), "{said}");
         assert_eq!(allocated("podnet").len(), 1);
         docker.pausectl_ok(&["rescue", &target, "--undo"]);
-        docker.assert_nothing_is_left(&before);
+        docker.assert_nothing_is_left();
     }
     let nothing = docker.pausectl_fails(1, &["rescue", "/run/netns/job", "--undo"]);
     assert!(nothing.contains("was not rescued by pausectl"), "{nothing}");
@@ -129,7 +128,6 @@ fn rescue_refuses_what_it_cannot_do_with_a_reason() {
         "host",
         "pausenet/pause",
     ]);
-    let before = docker.host();
     let file = docker.home().join("file");
     fs::write(&file, "").unwrap();
     let daemon = fs::read_to_string(docker.home().join("pid")).unwrap();
@@ -166,5 +164,5 @@ fn rescue_refuses_what_it_cannot_do_with_a_reason() {
     }
     let unknown = docker.pausectl_fails(1, &["rescue", "made", "--network", "nonet"]);
     assert!(unknown.contains("made is not running"), "{unknown}");
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }

@@ -22,7 +22,6 @@ fn members_of_an_anchor_die_in_any_order_and_the_others_keep_their_connections()
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     for (round, order) in [[0, 1, 2], [1, 2, 0], [2, 0, 1]].into_iter().enumerate() {
         let start = |name: &str| {
@@ -49,7 +48,7 @@ fn members_of_an_anchor_die_in_any_order_and_the_others_keep_their_connections()
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "web"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -57,7 +56,6 @@ fn an_anchor_has_and_reports_the_requested_settings() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let up = [
         "docker",
         "up",
@@ -132,12 +130,12 @@ fn an_anchor_has_and_reports_the_requested_settings() {
         "{others}"
     );
     docker.pausectl_ok(&["docker", "detach", "--force", "web"]);
-    assert_eq!(docker.host(), before);
+    docker.assert_host_is_as_before();
     docker.pausectl_ok(&["docker", "attach", "web"]);
     assert_eq!(docker.view("app").addresses("eth0"), ["10.1.0.77/24"]);
     docker.run(&["rm", "-f", "web", "app"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -168,7 +166,6 @@ fn a_member_resolves_its_own_name_and_the_added_hosts() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let up = ["docker", "up", "web", "--network", "podnet"];
     let with = [
         "--hostname",
@@ -219,7 +216,7 @@ fn a_member_resolves_its_own_name_and_the_added_hosts() {
     assert!(hosts().contains("10.1.0.9\tdb"), "{}", hosts());
     docker.run(&["rm", "-f", "web", "app"]);
     docker.pausectl_ok(&["docker", "detach", "web"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -230,7 +227,6 @@ fn a_failed_up_leaves_nothing() {
     docker.network(&with(podnet(), json!({"name": "portless"})));
     docker.network(&with(podnet(), json!({"name": "broken", "bridge": "lo"})));
     let served = std::net::TcpListener::bind("0.0.0.0:7777").unwrap();
-    let before = docker.host();
     let up = |args: &[&str]| docker.pausectl_fails(1, &[&["docker", "up", "web"], args].concat());
     for (args, reason) in [
         (
@@ -260,7 +256,7 @@ fn a_failed_up_leaves_nothing() {
         let said = up(args);
         assert!(said.contains(reason), "{args:?}: {said}");
         assert_eq!(docker.run(&["ps", "-aq"]), "", "{args:?}");
-        docker.assert_nothing_is_left(&before);
+        docker.assert_nothing_is_left();
     }
     drop(served);
     for args in [
@@ -280,7 +276,7 @@ fn a_failed_up_leaves_nothing() {
     ] {
         docker.pausectl_fails(2, args);
     }
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -315,7 +311,6 @@ fn an_interrupted_up_leaves_nothing() {
         json!({"type": "hang"}),
     ];
     docker.network(&json!({"cniVersion": "1.0.0", "name": "slow", "plugins": list}));
-    let before = docker.host();
 
     let mut command = docker.pausectl(&["docker", "up", "web", "--network", "slow"]);
     let child = with_default_signals(command.env("CNI_PATH", path))
@@ -327,7 +322,7 @@ fn an_interrupted_up_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(docker.run(&["ps", "-aq"]), "");
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -335,7 +330,6 @@ fn only_containers_without_a_network_are_attached() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     docker.run(&["run", "-d", "--net=none", "--name", "job", "pausenet/pause"]);
     docker.run(&[
         "run",
@@ -376,7 +370,7 @@ fn only_containers_without_a_network_are_attached() {
     // It is known by its name when it is gone.
     docker.run(&["rm", "-f", "member", "job"]);
     docker.pausectl_ok(&["docker", "detach", "job"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 #[test]
@@ -384,7 +378,6 @@ fn twenty_anchors_come_up_at_once() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let names: Vec<_> = (0..20).map(|at| format!("anchor{at}")).collect();
     let start = |name: &String| {
         let mut command = docker.pausectl(&["docker", "up", name, "--network", "podnet"]);
@@ -404,7 +397,7 @@ fn twenty_anchors_come_up_at_once() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     docker.run(&[&["rm", "-f"], &names[..]].concat());
     docker.pausectl_ok(&["docker", "watch", "--once"]);
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 /// What a resolv.conf says. Their order differs between versions of Docker, and so do the comments.

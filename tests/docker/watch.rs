@@ -24,7 +24,6 @@ fn watch_attaches_labelled_containers_while_they_run() {
     let Some(docker) = Docker::start(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     run(&docker, "early", &["pausenet.network=podnet"]);
     let watch = Watcher::start(&docker, &["--output", "json"]);
     watch.says(r#""event":"attached","name":"early""#);
@@ -100,7 +99,7 @@ fn watch_attaches_labelled_containers_while_they_run() {
     docker.run(&[
         "rm", "-f", "early", "late", "lost", "bad", "worse", "evil", "host",
     ]);
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     docker.stop();
 }
@@ -129,7 +128,6 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let [mut api, mut db] =
@@ -161,7 +159,7 @@ fn a_network_stays_with_the_members_of_an_anchor_until_the_last_has_left() {
     api.answers();
     docker.run(&["rm", "-f", "api"]);
     watch.says("web: detached from network podnet: no process is left in it");
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     docker.stop();
 }
@@ -171,7 +169,6 @@ fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members(
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let mut clients =
@@ -205,7 +202,7 @@ fn a_killed_anchor_that_docker_starts_again_leaves_its_network_with_the_members(
     assert_eq!([is("api"), is("db")], living);
     assert_eq!(docker.view("web").addresses("eth0"), ["10.1.0.2/24"]);
     docker.run(&["rm", "-f", "web", "api", "db", "other"]);
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     docker.stop();
 }
@@ -276,7 +273,6 @@ fn a_killed_watch_resumes_as_if_never_stopped() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
@@ -308,7 +304,7 @@ fn a_killed_watch_resumes_as_if_never_stopped() {
         docker.run(&["rm", "-f", &name]);
     }
     docker.run(&["rm", "-f", "web", "new", "api"]);
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     docker.stop();
 }
@@ -347,7 +343,6 @@ fn a_daemon_that_restarts_without_its_containers_changes_nothing() {
     let Some(docker) = Docker::start_with_applications(LIVE_RESTORE) else {
         return;
     };
-    let before = docker.host();
     let watch = Watcher::start(&docker, &[]);
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let mut api = ConnectedContainer::start(&docker, "api", "container:web", HOST);
@@ -364,7 +359,7 @@ fn a_daemon_that_restarts_without_its_containers_changes_nothing() {
         (pid, state)
     );
     docker.run(&["rm", "-f", "job", "web", "api"]);
-    watch.until(|| docker.nothing_is_left(&before));
+    watch.until(|| docker.nothing_is_left());
     watch.stop();
     docker.stop();
 }
