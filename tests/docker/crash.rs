@@ -2,8 +2,10 @@
 //! as if it had not been.
 //!
 //! The moments are each request to Docker that changes something, before and after Docker has carried it out
-//! ([`proxy`]), and each of pausectl's own steps ([`steps`]). What is compared is everything ([`state`]).
+//! ([`proxy`]), each of pausectl's own steps ([`steps`]) and of the plugin's ([`plugin`]). What is compared is
+//! everything ([`state`]).
 
+mod plugin;
 mod proxy;
 mod state;
 mod steps;
@@ -14,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use self::proxy::{Moment, Proxy};
+use self::plugin::TracedPlugin;
+use self::proxy::{Moment, Proxy, Strike};
 use self::state::State;
+use crate::networks::add_networks;
 use common::docker::{Docker, NO_BRIDGE};
 use common::lab::measured;
 use common::wait::wait_until;
@@ -37,27 +41,29 @@ struct Case<'a> {
 /// A daemon with bystanders, and what stands between it and pausectl.
 fn start(daemon: fn(&[&str]) -> Option<Docker>) -> Option<(Docker, Proxy)> {
     let docker = daemon(NO_BRIDGE)?;
+    add_networks(&docker);
     bystanders(&docker);
     let proxy = Proxy::start(&docker);
     Some((docker, proxy))
 }
 
-fn up_web(docker: &Docker) {
-    let up = "docker up web --network podnet --ip 10.1.0.7 -p 8080:80";
-    docker.pausectl_ok(&up.split(' ').collect::<Vec<_>>());
+fn pausectl(docker: &Docker, words: &str) {
+    docker.pausectl_ok(&words.split(' ').collect::<Vec<_>>());
 }
 
-/// An anchor with a member and a published port, which no command is about.
+/// An anchor with two networks.
+fn up_web(docker: &Docker) {
+    pausectl(
+        docker,
+        "docker up web --network podnet --ip 10.1.0.7 -p 8080:80",
+    );
+    pausectl(docker, "docker attach web --network storage --ip 10.2.0.7");
+}
+
+/// An anchor with a member, two networks and a published port, which no command is about.
 fn bystanders(docker: &Docker) {
-    docker.pausectl_ok(&[
-        "docker",
-        "up",
-        "bystander",
-        "--network",
-        "podnet",
-        "-p",
-        "9090:90",
-    ]);
+    pausectl(docker, "docker up bystander --network podnet -p 9090:90");
+    pausectl(docker, "docker attach bystander --network storage");
     member(docker, "guest", "bystander");
 }
 
@@ -68,22 +74,55 @@ fn member(docker: &Docker, name: &str, anchor: &str) {
     docker.run(&["run", "-d", &network, "--name", name, "pausenet/pause"]);
 }
 
-/// Interrupts a command at each moment of its life, and runs it again. Returns how often.
-fn interrupt_everywhere(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
-    let bystanders = State::read(docker, case.untouched);
-    let is_same = |is: &State, should_be: &State, what: &str| {
-        let difference = is.difference(should_be);
-        assert!(
-            difference.is_empty(),
-            "{:?}, {what}:\n{difference}",
-            case.args
-        );
-    };
-    let attempt = |what: &str, interrupted: &dyn Fn()| {
+/// A case that is tried again and again, and how it should end.
+struct Trials<'a> {
+    docker: &'a Docker,
+    case: &'a Case<'a>,
+    /// What is done after the second run, before it is judged.
+    settle: &'a dyn Fn(),
+    bystanders: State,
+    expected: State,
+    /// The start of lines that may differ.
+    ignored: Option<&'static str>,
+    /// The requests to Docker that change something.
+    requests: Vec<String>,
+    count: usize,
+}
+
+impl<'a> Trials<'a> {
+    /// It should end as when the command is left alone: a second run has nothing to do.
+    fn new(docker: &'a Docker, proxy: &Proxy, case: &'a Case<'a>, settle: &'a dyn Fn()) -> Self {
+        let bystanders = State::read(docker, case.untouched);
+        let mut trials = Self {
+            docker,
+            case,
+            settle,
+            expected: bystanders.clone(),
+            bystanders,
+            ignored: None,
+            requests: Vec::new(),
+            count: 0,
+        };
+        let requests = std::cell::RefCell::new(Vec::new());
+        let (expected, _) = trials.attempt("not interrupted", &|| {
+            let (changes, output) = proxy.run(docker, case.args, None);
+            assert!(output.status.success(), "{output:?}");
+            *requests.borrow_mut() = changes;
+        });
+        trials.expected = expected;
+        trials.requests = requests.into_inner();
+        trials
+    }
+
+    /// Prepares, has the command interrupted, runs it again and cleans up. Returns what there was before that,
+    /// and what the second run said.
+    fn attempt(&self, what: &str, interrupted: &dyn Fn()) -> (State, String) {
+        let Self { docker, case, .. } = self;
         (case.prepare)(docker);
         interrupted();
         let again = docker.pausectl(case.args).output().unwrap();
         let said = String::from_utf8_lossy(&again.stderr).into_owned();
+        (self.settle)();
         let now = State::read(docker, case.untouched);
         if !again.status.success() {
             // It had done its work, and says so. Whether it had is judged below.
@@ -96,51 +135,102 @@ fn interrupt_everywhere(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
         }
         (case.clean)(docker);
         let cleaned = State::read(docker, case.untouched);
-        is_same(&cleaned, &bystanders, &format!("{what}: after cleaning up"));
+        self.assert_same(
+            &cleaned,
+            &self.bystanders,
+            &format!("{what}: after cleaning up"),
+        );
         (now, said)
-    };
-    // As it ends when it is left alone: a second run has nothing to do.
-    let (expected, _) = attempt("not interrupted", &|| {
-        docker.pausectl_ok(case.args);
-    });
-    let judge = |what: &str, interrupted: &dyn Fn()| {
-        let (now, said) = attempt(what, interrupted);
-        is_same(&now, &expected, &format!("{what}: {said}"));
-    };
+    }
 
-    (case.prepare)(docker);
-    let (requests, output) = proxy.run(docker, case.args, None);
-    assert!(output.status.success(), "{output:?}");
-    (case.clean)(docker);
-    let mut count = 0;
+    fn assert_same(&self, is: &State, should_be: &State, what: &str) {
+        let difference = is.difference(should_be, self.ignored);
+        assert!(
+            difference.is_empty(),
+            "{:?}, {what}:\n{difference}",
+            self.case.args
+        );
+    }
+
+    fn judge(&mut self, what: &str, interrupted: &dyn Fn()) {
+        let (now, said) = self.attempt(what, interrupted);
+        self.assert_same(&now, &self.expected, &format!("{what}: {said}"));
+        self.count += 1;
+    }
+
+    /// Strikes at this request.
+    fn strike(&mut self, proxy: &Proxy, at: usize, moment: Moment, strike: Strike) {
+        let what = format!("{strike:?} {moment:?} {}", self.requests[at]);
+        let (docker, args) = (self.docker, self.case.args);
+        self.judge(&what, &|| {
+            proxy.run(docker, args, Some((at, moment, strike)));
+        });
+    }
+}
+
+/// Interrupts a command at each moment of its life, and runs it again. Returns how often.
+fn interrupt_everywhere(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
+    let mut trials = Trials::new(docker, proxy, case, &|| {});
     for signal in [Signal::KILL, Signal::INT] {
-        for (at, request) in requests.iter().enumerate() {
+        for at in 0..trials.requests.len() {
             for moment in [Moment::Before, Moment::After] {
-                let what = format!("{signal:?} {moment:?} {request}");
-                judge(&what, &|| {
-                    proxy.run(docker, case.args, Some((at, moment, signal)));
-                });
-                count += 1;
+                trials.strike(proxy, at, moment, Strike::Signal(signal));
             }
         }
     }
+    let at_requests = trials.count;
     (case.prepare)(docker);
     let steps = steps::of(docker, case.args);
     (case.clean)(docker);
+    let mut unreached = 0;
     for step in &steps {
-        // What is read again because it has changed meanwhile comes in no other run.
-        let reached = std::cell::Cell::new(false);
-        judge(&format!("killed at {} number {}", step.0, step.1), &|| {
-            reached.set(steps::kill_at(docker, case.args, step));
-        });
-        count += usize::from(reached.get());
+        for signal in step.signals() {
+            // What is read again because it has changed meanwhile comes in no other run.
+            let is_reached = std::cell::Cell::new(false);
+            trials.judge(&format!("{signal:?} at {step:?}"), &|| {
+                is_reached.set(steps::strike(docker, case.args, step, *signal));
+            });
+            unreached += usize::from(!is_reached.get());
+        }
     }
+    let count = trials.count - unreached;
     let name = case.args[..2].join(" ");
     measured(&format!(
-        "{name}: interrupted at {count} moments, {} of them at requests to Docker",
-        requests.len() * 4
+        "{name}: interrupted at {count} moments, {at_requests} of them at requests to Docker"
     ));
     count
+}
+
+/// Interrupts a command by Ctrl-C while its plugin is at each of its messages to the kernel, and runs it again.
+fn interrupt_plugin(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
+    let mut trials = Trials::new(docker, proxy, case, &|| {});
+    let plugin = TracedPlugin::install(docker);
+    (case.prepare)(docker);
+    let messages = plugin.messages(case.args);
+    (case.clean)(docker);
+    for message in &messages {
+        trials.judge(&format!("Ctrl-C at the plugin's {message:?}"), &|| {
+            plugin.interrupt(case.args, message);
+        });
+    }
+    trials.count
+}
+
+/// Kills containers before the command's first request to Docker and after each, and runs it again.
+fn kill_containers(
+    docker: &Docker,
+    proxy: &Proxy,
+    case: &Case,
+    victims: &'static [&'static str],
+    settle: &dyn Fn(),
+) {
+    let mut trials = Trials::new(docker, proxy, case, settle);
+    // A new anchor joins whatever member is there.
+    trials.ignored = Some("web: network: container:");
+    trials.strike(proxy, 0, Moment::Before, Strike::Kill(victims));
+    for at in 0..trials.requests.len() {
+        trials.strike(proxy, at, Moment::After, Strike::Kill(victims));
+    }
 }
 
 #[test]
@@ -159,6 +249,7 @@ fn an_interrupted_up_is_made_good_by_the_next() {
         },
     };
     assert!(interrupt_everywhere(&docker, &proxy, &case) > 15);
+    assert!(interrupt_plugin(&docker, &proxy, &case) > 5);
     docker.stop();
 }
 
@@ -180,8 +271,23 @@ fn an_interrupted_attach_or_rescue_is_made_good_by_the_next() {
                 docker.pausectl_ok(&["docker", "detach", "job"]);
             },
         };
-        assert!(interrupt_everywhere(&docker, &proxy, &case) > 5);
+        assert!(interrupt_everywhere(&docker, &proxy, &case) > 4);
     }
+    // Both of its networks, after a restart.
+    let case = Case {
+        args: &["docker", "attach", "job"],
+        untouched: &BYSTANDERS,
+        prepare: &|docker| {
+            pausectl(
+                docker,
+                "docker attach job --network podnet --ip 10.1.0.7 --publish 8080:80",
+            );
+            pausectl(docker, "docker attach job --network storage --ip 10.2.0.7");
+            docker.run(&["restart", "-t", "0", "job"]);
+        },
+        clean: &|docker| pausectl(docker, "docker detach job"),
+    };
+    assert!(interrupt_everywhere(&docker, &proxy, &case) > 10);
     docker.stop();
 }
 
@@ -264,26 +370,54 @@ fn an_interrupted_reanchor_is_made_good_by_the_next() {
     docker.stop();
 }
 
+/// A case that moves a network to its restarted anchor.
+const MOVE: Case = Case {
+    args: &["docker", "reanchor", "web", "--restart-members"],
+    untouched: &BYSTANDERS,
+    prepare: &|docker| {
+        up_web(docker);
+        docker.sleeper("api", "container:web");
+        docker.sleeper("db", "container:web");
+        docker.run(&["restart", "-t", "0", "web"]);
+    },
+    clean: &|docker| {
+        docker.run(&["rm", "-f", "api", "db"]);
+        docker.pausectl_ok(&["docker", "down", "web"]);
+    },
+};
+
 #[test]
 fn an_interrupted_move_to_the_restarted_anchor_is_made_good_by_the_next() {
     let Some((docker, proxy)) = start(Docker::start_with_applications) else {
         return;
     };
-    let case = Case {
-        args: &["docker", "reanchor", "web", "--restart-members"],
-        untouched: &BYSTANDERS,
-        prepare: &|docker| {
-            up_web(docker);
-            docker.sleeper("api", "container:web");
-            docker.sleeper("db", "container:web");
-            docker.run(&["restart", "-t", "0", "web"]);
-        },
-        clean: &|docker| {
-            docker.run(&["rm", "-f", "api", "db"]);
-            docker.pausectl_ok(&["docker", "down", "web"]);
-        },
+    assert!(interrupt_everywhere(&docker, &proxy, &MOVE) > 8);
+    docker.stop();
+}
+
+#[test]
+fn containers_killed_during_a_reanchor_do_not_keep_the_next_from_ending_it() {
+    let Some((docker, proxy)) = start(Docker::start_with_applications) else {
+        return;
     };
-    assert!(interrupt_everywhere(&docker, &proxy, &case) > 8);
+    let stay = Case {
+        args: &MOVE.args[..3],
+        ..MOVE
+    };
+    let anchors = &["web", "web.reanchor"];
+    // Docker starts a dead member that it is asked to restart.
+    let is_dead_or_attached = || {
+        if docker.inspect("api", ".State.Running") == "true" {
+            let view = docker.view("api");
+            let addresses = ["eth0", "eth1"].map(|ifname| view.addresses(ifname));
+            assert_eq!(addresses, [["10.1.0.7/24"], ["10.2.0.7/24"]]);
+            docker.run(&["kill", "api"]);
+        }
+    };
+    for case in [&stay, &MOVE] {
+        kill_containers(&docker, &proxy, case, anchors, &|| {});
+        kill_containers(&docker, &proxy, case, &["api"], &is_dead_or_attached);
+    }
     docker.stop();
 }
 
@@ -292,7 +426,6 @@ fn a_killed_follow_is_finished_by_the_next() {
     let Some(docker) = Docker::start_with_applications(NO_BRIDGE) else {
         return;
     };
-    let before = docker.host();
     docker.pausectl_ok(&["docker", "up", "web", "--network", "podnet"]);
     let members = ["api", "db"];
     for name in members {
@@ -324,7 +457,7 @@ fn a_killed_follow_is_finished_by_the_next() {
     docker.run(&["rm", "-f", "web", "api", "db"]);
     docker.pausectl_ok(&["docker", "watch", "--once"]);
     let _ = fs::remove_file("/run/pausenet/lock/docker/docker-web");
-    docker.stop_with_nothing_left(&before);
+    docker.stop_with_nothing_left();
 }
 
 /// How long a command takes that succeeds.

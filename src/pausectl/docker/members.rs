@@ -17,6 +17,52 @@ pub(super) fn members_elsewhere<'a>(
     netns: Option<NetnsId>,
     containers: &'a [Container],
 ) -> Vec<&'a Container> {
+    let mut members = joined(anchor, containers, |container| container.pid.is_some());
+    // One that exited meanwhile has no namespace.
+    members.retain(|member| netns_of(member).is_some_and(|own| Some(own) != netns));
+    members
+}
+
+/// Members of an anchor, and members of those, that a restart brings into its namespace `netns`, oldest first.
+pub(super) fn to_restart<'a>(
+    anchor: &DockerId,
+    netns: NetnsId,
+    containers: &'a [Container],
+) -> Vec<&'a Container> {
+    let mut members = joined(anchor, containers, |container| {
+        container.pid.is_some() || lacked_its_owner(container)
+    });
+    members.retain(|member| needs_restart(member, netns));
+    members
+}
+
+/// Whether a restart brings a member into this namespace.
+pub(super) fn needs_restart(member: &Container, netns: NetnsId) -> bool {
+    match netns_of(member) {
+        Some(own) => own != netns,
+        None => lacked_its_owner(member),
+    }
+}
+
+/// Whether Docker could not start a container because the one whose network it joins did not run then. A restart
+/// stops it first, so it may have run until then.
+fn lacked_its_owner(container: &Container) -> bool {
+    let says = |words: &&str| container.error.contains(*words);
+    container.pid.is_none() && OWNER_DID_NOT_RUN.iter().any(says)
+}
+
+/// Docker's words for that: the second is for an owner that is about to be restarted.
+const OWNER_DID_NOT_RUN: [&str; 2] = [
+    "of a non running container",
+    "wait until the container is running",
+];
+
+/// The `wanted` containers that joined an anchor, and those that joined them, oldest first.
+fn joined<'a>(
+    anchor: &DockerId,
+    containers: &'a [Container],
+    wanted: impl Fn(&Container) -> bool,
+) -> Vec<&'a Container> {
     let mut joined: Vec<&Container> = Vec::new();
     let mut owners = vec![anchor.to_string()];
     let mut at = 0;
@@ -24,7 +70,7 @@ pub(super) fn members_elsewhere<'a>(
         let joins = NetworkMode::Container(owner);
         let mut next: Vec<_> = containers
             .iter()
-            .filter(|container| container.network == joins && container.pid.is_some())
+            .filter(|container| container.network == joins && wanted(container))
             .filter(|container| !joined.iter().any(|other| other.id == container.id))
             .collect();
         next.sort_by(|one, other| one.created.cmp(&other.created));
@@ -32,8 +78,6 @@ pub(super) fn members_elsewhere<'a>(
         joined.extend(next);
         at += 1;
     }
-    // One that exited meanwhile has no namespace.
-    joined.retain(|member| netns_of(member).is_some_and(|own| Some(own) != netns));
     joined
 }
 

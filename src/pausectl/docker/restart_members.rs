@@ -8,7 +8,7 @@ use serde_json::json;
 use super::attachment::{self, TargetNetns};
 use super::etc_hosts;
 use super::lookup::member_names;
-use super::members::{members_elsewhere, stranded};
+use super::members::{needs_restart, stranded, to_restart};
 use super::network_location::{netns_of, netns_path};
 use super::reanchor::AnchorState;
 use super::up::start;
@@ -36,8 +36,8 @@ impl MemberRestarts {
     }
 }
 
-/// Restarts the members of an anchor that are not in its namespace `netns`, oldest first. A failure
-/// does not stop the others.
+/// Restarts the members of an anchor that are not in its namespace `netns`, oldest first, and starts those that
+/// an earlier restart could only stop. A failure does not stop the others.
 pub(super) async fn restart_members(
     docker: &Docker,
     anchor: &DockerId,
@@ -45,11 +45,11 @@ pub(super) async fn restart_members(
     containers: &[Container],
 ) -> MemberRestarts {
     let mut restarts = MemberRestarts::default();
-    for member in members_elsewhere(anchor, Some(netns), containers) {
+    for member in to_restart(anchor, netns, containers) {
         let outcome = async {
             // It may have been restarted or stopped since the list was made.
             let now = docker.inspect(&member.by_id()).await?;
-            if netns_of(&now).is_none_or(|own| own == netns) {
+            if !needs_restart(&now, netns) {
                 return Ok(false);
             }
             docker.restart(&member.by_id(), GRACE).await?;

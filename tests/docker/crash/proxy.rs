@@ -1,5 +1,6 @@
 //! A proxy between `pausectl` and Docker that strikes at a request which changes something: before Docker
-//! gets it, or when Docker has carried it out and the answer is on its way.
+//! gets it, or when Docker has carried it out and the answer is on its way. It strikes at `pausectl`, or at
+//! containers.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,11 +15,20 @@ use rustix::process::{Pid, Signal, kill_process};
 use common::docker::Docker;
 use common::processes::with_default_signals;
 
-/// When a signal comes.
+/// When it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moment {
     Before,
     After,
+}
+
+/// What it does then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strike {
+    /// `pausectl` gets a signal.
+    Signal(Signal),
+    /// Those of these containers that run are killed, as by `docker kill`.
+    Kill(&'static [&'static str]),
 }
 
 /// The socket of the proxy, and what it is to do.
@@ -35,10 +45,10 @@ struct Plan {
 
 #[derive(Default)]
 struct State {
-    /// The process to strike. Until it is known, its requests wait.
-    victim: Option<u32>,
+    /// The process of `pausectl`. Until it is known, its requests wait.
+    client: Option<u32>,
     /// The request to strike at, counted from zero.
-    strike: Option<(usize, Moment, Signal)>,
+    strike: Option<(usize, Moment, Strike)>,
     /// The requests so far that change something.
     changes: Vec<String>,
 }
@@ -66,7 +76,7 @@ impl Proxy {
         &self,
         docker: &Docker,
         args: &[&str],
-        strike: Option<(usize, Moment, Signal)>,
+        strike: Option<(usize, Moment, Strike)>,
     ) -> (Vec<String>, Output) {
         *self.plan.state.lock().unwrap() = State {
             strike,
@@ -80,7 +90,7 @@ impl Proxy {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        self.plan.state.lock().unwrap().victim = Some(child.id());
+        self.plan.state.lock().unwrap().client = Some(child.id());
         self.plan.changed.notify_all();
         let output = child.wait_with_output().unwrap();
         let changes = self.plan.state.lock().unwrap().changes.clone();
@@ -90,16 +100,36 @@ impl Proxy {
 
 impl Plan {
     /// Counts a request that changes something, and tells whether and when to strike.
-    fn count(&self, request: &str) -> Option<(Moment, Signal, u32)> {
+    fn count(&self, request: &str) -> Option<(Moment, Strike, u32)> {
         let state = self.state.lock().unwrap();
         let mut state = self
             .changed
-            .wait_while(state, |state| state.victim.is_none())
+            .wait_while(state, |state| state.client.is_none())
             .unwrap();
         let nth = state.changes.len();
         state.changes.push(request.to_owned());
-        let (_, moment, signal) = state.strike.filter(|(at, ..)| *at == nth)?;
-        Some((moment, signal, state.victim?))
+        let (_, moment, strike) = state.strike.filter(|(at, ..)| *at == nth)?;
+        Some((moment, strike, state.client?))
+    }
+}
+
+impl Strike {
+    fn hit(self, client: u32, docker: &Path) {
+        match self {
+            Self::Signal(signal) => {
+                // It may be over already.
+                let _ = kill_process(Pid::from_raw(client as i32).unwrap(), signal);
+            }
+            Self::Kill(containers) => {
+                for name in containers {
+                    let mut docker = UnixStream::connect(docker).unwrap();
+                    let head = format!("POST /containers/{name}/kill HTTP/1.0\r\n\r\n");
+                    docker.write_all(head.as_bytes()).unwrap();
+                    // The answer comes when it has ended, or says that it does not run.
+                    docker.read_to_end(&mut Vec::new()).unwrap();
+                }
+            }
+        }
     }
 }
 
@@ -112,23 +142,19 @@ fn serve(mut client: UnixStream, upstream: &Path, plan: &Plan) {
     let line = line.trim_end_matches(" HTTP/1.1");
     let is_change = !line.starts_with("GET ") && !line.starts_with("HEAD ");
     let strike = if is_change { plan.count(line) } else { None };
-    let hit = |signal: Signal, victim: u32| {
-        // It may be over already.
-        let _ = kill_process(Pid::from_raw(victim as i32).unwrap(), signal);
-    };
-    if let Some((Moment::Before, signal, victim)) = strike {
-        hit(signal, victim);
-        if signal == Signal::KILL {
+    if let Some((Moment::Before, strike, pid)) = strike {
+        strike.hit(pid, upstream);
+        if strike == Strike::Signal(Signal::KILL) {
             return;
         }
     }
     let mut docker = UnixStream::connect(upstream).unwrap();
     docker.write_all(&request).unwrap();
-    if let Some((Moment::After, signal, victim)) = strike {
+    if let Some((Moment::After, strike, pid)) = strike {
         // The answer begins when it is done.
         let mut first = [0; 1];
         let read = docker.read(&mut first).unwrap_or(0);
-        hit(signal, victim);
+        strike.hit(pid, upstream);
         if client.write_all(&first[..read]).is_err() {
             return;
         }

@@ -50,7 +50,9 @@ impl State {
             let hosts = fs::read_to_string(text(&container["HostsPath"]));
             about("hosts", hosts.unwrap_or_default());
             if container["State"]["Running"] == true {
-                about("addresses", docker.view(&name).addresses("eth0").join(" "));
+                let view = docker.view(&name);
+                let addresses = ["eth0", "eth1"].map(|ifname| view.addresses(ifname).join(" "));
+                about("addresses", addresses.join(", "));
             }
             if untouched.contains(&name.as_str()) {
                 about("process", container["State"]["Pid"].to_string());
@@ -81,12 +83,14 @@ impl State {
         Self(lines)
     }
 
-    /// The lines of this one that the other does not have, and the other way round.
-    pub(super) fn difference(&self, other: &Self) -> String {
+    /// The lines of this one that the other does not have, and the other way round, without those that start
+    /// with `ignored`.
+    pub(super) fn difference(&self, other: &Self, ignored: Option<&str>) -> String {
         let lacks = |one: &Self, other: &Self, sign: &str| {
             let mut rest = other.0.clone();
             let mut lacking = String::new();
-            for line in &one.0 {
+            let counts = |line: &&String| ignored.is_none_or(|start| !line.starts_with(start));
+            for line in one.0.iter().filter(counts) {
                 match rest.iter().position(|same| same == line) {
                     Some(at) => drop(rest.swap_remove(at)),
                     None => lacking += &format!("{sign} {line}\n"),

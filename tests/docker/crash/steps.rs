@@ -1,10 +1,12 @@
 //! `pausectl` killed at each of its own steps: a file that is put in place or removed, a plugin that is
-//! started, a change of nftables. strace shows which there are.
+//! started, a change of nftables, at which Ctrl-C is tried, too. strace shows which there are.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
+
+use rustix::process::Signal;
 
 use common::docker::Docker;
 use common::processes::through;
@@ -25,15 +27,26 @@ const STEPS: [&str; 9] = [
 const PLACES: [&str; 4] = [
     "/var/lib/pausenet",
     "/var/lib/cni",
-    "NETLINK:[NETFILTER",
+    "NFNL_MSG_BATCH_BEGIN",
     "CLONE_VFORK",
 ];
 
-/// How many messages to nftables are steps: the last ones, which are changes.
-const LAST_SENDS: usize = 5;
-
 /// A system call, and the how manieth of its name it is.
-pub(super) type Step = (String, u32);
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) call: String,
+    pub(super) nth: u32,
+}
+
+impl Step {
+    /// Those that are tried at it.
+    pub(super) fn signals(&self) -> &'static [Signal] {
+        match self.call.starts_with("send") {
+            true => &[Signal::KILL, Signal::INT],
+            false => &[Signal::KILL],
+        }
+    }
+}
 
 /// Runs `pausectl` in strace with these options. Returns what it said, and the log.
 fn strace(docker: &Docker, args: &[&str], options: &[&str]) -> (Output, String) {
@@ -57,41 +70,42 @@ fn strace(docker: &Docker, args: &[&str], options: &[&str]) -> (Output, String) 
 pub(super) fn of(docker: &Docker, args: &[&str]) -> Vec<Step> {
     let (output, log) = strace(docker, args, &[]);
     assert!(output.status.success(), "{output:?}");
-    let mut counts = BTreeMap::new();
-    let mut steps = Vec::new();
-    for line in log.lines() {
-        let Some((name, _)) = line.split_once('(') else {
-            continue;
-        };
-        let count = counts.entry(name).or_insert(0);
-        *count += 1;
-        let is_about = |place: &&str| line.contains(*place) || name == "vfork";
-        if STEPS.contains(&name) && PLACES.iter().any(is_about) {
-            steps.push((name.to_owned(), *count));
-        }
-    }
-    // Most are questions, and come before.
-    let mut sends = steps
-        .iter()
-        .filter(|(name, _)| name.starts_with("send"))
-        .count();
-    steps.retain(|(name, _)| {
-        sends -= usize::from(name.starts_with("send"));
-        !name.starts_with("send") || sends < LAST_SENDS
-    });
-    steps
+    let is_step = |(line, step): &(&str, Step)| {
+        let is_about = |place: &&str| line.contains(*place) || step.call == "vfork";
+        STEPS.contains(&step.call.as_str()) && PLACES.iter().any(is_about)
+    };
+    let steps = counted(&log).filter(is_step);
+    steps.map(|(_, step)| step).collect()
 }
 
-/// Runs it again, and kills it at a step. False when it did not come to that.
-pub(super) fn kill_at(docker: &Docker, args: &[&str], (name, nth): &Step) -> bool {
+/// The system calls of a log of strace, each with its line.
+pub(super) fn counted(log: &str) -> impl Iterator<Item = (&str, Step)> {
+    let mut counts = BTreeMap::new();
+    log.lines().filter_map(move |line| {
+        let (call, _) = line.split_once('(')?;
+        let nth = counts.entry(call).or_insert(0);
+        *nth += 1;
+        let step = Step {
+            call: call.to_owned(),
+            nth: *nth,
+        };
+        Some((line, step))
+    })
+}
+
+/// Runs it again, with a signal at a step. False when it did not come to that.
+pub(super) fn strike(docker: &Docker, args: &[&str], step: &Step, signal: Signal) -> bool {
+    let Step { call, nth } = step;
+    let number = signal.as_raw();
     let options = [
         "-e".to_owned(),
-        format!("trace={name}"),
+        format!("trace={call}"),
         "-e".to_owned(),
-        format!("inject={name}:signal=KILL:when={nth}"),
+        format!("inject={call}:signal={number}:when={nth}"),
     ];
     let options: Vec<_> = options.iter().map(String::as_str).collect();
-    let (output, _) = strace(docker, args, &options);
+    let (output, log) = strace(docker, args, &options);
     use std::os::unix::process::ExitStatusExt;
-    output.status.signal() == Some(9) || output.status.code() == Some(137)
+    let is_killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
+    is_killed || log.contains("--- SIGINT ")
 }
