@@ -97,6 +97,7 @@ fn owner(sandbox: &Sandbox) -> Value {
             let (was, at) = match was {
                 LastKnownState::Removed { at } => ("removed", at.as_deref()),
                 LastKnownState::Stopped { at } => ("stopped", at.as_deref()),
+                LastKnownState::EndedInNerdctl => ("stopped", None),
                 LastKnownState::Restarted(_) => ("restarted", None),
                 LastKnownState::Unknown => ("unknown", None),
             };

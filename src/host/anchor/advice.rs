@@ -35,7 +35,7 @@ pub fn advice(sandbox: &Sandbox, about: Option<usize>) -> Vec<Advice> {
     let is_docker = member
         .container
         .as_ref()
-        .is_some_and(|found| found.engine == Some(Engine::Docker) || found.joined().is_some());
+        .is_some_and(|found| found.engine == Some(Engine::Docker));
     let mut advice = match &sandbox.owner {
         Owner::Missing(_) if sandbox.interfaces.is_empty() => vec![rescue(member, is_docker)],
         Owner::Missing(absent) if is_docker => with_a_network(sandbox, absent, member),

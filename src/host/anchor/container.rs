@@ -21,6 +21,8 @@ pub struct Container {
     /// The networks that Docker attached it to.
     pub endpoints: Vec<Endpoint>,
     pub run_state: RunState,
+    /// nerdctl runs it. It runs the DEL of one that has ended when it removes it or starts it again.
+    pub by_nerdctl: bool,
 }
 
 /// A pod of Kubernetes.
@@ -52,7 +54,7 @@ pub enum NetworkFrom {
     /// That of a process: /proc/PID/ns/net at the time the container started.
     Process(u32),
     File(PathBuf),
-    /// That of another container, by ID, as recorded by Docker.
+    /// That of another container, by ID, as recorded by Docker or nerdctl.
     Container(String),
 }
 
@@ -95,6 +97,7 @@ impl Container {
             identity: None,
             endpoints: Vec::new(),
             run_state: RunState::Running,
+            by_nerdctl: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::cgroup::Engine;
-use super::container::{Role, short_id};
+use super::container::{Container, Role, short_id};
 use super::origin::Origin;
 use super::registration::RegisteredBy;
 use super::sandbox::{
@@ -100,6 +100,10 @@ fn owners_death(sandbox: &Sandbox, anchor: &Member, others: &[String]) -> String
             if all.len() == 1 { "stays" } else { "stay" },
         ),
     };
+    let is_nerdctl_s = |container: &Container| container.by_nerdctl;
+    if !all.is_empty() && anchor.container.as_ref().is_some_and(is_nerdctl_s) {
+        return format!("{kept}, until {}", nerdctl_removes(&anchor_name));
+    }
     if engine != Some(Engine::Docker) {
         return kept;
     }
@@ -388,12 +392,21 @@ fn orphaned(sandbox: &Sandbox, absent: &MissingContainer, about: &[String]) -> S
                 }
             },
         ),
-        (_, left) => format!(
-            "{who} still {uses} the network of {owner}, {gone}: {} {} until its last member ends.",
+        (was, left) => format!(
+            "{who} still {uses} the network of {owner}, {gone}: {} {} until its last member ends{}.",
             list(left, "and"),
             if left.len() == 1 { "stays" } else { "stay" },
+            match was {
+                LastKnownState::EndedInNerdctl => format!(", or {}", nerdctl_removes(&owner)),
+                _ => String::new(),
+            },
         ),
     }
+}
+
+/// When nerdctl takes the network of a container away that has ended.
+fn nerdctl_removes(container: &str) -> String {
+    format!("nerdctl removes {container} or starts it again")
 }
 
 /// What happened to the owner, as the end of a sentence.
@@ -405,6 +418,7 @@ pub fn gone(absent: &MissingContainer) -> String {
     match &absent.was {
         LastKnownState::Removed { at } => moment("was removed", at),
         LastKnownState::Stopped { at } => moment("stopped", at),
+        LastKnownState::EndedInNerdctl => "which has ended".to_owned(),
         LastKnownState::Restarted(_) => {
             "which was restarted and is in another namespace".to_owned()
         }

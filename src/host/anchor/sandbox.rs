@@ -103,6 +103,8 @@ pub enum LastKnownState {
     Stopped {
         at: Option<String>,
     },
+    /// Its processes have ended, and nerdctl has it still.
+    EndedInNerdctl,
     /// It was restarted, and runs in another namespace.
     Restarted(OtherNamespace),
     Unknown,
@@ -316,8 +318,8 @@ pub(super) fn owner(
 
 impl Owner {
     /// Corrects a missing owner by the registration of the network that is here now. It may be
-    /// registered for a member that has outlived the missing container; or only the record may have
-    /// the missing container's name.
+    /// registered for a member that has outlived the missing container; or only the registration may
+    /// have the missing container's name or ID.
     pub(super) fn corrected(self, members: &[Member], holder: Option<&Registration>) -> Self {
         let (Self::Missing(absent), Some(holder)) = (&self, holder) else {
             return self;
@@ -331,6 +333,7 @@ impl Owner {
             // The rescue of a process or a path says nothing about the missing container.
             (None, RegisteredBy::Rescue) => self,
             (None, _) => Self::Missing(MissingContainer {
+                id: absent.id.clone().or_else(|| Some(holder.id.clone())),
                 name: absent.name.clone().or_else(|| holder.name.clone()),
                 ..absent.clone()
             }),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, RunState};
 use super::interfaces::{Host, Interface};
 use super::netns_mounts;
@@ -13,7 +14,7 @@ use super::registration::{Registered, Registration};
 use super::sandbox::{
     LastKnownState, Member, MissingContainer, OtherNamespace, Sandbox, SandboxInterface, owner,
 };
-use super::supervisor::Supervisor;
+use super::supervisor::{self, Supervisor};
 use crate::Result;
 use crate::runtime::cache;
 use pausenet::kernel::link::Link;
@@ -48,6 +49,8 @@ pub struct Removed {
 pub struct NamespaceScan {
     host: NetnsId,
     namespaces: BTreeMap<NetnsId, NamespaceContent>,
+    /// Containers whose network others joined, whose processes have ended, and whose shims are left.
+    ended: Vec<Container>,
 }
 
 #[derive(Default)]
@@ -90,7 +93,21 @@ impl NamespaceScan {
                 namespaces.entry(netns).or_default().bound_to = files;
             }
         }
-        Ok(Self { host, namespaces })
+        let members = || namespaces.values().flat_map(|content| &content.members);
+        let joined = members().filter_map(Member::joined);
+        let is_unknown =
+            |id: &&str| !known.contains_key(*id) && !members().any(|member| member.has_id(id));
+        let ended = supervisor::of_ended(&joined.filter(is_unknown).collect());
+        Ok(Self {
+            host,
+            namespaces,
+            ended,
+        })
+    }
+
+    /// Containers without a process whose network others joined, and that no engine reported.
+    pub fn ended(&self) -> &[Container] {
+        &self.ended
     }
 
     /// The containers on the host's own network. They have no sandbox.
@@ -195,13 +212,12 @@ impl NamespaceScan {
         };
         let interfaces: Vec<_> = interfaces.into_iter().map(wire).collect();
         let holder = holder(&content.members, &interfaces, facts, cached);
-        let owner = owner(&content.members, &content.bound_to, |id| {
-            self.absent(id, facts)
-        });
+        let absent = |id: &str| self.absent(id, &content.members, facts);
+        let owner = owner(&content.members, &content.bound_to, absent);
         let missing = joined_elsewhere(&content.members);
         Sandbox {
             netns,
-            missing: missing.map(|id| self.absent(id, facts)).collect(),
+            missing: missing.map(absent).collect(),
             left_behind: self.left_behind(netns, &content.members),
             owner: owner.corrected(&content.members, holder.as_ref()),
             holder,
@@ -267,12 +283,19 @@ impl NamespaceScan {
         })
     }
 
-    /// What happened to a container that is not in the namespace of those that joined it.
-    fn absent(&self, id: &str, facts: &EngineFacts) -> MissingContainer {
-        let known = facts.containers.iter().find(|container| container.id == id);
+    /// What happened to a container that is not in the namespace of the members that joined it.
+    fn absent(&self, id: &str, members: &[Member], facts: &EngineFacts) -> MissingContainer {
+        let mut reported = facts.containers.iter().chain(&self.ended);
+        let known = reported.find(|container| container.id == id);
+        let is_docker_s = members.iter().any(|member| {
+            let container = member.container.as_ref();
+            member.joined() == Some(id)
+                && container.is_some_and(|found| found.engine == Some(Engine::Docker))
+        });
         let removed = facts.removed.iter().find(|removed| removed.id == id);
         let was = match (self.elsewhere(id), known, removed) {
             (Some(elsewhere), ..) => LastKnownState::Restarted(elsewhere),
+            (None, Some(known), _) if known.by_nerdctl => LastKnownState::EndedInNerdctl,
             (None, Some(known), _) => LastKnownState::Stopped {
                 at: match &known.run_state {
                     RunState::Stopped { at } => at.clone(),
@@ -282,7 +305,9 @@ impl NamespaceScan {
             (None, None, Some(removed)) => LastKnownState::Removed {
                 at: removed.at.clone(),
             },
-            (None, None, None) if facts.docker_answered => LastKnownState::Removed { at: None },
+            (None, None, None) if facts.docker_answered && is_docker_s => {
+                LastKnownState::Removed { at: None }
+            }
             (None, None, None) => LastKnownState::Unknown,
         };
         let endpoints = known.into_iter().flat_map(|known| &known.endpoints);

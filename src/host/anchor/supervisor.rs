@@ -5,13 +5,14 @@
 //! names the container, and a shim's working directory is the bundle, whose config.json has the
 //! rest. So the names of Kubernetes pods are known without a runtime's socket.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::cgroup::{Engine, is_id};
-use super::container::{Container, KubePod, NetworkFrom, Role};
+use super::container::{Container, KubePod, NetworkFrom, Role, RunState};
 use pausenet::kernel::file::{self, LARGE, Symlinks};
 
 /// The containerd namespace of Docker's containers.
@@ -115,6 +116,22 @@ impl Supervisor {
     }
 }
 
+/// Those of the containers with these IDs whose shims are still there, though their processes have ended.
+pub(super) fn of_ended(ids: &HashSet<&str>) -> Vec<Container> {
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let found = pids.filter_map(Supervisor::read);
+    let is_wanted = |found: &Supervisor| matches!(found, Supervisor::Shim { id, .. } if ids.contains(id.as_str()));
+    let ended = found.filter(is_wanted).map(|shim| Container {
+        run_state: RunState::Stopped { at: None },
+        ..shim.container(None)
+    });
+    ended.collect()
+}
+
 /// A container's config.json, which its runtime wrote.
 fn read_spec(file: &Path) -> Option<Vec<u8>> {
     file::read(file, LARGE, Symlinks::Follow).ok()
@@ -165,9 +182,14 @@ fn describe(container: &mut Container, spec: &[u8]) {
         Some(namespace) => network_from(Path::new(&namespace.path)),
     };
     // nerdctl generates its IDs, and writes its labels to the annotations.
-    let name = spec.annotations.remove("nerdctl/name");
+    let mut nerdctl = |key: &str| spec.annotations.remove(&format!("nerdctl/{key}"));
+    container.by_nerdctl = nerdctl("namespace").is_some();
+    let name = nerdctl("name");
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         container.name = Some(name);
+    }
+    if let Some(id) = nerdctl("networks").and_then(|networks| joined_by_nerdctl(&networks)) {
+        container.network = NetworkFrom::Container(id);
     }
     let mut cri = |key: &str| spec.annotations.remove(&format!("io.kubernetes.cri.{key}"));
     match cri("container-type").as_deref() {
@@ -180,6 +202,16 @@ fn describe(container: &mut Container, spec: &[u8]) {
     if let (Some(namespace), Some(name)) = (cri("sandbox-namespace"), cri("sandbox-name")) {
         container.pod = Some(KubePod { namespace, name });
     }
+}
+
+/// The ID in `["container:ID"]`: nerdctl looks it up at each start.
+fn joined_by_nerdctl(networks: &str) -> Option<String> {
+    let networks: Vec<String> = serde_json::from_str(networks).ok()?;
+    let [network] = networks.as_slice() else {
+        return None;
+    };
+    let id = network.strip_prefix("container:")?;
+    is_id(id).then(|| id.to_owned())
 }
 
 fn network_from(path: &Path) -> NetworkFrom {
@@ -276,14 +308,29 @@ mod tests {
     }
 
     #[test]
-    fn nerdctl_s_name_is_among_the_annotations() {
-        let mut container = Container::new("0a");
-        describe(
-            &mut container,
-            br#"{"annotations": {"nerdctl/name": "web", "nerdctl/namespace": "default"}}"#,
-        );
+    fn nerdctl_s_name_and_the_container_that_it_joins_are_among_the_annotations() {
+        let of = |networks: &str| {
+            let mut container = Container::new("0a");
+            let spec = serde_json::json!({
+                "annotations": {
+                    "nerdctl/name": "web",
+                    "nerdctl/namespace": "default",
+                    "nerdctl/networks": networks
+                },
+                "linux": {"namespaces": [{"type": "network", "path": "/proc/77/ns/net"}]}
+            });
+            describe(&mut container, spec.to_string().as_bytes());
+            container
+        };
+        let id = "0b".repeat(32);
+        let container = of(&format!("[\"container:{id}\"]"));
         assert_eq!(container.name.as_deref(), Some("web"));
+        assert!(container.by_nerdctl);
         assert_eq!(container.role, Role::Any);
+        assert_eq!(container.network, NetworkFrom::Container(id));
+        for networks in ["[\"podnet\"]", "[\"container:db\"]", "no JSON"] {
+            assert_eq!(of(networks).network, NetworkFrom::Process(77), "{networks}");
+        }
     }
 
     #[test]

@@ -199,6 +199,59 @@ fn a_name_that_docker_has_forgotten_is_the_holder_s() {
 }
 
 #[test]
+fn the_network_of_an_ended_container_goes_when_nerdctl_removes_it() {
+    let of_nerdctl = |member: Member| {
+        let container = member.container.map(|container| Container {
+            engine: Some(Engine::Containerd),
+            by_nerdctl: true,
+            ..container
+        });
+        Member {
+            container,
+            ..member
+        }
+    };
+    let running = [own("a"), joined("b", "a")].map(of_nerdctl);
+    let said = then(&sandbox(running.into(), vec![by_us()], &[]), "a");
+    assert_eq!(
+        said,
+        "eth0 stays with b: the address is kept, and connections survive, until nerdctl removes a \
+         or starts it again"
+    );
+    let members = vec![of_nerdctl(joined("b", "a"))];
+    let ended = |id: &str| MissingContainer {
+        was: LastKnownState::EndedInNerdctl,
+        ..removed(id)
+    };
+    let scene = Sandbox {
+        owner: owner(&members, &[], ended),
+        ..sandbox(members, vec![by_us()], &[])
+    };
+    assert_eq!(
+        summary(&scene, Some(0)),
+        "b still uses the network of a, which has ended: eth0 stays until its last member ends, or \
+         nerdctl removes a or starts it again."
+    );
+    assert_eq!(commands(&scene), [""; 0]);
+}
+
+#[test]
+fn an_owner_of_which_only_the_process_was_known_is_called_as_its_network() {
+    let container = container("b", NetworkFrom::Process(77));
+    let members = [member("b", Some(container))];
+    let owner = owner(&members, &[], removed);
+    let scene = |by| {
+        let holder = holder("default-a", None, by);
+        Sandbox {
+            owner: owner.clone().corrected(&members, Some(&holder)),
+            ..sandbox(members.to_vec(), vec![by_us()], &[])
+        }
+    };
+    assert_eq!(scene(RegisteredBy::Others).title(), "default-a");
+    assert_eq!(scene(RegisteredBy::Rescue).title(), "another container");
+}
+
+#[test]
 fn a_rescued_container_owns_its_network_and_a_rescued_process_does_not() {
     let members = [joined("b", "a"), joined("c", "b")];
     let with = |id: &str| {

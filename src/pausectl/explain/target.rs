@@ -261,7 +261,7 @@ fn all_containers<'a>(
         }
     }
     let running: HashSet<_> = all.iter().map(|(found, _)| found.id.as_str()).collect();
-    let others = facts.containers.iter();
+    let others = facts.containers.iter().chain(scan.ended());
     let others = others.filter(|known| !running.contains(known.id.as_str()));
     let others: Vec<_> = others
         .map(|container| {

@@ -92,14 +92,15 @@ fn explain_and_graph_know_containers_of_nerdctl() {
         }
     }
 
-    // `--network container:web`, which nerdctl writes as the path of the process.
+    // `--network container:web`, which nerdctl writes as the ID and as the path of the process.
     let path = format!("--with-ns=network:{netns}");
-    let sharer = nerdctl.run("app", &app, "[\"container:web\"]", &[&path]);
+    let networks = format!("[\"container:{web}\"]");
+    let sharer = nerdctl.run("app", &app, &networks, &[&path]);
     assert!(share_a_network(owner, sharer));
     let said = nerdctl.pausectl(&["explain", "web"]);
     for words in [
         "web owns its network; app shares it.",
-        "web eth0 stays with app: the address is kept, and connections survive",
+        "web eth0 stays with app: the address is kept, and connections survive, until nerdctl removes web",
         "app nothing for the others",
     ] {
         assert!(said.contains(words), "{words:?} is not in {said}");
@@ -120,15 +121,36 @@ fn explain_and_graph_know_containers_of_nerdctl() {
     });
     let inside = container_of(sharer);
     assert_eq!(inside.addresses("eth0"), ["10.7.0.2/24"]);
-    let said = nerdctl.pausectl(&["explain", "app"]);
-    let gone = "app still uses the network of another container, which is gone: eth0 stays";
-    assert!(said.starts_with(gone), "{said}");
-    for id in [&web, &app] {
+    let app_is = |summary: &str| {
+        let said = nerdctl.pausectl(&["explain", "app"]);
+        assert!(said.starts_with(summary), "{summary:?} is not in {said}");
+    };
+    app_is(
+        "app still uses the network of web, which has ended: eth0 stays until its last member ends, \
+         or nerdctl removes web or starts it again.",
+    );
+    let said = nerdctl.pausectl(&["explain", "web"]);
+    assert!(said.starts_with("web is not running"), "{said}");
+    assert!(
+        said.ends_with("is still used by app: pausectl explain app"),
+        "{said}"
+    );
+
+    // `nerdctl rm web`: with the task goes the shim, and then the hook runs DEL.
+    let remove = |id: &str| {
         nerdctl.ctr(&["tasks", "rm", "-f", id]);
         nerdctl.ctr(&["containers", "rm", id]);
-    }
+    };
+    remove(&web);
+    app_is(&format!(
+        "app still uses the network of {short}, which is gone: eth0 stays"
+    ));
     let del = call("DEL").without("CNI_NETNS");
     containerd.script.inside(|| del.run().ok());
+    app_is(&format!(
+        "app has no network: it shared that of {short}, which is gone"
+    ));
+    remove(&app);
     assert_eq!(containerd.script.inside(State::read), before);
     containerd.end();
 }
