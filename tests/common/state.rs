@@ -17,7 +17,7 @@ const LOCAL_TABLE: u32 = 255;
 
 /// Links, addresses and routes of one namespace. Counters and ages are left out, and so is what
 /// the kernel does by itself and asynchronously: IPv6 link-local addresses, their routes, and
-/// whether a link is `running`.
+/// whether a link is `running`, or `blocked` without a carrier.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetState {
     pub links: Vec<Link>,
@@ -34,7 +34,7 @@ impl NetState {
             let mut links = link::list(&mut socket).unwrap();
             let mut addresses = BTreeMap::new();
             for link in &mut links {
-                link.running = false;
+                (link.running, link.blocked) = (false, false);
                 let mut present = match address::of_link(&mut socket, link.index) {
                     Err(refusal) if refusal.is(rustix::io::Errno::NODEV) => return None,
                     present => present.unwrap(),

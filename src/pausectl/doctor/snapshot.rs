@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use super::planned::Planned;
 use super::programs::Programs;
 use pausenet::apply::{Host, host_end};
+use pausenet::cni::Plugin;
 use pausenet::cni::request::Attachment;
 use pausenet::kernel::link::{Link, Which};
 use pausenet::kernel::{address, link};
@@ -120,6 +121,8 @@ pub(super) struct LiveAttachment {
     pub(super) is_cached: bool,
     /// No plugin behind ours is known or suspected to change routes in the pod.
     pub(super) routes_are_ours: bool,
+    /// A plugin of its list has set lo up.
+    pub(super) has_loopback: bool,
 }
 
 /// Plugins that leave the routes in a pod alone. Others, such as `sbr` and `vrf`, are there to
@@ -139,6 +142,11 @@ fn leaves_routes_alone(list: &NetworkList) -> bool {
     behind
         .iter()
         .all(|plugin| NOT_FOR_ROUTES.contains(&plugin.r#type.as_str()))
+}
+
+fn has_loopback(list: &NetworkList) -> bool {
+    let mut plugins = list.plugins.iter();
+    plugins.any(|plugin| plugin.r#type == Plugin::Loopback.name())
 }
 
 /// The host at one moment.
@@ -194,6 +202,7 @@ impl Snapshot {
             attachments.push(LiveAttachment {
                 is_cached: entry.is_some(),
                 routes_are_ours: list.is_some_and(leaves_routes_alone),
+                has_loopback: list.is_some_and(has_loopback),
                 host_end: host_end.clone(),
                 attachment,
                 addresses,

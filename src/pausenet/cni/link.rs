@@ -62,7 +62,7 @@ pub struct BridgeConf {
 
 impl BridgeConf {
     /// True when the port may send frames back where they came from.
-    pub(crate) fn hairpin(&self) -> bool {
+    pub fn hairpin(&self) -> bool {
         self.frames == FrameMode::Hairpin
     }
 }

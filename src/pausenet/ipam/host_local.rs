@@ -310,6 +310,17 @@ impl HostLocal {
         Ok(())
     }
 
+    /// Checks that the store, if there is one, can take another address file.
+    ///
+    /// # Errors
+    /// Code 5, naming the folder.
+    pub fn check_writable(&self) -> Result<()> {
+        match self.existing_store()? {
+            Some(store) => store.probe(),
+            None => Ok(()),
+        }
+    }
+
     /// The first address of `expected` that lies in our ranges and that the attachment does not
     /// hold in the store.
     pub(super) fn first_not_held(

@@ -36,6 +36,8 @@ pub struct Link {
     pub hairpin: bool,
     /// Of a bridge port.
     pub isolated: bool,
+    /// Of a bridge port: nothing passes it. So it is without a carrier, too.
+    pub blocked: bool,
     /// Of a bridge.
     pub vlan_filtering: bool,
     /// Of a bridge: the default VLAN of new ports; 0 for none.
@@ -176,6 +178,8 @@ fn read_port(link: &mut Link, value: &[u8]) -> Result<(), DecodeError> {
     for setting in NlasIterator::new(value) {
         let setting = setting?;
         match (setting.kind(), setting.value()) {
+            // Disabled, or blocking. Listening and learning, it is about to forward.
+            (1, [state, ..]) => link.blocked = matches!(state, 0 | 4),
             (4, [on, ..]) => link.hairpin = *on != 0,
             (33, [on, ..]) => link.isolated = *on != 0,
             _ => {}
@@ -200,8 +204,9 @@ mod tests {
     use super::*;
     use netlink_packet_core::Emitable;
     use netlink_packet_route::link::{
-        AfSpecInet6, AfSpecUnspec, Inet6DevConf, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-        InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+        AfSpecInet6, AfSpecUnspec, BridgePortState, Inet6DevConf, InfoBridge, InfoBridgePort,
+        InfoData, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
+        LinkMessage, State,
     };
 
     fn bytes(message: &LinkMessage) -> Vec<u8> {
@@ -229,6 +234,7 @@ mod tests {
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::PortKind(InfoPortKind::Bridge),
                 LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                    InfoBridgePort::State(BridgePortState::Blocking),
                     InfoBridgePort::HairpinMode(true),
                     InfoBridgePort::Isolated(true),
                 ])),
@@ -250,6 +256,7 @@ mod tests {
             group: 42,
             hairpin: true,
             isolated: true,
+            blocked: true,
             vlan_filtering: false,
             default_vlan: 0,
             ipv6: None,

@@ -83,6 +83,8 @@ pub struct Present {
     pub via: Option<IpAddr>,
     pub link: Option<u32>,
     pub table: u32,
+    /// It drops or refuses packets: blackhole, unreachable, prohibit.
+    pub refuses: bool,
 }
 
 /// Every route of the namespace, of both families and all tables.
@@ -165,6 +167,9 @@ pub fn link_towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<u32>,
 }
 
 /// The route that a packet to this address would take; None when it is unreachable.
+///
+/// # Errors
+/// EINVAL, EHOSTUNREACH or EACCES where a rule, or a route of IPv4, drops or refuses such packets.
 pub fn towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<Present>, KernelError> {
     let bits = Family::from(ip).bits();
     let mut message = RouteMessageBuilder::<IpAddr>::new()
@@ -231,6 +236,10 @@ pub(super) fn read(message: RouteMessage) -> Option<Present> {
         via: None,
         link: None,
         table: header.table.into(),
+        refuses: matches!(
+            header.kind,
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+        ),
     };
     for attribute in message.attributes {
         match attribute {

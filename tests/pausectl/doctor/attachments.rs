@@ -13,7 +13,7 @@ use common::{Container, allocated, programs, run, set_sysctl, with};
 
 /// Breaks a pod's network with this command, has doctor report it, and runs what it says.
 #[track_caller]
-fn is_mended(doctor: &DoctorHost, checks: &[&str], breaks: &str, words: &[&str]) {
+pub(super) fn is_mended(doctor: &DoctorHost, checks: &[&str], breaks: &str, words: &[&str]) {
     let before = doctor.check(checks);
     assert!(before.findings.is_empty(), "before {breaks:?}: {before:#?}");
     run("sh", ["-ec", breaks]);
@@ -37,7 +37,7 @@ fn is_mended(doctor: &DoctorHost, checks: &[&str], breaks: &str, words: &[&str])
     assert!(after.findings.is_empty(), "after {breaks:?}: {after:#?}");
 }
 
-fn dual_stack(mode: Value) -> Value {
+pub(super) fn dual_stack(mode: Value) -> Value {
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]);
     let routes = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "192.0.2.0/24"}]);
     let ipam = json!({"type": "host-local", "ranges": ranges, "routes": routes});
@@ -216,6 +216,8 @@ fn losses_are_reported(doctor: &DoctorHost, wiring: &str) {
     let checks = ["links", "sysctls", "rules", "store", "firewall"];
     let route = format!("{POD} ip route del default");
     is_mended(doctor, &checks, &route, &["default"]);
+    let lo = format!("{POD} ip link set lo down");
+    is_mended(doctor, &checks, &lo, &["lo is down"]);
     let link = format!("{POD} ip link set eth0 down");
     is_mended(doctor, &checks, &link, &["eth0 is down"]);
     let on = match wiring {

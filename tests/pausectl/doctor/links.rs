@@ -6,6 +6,7 @@ use pausenet::apply::try_lock;
 use pausenet::kernel::netns::Netns;
 use serde_json::json;
 
+use super::attachments::{dual_stack, is_mended};
 use super::store::host_end;
 use super::{DoctorHost, added, network};
 use common::{Call, GROUP, allocated, ip, with};
@@ -71,6 +72,99 @@ fn a_host_end_without_its_bridge_is_reported() {
     doctor
         .check(&["links"])
         .problem(&[end.as_str(), "its bridge cni0 is gone"]);
+}
+
+#[test]
+fn a_port_that_its_bridge_blocks_or_treats_otherwise_is_reported() {
+    let doctor = DoctorHost::new();
+    let config = with(network(), json!({"hairpinMode": true}));
+    doctor.host.network(&config);
+    let _web = added(&doctor, &config, "web");
+    let end = host_end("web");
+    for (setting, words) in [
+        ("state 0", "blocked its port"),
+        ("hairpin off", "hairpin of its port of cni0 is off"),
+        ("isolated on", "isolated of its port of cni0 is on"),
+    ] {
+        let breaks = format!("bridge link set dev {end} {setting}");
+        is_mended(&doctor, &["links"], &breaks, &["container web", words]);
+    }
+}
+
+#[test]
+fn a_link_that_has_lost_ipv6_gets_it_back() {
+    for mode in [
+        json!({}),
+        json!({"mode": "ptp", "bridge": null, "isDefaultGateway": null}),
+    ] {
+        let doctor = DoctorHost::new();
+        let config = dual_stack(mode);
+        doctor.host.network(&config);
+        let _web = added(&doctor, &config, "web");
+        let gateway = match config["mode"].as_str() {
+            Some(_) => host_end("web").to_string(),
+            None => "cni0".to_owned(),
+        };
+        for (within, link) in [("", gateway.as_str()), ("ip netns exec web", "eth0")] {
+            let disable = format!("{within} sysctl -qw net.ipv6.conf.{link}.disable_ipv6=1");
+            let words = format!("IPv6 is disabled on {link}");
+            is_mended(&doctor, &["links"], &disable, &[&words]);
+            let lower = format!("{within} ip link set {link} mtu 1200");
+            is_mended(
+                &doctor,
+                &["links"],
+                &lower,
+                &["is 1200, too small for IPv6"],
+            );
+        }
+    }
+}
+
+#[test]
+fn routes_and_rules_that_refuse_what_is_for_a_pod_are_reported() {
+    let doctor = DoctorHost::new();
+    let config = dual_stack(json!({}));
+    doctor.host.network(&config);
+    let _web = added(&doctor, &config, "web");
+    let checks = ["links", "networks"];
+    for route in [
+        "blackhole 10.1.0.2",
+        "unreachable 10.1.0.2",
+        "prohibit 10.1.0.0/25",
+        "blackhole fd00:1::2",
+    ] {
+        let family = if route.contains("::") { "-6" } else { "-4" };
+        let breaks = format!("ip {family} route add {route}");
+        is_mended(
+            &doctor,
+            &checks,
+            &breaks,
+            &["drops or refuses", "container web"],
+        );
+    }
+    ip("rule add to 10.1.0.0/24 prohibit");
+    let report = doctor.check(&checks);
+    report.problem(&["a rule of the host", "refuses what is for 10.1.0.2"]);
+    ip("rule del to 10.1.0.0/24 prohibit");
+
+    let config = with(
+        config,
+        json!({"mode": "ptp", "bridge": null, "isDefaultGateway": null}),
+    );
+    let config = with(
+        config,
+        json!({"name": "routed", "ipam": {
+        "type": "host-local", "ranges": [[{"subnet": "10.2.0.0/24"}]]}}),
+    );
+    doctor.host.network(&config);
+    let _db = added(&doctor, &config, "db");
+    let instead = "ip route del 10.2.0.2\nip route add unreachable 10.2.0.2";
+    is_mended(
+        &doctor,
+        &checks,
+        instead,
+        &["drops or refuses", "container db"],
+    );
 }
 
 #[test]

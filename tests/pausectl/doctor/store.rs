@@ -202,6 +202,18 @@ fn a_folder_in_the_place_of_a_store_s_file_is_reported() {
 }
 
 #[test]
+fn a_store_that_cannot_be_written_is_reported() {
+    let doctor = DoctorHost::new();
+    let _web = added(&doctor, &network(), "web");
+    run("mount", ["--bind", STORES, STORES]);
+    run("mount", ["-o", "remount,bind,ro", STORES]);
+    let report = doctor.check(&["store"]);
+    report.problem(&["/podnet", "Read-only file system", "every ADD fails"]);
+    run("umount", [STORES]);
+    assert!(doctor.check(&["store"]).findings.is_empty());
+}
+
+#[test]
 fn a_lost_address_file_is_restored_from_the_interface() {
     let doctor = DoctorHost::new();
     let _web = added(&doctor, &network(), "web");

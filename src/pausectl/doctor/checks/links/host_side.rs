@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use rustix::io::Errno;
 
 use super::Expected;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::{LiveAttachment, exists};
 use pausenet::apply::{Host, is_locked};
-use pausenet::cni::link::GatewayRole;
+use pausenet::cni::link::{BridgeConf, GatewayRole, PortIsolation};
 use pausenet::cni::{Family, IfName, MacAddr};
 use pausenet::kernel::link::Link;
-use pausenet::kernel::{RouteSocket, address, route};
+use pausenet::kernel::route::{MAIN_TABLE, Present};
+use pausenet::kernel::sysctl::Sysctl;
+use pausenet::kernel::{KernelError, RouteSocket, address, route};
 use pausenet_host::{During, Result};
 
 /// A host end that is down, or not a port of its network's bridge.
@@ -64,8 +67,39 @@ pub(super) fn host_end(
             problem(format!("it is not a port of its bridge {}", conf.name))
                 .how(format!("ip link set {} master {}", end.name, conf.name)),
         ),
-        Some(_) => None,
+        Some(bridge) => port_settings(end, conf, bridge).map(|(what, means, command)| {
+            Finding::problem(&subject, what).means(means).how(command)
+        }),
     }
+}
+
+/// How the bridge treats its port otherwise than the network says; what it means, and the command that mends it.
+fn port_settings(
+    end: &Link,
+    conf: &BridgeConf,
+    bridge: &Link,
+) -> Option<(String, &'static str, String)> {
+    let set = |option: &str| format!("bridge link set dev {} {option}", end.name);
+    // Without a carrier, the other end is off. Of a bridge that is down, every port is blocked.
+    if end.blocked && end.running && bridge.up {
+        let what = format!("its bridge {} has blocked its port", conf.name);
+        return Some((what, "the pod is cut off", set("state 3")));
+    }
+    let isolated = conf.isolation == PortIsolation::Isolated;
+    let settings = [
+        ("hairpin", end.hairpin, conf.hairpin()),
+        ("isolated", end.isolated, isolated),
+    ];
+    let (name, _, wanted) = settings.into_iter().find(|(_, is, wanted)| is != wanted)?;
+    let [wanted, is] = match wanted {
+        true => ["on", "off"],
+        false => ["off", "on"],
+    };
+    Some((
+        format!("the setting {name} of its port of {} is {is}", conf.name),
+        "the pod reaches others on its bridge, or itself by its published ports, otherwise than its network says",
+        set(&format!("{name} {wanted}")),
+    ))
 }
 
 /// What is wrong with the bridges of attachments, once for each.
@@ -167,6 +201,13 @@ impl Gateway<'_> {
             what.push("it is down".to_owned());
             commands.push(format!("ip link set {} up", link.name));
         }
+        if missing.iter().any(|gateway| gateway.is_ipv6()) {
+            let disabled = IfName::parse(&link.name).is_ok_and(|name| is_ipv6_disabled(&name));
+            if let Some((why, command)) = without_ipv6(link, disabled) {
+                what.push(why);
+                commands.push(command);
+            }
+        }
         for gateway in &missing {
             what.push(format!("the gateway's address {} is missing", gateway.ip()));
             commands.push(add_address(**gateway, &link.name));
@@ -212,38 +253,92 @@ impl Gateway<'_> {
         socket: &mut RouteSocket,
     ) -> Option<Finding> {
         let ip = net.ip();
-        let found = route::towards(socket, ip).ok()?;
-        let leads_to = found.and_then(|route| route.link);
+        let found = route::towards(socket, ip);
+        let is_refused = |err: &KernelError| REFUSALS.iter().any(|refusal| err.is(*refusal));
+        let is_refused = found.as_ref().is_err_and(is_refused);
+        let leads_to = match found {
+            Ok(found) => found.and_then(|route| route.link),
+            Err(_) if is_refused => None,
+            Err(_) => return None,
+        };
         if leads_to == Some(link.index) || !exists(&one.live.attachment) {
             return None;
         }
-        let subject = format!("{} ({})", one.live.host_end.name, one.live.attachment);
-        let expected = route::list(socket).ok()?.into_iter().any(|route| {
-            route.link == Some(link.index) && route.via.is_none() && route.dst.contains(ip)
-        });
-        let finding = if expected {
-            Finding::problem(
-                subject,
+        let mut routes = route::list(socket).ok()?;
+        routes.retain(|route| route.table == MAIN_TABLE && route.dst.contains(ip));
+        let mut ours = routes.iter();
+        let is_there = ours.any(|route| route.link == Some(link.index) && route.via.is_none());
+        let refusing = routes.iter().filter(|route| route.refuses);
+        let refusing = refusing.filter(|route| route.dst.prefix() != 0);
+        let put_back = match link.name == one.live.host_end.name {
+            true => add_host_route(ip, &link.name),
+            false => add_subnet_route(net, &self.addresses, &link.name),
+        };
+        let (what, how) = match refusing.max_by_key(|route| route.dst.prefix()) {
+            Some(Present { dst, .. }) => {
+                let remove = format!("{} route del {dst}", ip_of(ip.into()));
+                (
+                    format!("a route of the host to {dst} drops or refuses what is for {ip}"),
+                    if is_there {
+                        remove
+                    } else {
+                        format!("{remove}; {put_back}")
+                    },
+                )
+            }
+            None if is_refused => (
+                format!(
+                    "a rule of the host, or a route of another table, refuses what is for {ip}"
+                ),
+                format!("find it (ip route get {ip}; ip rule) and remove it"),
+            ),
+            None if is_there => (
                 format!(
                     "another route of the host to {ip} goes before the one to {}",
                     link.name
                 ),
-            )
-            .how(format!("find that route (ip route get {ip}) and remove it"))
-        } else {
-            let command = if link.name == one.live.host_end.name {
-                add_host_route(ip, &link.name)
-            } else {
-                add_subnet_route(net, &self.addresses, &link.name)
-            };
-            Finding::problem(
-                subject,
+                format!("find that route (ip route get {ip}) and remove it"),
+            ),
+            None => (
                 format!("the host has lost its route to {ip} out of {}", link.name),
-            )
-            .how(command)
+                put_back,
+            ),
         };
-        Some(finding.means("what the host and others send to it does not arrive"))
+        let subject = format!("{} ({})", one.live.host_end.name, one.live.attachment);
+        Some(
+            Finding::problem(subject, what)
+                .means("what the host and others send to it does not arrive")
+                .how(how),
+        )
     }
+}
+
+/// The kernel's answers where a rule or a route drops or refuses packets.
+const REFUSALS: [Errno; 3] = [Errno::INVAL, Errno::HOSTUNREACH, Errno::ACCESS];
+
+/// The smallest MTU with which a link has IPv6.
+const LEAST_MTU_OF_IPV6: u32 = 1280;
+
+/// Whether the namespace of the calling thread has no IPv6 on a link.
+pub(super) fn is_ipv6_disabled(link: &IfName) -> bool {
+    Sysctl::DisableIpv6(link)
+        .get()
+        .is_ok_and(|value| value == "1")
+}
+
+/// Why a link can have no address of IPv6, if so, and the command that changes that.
+pub(super) fn without_ipv6(link: &Link, disabled: bool) -> Option<(String, String)> {
+    let name = &link.name;
+    if disabled {
+        let sysctl = IfName::parse(name).ok()?;
+        let sysctl = Sysctl::DisableIpv6(&sysctl).name();
+        let why = format!("IPv6 is disabled on {name}");
+        return Some((why, format!("sysctl -w {sysctl}=0")));
+    }
+    (link.mtu < LEAST_MTU_OF_IPV6).then(|| {
+        let why = format!("the MTU of {name} is {}, too small for IPv6", link.mtu);
+        (why, format!("ip link set {name} mtu {LEAST_MTU_OF_IPV6}"))
+    })
 }
 
 /// `ip -6` where a command of `ip` needs it.

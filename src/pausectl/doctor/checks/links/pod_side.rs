@@ -7,12 +7,12 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 
 use super::Expected;
-use super::host_side::{ip_of, no_probe};
+use super::host_side::{ip_of, is_ipv6_disabled, no_probe, without_ipv6};
 use super::namespaces::Namespaces;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::exists;
 use pausenet::apply::is_locked;
-use pausenet::cni::Family;
+use pausenet::cni::{Family, IfName};
 use pausenet::kernel::link::{self, Link, Which};
 use pausenet::kernel::netns::Netns;
 use pausenet::kernel::route::{self, MAIN_TABLE, Present};
@@ -29,9 +29,14 @@ const SHOWN: usize = 6;
 #[derive(Debug)]
 struct Inside {
     link: Link,
+    is_ipv6_disabled: bool,
     addresses: HashSet<IpNetwork>,
     routes: Vec<Present>,
+    is_lo_up: bool,
 }
+
+/// The index of lo in every namespace.
+const LO: u32 = 1;
 
 /// Interfaces that are down, or have lost an address or a route.
 ///
@@ -91,10 +96,13 @@ fn look_into(path: &Path, index: u32, home: &Netns) -> Result<Option<Inside>> {
             return Ok(None);
         };
         let addresses = address::of_link(&mut socket, index)?.into_iter().collect();
+        let lo = link::get(&mut socket, Which::Index(LO))?;
         Ok(Some(Inside {
+            is_ipv6_disabled: IfName::parse(&link.name).is_ok_and(|name| is_ipv6_disabled(&name)),
             link,
             addresses,
             routes: route::list(&mut socket)?,
+            is_lo_up: lo.is_some_and(|lo| lo.up),
         }))
     };
     netns.enter(home, || Ok(read()))?.during_with(attempt)
@@ -112,6 +120,10 @@ impl Lost {
         let Expected { state, .. } = one;
         let name = &inside.link.name;
         let mut lost = Self::default();
+        if one.live.has_loopback && !inside.is_lo_up {
+            lost.what.push("lo is down".to_owned());
+            lost.commands.push("ip link set lo up".to_owned());
+        }
         let is_down = state.up && !inside.link.up;
         if is_down {
             lost.what.push(format!("{name} is down"));
@@ -122,6 +134,12 @@ impl Lost {
             .iter()
             .filter(|net| !inside.addresses.contains(net))
             .collect();
+        if missing.iter().any(|net| net.is_ipv6())
+            && let Some((why, command)) = without_ipv6(&inside.link, inside.is_ipv6_disabled)
+        {
+            lost.what.push(why);
+            lost.commands.push(command);
+        }
         for net in state.addresses.iter().filter(|net| missing.contains(net)) {
             lost.what.push(format!("{name} has lost its address {net}"));
             let option = if state.prefix_routes {

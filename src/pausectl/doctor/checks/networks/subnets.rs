@@ -125,7 +125,14 @@ impl Host {
             let mut socket = RouteSocket::open()?;
             Ok::<_, KernelError>((route::list(&mut socket)?, address::list(&mut socket)?))
         };
-        let (routes, addresses) = read().during("list the host's routes")?;
+        let (mut routes, addresses) = read().during("list the host's routes")?;
+        // One that refuses packets for a pod is a finding of the check `links`.
+        let live = snapshot.attachments.iter();
+        let pods: Vec<_> = live
+            .flat_map(|live| live.addresses.iter().flatten())
+            .collect();
+        let is_for_pods = |dst: IpNetwork| pods.iter().any(|net| dst.contains(net.ip()));
+        routes.retain(|route| !route.refuses || !is_for_pods(route.dst));
         Ok(Self {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
             routes,
@@ -295,6 +302,7 @@ mod tests {
                 via: Some("192.0.2.1".parse().unwrap()),
                 link: None,
                 table: MAIN_TABLE,
+                refuses: false,
             }],
         };
         use crate::doctor::finding::Severity;

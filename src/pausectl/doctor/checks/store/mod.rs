@@ -28,7 +28,7 @@ use pausenet::cni::request::{Attachment, Network};
 use pausenet::ipam::Ipam;
 use pausenet::kernel::lock::{self, Lock};
 use pausenet_host::anchor;
-use pausenet_host::{OnPath, Result};
+use pausenet_host::{Error, OnPath, Result};
 
 pub(super) const CHECK: Check = Check {
     name: "store",
@@ -103,6 +103,7 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
     let mut stores = BTreeMap::new();
     let processes = ProcessSnapshot::take(snapshot.now);
     findings.extend(irregular::stores(&networks));
+    findings.extend(unwritable(&networks));
     for dir in dirs {
         if dir.exists() && !dir.is_dir() {
             continue; // a finding already
@@ -143,6 +144,26 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
         findings.extend(locks(Path::new(dir)));
     }
     findings
+}
+
+/// Stores on a filesystem that is full or read-only: what STATUS says of them.
+fn unwritable(networks: &HashMap<String, Network>) -> Vec<Finding> {
+    let by_dir: BTreeMap<_, _> = (networks.values().filter_map(host_local))
+        .filter(|ipam| ipam.dir().is_dir() && !irregular::has_no_lock(ipam.dir()))
+        .map(|ipam| (ipam.dir().to_owned(), ipam))
+        .collect();
+    let refused = by_dir.into_iter().filter_map(|(dir, ipam)| {
+        let err = Error::from(ipam.check_writable().err()?);
+        let dir = shown(&dir);
+        Some(
+            Finding::problem(&dir, err.message)
+                .means("no address can be reserved: every ADD fails")
+                .how(format!(
+                    "make room there, or make it writable; see: df {dir}; findmnt --target {dir}"
+                )),
+        )
+    });
+    refused.collect()
 }
 
 fn unreadable(links: &[String]) -> Finding {
