@@ -88,13 +88,14 @@ fn make_all(world: &World) -> Vec<(Container, Value)> {
     pods
 }
 
-/// A container ID as long as a runtime's, with one network a comment too long for nft.
+/// A container ID as long as a runtime's, with one network a comment too long for nft; and an
+/// interface's name that a comment of nft cannot have.
 fn with_id(call: Call, name: &str) -> Call {
-    let id = match name {
-        "w" => "0123456789abcdef".repeat(4),
-        name => name.to_owned(),
-    };
-    call.id(&id)
+    match name {
+        "w" => call.id(&"0123456789abcdef".repeat(4)),
+        "y" => call.id(name).ifname("quote\"d"),
+        name => call.id(name),
+    }
 }
 
 #[track_caller]
