@@ -113,17 +113,9 @@ images() {
 }
 
 make_images() {
-    local out=$1 work=$2 mirror root=$2/root box=$2/box image=$2/image
-    ((EUID == 0)) || die "debootstrap needs root"
-    need_packages debootstrap debian-archive-keyring wget busybox-static jq
-    mirror=$(bookworm_mirror)
-    say "bookworm: making an image, once, with debootstrap from $mirror"
-    # In namespaces of its own, so that its mounts and processes end with it.
-    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase \
-        --include=nginx-light,wget,net-tools,iputils-ping,iproute2 bookworm "$root" "$mirror" >"$work/log" ||
-        { tail -n 20 "$work/log" "$root/debootstrap/debootstrap.log" >&2 && die "debootstrap failed"; }
-    rm -rf -- "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* \
-        "$root"/usr/share/{doc,info,locale,man}/*
+    local out=$1 work=$2 root=$2/root box=$2/box image=$2/image
+    need_packages busybox-static jq
+    debian_root bookworm "$root" "$work" nginx-light,wget,net-tools,iputils-ping,iproute2
     mkdir -p -- "$root/var/log/nginx"
     # The real entrypoint greets again and again.
     printf '%s\n' 'echo "Hello! 0 secs elapsed..."' 'exec sleep infinity' >"$root/entrypoint.bash"

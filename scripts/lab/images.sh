@@ -48,15 +48,10 @@ e2e() {
 
 # make_e2e OUT WORK TESTS PROGRAMS
 make_e2e() {
-    local out=$1 work=$2 tests=$3 programs=$4 mirror debian=$2/debian own=$2/own image name images=()
-    ((EUID == 0)) || die "debootstrap needs root"
-    need_packages debootstrap debian-archive-keyring jq openssl
-    mirror=$(bookworm_mirror)
-    say "bookworm: making the images of Kubernetes' tests, once"
-    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase --include="$TOOLS" bookworm "$debian" \
-        "$mirror" >"$work/log" || { tail -n 20 "$work/log" >&2 && die "debootstrap failed"; }
-    rm -rf -- "$debian"/var/cache/apt/* "$debian"/var/lib/apt/lists/* "$debian"/var/log/* \
-        "$debian"/usr/share/{doc,info,locale,man}/*
+    local out=$1 work=$2 tests=$3 programs=$4 debian=$2/debian own=$2/own image name images=()
+    need_packages jq openssl
+    say "making the images of Kubernetes' tests, once"
+    debian_root bookworm "$debian" "$work" "$TOOLS"
     mkdir -p -- "$debian/var/log/nginx" "$own/uploads"
     # One test has its own DNS server, from the image of agnhost.
     cp -- "$programs/agnhost" "$programs/coredns" "$own"

@@ -53,11 +53,10 @@ image() {
 make_image() {
     local out=$1 root=$2/root image=$2/image work=$2 runc_sh=$3 version
     local kind=$4 kubernetes=$5 kubeadm=$6 containerd=$7 runc=$8 plugins=$9
-    ((EUID == 0)) || die "debootstrap needs root"
-    need_packages debootstrap debian-archive-keyring jq
+    need_packages jq
     version=$("$kubeadm/kubeadm" version -o short)
     say "bookworm: making kind's node image with Kubernetes $version, once"
-    debian "$root" "$work"
+    debian_root bookworm "$root" "$work" "$PACKAGES"
     cp -a -- "$root" "$work/debian" # from here on the root is a node
     as_in_kinds_dockerfile
     for_this_machine
@@ -71,16 +70,6 @@ make_image() {
         )\"Entrypoint\":[\"/kind/bin/lab-entrypoint\",\"/usr/local/bin/entrypoint\",\"/sbin/init\"]"
     mv -- "$image/images.tar" "$out"
     printf '%s\n' "$version" >"$out/version"
-}
-
-# debian ROOT WORK
-debian() {
-    local mirror
-    mirror=$(bookworm_mirror)
-    # In namespaces of its own, so that its mounts and processes end with it.
-    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase --include="$PACKAGES" bookworm "$1" \
-        "$mirror" >"$2/log" || { tail -n 20 "$2/log" >&2 && die "debootstrap failed"; }
-    rm -rf -- "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/usr/share/{doc,info,locale,man}/*
 }
 
 # --- the node, with the variables of make_image -----------------------------------------------------

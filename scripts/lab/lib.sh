@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the lab's scripts share: packages, Debian's suites, a cache whose entries are complete, and --help.
+# What the lab's scripts share: packages, a cache whose entries are complete, and --help. Brings debian.sh along.
 #
 # The lab runs real clients and peers against pausenet. All of them come from Debian, through the machine's
 # own mirror; whatever is unpacked or built is kept in one folder, outside the checkout:
@@ -12,23 +12,29 @@
 #   usage                         print the same to stderr and exit with status 2: wrong usage
 #   lab_dir                       print the cache folder (made if missing)
 #   lab_once TARGET FUNC ARG...   make TARGET, a folder in the cache, once: see below
+#   lab_work NAME                 set `work` to an empty folder in the cache, for this script to remove at its end
+#   lab_hold DIR                  make the folder DIR, and hold it for as long as this script, and what it
+#                                 starts, lives; fails if another one holds it
+#   lab_held DIR                  whether somebody does
 #   need_packages PKG...          install what is missing (as root) or say how to (otherwise)
-#   sid_unpack DIR PKG...         unpack these packages of Debian sid together into a folder of yours
-#   sid_depends PKG               print what the package depends on, a name a line; fails if sid has no PKG
-#   bookworm_unpack DIR PKG...    unpack packages of Debian bookworm
-#   bookworm_source DIR WORK PKG  unpack a source package into DIR, an empty folder, Debian's patches applied
-#   bookworm_mirror               print the URI of a mirror that has Debian bookworm
+#   await WHAT COMMAND...         wait until COMMAND succeeds, at most AWAIT seconds; then end
+#   reason LOG                    print the line of a program's output that says why it failed
 #   say, die                      print a line to stderr; die also ends the script
 #
 # Results go to stdout, everything else to stderr. An entry of the cache stays until its folder is removed:
 # `rm -r` it to get the suite's current version. Do not write to folders in the cache: copy a source tree
-# before a build that writes there.
+# before a build that writes there. What is not an entry yet is in .tmp there, and what a killed run left in
+# that folder is removed by the next run.
 
 set -euo pipefail
 shopt -s inherit_errexit
 
+AWAIT=180 # seconds
+export LEAST=500 # MB that must be free where something is to be made
+
 say() { printf 'lab: %s\n' "$*" >&2; }
-die() { say "$@"; exit 1; }
+# In a job of lab_once, LAB_JOB is the status that says that the reason has been told.
+die() { say "$@"; exit "${LAB_JOB:-1}"; }
 
 # The comment at the top of the running script, without the line of the interpreter.
 lab__help() { sed -n '2,$ { /^#/!q; /^# shellcheck/q; s/^# \{0,1\}//; p }' "$0"; }
@@ -45,9 +51,37 @@ usage() {
 }
 
 lab_dir() {
-    local dir=${PAUSENET_LAB:-${HOME:?set HOME or PAUSENET_LAB}/.cache/pausenet-lab}
-    mkdir -p -- "$dir"
+    local dir=${PAUSENET_LAB:-${HOME:?set HOME or PAUSENET_LAB}/.cache/pausenet-lab} problem
+    problem=$(mkdir -p -- "$dir" 2>&1) ||
+        die "the cache folder $dir cannot be made: ${problem##*: }; set PAUSENET_LAB to another folder"
     (cd -- "$dir" && pwd -P)
+}
+
+# lab__need_room LAB WHY: full disks are met by other programs in many ways; apt hangs.
+lab__need_room() {
+    local free
+    [[ -w $1 ]] || die "$2, and the cache $1 is read-only; make it writable, or set PAUSENET_LAB to another folder"
+    free=$(lab__free "$1")
+    ((free >= LEAST)) || die "$2, and the disk of the cache $1 has only $free MB left, where $LEAST are the least:" \
+        "make room, or set PAUSENET_LAB to another folder"
+}
+
+lab__free() { df --output=avail --block-size=1M -- "$1" | tail -n 1 | tr -d ' '; }
+
+await() {
+    local what=$1 deadline=$((SECONDS + AWAIT))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < deadline)) || die "waited $AWAIT s in vain for $what"
+        sleep 0.1
+    done
+}
+
+reason() {
+    local line
+    # apt's own word, the first that speaks of an error, or the last.
+    line=$(grep -am 1 '^E:' "$1" || grep -aiEm 1 'error|failed|mismatch|no space left' "$1" || tail -n 1 -- "$1") || true
+    printf '%.300s\n' "${line:-it printed nothing}"
 }
 
 # --- once -----------------------------------------------------------------------------------------
@@ -55,41 +89,51 @@ lab_dir() {
 # lab_once TARGET FUNC ARG...: unless TARGET (an absolute path in lab_dir) exists, call
 # `FUNC OUT WORK ARG...` with two empty folders, and rename OUT to TARGET when FUNC has succeeded, so that
 # an existing TARGET is complete. Of two concurrent calls, one works and the other waits. On failure or a
-# signal both folders are removed, and so are those of a killed run.
+# signal, also to this script alone, everything that FUNC started ends, and both folders are removed; so are
+# those of a killed run.
 #
 # FUNC runs in a bash of its own, which has this script's functions but only its exported variables. There
 # `set -e` holds, wherever lab_once was called (a function called as `if f` or `f ||` otherwise continues
-# after an error), and one signal ends everything that FUNC started.
+# after an error).
 lab_once() {
     local target=$1
     [[ ! -e $target ]] || return 0
     local lab job
     lab=$(lab_dir)
     [[ $target == "$lab"/* ]] || die "lab_once: $target is not in $lab"
+    lab__need_room "$lab" "${target##*/} is not in the cache yet"
     lab__need_outside "${target##*/} is not in the cache $lab yet"
     job=(bash -c "set -euo pipefail; shopt -s inherit_errexit; $(declare -f); lab__job \"\$@\"" lab "$lab" "$@")
-    if [[ -n ${LAB_JOB:-} ]]; then # within a job: part of it, and of its process group
+    if [[ -n ${LAB_JOB-} ]]; then # within a job: part of it, and of its process group
         "${job[@]}"
         return
     fi
-    local traps pid status=0
+    local traps pid='' status=0
     traps=$(trap -p INT TERM HUP)
-    LAB_JOB=1 setsid "${job[@]}" </dev/null &
-    pid=$!
     trap 'lab__stop INT' INT
     trap 'lab__stop TERM' TERM
     trap 'lab__stop HUP' HUP
+    # The kernel tells the job when this script is killed.
+    LAB_JOB=79 setsid setpriv --pdeathsig TERM "${job[@]}" </dev/null &
+    pid=$!
     wait "$pid" || status=$?
     trap - INT TERM HUP
     eval "$traps"
-    return "$status"
+    case $status in
+    0) return ;;
+    137) say "${target##*/} could not be made: what makes it was killed; run the same again" ;; # by whoever wants memory
+    esac
+    return 1
 }
 
 # On a signal while lab_once waits: end the job, let it clean up, then let the signal take its usual effect.
 # (lab_once's variables are in scope.)
 lab__stop() {
-    kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    if [[ -n $pid ]]; then
+        kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    fi
+    say "${target##*/}: stopped; nothing half-made is kept"
     trap - INT TERM HUP
     eval "$traps"
     kill -s "$1" "$BASHPID"
@@ -97,21 +141,84 @@ lab__stop() {
 }
 
 lab__job() {
-    local lab=$1 target=$2 func=$3
+    local lab=$1 target=$2 func=$3 lock job status=0
     shift 3
-    local name=${target#"$lab"/} lock
-    name=${name//\//-}
-    lab__lock lock "$lab" "$name"
+    lab__name=${target#"$lab"/}
+    lab__name=${lab__name//\//-}
+    lab__tmp=''
+    trap 'lab__end_job' TERM INT HUP
+    lab__lock lock "$lab" "$lab__name"
     [[ ! -e $target ]] || exit 0
-    lab__tmp=$lab/.tmp/$name # only the lock's holder uses this folder
-    trap 'rm -rf -- "$lab__tmp"' EXIT
-    trap 'exit 143' TERM
-    trap 'exit 130' INT
+    lab__tmp=$lab/.tmp/$lab__name # only the lock's holder uses this folder
+    trap 'lab__job_ended $?' EXIT
+    lab__sweep "$lab"
     rm -rf -- "$lab__tmp"
     mkdir -p -- "$lab__tmp/out" "$lab__tmp/work" "${target%/*}"
-    "$func" "$lab__tmp/out" "$lab__tmp/work" "$@"
+    # In the background: a shell hears a signal only between commands.
+    "$func" "$lab__tmp/out" "$lab__tmp/work" "$@" &
+    job=$!
+    wait "$job" || status=$?
+    ((status == 0)) || exit "$status"
+    sync --file-system -- "$lab__tmp" # or the new name may reach the disk before the contents
     mv -T -- "$lab__tmp/out" "$target"
 }
+
+# On a signal: end all that the job started.
+lab__end_job() {
+    trap '' TERM INT HUP
+    kill -TERM 0
+    wait
+    exit 143
+}
+
+# lab__job_ended STATUS: say why, unless that is said, and leave nothing.
+lab__job_ended() {
+    case $1 in
+    0 | 143) ;;
+    *)
+        if (($(lab__free "$lab") < 20)); then
+            say "$lab__name could not be made: the disk of the cache $lab is full; make room there, and run the same again"
+        elif (($1 != LAB_JOB)); then
+            say "$lab__name could not be made in $lab: the line above says why; run the same again when that is mended"
+        fi
+        ;;
+    esac
+    rm -rf -- "$lab__tmp"
+}
+
+# lab_work NAME: set `work` to an empty folder in the cache; the script removes it when it ends.
+lab_work() {
+    local lab
+    lab=$(lab_dir)
+    lab__need_room "$lab" "$1 needs a folder"
+    mkdir -p -- "$lab/.tmp"
+    lab__sweep "$lab"
+    work=$(mktemp -d -- "$lab/.tmp/$1.XXXXXX")
+    lab_hold "$work"
+}
+
+# lab__sweep LAB: remove what killed runs left.
+lab__sweep() {
+    local left lock
+    for left in "$1"/.tmp/*; do
+        lock=$1/.locks/${left##*/} # that of a job; otherwise the folder is held itself
+        [[ -e $lock ]] || lock=$left
+        [[ ! -d $left ]] || lab_held "$lock" || rm -rf -- "$left"
+    done
+}
+
+lab_hold() {
+    local held
+    while :; do
+        mkdir -p -- "$1"
+        { exec {held}<"$1"; } 2>/dev/null || continue
+        flock -n "$held" || return
+        [[ ! $1 -ef /proc/self/fd/$held ]] || return 0
+        exec {held}<&- # a sweep was faster
+    done
+}
+
+lab_held() { ! flock -n -- "$1" true; }
 
 # lab__need_outside WHY: end where nothing can be fetched or installed: in a namespace without a network, or
 # in a machine of the lab (kubernetes.sh), whose /var/lib has no packages. apt would try for minutes, and
@@ -129,11 +236,14 @@ lab__need_outside() {
 
 # lab__lock VAR LAB NAME: take the lock NAME; set VAR to the file descriptor that holds it.
 lab__lock() {
+    lab__need_room "$2" "${3#apt-} is to be fetched"
     mkdir -p -- "$2/.locks"
     exec {lab__fd}>>"$2/.locks/$3"
     if ! flock -n "$lab__fd"; then
         say "$3: another run holds the lock, waiting"
-        flock "$lab__fd"
+        # In the background: a shell hears a signal only between commands.
+        flock "$lab__fd" &
+        wait $!
     fi
     printf -v "$1" %s "$lab__fd"
 }
@@ -161,7 +271,7 @@ need_packages() {
         say "the package lists may be missing or old: running apt-get update"
         { lab__outside apt-get update -q && lab__outside "${install[@]}"; } >"$log" 2>&1 || {
             cat -- "$log" >&2
-            die "could not install ${missing[*]}"
+            die "the packages ${missing[*]} could not be installed: $(reason "$log"); look at this machine's apt sources, and run the same again"
         }
     fi
     rm -f -- "$log"
@@ -190,143 +300,5 @@ lab__outside() (
     exec env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 setsid -w "$@" </dev/null
 )
 
-# --- Debian's suites, beside the machine's own lists ----------------------------------------------
-
-sid_unpack() { lab__unpack sid "$@"; }
-sid_depends() { lab__depends sid "$1"; }
-bookworm_unpack() { lab__unpack bookworm "$@"; }
-
-bookworm_mirror() {
-    local lab lock
-    lab=$(lab_dir)
-    lab__lock lock "$lab" apt-bookworm
-    lab__lists "$lab" bookworm
-    exec {lock}>&-
-    sed -n "s/^URIs: //p" "$lab/apt/bookworm/debian.sources"
-}
-
-lab__unpack() {
-    local suite=$1 out=$2 debs deb
-    shift 2
-    mkdir -p -- "$out"
-    debs=$(mktemp -d -- "$out/.debs.XXXXXX")
-    say "$suite: fetching $*"
-    lab__fetch "$suite" "$debs" download "$@"
-    for deb in "$debs"/*.deb; do
-        dpkg -x "$deb" "$out"
-    done
-    rm -r -- "$debs"
-}
-
-bookworm_source() {
-    local out=$1 work=$2 package=$3
-    need_packages dpkg-dev
-    say "bookworm: fetching the source of $package"
-    lab__fetch bookworm "$work" source --download-only --only-source "$package"
-    rmdir -- "$out" # dpkg-source wants to make it
-    dpkg-source -q --no-check -x "$work"/*.dsc "$out" >&2 # apt has verified it against the signed list
-}
-
-lab__depends() {
-    local lab lock answer
-    lab=$(lab_dir)
-    lab__lock lock "$lab" "apt-$1"
-    lab__lists "$lab" "$1"
-    answer=$(lab__apt "$lab" "$1" apt-cache --important depends "$2" 2>/dev/null) || answer=
-    exec {lock}>&-
-    [[ $answer == "$2"* ]] || return 1
-    sed -n 's/^  Depends: //p' <<<"$answer"
-}
-
-# lab__fetch SUITE DIR ARG...: run apt-get ARG... in DIR. Suites move on: when it fails, because a file is
-# gone from the mirror, renew the lists and try once more.
-lab__fetch() {
-    local suite=$1 dir=$2 lab lock log
-    shift 2
-    lab=$(lab_dir)
-    log=$lab/apt/$suite/log
-    lab__lock lock "$lab" "apt-$suite"
-    lab__lists "$lab" "$suite"
-    (
-        cd -- "$dir" || exit
-        lab__apt "$lab" "$suite" apt-get -q "$@" >"$log" 2>&1 && exit
-        lab__update "$lab" "$suite"
-        lab__apt "$lab" "$suite" apt-get -q "$@" >"$log" 2>&1
-    ) || {
-        cat -- "$log" >&2
-        die "$suite: apt-get $* failed"
-    }
-    exec {lock}>&-
-}
-
-# lab__lists LAB SUITE: renew the suite's lists if they are older than a day.
-lab__lists() {
-    [[ -z $(find "$1/apt/$2/updated" -mtime -1 2>/dev/null) ]] || return 0
-    lab__update "$1" "$2"
-}
-
-# lab__update LAB SUITE: fetch the suite's lists of packages and sources, from the first of the machine's
-# mirrors that has the suite with a signature of Debian's archive.
-lab__update() {
-    local lab=$1 suite=$2 dir=$1/apt/$2 keyring uri
-    need_packages debian-archive-keyring
-    for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
-        [[ ! -e $keyring ]] || break
-    done
-    mkdir -p -- "$dir/lists" "$dir/cache"
-    # The machine's hooks around an update are for its own lists and cache, not for these. No sandbox user: it
-    # could not enter a cache in a private home; signature and hashes are checked anyway.
-    cat >"$dir/apt.conf" <<END
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-APT::Update::Error-Mode "any";
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::PDiffs "false";
-Acquire::GzipIndexes "true";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-Dir::Etc::sourceparts "/dev/null";
-END
-    rm -f -- "$dir/log"
-    say "$suite: fetching the package lists"
-    for uri in $(lab__mirrors "$dir"); do
-        printf '%s\n' 'Types: deb deb-src' "URIs: $uri" "Suites: $suite" 'Components: main' \
-            "Signed-By: $keyring" >"$dir/new.sources"
-        if lab__apt "$lab" "$suite" apt-get -q -o "Dir::Etc::sourcelist=$dir/new.sources" update >"$dir/log" 2>&1; then
-            mv -- "$dir/new.sources" "$dir/debian.sources"
-            touch -- "$dir/updated"
-            return 0
-        fi
-    done
-    rm -f -- "$dir/new.sources"
-    [[ ! -e $dir/log ]] || cat -- "$dir/log" >&2
-    [[ -e $dir/updated ]] || die "$suite: none of the apt sources of this machine is a Debian mirror with this suite"
-    say "$suite: could not renew the package lists, continuing with the old ones"
-}
-
-# lab__apt LAB SUITE TOOL ARG...: run an apt tool with the suite's lists instead of the machine's. The
-# machine's proxies and credentials apply.
-lab__apt() {
-    local dir=$1/apt/$2 tool=$3
-    shift 3
-    LC_ALL=C.UTF-8 "$tool" -c "$dir/apt.conf" -o "Dir::Etc::sourcelist=$dir/debian.sources" \
-        -o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache" "$@"
-}
-
-# lab__mirrors DIR: print the URIs from which the machine gets Debian, the likeliest first. apt reads its
-# sources for us, in both formats. Once it has lists it knows which are Debian's; before that, every source
-# with a plain suite (no -security, -updates and the like) is worth a try.
-lab__mirrors() {
-    mkdir -p -- "$1/none"
-    {
-        # shellcheck disable=SC2016 # apt's variables
-        apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 2>/dev/null |
-            sed -n 's/^Debian|Debian|//p'
-        apt-get -o Debug::NoLocking=true -o "Dir::State::Lists=$1/none" update --print-uris 2>/dev/null |
-            sed -n "s#^'\(.*/\)dists/[^-/]*/InRelease' .*#\1#p"
-    } | grep -v '^cdrom:' | awk '!seen[$0]++' || true
-}
+# shellcheck source-path=SCRIPTDIR source=debian.sh
+source "${BASH_SOURCE[0]%/*}/debian.sh"

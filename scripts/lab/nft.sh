@@ -11,11 +11,12 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 # make_nft OUT WORK: unpack it, and write a program that starts it from wherever OUT is then.
 make_nft() {
-    local out=$1 package
+    local out=$1 package needed
     local -a packages=(nftables libc6)
     # The names of the libraries' packages change with sid.
     for package in nftables libnftables1; do
-        mapfile -t -O "${#packages[@]}" packages < <(sid_depends "$package" | grep '^lib' || true)
+        needed=$(sid_depends "$package")
+        mapfile -t -O "${#packages[@]}" packages < <(grep '^lib' <<<"$needed" || true)
     done
     mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
     sid_unpack "$out/root" "${packages[@]}"

@@ -30,17 +30,8 @@ tools() {
 }
 
 make_root() {
-    local out=$1 work=$2 uri
-    ((EUID == 0)) || die "debootstrap needs root"
-    need_packages debootstrap debian-archive-keyring
-    lab__lists "$(lab_dir)" sid
-    uri=$(sed -n 's/^URIs: //p' "$(lab_dir)/apt/sid/debian.sources")
-    say "sid: making a root with podman, once, with debootstrap from $uri"
-    # In namespaces of its own, so that its mounts and processes end with it.
-    unshare --mount --pid --fork --kill-child debootstrap --variant=minbase --include="$PACKAGES" sid "$out/root" \
-        "$uri" >"$work/log" || { tail -n 20 "$work/log" >&2 && die "debootstrap failed"; }
-    rm -rf -- "$out/root"/var/cache/apt/* "$out/root"/var/lib/apt/lists/* \
-        "$out/root"/usr/share/{doc,info,locale,man}/*
+    local out=$1 work=$2
+    debian_root sid "$out/root" "$work" "$PACKAGES"
     # shellcheck disable=SC2016 # expanded in there
     unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" podman --version' "$out/root" >&2 ||
         die "podman does not run on this machine"

@@ -20,7 +20,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 modules=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/go
 
 GO_MINOR=26
-LIMIT=1800 # seconds for one program
+export BUILD_LIMIT=1800 FETCH_LIMIT=600 # seconds for one program
 
 # --- the list -------------------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ get() {
         folder=$(target "$set")
         [[ ! -e $folder ]] || continue
         find_go
-        lab_once "$folder" make_set "$set" "$modules" "$go" "$(lines "$set")" "$LIMIT"
+        lab_once "$folder" make_set "$set" "$modules" "$go" "$(lines "$set")"
         # Earlier versions of it.
         find "$lab/go" -mindepth 1 -maxdepth 1 -name "$set-????????????" ! -path "$folder" -exec rm -r -- {} +
     done
@@ -78,9 +78,9 @@ get() {
     done
 }
 
-# make_set OUT WORK SET MODULES GO LINES LIMIT
+# make_set OUT WORK SET MODULES GO LINES
 make_set() {
-    local out=$1 set=$3 modules=$4 go=$5 lines=$6 limit=$7 lab module program package how start build environment use
+    local out=$1 work=$2 set=$3 modules=$4 go=$5 lines=$6 lab module program package how start build fetch environment use
     lab=$(lab_dir)
     local common=(GOROOT="${go%/bin/go}" GOENV=off GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
         GOFLAGS='-mod=readonly -buildvcs=false -trimpath'
@@ -92,38 +92,79 @@ make_set() {
     while read -r module program package how; do
         say "building $program of $set"
         start=$SECONDS
-        build=(build)
+        build=(build) fetch=(list -deps)
         environment=("${common[@]}")
         case $how in
         files)
-            (copy_files "$module" "$package" "$out/$program") || die "the files of $program could not be fetched"
+            copy_files "$module" "$package" "$out/$program"
             continue
             ;;
-        test) build=(test -vet=off -c) ;;
+        test) build=(test -vet=off -c) fetch+=(-test) ;;
         seccomp)
             need_packages gcc libc6-dev pkg-config libseccomp-dev
-            build=(build -tags seccomp)
+            build+=(-tags seccomp) fetch+=(-tags seccomp)
             environment+=(CGO_ENABLED=1)
             ;;
         esac
-        (
-            cd -- "$modules/$module" || exit
-            # Behind the tests that may run beside it.
-            exec timeout "$limit" nice -n 10 env "${environment[@]}" \
-                "$go" "${build[@]}" -ldflags "-s -w $(stamps "$module" "$package")" -o "$out/$program" "$package"
-        ) >&2 || die "$program could not be built; what was downloaded and compiled so far is kept for the next try"
+        fetch "$program" "$module" "${fetch[@]}" "$package"
+        sound_go "$BUILD_LIMIT" "$module" "${build[@]}" -ldflags "-s -w $(stamps "$module" "$package")" -o "$out/$program" "$package" ||
+            die "$program $(version "$module" "$package") could not be built: $why"
         printf '%s %s\n' "$program" $((SECONDS - start)) >>"$out/.times"
     done <<<"$lines"
 }
 
-# copy_files MODULE PACKAGE FOLDER: with `go`, `modules` and `common` of make_set.
+# The next five are called with the variables of make_set; `why` is set where they fail.
+
+# fetch PROGRAM MODULE ARG...: what go needs for the command, into go's own cache.
+fetch() {
+    sound_go "$FETCH_LIMIT" "${@:2}" ||
+        die "the modules of $1 $(version "$2" "${!#}") could not be fetched from ${GOPROXY:-the Go module proxy}: $why"
+}
+
+# copy_files MODULE PACKAGE FOLDER
 copy_files() {
     local path source
     path=$(requirement "$1" "$2" | cut -d' ' -f1)
-    cd -- "$modules/$1" || return
-    env "${common[@]}" "$go" mod download "$path" >&2 || return
-    source=$(env "${common[@]}" "$go" list -m -f '{{.Dir}}' "$path") || return
+    fetch "${3##*/}" "$1" mod download "$path"
+    run_go "$FETCH_LIMIT" "$1" list -m -f '{{.Dir}}' "$path"
+    source=$(<"$work/printed")
     cp -r --no-preserve=mode -- "$source/${2#"$path"/}" "$3"
+}
+
+# sound_go LIMIT MODULE ARG...: and again, if it failed and a download was damaged in the cache, which would stay so.
+sound_go() { run_go "$@" || { (($? != 124)) && forget_damaged "$2" && run_go "$@"; }; }
+
+# run_go LIMIT MODULE ARG...: what it prints is in work/printed then.
+run_go() {
+    local status=0
+    # Behind the tests that may run beside it. It stays in this process group, which a signal to the job ends.
+    (
+        cd -- "$modules/$2" || exit
+        exec timeout --foreground --kill-after=10 "$1" nice -n 10 env "${environment[@]}" "$go" "${@:3}"
+    ) 2>&1 >"$work/printed" | tee -- "$work/log" >&2 || status=${PIPESTATUS[0]}
+    case $status in
+    0) return ;;
+    124) why="not done after $1 s" ;;
+    *) why=$(reason "$work/log") ;;
+    esac
+    why+="; see to that and run the same again: what was fetched and compiled so far is kept in $lab/.go"
+    return "$status"
+}
+
+# forget_damaged MODULE: remove the downloads that are not what go.sum says; fails if there is none.
+forget_damaged() {
+    local first=$why module version download found=false
+    run_go "$FETCH_LIMIT" "$1" mod verify && return 1
+    why=$first
+    while read -r module version; do
+        say "the download of $module $version is damaged, and is removed"
+        # shellcheck disable=SC2001 # bash has no such case
+        download=$(sed 's/[A-Z]/!\L&/g' <<<"$module") # as go names its folders
+        chmod -R u+w -- "$lab/.go/mod/$download@$version" 2>/dev/null || true
+        rm -rf -- "$lab/.go/mod/$download@$version" "$lab/.go/mod/cache/download/$download/@v/$version".*
+        found=true
+    done < <(sed -nE 's/^([^ ]+) (v[^ :]+): .*(zip|dir).*/\1 \2/p' "$work/log" | sort -u)
+    $found
 }
 
 # stamps MODULE PACKAGE: the linker's arguments that tell a program its version.
