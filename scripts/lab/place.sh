@@ -13,7 +13,10 @@
 #   place_await WHAT COMMAND...   wait until COMMAND succeeds; after three minutes, show the logs and end
 #   place_live COMMAND...         run COMMAND with the script's stdin, and exit with its status
 #
-# `place_last` may be set to a command that runs when everything else is gone.
+# `place_last` may be set, right after place_open, to a command that runs when everything else is gone.
+#
+# When the script is killed, a guard closes the place. When that is killed, too (a namespace of processes ends with
+# its first), what is left is an empty folder and cgroups, which the next place removes.
 #
 # A process belongs to a place if its command line contains the folder's path, or if it is in a cgroup under
 # the folder's name (`name`), where containers run.
@@ -28,15 +31,56 @@ place_open() {
         [[ $(readlink "/proc/self/ns/$kind") != $(readlink "/proc/1/ns/$kind") ]] ||
             die "this is the machine's own network; run: unshare --net --mount ${BASH_SOURCE[1]} ..."
     done
+    place_sweep
     home=$(mktemp -d -t "pausenet-$1.XXXXXX")
+    lab_hold "$home"
     name=${home##*/}
-    place__child=0 place__daemons=() place__mounts=()
+    place__child=0 place__daemons=() place__mounts=() place__guard=0
     trap place__close EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
     exec {place__input}<&0 </dev/null
     mount -t tmpfs -o mode=0755 tmpfs "$home" # removing an image from a disk takes seconds
+    place__remember
+    # The kernel tells the guard when this script is killed. Its command line must not name the folder.
+    export PLACE=$home
+    # shellcheck disable=SC2016 # expanded in there
+    setsid setpriv --pdeathsig TERM "$BASH" -c "$(declare -f); "'place__guard' {place__input}<&- >/dev/null 2>&1 &
+    place__guard=$!
+    disown "$place__guard"
+}
+
+place__guard() {
+    local quiet
+    home=$PLACE name=${PLACE##*/}
+    # shellcheck disable=SC1091 # place__remember writes it
+    trap 'source "$home/.place"; place__guard=0; place__close; exit' TERM
+    exec {quiet}<> <(:)
+    while :; do
+        read -r -u "$quiet" || true
+    done
+}
+
+# place__remember: for the guard.
+place__remember() {
+    declare -p place__child place__daemons place__mounts place_last >"$home/.new"
+    mv -- "$home/.new" "$home/.place"
+}
+
+# place_sweep: remove what is left of places whose guards were killed, too.
+place_sweep() {
+    local left
+    for left in "${TMPDIR:-/tmp}"/pausenet-{containerd,docker,kubernetes,machine,node,podman}.??????; do
+        if [[ -d $left && -O $left ]] && ! lab_held "$left"; then
+            place__remove_cgroups "${left##*/}"
+            rmdir -- "$left" 2>/dev/null || true
+        fi
+    done
+}
+
+place__remove_cgroups() {
+    find /sys/fs/cgroup -depth -type d \( -path "*/$1/*" -o -path "*/$1" \) -exec rmdir -- {} + 2>/dev/null || true
 }
 
 place_folders() {
@@ -56,17 +100,19 @@ place_folders() {
 place_mount() {
     mount "$@"
     place__mounts=("${!#}" "${place__mounts[@]}")
+    place__remember
 }
 
 # In a session of its own: Ctrl-C in a terminal must not end a daemon before its containers.
 place_keep() {
     local log=$home/$1.log hold=$home/$1.hold
     shift
-    while :; do
+    while kill -0 $$ 2>/dev/null; do
         [[ -e $hold ]] || setsid "$@" || true
         sleep 0.1 # a daemon that cannot start must not take all processors
     done >>"$log" 2>&1 {place__input}<&- &
     place__daemons+=($!)
+    place__remember
 }
 
 place_await() {
@@ -87,6 +133,7 @@ place_live() {
     local status
     "$@" <&"$place__input" {place__input}<&- &
     place__child=$!
+    place__remember
     # A trapped signal ends a wait, too.
     while status=0; wait "$place__child" || status=$?; ((status > 128)) && kill -0 "$place__child" 2>/dev/null; do :; done
     place__child=0
@@ -116,9 +163,10 @@ place__close() {
     while read -r mount; do
         umount --lazy -- "$mount"
     done < <(awk -v home="$home" 'index($5, home) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
-    find /sys/fs/cgroup -depth -type d \( -path "*/$name/*" -o -path "*/$name" \) -exec rmdir -- {} +
+    place__remove_cgroups "$name"
     rmdir -- "$home"
     ((${#place_last[@]} == 0)) || "${place_last[@]}" 2>/dev/null
+    ((place__guard == 0)) || kill -KILL "$place__guard" 2>/dev/null
 }
 
 # The command may have a place of its own to close.
