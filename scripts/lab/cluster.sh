@@ -17,13 +17,15 @@
 
 # shellcheck source=lib.sh disable=SC1091
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=place.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/place.sh"
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 READY=180 GONE=60 # seconds
 
 # --- from outside ---------------------------------------------------------------------------------
 
 up() {
-    local nodes=2 control=() kubelet=() proxy=nftables bare=false load=() state pid
+    local nodes=2 control=() kubelet=() proxy=nftables bare=false load=() state
     while (($#)); do
         case $1 in
         --nodes) nodes=${2?} && shift ;;
@@ -39,7 +41,8 @@ up() {
     ((EUID == 0)) || die "this needs root"
     [[ $proxy == none ]] || kubelet+=(--kube-proxy "$proxy")
     state=$(lab_dir)/cluster
-    ! is_up "$state" || die "a cluster is up already; end it with: scripts/lab/kubernetes.sh down"
+    # Held by this script, and then by the cluster's processes for as long as one of them lives.
+    lab_hold "$state.lock" || die "a cluster is up already, or another \`up\` makes one; end it with: scripts/lab/kubernetes.sh down"
     rm -rf -- "$state"
     mkdir -- "$state"
     get_images "$state"
@@ -76,7 +79,7 @@ get_images() {
     ln -s -- "$("$here/images.sh" coredns)" "$state/coredns.tar"
 } >&2
 
-is_up() { [[ -s $1/pid ]] && kill -0 "$(<"$1/pid")" 2>/dev/null; }
+is_up() { [[ -s $1/pid ]] && lab_held "$1.lock"; }
 
 # await_ready STATE: shows each step once it is done.
 await_ready() {
@@ -95,7 +98,10 @@ await_ready() {
 down() {
     local state
     state=$(lab_dir)/cluster
-    is_up "$state" || die "no cluster is up"
+    if ! is_up "$state"; then
+        [[ ! -e $state.lock ]] || ! lab_held "$state.lock" || die "a cluster is being made: interrupt the \`up\` that makes it"
+        die "no cluster is up"
+    fi
     end "$state"
 }
 
@@ -109,10 +115,12 @@ end() {
         if ((SECONDS >= deadline)); then
             say "it does not end: killed"
             kill -KILL "$pid"
+            sleep 1
             break
         fi
         sleep 0.05
     done
+    place_sweep
     rm -f -- "$1/pid"
 }
 
@@ -191,15 +199,6 @@ route_pods() {
 }
 
 has_range() { kubectl get node "$1" -o 'jsonpath={.spec.podCIDR}' | grep .; }
-
-await() {
-    local what=$1 deadline=$((SECONDS + READY))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || die "waited in vain for $what"
-        sleep 0.1
-    done
-}
 
 # load COMMAND...: in a machine with containerd, before its kubelet looks for images.
 load() {

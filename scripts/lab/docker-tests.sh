@@ -33,4 +33,4 @@ PAUSENET_DOCKER=$("$here/docker.sh" tools)
 export PAUSENET_DOCKER
 say "Docker tests with $DOCKER_VERSION${DOCKER_FIREWALL:+ and $DOCKER_FIREWALL}: $*"
 printf 'with %s\n' "$("$here/versions.sh" docker)"
-timeout --kill-after=30 "$LIMIT" "$here/../test.sh" --test docker -- "${more[@]}" "$@"
+exec timeout --kill-after=30 "$LIMIT" "$here/../test.sh" --test docker -- "${more[@]}" "$@"

@@ -206,15 +206,6 @@ nothing_left_on() {
 
 # --- looking ----------------------------------------------------------------------------------------
 
-await() {
-    local what=$1 deadline=$((SECONDS + LIMIT))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || die "waited $LIMIT s in vain for $what"
-        sleep 0.2
-    done
-}
-
 state() {
     local node
     set +e

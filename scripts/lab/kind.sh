@@ -38,7 +38,8 @@ run() {
     trap 'stop 130' INT
     trap 'stop 143' TERM HUP
     # The first process of the namespace of processes: when it ends, the kernel ends all others.
-    unshare --net --mount --pid --fork --kill-child --mount-proc "$here/kind.sh" namespaces "${dual[@]}" "$@" <&0 &
+    # It is killed with this script.
+    setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc "$here/kind.sh" namespaces "${dual[@]}" "$@" <&0 &
     outer=$!
     wait "$outer"
 }

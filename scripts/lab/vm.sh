@@ -34,7 +34,7 @@ kernel() {
 
 # make_kernel OUT WORK NAME: whatever packages the metapackage leads to, their files in /boot and modules.
 make_kernel() {
-    local out=$1 work=$2 suite package file
+    local out=$1 work=$2 suite package needed file
     case $3 in
     5.10) suite=bullseye ;;
     6.1) suite=bookworm ;;
@@ -47,7 +47,8 @@ make_kernel() {
         package=${wanted[0]} wanted=("${wanted[@]:1}")
         [[ $seen != *" $package "* ]] || continue
         seen+="$package "
-        mapfile -t -O "${#wanted[@]}" wanted < <(lab__depends "$suite" "$package" | grep -E '^linux-(image|binary|modules)-[0-9]' || true)
+        needed=$(lab__depends "$suite" "$package")
+        mapfile -t -O "${#wanted[@]}" wanted < <(grep -E '^linux-(image|binary|modules)-[0-9]' <<<"$needed" || true)
     done
     # shellcheck disable=SC2086 # names
     lab__unpack "$suite" "$work" ${seen/ linux-image-amd64 / }
@@ -134,9 +135,9 @@ run() {
     need_packages qemu-system-x86 busybox-static cpio xz-utils zstd kmod
     folder=$(kernel "$1")
     shift
-    work=$(mktemp -d -- "$(lab_dir)/vm.XXXXXX")
+    lab_work vm
     trap 'rm -rf -- "$work"' EXIT
-    trap 'exit 143' TERM
+    trap 'exit 143' TERM HUP
     trap 'exit 130' INT
     initrd "$folder" "$work/initrd.gz"
     job "$folder" "$@" >"$work/job"
@@ -151,7 +152,9 @@ run() {
         *) if $begun && [[ -z $ended ]]; then printf '%s\n' "$line"; else printf '%s\n' "$line" >>"$work/boot"; fi ;;
         esac
     done < <(
-        timeout --foreground "${VM_LIMIT:-600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-2048}" \
+        # Both end with this script, whatever ends it.
+        exec setpriv --pdeathsig TERM timeout --foreground --kill-after=5 "${VM_LIMIT:-600}" \
+            setpriv --pdeathsig KILL qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-2048}" \
             -kernel "$folder/vmlinuz" -initrd "$work/initrd.gz" \
             -append "console=ttyS0 panic=-1 quiet loglevel=1 rdinit=/init ${VM_OPTIONS-}" -nographic -no-reboot -nic none \
             -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap </dev/null 2>&1
