@@ -33,4 +33,10 @@ PAUSENET_DOCKER=$("$here/docker.sh" tools)
 export PAUSENET_DOCKER
 say "Docker tests with $DOCKER_VERSION${DOCKER_FIREWALL:+ and $DOCKER_FIREWALL}: $*"
 printf 'with %s\n' "$("$here/versions.sh" docker)"
-exec timeout --kill-after=30 "$LIMIT" "$here/../test.sh" --test docker -- "${more[@]}" "$@"
+# In a process group of its own, so that the limit, and a signal to this script, end all of it.
+set -m
+timeout --kill-after=30 "$LIMIT" "$here/../test.sh" --test docker -- "${more[@]}" "$@" &
+job=$!
+set +m
+trap 'kill -TERM -- "-$job"; wait "$job"; exit 143' INT TERM HUP
+wait "$job"
