@@ -212,7 +212,8 @@ lab_hold() {
     while :; do
         mkdir -p -- "$1"
         { exec {held}<"$1"; } 2>/dev/null || continue
-        flock -n "$held" || return
+        # Whoever only asks (lab_held) holds it for a moment.
+        flock --wait 2 "$held" || return
         [[ ! $1 -ef /proc/self/fd/$held ]] || return 0
         exec {held}<&- # a sweep was faster
     done

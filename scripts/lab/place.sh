@@ -33,7 +33,7 @@ place_open() {
     done
     place_sweep
     home=$(mktemp -d -t "pausenet-$1.XXXXXX")
-    lab_hold "$home"
+    lab_hold "$home" || die "$home is held by another script"
     name=${home##*/}
     place__child=0 place__daemons=() place__mounts=() place__guard=0
     trap place__close EXIT
