@@ -299,24 +299,27 @@ fn check_reports_a_missing_or_foreign_masquerade_element() {
 #[test]
 fn check_reports_rules_that_another_program_flushed() {
     let world = World::new();
-    let (x, result) = added(&world, &dual_stack(), "x");
-    let check = call(
-        "CHECK",
-        &with(dual_stack(), json!({"prevResult": result})),
-        &x,
+    let ports = json!([{"hostPort": 8080, "containerPort": 80}]);
+    let config = with(
+        dual_stack(),
+        json!({"runtimeConfig": {"portMappings": ports}}),
     );
-    for (flush, chain) in [
+    let (x, result) = added(&world, &config, "x");
+    let check = call("CHECK", &with(config, json!({"prevResult": result})), &x);
+    for (flushed, named) in [
         (
-            "flush chain inet pausenet postrouting_10.1.0.0/24",
+            "chain inet pausenet postrouting_10.1.0.0/24",
             "postrouting_10.1.0.0/24",
         ),
-        ("flush table inet pausenet", "postrouting_"),
+        ("chain inet pausenet ports", "chain ports"),
+        ("chain inet pausenet dnat_prerouting", "dnat_prerouting"),
+        ("table inet pausenet", "chain "),
     ] {
         check.run().ok();
         let saved = ruleset();
-        run("nft", [flush]);
+        run("nft", [&format!("flush {flushed}")]);
         let error = check.run().err_code(102);
-        assert!(error["msg"].as_str().unwrap().contains(chain), "{error}");
+        assert!(error["msg"].as_str().unwrap().contains(named), "{error}");
         run("nft", [&format!("flush ruleset; {saved}")]);
     }
     check.run().ok();

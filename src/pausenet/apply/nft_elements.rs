@@ -4,7 +4,6 @@
 //! first compares the owner, and it takes effect only if the ruleset has not changed in between.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -65,19 +64,23 @@ pub(crate) fn verify_elements(desired: &[DesiredElement]) -> Result<()> {
 /// A shared chain of the desired elements that is gone, or has no rules any more. One that another
 /// version made may have others than ours, and another name.
 fn empty_chain(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Option<Chain>, KernelError> {
-    let mut with_rules = HashSet::new();
-    for table in [TABLE, BRIDGE_TABLE] {
-        let rules = nft.rules(table, None)?.into_iter();
-        with_rules.extend(rules.map(|rule| (table, rule.chain)));
+    let chains: Vec<_> = shared_chains(desired).collect();
+    let names = chains.iter().flat_map(|chain| {
+        let names = [&chain.name, chain.name.trim_start_matches("dnat_")];
+        names.map(|name| (chain.table, name))
+    });
+    let uses = nft.uses(&names.collect::<Vec<_>>())?;
+    for (chain, uses) in chains.iter().zip(uses.chunks(2)) {
+        let has_rules = match chain.hook {
+            Some(_) => uses.iter().flatten().any(|uses| *uses > 0),
+            // Jumps to it count as uses, too.
+            None => !nft.rules(chain.table, Some(&chain.name))?.is_empty(),
+        };
+        if !has_rules {
+            return Ok(Some(chain.clone()));
+        }
     }
-    let has_rules = |chain: &Chain| {
-        let earlier = chain.name.trim_start_matches("dnat_");
-        let names = [chain.name.as_str(), earlier];
-        names
-            .into_iter()
-            .any(|name| with_rules.contains(&(chain.table, name.to_owned())))
-    };
-    Ok(shared_chains(desired).find(|chain| !has_rules(chain)))
+    Ok(None)
 }
 
 /// The existing element under the key of each desired one.

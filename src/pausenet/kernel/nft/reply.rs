@@ -85,6 +85,18 @@ pub(super) fn read_chain(message: NetfilterMessage) -> Option<ChainHead> {
     Some(chain)
 }
 
+/// By how many rules the chain in a reply is used: its own, and those that jump to it.
+pub(super) fn read_uses(message: NetfilterMessage) -> Option<u32> {
+    let Some(NfTablesMessage::NewChain(message)) = inner(message) else {
+        return None;
+    };
+    let mut attributes = message.attributes.into_iter();
+    attributes.find_map(|attribute| match attribute {
+        ChainAttribute::Use(uses) => Some(uses),
+        _ => None,
+    })
+}
+
 fn hook_point(number: InetHookNumber) -> Option<HookPoint> {
     Some(match number {
         InetHookNumber::PreRouting => HookPoint::PreRouting,

@@ -152,6 +152,16 @@ impl Nft {
 
     /// Which of these chains exist, all queried in one send.
     pub(crate) fn have(&mut self, chains: &[(Table, &str)]) -> Result<Vec<bool>, KernelError> {
+        let uses = self.uses(chains)?;
+        Ok(uses.iter().map(Option::is_some).collect())
+    }
+
+    /// How many rules each of these chains has, plus those that jump to it; all queried in one send. None: there is no
+    /// such chain.
+    pub(crate) fn uses(
+        &mut self,
+        chains: &[(Table, &str)],
+    ) -> Result<Vec<Option<u32>>, KernelError> {
         let requests = chains
             .iter()
             .map(|(table, chain)| Request::query(request::get_chain(*table, chain)))
@@ -160,8 +170,8 @@ impl Nft {
         replies
             .into_iter()
             .map(|reply| match reply {
-                Ok(_) => Ok(true),
-                Err(error) if error.is(Errno::NOENT) => Ok(false),
+                Ok(messages) => Ok(messages.into_iter().find_map(reply::read_uses)),
+                Err(error) if error.is(Errno::NOENT) => Ok(None),
                 Err(error) => Err(error),
             })
             .collect()
