@@ -329,7 +329,10 @@ fn an_error_of_a_value_names_the_key_with_its_place_in_every_list() {
             ports(json!({"hostIP": "::x"})),
             "runtimeConfig.portMappings[1].hostIP: \"::x\" ",
         ),
-        (ports(json!({})), "runtimeConfig.portMappings[1]: 1/tcp "),
+        (
+            ports(json!({"containerPort": 2})),
+            "runtimeConfig.portMappings[1]: 1/tcp ",
+        ),
         (
             ports(json!({"hostPort": 2, "hostIP": "fd00::1"})),
             "runtimeConfig.portMappings[1]: [fd00::1]:2/tcp ",
