@@ -16,6 +16,7 @@
 #   lab_hold DIR                  make the folder DIR, and hold it for as long as this script, and what it
 #                                 starts, lives; fails if another one holds it
 #   lab_held DIR                  whether somebody does
+#   lab_unless_held DIR COMMAND...  run COMMAND if nobody does; nobody can meanwhile
 #   need_packages PKG...          install what is missing (as root) or say how to (otherwise)
 #   await WHAT COMMAND...         wait until COMMAND succeeds, at most AWAIT seconds; then end
 #   reason LOG                    print the line of a program's output that says why it failed
@@ -203,7 +204,7 @@ lab__sweep() {
     for left in "$1"/.tmp/*; do
         lock=$1/.locks/${left##*/} # that of a job; otherwise the folder is held itself
         [[ -e $lock ]] || lock=$left
-        [[ ! -d $left ]] || lab_held "$lock" || rm -rf -- "$left"
+        [[ ! -d $left ]] || lab_unless_held "$lock" rm -rf -- "$left"
     done
 }
 
@@ -212,7 +213,7 @@ lab_hold() {
     while :; do
         mkdir -p -- "$1"
         { exec {held}<"$1"; } 2>/dev/null || continue
-        # Whoever only asks (lab_held) holds it for a moment.
+        # Whoever only asks, or sweeps, holds it for a moment.
         flock --wait 2 "$held" || return
         [[ ! $1 -ef /proc/self/fd/$held ]] || return 0
         exec {held}<&- # a sweep was faster
@@ -220,6 +221,15 @@ lab_hold() {
 }
 
 lab_held() { ! flock -n -- "$1" true; }
+
+lab_unless_held() {
+    local held
+    { exec {held}<"$1"; } 2>/dev/null || return 0 # gone
+    if flock -n "$held"; then
+        "${@:2}"
+    fi
+    exec {held}<&-
+}
 
 # lab__need_outside WHY: end where nothing can be fetched or installed: in a namespace without a network, or
 # in a machine of the lab (kubernetes.sh), whose /var/lib has no packages. apt would try for minutes, and

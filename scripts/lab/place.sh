@@ -72,11 +72,13 @@ place__remember() {
 place_sweep() {
     local left
     for left in "${TMPDIR:-/tmp}"/pausenet-{containerd,docker,kubernetes,machine,node,podman}.??????; do
-        if [[ -d $left && -O $left ]] && ! lab_held "$left"; then
-            place__remove_cgroups "${left##*/}"
-            rmdir -- "$left" 2>/dev/null || true
-        fi
+        [[ ! -d $left || ! -O $left ]] || lab_unless_held "$left" place__remove "$left"
     done
+}
+
+place__remove() {
+    place__remove_cgroups "${1##*/}"
+    rmdir -- "$1" 2>/dev/null || true
 }
 
 place__remove_cgroups() {
