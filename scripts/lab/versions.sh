@@ -32,7 +32,7 @@ table=$("$here/programs.sh" table)
 case $1 in
 docker)
     if [[ ${DOCKER_VERSION:-28} == 29 ]]; then
-        tell 'Docker 29, moby' built docker dockerd # whose own number is another than Docker's
+        tell 'Docker 29: moby' built docker dockerd # whose own number is another than Docker's
     else
         tell Docker "$(lab_dir)/docker-${DOCKER_VERSION:-28}/dockerd" --version
         tell containerd "$(lab_dir)/docker-${DOCKER_VERSION:-28}/containerd" --version
