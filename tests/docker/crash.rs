@@ -60,6 +60,12 @@ fn up_web(docker: &Docker) {
     pausectl(docker, "docker attach web --network storage --ip 10.2.0.7");
 }
 
+/// Removes it and its two members.
+fn down_web(docker: &Docker) {
+    docker.run(&["rm", "-f", "api", "db"]);
+    pausectl(docker, "docker down web");
+}
+
 /// An anchor with a member, two networks and a published port, which no command is about.
 fn bystanders(docker: &Docker) {
     pausectl(docker, "docker up bystander --network podnet -p 9090:90");
@@ -244,9 +250,7 @@ fn an_interrupted_up_is_made_good_by_the_next() {
         args: &up.split(' ').collect::<Vec<_>>(),
         untouched: &BYSTANDERS,
         prepare: &|_| {},
-        clean: &|docker| {
-            docker.pausectl_ok(&["docker", "down", "web"]);
-        },
+        clean: &|docker| pausectl(docker, "docker down web"),
     };
     assert!(interrupt_everywhere(&docker, &proxy, &case) > 15);
     assert!(interrupt_plugin(&docker, &proxy, &case) > 5);
@@ -267,9 +271,7 @@ fn an_interrupted_attach_or_rescue_is_made_good_by_the_next() {
             args: &words.split(' ').collect::<Vec<_>>(),
             untouched: &["bystander", "guest", "job"],
             prepare: &|_| {},
-            clean: &|docker| {
-                docker.pausectl_ok(&["docker", "detach", "job"]);
-            },
+            clean: &|docker| pausectl(docker, "docker detach job"),
         };
         assert!(interrupt_everywhere(&docker, &proxy, &case) > 4);
     }
@@ -296,15 +298,7 @@ fn an_interrupted_change_of_ports_is_made_good_by_the_next() {
     let Some((docker, proxy)) = start(Docker::start) else {
         return;
     };
-    docker.pausectl_ok(&[
-        "docker",
-        "up",
-        "web",
-        "--network",
-        "podnet",
-        "-p",
-        "8080:80",
-    ]);
+    pausectl(&docker, "docker up web --network podnet -p 8080:80");
     let untouched = &["bystander", "guest", "web"];
     let [publish, unpublish] = ["publish", "unpublish"].map(|verb| {
         let mut words = vec!["docker", verb, "web"];
@@ -352,8 +346,7 @@ fn an_interrupted_reanchor_is_made_good_by_the_next() {
             ["api", "db"].map(|name| docker.pid(name)),
             "no member is restarted"
         );
-        docker.run(&["rm", "-f", "api", "db"]);
-        docker.pausectl_ok(&["docker", "down", "web"]);
+        down_web(docker);
     };
     for end in [&["rm", "-f", "web"][..], &["restart", "-t", "0", "web"]] {
         let case = Case {
@@ -380,10 +373,7 @@ const MOVE: Case = Case {
         docker.sleeper("db", "container:web");
         docker.run(&["restart", "-t", "0", "web"]);
     },
-    clean: &|docker| {
-        docker.run(&["rm", "-f", "api", "db"]);
-        docker.pausectl_ok(&["docker", "down", "web"]);
-    },
+    clean: &down_web,
 };
 
 #[test]

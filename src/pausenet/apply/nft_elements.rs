@@ -70,14 +70,14 @@ fn empty_chain(nft: &mut Nft, desired: &[DesiredElement]) -> Result<Option<Chain
         names.map(|name| (chain.table, name))
     });
     let uses = nft.uses(&names.collect::<Vec<_>>())?;
-    for (chain, uses) in chains.iter().zip(uses.chunks(2)) {
+    for (chain, uses) in chains.into_iter().zip(uses.chunks(2)) {
         let has_rules = match chain.hook {
             Some(_) => uses.iter().flatten().any(|uses| *uses > 0),
             // Jumps to it count as uses, too.
             None => !nft.rules(chain.table, Some(&chain.name))?.is_empty(),
         };
         if !has_rules {
-            return Ok(Some(chain.clone()));
+            return Ok(Some(chain));
         }
     }
     Ok(None)
@@ -361,10 +361,12 @@ pub(super) fn is_unknown(err: &KernelError) -> bool {
 }
 
 pub(super) fn explain(err: KernelError, attempt: &str) -> Error {
-    let hint = match () {
-        () if is_unknown(&err) => NEEDED_PARTS,
-        () if err.is(rustix::io::Errno::TOOBIG) => TOO_MANY_CHAINS,
-        () => "",
+    let hint = if is_unknown(&err) {
+        NEEDED_PARTS
+    } else if err.is(rustix::io::Errno::TOOBIG) {
+        TOO_MANY_CHAINS
+    } else {
+        ""
     };
     err.during(attempt).hint(hint)
 }

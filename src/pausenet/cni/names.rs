@@ -292,29 +292,24 @@ impl MacAddr {
     /// # Errors
     /// A sentence that names the fault; the caller adds where the value came from.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
-        let (separator, width) = match text {
-            _ if text.contains('.') => ('.', 4),
-            _ if text.contains('-') => ('-', 2),
-            _ => (':', 2),
+        const DIGITS: usize = 12;
+        let (separator, width) = if text.contains('.') {
+            ('.', 4)
+        } else if text.contains('-') {
+            ('-', 2)
+        } else {
+            (':', 2)
         };
-        let is_group = |group: &str| {
+        let groups: Vec<_> = text.split(separator).collect();
+        let is_group = |group: &&str| {
             group.len() == width && group.bytes().all(|digit| digit.is_ascii_hexdigit())
         };
-        let digits: String = text
-            .split(separator)
-            .filter(|group| is_group(group))
-            .collect();
-        let mut bytes = [0; 6];
-        let well_formed = text.len() == 12 + 12 / width - 1
-            && digits.len() == 12
-            && bytes.iter_mut().enumerate().all(|(at, byte)| {
-                u8::from_str_radix(&digits[2 * at..2 * at + 2], 16)
-                    .map(|value| *byte = value)
-                    .is_ok()
-            });
-        if !well_formed {
+        let well_formed = groups.len() * width == DIGITS && groups.iter().all(is_group);
+        let number = u64::from_str_radix(&groups.concat(), 16).ok();
+        let Some(number) = number.filter(|_| well_formed) else {
             return Err(format!("{} is not a MAC address", shown(text)));
-        }
+        };
+        let [_, _, bytes @ ..] = number.to_be_bytes();
         if bytes[0] & 1 == 1 || Self(bytes) == Self::ZERO {
             return Err(format!("MAC address {text} cannot belong to an interface"));
         }

@@ -188,8 +188,8 @@ const UDP: u8 = 17;
 /// struct nfgenmsg, with which every netfilter message begins.
 const HEADER: usize = 4;
 
-/// A request about flows, or of the reply one flow, or how many there are. (The crate's type has no filters, and parses
-/// forty attributes of each flow.)
+/// A request about flows, or what a reply tells: one flow, or how many there are. (The crate's type has no filters, and
+/// parses forty attributes of each flow.)
 #[derive(Debug, Clone)]
 enum FlowMessage {
     Request { kind: u8, payload: Vec<u8> },

@@ -81,12 +81,14 @@ impl<'a> Reader<'a> {
                 _ => None,
             };
             let fits = number.filter(|number| (least..=most).contains(number));
-            let expected = || match most {
-                // Whatever the key allows is less.
-                _ if most == i64::MAX.into() => "a whole number".to_owned(),
-                _ => format!("a whole number from {least} to {most}"),
-            };
-            last = fits.ok_or_else(|| unexpected(&expected(), node))?;
+            last = fits.ok_or_else(|| {
+                let mut expected = "a whole number".to_owned();
+                // Otherwise, whatever the key allows is less.
+                if most != i64::MAX.into() {
+                    expected += &format!(" from {least} to {most}");
+                }
+                unexpected(&expected, node)
+            })?;
         }
         Ok(last)
     }
