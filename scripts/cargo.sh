@@ -5,6 +5,7 @@
 # Use: `source` this file, then
 #
 #   find_cargo CHECKOUT   set the array `cargo` to the command; fail if there is no cargo
+#   host_target           then: print this machine's target, for which cargo builds by itself
 #   plugin_target         then: print for which target the plugin of a release is built
 
 find_cargo() {
@@ -27,13 +28,18 @@ cargo_of() {
     "${cargo[@]}" --version >/dev/null 2>&1
 }
 
+host_target() { rustc_of_cargo --version --verbose | sed -n 's/^host: //p'; }
+
+# rustc_of_cargo ARG...: the one beside that cargo, as the same user.
+rustc_of_cargo() { "${cargo[@]:0:${#cargo[@]}-1}" rustc "$@"; }
+
 # plugin_target: musl's, if this Rust has it, else the host's. With musl it starts sooner: glibc finds out first what
 # the processor can do, and in a virtual machine each of these questions is a trip to the hypervisor. The other programs
 # start once: pause has no libc, and the daemon's cryptography would need a C compiler for musl.
 plugin_target() {
-    local rustc=("${cargo[@]:0:${#cargo[@]}-1}" rustc) host musl
-    host=$("${rustc[@]}" --version --verbose | sed -n 's/^host: //p') || return
+    local host musl
+    host=$(host_target) || return
     musl=${host/%-gnu/-musl}
-    [[ -d $("${rustc[@]}" --print target-libdir --target "$musl" 2>/dev/null) ]] || musl=$host
+    [[ -d $(rustc_of_cargo --print target-libdir --target "$musl" 2>/dev/null) ]] || musl=$host
     printf '%s\n' "$musl"
 }

@@ -37,6 +37,19 @@ pub(super) fn is_mended(doctor: &DoctorHost, checks: &[&str], breaks: &str, word
     assert!(after.findings.is_empty(), "after {breaks:?}: {after:#?}");
 }
 
+/// A host with the pod web on this network.
+pub(super) fn with_web(config: &Value) -> (DoctorHost, Container) {
+    let doctor = DoctorHost::new();
+    doctor.host.network(config);
+    let web = added(&doctor, config, "web");
+    (doctor, web)
+}
+
+/// The keys of a network without a bridge.
+pub(super) fn routed() -> Value {
+    json!({"mode": "ptp", "bridge": null, "isDefaultGateway": null})
+}
+
 pub(super) fn dual_stack(mode: Value) -> Value {
     let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]);
     let routes = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "192.0.2.0/24"}]);
@@ -81,10 +94,7 @@ fn a_bridge_that_is_down_or_without_its_gateway_is_reported() {
 
 #[test]
 fn a_pod_without_its_address_route_or_link_is_reported() {
-    let doctor = DoctorHost::new();
-    let config = dual_stack(json!({}));
-    doctor.host.network(&config);
-    let _web = added(&doctor, &config, "web");
+    let (doctor, _web) = with_web(&dual_stack(json!({})));
     for (breaks, words) in [
         (
             "ip -n web link set eth0 down",
@@ -121,10 +131,7 @@ fn a_pod_without_its_address_route_or_link_is_reported() {
 
 #[test]
 fn a_routed_pod_that_is_cut_off_is_reported() {
-    let doctor = DoctorHost::new();
-    let config = dual_stack(json!({"mode": "ptp", "bridge": null, "isDefaultGateway": null}));
-    doctor.host.network(&config);
-    let _web = added(&doctor, &config, "web");
+    let (doctor, _web) = with_web(&dual_stack(routed()));
     let end = host_end("web");
     for (breaks, words) in [
         (

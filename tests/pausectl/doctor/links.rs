@@ -6,7 +6,7 @@ use pausenet::apply::try_lock;
 use pausenet::kernel::netns::Netns;
 use serde_json::json;
 
-use super::attachments::{dual_stack, is_mended};
+use super::attachments::{dual_stack, is_mended, routed, with_web};
 use super::store::host_end;
 use super::{DoctorHost, added, network};
 use common::{Call, GROUP, allocated, ip, with};
@@ -76,10 +76,7 @@ fn a_host_end_without_its_bridge_is_reported() {
 
 #[test]
 fn a_port_that_its_bridge_blocks_or_treats_otherwise_is_reported() {
-    let doctor = DoctorHost::new();
-    let config = with(network(), json!({"hairpinMode": true}));
-    doctor.host.network(&config);
-    let _web = added(&doctor, &config, "web");
+    let (doctor, _web) = with_web(&with(network(), json!({"hairpinMode": true})));
     let end = host_end("web");
     for (setting, words) in [
         ("state 0", "blocked its port"),
@@ -93,14 +90,9 @@ fn a_port_that_its_bridge_blocks_or_treats_otherwise_is_reported() {
 
 #[test]
 fn a_link_that_has_lost_ipv6_gets_it_back() {
-    for mode in [
-        json!({}),
-        json!({"mode": "ptp", "bridge": null, "isDefaultGateway": null}),
-    ] {
-        let doctor = DoctorHost::new();
+    for mode in [json!({}), routed()] {
         let config = dual_stack(mode);
-        doctor.host.network(&config);
-        let _web = added(&doctor, &config, "web");
+        let (doctor, _web) = with_web(&config);
         let gateway = match config["mode"].as_str() {
             Some(_) => host_end("web").to_string(),
             None => "cni0".to_owned(),
@@ -122,10 +114,8 @@ fn a_link_that_has_lost_ipv6_gets_it_back() {
 
 #[test]
 fn routes_and_rules_that_refuse_what_is_for_a_pod_are_reported() {
-    let doctor = DoctorHost::new();
     let config = dual_stack(json!({}));
-    doctor.host.network(&config);
-    let _web = added(&doctor, &config, "web");
+    let (doctor, _web) = with_web(&config);
     let checks = ["links", "networks"];
     for route in [
         "blackhole 10.1.0.2",
@@ -148,11 +138,7 @@ fn routes_and_rules_that_refuse_what_is_for_a_pod_are_reported() {
     ip("rule del to 10.1.0.0/24 prohibit");
 
     let config = with(
-        config,
-        json!({"mode": "ptp", "bridge": null, "isDefaultGateway": null}),
-    );
-    let config = with(
-        config,
+        with(config, routed()),
         json!({"name": "routed", "ipam": {
         "type": "host-local", "ranges": [[{"subnet": "10.2.0.0/24"}]]}}),
     );
