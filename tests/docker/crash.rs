@@ -10,6 +10,7 @@ mod proxy;
 mod state;
 mod steps;
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use rustix::process::Signal;
 use self::plugin::TracedPlugin;
 use self::proxy::{Moment, Proxy, Strike};
 use self::state::State;
+use self::steps::Step;
 use crate::networks::add_networks;
 use common::docker::{Docker, NO_BRIDGE};
 use common::lab::measured;
@@ -26,6 +28,9 @@ use common::wait::wait_until;
 
 /// How many moments of the life of `watch` are tried.
 const MOMENTS: u32 = 12;
+
+/// How often the steps of a command are listed, if others were met meanwhile.
+const LISTINGS: usize = 5;
 
 /// A command, and what is around it.
 struct Case<'a> {
@@ -109,7 +114,7 @@ impl<'a> Trials<'a> {
             requests: Vec::new(),
             count: 0,
         };
-        let requests = std::cell::RefCell::new(Vec::new());
+        let requests = RefCell::new(Vec::new());
         let (expected, _) = trials.attempt("not interrupted", &|| {
             let (changes, output) = proxy.run(docker, case.args, None);
             assert!(output.status.success(), "{output:?}");
@@ -172,9 +177,27 @@ impl<'a> Trials<'a> {
             proxy.run(docker, args, Some((at, moment, strike)));
         });
     }
+
+    /// Strikes at this step of pausectl. False when it did not come to that.
+    fn strike_step(&mut self, step: &Step, signal: Signal) -> bool {
+        let is_reached = Cell::new(false);
+        let (docker, args) = (self.docker, self.case.args);
+        self.judge(&format!("{signal:?} at {step:?}"), &|| {
+            is_reached.set(steps::strike(docker, args, step, signal));
+        });
+        is_reached.get()
+    }
 }
 
-/// Interrupts a command at each moment of its life, and runs it again. Returns how often.
+/// The steps of a command that is left alone.
+fn steps_of(docker: &Docker, case: &Case) -> Vec<Step> {
+    (case.prepare)(docker);
+    let steps = steps::of(docker, case.args);
+    (case.clean)(docker);
+    steps
+}
+
+/// Interrupts a command at each moment of its life, and runs it again. Returns at how many.
 fn interrupt_everywhere(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
     let mut trials = Trials::new(docker, proxy, case, &|| {});
     for signal in [Signal::KILL, Signal::INT] {
@@ -185,21 +208,23 @@ fn interrupt_everywhere(docker: &Docker, proxy: &Proxy, case: &Case) -> usize {
         }
     }
     let at_requests = trials.count;
-    (case.prepare)(docker);
-    let steps = steps::of(docker, case.args);
-    (case.clean)(docker);
-    let mut unreached = 0;
-    for step in &steps {
-        for signal in step.signals() {
-            // What is read again because it has changed meanwhile comes in no other run.
-            let is_reached = std::cell::Cell::new(false);
-            trials.judge(&format!("{signal:?} at {step:?}"), &|| {
-                is_reached.set(steps::strike(docker, case.args, step, *signal));
-            });
-            unreached += usize::from(!is_reached.get());
+    let mut steps = steps_of(docker, case);
+    let signals =
+        |(at, step): (usize, &Step)| step.signals().iter().map(move |signal| (at, *signal));
+    let strikes: Vec<_> = steps.iter().enumerate().flat_map(signals).collect();
+    let count = at_requests + strikes.len();
+    let mut listings = 1;
+    for (at, signal) in strikes {
+        while !trials.strike_step(&steps[at], signal) {
+            // What had changed meanwhile was read again when they were listed, so the count was higher.
+            assert!(listings < LISTINGS, "no other run comes to {:?}", steps[at]);
+            listings += 1;
+            let again = steps_of(docker, case);
+            if again.len() == steps.len() {
+                steps = again;
+            }
         }
     }
-    let count = trials.count - unreached;
     let name = case.args[..2].join(" ");
     measured(&format!(
         "{name}: interrupted at {count} moments, {at_requests} of them at requests to Docker"
@@ -333,7 +358,7 @@ fn an_interrupted_reanchor_is_made_good_by_the_next() {
     let Some((docker, proxy)) = start(Docker::start) else {
         return;
     };
-    let pids = std::cell::RefCell::new(Vec::new());
+    let pids = RefCell::new(Vec::new());
     let make = |docker: &Docker| {
         up_web(docker);
         member(docker, "api", "web");
