@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::plugins::{call_alone, call_as, folder};
 use common::nftables::{element_count, ruleset};
 use common::traffic::{HOST, bind, listen, tcp, udp};
-use common::{Call, Container, STORES, World, call, lab, outside_host, podnet, run, with};
+use common::wait::wait_until;
+use common::{Call, Container, STORES, World, call, ip, lab, outside_host, podnet, run, with};
 
 const OWNER: &str = "portmap podnet x eth0";
 
@@ -87,6 +88,11 @@ fn mapped_ports_of_a_container_wired_by_another_plugin_are_reachable() {
         let (x, config, result) = wirer.chained(&world, "x");
         let y = world.container("y");
         wirer.bridge("ADD", json!({}), &y).run().ok();
+        // The reference does not wait until the kernel has probed the gateway's address, and before that the
+        // host asks in vain for the container's MAC.
+        wait_until("the host has its addresses", || {
+            ip("-6 addr show tentative").is_empty()
+        });
 
         let streams = listen(Some(&x), "[::]:80");
         let datagrams = bind(Some(&x), "[::]:80");
