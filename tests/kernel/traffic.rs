@@ -181,8 +181,9 @@ fn pass_on(world: &World, config: &Value, first: Value, addresses: &[&str]) -> C
     new
 }
 
-/// STEADY_GROUP, and the kernel's default.
-const STEADY: u32 = 829_251_939;
+/// STEADY_GROUP, NEW_GROUP, and the kernel's default.
+const STEADY: u32 = u32::from_be_bytes(*b"1mac");
+const NEW: u32 = u32::from_be_bytes(*b"6new");
 const DEFAULT: u32 = 0;
 
 fn group_of_the_bridge(world: &World) -> u32 {
@@ -205,6 +206,32 @@ fn a_reused_address_keeps_its_mac() {
     assert_eq!(group_of_the_bridge(&world), STEADY);
     let mac = new.link("eth0").unwrap().mac.unwrap();
     assert_eq!(mac.to_string(), "0a:58:0a:01:00:32");
+}
+
+/// Nobody has ever known the IPv6 addresses that are given in order. That ends when one is requested, or
+/// where a range begins again.
+#[test]
+fn new_ipv6_addresses_need_no_announcement() {
+    let world = World::new();
+    let pods = ["x", "y", "z"].map(|name| added(&world, &dual_stack(), name));
+    assert_eq!(group_of_the_bridge(&world), NEW);
+    reaches(&pods[0], &pods[2], &["10.1.0.4", "fd00::4"]);
+    let alone = added(&world, &podnet(), "alone");
+    reaches(&pods[0], &alone, &["10.1.0.5"]);
+    assert_eq!(group_of_the_bridge(&world), NEW);
+
+    let gone = Call::new("DEL", &dual_stack()).netns(&pods[2]).id("z");
+    gone.run().ok();
+    let requested = json!({"runtimeConfig": {"ips": ["fd00::4"]}});
+    let new = added(&world, &with(dual_stack(), requested), "new");
+    reaches(&pods[0], &new, &["fd00::4"]);
+    assert_eq!(group_of_the_bridge(&world), DEFAULT);
+
+    let world = World::new();
+    let mut small = dual_stack();
+    small["ipam"]["ranges"][1][0]["subnet"] = json!("fd00::/112");
+    added(&world, &small, "x");
+    assert_eq!(group_of_the_bridge(&world), DEFAULT);
 }
 
 /// A bridge of ours on which an attachment once requested a MAC.

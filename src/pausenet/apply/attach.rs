@@ -93,7 +93,7 @@ fn prepare<'plan>(host: &mut Host, plan: &'plan Plan) -> Result<(Uplink<'plan>, 
     let uplink = Uplink::prepare(&mut host.socket, plan)?;
     forward(&mut host.socket, plan.forward)?;
     let nft = firewall::ensure(&plan.allowed_traffic)?;
-    uplink.clear_steady_group(&mut host.socket)?;
+    uplink.mark(&mut host.socket, plan)?;
     Ok((uplink, nft))
 }
 

@@ -12,7 +12,7 @@ use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::lock::Lock;
 use crate::kernel::sysctl::{Sysctl, no_ipv6};
 use crate::kernel::{KernelPart, RouteSocket, address, link, route};
-use crate::plan::{AddressChange, BridgePlan, STEADY_GROUP, bridge_addresses};
+use crate::plan::{AddressChange, BridgePlan, KnownMacs, STEADY_GROUP, bridge_addresses};
 
 /// The bridge, and the link with its gateway addresses.
 #[derive(Debug)]
@@ -80,18 +80,16 @@ pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Brid
     })
 }
 
-/// Whether every address on the bridge has always had the same MAC ([`STEADY_GROUP`]).
-pub(super) fn is_steady(bridge: &Link) -> bool {
-    bridge.group == STEADY_GROUP
-}
-
-/// Marks the bridge as no longer steady, for good. Call it before a container that is not steady is
-/// attached.
-pub(super) fn clear_steady_group(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
-    let request = link::group_request(bridge.index, 0);
-    socket
-        .one(request)
-        .during_with(|| format!("take {} out of its group", bridge.name))?;
+/// Gives the bridge the mark that it has with a container, which changes at most twice. Call it before the
+/// container is attached.
+pub(super) fn mark(socket: &mut RouteSocket, bridge: &Link, known: KnownMacs) -> Result<()> {
+    let attempt = || format!("change the group of {}", bridge.name);
+    // A mark that is lost must not come back by an ADD that has seen it before.
+    let _lock = Lock::take(Path::new(LOCKS), &bridge.name)?;
+    let now = link::get(socket, Which::Index(bridge.index)).during_with(attempt)?;
+    let group = now.map_or(bridge.group, |now| now.group);
+    let request = link::group_request(bridge.index, known.mark(group));
+    socket.one(request).during_with(attempt)?;
     Ok(())
 }
 

@@ -9,8 +9,8 @@ use crate::cni::{During, NetworkName, Result};
 use crate::kernel::link::{self, Link};
 use crate::kernel::nft::{Change, Nft, Table};
 use crate::kernel::{KernelError, RouteSocket};
-use crate::plan::STEADY_GROUP;
 use crate::plan::elements::{BRIDGE_TABLE, TABLE};
+use crate::plan::{NEW_GROUP, STEADY_GROUP};
 
 /// Our tables that exist and hold no attachment's element.
 ///
@@ -59,12 +59,13 @@ pub fn networks_in_docker_user() -> Result<BTreeSet<NetworkName>> {
     firewall::networks()
 }
 
-/// Bridges without ports that the plugin made; known by their group, so not those that a container without
-/// a steady MAC address was ever attached to.
+/// Bridges without ports that the plugin made; known by their group, so not those that have lost their mark
+/// since.
 pub fn unused_bridges(links: &[Link]) -> Vec<&Link> {
     let is_unused = |link: &&Link| {
         let has_port = links.iter().any(|port| port.controller == Some(link.index));
-        link.kind == "bridge" && link.group == STEADY_GROUP && !has_port
+        let is_marked = [STEADY_GROUP, NEW_GROUP].contains(&link.group);
+        link.kind == "bridge" && is_marked && !has_port
     };
     links.iter().filter(is_unused).collect()
 }

@@ -9,7 +9,7 @@ use crate::cni::{IfName, Result};
 use crate::kernel::Request;
 use crate::kernel::link::{self, Link, Which};
 use crate::kernel::{RouteSocket, sysctl::Sysctl};
-use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
+use crate::plan::{BridgePlan, KnownMacs, LinkPlan, Plan, PortPlan, PtpPlan};
 
 /// A mode's connection, ready for the host end of one attachment.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) enum Uplink<'plan> {
         plan: &'plan BridgePlan,
         port: &'plan PortPlan,
         bridge: Bridge,
-        /// Neighbours may have cached the MAC of an address's previous holder.
-        announce: bool,
+        /// The bridge's group from now on.
+        group: u32,
     },
     Ptp(&'plan PtpPlan),
 }
@@ -37,30 +37,26 @@ impl<'plan> Uplink<'plan> {
     pub(super) fn prepare(socket: &mut RouteSocket, plan: &'plan Plan) -> Result<Self> {
         match &plan.link {
             LinkPlan::Bridge { bridge, port } => {
-                let (plan, steady) = (bridge, plan.container.steady);
+                let (plan, known) = (bridge, plan.container.known);
                 let bridge = bridge::ensure(socket, plan)?;
-                let announce = !bridge::is_steady(&bridge.link) || !steady;
+                let group = known.mark(bridge.link.group);
                 Ok(Self::Bridge {
                     plan,
                     port,
                     bridge,
-                    announce,
+                    group,
                 })
             }
             LinkPlan::Ptp(ptp) => Ok(Self::Ptp(ptp)),
         }
     }
 
-    /// Takes a steady bridge out of its group if this container is not steady. Comes directly before
-    /// the veth pair, so that an ADD that fails earlier changes nothing.
-    pub(super) fn clear_steady_group(&self, socket: &mut RouteSocket) -> Result<()> {
+    /// Changes the mark of a bridge if this container does. Comes directly before the veth pair, so that an
+    /// ADD that fails earlier changes nothing.
+    pub(super) fn mark(&self, socket: &mut RouteSocket, plan: &Plan) -> Result<()> {
         match self {
-            Self::Bridge {
-                bridge,
-                announce: true,
-                ..
-            } if bridge::is_steady(&bridge.link) => {
-                bridge::clear_steady_group(socket, &bridge.link)
+            Self::Bridge { bridge, group, .. } if *group != bridge.link.group => {
+                bridge::mark(socket, &bridge.link, plan.container.known)
             }
             Self::Bridge { .. } | Self::Ptp(_) => Ok(()),
         }
@@ -151,7 +147,7 @@ impl<'plan> Uplink<'plan> {
     /// Whether the container announces its addresses once it is reachable.
     pub(super) fn announces(&self) -> bool {
         match self {
-            Self::Bridge { announce, .. } => *announce,
+            Self::Bridge { group, .. } => KnownMacs::are_announced(*group),
             // The host is the only neighbour, and its cache entries disappear with the link.
             Self::Ptp(_) => false,
         }

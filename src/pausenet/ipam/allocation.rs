@@ -12,6 +12,8 @@ pub(crate) struct Allocation {
     pub(crate) addresses: Vec<Allocated>,
     pub(crate) routes: Vec<Route>,
     pub(crate) dns: Dns,
+    /// No IPv6 address among them was given before: see [`RangeSet::is_new`](super::range::RangeSet::is_new).
+    pub(crate) is_new: bool,
 }
 
 /// One address with its subnet's prefix length and its gateway.
@@ -32,6 +34,7 @@ impl Allocation {
             addresses: addresses.collect(),
             routes: result.routes,
             dns: result.dns,
+            is_new: false,
         }
     }
 }

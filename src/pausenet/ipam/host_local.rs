@@ -161,9 +161,15 @@ impl HostLocal {
             return Ok(Outcome::AlreadyHeld(held));
         }
         let mut addresses = Vec::with_capacity(self.sets.len());
+        let mut is_new = true;
         for (index, (set, requested)) in self.sets.iter().zip(requested_by_set).enumerate() {
-            match allocate_one(&mut store, &holder, index, set, requested) {
-                Ok(given) => addresses.push(given),
+            let last = store.last_reserved(index);
+            match allocate_one(&mut store, &holder, index, set, requested, last) {
+                Ok(given) => {
+                    let ip = given.address.ip();
+                    is_new &= ip.is_ipv4() || (requested.is_none() && set.is_new(ip, last));
+                    addresses.push(given);
+                }
                 Err(err) => {
                     store.release(&holder)?;
                     return Err(err);
@@ -174,6 +180,7 @@ impl HostLocal {
             addresses,
             routes: self.routes.clone(),
             dns,
+            is_new,
         }))
     }
 
@@ -480,6 +487,7 @@ fn allocate_one(
     index: usize,
     set: &RangeSet,
     requested: Option<IpAddr>,
+    last: Option<IpAddr>,
 ) -> Result<Allocated> {
     let given = |ip, range: &range::Range| Allocated {
         address: IpNetwork::new(ip, range.subnet.prefix())
@@ -505,7 +513,6 @@ fn allocate_one(
         }
         return Ok(given(ip, range));
     }
-    let last = store.last_reserved(index);
     match store.search(set, last) {
         Some(SearchResult::Exhausted(in_use)) => return Err(exhausted(store, index, set, in_use)),
         Some(SearchResult::Free(ip, range)) if store.reserve(ip, holder, index)? => {

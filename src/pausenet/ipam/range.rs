@@ -185,6 +185,17 @@ impl RangeSet {
             .fold(0, |sum, range| sum.saturating_add(range.size()))
     }
 
+    /// Whether an IPv6 address that comes after `last`, the one given before it, is given for the first
+    /// time: it is if the range is so large that nobody comes around to its start, and if no address was
+    /// ever requested by itself.
+    pub fn is_new(&self, ip: IpAddr, last: Option<IpAddr>) -> bool {
+        const VAST: u128 = 1 << 32;
+        let is_in_order = |range: &Range| {
+            range.size() >= VAST && last.is_none_or(|last| range.contains(last) && last < ip)
+        };
+        self.range_of(ip).is_some_and(is_in_order)
+    }
+
     /// How many of these addresses the set can allocate.
     pub fn count(&self, addresses: &[IpAddr]) -> u128 {
         let ours = |ip: &&IpAddr| {
@@ -451,6 +462,31 @@ mod tests {
     fn a_last_address_of_another_config_starts_over() {
         let set = set(r#"[{"subnet": "10.1.0.0/29"}]"#).unwrap();
         assert_eq!(order(&set, Some("192.168.0.1")), order(&set, None));
+    }
+
+    #[test]
+    fn an_address_is_new_in_order_in_a_range_that_nobody_comes_around() {
+        let ip = |text: &str| text.parse().unwrap();
+        let (vast, small) = (
+            set(r#"[{"subnet": "fd00::/64"}, {"subnet": "fd01::/64"}]"#).unwrap(),
+            set(r#"[{"subnet": "fd00::/112"}]"#).unwrap(),
+        );
+        for (set, address, last, is_new) in [
+            (&vast, "fd00::2", None, true),
+            (&vast, "fd00::9", Some("fd00::5"), true),
+            (&vast, "fd00::5", Some("fd00::5"), false),
+            (&vast, "fd00::2", Some("fd00::5"), false),
+            (&vast, "fd01::6", Some("fd00::5"), false),
+            (&vast, "fd02::6", None, false),
+            (&small, "fd00::2", None, false),
+            (&small, "fd00::9", Some("fd00::5"), false),
+        ] {
+            assert_eq!(
+                set.is_new(ip(address), last.map(ip)),
+                is_new,
+                "{address} {last:?}"
+            );
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl StaticIpam {
             addresses,
             routes: self.routes.clone(),
             dns: self.dns.clone(),
+            is_new: false,
         })
     }
 

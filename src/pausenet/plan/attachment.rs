@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ipnetwork::IpNetwork;
 
 use super::bridge::{self, BridgePlan, PortPlan};
-use super::container::{ContainerPlan, PlannedRoute};
+use super::container::{ContainerPlan, KnownMacs, PlannedRoute};
 use super::families::Families;
 use super::names::{host_end_name, mac_of};
 use super::ptp::{self, PtpPlan};
@@ -168,10 +168,15 @@ fn plan_extent(
     let own_mac = first.map(|given| mac_of(given.address.ip()));
     let mac = request.requested_mac.or(own_mac).unwrap_or(mac);
     let from_store = network.ipam.as_ref().is_some_and(IpamConf::is_host_local);
+    let only_derived_ipv4 =
+        networks(&allocation).all(|net| net.is_ipv6() || mac_of(net.ip()) == mac);
     let container = ContainerPlan {
         up: mode.up,
         mac,
-        steady: from_store && allocation.addresses.len() == 1 && own_mac == Some(mac),
+        known: KnownMacs {
+            is_derived: from_store && allocation.addresses.len() == 1 && own_mac == Some(mac),
+            is_new: from_store && allocation.is_new && only_derived_ipv4,
+        },
         prefix_routes: mode.prefix_routes,
         detect_duplicates: mode.detect_duplicates,
         routes,

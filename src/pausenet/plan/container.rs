@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::names::{NEW_GROUP, STEADY_GROUP};
 use crate::cni::MacAddr;
 use crate::cni::result::Route;
 use crate::ipam::Allocated;
@@ -15,9 +16,7 @@ pub(crate) struct ContainerPlan {
     pub(crate) up: bool,
     pub(crate) mac: MacAddr,
     pub(crate) addresses: Vec<Allocated>,
-    /// Whether its address always has the same MAC, so that neighbours need no announcement: it is
-    /// the only address, from a store on this node, and no other MAC is requested.
-    pub(crate) steady: bool,
+    pub(crate) known: KnownMacs,
     /// Whether the kernel adds a route to the subnet of each address. False in mode ptp.
     pub(crate) prefix_routes: bool,
     /// The kernel checks IPv6 addresses for duplicates before it uses them.
@@ -34,6 +33,34 @@ impl ContainerPlan {
     /// True when an IPv6 address is among the addresses.
     pub(crate) fn has_ipv6(&self) -> bool {
         self.addresses.iter().any(|given| given.address.is_ipv6())
+    }
+}
+
+/// Which MACs neighbours may know for its addresses: if no other than its own, they need no announcement.
+/// True of addresses from a store on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownMacs {
+    /// It has one address, which always has this MAC ([`mac_of`](super::mac_of)).
+    pub(crate) is_derived: bool,
+    /// Its IPv4 address, if it has one, always has this MAC, and nobody had its IPv6 addresses before.
+    pub(crate) is_new: bool,
+}
+
+impl KnownMacs {
+    /// The link group of a bridge of the given group that has this container, too. The bridge loses its mark
+    /// for good with the first one whose addresses neighbours may know by another MAC.
+    pub(crate) fn mark(self, group: u32) -> u32 {
+        match group {
+            STEADY_GROUP if self.is_derived => STEADY_GROUP,
+            STEADY_GROUP | NEW_GROUP if self.is_new => NEW_GROUP,
+            STEADY_GROUP | NEW_GROUP => 0,
+            other => other,
+        }
+    }
+
+    /// Whether its addresses are announced on a bridge that this leaves with the given group.
+    pub(crate) fn are_announced(group: u32) -> bool {
+        !matches!(group, STEADY_GROUP | NEW_GROUP)
     }
 }
 

@@ -20,10 +20,10 @@ pub mod reference;
 
 pub(crate) use attachment::{LinkPlan, Plan, plan, plan_links};
 pub(crate) use bridge::{AddressChange, BridgePlan, PortPlan, bridge_addresses};
-pub(crate) use container::PlannedRoute;
+pub(crate) use container::{KnownMacs, PlannedRoute};
 pub use families::Families;
 pub use names::{
-    BATCH_DELETE_GROUP, HOST_END_START, LINK_GROUP, Mapper, Ownership, STEADY_GROUP,
+    BATCH_DELETE_GROUP, HOST_END_START, LINK_GROUP, Mapper, NEW_GROUP, Ownership, STEADY_GROUP,
     abbreviated_owner, alias, attachment_of_host_end, element_owner, host_end_name, ifb_name,
     is_half_made, lock_name, mac_of,
 };

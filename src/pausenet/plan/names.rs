@@ -34,9 +34,12 @@ pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
 pub const BATCH_DELETE_GROUP: u32 = u32::from_be_bytes(*b"gone");
 
 /// The link group of bridges that pausenet created and where every address has always had the MAC
-/// of [`mac_of`]: "1mac". It is set when the bridge is created. The first attachment that is not
-/// [steady](super::container::ContainerPlan::steady) removes it for good.
+/// of [`mac_of`]: "1mac". It is set when the bridge is created, and
+/// [attachments](super::container::KnownMacs) may change it.
 pub const STEADY_GROUP: u32 = u32::from_be_bytes(*b"1mac");
+
+/// The same where this is true of IPv4 addresses, and where every IPv6 address was given once: "6new".
+pub const NEW_GROUP: u32 = u32::from_be_bytes(*b"6new");
 
 /// The host end's name: `veth` and the first 55 bits of SHA-256 over network, container and
 /// interface (each followed by a NUL) in base 32. 15 characters in all.

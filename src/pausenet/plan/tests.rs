@@ -13,7 +13,30 @@ fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
 }
 
-fn plan_of(conf: &str, addresses: &[(&str, Option<&str>)], routes: &[&str]) -> Plan {
+type Addresses<'a> = &'a [(&'a str, Option<&'a str>)];
+
+fn plan_of(conf: &str, addresses: Addresses, routes: &[&str]) -> Plan {
+    let routes = routes.iter().map(|dst| Route::via(net(dst), None));
+    let routes = routes.collect();
+    planned(conf, addresses, |allocation| Allocation {
+        routes,
+        ..allocation
+    })
+}
+
+fn known_macs(conf: &str, addresses: Addresses, is_new: bool) -> KnownMacs {
+    let of = |allocation| Allocation {
+        is_new,
+        ..allocation
+    };
+    planned(conf, addresses, of).container.known
+}
+
+fn planned(
+    conf: &str,
+    addresses: Addresses,
+    complete: impl FnOnce(Allocation) -> Allocation,
+) -> Plan {
     let env = Environment::parse(|name| {
         let value = match name {
             "CNI_COMMAND" => "ADD",
@@ -35,13 +58,9 @@ fn plan_of(conf: &str, addresses: &[(&str, Option<&str>)], routes: &[&str]) -> P
                 gateway: gateway.map(|gateway| gateway.parse().unwrap()),
             })
             .collect(),
-        routes: routes
-            .iter()
-            .map(|dst| Route::via(net(dst), None))
-            .collect(),
         ..Allocation::default()
     };
-    plan(&request, Some(allocation), MacAddr([2; 6])).unwrap()
+    plan(&request, Some(complete(allocation)), MacAddr([2; 6])).unwrap()
 }
 
 fn bridge_of(plan: Plan) -> BridgePlan {
@@ -170,22 +189,51 @@ fn ptp_routes_everything_through_the_gateway() {
 }
 
 #[test]
-fn an_attachment_is_steady_when_its_address_always_has_its_mac() {
+fn a_bridge_keeps_its_mark_while_neighbours_can_know_no_other_mac() {
     let (v4, v6) = (("10.1.0.5/16", None), ("fd00::5/64", None));
     let from_store = r#""ipam": {"type": "host-local"}"#;
     let asked = r#""runtimeConfig": {"mac": "02:00:00:00:00:05"}"#;
     let own = r#""runtimeConfig": {"mac": "0a:58:0a:01:00:05"}"#;
-    for (conf, addresses, steady) in [
-        (from_store.to_owned(), &[v4][..], true),
-        (from_store.to_owned(), &[v6], true),
-        (from_store.to_owned(), &[v4, v6], false),
-        (from_store.to_owned(), &[], false),
-        (r#""ipam": {"type": "static"}"#.to_owned(), &[v4], false),
-        (format!("{from_store}, {asked}"), &[v4], false),
-        (format!("{from_store}, {own}"), &[v4], true),
+    // The mark of a bridge where all addresses have had their MAC, and of one where IPv6 addresses were new,
+    // with a container whose IPv6 addresses are new, and with one that somebody may have had before.
+    let (steady, new, lost) = (STEADY_GROUP, NEW_GROUP, 0);
+    for (conf, addresses, of_new, of_used) in [
+        (
+            from_store.to_owned(),
+            &[v4][..],
+            [steady, new],
+            [steady, lost],
+        ),
+        (from_store.to_owned(), &[v6], [steady, new], [steady, lost]),
+        (from_store.to_owned(), &[v4, v6], [new, new], [lost, lost]),
+        (from_store.to_owned(), &[], [new, new], [lost, lost]),
+        (
+            r#""ipam": {"type": "static"}"#.to_owned(),
+            &[v4],
+            [lost; 2],
+            [lost; 2],
+        ),
+        (
+            format!("{from_store}, {asked}"),
+            &[v4],
+            [lost; 2],
+            [lost; 2],
+        ),
+        (format!("{from_store}, {asked}"), &[v6], [new; 2], [lost; 2]),
+        (
+            format!("{from_store}, {own}"),
+            &[v4],
+            [steady, new],
+            [steady, lost],
+        ),
     ] {
-        let plan = plan_of(&format!(r#"{{"name": "x", {conf}}}"#), addresses, &[]);
-        assert_eq!(plan.container.steady, steady, "{conf} {addresses:?}");
+        let conf = format!(r#"{{"name": "x", {conf}}}"#);
+        for (is_new, expected) in [(true, of_new), (false, of_used)] {
+            let known = known_macs(&conf, addresses, is_new);
+            let marks = [steady, new].map(|group| known.mark(group));
+            assert_eq!(marks, expected, "{conf} {addresses:?} {is_new}");
+            assert_eq!(known.mark(7), 7, "a mark of others, or none");
+        }
     }
 }
 
