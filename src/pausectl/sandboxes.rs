@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use pausenet::kernel::netns::Netns;
 use pausenet_host::anchor::container::Container;
 use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::sandbox::{
     LastKnownState, Member, MissingContainer, Owner, OwnerReason, Sandbox, SandboxInterface,
 };
-use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan};
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Selection};
 use pausenet_host::{Error, Result};
 
 /// The highest process ID that only the machine's own namespace has: 1 is init, 2 kthreadd.
@@ -46,16 +45,14 @@ impl HostSandboxes {
                 let mut processes = members.flat_map(|member| &member.processes);
                 processes.any(|process| process.pid <= KTHREADD)
             };
-            let wanted = |host: &mut Host, open: &Netns, netns| match scope {
-                Scope::Attached => {
-                    let number = host.number_of(open).unwrap_or_default();
-                    host.is_attached(number)
-                }
-                Scope::All => !is_the_machines(netns),
+            let is_another = |netns| !is_the_machines(netns);
+            let selection = match scope {
+                Scope::Attached => Selection::Attached,
+                Scope::All => Selection::Those(&is_another),
             };
             let mut sandboxes = Vec::new();
             let mut problems = Vec::new();
-            for sandbox in scan.describe(&mut host, facts, wanted) {
+            for sandbox in scan.describe(&mut host, facts, selection) {
                 match sandbox {
                     Ok(sandbox) => sandboxes.push(sandbox),
                     Err(err) => problems.push(err),

@@ -71,16 +71,31 @@ impl Host {
         number.is_some_and(|number| self.attached.contains(&number))
     }
 
-    /// The interfaces of a namespace. The calling thread enters it and comes back.
+    /// The interfaces of a namespace. The calling thread may enter it and come back.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel does not list its links or addresses.
     pub fn look_into(&mut self, netns: &Netns) -> Result<Vec<Interface>> {
-        let attempt = || format!("look into {}", netns.path().display());
         let number = self.number_of(netns)?;
-        let found = netns
-            .enter(&self.netns, || Ok(read()))?
-            .during_with(attempt)?;
+        self.look_into_numbered(netns, number)
+    }
+
+    /// The same for one whose number is known.
+    ///
+    /// # Errors
+    /// See [`Host::look_into`].
+    pub(super) fn look_into_numbered(
+        &mut self,
+        netns: &Netns,
+        number: Option<i32>,
+    ) -> Result<Vec<Interface>> {
+        let attempt = || format!("look into {}", netns.path().display());
+        let found = match number {
+            // A socket here is told of it: five system calls instead of ten.
+            Some(number) => read_by_number(&mut self.socket, number),
+            None => netns.enter(&self.netns, || Ok(read()))?,
+        };
+        let found = found.during_with(attempt)?;
         let with_host_end = |(link, addresses): (Link, Vec<IpNetwork>)| Interface {
             host_end: self.host_end(&link, number).cloned(),
             link,
@@ -115,13 +130,28 @@ pub fn on_separate_thread<T: Send, E: Send + From<Error>>(
     })
 }
 
-fn read() -> Result<Vec<(Link, Vec<IpNetwork>)>, KernelError> {
+/// Links, other than lo, and their addresses.
+type Found = Vec<(Link, Vec<IpNetwork>)>;
+
+fn read() -> Result<Found, KernelError> {
     let mut socket = RouteSocket::open()?;
-    let mut links = link::list(&mut socket)?;
+    let links = link::list(&mut socket)?;
+    with_addresses(links, || address::list(&mut socket))
+}
+
+fn read_by_number(socket: &mut RouteSocket, number: i32) -> Result<Found, KernelError> {
+    let links = link::list_of_namespace(socket, number)?;
+    with_addresses(links, || address::of_namespace_by_link(socket, number))
+}
+
+fn with_addresses(
+    mut links: Vec<Link>,
+    addresses: impl FnOnce() -> Result<Vec<(u32, IpNetwork)>, KernelError>,
+) -> Result<Found, KernelError> {
     links.retain(|link| link.name != "lo");
     let mut addresses = match links.as_slice() {
         [] => Vec::new(),
-        _ => address::list(&mut socket)?,
+        _ => addresses()?,
     };
     addresses.retain(|(_, address)| !is_link_local(address));
     let of = |index| {

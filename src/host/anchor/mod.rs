@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod container;
 pub mod death;
 pub mod interfaces;
+mod members;
 mod name;
 pub mod named_netns;
 mod netns_mounts;

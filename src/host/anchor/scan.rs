@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use super::cgroup::Engine;
 use super::container::{Container, NetworkFrom, RunState};
 use super::interfaces::{Host, Interface};
+use super::members::{container_on_host, group};
 use super::netns_mounts;
 use super::origin::{CachedAttachment, Origin, macs};
-use super::processes::{self, Process};
+use super::processes;
 use super::registration::{Registered, Registration};
 use super::sandbox::{
     LastKnownState, Member, MissingContainer, OtherNamespace, Sandbox, SandboxInterface, owner,
 };
-use super::supervisor::{self, Supervisor};
+use super::supervisor;
 use crate::Result;
 use crate::runtime::cache;
 use pausenet::kernel::link::Link;
@@ -43,6 +44,14 @@ pub struct Removed {
     pub at: Option<String>,
     /// The Docker networks that it had.
     pub networks: Vec<String>,
+}
+
+/// Which namespaces are described.
+#[derive(Clone, Copy)]
+pub enum Selection<'a> {
+    /// Those with an attachment of ours.
+    Attached,
+    Those(&'a dyn Fn(NetnsId) -> bool),
 }
 
 /// The members of each network namespace, other than the host's.
@@ -156,27 +165,31 @@ impl NamespaceScan {
             .map_or(&[], |content| &content.bound_to)
     }
 
-    /// Describes the wanted namespaces. One that ends meanwhile, or keeps changing, is an error in
-    /// the list and does not affect the others. The calling thread enters each of them; see
+    /// Describes the selected namespaces. One that ends meanwhile, or keeps changing, is an error in
+    /// the list and does not affect the others. The calling thread enters some of them; see
     /// [`super::interfaces::on_separate_thread`].
     pub fn describe(
         &self,
         host: &mut Host,
         facts: &EngineFacts,
-        wanted: impl Fn(&mut Host, &Netns, NetnsId) -> bool,
+        selection: Selection,
     ) -> Vec<Result<Sandbox>> {
         let cached = cached();
         let mut sandboxes = Vec::new();
         for (&netns, content) in &self.namespaces {
+            if matches!(selection, Selection::Those(is_wanted) if !is_wanted(netns)) {
+                continue;
+            }
             let Some(open) = self.open(netns) else {
                 continue;
             };
-            if wanted(host, &open, netns) {
-                let interfaces = host.look_into(&open);
-                sandboxes.push(interfaces.map(|interfaces| {
-                    self.sandbox(netns, content, interfaces, host, facts, &cached)
-                }));
+            let number = host.number_of(&open).unwrap_or_default();
+            if matches!(selection, Selection::Attached) && !host.is_attached(number) {
+                continue;
             }
+            let interfaces = host.look_into_numbered(&open, number);
+            let describe = |found| self.sandbox(netns, content, found, host, facts, &cached);
+            sandboxes.push(interfaces.map(describe));
         }
         sandboxes
     }
@@ -419,77 +432,6 @@ fn joined_elsewhere(members: &[Member]) -> impl Iterator<Item = &str> {
         .filter(|id| !containers().any(|container| container.id == **id))
         .collect();
     joined.into_iter()
-}
-
-/// Groups the processes of one namespace into members: by container, and outside of containers by
-/// family (a process and its descendants). A pause is a member of its own.
-fn group(
-    processes: Vec<Process>,
-    supervisors: &mut HashMap<u32, Option<Supervisor>>,
-) -> Vec<Member> {
-    let here: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
-    let mut members: Vec<Member> = Vec::new();
-    for process in processes {
-        let container = container_of(&process, &here, supervisors);
-        let at = members
-            .iter()
-            .position(|member| match (&member.container, &container) {
-                (Some(one), Some(other)) => one.id == other.id,
-                (None, None) => {
-                    let parent = member
-                        .processes
-                        .iter()
-                        .any(|other| other.pid == process.parent);
-                    parent && !process.is_pause
-                }
-                _ => false,
-            });
-        match at {
-            Some(at) => members[at].processes.push(process),
-            None => members.push(Member {
-                container,
-                processes: vec![process],
-            }),
-        }
-    }
-    members
-}
-
-fn container_of(
-    process: &Process,
-    here: &HashSet<u32>,
-    supervisors: &mut HashMap<u32, Option<Supervisor>>,
-) -> Option<Container> {
-    let named = process.container.as_ref();
-    let supervisor = (!here.contains(&process.parent))
-        .then(|| {
-            let parent = process.parent;
-            let found = supervisors
-                .entry(parent)
-                .or_insert_with(|| Supervisor::read(parent));
-            found.as_ref()
-        })
-        .flatten();
-    let mut container = match (supervisor, named) {
-        (Some(supervisor), named) => supervisor.container(named.map(|named| named.id.as_str())),
-        (None, Some(named)) => Container::new(&named.id),
-        (None, None) => return None,
-    };
-    container.engine = named.and_then(|named| named.engine).or(container.engine);
-    Some(container)
-}
-
-/// The container of a process on the host's network, where supervisors and runtimes are too.
-fn container_on_host(
-    process: &Process,
-    supervisors: &mut HashMap<u32, Option<Supervisor>>,
-) -> Option<Container> {
-    const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
-    let is_runtime = RUNTIMES.iter().any(|name| process.name.starts_with(name));
-    if is_runtime || Supervisor::is_called(&process.name) {
-        return None;
-    }
-    container_of(process, &HashSet::new(), supervisors)
 }
 
 /// The attachments in runtimes' result caches.

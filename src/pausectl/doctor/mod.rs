@@ -25,6 +25,7 @@ mod snapshot;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::thread;
 use std::time::SystemTime;
 
 use clap::builder::PossibleValuesParser;
@@ -155,7 +156,18 @@ fn run_those(paths: Paths, is_chosen: impl Fn(&Check) -> bool) -> Vec<CheckResul
         CheckResult { check, findings }
     };
     let chosen = CHECKS.into_iter().filter(|check| is_chosen(check));
-    chosen.map(run).collect()
+    let (waiting, others): (Vec<_>, Vec<_>) = chosen.partition(|check| checks::waits(check));
+    // Of the others, only one at a time may look whether an attachment is locked.
+    let (mut results, more) = thread::scope(|scope| {
+        let waiting = scope.spawn(|| waiting.into_iter().map(run).collect::<Vec<_>>());
+        let others: Vec<_> = others.into_iter().map(run).collect();
+        match waiting.join() {
+            Ok(results) => (results, others),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+    results.extend(more);
+    results
 }
 
 fn repair(results: Vec<CheckResult>) -> Vec<Repaired> {

@@ -18,7 +18,7 @@ use pausenet_host::anchor::container::Container;
 use pausenet_host::anchor::death::{death_effects, summary};
 use pausenet_host::anchor::interfaces::{self, Host};
 use pausenet_host::anchor::sandbox::Sandbox;
-use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed};
+use pausenet_host::anchor::scan::{EngineFacts, NamespaceScan, Removed, Selection};
 pub(crate) use target::Target;
 
 const EXAMPLES: &str = "\
@@ -91,7 +91,7 @@ fn explain_target(target: &Target, facts: &EngineFacts) -> Result<Explanation, E
         }
         Found::Removed(removed) => return Ok(Explanation::Removed(removed)),
     };
-    let mut found = scan.describe(&mut host, facts, |_, _, other| other == netns);
+    let mut found = scan.describe(&mut host, facts, Selection::Those(&|other| other == netns));
     match found.pop() {
         Some(sandbox) => Ok(Explanation::Sandbox(Box::new(sandbox?), about)),
         None => Err(Error::new("the network namespace ended in the meantime")),

@@ -73,8 +73,19 @@ pub fn get(socket: &mut RouteSocket, which: Which) -> Result<Option<Link>, Kerne
 
 /// Every link of the namespace.
 pub fn list(socket: &mut RouteSocket) -> Result<Vec<Link>, KernelError> {
+    let without_counters = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    list_by(socket, without_counters)
+}
+
+/// Every link of another namespace, by its ID in this one (netnsid). With a mask, the kernel would first
+/// measure every link of this namespace.
+pub fn list_of_namespace(socket: &mut RouteSocket, id: i32) -> Result<Vec<Link>, KernelError> {
+    list_by(socket, LinkAttribute::IfNetnsId(id))
+}
+
+fn list_by(socket: &mut RouteSocket, filter: LinkAttribute) -> Result<Vec<Link>, KernelError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new()
-        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .append_extra_attribute(filter)
         .build();
     let messages = socket.dump(RouteNetlinkMessage::GetLink(message))?;
     Ok(links(messages).collect())

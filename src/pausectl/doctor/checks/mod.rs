@@ -26,6 +26,12 @@ pub(super) const CHECKS: [&Check; 9] = [
     &legacy::CHECK,
 ];
 
+/// Whether this check, which is the first, waits for the kernel more than it works, and touches nothing that
+/// others look at.
+pub(super) fn waits(check: &Check) -> bool {
+    check.name == kernel::CHECK.name
+}
+
 /// Whether a note of this check may follow from the files that are installed. Other notes are of the host as
 /// it was.
 pub(super) fn depends_on_files(check: &Check) -> bool {
