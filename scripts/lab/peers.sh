@@ -2,9 +2,10 @@
 # Prints a folder with the reference CNI plugins (bridge, ptp, host-local, portmap...), which pausenet replaces,
 # is chained with, compared with and measured against.
 #
-# Use: scripts/lab/peers.sh [bookworm|today]
+# Use: scripts/lab/peers.sh [bookworm|1.9|today]
 #
 #   bookworm   (default) 1.1.1, the machine's package containernetworking-plugins
+#   1.9        1.9.1, built by programs.sh; only those that scripts/bench measures
 #   today      1.10.0, built by programs.sh
 
 # shellcheck source=lib.sh disable=SC1091
@@ -32,6 +33,7 @@ main() {
         [[ -z $changed ]] || die "changed since the package containernetworking-plugins was installed:"$'\n'"$changed"
         check_plugins "$target"
         ;;
+    1.9) target=$("$(dirname -- "${BASH_SOURCE[0]}")/programs.sh" get plugins-1.9) ;;
     today) target=$("$(dirname -- "${BASH_SOURCE[0]}")/programs.sh" get plugins) ;;
     *) usage ;;
     esac

@@ -17,6 +17,8 @@ pub(crate) struct Machine {
     kernel: String,
     pausenet: String,
     reference: String,
+    /// The commit of the build before.
+    pub(crate) before: Option<String>,
     nft: String,
     iptables: String,
     iperf3: String,
@@ -26,8 +28,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Reads the properties of the machine. The script passes `commit` and `reference`.
-    pub(crate) fn read(commit: &str, reference: &str, extent: &'static str) -> Self {
+    /// Reads the properties of the machine. The script passes `commit`, `reference` and `before`.
+    pub(crate) fn read(
+        commit: &str,
+        reference: &str,
+        before: Option<&str>,
+        extent: &'static str,
+    ) -> Self {
         let field = |file: &str, key: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let line = text
@@ -52,6 +59,7 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
             pausenet: format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
             reference: reference.to_owned(),
+            before: before.map(str::to_owned),
             nft: version("nft"),
             iptables: version("iptables"),
             iperf3: version("iperf3"),

@@ -73,6 +73,18 @@ struct Options {
     /// The version of the reference plugins
     #[arg(long, hide = true, default_value = "unknown")]
     reference: String,
+
+    /// The folder with pausenet and pausectl of an earlier commit
+    #[arg(long, value_name = "DIR", hide = true)]
+    before: Option<PathBuf>,
+
+    /// That commit
+    #[arg(long, hide = true, requires = "before")]
+    before_commit: Option<String>,
+
+    /// podman's netavark
+    #[arg(long, value_name = "FILE", hide = true)]
+    netavark: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -124,6 +136,7 @@ fn run(options: &Options) -> Result<()> {
     let machine = Machine::read(
         &options.commit,
         &options.reference,
+        options.before_commit.as_deref(),
         extent.pick("quick", "full"),
     );
     let program = |name: &str| options.programs.join(name);
@@ -133,6 +146,8 @@ fn run(options: &Options) -> Result<()> {
         pause: program("pause"),
         floor: program("floor"),
         peers: options.peers.clone(),
+        before: options.before.clone(),
+        netavark: options.netavark.clone(),
     };
     let mut results = Results::default();
     let mut failed = Vec::new();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 use crate::call::{CallResult, Program, timed};
+use crate::series::{BEFORE, Side};
 
 /// The programs that are measured.
 #[derive(Debug, Clone)]
@@ -19,11 +20,24 @@ pub(crate) struct Tools {
     pub(crate) floor: PathBuf,
     /// The folder with the reference plugins.
     pub(crate) peers: PathBuf,
+    /// The folder with pausenet and pausectl of an earlier commit, if they are to be measured too.
+    pub(crate) before: Option<PathBuf>,
+    pub(crate) netavark: Option<PathBuf>,
 }
 
 impl Tools {
     pub(crate) fn peer(&self, name: &str) -> Program {
         Program::new(self.peers.join(name))
+    }
+
+    /// The same, with our programs as they are for a side.
+    pub(crate) fn of(&self, side: Side) -> Self {
+        let mut tools = self.clone();
+        if let Some(before) = self.before.as_ref().filter(|_| side == BEFORE) {
+            tools.pausenet = before.join("pausenet");
+            tools.pausectl = before.join("pausectl");
+        }
+        tools
     }
 
     /// Our plugin, called by this name.
@@ -212,6 +226,8 @@ pub(crate) enum Shape {
     Bridge,
     /// A bridge, with an nftables element.
     Masquerade,
+    /// A bridge, with an IPv6 address, too.
+    DualStack,
     Ptp,
 }
 
@@ -252,8 +268,21 @@ impl Floor {
         if self.shape != Shape::Ptp {
             command.arg(format!("bridge={}", self.bridge));
         }
-        if self.shape == Shape::Masquerade {
-            command.arg("set=masquerade_10.1.0.0/16");
+        match self.shape {
+            Shape::Masquerade => {
+                command.arg("set=masquerade_10.1.0.0/16");
+            }
+            Shape::DualStack => {
+                let address = format!("fd00:1::{:x}", 0x6401 + number);
+                command
+                    .arg(format!(
+                        "file6=/var/lib/cni/networks/bench/{}",
+                        address.replace(':', "_")
+                    ))
+                    .arg(format!("address6={address}"))
+                    .arg("gateway6=fd00:1::1");
+            }
+            Shape::Bridge | Shape::Ptp => {}
         }
         command
     }

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::benchmarks::pause::BUSYBOX;
 use crate::machine::Machine;
-use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Series, Side, Unit};
+use crate::series::{
+    BEFORE, FLOOR, IPTABLES, NETAVARK, OURS, REFERENCE, Results, Series, Side, Unit,
+};
 use crate::targets::Target;
 
 /// A whole run.
@@ -35,6 +37,9 @@ impl Report<'_> {
         let _ = writeln!(text, "\n{}", self.measured());
         for (series, note) in self.notes() {
             let _ = writeln!(text, "{series}: {note}");
+        }
+        if let Some(before) = self.beside_before() {
+            let _ = writeln!(text, "\n{before}");
         }
         let _ = write!(text, "\n{}", self.met());
         text
@@ -67,21 +72,14 @@ impl Report<'_> {
                         .map(shown)
                         .unwrap_or_default()
                 };
-                let other = match self.results.get(benchmark, case, BUSYBOX) {
-                    Some(series) => format!("{} ({BUSYBOX})", shown(series)),
-                    None => cell(IPTABLES),
+                let named = [BUSYBOX, NETAVARK]
+                    .into_iter()
+                    .find_map(|side| Some((side, self.results.get(benchmark, case, side)?)));
+                let (beside, other) = match named {
+                    Some((side, series)) => (side, format!("{} ({side})", shown(series))),
+                    None => (IPTABLES, cell(IPTABLES)),
                 };
-                let times = |other: Side| {
-                    let (one, other) = if unit.more_is_better() {
-                        (OURS, other)
-                    } else {
-                        (other, OURS)
-                    };
-                    let ratio = self.results.paired_ratio(benchmark, case, one, other);
-                    ratio
-                        .filter(|ratio| ratio.is_finite())
-                        .map(|ratio| format!("{ratio:.1}"))
-                };
+                let times = |other| self.times_better(benchmark, case, unit, other);
                 [
                     benchmark.to_owned(),
                     case.to_owned(),
@@ -91,7 +89,7 @@ impl Report<'_> {
                     cell(OURS),
                     cell(FLOOR),
                     times(REFERENCE).unwrap_or_default(),
-                    times(IPTABLES).unwrap_or_default(),
+                    times(beside).unwrap_or_default(),
                     self.results
                         .paired_ratio(benchmark, case, OURS, FLOOR)
                         .map(|ratio| format!("{ratio:.2}"))
@@ -105,15 +103,50 @@ impl Report<'_> {
                 "CASE",
                 "UNIT",
                 "REFERENCE",
-                "REF. IPTABLES",
+                "REF. IPTABLES, OTHERS",
                 "PAUSENET",
                 "FLOOR",
                 "TIMES",
-                "IPTABLES",
+                "OTHERS",
                 "OF FLOOR",
             ],
             &rows,
         )
+    }
+
+    /// How many times better pausenet is than another side, if both were measured.
+    fn times_better(&self, benchmark: &str, case: &str, unit: Unit, other: Side) -> Option<String> {
+        let (one, other) = if unit.more_is_better() {
+            (OURS, other)
+        } else {
+            (other, OURS)
+        };
+        let ratio = self.results.paired_ratio(benchmark, case, one, other);
+        ratio
+            .filter(|ratio| ratio.is_finite())
+            .map(|ratio| format!("{ratio:.1}"))
+    }
+
+    /// The cases in which an earlier commit's build was measured, one row each.
+    fn beside_before(&self) -> Option<String> {
+        let rows: Vec<_> = self
+            .results
+            .cases()
+            .into_iter()
+            .filter_map(|(benchmark, case, unit)| {
+                Some([
+                    benchmark.to_owned(),
+                    case.to_owned(),
+                    unit.name().to_owned(),
+                    shown(self.results.get(benchmark, case, BEFORE)?),
+                    shown(self.results.get(benchmark, case, OURS)?),
+                    self.times_better(benchmark, case, unit, BEFORE)?,
+                ])
+            })
+            .collect();
+        let before = format!("BEFORE ({})", self.machine.before.as_ref()?);
+        let header = ["BENCHMARK", "CASE", "UNIT", &before, "PAUSENET", "TIMES"];
+        Some(table(header, &rows))
     }
 
     fn met(&self) -> String {

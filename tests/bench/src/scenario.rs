@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::call::EVERYTHING;
 use crate::network::{Attachment, Floor, Implementation, Network, Shape, Step, Tools};
-use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Side};
+use crate::series::{BEFORE, FLOOR, IPTABLES, OURS, REFERENCE, Side};
 use crate::world::{NFT_ONLY, World, index_of};
 
 /// The bridge's name.
@@ -65,7 +65,9 @@ impl Scenario {
     /// The sides that are measured.
     pub(crate) fn sides(self) -> Vec<Side> {
         match self {
-            Self::Bridge | Self::Masquerade | Self::Ptp => vec![REFERENCE, OURS, FLOOR],
+            Self::Bridge | Self::Masquerade | Self::Ptp | Self::DualStack => {
+                vec![REFERENCE, OURS, FLOOR]
+            }
             // kind's conflist leaves the backend to portmap, which uses iptables.
             Self::Kind | Self::Ports => vec![REFERENCE, IPTABLES, OURS],
             _ => vec![REFERENCE, OURS],
@@ -75,7 +77,7 @@ impl Scenario {
     /// The network of one side, for use in this world.
     fn implementation(self, tools: &Tools, side: Side, world: &World) -> Result<Implementation> {
         Ok(Implementation::Plugins(match side {
-            OURS => self.ours(tools),
+            OURS | BEFORE => self.ours(&tools.of(side)),
             FLOOR => return self.floor(tools, world),
             _ => self.theirs(tools, side),
         }))
@@ -164,6 +166,7 @@ impl Scenario {
         let shape = match self {
             Self::Masquerade => Shape::Masquerade,
             Self::Ptp => Shape::Ptp,
+            Self::DualStack => Shape::DualStack,
             _ => Shape::Bridge,
         };
         Ok(Implementation::Floor(Floor {

@@ -11,6 +11,10 @@ pub(crate) const REFERENCE: Side = "reference";
 pub(crate) const IPTABLES: Side = "reference/iptables";
 pub(crate) const OURS: Side = "pausenet";
 pub(crate) const FLOOR: Side = "floor";
+/// An earlier commit's build of pausenet.
+pub(crate) const BEFORE: Side = "before";
+/// What podman makes networks with.
+pub(crate) const NETAVARK: Side = "netavark";
 
 /// The unit of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::benchmarks::datapath::Direction;
-use crate::benchmarks::{Extent, addresses, counts, datapath, many, pause, workers};
+use crate::benchmarks::{Extent, addresses, commands, counts, datapath, many, pause, workers};
 use crate::scenario::Scenario;
-use crate::series::{FLOOR, IPTABLES, OURS, REFERENCE, Results, Side, paired};
+use crate::series::{BEFORE, FLOOR, IPTABLES, OURS, REFERENCE, Results, Side, paired};
 use crate::traffic::Kind;
 
 /// A row of the table.
@@ -112,7 +112,7 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
         rows.push(table.faster(&what, &full, verb, 150.0));
     }
 
-    for scenario in [Scenario::Bridge, Scenario::Ptp] {
+    for scenario in [Scenario::Bridge, Scenario::Ptp, Scenario::DualStack] {
         let ratio = results.ratio(
             &many::name(scenario),
             &many::case("ADD", 1_000),
@@ -121,6 +121,65 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
         );
         let what = format!("1,000th ADD, {}", scenario.name());
         rows.push(table.row(&what, "1.3 × the floor's 1,000th", AtMost(1.3), "×", ratio));
+    }
+
+    let median = |benchmark: &str, case: &str| {
+        let series = results.get(benchmark, case, OURS);
+        series.map(|series| series.median())
+    };
+    let of = |one: (&str, &str), other: (&str, &str)| {
+        Some(median(one.0, one.1)? / median(other.0, other.1)?)
+    };
+    let [alone, dual] = [Scenario::Bridge, Scenario::DualStack].map(many::name);
+    let [add, check] = ["ADD", "CHECK"].map(|verb| many::case(verb, 1_000));
+    rows.push(table.row(
+        "1,000th ADD, dual-stack",
+        "1.3 × its own with IPv4 alone",
+        AtMost(1.3),
+        "×",
+        of((&dual, &add), (&alone, &add)),
+    ));
+    rows.push(table.row(
+        "CHECK of the 1,000th, dual-stack",
+        "1.3 × its own with IPv4 alone",
+        AtMost(1.3),
+        "×",
+        of((&dual, &check), (&alone, &check)),
+    ));
+    rows.push(table.row(
+        "CHECK of the 1,000th, bridge",
+        "1.3 × that of the first",
+        AtMost(1.3),
+        "×",
+        of((&alone, &check), (&alone, &many::case("CHECK", 1))),
+    ));
+    for command in commands::ALL {
+        rows.push(table.row(
+            &format!("pausectl {command} on a host with 1,000"),
+            "2 × faster than the build before",
+            AtLeast(2.0),
+            "×",
+            results.ratio(&alone, &commands::case(command, 1_000), BEFORE, OURS),
+        ));
+    }
+    for scenario in [Scenario::Bridge, Scenario::Ptp] {
+        let name = many::name(scenario);
+        let count = many::steps(scenario, extent).last().copied().unwrap_or(0);
+        let [half, whole] = [count / 2, 0].map(|valid| many::gc_case(count, valid));
+        rows.push(table.row(
+            &format!("GC of {count} of which half are valid, {}", scenario.name()),
+            "1/8 of the build before",
+            AtMost(0.125),
+            "×",
+            results.ratio(&name, &half, OURS, BEFORE),
+        ));
+        rows.push(table.row(
+            &format!("GC of {count} of which none is valid, {}", scenario.name()),
+            "1.5 × that of half of them",
+            AtMost(1.5),
+            "×",
+            of((&name, &whole), (&name, &half)),
+        ));
     }
 
     // Linear, and room for a busy machine: with work that grows by the square, ten times as many take a

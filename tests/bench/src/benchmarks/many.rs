@@ -1,21 +1,20 @@
-//! A host that fills up: the time of the n-th attachment, of listing all, and of GC with half of them
-//! valid.
+//! A host that fills up: the time of the n-th attachment, of pausectl's commands, and of GC with half of them
+//! valid, and with none.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Benchmark, Context, Extent, addresses, order, workers};
+use super::{Benchmark, Context, Extent, addresses, commands, order, workers};
 use crate::Result;
 use crate::machine::wait_idle;
 use crate::network::{Attachment, Implementation};
 use crate::scenario::{Scenario, Setup};
-use crate::series::{FLOOR, OURS, REFERENCE, Side, Unit};
+use crate::series::{BEFORE, FLOOR, OURS, REFERENCE, Side, Unit};
 use crate::world::settle;
 
 /// The measured n. A bridge has at most 1,024 ports; ptp has no such limit.
-fn steps(scenario: Scenario, extent: Extent) -> &'static [usize] {
+pub(crate) fn steps(scenario: Scenario, extent: Extent) -> &'static [usize] {
     match (scenario, extent) {
         (Scenario::Ptp, Extent::Full) => &[1, 100, 500, 1_000, 2_000],
         _ => &[1, 100, 500, 1_000],
@@ -28,7 +27,7 @@ fn samples_before(extent: Extent) -> usize {
 }
 
 pub(super) fn benchmarks() -> Vec<Benchmark> {
-    [Scenario::Bridge, Scenario::Ptp]
+    [Scenario::Bridge, Scenario::Ptp, Scenario::DualStack]
         .into_iter()
         .map(|scenario| Benchmark::new(name(scenario), true, move |context| run(context, scenario)))
         .collect()
@@ -44,6 +43,11 @@ pub(crate) fn case(verb: &str, n: usize) -> String {
     format!("{verb} at {n}")
 }
 
+/// The case of a GC of this many attachments, of which some are valid.
+pub(crate) fn gc_case(count: usize, valid: usize) -> String {
+    format!("GC of {count}, {valid} valid")
+}
+
 /// The host of one side, with its attachments so far.
 struct FilledHost {
     side: Side,
@@ -53,10 +57,13 @@ struct FilledHost {
 }
 
 fn run(context: &mut Context, scenario: Scenario) -> Result<()> {
-    let sides: &[Side] = match context.extent {
-        Extent::Quick => &[OURS, FLOOR],
-        Extent::Full => &[REFERENCE, OURS, FLOOR],
+    let mut sides = match context.extent {
+        Extent::Quick => vec![OURS, FLOOR],
+        Extent::Full => vec![REFERENCE, OURS, FLOOR],
     };
+    if context.tools.before.is_some() {
+        sides.push(BEFORE);
+    }
     let steps = steps(scenario, context.extent);
     let mut hosts = Vec::new();
     for side in sides {
@@ -90,8 +97,18 @@ fn run(context: &mut Context, scenario: Scenario) -> Result<()> {
         wait_idle(Duration::from_secs(30))?;
         measure(context, scenario, &mut hosts, n)?;
     }
-    for host in &hosts {
-        list_and_gc(context, scenario, host)?;
+    // The commands read all namespaces in any mode, and find the most on a bridge.
+    if let (Scenario::Bridge, Some(count)) = (scenario, steps.last()) {
+        let ours = hosts
+            .iter()
+            .filter(|host| [OURS, BEFORE].contains(&host.side));
+        let hosts: Vec<_> = ours
+            .filter_map(|host| Some((host.side, &host.setup.world, host.attachments.last()?)))
+            .collect();
+        commands::measure(context, &name(scenario), &hosts, *count)?;
+    }
+    for host in &mut hosts {
+        collect(context, scenario, host)?;
     }
     drop(hosts);
     settle()
@@ -118,6 +135,17 @@ fn measure(
                 context
                     .results
                     .add(&name, &case("ADD", n), host.side, Unit::Milliseconds, taken);
+                let checked = host
+                    .setup
+                    .world
+                    .inside(|| implementation.check(at, &added.value))?;
+                if let Some(taken) = checked {
+                    let taken = taken.as_secs_f64() * 1e3;
+                    let case = case("CHECK", n);
+                    context
+                        .results
+                        .add(&name, &case, host.side, Unit::Milliseconds, taken);
+                }
                 host.results.push(added.value);
             }
         }
@@ -144,60 +172,37 @@ fn measure(
     Ok(())
 }
 
-/// Lists all attachments, then runs GC with every second one valid.
-fn list_and_gc(context: &mut Context, scenario: Scenario, host: &FilledHost) -> Result<()> {
+/// Runs GC with every second attachment valid and, when all are there again, with none.
+fn collect(context: &mut Context, scenario: Scenario, host: &mut FilledHost) -> Result<()> {
     let Implementation::Plugins(network) = &host.setup.implementation else {
         return Ok(());
     };
-    let name = name(scenario);
-    if host.side == OURS && can_list(context)? {
-        for _ in 0..context.extent.pick(3, 20) {
-            let start = std::time::Instant::now();
-            let pausectl = context.tools.pausectl.clone();
-            let outcome = host.setup.world.inside(|| {
-                Ok(Command::new(pausectl)
-                    .args(["ls", "--output", "json"])
-                    .output()?)
-            })?;
-            let taken = start.elapsed().as_secs_f64() * 1e3;
-            if !outcome.status.success() {
-                return Err(
-                    format!("pausectl ls: {}", String::from_utf8_lossy(&outcome.stderr)).into(),
-                );
-            }
-            context.results.add(
-                &name,
-                &format!("pausectl ls at {}", host.attachments.len()),
-                OURS,
-                Unit::Milliseconds,
-                taken,
-            );
-        }
-    }
-    let valid: Vec<_> = host.attachments.iter().step_by(2).cloned().collect();
-    let (taken, left) = host
-        .setup
-        .world
-        .inside(|| Ok((network.gc(&valid)?, addresses::in_use()?)))?;
-    // The reference plugins accept GC and remove nothing (1.9.1): their time says nothing.
-    if left > valid.len() {
-        eprintln!("bench: {name}: GC by {} left {left} of them", host.side);
+    // The reference plugins accept GC and remove nothing (1.9.1) or addresses alone (1.10.0).
+    if host.side == REFERENCE {
         return Ok(());
     }
-    context.results.add(
-        &name,
-        &format!("GC of {}, {} valid", host.attachments.len(), valid.len()),
-        host.side,
-        Unit::Milliseconds,
-        taken.as_secs_f64() * 1e3,
-    );
+    let (name, world) = (name(scenario), &host.setup.world);
+    let (valid, stale): (Vec<_>, Vec<_>) =
+        (host.attachments.iter().cloned().enumerate()).partition(|(number, _)| number % 2 == 0);
+    let attachments = |numbered: Vec<(usize, _)>| numbered.into_iter().map(|(_, at)| at);
+    let valid: Vec<Attachment> = attachments(valid).collect();
+    let stale: Vec<Attachment> = attachments(stale).collect();
+    for valid in [&valid[..], &[]] {
+        wait_idle(Duration::from_secs(10))?;
+        let (taken, left) = world.inside(|| Ok((network.gc(valid)?, addresses::in_use()?)))?;
+        if left > valid.len() {
+            return Err(format!("GC by {} left {left} of them", host.side).into());
+        }
+        context.results.add(
+            &name,
+            &gc_case(host.attachments.len(), valid.len()),
+            host.side,
+            Unit::Milliseconds,
+            taken.as_secs_f64() * 1e3,
+        );
+        if !valid.is_empty() {
+            workers::attach_all(world, &host.setup.implementation, &stale)?;
+        }
+    }
     Ok(())
-}
-
-/// Whether this pausectl has `ls`.
-fn can_list(context: &Context) -> Result<bool> {
-    let help = Command::new(&context.tools.pausectl)
-        .args(["ls", "--help"])
-        .output()?;
-    Ok(help.status.success())
 }

@@ -1,11 +1,13 @@
 //! The benchmarks, one topic per file.
 
 pub(crate) mod addresses;
+pub(crate) mod commands;
 pub(crate) mod counts;
 pub(crate) mod datapath;
 mod footprint;
 pub(crate) mod many;
 pub(crate) mod pause;
+mod podman;
 mod verbs;
 pub(crate) mod workers;
 
@@ -88,6 +90,7 @@ pub(crate) fn all() -> Vec<Benchmark> {
     benchmarks.extend(datapath::benchmarks());
     benchmarks.extend(footprint::benchmarks());
     benchmarks.extend(pause::benchmarks());
+    benchmarks.extend(podman::benchmarks());
     // Last, because the kernel needs long to destroy thousands of namespaces.
     benchmarks.extend(many::benchmarks());
     benchmarks

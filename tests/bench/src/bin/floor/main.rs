@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use message::{Batch, Kind};
@@ -53,6 +53,25 @@ impl Args {
     fn ip(&self, key: &str) -> Result<[u8; 4], Box<dyn Error>> {
         Ok(self.text(key)?.parse::<Ipv4Addr>()?.octets())
     }
+
+    fn ip6(&self, key: &str) -> Result<Option<[u8; 16]>, Box<dyn Error>> {
+        let parse = |text: &str| text.parse::<Ipv6Addr>();
+        Ok(self
+            .optional(key)
+            .map(parse)
+            .transpose()?
+            .map(|ip| ip.octets()))
+    }
+
+    /// Makes an address file.
+    fn reserve(&self, key: &str) -> Result<(), Box<dyn Error>> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(self.text(key)?)?;
+        file.write_all(self.text("alias")?.as_bytes())?;
+        Ok(())
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -71,11 +90,11 @@ fn add(args: &Args) -> Result<(), Box<dyn Error>> {
     let gateway = args.ip("gateway")?;
     let index = args.number("index")?;
     let netns = File::open(args.text("netns")?)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(args.text("file")?)?;
-    file.write_all(args.text("alias")?.as_bytes())?;
+    let (address6, gateway6) = (args.ip6("address6")?, args.ip6("gateway6")?);
+    args.reserve("file")?;
+    if address6.is_some() {
+        args.reserve("file6")?;
+    }
 
     let mut pair = Batch::new(NETLINK_ROUTE)?;
     let message = pair.start(Kind::NewVeth);
@@ -101,25 +120,38 @@ fn add(args: &Args) -> Result<(), Box<dyn Error>> {
     let bridged = args.optional("bridge").is_some();
     inside
         .start(Kind::NewAddress)
-        .address(CONTAINER_END, address, if bridged { 16 } else { 32 });
+        .address(CONTAINER_END, &address, if bridged { 16 } else { 32 });
+    if let Some(address) = address6 {
+        inside
+            .start(Kind::NewAddress)
+            .address(CONTAINER_END, &address, 64);
+    }
     inside.start(Kind::SetLink).link(CONTAINER_END, true);
     if !bridged {
         inside
             .start(Kind::NewRoute)
-            .route((gateway, 32), CONTAINER_END, None, message::LINK);
+            .route((&gateway, 32), CONTAINER_END, None, message::LINK);
     }
     inside.start(Kind::NewRoute).route(
-        ([0; 4], 0),
+        (&[0; 4], 0),
         CONTAINER_END,
-        Some(gateway),
+        Some(&gateway),
         message::UNIVERSE,
     );
+    if let Some(gateway) = gateway6 {
+        inside.start(Kind::NewRoute).route(
+            (&[0; 16], 0),
+            CONTAINER_END,
+            Some(&gateway),
+            message::UNIVERSE,
+        );
+    }
     inside.send()?;
 
     if !bridged {
-        host.start(Kind::NewAddress).address(index, gateway, 32);
+        host.start(Kind::NewAddress).address(index, &gateway, 32);
         host.start(Kind::NewRoute)
-            .route((address, 32), index, None, message::HOST);
+            .route((&address, 32), index, None, message::HOST);
     }
     // Before the kernel answers a GETLINK, it settles the link's state: from here on the port forwards.
     let message = host.start(Kind::GetLink);
@@ -144,5 +176,8 @@ fn del(args: &Args) -> Result<(), Box<dyn Error>> {
         batch.send()?;
     }
     fs::remove_file(args.text("file")?)?;
+    if let Some(file) = args.optional("file6") {
+        fs::remove_file(file)?;
+    }
     Ok(())
 }

@@ -55,6 +55,14 @@ impl Kind {
     }
 }
 
+/// AF_INET or AF_INET6, by an address's length.
+fn family(address: &[u8]) -> u8 {
+    match address.len() {
+        4 => 2,
+        _ => 10,
+    }
+}
+
 /// Messages for one send, and a socket in the namespace they are for.
 pub(crate) struct Batch {
     socket: Socket,
@@ -158,26 +166,38 @@ impl Batch {
         });
     }
 
-    /// struct ifaddrmsg with its address.
-    pub(crate) fn address(&mut self, index: u32, address: [u8; 4], prefix: u8) {
-        self.push(&[2, prefix, 0, 0]);
+    /// struct ifaddrmsg with its address, which is not probed for duplicates.
+    pub(crate) fn address(&mut self, index: u32, address: &[u8], prefix: u8) {
+        const NO_DAD: u8 = 2;
+        let flags = if address.len() == 4 { 0 } else { NO_DAD };
+        self.push(&[family(address), prefix, flags, 0]);
         self.push(&index.to_ne_bytes());
-        self.attribute(2, &address);
+        self.attribute(2, address);
     }
 
     /// struct rtmsg with destination, link and gateway.
-    pub(crate) fn route(&mut self, dst: ([u8; 4], u8), link: u32, via: Option<[u8; 4]>, scope: u8) {
+    pub(crate) fn route(&mut self, dst: (&[u8], u8), link: u32, via: Option<&[u8]>, scope: u8) {
         const MAIN_TABLE: u8 = 254;
         const PROTOCOL_BOOT: u8 = 3;
         const UNICAST: u8 = 1;
-        self.push(&[2, dst.1, 0, 0, MAIN_TABLE, PROTOCOL_BOOT, scope, UNICAST]);
+        let family = family(dst.0);
+        self.push(&[
+            family,
+            dst.1,
+            0,
+            0,
+            MAIN_TABLE,
+            PROTOCOL_BOOT,
+            scope,
+            UNICAST,
+        ]);
         self.push(&[0; 4]);
         if dst.1 != 0 {
-            self.attribute(1, &dst.0);
+            self.attribute(1, dst.0);
         }
         self.number(4, link);
         if let Some(via) = via {
-            self.attribute(5, &via);
+            self.attribute(5, via);
         }
     }
 
