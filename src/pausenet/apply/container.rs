@@ -1,5 +1,7 @@
 //! The container's side: addresses, routes, and the settings of its interface.
 
+use std::fs::File;
+use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -28,9 +30,9 @@ pub(super) fn configure(
     plan: &Plan,
     index: u32,
 ) -> Result<RouteSocket> {
-    let mut socket = netns.enter(&host.netns, || {
-        settings(plan)?;
-        open()
+    let (announcing, mut socket) = netns.enter(&host.netns, || {
+        let announcing = settings(plan)?;
+        Ok((announcing, open()?))
     })?;
     let (batch, attempts) = requests(plan, index)?;
     socket.all(batch).map_err(|failed| {
@@ -40,6 +42,10 @@ pub(super) fn configure(
             .error
             .during(format!("{attempt} in {}", netns.path().display()))
     })?;
+    if let Some(mut announcing) = announcing {
+        // Not before it is switched on, which would announce addresses that may be new to everybody.
+        let _ = announcing.write_all(b"1");
+    }
     Ok(socket)
 }
 
@@ -119,21 +125,22 @@ pub(crate) fn open() -> Result<RouteSocket> {
     RouteSocket::open().during("open a netlink socket in the container")
 }
 
-/// Makes the settings that must precede the addresses and switching on the link.
+/// Makes the settings that must precede the addresses and switching on the link. Returns the one that is to
+/// follow: that the kernel announces changes of the MAC, made by [`announce`] or by a chained plugin.
 #[expect(clippy::expect_used, reason = "lo is a name")]
-fn settings(plan: &Plan) -> Result<()> {
+fn settings(plan: &Plan) -> Result<Option<File>> {
     let Attachment { ifname, .. } = &plan.attachment;
-    if plan.container.has_ipv6() {
-        let loopback = IfName::parse("lo").expect("a fine name");
-        // IPv6 may be off by default; then adding an address would fail.
-        for link in [&loopback, ifname] {
-            Sysctl::DisableIpv6(link).ensure("0")?;
-        }
-        // Addresses work without these: they last longer, and neighbours hear of them sooner.
-        Sysctl::KeepAddrOnDown(ifname).prefer("1");
-        Sysctl::NdiscNotify(ifname).prefer("1");
+    if !plan.container.has_ipv6() {
+        return Ok(None);
     }
-    Ok(())
+    let loopback = IfName::parse("lo").expect("a fine name");
+    // IPv6 may be off by default; then adding an address would fail.
+    for link in [&loopback, ifname] {
+        Sysctl::DisableIpv6(link).ensure("0")?;
+    }
+    // Addresses work without it: they last longer.
+    Sysctl::KeepAddrOnDown(ifname).prefer("1");
+    Ok(Sysctl::NdiscNotify(ifname).open())
 }
 
 type Batch = Vec<Request<RouteNetlinkMessage>>;

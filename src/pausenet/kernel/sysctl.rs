@@ -36,7 +36,8 @@ pub enum Sysctl<'a> {
     DisableIpv6(&'a IfName),
     /// An interface keeps its IPv6 addresses when it is switched off.
     KeepAddrOnDown(&'a IfName),
-    /// An interface sends an unsolicited neighbour advertisement for a new address.
+    /// An interface announces its IPv6 addresses (unsolicited neighbour advertisements) when it is switched on and
+    /// when its MAC changes.
     NdiscNotify(&'a IfName),
     /// What comes by an interface is forwarded, if it is IPv4.
     Forwarding(&'a IfName),
@@ -107,6 +108,12 @@ impl Sysctl<'_> {
     /// without IPv6 has no IPv6 settings.
     pub(crate) fn prefer(self, value: &str) {
         let _ = fs::write(self.path(), value);
+    }
+
+    /// Opens it to write it later, when the thread may be in another namespace. None where it does not exist or
+    /// may not be written.
+    pub(crate) fn open(self) -> Option<File> {
+        File::options().write(true).open(self.path()).ok()
     }
 
     /// Like [`Sysctl::ensure`] for a setting that may not exist.
