@@ -93,7 +93,7 @@ fn prepare<'plan>(host: &mut Host, plan: &'plan Plan) -> Result<(Uplink<'plan>, 
     let uplink = Uplink::prepare(&mut host.socket, plan)?;
     forward(&mut host.socket, plan.forward)?;
     let nft = firewall::ensure(&plan.allowed_traffic)?;
-    uplink.mark(&mut host.socket, plan)?;
+    uplink.clear_mark(&mut host.socket)?;
     Ok((uplink, nft))
 }
 

@@ -12,7 +12,9 @@ use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::lock::Lock;
 use crate::kernel::sysctl::{Sysctl, no_ipv6};
 use crate::kernel::{KernelPart, RouteSocket, address, link, route};
-use crate::plan::{AddressChange, BridgePlan, KnownMacs, STEADY_GROUP, bridge_addresses};
+use crate::plan::{
+    AddressChange, BridgePlan, KnownMacs, NEW_GROUP, STEADY_GROUP, bridge_addresses,
+};
 
 /// The bridge, and the link with its gateway addresses.
 #[derive(Debug)]
@@ -28,13 +30,17 @@ pub(crate) struct Bridge {
 /// # Errors
 /// Code 7 when a link of another kind has the name, or another address conflicts with a gateway's;
 /// 5 and 101 when the kernel refuses a change.
-pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Bridge> {
+pub(super) fn ensure(
+    socket: &mut RouteSocket,
+    plan: &BridgePlan,
+    known: KnownMacs,
+) -> Result<Bridge> {
     let name = &plan.name;
     let present = find(socket, plan)?;
     let made = present.is_none();
     let bridge = match present {
         Some(bridge) => bridge,
-        None => create(socket, plan)?,
+        None => create(socket, plan, known.mark())?,
     };
     if bridge.kind != "bridge" {
         let what = if bridge.kind.is_empty() {
@@ -80,16 +86,18 @@ pub(super) fn ensure(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Brid
     })
 }
 
-/// Gives the bridge the mark that it has with a container, which changes at most twice. Call it before the
-/// container is attached.
-pub(super) fn mark(socket: &mut RouteSocket, bridge: &Link, known: KnownMacs) -> Result<()> {
-    let attempt = || format!("change the group of {}", bridge.name);
-    // A mark that is lost must not come back by an ADD that has seen it before.
-    let _lock = Lock::take(Path::new(LOCKS), &bridge.name)?;
-    let now = link::get(socket, Which::Index(bridge.index)).during_with(attempt)?;
-    let group = now.map_or(bridge.group, |now| now.group);
-    let request = link::group_request(bridge.index, known.mark(group));
-    socket.one(request).during_with(attempt)?;
+/// Whether the bridge says of its containers which MACs neighbours may know ([`KnownMacs`]).
+pub(super) fn is_marked(bridge: &Link) -> bool {
+    [STEADY_GROUP, NEW_GROUP].contains(&bridge.group)
+}
+
+/// Takes the mark off the bridge, for good: nothing puts it back, so no other ADD is in the way. Call it before the
+/// container is attached that the mark is not true of.
+pub(super) fn clear_mark(socket: &mut RouteSocket, bridge: &Link) -> Result<()> {
+    let request = link::group_request(bridge.index, 0);
+    socket
+        .one(request)
+        .during_with(|| format!("take {} out of its group", bridge.name))?;
     Ok(())
 }
 
@@ -103,7 +111,7 @@ const BRIDGES: KernelPart = KernelPart {
     option: "CONFIG_BRIDGE",
 };
 
-fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
+fn create(socket: &mut RouteSocket, plan: &BridgePlan, group: u32) -> Result<Link> {
     let name = &plan.name;
     let new = NewBridge {
         name,
@@ -111,7 +119,7 @@ fn create(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Link> {
         mtu: plan.mtu,
         promiscuous: plan.promiscuous,
         vlan_filtering: plan.vlans.is_some(),
-        group: STEADY_GROUP,
+        group,
     };
     match link::create_bridge(socket, &new) {
         // Another ADD was first.

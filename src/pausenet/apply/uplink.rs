@@ -9,7 +9,7 @@ use crate::cni::{IfName, Result};
 use crate::kernel::Request;
 use crate::kernel::link::{self, Link, Which};
 use crate::kernel::{RouteSocket, sysctl::Sysctl};
-use crate::plan::{BridgePlan, KnownMacs, LinkPlan, Plan, PortPlan, PtpPlan};
+use crate::plan::{BridgePlan, LinkPlan, Plan, PortPlan, PtpPlan};
 
 /// A mode's connection, ready for the host end of one attachment.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) enum Uplink<'plan> {
         plan: &'plan BridgePlan,
         port: &'plan PortPlan,
         bridge: Bridge,
-        /// The bridge's group from now on.
-        group: u32,
+        /// Neighbours may have cached the MAC of an address's previous holder.
+        announce: bool,
     },
     Ptp(&'plan PtpPlan),
 }
@@ -38,26 +38,28 @@ impl<'plan> Uplink<'plan> {
         match &plan.link {
             LinkPlan::Bridge { bridge, port } => {
                 let (plan, known) = (bridge, plan.container.known);
-                let bridge = bridge::ensure(socket, plan)?;
-                let group = known.mark(bridge.link.group);
+                let bridge = bridge::ensure(socket, plan, known)?;
+                let announce = !known.keep_mark(bridge.link.group);
                 Ok(Self::Bridge {
                     plan,
                     port,
                     bridge,
-                    group,
+                    announce,
                 })
             }
             LinkPlan::Ptp(ptp) => Ok(Self::Ptp(ptp)),
         }
     }
 
-    /// Changes the mark of a bridge if this container does. Comes directly before the veth pair, so that an
-    /// ADD that fails earlier changes nothing.
-    pub(super) fn mark(&self, socket: &mut RouteSocket, plan: &Plan) -> Result<()> {
+    /// Takes the mark off a bridge if it is not true of this container. Comes directly before the veth pair, so
+    /// that an ADD that fails earlier changes nothing.
+    pub(super) fn clear_mark(&self, socket: &mut RouteSocket) -> Result<()> {
         match self {
-            Self::Bridge { bridge, group, .. } if *group != bridge.link.group => {
-                bridge::mark(socket, &bridge.link, plan.container.known)
-            }
+            Self::Bridge {
+                bridge,
+                announce: true,
+                ..
+            } if bridge::is_marked(&bridge.link) => bridge::clear_mark(socket, &bridge.link),
             Self::Bridge { .. } | Self::Ptp(_) => Ok(()),
         }
     }
@@ -147,7 +149,7 @@ impl<'plan> Uplink<'plan> {
     /// Whether the container announces its addresses once it is reachable.
     pub(super) fn announces(&self) -> bool {
         match self {
-            Self::Bridge { group, .. } => KnownMacs::are_announced(*group),
+            Self::Bridge { announce, .. } => *announce,
             // The host is the only neighbour, and its cache entries disappear with the link.
             Self::Ptp(_) => false,
         }

@@ -158,7 +158,9 @@ impl Netns {
         };
         go(self)?;
         let outcome = work();
-        go(home)?;
+        // Whoever stays does all that follows in the wrong namespace, undoing included, so a failure that may
+        // pass (no memory) is tried once more.
+        go(home).or_else(|_| go(home))?;
         outcome
     }
 }

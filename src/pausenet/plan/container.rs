@@ -47,20 +47,25 @@ pub(crate) struct KnownMacs {
 }
 
 impl KnownMacs {
-    /// The link group of a bridge of the given group that has this container, too. The bridge loses its mark
-    /// for good with the first one whose addresses neighbours may know by another MAC.
-    pub(crate) fn mark(self, group: u32) -> u32 {
-        match group {
-            STEADY_GROUP if self.is_derived => STEADY_GROUP,
-            STEADY_GROUP | NEW_GROUP if self.is_new => NEW_GROUP,
-            STEADY_GROUP | NEW_GROUP => 0,
-            other => other,
+    /// The link group of a bridge that is made for this container: its mark, or 0.
+    pub(crate) fn mark(self) -> u32 {
+        match self {
+            Self {
+                is_derived: true, ..
+            } => STEADY_GROUP,
+            Self { is_new: true, .. } => NEW_GROUP,
+            _ => 0,
         }
     }
 
-    /// Whether its addresses are announced on a bridge that this leaves with the given group.
-    pub(crate) fn are_announced(group: u32) -> bool {
-        !matches!(group, STEADY_GROUP | NEW_GROUP)
+    /// Whether a bridge of the given group keeps its mark with this container. It loses it for good with the first one
+    /// whose addresses neighbours may know by another MAC. False for one without a mark.
+    pub(crate) fn keep_mark(self, group: u32) -> bool {
+        match group {
+            STEADY_GROUP => self.is_derived,
+            NEW_GROUP => self.is_new,
+            _ => false,
+        }
     }
 }
 

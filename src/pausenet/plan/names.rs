@@ -34,8 +34,8 @@ pub const LINK_GROUP: u32 = u32::from_be_bytes(*b"paus");
 pub const BATCH_DELETE_GROUP: u32 = u32::from_be_bytes(*b"gone");
 
 /// The link group of bridges that pausenet created and where every address has always had the MAC
-/// of [`mac_of`]: "1mac". It is set when the bridge is created, and
-/// [attachments](super::container::KnownMacs) may change it.
+/// of [`mac_of`]: "1mac". It is set when the bridge is created, and the first
+/// [attachment](super::container::KnownMacs) of which it is not true removes it for good.
 pub const STEADY_GROUP: u32 = u32::from_be_bytes(*b"1mac");
 
 /// The same where this is true of IPv4 addresses, and where every IPv6 address was given once: "6new".

@@ -194,45 +194,64 @@ fn a_bridge_keeps_its_mark_while_neighbours_can_know_no_other_mac() {
     let from_store = r#""ipam": {"type": "host-local"}"#;
     let asked = r#""runtimeConfig": {"mac": "02:00:00:00:00:05"}"#;
     let own = r#""runtimeConfig": {"mac": "0a:58:0a:01:00:05"}"#;
-    // The mark of a bridge where all addresses have had their MAC, and of one where IPv6 addresses were new,
-    // with a container whose IPv6 addresses are new, and with one that somebody may have had before.
-    let (steady, new, lost) = (STEADY_GROUP, NEW_GROUP, 0);
+    // The mark of a bridge that is made for it, and whether those are kept where all addresses have had their
+    // MAC and where IPv6 addresses were new: if its own IPv6 addresses are new, and if not.
+    let (steady, new, none) = (STEADY_GROUP, NEW_GROUP, 0);
+    let (keeps, loses) = (true, false);
     for (conf, addresses, of_new, of_used) in [
         (
             from_store.to_owned(),
             &[v4][..],
-            [steady, new],
-            [steady, lost],
+            (steady, [keeps, keeps]),
+            (steady, [keeps, loses]),
         ),
-        (from_store.to_owned(), &[v6], [steady, new], [steady, lost]),
-        (from_store.to_owned(), &[v4, v6], [new, new], [lost, lost]),
-        (from_store.to_owned(), &[], [new, new], [lost, lost]),
+        (
+            from_store.to_owned(),
+            &[v6],
+            (steady, [keeps, keeps]),
+            (steady, [keeps, loses]),
+        ),
+        (
+            from_store.to_owned(),
+            &[v4, v6],
+            (new, [loses, keeps]),
+            (none, [loses; 2]),
+        ),
         (
             r#""ipam": {"type": "static"}"#.to_owned(),
             &[v4],
-            [lost; 2],
-            [lost; 2],
+            (none, [loses; 2]),
+            (none, [loses; 2]),
         ),
         (
             format!("{from_store}, {asked}"),
             &[v4],
-            [lost; 2],
-            [lost; 2],
+            (none, [loses; 2]),
+            (none, [loses; 2]),
         ),
-        (format!("{from_store}, {asked}"), &[v6], [new; 2], [lost; 2]),
+        (
+            format!("{from_store}, {asked}"),
+            &[v6],
+            (new, [loses, keeps]),
+            (none, [loses; 2]),
+        ),
         (
             format!("{from_store}, {own}"),
             &[v4],
-            [steady, new],
-            [steady, lost],
+            (steady, [keeps, keeps]),
+            (steady, [keeps, loses]),
         ),
     ] {
         let conf = format!(r#"{{"name": "x", {conf}}}"#);
         for (is_new, expected) in [(true, of_new), (false, of_used)] {
             let known = known_macs(&conf, addresses, is_new);
-            let marks = [steady, new].map(|group| known.mark(group));
-            assert_eq!(marks, expected, "{conf} {addresses:?} {is_new}");
-            assert_eq!(known.mark(7), 7, "a mark of others, or none");
+            let kept = [steady, new].map(|group| known.keep_mark(group));
+            assert_eq!(
+                (known.mark(), kept),
+                expected,
+                "{conf} {addresses:?} {is_new}"
+            );
+            assert!(!known.keep_mark(7), "others' bridges have none");
         }
     }
 }
