@@ -56,6 +56,14 @@ pub(super) const ALLOWED: &[Allowed] = &[
         why: "the link group of a bridge that we have made says that each address has had one MAC only, so that it need not be announced to neighbours",
     },
     Allowed {
+        on: "*",
+        seen_in: "bridge_dual_stack",
+        at: "*host / links / cni0 / group|*host / links / cni1 / group|*host / links / br-pods / group",
+        theirs: "default",
+        ours: "913204599",
+        why: "the same for IPv4, while nobody had the IPv6 addresses before",
+    },
+    Allowed {
         on: "bridge_name",
         seen_in: "bridge_name",
         at: "*c2 eth0 / result / interfaces / 2 / mac|*pod / c2 / links / eth0 / address",
