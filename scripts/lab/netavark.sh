@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the path of netavark, with which podman makes networks, built from crates.io. scripts/bench measures it.
+# Prints the path of netavark, with which podman makes networks, built from its crate. scripts/bench measures it.
 #
 # Use: scripts/lab/netavark.sh
 
