@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::bridge::is_marked;
 use super::firewall;
 use super::nft_elements::{amend, open};
 use crate::cni::{During, NetworkName, Result};
@@ -10,7 +11,6 @@ use crate::kernel::link::{self, Link};
 use crate::kernel::nft::{Change, Nft, Table};
 use crate::kernel::{KernelError, RouteSocket};
 use crate::plan::elements::{BRIDGE_TABLE, TABLE};
-use crate::plan::{NEW_GROUP, STEADY_GROUP};
 
 /// Our tables that exist and hold no attachment's element.
 ///
@@ -64,8 +64,7 @@ pub fn networks_in_docker_user() -> Result<BTreeSet<NetworkName>> {
 pub fn unused_bridges(links: &[Link]) -> Vec<&Link> {
     let is_unused = |link: &&Link| {
         let has_port = links.iter().any(|port| port.controller == Some(link.index));
-        let is_marked = [STEADY_GROUP, NEW_GROUP].contains(&link.group);
-        link.kind == "bridge" && is_marked && !has_port
+        link.kind == "bridge" && is_marked(link) && !has_port
     };
     links.iter().filter(is_unused).collect()
 }

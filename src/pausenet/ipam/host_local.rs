@@ -163,7 +163,11 @@ impl HostLocal {
         let mut addresses = Vec::with_capacity(self.sets.len());
         let mut is_new = true;
         for (index, (set, requested)) in self.sets.iter().zip(requested_by_set).enumerate() {
-            let last = store.last_reserved(index);
+            // A requested address is not searched for.
+            let last = match requested {
+                None => store.last_reserved(index),
+                Some(_) => None,
+            };
             match allocate_one(&mut store, &holder, index, set, requested, last) {
                 Ok(given) => {
                     let ip = given.address.ip();

@@ -218,6 +218,12 @@ fn a_bridge_keeps_its_mark_while_neighbours_can_know_no_other_mac() {
             (none, [loses; 2]),
         ),
         (
+            from_store.to_owned(),
+            &[],
+            (new, [loses, keeps]),
+            (none, [loses; 2]),
+        ),
+        (
             r#""ipam": {"type": "static"}"#.to_owned(),
             &[v4],
             (none, [loses; 2]),

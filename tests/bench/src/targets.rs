@@ -56,17 +56,12 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
     rows.push(table.faster("ADD bridge + host-local", bridge, "ADD", 6.0));
     rows.push(table.near_floor("ADD bridge + host-local", bridge, "ADD", 1.1));
     rows.push(table.faster("ADD with masquerade", masquerade, "ADD", 12.0));
-    let median = |benchmark: &str| {
-        let series = results.get(benchmark, "ADD", OURS);
-        series.map(|series| series.median())
-    };
-    let with_port = median(Scenario::UdpPort.name()).zip(median(bridge));
     rows.push(table.row(
         "ADD with a UDP port, on a host without flows",
         "1.5 × its own without the port",
         AtMost(1.5),
         "×",
-        with_port.map(|(with, without)| with / without),
+        table.own((Scenario::UdpPort.name(), "ADD"), (bridge, "ADD")),
     ));
     rows.push(table.faster("DEL", bridge, "DEL", 6.0));
     // The floor asks the kernel itself, and waits until it has freed the link.
@@ -123,36 +118,32 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
         rows.push(table.row(&what, "1.3 × the floor's 1,000th", AtMost(1.3), "×", ratio));
     }
 
-    let median = |benchmark: &str, case: &str| {
-        let series = results.get(benchmark, case, OURS);
-        series.map(|series| series.median())
-    };
-    let of = |one: (&str, &str), other: (&str, &str)| {
-        Some(median(one.0, one.1)? / median(other.0, other.1)?)
-    };
     let [alone, dual] = [Scenario::Bridge, Scenario::DualStack].map(many::name);
     let [add, check] = ["ADD", "CHECK"].map(|verb| many::case(verb, 1_000));
-    rows.push(table.row(
-        "1,000th ADD, dual-stack",
-        "1.3 × its own with IPv4 alone",
-        AtMost(1.3),
-        "×",
-        of((&dual, &add), (&alone, &add)),
-    ));
-    rows.push(table.row(
-        "CHECK of the 1,000th, dual-stack",
-        "1.3 × its own with IPv4 alone",
-        AtMost(1.3),
-        "×",
-        of((&dual, &check), (&alone, &check)),
-    ));
-    rows.push(table.row(
-        "CHECK of the 1,000th, bridge",
-        "1.3 × that of the first",
-        AtMost(1.3),
-        "×",
-        of((&alone, &check), (&alone, &many::case("CHECK", 1))),
-    ));
+    let first_check = many::case("CHECK", 1);
+    for (what, than, one, other) in [
+        (
+            "1,000th ADD, dual-stack",
+            "its own with IPv4 alone",
+            (&dual, &add),
+            (&alone, &add),
+        ),
+        (
+            "CHECK of the 1,000th, dual-stack",
+            "its own with IPv4 alone",
+            (&dual, &check),
+            (&alone, &check),
+        ),
+        (
+            "CHECK of the 1,000th, bridge",
+            "that of the first",
+            (&alone, &check),
+            (&alone, &first_check),
+        ),
+    ] {
+        let growth = table.own((one.0, one.1), (other.0, other.1));
+        rows.push(table.row(what, &format!("1.3 × {than}"), AtMost(1.3), "×", growth));
+    }
     for command in commands::ALL {
         rows.push(table.row(
             &format!("pausectl {command} on a host with 1,000"),
@@ -178,7 +169,7 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
             "1.5 × that of half of them",
             AtMost(1.5),
             "×",
-            of((&name, &whole), (&name, &half)),
+            table.own((&name, &whole), (&name, &half)),
         ));
     }
 
@@ -187,14 +178,9 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
     if let [.., less, more] = *counts::counts(extent) {
         for counted in counts::ALL {
             for verb in ["ADD", "DEL"] {
-                let median = |count: usize| {
-                    let case = counts::case(verb, count);
-                    let series = results.get(&counts::name(counted), &case, OURS);
-                    series.map(|series| series.median())
-                };
-                let growth = median(more)
-                    .zip(median(less))
-                    .map(|(more, less)| more / less);
+                let name = counts::name(counted);
+                let [with_more, with_less] = [more, less].map(|count| counts::case(verb, count));
+                let growth = table.own((&name, &with_more), (&name, &with_less));
                 let times = more / less;
                 rows.push(table.row(
                     &format!("{verb} with {more} {}", counted.name()),
@@ -256,6 +242,15 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
+    /// The ratio of our medians of two cases, each a benchmark and its case.
+    fn own(&self, one: (&str, &str), other: (&str, &str)) -> Option<f64> {
+        let median = |(benchmark, case): (&str, &str)| {
+            let series = self.results.get(benchmark, case, OURS)?;
+            Some(series.median())
+        };
+        Some(median(one)? / median(other)?)
+    }
+
     fn faster(&self, what: &str, benchmark: &str, case: &str, times: f64) -> Target {
         let ratio = self.results.ratio(benchmark, case, REFERENCE, OURS);
         self.row(

@@ -182,11 +182,8 @@ fn collect(context: &mut Context, scenario: Scenario, host: &mut FilledHost) -> 
         return Ok(());
     }
     let (name, world) = (name(scenario), &host.setup.world);
-    let (valid, stale): (Vec<_>, Vec<_>) =
-        (host.attachments.iter().cloned().enumerate()).partition(|(number, _)| number % 2 == 0);
-    let attachments = |numbered: Vec<(usize, _)>| numbered.into_iter().map(|(_, at)| at);
-    let valid: Vec<Attachment> = attachments(valid).collect();
-    let stale: Vec<Attachment> = attachments(stale).collect();
+    let every_second = |from| host.attachments.iter().skip(from).step_by(2).cloned();
+    let [valid, stale] = [0, 1].map(|from| every_second(from).collect::<Vec<_>>());
     for valid in [&valid[..], &[]] {
         wait_idle(Duration::from_secs(10))?;
         let (taken, left) = world.inside(|| Ok((network.gc(valid)?, addresses::in_use()?)))?;
