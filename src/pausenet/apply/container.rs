@@ -12,7 +12,7 @@ use crate::cni::request::Attachment;
 use crate::cni::{Code, During, Error, IfName, Result};
 use crate::kernel::Request;
 use crate::kernel::netns::Netns;
-use crate::kernel::sysctl::Sysctl;
+use crate::kernel::sysctl::{ProcOfOurOwn, Sysctl};
 use crate::kernel::{RouteSocket, address, link, route};
 use crate::plan::{Plan, PlannedRoute};
 
@@ -134,13 +134,16 @@ fn settings(plan: &Plan) -> Result<Option<File>> {
         return Ok(None);
     }
     let loopback = IfName::parse("lo").expect("a fine name");
+    let proc = ProcOfOurOwn::mount();
     // IPv6 may be off by default; then adding an address would fail.
     for link in [&loopback, ifname] {
-        Sysctl::DisableIpv6(link).ensure("0")?;
+        Sysctl::DisableIpv6(link).ensure_in(&proc, "0")?;
     }
     // Addresses work without it: they last longer.
-    Sysctl::KeepAddrOnDown(ifname).prefer("1");
-    Ok(Sysctl::NdiscNotify(ifname).open())
+    if let Some(mut keeping) = Sysctl::KeepAddrOnDown(ifname).open(&proc) {
+        let _ = keeping.write_all(b"1");
+    }
+    Ok(Sysctl::NdiscNotify(ifname).open(&proc))
 }
 
 type Batch = Vec<Request<RouteNetlinkMessage>>;

@@ -2,15 +2,53 @@
 //! opens the file.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::cni::IfName;
 use crate::cni::Result;
 use crate::cni::error::io as io_error;
 
+/// Where proc(5) is.
+const PROC: &str = "/proc";
+
 /// The settings of IPv6, where the kernel has it.
 const IPV6: &str = "/proc/sys/net/ipv6";
+
+/// A proc(5) of our own, mounted nowhere and gone with the last of its files, for the settings of a container.
+///
+/// The kernel looks a namespace's `net/ipv6` up among those of all namespaces that anybody has looked into by the same
+/// mount: by the host's /proc, each container makes the next one's ADD slower, and itself stays in that list.
+pub(crate) struct ProcOfOurOwn(Option<OwnedFd>);
+
+impl ProcOfOurOwn {
+    /// Where the kernel or its security module does not let us mount one, the files are those of /proc.
+    pub(crate) fn mount() -> Self {
+        let mount = || {
+            let kind = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            rustix::mount::fsconfig_create(&kind)?;
+            let flags = MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            rustix::mount::fsmount(&kind, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+        };
+        Self(mount().ok())
+    }
+
+    /// Opens the file of this path, which is one below /proc.
+    fn open(&self, path: &Path, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::CLOEXEC;
+        let file = match (&self.0, path.strip_prefix(PROC)) {
+            (Some(root), Ok(below)) => rustix::fs::openat(root, below, flags, Mode::empty()),
+            _ => rustix::fs::open(path, flags, Mode::empty()),
+        };
+        Ok(file?.into())
+    }
+}
 
 /// What to do about a kernel without IPv6, if this is one.
 pub(crate) fn no_ipv6() -> Option<&'static str> {
@@ -81,7 +119,7 @@ impl Sysctl<'_> {
     /// # Errors
     /// The kernel's: ENOENT where the setting does not exist.
     pub fn get(self) -> io::Result<String> {
-        read(&self.path())
+        File::open(self.path()).and_then(read)
     }
 
     /// Writes a value.
@@ -110,10 +148,23 @@ impl Sysctl<'_> {
         let _ = fs::write(self.path(), value);
     }
 
-    /// Opens it to write it later, when the thread may be in another namespace. None where it does not exist or
-    /// may not be written.
-    pub(crate) fn open(self) -> Option<File> {
-        File::options().write(true).open(self.path()).ok()
+    /// Opens it to write it, maybe later, when the thread is in another namespace. None where it does not exist
+    /// or may not be written.
+    pub(crate) fn open(self, proc: &ProcOfOurOwn) -> Option<File> {
+        proc.open(&self.path(), OFlags::WRONLY).ok()
+    }
+
+    /// Like [`Sysctl::ensure`].
+    pub(crate) fn ensure_in(self, proc: &ProcOfOurOwn, value: &str) -> Result<()> {
+        let current = proc.open(&self.path(), OFlags::RDONLY);
+        if current.and_then(read).is_ok_and(|current| current == value) {
+            return Ok(());
+        }
+        let written = self.open(proc).map(|mut file| file.write_all(value.as_bytes()));
+        match written {
+            Some(Ok(())) => Ok(()),
+            _ => self.set(value),
+        }
     }
 
     /// Like [`Sysctl::ensure`] for a setting that may not exist.
@@ -128,8 +179,7 @@ impl Sysctl<'_> {
     /// Writes a value unless it is already set: writing is expensive (when forwarding changes, the
     /// kernel visits all interfaces), and /proc/sys may be read-only.
     pub(crate) fn ensure(self, value: &str) -> Result<()> {
-        let path = self.path();
-        match read(&path) {
+        match self.get() {
             Ok(current) if current == value => Ok(()),
             _ => self.set(value),
         }
@@ -137,8 +187,8 @@ impl Sysctl<'_> {
 }
 
 /// Reads once: the kernel returns a setting whole, and all of ours are short numbers.
-fn read(path: &Path) -> io::Result<String> {
+fn read(mut setting: File) -> io::Result<String> {
     let mut text = [0; 64];
-    let length = File::open(path)?.read(&mut text)?;
+    let length = setting.read(&mut text)?;
     Ok(String::from_utf8_lossy(&text[..length]).trim().to_owned())
 }
