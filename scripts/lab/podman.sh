@@ -59,11 +59,8 @@ plugins() {
     local dir=$1 ours=$2 peers name
     peers=$("$(dirname -- "${BASH_SOURCE[0]}")/peers.sh" bookworm)
     mkdir -p -- "$dir/plugins"
-    for name in bridge host-local portmap; do
+    for name in bridge host-local portmap firewall tuning; do
         ln -sfn -- "${ours:-$peers/$name}" "$dir/plugins/$name"
-    done
-    for name in firewall tuning; do
-        ln -sfn -- "$peers/$name" "$dir/plugins/$name"
     done
 }
 

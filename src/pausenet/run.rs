@@ -24,6 +24,9 @@ const STDIN_LIMIT: Duration = Duration::from_secs(20);
 /// Most configs are much shorter. (What is reserved and not written costs nothing.)
 const READ_AT_ONCE: usize = 16 * 1024;
 
+/// The version of the reference's plugins that ours take the place of.
+const REFERENCE_VERSION: &str = "1.10.0";
+
 const HELP: &str = concat!(
     "pausenet ",
     env!("CARGO_PKG_VERSION"),
@@ -36,7 +39,8 @@ Container runtimes call it, with CNI_* variables and a network config on stdin:
 
 Verbs: ADD, DEL, CHECK, GC, STATUS, VERSION. The result, or an error with its
 code, is JSON on stdout; the exit status is 0 or 1. Linked or copied as bridge,
-ptp, host-local, loopback or portmap, it is that plugin. People use pausectl."
+ptp, host-local, loopback, portmap, firewall, bandwidth or tuning, it is that
+plugin. People use pausectl."
 );
 
 /// The whole plugin: reads the request, serves it, writes the answer.
@@ -92,12 +96,16 @@ fn serve(
 ) -> Result<String> {
     // What the reference's plugin does not read cannot be wrong.
     let lookup = |name: &str| match name {
-        "CNI_ARGS" if matches!(plugin, Plugin::Loopback | Plugin::Portmap) => None,
+        "CNI_ARGS"
+            if !plugin.is_wiring() && !matches!(plugin, Plugin::HostLocal | Plugin::Tuning) =>
+        {
+            None
+        }
         _ => lookup(name),
     };
     let environment = Environment::parse(lookup);
     if let Ok(None) = environment {
-        return Ok(HELP.to_owned());
+        return Ok(introduce(plugin));
     }
     // VERSION says nothing about a network; a runtime may leave stdin open.
     if !matches!(&environment, Ok(Some(env)) if env.verb == Verb::Version) {
@@ -110,10 +118,23 @@ fn serve(
         })?;
     }
     let Some(env) = environment? else {
-        return Ok(HELP.to_owned());
+        return Ok(introduce(plugin));
     };
     let call = Call::new(plugin, &env, stdin.clone())?;
     verbs::serve(plugin, &call)
+}
+
+/// The answer to a call without CNI_COMMAND. Under a name of the reference's, that one's comes first, on stderr:
+/// programs read the version from it (nerdctl, of `firewall`).
+fn introduce(plugin: Plugin) -> String {
+    if plugin != Plugin::Pausenet {
+        let versions = SpecVersion::ALL.map(SpecVersion::as_str).join(", ");
+        eprintln!(
+            "CNI {} plugin v{REFERENCE_VERSION}\nCNI protocol versions supported: {versions}",
+            plugin.name()
+        );
+    }
+    HELP.to_owned()
 }
 
 /// Reads the config to its end. It may be a pipe that nobody writes to or closes: waiting for it

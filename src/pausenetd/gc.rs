@@ -129,7 +129,7 @@ fn leftovers(nft: &mut Nft, links: &[Link], network: &NetworkName) -> Result<Has
                     Some((Mapper::Own, attachment)) if attachment.network == *network => {
                         found.insert(attachment);
                     }
-                    Some((Mapper::Own | Mapper::Chained, _)) | None => {}
+                    Some((Mapper::Own | Mapper::Chained | Mapper::Firewall, _)) | None => {}
                 }
             }
         }

@@ -4,6 +4,7 @@ mod add;
 mod bad_input;
 mod bandwidth;
 mod batches;
+mod chained;
 mod check;
 mod concurrency;
 mod debris;

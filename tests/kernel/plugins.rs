@@ -14,7 +14,10 @@ pub(crate) fn folder() -> PathBuf {
     let binary = Path::new(programs::pausenet());
     let folder = binary.parent().unwrap().join("test-plugins");
     fs::create_dir_all(&folder).unwrap();
-    for name in ["bridge", "ptp", "host-local", "loopback", "portmap"] {
+    for name in ["bridge", "ptp", "host-local", "loopback", "portmap"]
+        .into_iter()
+        .chain(["firewall", "bandwidth", "tuning"])
+    {
         // Another test may have been faster.
         let _ = symlink(binary, folder.join(name));
     }

@@ -77,8 +77,8 @@ fn uninstall_restores_what_was_replaced() {
     );
     fs::write(folders.net().join("10-podnet.conflist"), "theirs").unwrap();
     let before = folders.files();
-    let all = "bridge,ptp,host-local,loopback,portmap";
-    let said = folders.ok(&["v1", "--as", all, "--conf"]);
+    let all = "bridge,ptp,host-local,loopback,portmap,firewall,bandwidth,tuning";
+    let said = folders.ok(&["v1", "--as", "all", "--conf"]);
     assert!(said.contains("/.pausenet-replaced/bridge"), "{said}");
     let v1 = folders.read("pausenet");
     for name in all.split(',') {
@@ -88,7 +88,7 @@ fn uninstall_restores_what_was_replaced() {
     // A newer version takes the place of every one that we have put there.
     let renewed = folders.actions(&["v2"]);
     assert!(
-        renewed.len() == 6 && renewed.iter().all(|(_, action)| action == "renew"),
+        renewed.len() == 9 && renewed.iter().all(|(_, action)| action == "renew"),
         "{renewed:?}"
     );
     assert_eq!(folders.read("portmap"), folders.version("v2"));
@@ -239,9 +239,9 @@ fn impossible_installs_are_refused_with_a_hint() {
         said.contains("from/none") && said.contains("--from FILE"),
         "{said}"
     );
-    let said = folders.fails(2, &["v1", "--as", "bridge,tuning"]);
+    let said = folders.fails(2, &["v1", "--as", "bridge,macvlan"]);
     assert!(
-        said.contains("tuning") && said.contains("host-local"),
+        said.contains("macvlan") && said.contains("host-local"),
         "{said}"
     );
     assert_eq!(folders.files(), before);

@@ -9,6 +9,7 @@
 
 mod alternating;
 mod bridge;
+mod chained;
 mod chains;
 mod compare;
 mod concurrent;

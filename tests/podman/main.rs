@@ -1,6 +1,5 @@
 //! Podman, a client of its own: its own network as Debian ships it, with our binary
-//! under the names of the plugins in it. `bridge`, `host-local` and `portmap` are ours, `firewall`
-//! and `tuning` behind them the reference's.
+//! under the names of all plugins in it.
 
 mod explain;
 mod podman;
@@ -39,8 +38,8 @@ fn a_published_port_is_reachable_and_a_removed_container_leaves_nothing() {
     let processes = podman.processes();
     let has = |word: &str| processes.iter().any(|line| line.contains(word));
     assert!(has("conmon") && has("httpd"), "{processes:#?}");
-    // firewall, behind ours in the chain, knew the address from our result.
-    assert!(run("nft", ["list", "table", "ip", "filter"]).contains("10.88.0.2"));
+    // Nobody uses iptables here, so that there is nothing for firewall to open.
+    assert!(!run("nft", ["list", "tables"]).contains("filter"));
 
     // Stopped it has no network; started again, another address.
     podman.run(&["stop", "--time=0", "web"]);

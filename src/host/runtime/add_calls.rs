@@ -116,7 +116,11 @@ impl Source<'_> {
             // The host end is ours, so the plugin that wires was too, under any name.
             Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => self.list.wiring() == at,
             Plugin::Portmap => self.plugins.portmap_is_ours,
-            Plugin::HostLocal | Plugin::Loopback => false,
+            Plugin::HostLocal
+            | Plugin::Loopback
+            | Plugin::Firewall
+            | Plugin::Bandwidth
+            | Plugin::Tuning => false,
         };
         if !is_ours {
             return None;

@@ -153,10 +153,8 @@ impl NetworkList {
     /// `loopback`, as Nomad writes its lists. Without one of a name of ours, it is the first, which
     /// may be ours under another name.
     pub fn wiring(&self) -> usize {
-        let wires = |plugin: &Plugin| match OwnPlugin::named(&plugin.r#type) {
-            Some(OwnPlugin::Pausenet | OwnPlugin::Bridge | OwnPlugin::Ptp) => true,
-            Some(OwnPlugin::HostLocal | OwnPlugin::Loopback | OwnPlugin::Portmap) | None => false,
-        };
+        let wires =
+            |plugin: &Plugin| OwnPlugin::named(&plugin.r#type).is_some_and(OwnPlugin::is_wiring);
         self.plugins.iter().position(wires).unwrap_or(0)
     }
 

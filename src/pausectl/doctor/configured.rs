@@ -51,9 +51,8 @@ pub(super) fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> 
         let Some(plugin) = plugin_of_ours(&list.plugins[at].r#type, &snapshot.programs) else {
             continue;
         };
-        match plugin {
-            Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp => {}
-            Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => continue,
+        if !plugin.is_wiring() {
+            continue;
         }
         if let Ok(request) = request(list, at, plugin, &snapshot.programs) {
             networks.insert(list.name.to_string(), request.network);
@@ -66,9 +65,8 @@ pub(super) fn networks_of_ours(snapshot: &Snapshot) -> HashMap<String, Network> 
 pub(super) fn bridge_of(list: &NetworkList, programs: &Programs) -> Option<IfName> {
     let at = list.wiring();
     let plugin = Plugin::named(&list.plugins[at].r#type)?;
-    match plugin {
-        Plugin::Pausenet | Plugin::Bridge => {}
-        Plugin::Ptp | Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap => return None,
+    if !plugin.is_wiring() {
+        return None;
     }
     let link = request(list, at, plugin, programs).ok()?.network.link?;
     link.bridge().map(|bridge| bridge.name.clone())

@@ -11,13 +11,16 @@ use pausenet_host::runtime::find_plugin;
 use pausenet_host::{Error, Result, block_on};
 
 /// The names under which the plugin is installed.
-pub(super) const NAMES: [&str; 6] = [
+pub(super) const NAMES: [&str; 9] = [
     "pausenet",
     "bridge",
     "ptp",
     "host-local",
     "loopback",
     "portmap",
+    "firewall",
+    "bandwidth",
+    "tuning",
 ];
 
 /// How long a program may take to print its version.

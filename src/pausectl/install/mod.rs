@@ -31,10 +31,25 @@ const DIR: &str = "/opt/cni/bin";
 /// What may have to be waited for.
 const ANOTHER: &str = "another install or uninstall in this folder";
 
+/// The value of `--as` that stands for all names.
+const ALL: &str = "all";
+
+/// The plugins that a value of `--as` stands for.
+#[derive(Debug, Clone)]
+struct Names(Vec<Plugin>);
+
+fn names_of(value: &str) -> std::result::Result<Names, String> {
+    match value {
+        ALL => Ok(Names(Plugin::of_the_reference().collect())),
+        name => name.parse().map(|plugin| Names(vec![plugin])),
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   pausectl install
-  pausectl install --as bridge,host-local,portmap --dry-run
+  pausectl install --as all --dry-run
+  pausectl install --as bridge,host-local,portmap
   pausectl install --conf conf/10-podnet.conflist
   pausectl install --uninstall
 
@@ -71,10 +86,11 @@ pub(crate) struct Install {
         long = "as",
         value_name = "NAMES",
         value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(Plugin::of_the_reference().map(Plugin::name))
-            .try_map(|name| name.parse::<Plugin>())
+        value_parser = PossibleValuesParser::new(
+            [ALL].into_iter().chain(Plugin::of_the_reference().map(Plugin::name))
+        ).try_map(|name| names_of(&name))
     )]
-    names: Vec<Plugin>,
+    names: Vec<Names>,
 
     /// Also put in place what these runtimes call beside their networks' plugins. `loopback`, without
     /// which containerd starts no sandbox, is put in place by itself where a runtime is found
@@ -164,7 +180,9 @@ fn put_files(options: &Install, place: &ManagedFolder, report: &mut Report) -> R
     // Held to the end, so that an --uninstall at the same time does not miss the network.
     holding(place, report.dry_run, |held| {
         let needed = runtimes::needed(&options.runtimes, place, &options.dir);
-        let names = names(&[options.names.clone(), needed].concat(), place)?;
+        let asked = options.names.iter().flat_map(|names| &names.0).copied();
+        let asked: Vec<_> = asked.chain(needed).collect();
+        let names = names(&asked, place)?;
         let wanted = names.iter().map(|name| NewFile {
             name: name.clone(),
             content: &plugin,

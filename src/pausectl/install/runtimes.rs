@@ -5,9 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::DIR;
-use crate::command::warn;
 use pausenet::cni::Plugin;
-use pausenet_host::Error;
 use pausenet_host::install::managed_folder::ManagedFolder;
 
 /// A container runtime that runs CNI plugins.
@@ -22,14 +20,6 @@ pub(super) enum Runtime {
 impl Runtime {
     const ALL: [Self; 3] = [Self::Containerd, Self::CriO, Self::Nerdctl];
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::Containerd => "containerd",
-            Self::CriO => "CRI-O",
-            Self::Nerdctl => "nerdctl",
-        }
-    }
-
     /// Plugins of ours that it calls by these names: `loopback` for each sandbox; without it no sandbox
     /// starts. The others are those of the networks that nerdctl makes itself.
     fn needs(self) -> &'static [Plugin] {
@@ -40,15 +30,9 @@ impl Runtime {
                 Plugin::Bridge,
                 Plugin::HostLocal,
                 Plugin::Portmap,
+                Plugin::Firewall,
+                Plugin::Tuning,
             ],
-        }
-    }
-
-    /// Plugins that it calls and pausenet does not have.
-    fn needs_of_others(self) -> &'static [&'static str] {
-        match self {
-            Self::Containerd | Self::CriO => &[],
-            Self::Nerdctl => &["firewall", "tuning"],
         }
     }
 
@@ -90,27 +74,16 @@ impl Runtime {
 }
 
 /// The plugins that runtimes need and the folder does not have: all that `asked` ones call, and `loopback`
-/// for those that are found on this host. What is missing and not ours to give is a warning.
+/// for those that are found on this host.
 pub(super) fn needed(asked: &[Runtime], place: &ManagedFolder, dir: &Path) -> Vec<Plugin> {
-    let is_missing = |name: &str| place.path(name).symlink_metadata().is_err();
-    let mut needed: Vec<Plugin> = Vec::new();
-    for runtime in asked {
-        needed.extend(runtime.needs());
-        let others = runtime.needs_of_others().iter().copied();
-        let missing: Vec<_> = others.filter(|name| is_missing(name)).collect();
-        if !missing.is_empty() {
-            let what = format!(
-                "{} needs the plugins {}, which are not in {}",
-                runtime.name(),
-                missing.join(" and "),
-                dir.display()
-            );
-            warn(&Error::new(what).hint("they come with the reference plugins, for example in Debian's package containernetworking-plugins"));
-        }
-    }
+    let runtimes = asked.iter();
+    let mut needed: Vec<Plugin> = runtimes
+        .flat_map(|runtime| runtime.needs())
+        .copied()
+        .collect();
     if Runtime::ALL.iter().any(|runtime| runtime.is_here(dir)) {
         needed.push(Plugin::Loopback);
     }
-    needed.retain(|plugin| is_missing(plugin.name()));
+    needed.retain(|plugin| place.path(plugin.name()).symlink_metadata().is_err());
     needed
 }

@@ -190,7 +190,7 @@ impl Configurations {
 fn request(list: &NetworkList, at: usize) -> Option<Request> {
     let plugin = list.plugins.get(at)?;
     let called = Plugin::named(&plugin.r#type)?;
-    if !matches!(called, Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp) {
+    if !called.is_wiring() {
         return None;
     }
     let config = execution_config(list, plugin, &serde_json::Map::new(), None);

@@ -1,13 +1,14 @@
 //! ADD's changes to the kernel, in order: first what is shared, then the veth pair, and last the
 //! alias, which marks the attachment as complete.
 
+use super::bandwidth::Limiter;
 use super::claim::{Extent, claim as claim_elements};
 use super::dead_containers::Deaths;
 use super::earlier_holder;
 use super::host::Host;
 use super::settings::{forward, refuse_router_advertisements};
 use super::uplink::Uplink;
-use super::{bandwidth, container, element_record, firewall, nft_elements, ports, veth};
+use super::{container, element_record, firewall, nft_elements, ports, veth};
 use crate::cni::{Code, Error, Result};
 use crate::kernel::link::Link;
 use crate::kernel::netns::Netns;
@@ -159,7 +160,7 @@ impl<'a, 'plan> NewPair<'a, 'plan> {
         uplink.route(&mut host.socket, plan, &host_end)?;
         let ifb = match &plan.bandwidth {
             Some(limits) => {
-                bandwidth::limit(&mut host.socket, &plan.attachment, limits, &host_end)?
+                Limiter::own(&plan.attachment, &host_end).set(&mut host.socket, limits)?
             }
             None => None,
         };

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 
-use super::host::{LOCKS, SETTLE_LIMIT};
+use super::host::{Host, LOCKS, SETTLE_LIMIT};
+use super::host_end::host_end_in;
 use super::settings::refuse_router_advertisements;
 use super::vlan;
-use crate::cni::{Code, During, Error, MacAddr, Result};
+use crate::cni::{Code, During, Error, IfName, MacAddr, Result};
 use crate::kernel::link::{Link, NewBridge, Which};
 use crate::kernel::lock::Lock;
+use crate::kernel::netns::Netns;
 use crate::kernel::sysctl::{Sysctl, no_ipv6};
 use crate::kernel::{KernelPart, RouteSocket, address, link, route};
 use crate::plan::{
@@ -99,6 +101,25 @@ pub(super) fn clear_mark(socket: &mut RouteSocket, bridge: &Link) -> Result<()> 
         .one(request)
         .during_with(|| format!("take {} out of its group", bridge.name))?;
     Ok(())
+}
+
+/// Takes the mark off the bridge of a container's interface, before a chained plugin gives that another MAC.
+///
+/// # Errors
+/// Code 101. A link that is no port of a bridge has no mark.
+pub(crate) fn forget_known_macs(host: &mut Host, netns: &Netns, ifname: &IfName) -> Result<()> {
+    let Ok(port) = host_end_in(host, netns, ifname) else {
+        return Ok(());
+    };
+    let Some(index) = port.controller else {
+        return Ok(());
+    };
+    let bridge = link::get(&mut host.socket, Which::Index(index))
+        .during_with(|| format!("look up the bridge of {}", port.name))?;
+    match bridge.filter(is_marked) {
+        Some(bridge) => clear_mark(&mut host.socket, &bridge),
+        None => Ok(()),
+    }
 }
 
 fn find(socket: &mut RouteSocket, plan: &BridgePlan) -> Result<Option<Link>> {

@@ -70,10 +70,10 @@ impl<'a> Deaths<'a> {
         }
         let is_gone = match element_owner(&element.owner) {
             Some((Mapper::Own, owner)) => host_end::is_gone(self.socket, &owner),
-            Some((Mapper::Chained, _)) => false,
+            Some((Mapper::Chained | Mapper::Firewall, _)) => false,
             None => match abbreviated_owner(&element.owner) {
                 Some((Mapper::Own, _, host_end)) => is_no_link(self.socket, &host_end),
-                Some((Mapper::Chained, ..)) => false,
+                Some((Mapper::Chained | Mapper::Firewall, ..)) => false,
                 None => true,
             },
         };

@@ -58,8 +58,10 @@ pub fn verify(traffic: &[AllowedTraffic]) -> Result<()> {
     .hint("the next ADD on the network makes it again"))
 }
 
-/// Removes a network's rules from DOCKER-USER. True when there were any.
+/// Removes a network's rules from other firewalls. True when there were any in DOCKER-USER.
 pub fn forget(network: &NetworkName) -> Result<bool> {
+    super::forward_chain::forget(network)?;
+    super::ingress_policy::forget(network)?;
     let (nft, found) = docker_user_tables(&TABLES)?;
     let Some(mut nft) = nft.filter(|_| !found.is_empty()) else {
         return Ok(false);
@@ -327,7 +329,7 @@ fn rules_to_add(
     let mut missing_rules = Vec::new();
     for &table in tables {
         let present = nft.rules(table, Some(DOCKER_USER))?;
-        missing_rules.extend(missing(traffic, table, &present));
+        missing_rules.extend(missing(traffic, table, DOCKER_USER, &present));
     }
     Ok(missing_rules)
 }

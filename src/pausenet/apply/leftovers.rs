@@ -8,9 +8,10 @@ use super::firewall;
 use super::nft_elements::{amend, open};
 use crate::cni::{During, NetworkName, Result};
 use crate::kernel::link::{self, Link};
-use crate::kernel::nft::{Change, Nft, Table};
+use crate::kernel::nft::{Change, Element, Nft, Table};
 use crate::kernel::{KernelError, RouteSocket};
 use crate::plan::elements::{BRIDGE_TABLE, TABLE};
+use crate::plan::is_network_s;
 
 /// Our tables that exist and hold no attachment's element.
 ///
@@ -42,7 +43,9 @@ fn find_empty(nft: &mut Nft) -> Result<Vec<Table>, KernelError> {
         }
         let mut is_empty = true;
         for set in &sets {
-            is_empty = is_empty && nft.elements(table, set)?.is_empty();
+            // What says that a network is closed is no attachment's.
+            let is_attachment_s = |found: &Element| !is_network_s(&found.owner);
+            is_empty = is_empty && !nft.elements(table, set)?.iter().any(is_attachment_s);
         }
         if is_empty {
             empty.push(table);

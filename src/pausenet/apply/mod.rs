@@ -4,7 +4,7 @@
 //! belongs to one attachment is removed together with its veth pair.
 
 mod attach;
-mod bandwidth;
+pub(crate) mod bandwidth;
 mod bridge;
 mod claim;
 mod container;
@@ -12,8 +12,10 @@ mod dead_containers;
 pub(crate) mod earlier_holder;
 pub(crate) mod element_record;
 pub mod firewall;
+pub(crate) mod forward_chain;
 mod host;
 mod host_end;
+pub(crate) mod ingress_policy;
 mod leftovers;
 mod mapped_ports;
 pub mod nft_elements;
@@ -24,17 +26,20 @@ mod ptp;
 mod reclaim;
 pub(crate) mod reference;
 mod settings;
+pub(crate) mod tuning;
 mod uplink;
 mod verify;
 mod veth;
 mod vlan;
 
 pub(crate) use attach::{Attached, attach, attach_links, create_links, remove_links};
+pub(crate) use bridge::forget_known_macs;
 pub use claim::Extent;
 pub(crate) use container::open as open_in_container;
 pub(crate) use dead_containers::Deaths;
 pub use host::{Host, LOCKS, is_locked, try_lock};
 pub use host_end::host_end;
+pub(crate) use host_end::host_end_in;
 pub use leftovers::{
     empty_tables, networks_in_docker_user, remove_empty_tables, remove_unused_bridge,
     unused_bridges,

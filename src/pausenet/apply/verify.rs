@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::bandwidth::Limiter;
 use super::host::Host;
 use super::host_end::host_end;
-use super::{bandwidth, container, vlan};
+use super::{container, vlan};
 use crate::cni::link::{BridgeConf, FrameMode, GatewayRole, LinkConf, PortIsolation};
 use crate::cni::request::{Attachment, Request};
 use crate::cni::result::{AddResult, Interface, IpConfig};
@@ -52,7 +53,7 @@ pub(crate) fn verify(
         None => {}
     }
     if let Some(limits) = &request.network.bandwidth {
-        bandwidth::verify(&mut host.socket, &request.attachment, limits, &port)?;
+        Limiter::own(&request.attachment, &port).verify(&mut host.socket, limits)?;
     }
     if let Some(at) = promised_end {
         same_mac(&end, &promised.interfaces[at])?;

@@ -1,9 +1,11 @@
 //! The capability `bandwidth` (CONVENTIONS.md of the specification): limits on a container's
 //! traffic. Directions are the container's: ingress is what it receives.
 
+use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::error::{Code, Error, Result};
+use super::error::{Code, Error, Result, invalid};
+use super::json::{Json, cidr};
 
 /// The unchecked object: rates in bits per second, bursts in bits.
 #[derive(Debug, Default, Clone, Deserialize)]
@@ -13,6 +15,35 @@ pub(super) struct BandwidthKeys {
     ingress_burst: u64,
     egress_rate: u64,
     egress_burst: u64,
+}
+
+/// The same in a config itself, where it counts if a single key of it is there.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct OwnKeys {
+    ingress_rate: Option<u64>,
+    ingress_burst: Option<u64>,
+    egress_rate: Option<u64>,
+    egress_burst: Option<u64>,
+}
+
+impl OwnKeys {
+    fn keys(&self) -> Option<BandwidthKeys> {
+        let all = [
+            self.ingress_rate,
+            self.ingress_burst,
+            self.egress_rate,
+            self.egress_burst,
+        ];
+        let [ingress_rate, ingress_burst, egress_rate, egress_burst] =
+            all.map(Option::unwrap_or_default);
+        all.iter().any(Option::is_some).then_some(BandwidthKeys {
+            ingress_rate,
+            ingress_burst,
+            egress_rate,
+            egress_burst,
+        })
+    }
 }
 
 /// The limit of one direction, in the kernel's units.
@@ -33,15 +64,77 @@ pub struct Bandwidth {
     pub(crate) egress: Option<Limit>,
 }
 
-impl Bandwidth {
-    /// Checks the object. None when it limits nothing.
+/// Which of the container's traffic is limited, by the address at its other end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Shaped {
+    /// All of it.
+    #[default]
+    All,
+    /// `shapedSubnets`: what goes to these and comes from them.
+    Only(Vec<IpNetwork>),
+    /// `unshapedSubnets`: all else.
+    AllBut(Vec<IpNetwork>),
+}
+
+/// The keys of the plugin `bandwidth` beside the limits.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ShapedKeys {
+    shaped_subnets: Vec<String>,
+    unshaped_subnets: Vec<String>,
+}
+
+impl Shaped {
+    /// Reads the config of the plugin `bandwidth`.
     ///
     /// # Errors
-    /// Code 7, naming the values that do not fit together.
-    pub(super) fn new(keys: &BandwidthKeys) -> Result<Option<Self>> {
+    /// Code 6 for a key of the wrong type, 7 for a subnet that is none, and for both lists at once.
+    pub(super) fn new(config: &Json) -> Result<Self> {
+        let keys: ShapedKeys = config.read()?;
+        let subnets = |key: &str, list: &[String]| -> Result<Vec<IpNetwork>> {
+            let parse = |(at, text): (usize, &String)| {
+                cidr::parse(text).map_err(|why| invalid(format!("{key}[{at}]: {why}")))
+            };
+            list.iter().enumerate().map(parse).collect()
+        };
+        match (&keys.shaped_subnets[..], &keys.unshaped_subnets[..]) {
+            ([], []) => Ok(Self::All),
+            (only, []) => subnets("shapedSubnets", only).map(Self::Only),
+            ([], others) => subnets("unshapedSubnets", others).map(Self::AllBut),
+            _ => Err(invalid(
+                "shapedSubnets and unshapedSubnets exclude each other",
+            )),
+        }
+    }
+}
+
+impl Bandwidth {
+    /// Reads the runtime's wish. None when it limits nothing.
+    ///
+    /// # Errors
+    /// Code 6 for a key of the wrong type, 7 for values that do not fit together.
+    pub(super) fn of_runtime(config: &Json) -> Result<Option<Self>> {
+        const CAPABILITY: [&str; 2] = ["runtimeConfig", "bandwidth"];
+        Self::new(&CAPABILITY.join("."), &config.read_part(&CAPABILITY)?)
+    }
+
+    /// Reads the config of the plugin `bandwidth`: limits in the config itself, or else the runtime's.
+    ///
+    /// # Errors
+    /// Those of [`Bandwidth::of_runtime`].
+    pub(super) fn of_plugin(config: &Json) -> Result<Option<Self>> {
+        let own: OwnKeys = config.read()?;
+        match own.keys() {
+            Some(keys) => Self::new("", &keys),
+            None => Self::of_runtime(config),
+        }
+    }
+
+    /// Checks the values. None when they limit nothing. `place` is where they are, for errors.
+    fn new(place: &str, keys: &BandwidthKeys) -> Result<Option<Self>> {
         let bandwidth = Self {
-            ingress: limit("ingress", keys.ingress_rate, keys.ingress_burst)?,
-            egress: limit("egress", keys.egress_rate, keys.egress_burst)?,
+            ingress: limit(place, "ingress", keys.ingress_rate, keys.ingress_burst)?,
+            egress: limit(place, "egress", keys.egress_rate, keys.egress_burst)?,
         };
         Ok((bandwidth.ingress.is_some() || bandwidth.egress.is_some()).then_some(bandwidth))
     }
@@ -64,9 +157,10 @@ fn burst_for(rate_bytes: u64) -> u32 {
     u32::try_from((rate_bytes / 10).clamp(FRAMES, MOST)).unwrap_or(u32::MAX)
 }
 
-fn limit(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
+fn limit(place: &str, direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>> {
     let invalid = |key: &str, what: &str| {
-        let key = format!("runtimeConfig.bandwidth.{direction}{key}");
+        let dot = if place.is_empty() { "" } else { "." };
+        let key = format!("{place}{dot}{direction}{key}");
         Err(Error::new(Code::InvalidConfig, format!("{key}: {what}")))
     };
     match (rate, burst) {
@@ -100,7 +194,37 @@ mod tests {
     use super::*;
 
     fn bandwidth(json: &str) -> Result<Option<Bandwidth>> {
-        Bandwidth::new(&crate::cni::json::parse(json.as_bytes()).unwrap())
+        Bandwidth::of_plugin(&Json::config(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn limits_of_the_config_precede_the_runtime_s() {
+        let runtime = r#""runtimeConfig": {"bandwidth": {"egressRate": 8, "egressBurst": 80}}"#;
+        let of_runtime = bandwidth(&format!("{{{runtime}}}")).unwrap().unwrap();
+        assert!(of_runtime.egress.is_some() && of_runtime.ingress.is_none());
+        let both = format!(r#"{{"ingressRate": 8, "ingressBurst": 80, {runtime}}}"#);
+        let own = bandwidth(&both).unwrap().unwrap();
+        assert!(own.ingress.is_some() && own.egress.is_none());
+        // As Go takes an embedded object: one key of it is enough.
+        let none = bandwidth(&format!(r#"{{"egressRate": 0, {runtime}}}"#));
+        assert_eq!(none.unwrap(), None);
+    }
+
+    #[test]
+    fn one_list_of_subnets_says_what_is_limited() {
+        let shaped = |json: &str| Shaped::new(&Json::config(json.as_bytes()).unwrap());
+        let subnet = || vec!["10.0.0.0/8".parse().unwrap()];
+        let only = shaped(r#"{"shapedSubnets": ["10.0.0.0/8"], "unshapedSubnets": []}"#);
+        assert_eq!(only.unwrap(), Shaped::Only(subnet()));
+        let but = shaped(r#"{"unshapedSubnets": ["10.0.0.0/8"]}"#);
+        assert_eq!(but.unwrap(), Shaped::AllBut(subnet()));
+        assert_eq!(shaped("{}").unwrap(), Shaped::All);
+        for bad in [
+            r#"{"shapedSubnets": ["10.0.0.0"]}"#,
+            r#"{"shapedSubnets": ["10.0.0.0/8"], "unshapedSubnets": ["fd00::/8"]}"#,
+        ] {
+            assert_eq!(shaped(bad).unwrap_err().code, Code::InvalidConfig, "{bad}");
+        }
     }
 
     #[test]

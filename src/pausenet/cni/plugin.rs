@@ -36,6 +36,9 @@ plugins! {
     HostLocal = "host-local",
     Loopback = "loopback",
     Portmap = "portmap",
+    Firewall = "firewall",
+    Bandwidth = "bandwidth",
+    Tuning = "tuning",
 }
 
 impl Plugin {
@@ -55,6 +58,20 @@ impl Plugin {
             .and_then(OsStr::to_str)
             .and_then(Self::named)
             .unwrap_or(Self::Pausenet)
+    }
+
+    /// Whether it makes the container's interface. The others are chained behind one that does, or asked by one for
+    /// addresses.
+    pub fn is_wiring(self) -> bool {
+        match self {
+            Self::Pausenet | Self::Bridge | Self::Ptp => true,
+            Self::HostLocal
+            | Self::Loopback
+            | Self::Portmap
+            | Self::Firewall
+            | Self::Bandwidth
+            | Self::Tuning => false,
+        }
     }
 
     /// The plugins of the reference that the binary replaces.

@@ -16,7 +16,7 @@ use super::plugin::Plugin;
 use super::ports::PortsConf;
 use super::result::{AddResult, Dns};
 use super::version::SpecVersion;
-use super::wiring::{Wiring, maps_ports};
+use super::wiring::{Chained, Wiring, maps_ports};
 
 /// The identity of an attachment: one interface of one container on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,6 +76,8 @@ pub struct Network {
     pub maps_ports: bool,
     /// None: no limit.
     pub bandwidth: Option<Bandwidth>,
+    /// What only a chained plugin has.
+    pub(crate) chained: Chained,
     /// None: layer 2 only, no address.
     pub ipam: Option<IpamConf>,
     /// Range sets of the capability `ipRanges`; they precede the config's own.
@@ -229,6 +231,7 @@ impl Network {
             raw,
             link: wiring.link,
             bandwidth: wiring.bandwidth,
+            chained: wiring.chained,
             ipam,
             requested_ranges,
             dns: dns.named(),
@@ -338,7 +341,12 @@ impl Request {
             runtime: parts.take(requested_ips(&config, &["runtimeConfig", "ips"]))?,
         };
         let mut requested_mac = env_args.mac;
-        for keys in [&["args", "cni", "mac"][..], &["runtimeConfig", "mac"]] {
+        let mut sources = [&["args", "cni", "mac"][..], &["runtimeConfig", "mac"]];
+        if plugin == Plugin::Tuning {
+            // As the reference's does.
+            sources.reverse();
+        }
+        for keys in sources {
             let mac = parts.take(requested_mac_at(&config, keys))?;
             requested_mac = mac.or(requested_mac);
         }

@@ -3,13 +3,16 @@
 
 use serde_json::Value;
 
+use super::bandwidth::{OwnKeys, ShapedKeys};
 use super::config::{
     DnsKeys, FirewallKeys, Heading, Ipam, LinkKeys, Range, StaticAddress, VlanTrunk,
 };
+use super::firewall::FirewallPluginKeys;
 use super::json::{keys_of, names};
 use super::plugin::Plugin;
 use super::ports::PortKeys;
 use super::result::Route;
+use super::tuning::TuningKeys;
 
 /// A key that nothing reads, and the one that it is nearly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +76,7 @@ pub fn near_misses_of_list(list: &Value) -> Vec<NearMiss> {
 fn whole(plugin: Plugin, config: &Value) -> Part {
     let mut keys = vec!["type", "args", "runtimeConfig", "prevResult"];
     keys.extend(keys_of::<Heading>());
-    let is_wired = matches!(plugin, Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp);
-    if is_wired {
+    if plugin.is_wiring() {
         keys.extend(keys_of::<LinkKeys>());
         keys.push("statusIgnoresExhaustion");
     }
@@ -83,6 +85,15 @@ fn whole(plugin: Plugin, config: &Value) -> Part {
     }
     if matches!(plugin, Plugin::Pausenet | Plugin::Portmap) {
         keys.extend(keys_of::<PortKeys>());
+    }
+    match plugin {
+        Plugin::Firewall => keys.extend(keys_of::<FirewallPluginKeys>()),
+        Plugin::Bandwidth => {
+            keys.extend(keys_of::<OwnKeys>());
+            keys.extend(keys_of::<ShapedKeys>());
+        }
+        Plugin::Tuning => keys.extend(keys_of::<TuningKeys>()),
+        _ => {}
     }
     let capabilities = Part {
         keys: vec!["ips", "mac", "ipRanges", "portMappings", "bandwidth"],
@@ -283,11 +294,14 @@ mod tests {
             Plugin::Bridge,
             Plugin::Ptp,
             Plugin::Portmap,
+            Plugin::Firewall,
+            Plugin::Bandwidth,
+            Plugin::Tuning,
         ] {
             let found = found(plugin, &config);
             let expected: &[(String, &str)] = match plugin {
                 // Nearly "hairpinMode".
-                Plugin::Portmap => &[],
+                _ if !plugin.is_wiring() => &[],
                 _ => &[("hairpin_mode".to_owned(), "hairpinMode")],
             };
             assert_eq!(found, expected, "{plugin:?}");

@@ -20,6 +20,7 @@ use super::reply::Message;
 use super::request::{ExpectedReply, Request};
 use super::route_socket::Group;
 use super::route_socket::RouteSocket;
+use crate::cni::tuning::Attributes;
 use crate::cni::{IfName, MacAddr};
 
 /// Selects a link.
@@ -239,6 +240,45 @@ pub(crate) fn set_mac(
         .build();
     socket.request(RouteNetlinkMessage::SetLink(message), 0)?;
     Ok(())
+}
+
+/// Requests that give a link each of these attributes, for a batch, and what each attempts. The MAC comes last: a
+/// link that is on may announce it, with all that precedes.
+pub(crate) fn attribute_requests(
+    index: u32,
+    wanted: &Attributes,
+) -> Vec<(Request<RouteNetlinkMessage>, String)> {
+    let link = || LinkUnspec::new_with_index(index);
+    let on = |on: bool| if on { "on" } else { "off" };
+    let changes = [
+        (wanted.promisc).map(|to| (link().promiscuous(to), format!("switch promisc {}", on(to)))),
+        (wanted.allmulti).map(|to| {
+            (
+                link().allmulticast(to),
+                format!("switch allmulti {}", on(to)),
+            )
+        }),
+        (wanted.mtu).map(|to| (link().mtu(to), format!("set the MTU to {to}"))),
+        (wanted.queue).map(|to| {
+            let queue = LinkAttribute::TxQueueLen(to);
+            (
+                link().append_extra_attribute(queue),
+                format!("set txQLen to {to}"),
+            )
+        }),
+        (wanted.mac).map(|to| {
+            (
+                link().address(to.0.to_vec()),
+                format!("set the MAC to {to}"),
+            )
+        }),
+    ];
+    let changes = changes.into_iter().flatten();
+    let request =
+        |link: LinkMessageBuilder<_>| Request::new(RouteNetlinkMessage::SetLink(link.build()), 0);
+    changes
+        .map(|(link, attempt)| (request(link), attempt))
+        .collect()
 }
 
 /// Switches a link on, and promiscuous mode too if asked.

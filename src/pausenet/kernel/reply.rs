@@ -21,6 +21,10 @@ pub struct Link {
     /// Switched on by the administrator (IFF_UP).
     pub up: bool,
     pub promiscuous: bool,
+    /// It receives every multicast frame (IFF_ALLMULTI).
+    pub allmulti: bool,
+    /// How many packets wait to be sent.
+    pub queue: u32,
     /// It can carry traffic (IFLA_OPERSTATE is UP).
     pub running: bool,
     /// The bridge it is a port of.
@@ -81,6 +85,7 @@ const HEADER: usize = 16;
 fn read_link(payload: &[u8]) -> Result<Link, DecodeError> {
     const UP: u32 = 1;
     const PROMISCUOUS: u32 = 0x100;
+    const ALLMULTI: u32 = 0x200;
     const OPERATION_UP: u8 = 6;
     if payload.len() < HEADER {
         return Err("a link without a header".into());
@@ -90,6 +95,7 @@ fn read_link(payload: &[u8]) -> Result<Link, DecodeError> {
         index: number(&payload[4..]),
         up: flags & UP != 0,
         promiscuous: flags & PROMISCUOUS != 0,
+        allmulti: flags & ALLMULTI != 0,
         ..Link::default()
     };
     for attribute in NlasIterator::new(&payload[HEADER..]) {
@@ -102,6 +108,7 @@ fn read_link(payload: &[u8]) -> Result<Link, DecodeError> {
             4 => link.mtu = number(value),
             5 => link.peer = Some(number(value)),
             10 => link.controller = Some(number(value)),
+            13 => link.queue = number(value),
             16 => link.running = value.first() == Some(&OPERATION_UP),
             18 => read_info(&mut link, value)?,
             20 => link.alias = Some(text(value)),
@@ -219,7 +226,7 @@ mod tests {
     fn a_link_is_read_as_the_crate_writes_it() {
         let mut message = LinkMessage::default();
         message.header.index = 7;
-        message.header.flags = LinkFlags::Up | LinkFlags::Promisc;
+        message.header.flags = LinkFlags::Up | LinkFlags::Promisc | LinkFlags::Allmulti;
         message.attributes = vec![
             LinkAttribute::IfName("veth1".into()),
             LinkAttribute::Address(vec![2, 0, 0, 0, 0, 9]),
@@ -227,6 +234,7 @@ mod tests {
             LinkAttribute::Link(3),
             LinkAttribute::Controller(5),
             LinkAttribute::OperState(State::Up),
+            LinkAttribute::TxQueueLen(500),
             LinkAttribute::LinkNetNsId(-1),
             LinkAttribute::IfAlias("whose".into()),
             LinkAttribute::Group(42),
@@ -248,6 +256,8 @@ mod tests {
             mtu: 1400,
             up: true,
             promiscuous: true,
+            allmulti: true,
+            queue: 500,
             running: true,
             controller: Some(5),
             peer: Some(3),

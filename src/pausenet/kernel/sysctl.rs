@@ -160,7 +160,9 @@ impl Sysctl<'_> {
         if current.and_then(read).is_ok_and(|current| current == value) {
             return Ok(());
         }
-        let written = self.open(proc).map(|mut file| file.write_all(value.as_bytes()));
+        let written = self
+            .open(proc)
+            .map(|mut file| file.write_all(value.as_bytes()));
         match written {
             Some(Ok(())) => Ok(()),
             _ => self.set(value),

@@ -22,6 +22,9 @@ const MARK: &str = "pausenet";
 /// What the comments of chained port mappings start with.
 const CHAINED_MARK: &str = "portmap";
 
+/// What the comments of the elements of `firewall` start with.
+const FIREWALL_MARK: &str = "firewall";
+
 /// What the names of all host ends start with.
 pub const HOST_END_START: &str = "veth";
 
@@ -168,17 +171,19 @@ pub fn attachment_of_host_end(link: &Link) -> Option<Attachment> {
     }
 }
 
-/// The plugin that maps an attachment's ports; the elements' comments name it.
+/// The plugin that made an attachment's elements in nftables; their comments name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mapper {
     /// The plugin that attached the container.
     Own,
     /// `portmap`, behind a plugin that may be another's.
     Chained,
+    /// `firewall`, in the same place.
+    Firewall,
 }
 
 impl Mapper {
-    pub(crate) const ALL: [Self; 2] = [Self::Own, Self::Chained];
+    pub(crate) const ALL: [Self; 3] = [Self::Own, Self::Chained, Self::Firewall];
 
     /// The comment of its elements in nftables. Behind our own plugin, the ports of `portmap` must
     /// not be taken for the link's elements, so the two differ.
@@ -198,8 +203,21 @@ impl Mapper {
         match self {
             Self::Own => MARK,
             Self::Chained => CHAINED_MARK,
+            Self::Firewall => FIREWALL_MARK,
         }
     }
+}
+
+/// The comment of elements that all attachments of a network share.
+pub(crate) fn network_owner(network: &NetworkName) -> String {
+    format!("{FIREWALL_MARK} {network}")
+}
+
+/// Whether a comment is that of [`network_owner`].
+pub(crate) fn is_network_s(comment: &str) -> bool {
+    let network = comment.strip_prefix(FIREWALL_MARK);
+    let network = network.and_then(|rest| rest.strip_prefix(' '));
+    network.is_some_and(|network| NetworkName::parse(network).is_ok())
 }
 
 /// The longest comment that nft reads, in bytes (libnftnl's NFTNL_UDATA_COMMENT_MAXLEN). It prints

@@ -10,8 +10,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
 
-use crate::cni::NetworkName;
+use super::firewall::CNI_FORWARD;
 use crate::cni::request::Attachment;
+use crate::cni::{IfName, NetworkName};
 use crate::kernel::nft::expr::address_bytes;
 use crate::kernel::nft::{Rule, Table, TableFamily};
 
@@ -166,6 +167,23 @@ pub(crate) fn link_rule_locations(attachment: &Attachment) -> Vec<RuleLocation> 
     locations
 }
 
+/// Where the rules of the reference's `firewall` may be: they have no comment, and name an address. None of a
+/// container whose addresses are not known.
+pub(crate) fn forward_rule_locations(addresses: &[IpNetwork]) -> Vec<RuleLocation> {
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let addresses = addresses.iter().map(|net| address_bytes(net.ip()));
+    let addresses: BTreeSet<_> = addresses.collect();
+    let location = |table| RuleLocation {
+        table,
+        chains: &[CNI_FORWARD],
+        comment: Comment::IsAndNames(String::new(), addresses.clone()),
+        own_chains: Vec::new(),
+    };
+    super::firewall::TABLES.into_iter().map(location).collect()
+}
+
 /// Every location where rules of port mappings may be.
 pub(crate) fn port_rule_locations(
     attachment: &Attachment,
@@ -242,6 +260,14 @@ pub(crate) fn stale_masquerade(
     }
 }
 
+/// The IFB that limits what a container sends, made by the reference's `bandwidth` or ours.
+#[expect(clippy::expect_used, reason = "15 letters and digits are a name")]
+pub(crate) fn ifb_name(attachment: &Attachment) -> IfName {
+    let network = attachment.network.as_given();
+    let text = format!("{network}{}", attachment.container.as_given());
+    IfName::parse(&format!("bwp{}", hash(&text, 12))).expect("15 letters and digits")
+}
+
 /// The names of all chains that the iptables backends make for an attachment: for its
 /// masquerade, for its ports, for the masquerade of those.
 pub fn iptables_chains(network: &str, container: &str) -> [String; 3] {
@@ -279,7 +305,7 @@ fn hash(text: &str, letters: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::{ContainerId, IfName};
+    use crate::cni::ContainerId;
 
     fn attachment() -> Attachment {
         Attachment {
@@ -300,6 +326,12 @@ mod tests {
         for chain in ["CNI-HOSTPORT-DNAT", "CNI-", "KUBE-SVC-58a2ceafa43ff34931e"] {
             assert!(!is_iptables_chain(chain), "{chain}");
         }
+    }
+
+    /// Made by the reference's `bandwidth` for this network and container.
+    #[test]
+    fn the_ifb_is_the_reference_s() {
+        assert_eq!(ifb_name(&attachment()).as_str(), "bwp58a2ceafa43f");
     }
 
     #[test]

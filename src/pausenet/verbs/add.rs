@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::on_host;
 use crate::apply::{
     Attached, Host, Uplink, attach, attach_links, clear_debris, create_links, earlier_holder,
     ensure_name_is_free, reclaim, remove_links,
@@ -139,12 +140,6 @@ fn allocate(host: &mut Host, netns: &Netns, ipam: &Ipam, request: &Request) -> R
 }
 
 fn result(plan: &Plan, attached: Attached<'_>, netns: &Netns) -> AddResult {
-    let on_host = |link: crate::kernel::link::Link| Interface {
-        name: link.name,
-        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        mtu: Some(link.mtu),
-        ..Interface::default()
-    };
     let inside = Interface {
         name: plan.attachment.ifname.to_string(),
         mac: plan.container.mac.to_string(),

@@ -109,7 +109,7 @@ pub(crate) fn run(network: &Network) -> Result<()> {
         before,
         links(&valid),
         elements(&valid),
-        firewall(&valid),
+        other_firewalls(&valid),
         stale.and_then(|stale| reference::collect(&network.name, &valid.attachments(), &stale)),
         after.and_then(|ipam| match ipam {
             Some(ipam) if ipam.collect(keep)? => {
@@ -146,6 +146,31 @@ pub(super) fn ports(network: &Network) -> Result<()> {
     let valid = ValidAttachments::new(network);
     let removed = elements(&valid);
     join_errors([removed, valid.lock_outcome()])
+}
+
+/// Serves GC for `firewall`.
+pub(super) fn firewall(network: &Network) -> Result<()> {
+    let valid = ValidAttachments::new(network);
+    join_errors([
+        elements(&valid),
+        other_firewalls(&valid),
+        valid.lock_outcome(),
+    ])
+}
+
+/// Serves GC for `bandwidth`: the links that limit what containers send, which outlive them.
+pub(super) fn limits(network: &Network) -> Result<()> {
+    let valid = ValidAttachments::new(network);
+    let mut socket = Host::open_socket()?;
+    let links = link::list(&mut socket).during("list the host's links")?;
+    let mut outcome = Ok(());
+    for found in links.into_iter().filter(|found| found.kind == "ifb") {
+        let owner = Ownership::of(&found).attachment();
+        if owner.is_some_and(|attachment| valid.is_stale(&attachment)) {
+            outcome = outcome.and(remove(&mut socket, &found));
+        }
+    }
+    join_errors([outcome, valid.lock_outcome()])
 }
 
 fn links(valid: &ValidAttachments<'_>) -> Result<()> {
@@ -234,7 +259,7 @@ fn elements(valid: &ValidAttachments<'_>) -> Result<()> {
 
 /// Removes the network's rules from other firewalls when it has no attachment left. The bridge
 /// stays, but an opening in another firewall must not outlast its use.
-fn firewall(valid: &ValidAttachments<'_>) -> Result<()> {
+fn other_firewalls(valid: &ValidAttachments<'_>) -> Result<()> {
     if !valid.listed.is_empty() {
         return Ok(());
     }

@@ -2,13 +2,14 @@
 
 use ipnetwork::IpNetwork;
 
+use super::chained_result;
 use super::check::promised;
 use crate::apply::{
     Deaths, Extent, Host, earlier_holder, element_record, nft_elements, publish, reference,
 };
+use crate::cni::Result;
 use crate::cni::request::Request;
 use crate::cni::result::AddResult;
-use crate::cni::{Code, Error, Result};
 use crate::plan::elements::{DesiredElement, desired_port_elements, port_elements, port_marks};
 use crate::plan::{self, Mapper, host_end_name};
 
@@ -17,11 +18,7 @@ use crate::plan::{self, Mapper, host_end_name};
 /// # Errors
 /// Code 7 when it is not chained; 103 when a port is taken; 101 when the kernel refuses.
 pub(super) fn add(request: &Request) -> Result<String> {
-    let before = request.network.prev_result.as_ref().ok_or_else(|| {
-        Error::new(Code::InvalidConfig, "portmap without prevResult")
-            .hint("portmap goes into a conflist behind the plugin that wires the container")
-    })?;
-    AddResult::check_form(request.network.version, !before.ips.is_empty())?;
+    let before = chained_result(request)?;
     let addresses = before.addresses_of(&request.attachment.ifname);
     match &request.network.ports {
         Some(ports) => {

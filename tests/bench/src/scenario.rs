@@ -1,5 +1,7 @@
 //! The measured networks, each with a config for the reference plugins and one for ours.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -23,6 +25,9 @@ pub(crate) enum Scenario {
     Ptp,
     /// kind's chain: ptp, host-local, and portmap with one port.
     Kind,
+    /// nerdctl's and podman 4's chain: bridge, host-local, portmap with one port, firewall and tuning, by these names
+    /// on both sides.
+    Four,
     Loopback,
     DualStack,
     /// Our link plugin with the reference's IPAM.
@@ -32,13 +37,14 @@ pub(crate) enum Scenario {
 }
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: [Scenario; 10] = [
+pub(crate) const ALL: [Scenario; 11] = [
     Scenario::Bridge,
     Scenario::Masquerade,
     Scenario::Ports,
     Scenario::UdpPort,
     Scenario::Ptp,
     Scenario::Kind,
+    Scenario::Four,
     Scenario::Loopback,
     Scenario::DualStack,
     Scenario::TheirIpam,
@@ -55,6 +61,7 @@ impl Scenario {
             Self::UdpPort => "bridge-udp-port",
             Self::Ptp => "ptp",
             Self::Kind => "kind-chain",
+            Self::Four => "chain-of-four",
             Self::Loopback => "loopback",
             Self::DualStack => "dual-stack",
             Self::TheirIpam => "ours-with-their-ipam",
@@ -70,6 +77,8 @@ impl Scenario {
             }
             // kind's conflist leaves the backend to portmap, which uses iptables.
             Self::Kind | Self::Ports => vec![REFERENCE, IPTABLES, OURS],
+            // The reference's firewall has iptables only.
+            Self::Four => vec![IPTABLES, OURS],
             _ => vec![REFERENCE, OURS],
         }
     }
@@ -118,6 +127,13 @@ impl Scenario {
             }
             Self::Ptp => network(vec![step("ptp", ptp("ptp"))]),
             Self::Kind => network(vec![step("ptp", ptp("ptp")), portmap()]).with_ports(1, 0),
+            Self::Four => {
+                let steps = four().map(|config| {
+                    let name = config["type"].as_str().unwrap_or_default().to_owned();
+                    step(&name, with(config, json!({"backend": backend})))
+                });
+                network(steps.into()).with_ports(1, 0)
+            }
             Self::Loopback => network(vec![step("loopback", json!({"type": "loopback"}))]),
             Self::DualStack => network(vec![step("bridge", dual("bridge"))]),
             Self::OurIpam => network(vec![step("bridge", bridge("bridge"))]),
@@ -138,6 +154,13 @@ impl Scenario {
             Self::UdpPort => ours(bridge("pausenet")).with_ports(0, 1),
             Self::Ptp => ours(with(ptp("pausenet"), json!({"mode": "ptp"}))),
             Self::Kind => ours(with(ptp("pausenet"), json!({"mode": "ptp"}))).with_ports(1, 0),
+            Self::Four => {
+                let steps = four().map(|config| {
+                    let name = config["type"].as_str().unwrap_or_default().to_owned();
+                    called(&name, config)
+                });
+                Network::new(tools, steps.into()).with_ports(1, 0)
+            }
             Self::Loopback => {
                 Network::new(tools, vec![called("loopback", json!({"type": "loopback"}))])
             }
@@ -202,6 +225,12 @@ impl Setup {
             side => scenario.implementation(tools, side, &world)?,
         };
         world.inside(|| {
+            if scenario == Scenario::Four {
+                // A host where iptables is in use, as the firewalls of both sides find it.
+                for program in ["iptables", "ip6tables"] {
+                    run(program, &["-P", "FORWARD", "ACCEPT"])?;
+                }
+            }
             std::fs::create_dir(DELEGATES)?;
             let link = |from, name| std::os::unix::fs::symlink(from, format!("{DELEGATES}/{name}"));
             link(tools.peers.join("host-local"), "their-host-local")?;
@@ -228,6 +257,24 @@ fn bridge(plugin: &str) -> Value {
         "isDefaultGateway": true,
         "ipam": ipam("host-local"),
     })
+}
+
+/// The chain of [`Scenario::Four`].
+fn four() -> [Value; 4] {
+    [
+        bridge("bridge"),
+        json!({"type": "portmap"}),
+        json!({"type": "firewall", "ingressPolicy": "same-bridge"}),
+        json!({"type": "tuning", "mtu": 1400, "sysctl": {"net.core.somaxconn": "500"}}),
+    ]
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let status = Command::new(program).args(args).status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{program} {}: {status}", args.join(" ")).into()),
+    }
 }
 
 fn ptp(plugin: &str) -> Value {

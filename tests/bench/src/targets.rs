@@ -76,6 +76,13 @@ pub(crate) fn all(results: &Results, extent: Extent) -> Vec<Target> {
         results.ratio(kind, "ADD", IPTABLES, OURS),
     ));
     rows.push(table.faster("ADD of kind's chain, nftables", kind, "ADD", 12.0));
+    rows.push(table.row(
+        "ADD of bridge, portmap, firewall and tuning",
+        "10 × reference (iptables)",
+        AtLeast(10.0),
+        "×",
+        results.ratio(Scenario::Four.name(), "ADD", IPTABLES, OURS),
+    ));
 
     for (scenario, verb, times) in [
         (Scenario::Bridge, "ADD", 3.5),

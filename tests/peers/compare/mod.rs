@@ -26,7 +26,16 @@ use common::wait::wait_until;
 use common::{Call, Container, PluginOutput, World, lab, run, set_sysctl, with};
 
 /// The plugins that ours stands in for.
-const OURS: [&str; 5] = ["bridge", "ptp", "host-local", "loopback", "portmap"];
+const OURS: [&str; 8] = [
+    "bridge",
+    "ptp",
+    "host-local",
+    "loopback",
+    "portmap",
+    "firewall",
+    "bandwidth",
+    "tuning",
+];
 
 /// The versions of the specification that differ in the shape of a result.
 pub(crate) const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];

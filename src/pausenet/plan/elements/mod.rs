@@ -15,10 +15,15 @@
 //!   set  mapped4, mapped6     pods that have mapped ports
 //!   set  masquerade_all4, _6  pods whose ports are reached by masquerade from everywhere
 //!   chain dnat_prerouting, dnat_output → ports; postrouting; guard_input, guard_mapped
+//!   set  closed               links of the host whose containers others do not reach
+//!   set  inside               pairs of them between which traffic passes all the same
+//!   chain ingress_policy
 //! table bridge pausenet
 //!   set  guarded              host ends whose frames are looked at
 //!   set  allowed              host end . the MAC that it may send from
 //!   chain prerouting
+//!   set  isolated             host ends between which no frame passes
+//!   chain isolation
 //! ```
 
 mod objects;
@@ -30,8 +35,8 @@ use ipnetwork::IpNetwork;
 pub(crate) use objects::REPLACED_CHAINS;
 pub use objects::{BRIDGE_TABLE, TABLE};
 use objects::{
-    SharedObjects, allowed_set, guarded_set, hairpin_set, mapped_set, masquerade_all_set,
-    masquerade_set, ports_map,
+    SharedObjects, allowed_set, closed_set, guarded_set, hairpin_set, inside_set, isolated_set,
+    mapped_set, masquerade_all_set, masquerade_set, ports_map,
 };
 
 use super::names::{HOST_END_START, Mapper, host_end_name};
@@ -254,6 +259,23 @@ fn spoof(host_end: &IfName, mac: MacAddr, owner: &str) -> [DesiredElement; 2] {
         own(SharedObjects::Spoof, guarded_set(), name, owner),
         own(SharedObjects::Spoof, allowed_set(), pair, owner),
     ]
+}
+
+/// The elements of a link of the host by which a container's traffic goes, for one of the closed ingress policies:
+/// that it is closed, and that traffic within it passes, which only `same-bridge` wants.
+pub(crate) fn ingress_elements(link: &IfName, owner: &str) -> [DesiredElement; 2] {
+    let name = padded_name(link);
+    let pair = [name.clone(), name.clone()].concat();
+    [
+        own(SharedObjects::IngressPolicy, closed_set(), name, owner),
+        own(SharedObjects::IngressPolicy, inside_set(), pair, owner),
+    ]
+}
+
+/// The element of a host end that is isolated from others of its bridge.
+pub(crate) fn isolated_element(host_end: &IfName, owner: &str) -> DesiredElement {
+    let name = padded_name(host_end);
+    own(SharedObjects::Isolation, isolated_set(), name, owner)
 }
 
 fn padded_name(link: &IfName) -> Vec<u8> {

@@ -32,6 +32,7 @@ const DNAT: i32 = -100;
 const MAPPED_PORTS: i32 = DNAT + 5;
 const SNAT: i32 = 100;
 const RAW: i32 = -300;
+const FILTER: i32 = 0;
 
 /// The objects that come and go together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,6 +40,8 @@ pub(super) enum SharedObjects {
     Subnet(IpNetwork),
     Ports,
     Spoof,
+    IngressPolicy,
+    Isolation,
 }
 
 impl SharedObjects {
@@ -48,6 +51,8 @@ impl SharedObjects {
             Self::Subnet(address) => subnet_objects(*address),
             Self::Ports => ports_objects(),
             Self::Spoof => spoof_objects(),
+            Self::IngressPolicy => ingress_policy_objects(),
+            Self::Isolation => isolation_objects(),
         }
     }
 }
@@ -139,6 +144,23 @@ pub(super) fn guarded_set() -> Set {
     Set {
         table: BRIDGE_TABLE,
         name: "guarded".into(),
+        key: vec![Kind::IfName],
+        data: vec![],
+    }
+}
+
+pub(super) fn closed_set() -> Set {
+    set("closed".into(), vec![Kind::IfName], vec![])
+}
+
+pub(super) fn inside_set() -> Set {
+    set("inside".into(), vec![Kind::IfName, Kind::IfName], vec![])
+}
+
+pub(super) fn isolated_set() -> Set {
+    Set {
+        table: BRIDGE_TABLE,
+        name: "isolated".into(),
         key: vec![Kind::IfName],
         data: vec![],
     }
@@ -371,6 +393,63 @@ fn unknown() -> Vec<Expression> {
         expr::ct_state(R0),
         expr::mask(R0, &ESTABLISHED_OR_RELATED.to_ne_bytes()),
         expr::cmp(R0, Operator::Equal, &[0; 4]),
+    ]
+}
+
+/// What comes from one closed link and goes to another, unless the pair is one inside which it passes.
+fn ingress_policy_objects() -> Vec<Change> {
+    let (closed, inside) = (closed_set(), inside_set());
+    let to = R0.plus(4);
+    let rule = vec![
+        expr::meta(MetaKey::Iifname, R0),
+        expr::in_set(&closed.name, R0, false),
+        expr::meta(MetaKey::Oifname, to),
+        expr::in_set(&closed.name, to, false),
+        expr::in_set(&inside.name, R0, true),
+        expr::verdict(Verdict::Drop),
+    ];
+    let chain = Chain {
+        table: TABLE,
+        name: "ingress_policy".into(),
+        hook: Some(Hook {
+            kind: "filter",
+            point: HookPoint::Forward,
+            priority: FILTER,
+        }),
+        rules: vec![rule],
+    };
+    vec![
+        Change::Table(TABLE),
+        Change::Set(closed),
+        Change::Set(inside),
+        Change::Chain(chain),
+    ]
+}
+
+/// A bridge's own isolation of ports is the option `portIsolation` of the plugin that makes them.
+fn isolation_objects() -> Vec<Change> {
+    let isolated = isolated_set();
+    let rule = vec![
+        expr::meta(MetaKey::Iifname, R0),
+        expr::in_set(&isolated.name, R0, false),
+        expr::meta(MetaKey::Oifname, R0),
+        expr::in_set(&isolated.name, R0, false),
+        expr::verdict(Verdict::Drop),
+    ];
+    let chain = Chain {
+        table: BRIDGE_TABLE,
+        name: "isolation".into(),
+        hook: Some(Hook {
+            kind: "filter",
+            point: HookPoint::Forward,
+            priority: FILTER,
+        }),
+        rules: vec![rule],
+    };
+    vec![
+        Change::Table(BRIDGE_TABLE),
+        Change::Set(isolated),
+        Change::Chain(chain),
     ]
 }
 

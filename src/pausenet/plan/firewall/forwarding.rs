@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use crate::cni::link::{Firewall, LinkConf};
 use crate::cni::request::Network;
 use crate::cni::{Family, IfName, NetworkName};
+use crate::kernel::link::Link;
 use crate::kernel::nft::expr::{self, Expression, Field, MetaKey, Operator, R0, Verdict};
 use crate::kernel::nft::{NewRule, Rule, Table, TableFamily, TerminalVerdict};
 use crate::plan::families::{Families, subnet_of};
@@ -14,6 +15,9 @@ use crate::plan::names::HOST_END_START;
 
 /// The chain that Docker leaves to others.
 pub const DOCKER_USER: &str = "DOCKER-USER";
+
+/// The chain that the plugin `firewall` makes where Docker is not, by the reference's name.
+pub(crate) const CNI_FORWARD: &str = "CNI-FORWARD";
 
 /// The tables, as iptables names them, that may have it.
 pub const TABLES: [Table; 2] = [
@@ -49,38 +53,64 @@ pub fn allowed_traffic(network: &Network, addresses: &[IpNetwork]) -> Vec<Allowe
     if network.firewall == Firewall::Off {
         return Vec::new();
     }
-    let allowed = |link| AllowedTraffic {
-        network: network.name.clone(),
-        link,
-    };
     match &network.link {
-        Some(LinkConf::Bridge(conf)) => {
-            let mut families = Families::of(addresses.iter().copied());
-            if addresses.is_empty() {
-                // A switch only: its pods choose. Frames between its ports may be asked about
-                // like forwarded packets (br_netfilter).
-                (families.ipv4, families.ipv6) = (true, true);
-            }
-            vec![allowed(HostLink::Bridge(conf.name.clone(), families))]
-        }
-        Some(LinkConf::Ptp) => {
-            let mut traffic: Vec<AllowedTraffic> = Vec::new();
-            let mut seen = HashSet::new();
-            for address in addresses {
-                let subnet = subnet_of(*address);
-                if seen.insert(subnet) {
-                    traffic.push(allowed(HostLink::HostEnds(subnet)));
-                }
-            }
-            traffic
-        }
+        Some(LinkConf::Bridge(conf)) => by_bridge(&network.name, &conf.name, addresses),
+        Some(LinkConf::Ptp) => by_host_ends(&network.name, addresses),
         None => Vec::new(),
     }
 }
 
-/// The rules for DOCKER-USER in a table that are not among those it has, to be put where they
+/// The same of a network that another plugin attaches containers to, by a bridge or without.
+pub(crate) fn traffic_behind(
+    network: &NetworkName,
+    bridge: Option<&Link>,
+    addresses: &[IpNetwork],
+) -> Vec<AllowedTraffic> {
+    match bridge {
+        Some(bridge) => match IfName::parse(&bridge.name) {
+            Ok(name) => by_bridge(network, &name, addresses),
+            Err(_) => Vec::new(),
+        },
+        None => by_host_ends(network, addresses),
+    }
+}
+
+fn by_bridge(
+    network: &NetworkName,
+    bridge: &IfName,
+    addresses: &[IpNetwork],
+) -> Vec<AllowedTraffic> {
+    let mut families = Families::of(addresses.iter().copied());
+    if addresses.is_empty() {
+        // A switch only: its pods choose. Frames between its ports may be asked about
+        // like forwarded packets (br_netfilter).
+        (families.ipv4, families.ipv6) = (true, true);
+    }
+    vec![AllowedTraffic {
+        network: network.clone(),
+        link: HostLink::Bridge(bridge.clone(), families),
+    }]
+}
+
+fn by_host_ends(network: &NetworkName, addresses: &[IpNetwork]) -> Vec<AllowedTraffic> {
+    let mut seen = HashSet::new();
+    let subnets = addresses.iter().map(|address| subnet_of(*address));
+    let subnets = subnets.filter(|subnet| seen.insert(*subnet));
+    let traffic = subnets.map(|subnet| AllowedTraffic {
+        network: network.clone(),
+        link: HostLink::HostEnds(subnet),
+    });
+    traffic.collect()
+}
+
+/// The rules for a chain of a table, such as DOCKER-USER, that are not among those it has, to be put where they
 /// belong.
-pub(crate) fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]) -> Vec<NewRule> {
+pub(crate) fn missing(
+    traffic: &[AllowedTraffic],
+    table: Table,
+    chain: &str,
+    present: &[Rule],
+) -> Vec<NewRule> {
     let last = present.last();
     let before = last
         .filter(|rule| rule.unconditional == Some(TerminalVerdict::Return))
@@ -88,7 +118,7 @@ pub(crate) fn missing(traffic: &[AllowedTraffic], table: Table, present: &[Rule]
     let wanted = traffic.iter().filter(|allowed| allowed.is_of(table.family));
     let present: HashSet<_> = present.iter().map(|rule| rule.comment.as_str()).collect();
     wanted
-        .flat_map(|allowed| allowed.rules(table, before))
+        .flat_map(|allowed| allowed.rules(table, chain, before))
         .filter(|wanted| !present.contains(wanted.comment.as_str()))
         .collect()
 }
@@ -155,10 +185,10 @@ impl AllowedTraffic {
         format!("{}{kind} {}", comment_start(&self.network), self.link)
     }
 
-    fn rules(&self, table: Table, before: Option<u64>) -> [NewRule; 3] {
+    fn rules(&self, table: Table, chain: &str, before: Option<u64>) -> [NewRule; 3] {
         RuleKind::ALL.map(|kind| NewRule {
             table,
-            chain: DOCKER_USER.to_owned(),
+            chain: chain.to_owned(),
             before,
             comment: self.comment(kind),
             expressions: self.expressions(kind),

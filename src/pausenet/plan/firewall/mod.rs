@@ -32,7 +32,9 @@ mod packet;
 pub(crate) use drops::BaseChain;
 pub use drops::{Forwarded, Unreachable};
 pub use forwarding::{AllowedTraffic, DOCKER_USER, HostLink, TABLES, allowed_traffic};
-pub(crate) use forwarding::{is_of_network, missing, network_of, tables_of};
+pub(crate) use forwarding::{
+    CNI_FORWARD, is_of_network, missing, network_of, tables_of, traffic_behind,
+};
 pub use obstacles::{FirewallManager, Obstacle, Remedy};
 pub(crate) use obstacles::{ForwardChain, LegacyForward, obstacles};
 pub(crate) use packet::{Sets, TableRules, looked_up};

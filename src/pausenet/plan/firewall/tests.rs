@@ -61,7 +61,7 @@ fn rules_go_before_the_last_return_or_to_the_end() {
         // A RETURN half way is the user's.
         (vec![returns(3), other(4)], None),
     ] {
-        let new = missing(&[bridge()], TABLES[0], &present);
+        let new = missing(&[bridge()], TABLES[0], DOCKER_USER, &present);
         assert_eq!(new.len(), 3);
         assert!(new.iter().all(|rule| rule.before == before), "{present:?}");
     }
@@ -71,7 +71,7 @@ fn rules_go_before_the_last_return_or_to_the_end() {
 fn a_table_gets_rules_of_its_own_family_only() {
     let traffic = [host_ends("10.1.0.0/24"), host_ends("fd00::/64")];
     for (table, subnet) in TABLES.into_iter().zip(["10.1.0.0/24", "fd00::/64"]) {
-        let new = missing(&traffic, table, &[]);
+        let new = missing(&traffic, table, DOCKER_USER, &[]);
         assert_eq!(new.len(), 3);
         assert!(new.iter().all(|rule| rule.comment.ends_with(subnet)));
     }
@@ -79,7 +79,7 @@ fn a_table_gets_rules_of_its_own_family_only() {
 
 #[test]
 fn comments_of_rules_are_stable() {
-    let comments: Vec<_> = missing(&[bridge()], TABLES[0], &[])
+    let comments: Vec<_> = missing(&[bridge()], TABLES[0], DOCKER_USER, &[])
         .into_iter()
         .map(|rule| rule.comment)
         .collect();
@@ -96,7 +96,7 @@ fn comments_of_rules_are_stable() {
 #[test]
 fn a_network_s_rules_are_not_those_of_one_whose_name_starts_alike() {
     let longer = NetworkName::parse("podnet2").unwrap();
-    for rule in missing(&[bridge()], TABLES[0], &[]) {
+    for rule in missing(&[bridge()], TABLES[0], DOCKER_USER, &[]) {
         assert!(is_of_network(&rule.comment, &network()));
         assert!(!is_of_network(&rule.comment, &longer));
     }
@@ -110,17 +110,17 @@ proptest! {
         before in 0usize..3,
         ends in proptest::bool::ANY,
     ) {
-        let all = missing(&[bridge()], TABLES[0], &[]);
+        let all = missing(&[bridge()], TABLES[0], DOCKER_USER, &[]);
         let mut present: Vec<_> = (1..=before as u64).map(other).collect();
         present.extend(there.iter().map(|&at| placed(&all[at])));
         if ends {
             present.push(returns(99));
         }
-        let new = missing(&[bridge()], TABLES[0], &present);
+        let new = missing(&[bridge()], TABLES[0], DOCKER_USER, &present);
         prop_assert_eq!(new.len() + there.len(), all.len());
         let behind = present.len() - usize::from(ends);
         present.splice(behind..behind, new.iter().map(placed));
-        prop_assert_eq!(missing(&[bridge()], TABLES[0], &present), vec![]);
+        prop_assert_eq!(missing(&[bridge()], TABLES[0], DOCKER_USER, &present), vec![]);
         // The user's rules are where they were: before all of ours.
         let mut handles = present.iter().take(before).map(|rule| rule.handle);
         prop_assert!(handles.all(|handle| handle != 0));
@@ -163,7 +163,7 @@ fn found(chains: &[ForwardChain], traffic: &[AllowedTraffic]) -> Vec<(FirewallMa
 #[test]
 fn docker_is_an_obstacle_until_its_chain_for_others_has_all_of_ours() {
     let mut rules = vec![jump(DOCKER_USER)];
-    for new in missing(&[bridge()], TABLES[0], &[]) {
+    for new in missing(&[bridge()], TABLES[0], DOCKER_USER, &[]) {
         let chain = forward("filter", Policy::Drop, rules.clone());
         assert_eq!(
             found(&[chain], &[bridge()]),

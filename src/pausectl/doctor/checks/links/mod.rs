@@ -98,10 +98,8 @@ fn gone(snapshot: &Snapshot) -> Vec<Finding> {
     for entry in snapshot.cache.iter().flatten() {
         let attachment = &entry.parameters.attachment;
         let plugin = &entry.list.plugins[entry.list.wiring()];
-        let is_ours = match plugin_of_ours(&plugin.r#type, &snapshot.programs) {
-            Some(Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp) => true,
-            Some(Plugin::HostLocal | Plugin::Loopback | Plugin::Portmap) | None => false,
-        };
+        let is_ours =
+            plugin_of_ours(&plugin.r#type, &snapshot.programs).is_some_and(Plugin::is_wiring);
         if !is_ours || live.contains(attachment) || entry.result.is_none() {
             continue;
         }

@@ -177,7 +177,13 @@ fn try_config(list: &NetworkList, at: usize, programs: &Programs) -> Result<()> 
         return Ok(());
     };
     match plugin {
-        Plugin::Pausenet | Plugin::Bridge | Plugin::Ptp | Plugin::Portmap => {}
+        Plugin::Pausenet
+        | Plugin::Bridge
+        | Plugin::Ptp
+        | Plugin::Portmap
+        | Plugin::Firewall
+        | Plugin::Bandwidth
+        | Plugin::Tuning => {}
         // One that is delegated to, and one that reads nothing of its config.
         Plugin::HostLocal | Plugin::Loopback => return Ok(()),
     }
