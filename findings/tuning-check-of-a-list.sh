@@ -44,6 +44,6 @@ call() {
 
 with_space="$(call ADD '2000 3000') $(call CHECK '2000 3000')"
 grep -o '"msg": *"[^"]*"' CHECK.txt || true
-with_tab="$(call ADD '2000\\t3000') $(call CHECK '2000\\t3000')"
+with_tab="$(call ADD '2000\t3000') $(call CHECK '2000\t3000')"
 echo "ADD and CHECK with a space: $with_space; with a tab: $with_tab"
 [[ $with_space == '0 1' && $with_tab == '0 0' ]]

@@ -5,6 +5,7 @@
 //! die is seen. The kernel looks at signals between system calls only: a batch of netlink
 //! messages is worked through or not begun.
 
+mod chained;
 mod error;
 mod index;
 mod kill;

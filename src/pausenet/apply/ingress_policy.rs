@@ -5,7 +5,7 @@
 
 use super::host::Host;
 use super::nft_elements::{
-    amend, elements_where, explain, open, remove_elements_by_key, remove_elements_where,
+    amend, elements_where, explain, open, ready, remove_elements_by_key, remove_elements_where,
 };
 use crate::cni::firewall::IngressPolicy;
 use crate::cni::request::Attachment;
@@ -111,6 +111,8 @@ pub(crate) fn close(links: &Links, attachment: &Attachment, policy: IngressPolic
         return Ok(());
     }
     let (all, wanted) = links.elements(attachment, policy);
+    // A kernel without nftables leaves it open.
+    ready()?;
     amend(&mut open()?, ATTEMPT, |nft| {
         let places: Vec<_> = all
             .iter()
@@ -119,12 +121,14 @@ pub(crate) fn close(links: &Links, attachment: &Attachment, policy: IngressPolic
         let found = nft.look_up(&places)?;
         let mut changes = Vec::new();
         for (one, found) in all.iter().zip(found) {
-            match (wanted.contains(one), found) {
-                (true, None) => {
-                    changes.push(Change::Add(one.set.clone(), one.element.clone()));
-                }
-                (false, Some(found)) => changes.push(Change::Remove(one.set.clone(), found.key)),
-                _ => {}
+            let is_wanted = wanted.contains(one);
+            // One that expires is what a DEL just now has left.
+            if is_wanted && found.as_ref().is_some_and(|found| !found.expires) {
+                continue;
+            }
+            changes.extend(found.map(|found| Change::Remove(one.set.clone(), found.key)));
+            if is_wanted {
+                changes.push(Change::Add(one.set.clone(), one.element.clone()));
             }
         }
         if !changes.is_empty() {

@@ -17,8 +17,8 @@ use crate::kernel::link::{self, Link, Which};
 use crate::kernel::lock::make_dir;
 use crate::kernel::netns::Netns;
 
-/// The longest name of a file.
-const LONGEST_NAME: usize = 255;
+/// The longest name of a file, less the dot of its draft.
+const LONGEST_NAME: usize = 254;
 
 /// The most bytes of a setting, or of what DEL restores.
 const SHORT: u64 = 64 * 1024;
@@ -244,6 +244,10 @@ impl Backup {
         self.folder.join(&self.name)
     }
 
+    fn draft(&self) -> PathBuf {
+        self.folder.join(format!(".{}", self.name))
+    }
+
     /// None without one that can be read.
     fn read(&self) -> Option<Attributes> {
         let text = file::read(&self.path(), SHORT, Symlinks::Refuse).ok()?;
@@ -252,8 +256,7 @@ impl Backup {
 
     /// Whole, or not at all: a plugin that is killed leaves the earlier one.
     fn write(&self, before: Attributes) -> Result<()> {
-        let path = self.path();
-        let draft = self.folder.join(format!(".{}", std::process::id()));
+        let (path, draft) = (self.path(), self.draft());
         let text = serde_json::to_vec(&before).map_err(io::Error::other);
         let write = |text: Vec<u8>| {
             make_dir(&self.folder)?;
@@ -269,6 +272,8 @@ impl Backup {
     }
 
     fn remove(&self) {
+        // Of an ADD that was killed while it wrote.
+        let _ = fs::remove_file(self.draft());
         match fs::remove_file(self.path()) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 warn(format_args!(

@@ -23,6 +23,8 @@ pub(super) fn add(request: &Request) -> Result<String> {
     refuse_own_netns(request, &netns, &host.netns)?;
     let host_end = host_end_in(&mut host, &netns, &request.attachment.ifname)?;
     let limiter = Limiter::chained(&request.attachment, &host_end, shaped(request));
+    // Of an ADD that was killed.
+    limiter.clear(&mut host.socket);
     let ifb = limiter
         .set(&mut host.socket, bandwidth)
         .inspect_err(|_| limiter.clear(&mut host.socket))?;

@@ -257,3 +257,20 @@ fn del_removes_the_reference_s_rules() {
         assert!(!left.contains(of_x) && left.contains(of_y), "{left}");
     }
 }
+
+/// What DEL lets expire is not what the next ADD relies on.
+#[test]
+fn a_container_that_comes_again_at_once_is_isolated_for_good() {
+    for first in [bridge("podnet", 1), ptp("podnet", 1)] {
+        let world = World::new();
+        let x = world.container("x");
+        let list = List::ours(first, policy("podnet", "isolated"));
+        for _ in 0..5 {
+            let result = list.add(&x);
+            assert!(!ruleset().contains("expires"), "{}", ruleset());
+            assert_eq!(element_count("firewall podnet x eth0"), 1);
+            list.check(&x, &result);
+            list.del(&x, &result);
+        }
+    }
+}
