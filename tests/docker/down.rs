@@ -108,7 +108,7 @@ fn a_network_is_removed_once_it_has_no_attachments() {
     let said = docker.pausectl_ok(&[&rm[..], &["--conf", away.to_str().unwrap()]].concat());
     for line in [
         "shop: removed bridge shop0\n",
-        "shop: removed the network's rules in DOCKER-USER\n",
+        "shop: removed the network's rules in firewalls\n",
         "shop: removed table inet pausenet\n",
         "shop: removed /var/lib/cni/networks/shop\n",
     ] {

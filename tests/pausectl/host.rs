@@ -94,6 +94,12 @@ impl PodHost {
         );
     }
 
+    /// Puts our binary among the plugins, under this name.
+    pub(crate) fn plugin_of_ours(&self, name: &str) {
+        let target = self.dir.path().join("plugins").join(name);
+        std::os::unix::fs::symlink(programs::pausenet(), target).unwrap();
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("log")
     }

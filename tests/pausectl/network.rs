@@ -68,3 +68,31 @@ fn a_network_without_attachments_is_removed_and_the_doctor_knew_what_was_left() 
         assert!(!doctor().contains(left), "{left}: {}", doctor());
     }
 }
+
+/// What the chained plugin `firewall` leaves: rules in iptables' FORWARD, and that the network is closed.
+#[test]
+fn a_network_behind_a_firewall_leaves_nothing_in_it() {
+    let host = PodHost::new();
+    host.plugin_of_ours("firewall");
+    for program in ["iptables", "ip6tables"] {
+        run(program, ["-P", "FORWARD", "DROP"]);
+    }
+    let rules = || run("iptables-save", ["--table", "filter"]);
+    let ours = with(podnet(), json!({"cniVersion": null, "name": null}));
+    let firewall = json!({"type": "firewall", "ingressPolicy": "isolated"});
+    let file = host
+        .network(&json!({"cniVersion": "1.0.0", "name": "podnet", "plugins": [ours, firewall]}));
+    host.ok(&["pod", "create", "web", "--network", "podnet"]);
+    assert!(rules().contains("CNI-FORWARD"));
+    host.ok(&["pod", "rm", "web"]);
+
+    let said = host.ok(&["network", "rm", "podnet"]);
+
+    assert!(
+        said.contains("podnet: removed the network's rules in firewalls"),
+        "{said}"
+    );
+    assert!(!rules().contains("CNI"), "{}", rules());
+    assert!(!run("nft", ["list", "ruleset"]).contains("pausenet"));
+    fs::remove_file(file).unwrap();
+}

@@ -42,9 +42,9 @@ pub(super) fn remove(conf_dirs: &BTreeSet<PathBuf>, report: &mut Report) -> Resu
         .iter()
         .map(|table| format!("table {} {}", table.family, table.name));
     report.shared.extend(tables);
-    for network in apply::networks_in_docker_user()? {
+    for network in apply::networks_in_firewalls()? {
         if firewall::forget(&network)? {
-            let what = format!("the rules of network {network} in DOCKER-USER");
+            let what = format!("the rules of network {network} in firewalls");
             report.shared.push(what);
         }
     }

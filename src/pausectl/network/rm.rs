@@ -25,7 +25,7 @@ Examples:
   pausectl network rm podnet --conf 10-podnet.conflist
 
 Attachments leave what they shared for the next one: the bridge, the network's lines in
-Docker's chain DOCKER-USER, the tables of nftables, the folder of addresses. This removes
+Docker's chain DOCKER-USER or iptables' FORWARD, the tables of nftables, the folder of addresses. This removes
 it. It is refused while the network has attachments, which are named. A bridge that has
 other ports, or that another network's configuration names, stays; so does the network's
 configuration: with it, the next attachment makes all of it again.";
@@ -72,7 +72,7 @@ pub(crate) fn rm(options: &Remove, output: Output) -> Result<()> {
         }
     }
     if firewall::forget(&name)? {
-        removed.push("the network's rules in DOCKER-USER".into());
+        removed.push("the network's rules in firewalls".into());
     }
     let tables = apply::remove_empty_tables()?;
     removed.extend(

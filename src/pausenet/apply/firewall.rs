@@ -9,8 +9,9 @@ use crate::kernel::nft::{Change, HookPoint, NewRule, Nft, Rule, Table, TableFami
 use crate::kernel::{KernelError, iptables_legacy};
 use crate::plan::elements::TABLE;
 use crate::plan::firewall::{
-    self, AllowedTraffic, BaseChain, DOCKER_USER, ForwardChain, Forwarded, LegacyForward, Obstacle,
-    Sets, TABLES, TableRules, Unreachable, is_of_network, missing, network_of, tables_of,
+    self, AllowedTraffic, BaseChain, CNI_FORWARD, DOCKER_USER, ForwardChain, Forwarded,
+    LegacyForward, Obstacle, Sets, TABLES, TableRules, Unreachable, is_of_network, missing,
+    network_of, tables_of,
 };
 
 const ATTEMPT: &str = "have Docker's firewall let the network's traffic through (DOCKER-USER)";
@@ -58,10 +59,14 @@ pub fn verify(traffic: &[AllowedTraffic]) -> Result<()> {
     .hint("the next ADD on the network makes it again"))
 }
 
-/// Removes a network's rules from other firewalls. True when there were any in DOCKER-USER.
+/// Removes a network's rules from other firewalls, and opens it if it is closed. True when there was anything.
 pub fn forget(network: &NetworkName) -> Result<bool> {
-    super::forward_chain::forget(network)?;
-    super::ingress_policy::forget(network)?;
+    let in_forward = super::forward_chain::forget(network)?;
+    let was_closed = super::ingress_policy::forget(network)?;
+    Ok(forget_in_docker_user(network)? || in_forward || was_closed)
+}
+
+fn forget_in_docker_user(network: &NetworkName) -> Result<bool> {
     let (nft, found) = docker_user_tables(&TABLES)?;
     let Some(mut nft) = nft.filter(|_| !found.is_empty()) else {
         return Ok(false);
@@ -81,19 +86,23 @@ pub fn forget(network: &NetworkName) -> Result<bool> {
     )
 }
 
-/// The networks that have rules in DOCKER-USER.
+/// The networks that have rules in other programs' chains, or are closed.
 pub(super) fn networks() -> Result<BTreeSet<NetworkName>> {
-    let (nft, found) = docker_user_tables(&TABLES)?;
-    let mut networks = BTreeSet::new();
-    let Some(mut nft) = nft else {
-        return Ok(networks);
+    let read = || -> Result<BTreeSet<NetworkName>, KernelError> {
+        let mut nft = Nft::open()?;
+        let mut networks = super::ingress_policy::networks(&mut nft)?;
+        for table in TABLES {
+            for chain in [DOCKER_USER, CNI_FORWARD] {
+                let rules = nft.rules(table, Some(chain))?;
+                networks.extend(rules.iter().filter_map(|rule| network_of(&rule.comment)));
+            }
+        }
+        Ok(networks)
     };
-    for table in found {
-        let rules = nft.rules(table, Some(DOCKER_USER));
-        let rules = rules.map_err(|err| explain(err, "list the rules of DOCKER-USER"))?;
-        networks.extend(rules.iter().filter_map(|rule| network_of(&rule.comment)));
+    match read() {
+        Err(err) if is_unknown(&err) => Ok(BTreeSet::new()),
+        networks => networks.map_err(|err| explain(err, "list the networks' rules in nftables")),
     }
-    Ok(networks)
 }
 
 /// The chains of nftables and iptables-legacy that drop these networks' forwarded packets.

@@ -67,8 +67,8 @@ pub(crate) fn verify(traffic: &[AllowedTraffic], admin_chain: &str) -> Result<()
     Ok(())
 }
 
-/// Removes a network's rules, and the chains that are empty then.
-pub(super) fn forget(network: &NetworkName) -> Result<()> {
+/// Removes a network's rules, and the chains that are empty then. True when there were any.
+pub(super) fn forget(network: &NetworkName) -> Result<bool> {
     amend(
         &mut open()?,
         "remove the network's rules from iptables",
@@ -93,7 +93,6 @@ pub(super) fn forget(network: &NetworkName) -> Result<()> {
             Ok(changes)
         },
     )
-    .map(drop)
 }
 
 /// The removal of our chain, of the jumps to it, and of the user's chain if it has no rules.

@@ -3,20 +3,24 @@
 //! attachments; a host end is the attachment's, and its elements go with it: in mode ptp that it is closed, and on a
 //! bridge that it is isolated.
 
+use std::collections::BTreeSet;
+
 use super::host::Host;
 use super::nft_elements::{
-    amend, elements_where, explain, open, ready, remove_elements_by_key, remove_elements_where,
+    amend, explain, open, ready, remove_elements_by_key, remove_elements_where,
 };
 use crate::cni::firewall::IngressPolicy;
 use crate::cni::request::Attachment;
 use crate::cni::result::AddResult;
 use crate::cni::{Code, During, Error, IfName, NetworkName, Result};
+use crate::kernel::KernelError;
 use crate::kernel::link::{self, Link, Which};
-use crate::kernel::nft::Change;
+use crate::kernel::nft::{Change, Nft};
 use crate::plan::elements::{
-    DesiredElement, elements_of, ingress_elements, isolated_element, shared_chains, shared_objects,
+    CLOSED, DesiredElement, TABLE, elements_of, ingress_elements, isolated_element, shared_chains,
+    shared_objects,
 };
-use crate::plan::{Mapper, network_owner};
+use crate::plan::{Mapper, closed_network, network_owner};
 
 const ATTEMPT: &str = "close the network against others in nftables";
 
@@ -192,13 +196,20 @@ pub(crate) fn open_again(attachment: &Attachment, promised: Option<&AddResult>) 
     remove_elements_by_key(&mut nft, &owner, &known).map(drop)
 }
 
-/// Opens a network that has no attachment any more.
-pub(crate) fn forget(network: &NetworkName) -> Result<()> {
+/// Opens a network that has no attachment any more. True when it was closed.
+pub(super) fn forget(network: &NetworkName) -> Result<bool> {
     let owner = network_owner(network);
     let mut nft = open()?;
     // Most networks were never closed.
-    match elements_where(&mut nft, |found| found.owner == owner) {
-        Ok(found) if found.is_empty() => Ok(()),
-        _ => remove_elements_where(&mut nft, |found| found.owner == owner).map(drop),
+    match networks(&mut nft) {
+        Ok(closed) if !closed.contains(network) => Ok(false),
+        _ => remove_elements_where(&mut nft, |found| found.owner == owner),
     }
+}
+
+/// The networks that are closed by their bridge.
+pub(super) fn networks(nft: &mut Nft) -> Result<BTreeSet<NetworkName>, KernelError> {
+    let found = nft.elements(TABLE, CLOSED)?;
+    let owners = found.iter().map(|found| found.owner.as_str());
+    Ok(owners.filter_map(closed_network).collect())
 }

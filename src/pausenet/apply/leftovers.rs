@@ -10,8 +10,8 @@ use crate::cni::{During, NetworkName, Result};
 use crate::kernel::link::{self, Link};
 use crate::kernel::nft::{Change, Element, Nft, Table};
 use crate::kernel::{KernelError, RouteSocket};
+use crate::plan::closed_network;
 use crate::plan::elements::{BRIDGE_TABLE, TABLE};
-use crate::plan::is_network_s;
 
 /// Our tables that exist and hold no attachment's element.
 ///
@@ -44,7 +44,7 @@ fn find_empty(nft: &mut Nft) -> Result<Vec<Table>, KernelError> {
         let mut is_empty = true;
         for set in &sets {
             // What says that a network is closed is no attachment's.
-            let is_attachment_s = |found: &Element| !is_network_s(&found.owner);
+            let is_attachment_s = |found: &Element| closed_network(&found.owner).is_none();
             is_empty = is_empty && !nft.elements(table, set)?.iter().any(is_attachment_s);
         }
         if is_empty {
@@ -54,11 +54,11 @@ fn find_empty(nft: &mut Nft) -> Result<Vec<Table>, KernelError> {
     Ok(empty)
 }
 
-/// The networks that have rules in DOCKER-USER.
+/// The networks that have rules in other firewalls, or are closed against others.
 ///
 /// # Errors
 /// The kernel's.
-pub fn networks_in_docker_user() -> Result<BTreeSet<NetworkName>> {
+pub fn networks_in_firewalls() -> Result<BTreeSet<NetworkName>> {
     firewall::networks()
 }
 

@@ -41,8 +41,7 @@ pub use host::{Host, LOCKS, is_locked, try_lock};
 pub use host_end::host_end;
 pub(crate) use host_end::host_end_in;
 pub use leftovers::{
-    empty_tables, networks_in_docker_user, remove_empty_tables, remove_unused_bridge,
-    unused_bridges,
+    empty_tables, networks_in_firewalls, remove_empty_tables, remove_unused_bridge, unused_bridges,
 };
 pub use mapped_ports::{MappedPort, mapped_ports};
 pub use observed::{ElementKey, ObservedElements, restore_elements};

@@ -27,7 +27,7 @@ pub use names::{
     abbreviated_owner, alias, attachment_of_host_end, element_owner, host_end_name, ifb_name,
     is_half_made, lock_name, mac_of,
 };
-pub(crate) use names::{is_network_s, network_owner};
+pub(crate) use names::{closed_network, network_owner};
 pub(crate) use ptp::PtpPlan;
 
 #[cfg(test)]

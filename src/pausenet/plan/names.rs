@@ -213,11 +213,10 @@ pub(crate) fn network_owner(network: &NetworkName) -> String {
     format!("{FIREWALL_MARK} {network}")
 }
 
-/// Whether a comment is that of [`network_owner`].
-pub(crate) fn is_network_s(comment: &str) -> bool {
-    let network = comment.strip_prefix(FIREWALL_MARK);
-    let network = network.and_then(|rest| rest.strip_prefix(' '));
-    network.is_some_and(|network| NetworkName::parse(network).is_ok())
+/// The network that a comment of [`network_owner`] names; None for any other.
+pub(crate) fn closed_network(comment: &str) -> Option<NetworkName> {
+    let network = comment.strip_prefix(FIREWALL_MARK)?.strip_prefix(' ')?;
+    NetworkName::parse(network).ok()
 }
 
 /// The longest comment that nft reads, in bytes (libnftnl's NFTNL_UDATA_COMMENT_MAXLEN). It prints

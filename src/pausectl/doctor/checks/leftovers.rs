@@ -44,9 +44,9 @@ pub(super) fn find(snapshot: &Snapshot) -> Vec<Finding> {
     let Ok(empty_tables) = apply::empty_tables() else {
         return findings;
     };
-    for network in apply::networks_in_docker_user().unwrap_or_default() {
+    for network in apply::networks_in_firewalls().unwrap_or_default() {
         if !is_known(network.as_str()) {
-            let what = "DOCKER-USER has rules of this network, which has no configuration and no attachment";
+            let what = "firewalls have rules of this network, which has no configuration and no attachment";
             findings.push(
                 Finding::note(format!("network {network}"), what)
                     .means("its packets would be accepted if its bridge came back")

@@ -32,8 +32,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
-pub(crate) use objects::REPLACED_CHAINS;
 pub use objects::{BRIDGE_TABLE, TABLE};
+pub(crate) use objects::{CLOSED, REPLACED_CHAINS};
 use objects::{
     SharedObjects, allowed_set, closed_set, guarded_set, hairpin_set, inside_set, isolated_set,
     mapped_set, masquerade_all_set, masquerade_set, ports_map,

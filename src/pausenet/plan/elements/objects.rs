@@ -149,8 +149,11 @@ pub(super) fn guarded_set() -> Set {
     }
 }
 
+/// The set of links whose containers others do not reach.
+pub(crate) const CLOSED: &str = "closed";
+
 pub(super) fn closed_set() -> Set {
-    set("closed".into(), vec![Kind::IfName], vec![])
+    set(CLOSED.into(), vec![Kind::IfName], vec![])
 }
 
 pub(super) fn inside_set() -> Set {
