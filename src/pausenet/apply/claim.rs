@@ -216,7 +216,7 @@ fn left_by_earlier_holders(
     let addresses: HashSet<_> = own.clone().filter_map(address_of).collect();
     let owner = own.map(|element| element.owner.as_str()).next();
     let attachment = owner.and_then(element_owner).map(|(_, owner)| owner);
-    elements_where(nft, |found| {
+    elements_where(nft, &mut |found| {
         let found_owner = element_owner(&found.owner).map(|(_, owner)| owner);
         if found_owner.is_some() && found_owner == attachment {
             // The ports of a chained plugin are not the link's, and the other way round.

@@ -251,6 +251,10 @@ pub(crate) fn remove_elements_where(
     nft: &mut Nft,
     mut unwanted: impl FnMut(&Element) -> bool,
 ) -> Result<bool> {
+    remove_elements_by(nft, &mut unwanted)
+}
+
+fn remove_elements_by(nft: &mut Nft, unwanted: &mut dyn FnMut(&Element) -> bool) -> Result<bool> {
     /// More than this are listed in several parts. A set that grows or shrinks between them may hide some.
     const LISTED_WHOLE: usize = 64;
     let mut removed = Vec::new();
@@ -258,7 +262,7 @@ pub(crate) fn remove_elements_where(
     for _ in 0..TRIES {
         let before = removed.len();
         found |= amend(nft, REMOVAL, |nft| {
-            let found = elements_where(nft, &mut unwanted)?;
+            let found = elements_where(nft, unwanted)?;
             let changes = found.iter().map(removal).collect();
             // All of them, if they are removed in parts.
             removed.extend(found);
@@ -275,7 +279,7 @@ pub(crate) fn remove_elements_where(
 /// Every element in our tables for which `is_wanted` is true.
 pub(super) fn elements_where(
     nft: &mut Nft,
-    mut is_wanted: impl FnMut(&Element) -> bool,
+    is_wanted: &mut dyn FnMut(&Element) -> bool,
 ) -> Result<Vec<(Set, Element)>, KernelError> {
     let mut wanted = Vec::new();
     for table in [TABLE, BRIDGE_TABLE] {
@@ -304,6 +308,15 @@ pub(super) fn amend(
     nft: &mut Nft,
     attempt: &str,
     mut find: impl FnMut(&mut Nft) -> Result<Vec<Change>, KernelError>,
+) -> Result<bool> {
+    amend_by(nft, attempt, &mut find)
+}
+
+/// The same once for all callers: the program would be 20 kB larger with a copy for each.
+fn amend_by(
+    nft: &mut Nft,
+    attempt: &str,
+    find: &mut dyn FnMut(&mut Nft) -> Result<Vec<Change>, KernelError>,
 ) -> Result<bool> {
     let mut at_once = usize::MAX;
     let mut has_changed = false;
