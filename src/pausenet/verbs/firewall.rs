@@ -56,8 +56,16 @@ pub(super) fn check(request: &Request) -> Result<()> {
     let mut host = Host::open(&host_end_name(&request.attachment))?;
     let links = links(request, &mut host, before, conf)?;
     let traffic = traffic(request, before, links.as_ref());
-    firewall::verify(&traffic)?;
-    forward_chain::verify(&traffic, &conf.admin_chain)?;
+    firewall::verify(&traffic)
+        .and_then(|()| forward_chain::verify(&traffic, &conf.admin_chain))
+        .or_else(|err| {
+            // Attached by the previous plugin: its rules count as well.
+            let addresses = before.addresses_of(&request.attachment.ifname);
+            match reference::has_rules(&forward_rule_locations(&addresses))? {
+                true => Ok(()),
+                false => Err(err),
+            }
+        })?;
     match &links {
         Some(links) => ingress_policy::verify(links, &request.attachment, conf.ingress),
         None => Ok(()),

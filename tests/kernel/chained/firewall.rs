@@ -247,7 +247,11 @@ fn del_removes_the_reference_s_rules() {
             .ok();
         configs.push(config);
     }
+    list.call_second("CHECK", &configs[0], &x).run().ok();
     list.call_second("DEL", &configs[0], &x).run().ok();
+    list.call_second("CHECK", &configs[0], &x)
+        .run()
+        .err_code(102);
     for program in PROGRAMS {
         let left = iptables(program, "-S CNI-FORWARD");
         let [of_x, of_y] = match program.starts_with("ip6") {
