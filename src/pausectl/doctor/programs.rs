@@ -6,22 +6,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::planned::Planned;
+use pausenet::cni::Plugin;
 use pausenet_host::runtime::add_calls;
 use pausenet_host::runtime::find_plugin;
 use pausenet_host::{Error, Result, block_on};
-
-/// The names under which the plugin is installed.
-pub(super) const NAMES: [&str; 9] = [
-    "pausenet",
-    "bridge",
-    "ptp",
-    "host-local",
-    "loopback",
-    "portmap",
-    "firewall",
-    "bandwidth",
-    "tuning",
-];
 
 /// How long a program may take to print its version.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -48,7 +36,7 @@ impl Programs {
     /// Finds them and asks each for its version. Those that are planned are found first.
     pub(super) fn find(path: &[PathBuf], planned: &Planned) -> Self {
         let mut found = HashMap::new();
-        for name in NAMES {
+        for name in Plugin::ALL.iter().map(|plugin| plugin.name()) {
             if let Some(file) = planned.programs.get(name) {
                 found.insert(name, (file.clone(), identify(&planned.source)));
                 continue;

@@ -76,15 +76,12 @@ pub(super) fn forget(network: &NetworkName) -> Result<bool> {
             let mut changes = Vec::new();
             for table in TABLES {
                 let rules = nft.rules(table, Some(CNI_FORWARD))?;
-                if !rules
-                    .iter()
-                    .any(|rule| is_of_network(&rule.comment, network))
-                {
-                    continue;
-                }
                 let (gone, left): (Vec<_>, Vec<_>) = rules
                     .into_iter()
                     .partition(|rule| is_of_network(&rule.comment, network));
+                if gone.is_empty() {
+                    continue;
+                }
                 changes.extend(gone.into_iter().map(|rule| Change::RemoveRule(table, rule)));
                 if left.iter().all(|rule| rule.comment == TO_ADMIN) {
                     changes.extend(without_chain(nft, table, left)?);

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::host::Host;
 use super::nft_elements::{
-    amend, explain, open, ready, remove_elements_by_key, remove_elements_where,
+    amend, explain, look_up, open, ready, remove_elements_by_key, remove_elements_where,
 };
 use crate::cni::firewall::IngressPolicy;
 use crate::cni::request::Attachment;
@@ -152,13 +152,8 @@ pub(crate) fn verify(links: &Links, attachment: &Attachment, policy: IngressPoli
         return Ok(());
     }
     let (all, wanted) = links.elements(attachment, policy);
-    let places: Vec<_> = all
-        .iter()
-        .map(|one| (&one.set, one.element.key.clone()))
-        .collect();
     let mut nft = open()?;
-    let attempt = "look up elements in nftables";
-    let found = nft.look_up(&places).map_err(|err| explain(err, attempt))?;
+    let found = look_up(&mut nft, &all)?;
     let as_wanted =
         |(one, found): (&DesiredElement, _)| wanted.contains(one) == Option::is_some(&found);
     let chains: Vec<_> = shared_chains(&wanted).collect();
@@ -166,7 +161,8 @@ pub(crate) fn verify(links: &Links, attachment: &Attachment, policy: IngressPoli
         .iter()
         .map(|chain| (chain.table, chain.name.as_str()))
         .collect();
-    let uses = nft.uses(&chains).map_err(|err| explain(err, attempt))?;
+    let uses = nft.uses(&chains);
+    let uses = uses.map_err(|err| explain(err, "look up elements in nftables"))?;
     let has_rules = uses.iter().all(|uses| uses.is_some_and(|uses| uses > 0));
     if all.iter().zip(found).all(as_wanted) && has_rules {
         return Ok(());

@@ -15,7 +15,7 @@ macro_rules! plugins {
 
         impl Plugin {
             /// All of them; [`Plugin::Pausenet`] first.
-            const ALL: &'static [Self] = &[$(Self::$plugin,)*];
+            pub const ALL: &'static [Self] = &[$(Self::$plugin,)*];
 
             /// The plugin's name: its `type` in a config and the file name of the binary.
             pub const fn name(self) -> &'static str {

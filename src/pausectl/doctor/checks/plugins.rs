@@ -6,8 +6,9 @@ use std::path::Path;
 
 use crate::doctor::check::Check;
 use crate::doctor::finding::Finding;
-use crate::doctor::programs::{NAMES, Program, Programs};
+use crate::doctor::programs::{Program, Programs};
 use crate::doctor::snapshot::{Snapshot, shown};
+use pausenet::cni::Plugin;
 
 pub(super) const CHECK: Check = Check {
     name: "plugins",
@@ -34,7 +35,7 @@ fn run(snapshot: &Snapshot) -> Vec<Finding> {
 
 fn programs(programs: &Programs) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for name in NAMES {
+    for name in Plugin::ALL.iter().map(|plugin| plugin.name()) {
         let Some((file, program)) = programs.get(name) else {
             continue;
         };

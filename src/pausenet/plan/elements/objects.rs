@@ -399,6 +399,25 @@ fn unknown() -> Vec<Expression> {
     ]
 }
 
+/// A chain of one rule that looks at packets, at a hook with a priority.
+fn filter(
+    table: Table,
+    name: &str,
+    (point, priority): (HookPoint, i32),
+    rule: Vec<Expression>,
+) -> Chain {
+    Chain {
+        table,
+        name: name.into(),
+        hook: Some(Hook {
+            kind: "filter",
+            point,
+            priority,
+        }),
+        rules: vec![rule],
+    }
+}
+
 /// What comes from one closed link and goes to another, unless the pair is one inside which it passes.
 fn ingress_policy_objects() -> Vec<Change> {
     let (closed, inside) = (closed_set(), inside_set());
@@ -411,16 +430,7 @@ fn ingress_policy_objects() -> Vec<Change> {
         expr::in_set(&inside.name, R0, true),
         expr::verdict(Verdict::Drop),
     ];
-    let chain = Chain {
-        table: TABLE,
-        name: "ingress_policy".into(),
-        hook: Some(Hook {
-            kind: "filter",
-            point: HookPoint::Forward,
-            priority: FILTER,
-        }),
-        rules: vec![rule],
-    };
+    let chain = filter(TABLE, "ingress_policy", (HookPoint::Forward, FILTER), rule);
     vec![
         Change::Table(TABLE),
         Change::Set(closed),
@@ -439,16 +449,12 @@ fn isolation_objects() -> Vec<Change> {
         expr::in_set(&isolated.name, R0, false),
         expr::verdict(Verdict::Drop),
     ];
-    let chain = Chain {
-        table: BRIDGE_TABLE,
-        name: "isolation".into(),
-        hook: Some(Hook {
-            kind: "filter",
-            point: HookPoint::Forward,
-            priority: FILTER,
-        }),
-        rules: vec![rule],
-    };
+    let chain = filter(
+        BRIDGE_TABLE,
+        "isolation",
+        (HookPoint::Forward, FILTER),
+        rule,
+    );
     vec![
         Change::Table(BRIDGE_TABLE),
         Change::Set(isolated),
@@ -465,16 +471,12 @@ fn spoof_objects() -> Vec<Change> {
         expr::in_set(&allowed.name, R0, true),
         expr::verdict(Verdict::Drop),
     ];
-    let chain = Chain {
-        table: BRIDGE_TABLE,
-        name: "prerouting".into(),
-        hook: Some(Hook {
-            kind: "filter",
-            point: HookPoint::PreRouting,
-            priority: RAW,
-        }),
-        rules: vec![rule],
-    };
+    let chain = filter(
+        BRIDGE_TABLE,
+        "prerouting",
+        (HookPoint::PreRouting, RAW),
+        rule,
+    );
     vec![
         Change::Table(BRIDGE_TABLE),
         Change::Set(guarded),
